@@ -1,0 +1,114 @@
+"""The frozen backbone: one ONNX Runtime session from raw samples to features.
+
+A backbone file carries what its user must know in its ONNX metadata (`BackboneInfo`): the graph takes uint8
+images [n, height, width, 3], float32 windows [n, time, channels] or float32 feature vectors [n, d], does its
+own preprocessing, and answers float32 features [n, dimension].
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecl.errors import BackboneError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime as ort
+
+METADATA_KEY = "edgecl.backbone"
+KINDS = {"image": "uint8", "window": "float32", "feature": "float32"}
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a backbone file says of itself.
+
+    name: registry name or file stem; kind: a key of KINDS; input_shape: one sample, without the batch axis;
+    dimension: length of the feature vector; precision: fp32 | fp16 (stored) | int8; graph_sha256: SHA-256 of the
+    ONNX graph (weights included, this metadata not).
+    """
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    dimension: int
+    precision: str
+    graph_sha256: str
+
+    def to_json(self) -> str:
+        return json.dumps(self.__dict__, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> BackboneInfo:
+        fields = json.loads(text)
+        return cls(**{**fields, "input_shape": tuple(fields["input_shape"])})
+
+
+def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
+    """An ONNX Runtime session that stays out of the way: `threads` threads that do not spin, quiet logs.
+
+    Raises BackboneError where ONNX Runtime can't load the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        source = model if isinstance(model, bytes) else os.fspath(model)
+        return ort.InferenceSession(source, options, providers=providers())
+    except Exception as error:  # ONNX Runtime raises its own C++-bound classes, with no common public base
+        reason = str(error).splitlines()[0][:200]
+        where = "the model" if isinstance(model, bytes) else model
+        raise BackboneError(f"ONNX Runtime can't load {where}: {reason}",
+                            "give a complete ONNX file, or create the state again") from error
+
+
+def providers() -> list[str]:
+    """The execution providers to use here, best first: CUDA where this onnxruntime has it, else the CPU."""
+    import onnxruntime as ort
+
+    have = ort.get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in have]
+
+
+class Backbone:
+    """A frozen feature extractor, opened from an ONNX file written by `edgecl.backbones`."""
+
+    def __init__(self, model: bytes | Path, threads: int = 1) -> None:
+        self.session = open_session(model, threads)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise BackboneError("the model has no edgecl metadata",
+                                "let `edgecl init --backbone FILE.onnx` adopt it first")
+        self.info = BackboneInfo.from_json(metadata[METADATA_KEY])
+        self.metadata: dict[str, Any] = metadata
+        self._input = self.session.get_inputs()[0].name
+
+    def features(self, samples: np.ndarray, batch: int = 16) -> np.ndarray:
+        """Features float32 [n, dimension] of samples [n, *input_shape] in the backbone's own dtype.
+
+        Runs in batches of at most `batch` samples, which bounds the memory. Shapes and dtypes are the caller's duty.
+        """
+        import numpy as np
+
+        out = np.empty((len(samples), self.info.dimension), np.float32)
+        for start in range(0, len(samples), batch):
+            piece = samples[start:start + batch]
+            out[start:start + len(piece)] = self.session.run(None, {self._input: piece})[0]
+        return out
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

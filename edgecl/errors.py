@@ -1,0 +1,34 @@
+"""Every error that a user can cause, in one tree.
+
+    EdgeclError               what happened + the values + the cure; exit 1, nothing stored has changed
+    ├── BadInput              a photo, recording, table, name or number that can't be used
+    ├── BackboneError         a model file or its weights: missing, altered, or of the wrong shape
+    ├── StateError            the state directory: missing, locked, read-only, damaged, of a newer version
+    └── BudgetError           bytes, memory, time or disk space would not suffice
+"""
+from __future__ import annotations
+
+
+class EdgeclError(Exception):
+    """What happened with its values, and the cure, in one line each."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(f"{what}; {cure}")
+        self.what = what
+        self.cure = cure
+
+
+class BadInput(EdgeclError):
+    """A photo, recording, table, name or number that can't be used."""
+
+
+class BackboneError(EdgeclError):
+    """A model file or its weights: missing, altered, or of the wrong shape."""
+
+
+class StateError(EdgeclError):
+    """The state directory: missing, locked, read-only, damaged, or of a newer version."""
+
+
+class BudgetError(EdgeclError):
+    """Bytes, memory, time or disk space would not suffice."""

@@ -1,0 +1,54 @@
+"""Photos to arrays: a short list of formats, a pixel cap, and one way to fit a photo to a backbone."""
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from edgecl.errors import BadInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the decoders that may run on a stranger's file
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+MOST_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 12 to 50
+
+
+def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """The photo as uint8 [height, width, 3] RGB, turned upright as its EXIF says, fitted by `fit`.
+
+    Raises BadInput for what is no photo of FORMATS, is broken, or has more than MOST_PIXELS pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise BadInput(f"{path} has {image.width} x {image.height} pixels",
+                                   f"give photos of at most {MOST_PIXELS // 10**6} megapixels")
+                image.draft("RGB", (2 * width, 2 * height))
+                upright = ImageOps.exif_transpose(image)
+                return fit(upright.convert("RGB"), height, width)
+    except BadInput:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning) as error:
+        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else str(error).replace(str(path), "it")
+        raise BadInput(f"{path} can't be read as a photo ({reason})",
+                       "give a complete JPEG, PNG, WebP, BMP, GIF or TIFF") from error
+
+
+def fit_array(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 [h, w, 3] or [h, w, 1] fitted to uint8 [height, width, 3]."""
+    return fit(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB"), height, width)
+
+
+def fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """The whole picture squeezed to [height, width, 3], so that nothing at its edges is lost."""
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)

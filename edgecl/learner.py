@@ -1,0 +1,254 @@
+"""The fast learner: learn, predict, forget, roll back, merge and export on one state directory."""
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecl.backbone import Backbone
+from edgecl.batches import Batch, Samples, batches_of
+from edgecl.config import Settings
+from edgecl.errors import BadInput, StateError
+from edgecl.exemplars import exemplar_bytes
+from edgecl.founding import Foundation, found, waits_for_samples
+from edgecl.journal import Journal
+from edgecl.merging import merge_into
+from edgecl.records import Change, Generation
+from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
+from edgecl.samples import Sample, check_class_name, kind_of, prepare, sample_keys
+from edgecl.serving import Serving
+from edgecl.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Progress = Callable[[int], None]
+
+
+class Learner:
+    """A learner on a state directory. Not safe for use by several threads at once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.settings = Settings(**store.meta["settings"])
+        self._journal = Journal(store, self.settings)
+        self._serving: Serving | None = None
+
+    # opening ------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, state: Path | str, settings: Settings | None = None, calibration: np.ndarray | None = None,
+               weights: Path | None = None) -> Learner:
+        """A new state. calibration: unlabelled samples [n, ...] for scales, kernel biases and int8 ranges;
+        weights: a checkpoint for the backbone. Raises StateError, BudgetError, BackboneError, BadInput."""
+        settings = settings or Settings()
+        meta: dict[str, Any] = {"settings": asdict(settings), "id": uuid.uuid4().hex}
+        change = Change("init", {"backbone": settings.backbone})
+        if waits_for_samples(settings, calibration):
+            if weights is not None:
+                raise BadInput(f"--weights for the backbone {settings.backbone}", "name an image backbone as well")
+        else:
+            foundation, change.backbone = found(settings, None, calibration, weights)
+            meta["foundation"] = foundation.to_meta()
+        return cls(Store.create(Path(state), meta, change))
+
+    @classmethod
+    def open(cls, state: Path | str) -> Learner:
+        """The learner on an existing state. Raises StateError."""
+        return cls(Store(Path(state)))
+
+    def close(self) -> None:
+        """Release the state."""
+        self.store.close()
+
+    @property
+    def foundation(self) -> Foundation | None:
+        """Backbone and form of the statistics; None while the backbone waits for the first samples."""
+        return self._journal.foundation
+
+    # learning -----------------------------------------------------------------------------------
+
+    def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
+              progress: Progress | None = None) -> Learned:
+        """Learn samples of one class, new or known, in one generation.
+
+        samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
+        Sample; groups: the recording that each is part of; progress: called with the number of samples done.
+        Raises BadInput, BudgetError, StateError; then nothing has changed.
+        """
+        started = time.perf_counter()
+        label = check_class_name(label)
+        foundation, model, batches = self._founded(batches_of(samples, groups), label)
+        backbone = Backbone(model, self.settings.threads) if model else self._backbone()
+        features, keys = [], []
+        for batch in batches:
+            fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
+            features.append(backbone.features(fitted))
+            keys += sample_keys(fitted, batch.groups)
+            if progress:
+                progress(len(fitted))
+        change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
+        if model:
+            change.meta["foundation"] = foundation.to_meta()
+        with self.store.exclusive():
+            before = self._held_back_accuracy()
+            knowledge = self._journal.known(foundation)
+            knowledge.add(label, keys, np.concatenate(features))
+            generation, judgement = self._journal.commit(knowledge, change)
+        return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
+                       self.store.used_bytes(),
+                       {name: (before.get(name), judgement.accuracy.get(name)) for name in knowledge.labels})
+
+    def _founded(self, batches: Iterator[Batch], label: str) -> tuple[Foundation, bytes | None, Iterator[Batch]]:
+        """The foundation, a new backbone's bytes where this is the first thing taught, and all batches."""
+        first = next(batches, None)
+        if first is None:
+            raise BadInput(f"there is no sample of {label!r}", "give at least one photo, recording or array")
+        batches = chain([first], batches)
+        if self.foundation is not None:
+            return self.foundation, None, batches
+        probe = first.data
+        if kind_of(probe) != "image":  # scales and biases come from all of it
+            everything = list(batches)
+            probe, batches = np.concatenate([batch.data for batch in everything]), iter(everything)
+        return *found(self.settings, probe), batches
+
+    def forget(self, label: str) -> dict[str, Any]:
+        """Forget a class and every older generation; {"class", "generation", "exact"}. Raises BadInput, StateError."""
+        with self.store.exclusive():
+            knowledge = self._journal.known()
+            if label not in knowledge.labels:
+                raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
+            exact = knowledge.forget(label)
+            change = Change("forget", {"class": label, "exact": exact}, erase=True)
+            generation, _ = self._journal.commit(knowledge, change, rewrite=True)
+        return {"class": label, "generation": generation, "exact": exact}
+
+    def rollback(self, generation: int | None = None) -> int:
+        """Go back to what was known at a generation (default: the one before); the new generation's id.
+
+        Raises StateError where that can't be rebuilt exactly any more.
+        """
+        with self.store.exclusive():
+            alive = [g.id for g in self.store.generations() if not g.undone]
+            possible = sorted(self.store.restorable() & set(alive[:-1]))
+            wanted = alive[-2] if generation is None and len(alive) > 1 else generation
+            if wanted not in possible:
+                shown = ", ".join(map(str, possible)) or "none"
+                raise StateError(f"generation {wanted} can't be restored",
+                                 f"restorable are: {shown} (see `edgecl history`)")
+            knowledge = self._journal.load(wanted)
+            return self._journal.commit(knowledge, Change("rollback", {"to": wanted}, undo_after=wanted))[0]
+
+    def merge(self, others: Iterable[Path | str]) -> int:
+        """Add all that other states know, exactly; the new generation's id. Raises StateError where one has another
+        backbone or form of statistics, or was merged here before."""
+        opened = [Learner.open(path)._journal for path in others]
+        if not opened:
+            raise BadInput("no state to merge was named", "give at least one STATE folder")
+        with self.store.exclusive():
+            return merge_into(self._journal, opened)
+
+    # answering ----------------------------------------------------------------------------------
+
+    def predict(self, samples: Samples) -> list[Prediction]:
+        """One prediction a sample, in order. Raises BadInput, StateError."""
+        serving = self._serve()
+        answers: list[Prediction] = []
+        for batch in batches_of(samples):
+            started = time.perf_counter()
+            info = serving.backbone.info
+            probabilities, unknown = serving.answer(prepare(batch.data, info.kind, info.input_shape))
+            each = 1000 * (time.perf_counter() - started) / len(batch.data)
+            answers += [Prediction(source, serving.head.labels[int(p.argmax())], float(p.max()), bool(u), each)
+                        for source, p, u in zip(batch.sources, probabilities, unknown)]
+        return answers
+
+    def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
+        """Accuracy on labelled samples. Raises BadInput where none has a label."""
+        known = set(self._serve().head.labels)
+        hits: dict[str, list[bool]] = {}
+        strange: dict[str, list[bool]] = {}
+        for batch in batches_of(samples):
+            for answer, label in zip(self.predict(batch.data), batch.labels):
+                if label is None:
+                    raise BadInput("a sample to evaluate has no label", "give a folder with one subfolder per class")
+                hits.setdefault(label, []).append(answer.label == label)
+                strange.setdefault(label, []).append(answer.unknown)
+        taught = {label: values for label, values in sorted(hits.items()) if label in known}
+        if not taught:
+            raise BadInput("none of the samples to evaluate is of a known class", _known_classes(sorted(known)))
+        n = sum(map(len, taught.values()))
+        return Evaluation(sum(map(sum, taught.values())) / n, {k: sum(v) / len(v) for k, v in taught.items()}, n,
+                          sum(sum(strange[label]) for label in taught) / n,
+                          {k: sum(v) / len(v) for k, v in sorted(strange.items()) if k not in known})
+
+    def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
+        """Write backbone and head as one ONNX file, checked against the two sessions; see `exporting.export`."""
+        from edgecl.exporting import export
+
+        serving = self._serve()
+        return export(serving, self.store.blob_path(serving.backbone_name), self.store.blob_path(serving.head_name),
+                      Path(path), calibration)
+
+    # looking ------------------------------------------------------------------------------------
+
+    def classes(self) -> list[ClassSummary]:
+        """The known classes in alphabetical order."""
+        if self.foundation is None:
+            return []
+        knowledge, accuracy = self._journal.known(), self._held_back_accuracy()
+        kept = [row.label for row in knowledge.exemplars()]
+        return [ClassSummary(label, knowledge.plain.counts[label], kept.count(label), accuracy.get(label))
+                for label in knowledge.labels]
+
+    def history(self) -> list[Generation]:
+        """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""
+        return self.store.generations()
+
+    def status(self) -> Status:
+        """Where the state stands; reads no statistics."""
+        generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
+        head, warnings, threshold = current.detail.get("head"), [], current.detail.get("unknown_above")
+        exemplars = current.detail.get("exemplars", 0)
+        size = exemplar_bytes(foundation.dimension) if foundation else 0
+        form = None
+        if foundation:
+            form = foundation.form.describe(foundation.dimension)
+            if not foundation.calibrated and foundation.name == "rocket":
+                warnings.append("rocket's scales and biases come from the first thing taught; "
+                                "`edgecl init --calibrate RECORDING` takes them from a mix")
+        return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
+                      current.detail.get("classes", 0), self.settings.quota, self.store.used_bytes(),
+                      exemplars * size, self.settings.exemplars, foundation.precision if foundation else None, form,
+                      foundation.calibrated if foundation else None,
+                      all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
+                      sorted(self.store.restorable()), warnings)
+
+    # within -------------------------------------------------------------------------------------
+
+    def _backbone(self) -> Backbone:
+        """The session of the current backbone."""
+        name = self.store.newest.backbone
+        if self._serving is not None and self._serving.backbone_name == name:
+            return self._serving.backbone
+        assert name is not None
+        return Backbone(self.store.blob_path(name), self.settings.threads)
+
+    def _serve(self) -> Serving:
+        if self._serving is None or self._serving.current != self.store.current:
+            self._serving = Serving(self.store, self.settings.threads, self._serving)
+        return self._serving
+
+    def _held_back_accuracy(self) -> dict[str, float]:
+        return dict(self.store.newest.detail.get("held_back", {}))
+
+
+def _known_classes(labels: Sequence[str]) -> str:
+    return f"known are {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}" if labels else "none is known yet"

@@ -1,0 +1,72 @@
+"""What a learner answers."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """label: the likeliest class; confidence: its calibrated probability; unknown: whether it is none of the known
+    classes; milliseconds: backbone and head together, a sample."""
+
+    source: str
+    label: str
+    confidence: float
+    unknown: bool
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a `learn` did: samples taken, milliseconds a sample (all work included), the generation, bytes used, and the
+    held-back accuracy of each class before and after (None where nothing is held back)."""
+
+    label: str
+    samples: int
+    milliseconds: float
+    generation: int
+    used_bytes: int
+    held_back: dict[str, tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """accuracy over the samples of known classes; per_class: class -> accuracy; n: those samples; unknown_rate: share
+    of them called unknown; untaught: class never taught -> share of its samples called unknown."""
+
+    accuracy: float
+    per_class: dict[str, float]
+    n: int
+    unknown_rate: float
+    untaught: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """A known class: samples learned, exemplars kept, and its accuracy on held-back exemplars (None without)."""
+
+    name: str
+    samples: int
+    exemplars: int
+    held_back_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a state stands; the sizes are bytes of the whole directory and of the exemplar buffer."""
+
+    generation: int
+    backbone: str
+    head: str | None
+    classes: int
+    quota_bytes: int
+    used_bytes: int
+    exemplar_bytes: int
+    exemplar_limit_bytes: int
+    precision: str | None
+    statistics: str | None
+    calibrated: bool | None
+    exact: bool
+    unknown_threshold: float | None
+    restorable: list[int]
+    warnings: list[str]

@@ -1,0 +1,107 @@
+"""What goes in: samples of three kinds, their keys, and class names."""
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgecl.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+LONGEST_NAME = 64  # of a class: it stands in every stored sample, in file metadata and on small screens
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One raw sample: uint8 image [height, width, 3], float32 window [time, channels] or feature vector [d].
+
+    source: where it came from, for people; group: the recording it is part of; label: its class where the source
+    names one.
+    """
+
+    data: np.ndarray
+    source: str = ""
+    group: str = ""
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A sample that could not be read, and why."""
+
+    source: str
+    reason: str
+
+
+def check_class_name(name: str) -> str:
+    """The name in Unicode's NFC form. Raises BadInput unless it is 1 to 64 letters of any script, marks, digits,
+    `_`, `.`, `-` or single inner spaces, with no dot in front."""
+    clean = unicodedata.normalize("NFC", name)
+    shown = repr(clean if len(clean) <= 40 else clean[:37] + "...")
+    cure = f"use 1 to {LONGEST_NAME} letters, digits, _ . - or spaces"
+    if not clean.strip() or clean != clean.strip():
+        raise BadInput(f"class name {shown} is empty or starts or ends with a space", cure)
+    if len(clean) > LONGEST_NAME:
+        raise BadInput(f"class name {shown} has {len(clean)} characters", cure)
+    bad = sorted({c for c in clean if not (unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd"
+                                           or c in "_.- ")})
+    if bad or clean.startswith("."):
+        raise BadInput(f"class name {shown} holds {', '.join(map(repr, bad)) or 'a dot in front'}", cure)
+    return clean
+
+
+def kind_of(data: np.ndarray) -> str:
+    """"image", "window" or "feature" of a batch [n, ...]. Raises BadInput for any other form."""
+    if data.dtype.kind in "iub" and data.ndim == 4 or data.dtype.name == "uint8" and data.ndim == 3:
+        return "image"
+    if data.dtype.kind in "fiu" and data.ndim in (2, 3):
+        return "feature" if data.ndim == 2 else "window"
+    raise BadInput(f"samples of dtype {data.dtype} and shape {list(data.shape)} are no known kind",
+                   "give uint8 images [n, height, width, 3], float32 windows [n, time, channels] or vectors [n, d]")
+
+
+def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.ndarray:
+    """The batch [n, ...] in the backbone's dtype and shape; images of other sizes and greys are fitted.
+
+    Raises BadInput where the shape can't be right or a value is not finite.
+    """
+    import numpy as np
+
+    if kind == "image":
+        if data.ndim == 3:
+            data = data[..., None]
+        if data.dtype != np.uint8 or data.ndim != 4 or data.shape[-1] not in (1, 3):
+            raise BadInput(f"images of dtype {data.dtype} and shape {list(data.shape)}",
+                           "give uint8 images [n, height, width, 3] or [n, height, width, 1]")
+        if data.shape[1:] == input_shape:
+            return np.ascontiguousarray(data)
+        from edgecl.images import fit_array
+
+        return np.stack([fit_array(image, input_shape[0], input_shape[1]) for image in data])
+    if data.shape[1:] != tuple(input_shape):
+        shape = " x ".join(map(str, input_shape))
+        raise BadInput(f"a {kind} of shape {' x '.join(map(str, data.shape[1:]))}; this state takes {shape}",
+                       "use the same --rate, --window and channels as at `edgecl init`" if kind == "window"
+                       else "give vectors of the same length")
+    data = np.ascontiguousarray(data, np.float32)
+    if not np.isfinite(data).all():
+        where = int(np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(1))[0])
+        raise BadInput(f"sample {where} holds NaN or infinity", "clean the recording, or leave that part out")
+    return data
+
+
+def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None) -> list[int]:
+    """A key a sample, the same on every board and in every order: 31 bits that name its recording, 32 bits its own.
+
+    groups: the recording (or burst, or session) each sample is part of; without them each sample is its own.
+    A recording is known by its first sample, not by its name.
+    """
+    own = [int.from_bytes(hashlib.blake2b(memoryview(x).cast("B"), digest_size=8).digest(), "big") for x in data]
+    first: dict[str, int] = {}
+    heads = own if groups is None else [first.setdefault(group, key) for group, key in zip(groups, own)]
+    return [(head >> 33) << 32 | (key & 0xFFFFFFFF) for head, key in zip(heads, own)]

@@ -1,0 +1,1 @@
+"""All that needs torch; it runs in processes of its own, never in the one that serves."""
