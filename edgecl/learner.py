@@ -231,6 +231,11 @@ class Learner:
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
                       sorted(self.store.restorable()), warnings)
 
+    @property
+    def damage(self) -> list[str]:
+        """What is damaged so that an older generation serves, one line each; empty where all is well."""
+        return self._serve().warnings
+
     # within -------------------------------------------------------------------------------------
 
     def _backbone(self) -> Backbone:

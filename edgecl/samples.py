@@ -57,7 +57,7 @@ def check_class_name(name: str) -> str:
 
 def kind_of(data: np.ndarray) -> str:
     """"image", "window" or "feature" of a batch [n, ...]. Raises BadInput for any other form."""
-    if data.dtype.kind in "iub" and data.ndim == 4 or data.dtype.name == "uint8" and data.ndim == 3:
+    if (data.dtype.kind in "iub" and data.ndim == 4) or (data.dtype.name == "uint8" and data.ndim == 3):
         return "image"
     if data.dtype.kind in "fiu" and data.ndim in (2, 3):
         return "feature" if data.ndim == 2 else "window"

@@ -65,4 +65,4 @@ def finish_backbone(model: onnx.ModelProto, name: str, kind: str, input_shape: S
     """Stamp the backbone's metadata into the model and answer its bytes."""
     info = BackboneInfo(name, kind, tuple(input_shape), dimension, precision, graph_sha256(model))
     set_metadata(model, {METADATA_KEY: info.to_json()})
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())

@@ -1,0 +1,116 @@
+"""The command line: a thin layer over `edgecl.Learner`. Nothing heavy is imported until a command runs."""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from edgecl import __version__
+from edgecl.errors import EdgeclError
+
+# name -> (module in edgecl.commands, help line)
+COMMANDS = {
+    "demo": ("demo", "learn the shipped real data end to end, print the table, write the report"),
+    "init": ("teach", "create a state: backbone, quota, windows"),
+    "learn": ("teach", "learn one class from photos, recordings or arrays, or a folder of classes"),
+    "predict": ("ask", "name what photos or recordings show, one JSON line each"),
+    "evaluate": ("ask", "accuracy on a folder with one subfolder per class, or on an .npz file"),
+    "classes": ("look", "the known classes"),
+    "status": ("look", "bytes, backbone, head, generation"),
+    "history": ("look", "every generation, and which can be gone back to"),
+    "forget": ("change", "forget a class"),
+    "rollback": ("change", "go back to an earlier generation"),
+    "merge": ("change", "add what other states know, exactly"),
+    "export": ("ask", "write backbone and head as one ONNX file"),
+    "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        prog="edgecl", description="Learn new classes on the device, inside a fixed number of bytes, without forgetting.")
+    root.add_argument("--version", action="version", version=f"edgecl {__version__}")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--state", type=Path, help="the state directory (default ./edgecl-state)")
+        command.add_argument("--config", type=Path, metavar="FILE", help="a .toml file with settings")
+        command.add_argument("--json", action="store_true", help="print only JSON on stdout")
+        ARGUMENTS.get(name, lambda _: None)(command)
+    return root
+
+
+def _init(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--backbone", metavar="NAME|FILE.onnx",
+        help="efficientnet-lite0, rocket, identity, a torchvision name, or an ONNX file (default: by what is taught)")
+    add("--quota", metavar="SIZE", help="hard limit of the whole state directory (default 64MB)")
+    add("--exemplars", metavar="SIZE", help="of that, for stored samples (default an eighth)")
+    add("--head", metavar="KIND", help="auto, nearest-mean, cosine, slda, ridge, ridge-projected (default auto)")
+    add("--rate", type=float, metavar="HZ", help="samples a second of recordings")
+    add("--window", type=float, metavar="SECONDS", help="length of a window")
+    add("--hop", type=float, metavar="SECONDS", help="from one window to the next (default half a window)")
+    add("--calibrate", type=Path, metavar="SOURCE", help="unlabelled samples for scales, kernel biases, int8 ranges")
+    add("--int8", action="store_true", help="store and run the image backbone in 8-bit integers")
+    add("--weights", type=Path, metavar="FILE", help="a .pth or .safetensors checkpoint for the backbone")
+    add("--threads", type=int, metavar="N", help="threads of ONNX Runtime (default 1)")
+    add("--seed", type=int, metavar="N", help="of random kernels and projections (default 0)")
+
+
+def _learn(command: argparse.ArgumentParser) -> None:
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--class", dest="label", metavar="NAME", help="the class that all sources show")
+    what.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
+                      help="one class per subfolder, in order; or an .npz file")
+    command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help="file, folder, .npz, .csv")
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording")
+
+
+def _sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="file, folder, .npz, .csv")
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="OUT.onnx")
+    command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
+    command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos for the int8 ranges")
+
+
+ARGUMENTS = {
+    "demo": lambda c: c.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report"),
+    "init": _init,
+    "learn": _learn,
+    "predict": _sources,
+    "evaluate": lambda c: c.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz"),
+    "forget": lambda c: c.add_argument("--class", dest="label", required=True, metavar="NAME"),
+    "rollback": lambda c: c.add_argument("generation", nargs="?", type=int, metavar="N"),
+    "merge": lambda c: c.add_argument("others", nargs="+", type=Path, metavar="STATE"),
+    "export": _export,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command: 0, 1 where it was refused (one line on stderr says why and the cure), 2 for wrong usage."""
+    options = parser().parse_args(arguments)
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless told otherwise
+        os.environ.setdefault(variable, "1")
+    module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
+    try:
+        return int(getattr(module, options.command)(options) or 0)
+    except EdgeclError as error:
+        print(f"edgecl: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has gone, as in `edgecl predict ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("edgecl: interrupted; nothing of this command was kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

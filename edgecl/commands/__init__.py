@@ -1,0 +1,170 @@
+"""The commands: options in, `Learner` calls, text or JSON out. One function per command, named like it."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecl.errors import BadInput
+from edgecl.samples import Refusal, Sample
+
+if TYPE_CHECKING:
+    from edgecl.learner import Learner
+    from edgecl.sources import Item, Spec
+
+DEFAULT_STATE = Path("edgecl-state")
+
+
+def configuration(options: argparse.Namespace) -> dict[str, Any]:
+    """The values of --config, or nothing."""
+    from edgecl.config import SETTING_NAMES, read_toml
+
+    return read_toml(options.config, SETTING_NAMES | {"state"}) if options.config else {}
+
+
+def state_path(options: argparse.Namespace) -> Path:
+    """--state, else the configuration's, else ./edgecl-state."""
+    return options.state or Path(configuration(options).get("state", DEFAULT_STATE))
+
+
+@contextlib.contextmanager
+def opened(options: argparse.Namespace) -> Iterator[Learner]:
+    """The learner on the state that the options name."""
+    from edgecl.learner import Learner
+
+    learner = Learner.open(state_path(options))
+    try:
+        yield learner
+    finally:
+        learner.close()
+
+
+def spec_of(learner: Learner, seconds: float | None = None) -> Spec:
+    """How files become samples of this learner."""
+    from edgecl.sources import Spec
+
+    settings, foundation = learner.settings, learner.foundation
+    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
+    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
+    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
+
+
+class Intake:
+    """Samples of sources that fit a learner; what does not is kept in `refused`."""
+
+    def __init__(self, learner: Learner, items: Iterable[Item], progress: ProgressBar | None = None) -> None:
+        foundation = learner.foundation
+        self._shape = None if foundation is None or foundation.kind == "image" else foundation.input_shape
+        self._items, self._progress = items, progress
+        self.taken = 0
+        self.refused: list[Refusal] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for item in self._items:
+            if isinstance(item, Refusal):
+                self.refused.append(item)
+                continue
+            if item.data.dtype.kind == "f":
+                self._shape = self._shape or item.data.shape
+                if item.data.shape != self._shape:
+                    self.refused.append(Refusal(item.source, f"it has shape {_shape(item.data.shape)}, "
+                                                             f"not {_shape(self._shape)}"))
+                    continue
+            self.taken += 1
+            if self._progress:
+                self._progress(1)
+            yield item
+
+    def report(self) -> None:
+        """Name on stderr what was refused."""
+        for refusal in self.refused:
+            print(f"edgecl: refused {refusal.source}: {refusal.reason}", file=sys.stderr)
+
+    def explain(self, label: str) -> BadInput:
+        """The error for the case that nothing was left."""
+        first = f": {self.refused[0].source}: {self.refused[0].reason}" if self.refused else ""
+        return BadInput(f"no sample of {label!r} could be used{first}",
+                        "give complete photos, recordings or arrays of the form that this state takes")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Iterator[Item]:
+    """All samples of several sources. A bad file among several is refused alone; a bad single source is an error."""
+    from edgecl.sources import read
+
+    for path in sources:
+        if not path.exists():
+            raise BadInput(f"{path} does not exist", "name a file or a folder")
+    for path in sources:
+        try:
+            yield from read(path, spec, label)
+        except BadInput as error:
+            if len(sources) == 1:
+                raise
+            yield Refusal(str(path), error.what)
+
+
+def report_damage(learner: Learner) -> None:
+    """Say on stderr that an older generation serves, and why."""
+    for line in learner.damage:
+        print(f"edgecl: {line}; an older generation answers, `edgecl rollback` repairs the state", file=sys.stderr)
+
+
+class ProgressBar:
+    """A bar on stderr that appears where work takes over a second and stderr is a terminal."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._started, self._done = title, time.monotonic(), 0
+        self._bar: Any = None
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._started > 1:
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"),
+                                 TextColumn("{task.completed} samples"), TimeElapsedColumn(),
+                                 console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task(self._title)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def print_json(value: Any) -> None:
+    """One object, on one line."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table for people; columns after the first are aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def percent(share: float | None) -> str:
+    """`86.2 %`, or a dash where nothing was measured."""
+    return "-" if share is None else f"{100 * share:.1f} %"

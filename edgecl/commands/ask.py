@@ -1,0 +1,71 @@
+"""`edgecl predict`, `edgecl evaluate` and `edgecl export`."""
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from edgecl.commands import (
+    Intake,
+    ProgressBar,
+    opened,
+    percent,
+    print_json,
+    print_table,
+    read_all,
+    report_damage,
+    spec_of,
+)
+from edgecl.config import format_size
+from edgecl.errors import BadInput
+
+
+def predict(options: argparse.Namespace) -> None:
+    """One JSON line a sample: source, label, confidence, unknown, milliseconds."""
+    from edgecl.batches import batches_of
+
+    with opened(options) as learner:
+        intake = Intake(learner, read_all(options.sources, spec_of(learner)))
+        for batch in batches_of(intake):
+            for answer, source in zip(learner.predict(batch.data), batch.sources):
+                print_json({**asdict(answer), "source": source})
+        report_damage(learner)
+        intake.report()
+        if not intake.taken:
+            raise BadInput("nothing could be read", "give photos, recordings or arrays of the form this state takes")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Accuracy on a labelled folder or .npz file."""
+    from edgecl.sources import read_labelled
+
+    with opened(options) as learner, ProgressBar("evaluating") as bar:
+        intake = Intake(learner, read_labelled(options.folder, spec_of(learner)), bar)
+        result = learner.evaluate(intake)
+        report_damage(learner)
+        intake.report()
+    if options.json:
+        print_json({**asdict(result), "refused": len(intake.refused)})
+        return
+    rows = [[name, percent(value)] for name, value in result.per_class.items()]
+    rows += [[f"{name} (never taught)", f"unknown {percent(value)}"] for name, value in result.untaught.items()]
+    print_table(f"accuracy {percent(result.accuracy)} on {result.n} samples, "
+                f"{percent(result.unknown_rate)} of them called unknown", ["class", "accuracy"], rows)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write the fused model."""
+    from edgecl.commands.teach import calibration_of
+
+    if options.int8 and options.calibrate is None:
+        raise BadInput("int8 ranges are taken from photos and none were given", "give --calibrate FOLDER as well")
+    if options.calibrate is not None and not options.int8:
+        raise BadInput("--calibrate is for --int8", "give both or neither")
+    with opened(options) as learner:
+        calibration = calibration_of(options.calibrate, learner.settings) if options.int8 else None
+        answer = learner.export(options.out, calibration)
+    if options.json:
+        print_json(answer)
+        return
+    agreement = f", {percent(answer['agreement'])} of labels as before" if "agreement" in answer else ""
+    print(f"wrote {answer['path']} ({format_size(answer['bytes'])}): {len(answer['classes'])} classes, "
+          f"parity {answer['max_difference']:.1e}{agreement}")

@@ -1,0 +1,156 @@
+"""`edgecl init` and `edgecl learn`."""
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecl.commands import Intake, ProgressBar, configuration, percent, print_json, read_all, spec_of, state_path
+from edgecl.config import Settings, format_size, parse_seconds, parse_size
+from edgecl.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgecl.learner import Learner
+    from edgecl.results import Learned
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Settings from flags, then --config, then defaults."""
+    values = {k: v for k, v in configuration(options).items() if k != "state"}
+    for field in fields(Settings):
+        given = getattr(options, field.name, None)
+        if given is not None:
+            values[field.name] = given
+    if getattr(options, "int8", False):
+        values["precision"] = "int8"
+    for name in ("quota", "exemplars"):
+        if name in values:
+            values[name] = parse_size(values[name])
+    for name in ("window", "hop"):
+        if name in values:
+            values[name] = parse_seconds(values[name])
+    values.setdefault("exemplars", values.get("quota", Settings.quota) // 8)
+    return Settings(**values)
+
+
+def init(options: argparse.Namespace) -> None:
+    """Create a state."""
+    from edgecl.learner import Learner
+
+    settings = settings_of(options)
+    if settings.backbone == "auto" and settings.rate and settings.window:
+        settings = Settings(**{**settings.__dict__, "backbone": "rocket"})
+    calibration = None if options.calibrate is None else calibration_of(options.calibrate, settings)
+    learner = Learner.create(state_path(options), settings, calibration, options.weights)
+    status = learner.status()
+    if options.json:
+        print_json({"state": str(learner.store.path), "backbone": status.backbone, "quota_bytes": status.quota_bytes,
+                    "used_bytes": status.used_bytes})
+        return
+    chosen = "chosen by the first thing taught" if learner.foundation is None else \
+        f"{status.backbone} ({status.precision}), statistics {status.statistics}"
+    print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
+          f"{format_size(status.used_bytes)} used; backbone {chosen}")
+
+
+def calibration_of(source: Path, settings: Settings) -> np.ndarray:
+    """Unlabelled samples [n, ...], spread over all of a source."""
+    from edgecl.founding import CALIBRATION_SAMPLES
+    from edgecl.sources import Spec, read, stack
+
+    spec = Spec(rate=settings.rate, window=settings.window, hop=settings.hop, vectors=settings.backbone == "identity")
+    with ProgressBar("calibrating") as bar:
+        def counted() -> Any:
+            for item in read(source, spec):
+                bar(1)
+                yield item
+        return stack(counted(), CALIBRATION_SAMPLES)
+
+
+def learn(options: argparse.Namespace) -> None:
+    """Learn a class, or a folder of classes."""
+    from edgecl.learner import Learner
+
+    if options.label is not None and not options.sources:
+        raise BadInput("no source was named", "give photos, recordings or a folder after --class NAME")
+    if options.folder is not None and options.sources:
+        raise BadInput("--from takes one folder and nothing beside it", "leave the other sources away")
+    path = state_path(options)
+    if not path.exists():
+        learner = Learner.create(path, settings_of(options))
+        print(f"edgecl: created {path} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
+    else:
+        learner = Learner.open(path)
+    spec = spec_of(learner, options.seconds)
+    if options.label is not None:
+        learn_class(learner, options, options.label, Intake(learner, read_all(options.sources, spec, options.label)))
+    else:
+        learn_folder(learner, options)
+
+
+def learn_folder(learner: Learner, options: argparse.Namespace) -> None:
+    """One generation per class, in the order of the names."""
+    from edgecl.samples import check_class_name
+    from edgecl.sources import class_folders, read
+    from edgecl.sources.arrays import load_part, read_class
+
+    if options.folder.suffix == ".npz":
+        names = sorted(set(load_part(options.folder, "train").names))
+        sources = {name: (lambda name=name: read_class(options.folder, name)) for name in names}
+    else:
+        folders = class_folders(options.folder)
+        sources = {folder.name: (lambda folder=folder: read(
+            folder, spec_of(learner, options.seconds), folder.name)) for folder in folders}
+    for name in sources:
+        check_class_name(name)
+    for name, items in sources.items():
+        learn_class(learner, options, name, Intake(learner, items()))
+
+
+def learn_class(learner: Learner, options: argparse.Namespace, label: str, intake: Intake) -> None:
+    """Learn one class and say what it did."""
+    from edgecl.samples import check_class_name
+
+    label = check_class_name(label)
+    try:
+        with ProgressBar(f"learning {label}") as bar:
+            learned = learner.learn(intake, label, progress=bar)
+    except BadInput:
+        intake.report()
+        if intake.refused and not intake.taken:
+            raise intake.explain(label) from None
+        raise
+    intake.report()
+    if options.json:
+        print_json({"class": label, "samples": learned.samples, "refused": len(intake.refused),
+                    "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
+                    "generation": learned.generation, "used_bytes": learned.used_bytes,
+                    "held_back": {name: list(pair) for name, pair in learned.held_back.items()}})
+    else:
+        print(summary(learner, learned, len(intake.refused)))
+
+
+def summary(learner: Learner, learned: Learned, refused: int) -> str:
+    """What a person wants to know after a `learn`."""
+    quota = learner.settings.quota
+    lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
+             + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
+             f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
+    old = {name: pair for name, pair in learned.held_back.items() if name != learned.label and None not in pair}
+    lost = {name: (before, after) for name, (before, after) in old.items()
+            if before is not None and after is not None and after < before - 1e-9}
+    if lost:
+        lines.append("  less sure of: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
+                                                    for name, (before, after) in lost.items()))
+    if len(lost) < len(old):
+        rest = [name for name in old if name not in lost]
+        lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
+                     + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
+    new = learned.held_back.get(learned.label, (None, None))[1]
+    lines.append(f"  {learned.label} on held-back samples: {percent(new)}" if new is not None
+                 else f"  {learned.label}: too few samples to hold any back yet")
+    return "\n".join(lines)

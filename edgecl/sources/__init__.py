@@ -1,0 +1,110 @@
+"""Sources: folders, files, .npz and .csv as iterators of Sample, with what could not be read named beside them."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from edgecl.errors import BadInput
+from edgecl.images import SUFFIXES
+from edgecl.samples import Refusal, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Item = Union[Sample, Refusal]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How files become samples. height, width: photos are fitted to; rate Hz, window and hop seconds: recordings are cut
+    by; vectors: a row of a .csv is a feature vector by itself; seconds: no more than that of each recording."""
+
+    height: int = 224
+    width: int = 224
+    rate: float | None = None
+    window: float | None = None
+    hop: float | None = None
+    vectors: bool = False
+    seconds: float | None = None
+
+
+def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
+    """The samples of a photo, recording, .npz file, or of all photos and recordings in a folder, sorted by name.
+
+    Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
+    """
+    if path.is_dir():
+        found = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not entry.name.startswith(".")]
+        known = [entry for entry in found if entry.suffix.lower() in READERS]
+        if not known:
+            raise BadInput(f"{path} holds no photo or recording", f"give files of {', '.join(sorted(READERS))}")
+        for entry in known:
+            try:
+                yield from READERS[entry.suffix.lower()](entry, spec, label)
+            except BadInput as error:
+                yield Refusal(str(entry), error.what)
+        return
+    if not path.exists():
+        raise BadInput(f"{path} does not exist", "name a file or a folder")
+    if path.suffix.lower() not in READERS:
+        raise BadInput(f"{path} is of no known kind", f"give files of {', '.join(sorted(READERS))}")
+    yield from READERS[path.suffix.lower()](path, spec, label)
+
+
+def read_labelled(path: Path, spec: Spec, part: str = "test") -> Iterator[Item]:
+    """The samples of a FOLDER with one subfolder per class, or of a part ("train", "test") of an .npz file."""
+    if path.is_dir():
+        for folder in class_folders(path):
+            yield from read(folder, spec, folder.name)
+    else:
+        from edgecl.sources.arrays import read_part
+
+        yield from read_part(path, part)
+
+
+def class_folders(path: Path) -> list[Path]:
+    """The subfolders of a FOLDER in order, one per class. Raises BadInput where there is none."""
+    if not path.is_dir():
+        raise BadInput(f"{path} is no folder", "give a folder with one subfolder per class")
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise BadInput(f"{path} has no subfolders", "give a folder with one subfolder per class")
+    return folders
+
+
+def _photo(path: Path, spec: Spec, label: str | None) -> Iterator[Item]:
+    from edgecl.images import read_image
+
+    yield Sample(read_image(path, spec.height, spec.width), str(path), label=label)
+
+
+def _recording(path: Path, spec: Spec, label: str | None) -> Iterator[Item]:
+    from edgecl.sources.recordings import read_recording
+
+    return read_recording(path, spec, label)
+
+
+def _arrays(path: Path, spec: Spec, label: str | None) -> Iterator[Item]:
+    from edgecl.sources.arrays import read_class
+
+    return read_class(path, label)
+
+
+READERS: dict[str, Callable[[Path, Spec, str | None], Iterator[Item]]] = {
+    **dict.fromkeys(SUFFIXES, _photo), ".csv": _recording, ".npz": _arrays}
+
+
+def stack(items: Iterable[Item], most: int) -> np.ndarray:
+    """At most `most` samples, evenly spread over all, as one array [n, ...]. Raises BadInput where there is none or the
+    shapes differ."""
+    import numpy as np
+
+    samples = [item.data for item in items if isinstance(item, Sample)]
+    if not samples:
+        raise BadInput("there is no sample to calibrate with", "name a folder, recording or .npz with samples")
+    if len({sample.shape for sample in samples}) > 1:
+        raise BadInput("the samples to calibrate with differ in shape", "give samples of one kind and size")
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
+    return np.stack([samples[i] for i in chosen])

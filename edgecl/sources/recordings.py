@@ -1,0 +1,80 @@
+"""`.csv` recordings: a row per sample, a column per channel, an optional header; cut into windows."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecl.errors import BadInput
+from edgecl.samples import Sample
+from edgecl.sources.windows import cut
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgecl.sources import Spec
+
+CLOCKS = {"t", "time", "timestamp", "seconds"}  # header names of columns that are no channel
+CURE = "give a row per sample with the same number of columns, all finite numbers"
+
+
+def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample]:
+    """The windows of a recording, float32 [time, channels]; or its rows, where rows are feature vectors.
+
+    Raises BadInput for a file that can't be read, is shorter than a window, or holds NaN or infinity.
+    """
+    values = load_csv(path)
+    if spec.vectors:
+        for i, row in enumerate(values):
+            yield Sample(row, f"{path}:{i + 1}", label=label)
+        return
+    if spec.rate is None or spec.window is None:
+        raise BadInput(f"{path} is a recording and this state has no rate and window",
+                       "create the state with `edgecl init --rate 50 --window 3`")
+    hop = spec.hop or spec.window / 2
+    if spec.seconds is not None:
+        values = values[:round(spec.seconds * spec.rate)]
+    windows = cut(values, spec.rate, spec.window, hop)
+    if not len(windows):
+        raise BadInput(f"{path} lasts {len(values) / spec.rate:.3g} s, a window {spec.window:.3g} s",
+                       "give a longer recording, or create the state with a shorter --window")
+    for i, window in enumerate(windows):
+        yield Sample(window, f"{path}@{i * hop:.2f}s", str(path), label)
+
+
+def load_csv(path: Path) -> NDArray[np.float32]:
+    """A table float32 [rows, columns] without its header and without columns that count time."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} can't be read as text ({error})", CURE) from error
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise BadInput(f"{path} is empty", CURE)
+    comma = next((mark for mark in ",;\t" if mark in lines[0]), None)
+    header = [] if _is_number(lines[0].split(comma)[0]) else [name.strip() for name in lines[0].split(comma)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            values = np.loadtxt(lines[1:] if header else lines, np.float32, delimiter=comma, ndmin=2)
+    except (ValueError, UserWarning) as error:
+        raise BadInput(f"{path}: {str(error).splitlines()[0]}", CURE) from error
+    if header and len(header) != values.shape[1]:
+        raise BadInput(f"{path}: {values.shape[1]} columns under {len(header)} names", CURE)
+    keep = [i for i, name in enumerate(header) if name.lower() not in CLOCKS]
+    values = values[:, keep] if header else values
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(bad):
+        raise BadInput(f"{path}: row {bad[0] + 1} holds NaN or infinity", CURE)
+    return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
