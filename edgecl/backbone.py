@@ -40,10 +40,12 @@ class BackboneInfo:
     graph_sha256: str
 
     def to_json(self) -> str:
+        """What stands in the metadata."""
         return json.dumps(self.__dict__, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> BackboneInfo:
+        """The inverse of `to_json`."""
         fields = json.loads(text)
         return cls(**{**fields, "input_shape": tuple(fields["input_shape"])})
 

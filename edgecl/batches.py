@@ -16,7 +16,7 @@ Samples = Union[np.ndarray, Iterable[Sample]]
 
 @dataclass(frozen=True)
 class Batch:
-    """data [n, ...]; the recording, source and class of each sample (groups None: each is its own)."""
+    """data [n, ...]; the recording ("" or groups None: its own), source and class of each sample."""
 
     data: np.ndarray
     groups: Sequence[str] | None
@@ -50,7 +50,5 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
 
 
 def _batch(samples: list[Sample]) -> Batch:
-    grouped = any(sample.group for sample in samples)
-    return Batch(np.stack([sample.data for sample in samples]),
-                 [sample.group or sample.source for sample in samples] if grouped else None,
+    return Batch(np.stack([sample.data for sample in samples]), [sample.group for sample in samples],
                  [sample.source for sample in samples], [sample.label for sample in samples])

@@ -74,7 +74,7 @@ def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimen
     raise BudgetError(
         f"a quota of {format_size(quota)} ({quota} bytes) can't hold the backbone ({backbones[smallest]} bytes), "
         f"{exemplars} bytes of exemplars and two classes",
-        f"give --quota at least {least} bytes")
+        f"give --quota {least} --exemplars {exemplars}, or more")
 
 
 def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -32,7 +32,7 @@ COMMANDS = {
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     root = argparse.ArgumentParser(
-        prog="edgecl", description="Learn new classes on the device, inside a fixed number of bytes, without forgetting.")
+        prog="edgecl", description="Learn new classes on the device, in a fixed number of bytes, without forgetting.")
     root.add_argument("--version", action="version", version=f"edgecl {__version__}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (_, text) in COMMANDS.items():
@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--state", type=Path, help="the state directory (default ./edgecl-state)")
         command.add_argument("--config", type=Path, metavar="FILE", help="a .toml file with settings")
         command.add_argument("--json", action="store_true", help="print only JSON on stdout")
-        ARGUMENTS.get(name, lambda _: None)(command)
+        if name in ARGUMENTS:
+            ARGUMENTS[name](command)
     return root
 
 
@@ -49,7 +50,7 @@ def _init(command: argparse.ArgumentParser) -> None:
     add("--backbone", metavar="NAME|FILE.onnx",
         help="efficientnet-lite0, rocket, identity, a torchvision name, or an ONNX file (default: by what is taught)")
     add("--quota", metavar="SIZE", help="hard limit of the whole state directory (default 64MB)")
-    add("--exemplars", metavar="SIZE", help="of that, for stored samples (default an eighth)")
+    add("--exemplars", metavar="SIZE", help="of that, for stored samples (default a sixteenth)")
     add("--head", metavar="KIND", help="auto, nearest-mean, cosine, slda, ridge, ridge-projected (default auto)")
     add("--rate", type=float, metavar="HZ", help="samples a second of recordings")
     add("--window", type=float, metavar="SECONDS", help="length of a window")
@@ -80,17 +81,29 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos for the int8 ranges")
 
 
-ARGUMENTS = {
-    "demo": lambda c: c.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report"),
-    "init": _init,
-    "learn": _learn,
-    "predict": _sources,
-    "evaluate": lambda c: c.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz"),
-    "forget": lambda c: c.add_argument("--class", dest="label", required=True, metavar="NAME"),
-    "rollback": lambda c: c.add_argument("generation", nargs="?", type=int, metavar="N"),
-    "merge": lambda c: c.add_argument("others", nargs="+", type=Path, metavar="STATE"),
-    "export": _export,
-}
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report (edgecl-demo)")
+
+
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
+
+
+def _forget(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--class", dest="label", required=True, metavar="NAME")
+
+
+def _rollback(command: argparse.ArgumentParser) -> None:
+    command.add_argument("generation", nargs="?", type=int, metavar="N", help="default: the one before")
+
+
+def _merge(command: argparse.ArgumentParser) -> None:
+    command.add_argument("others", nargs="+", type=Path, metavar="STATE")
+
+
+ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
+    "rollback": _rollback, "merge": _merge, "export": _export}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from edgecl.errors import BadInput
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SECONDS = {"": 1.0, "MS": 1e-3, "S": 1.0, "M": 60.0, "MIN": 60.0, "H": 3600.0}
+TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 DEFAULT_QUOTA = 64 * 10**6
 
 
@@ -50,7 +51,7 @@ class Settings:
 
     backbone: str = "auto"
     quota: int = DEFAULT_QUOTA
-    exemplars: int = DEFAULT_QUOTA // 8
+    exemplars: int = DEFAULT_QUOTA // 16
     head: str = "auto"
     rate: float | None = None
     window: float | None = None
@@ -60,6 +61,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), TYPES[str(field.type).split(" ")[0]]
+            if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+                raise BadInput(f"{field.name} is {value!r}", f"give a {field.type}")
+        if self.precision not in ("auto", "int8"):
+            raise BadInput(f"precision {self.precision!r}", "give auto or int8")
         if self.quota < 1:
             raise BadInput(f"quota of {self.quota} bytes", "give --quota a size such as 16MB")
         if not 0 <= self.exemplars <= self.quota:

@@ -40,10 +40,12 @@ class Foundation:
     calibrated: bool
 
     def to_meta(self) -> dict[str, Any]:
+        """What the state's meta keeps, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_meta(cls, values: dict[str, Any]) -> Foundation:
+        """The inverse of `to_meta`."""
         return cls(**{**values, "input_shape": tuple(values["input_shape"]), "form": Form(*values["form"])})
 
     def lifts(self, seed: int) -> list[Lift]:

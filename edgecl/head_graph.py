@@ -52,11 +52,11 @@ def build_head(head: Head) -> bytes:
         g.node("ReduceMax", [zero], "novelty", axes=[1], keepdims=0)
     else:
         n = head.novelty
-        square = g.node("ReduceSum", [g.node("Mul", [g.node("MatMul", [z, g.weight("quadratic", n.quadratic)]), z]),
-                                      g.weight("last_axis", np.array([1], np.int64))], keepdims=0)
-        nearest = g.node("ReduceMin", [g.node("Gemm", [z, g.weight("linear", n.linear),
-                                                       g.weight("constant", n.constant)])], axes=[1], keepdims=0)
-        g.node("Add", [square, nearest], "novelty")
+        u = g.node("MatMul", [g.node("Sub", [z, g.weight("centre", n.centre)]), g.weight("map", n.map)])
+        far = g.node("MatMul", [g.node("Mul", [u, u]), g.weight("gain", n.gain)])
+        squares = g.weight("squares", (n.means ** 2).sum(1))
+        near = g.node("Gemm", [u, g.weight("means", -2 * n.means), squares], transB=1)
+        g.node("Add", [far, g.node("ReduceMin", [near], axes=[1], keepdims=0)], "novelty")
     classes = len(head.labels)
     model = g.model("edgecl_head", {"input": ("float32", ["n", lift.source])},
                     {"logits": ("float32", ["n", classes]), "probabilities": ("float32", ["n", classes]),

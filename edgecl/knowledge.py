@@ -11,7 +11,8 @@ from edgecl import novelty
 from edgecl.exemplars import admitted, exemplar_bytes, held_back
 from edgecl.heads import KINDS, Head, solve
 from edgecl.records import Row
-from edgecl.statistics import ClassStatistics
+from edgecl.statistics import ClassStatistics, check_features
+from edgecl.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgecl.budget import Form
     from edgecl.lift import Lift
+    from edgecl.pooled import Pooled
 
 ENOUGH = 20  # held-back samples without which the kind of head is not chosen by score
 
@@ -37,36 +39,6 @@ class Judgement:
         threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
         return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
                 "unknown_above": threshold if np.isfinite(threshold) else None}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A head tried on held-back samples that it has not seen: logits [n, C] and log losses [n] of them, true classes
-    [n] as places in `labels`."""
-
-    head: Head
-    logits: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    truth: NDArray[np.int64]
-
-    @classmethod
-    def run(cls, head: Head, rest: ClassStatistics, held: dict[str, NDArray[np.float32]],
-            truth: NDArray[np.int64]) -> Trial:
-        """Try a head that was solved from `rest`."""
-        if not held:
-            logits = np.zeros((0, len(head.labels)))
-            return cls(replace(head, temperature=_guess_temperature(head, rest)), logits, np.zeros(0), truth)
-        logits = head.logits(head.lift(np.concatenate(list(held.values()))))
-        temperature, losses = calibrate(logits, truth)
-        return cls(replace(head, temperature=temperature), logits, losses, truth)
-
-    def beats(self, other: Trial) -> bool:
-        """Whether this head is better than one tried before it: by its class-balanced loss where it takes fewer bytes,
-        by two standard errors of the paired difference where it does not."""
-        gain, weight = other.losses - self.losses, class_weights(self.truth)
-        mean = float(weight @ gain)
-        smaller = list(KINDS).index(self.head.kind) < list(KINDS).index(other.head.kind)
-        return mean > (0 if smaller else 2 * float(np.sqrt((weight ** 2) @ (gain - mean) ** 2)))
 
 
 class Knowledge:
@@ -89,25 +61,25 @@ class Knowledge:
         """The known classes in alphabetical order."""
         return self.plain.labels if self.statistics else []
 
-    def set_reference(self, features: NDArray[np.float32]) -> None:
-        """Fix the reference of every lift: the mean of the lifted features [n, d]."""
-        self.statistics = {lift: ClassStatistics(lift(features).mean(0), self.form.second_moment)
-                           for lift in self.lifts}
-
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32]) -> None:
-        """Learn features [n, d] of one class."""
+        """Learn features [n, d] of one class. Raises BadInput, see `check_features`; then nothing has changed."""
+        lifted = {lift: lift(features) for lift in self.lifts}
+        for h in lifted.values():
+            check_features(label, h)
         if not self.statistics:
-            self.set_reference(features)
-        for lift, statistics in self.statistics.items():
-            statistics.add(label, lift(features))
+            self.statistics = {lift: ClassStatistics(h.mean(0, np.float64), self.form.second_moment)
+                               for lift, h in lifted.items()}
+        for lift, h in lifted.items():
+            self.statistics[lift].add(label, h)
         self.stored += [Row(None, None, label, key, feature) for key, feature in zip(keys, features)]
 
     def forget(self, label: str) -> bool:
         """Forget a class; whether that was exact: True where every sample of it was still stored."""
         features = [s.feature for s in self.stored if s.label == label]
-        exact = len(features) == self.plain.counts[label] or not self.form.second_moment
+        complete = len(features) == self.plain.counts[label] and self.form.rank is None
+        exact = complete or not self.form.second_moment
         for lift, statistics in self.statistics.items():
-            whole = lift(np.stack(features)) if exact and features else None
+            whole = lift(np.stack(features)) if complete else None
             self.statistics[lift] = statistics.without(label, whole)
         self.erased += [s for s in self.stored if s.label == label]
         self.stored = [s for s in self.stored if s.label != label]
@@ -136,23 +108,29 @@ class Knowledge:
         if not self.labels:
             return Judgement(None, {})
         held = self._held_back()
-        truth = np.array([self.labels.index(label) for label in held for _ in range(len(held[label]))], np.int64)
+        places = {label: place for place, label in enumerate(self.labels)}
+        truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
         best: Trial | None = None
-        rests = {lift: self._without(held, lift) for lift in self.lifts}
+        rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}
         for kind in self._candidates(head, len(truth)):
             lift = next(lift for lift in self.lifts if lift.projected == KINDS[kind].lifted)
-            trial = Trial.run(solve(kind, rests[lift], lift), rests[lift], held, truth)
+            if lift not in rests:
+                rests[lift] = self._rest(held, lift)
+            trial = Trial.run(solve(kind, rests[lift][0], lift), *rests[lift], truth)
             if best is None or trial.beats(best):
                 best = trial
         assert best is not None
-        hits = best.logits.argmax(1) == truth
-        accuracy = {label: float(hits[truth == self.labels.index(label)].mean()) for label in held}
-        final = solve(best.head.kind, self.statistics[best.head.lift], best.head.lift)
-        return Judgement(replace(final, temperature=best.head.temperature,
-                                 novelty=self._novelty(final, best, rests[best.head.lift])), accuracy)
+        lift, hits = best.head.lift, best.logits.argmax(1) == truth
+        accuracy = {label: float(hits[truth == places[label]].mean()) for label in held}
+        full = self.statistics[lift].pooled() if held else rests[lift][0]
+        final = replace(solve(best.head.kind, full, lift), temperature=best.head.temperature)
+        return Judgement(replace(final, novelty=self._novelty(final, full, best, rests[lift][0])), accuracy)
 
-    def _without(self, held: dict[str, NDArray[np.float32]], lift: Lift) -> ClassStatistics:
-        return self.statistics[lift].minus({label: lift(features) for label, features in held.items()})
+    def _rest(self, held: dict[str, NDArray[np.float32]], lift: Lift) -> tuple[Pooled, NDArray[np.float32]]:
+        """What is known without the samples held back, and those samples [n, d], both lifted."""
+        lifted = {label: lift(features) for label, features in held.items()}
+        none = np.zeros((0, lift.dimension), np.float32)
+        return self.statistics[lift].pooled(lifted), np.concatenate([none, *lifted.values()])
 
     def _held_back(self) -> dict[str, NDArray[np.float32]]:
         chosen: dict[str, NDArray[np.float32]] = {}
@@ -179,11 +157,11 @@ class Knowledge:
                 and any(lift.projected == needs.lifted for lift in self.lifts)]
         return [default, *(kind for kind in able if kind != default)]
 
-    def _novelty(self, final: Head, trial: Trial, rest: ClassStatistics) -> novelty.Novelty | None:
-        if not self.form.second_moment or KINDS[final.kind].normalised:
+    def _novelty(self, final: Head, full: Pooled, trial: Trial, rest: Pooled) -> novelty.Novelty | None:
+        """How the final head tells unknown samples, its threshold set where the head on trial saw unseen ones."""
+        if KINDS[final.kind].normalised:
             return None
-        fitted = novelty.fit(self.statistics[final.lift], final.weight, final.bias)
-        judged = novelty.fit(rest, trial.head.weight, trial.head.bias)
+        fitted, judged = novelty.fit(final, full), novelty.fit(trial.head, rest)
         if fitted is None or judged is None:
             return None
         return fitted.with_threshold(judged.distance(trial.logits))
@@ -211,36 +189,3 @@ class Knowledge:
             for lift, statistics in self.statistics.items():
                 statistics.add(label, lift(np.stack(features)))
         self.stored = stored
-
-
-def calibrate(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
-    """The temperature that minimises the class-balanced log loss of logits [n, C] (Guo et al. 2017), and each sample's
-    loss at it, float64 [n]."""
-    weight = class_weights(truth)
-    shifted = logits - logits.max(1, keepdims=True)
-    spread = float(np.abs(shifted).mean()) + 1e-30
-    own = shifted[np.arange(len(truth)), truth]
-
-    def losses(temperature: float) -> NDArray[np.float64]:
-        return np.log(np.exp(shifted / temperature).sum(1)) - own / temperature
-
-    grid = spread * np.geomspace(1e-3, 1e2, 26)
-    best = int(np.argmin([weight @ losses(t) for t in grid]))
-    fine = np.geomspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 17)
-    chosen = float(fine[int(np.argmin([weight @ losses(t) for t in fine]))])
-    return chosen, losses(chosen)
-
-
-def class_weights(truth: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weights [n] with which every class counts the same; they sum to 1."""
-    weight = 1.0 / np.bincount(truth)[truth]
-    return weight / weight.sum()
-
-
-def _guess_temperature(head: Head, statistics: ClassStatistics) -> float:
-    """Where nothing is held back yet: the class means themselves are called with a confidence of about 0.95."""
-    logits = head.logits((statistics.means() + statistics.reference).astype(np.float32))
-    if len(logits) < 2:
-        return 1.0
-    np.fill_diagonal(other := logits.copy(), -np.inf)
-    return max(float(np.median(np.diag(logits) - other.max(1))) / 3, 1e-6)

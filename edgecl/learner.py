@@ -17,6 +17,7 @@ from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
 from edgecl.exemplars import exemplar_bytes
 from edgecl.founding import Foundation, found, waits_for_samples
+from edgecl.heads import KINDS
 from edgecl.journal import Journal
 from edgecl.merging import merge_into
 from edgecl.records import Change, Generation
@@ -48,6 +49,8 @@ class Learner:
         """A new state. calibration: unlabelled samples [n, ...] for scales, kernel biases and int8 ranges;
         weights: a checkpoint for the backbone. Raises StateError, BudgetError, BackboneError, BadInput."""
         settings = settings or Settings()
+        if settings.head not in ("auto", *KINDS):
+            raise BadInput(f"no head is called {settings.head!r}", f"choose auto, {', '.join(KINDS)}")
         meta: dict[str, Any] = {"settings": asdict(settings), "id": uuid.uuid4().hex}
         change = Change("init", {"backbone": settings.backbone})
         if waits_for_samples(settings, calibration):
@@ -154,6 +157,15 @@ class Learner:
             raise BadInput("no state to merge was named", "give at least one STATE folder")
         with self.store.exclusive():
             return merge_into(self._journal, opened)
+
+    def features(self, samples: Samples) -> np.ndarray:
+        """The backbone's features float32 [n, d]; nothing is learned. Raises StateError without a backbone."""
+        foundation = self.foundation
+        if foundation is None:
+            raise StateError(f"{self.store.path} has no backbone yet", "teach it something first")
+        backbone = self._backbone()
+        return np.concatenate([backbone.features(prepare(batch.data, foundation.kind, foundation.input_shape))
+                               for batch in batches_of(samples)])
 
     # answering ----------------------------------------------------------------------------------
 

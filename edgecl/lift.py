@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SKEWED = 0.25  # squared skewness that shows: that of symmetric features is not 0 either, by chance
 
 @dataclass(frozen=True)
 class Lift:
@@ -37,22 +38,25 @@ class Lift:
     @property
     def scale(self) -> float:
         """R = scale * signs, which keeps the variance of f."""
-        return self.source ** -0.5
+        return float(self.source ** -0.5)
 
     @cached_property
     def signs(self) -> NDArray[np.int8]:
         """int8 [source, dimension] of -1 and 1, the same on every board: the raw bits of PCG64."""
         words = np.random.PCG64(self.seed).random_raw((self.source * self.dimension + 63) // 64)
         bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=self.source * self.dimension)
-        return bits.reshape(self.source, self.dimension).astype(np.int8) * np.int8(2) - np.int8(1)
+        return bits.reshape(self.source, self.dimension).astype(np.int8) * 2 - 1
 
 
 def choose_power(features: NDArray[np.float32]) -> float:
-    """The power, 1 or 0.5, that leaves the features [n, d] less skewed (Tukey 1977, ladder of powers)."""
-    def skewness(x: NDArray[np.float32]) -> float:
+    """The power for features [n, d]: 0.5 where they are skewed and it leaves them less so, else 1 (Tukey 1977, ladder
+    of powers)."""
+    def skewness(x: NDArray[np.float64]) -> float:
         centred = x - x.mean(0)
         spread = centred.std(0)
         alive = spread > 1e-6 * (np.abs(x).max() + 1e-30)
         return float(np.mean(np.mean((centred[:, alive] / spread[alive]) ** 3, 0) ** 2)) if alive.any() else 0.0
 
-    return min((1.0, 0.5), key=lambda power: skewness(np.sign(features) * np.abs(features) ** power))
+    exact = features.astype(np.float64)
+    before, after = skewness(exact), skewness(np.sign(exact) * np.sqrt(np.abs(exact)))
+    return 0.5 if before > SKEWED and after < before else 1.0

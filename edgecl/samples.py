@@ -95,13 +95,15 @@ def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.nda
     return data
 
 
-def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None) -> list[int]:
+def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None,
+                known: dict[str, int] | None = None) -> list[int]:
     """A key a sample, the same on every board and in every order: 31 bits that name its recording, 32 bits its own.
 
-    groups: the recording (or burst, or session) each sample is part of; without them each sample is its own.
-    A recording is known by its first sample, not by its name.
+    groups: the recording (or burst, or session) each sample is part of, "" for none; without them each is its own.
+    A recording is known by its first sample, not by its name; `known` carries the names on from batch to batch.
     """
     own = [int.from_bytes(hashlib.blake2b(memoryview(x).cast("B"), digest_size=8).digest(), "big") for x in data]
-    first: dict[str, int] = {}
-    heads = own if groups is None else [first.setdefault(group, key) for group, key in zip(groups, own)]
+    known = {} if known is None else known
+    names = [""] * len(own) if groups is None else groups
+    heads = [known.setdefault(name, key) if name else key for name, key in zip(names, own)]
     return [(head >> 33) << 32 | (key & 0xFFFFFFFF) for head, key in zip(heads, own)]

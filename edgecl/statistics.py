@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.errors import BadInput, StateError
+from edgecl.pooled import Pooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from numpy.typing import NDArray
 
 BLOCK = 256  # samples that wait for one symmetric rank-256 update: 16 times the speed of one at a time
+LARGEST = 1e15  # of a feature: sums of squares are float32 at rest, up to 3e38
+
+
+def check_features(label: str, h: NDArray[np.float32]) -> None:
+    """Raise BadInput where a feature can't be summed: NaN, infinite or over LARGEST."""
+    if not np.abs(h).max(initial=0) <= LARGEST:
+        raise BadInput(f"a feature of class {label!r} is no number up to {LARGEST:.0e}",
+                       "look at the samples and the backbone for NaN or infinity")
 
 
 class ClassStatistics:
@@ -20,15 +30,17 @@ class ClassStatistics:
 
     Accumulates in float64; at rest (`to_arrays`) sums and the packed triangle of G are float32. The reference
     only guards the precision: results do not depend on it. `second_moment=False` keeps no G (nearest means only).
+    residual: degrees of freedom that approximately forgotten classes left in G; diagonal: what stands beside the low
+    rank where G was at rest so, float64 [d], so that no single sample can be subtracted from it any more; else None.
     """
 
-    def __init__(self, reference: NDArray[np.float32], second_moment: bool = True) -> None:
-        self.reference = np.asarray(reference, np.float32)
+    def __init__(self, reference: NDArray[np.floating[Any]], second_moment: bool = True) -> None:
+        self.reference: NDArray[np.float32] = np.asarray(reference, np.float32)
         self.counts: dict[str, int] = {}
         self.sums: dict[str, NDArray[np.float64]] = {}
-        self.residual = 0  # degrees of freedom that approximately forgotten classes left in G
-        d = self.dimension
-        self._moment = np.zeros((d, d)) if second_moment else None
+        self.residual = 0
+        self.diagonal: NDArray[np.float64] | None = None
+        self._moment = np.zeros((self.dimension, self.dimension)) if second_moment else None
         self._waiting: list[NDArray[np.float64]] = []
         self._waiting_rows = 0
 
@@ -57,12 +69,10 @@ class ClassStatistics:
         return self._moment
 
     def add(self, label: str, h: NDArray[np.float32]) -> None:
-        """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput where a value is not finite."""
-        rows = np.atleast_2d(h).astype(np.float64) - self.reference
+        """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput, see `check_features`."""
+        check_features(label, h)
+        rows = self._centred(h)
         total = rows.sum(0)
-        if not np.isfinite(total).all():
-            raise BadInput(f"a feature of class {label!r} is not a finite number",
-                           "look at the samples and the backbone for NaN or infinity")
         self.counts[label] = self.counts.get(label, 0) + len(rows)
         self.sums[label] = self.sums[label] + total if label in self.sums else total
         if self._moment is not None:
@@ -81,24 +91,12 @@ class ClassStatistics:
         n, q = left.counts.pop(label), left.sums.pop(label)
         if left._moment is None:
             return left
-        if samples is not None:
-            rows = samples.astype(np.float64) - self.reference
+        if samples is not None and self.diagonal is None:
+            rows = self._centred(samples)
             left._moment -= rows.T @ rows
         else:
             left._moment -= np.outer(q, q / n)
             left.residual += n - 1
-        return left
-
-    def minus(self, held: Mapping[str, NDArray[np.float32]]) -> ClassStatistics:
-        """A copy as if the samples `held` (class -> h [n, d]) had never been added."""
-        left = self.copy()
-        for label, h in held.items():
-            rows = h.astype(np.float64) - self.reference
-            left.counts[label] -= len(rows)
-            left.sums[label] = left.sums[label] - rows.sum(0)
-        if left._moment is not None and held:
-            every = np.concatenate([h for h in held.values()]).astype(np.float64) - self.reference
-            left._moment -= every.T @ every
         return left
 
     def merge(self, other: ClassStatistics) -> None:
@@ -120,58 +118,65 @@ class ClassStatistics:
             cross = np.outer(q, shift)
             self._moment += theirs + cross + cross.T + other.total * np.outer(shift, shift)
         self.residual += other.residual
+        if other.diagonal is not None:
+            self.diagonal = other.diagonal + (0 if self.diagonal is None else self.diagonal)
 
     def copy(self) -> ClassStatistics:
         """An independent copy."""
         twin = ClassStatistics(self.reference, second_moment=False)
-        twin.counts, twin.residual = dict(self.counts), self.residual
+        twin.counts, twin.residual, twin.diagonal = dict(self.counts), self.residual, self.diagonal
         twin.sums = dict(self.sums)  # sums are replaced, never changed in place
         moment = self.moment
         twin._moment = None if moment is None else moment.copy()
         return twin
 
-    def means(self) -> NDArray[np.float64]:
-        """Class means about the reference, float64 [C, d]."""
-        return np.stack([self.sums[c] / self.counts[c] for c in self.labels])
+    def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> Pooled:
+        """What heads are solved from, as if the samples `held` (class -> h [n, d]) had never been added.
 
-    def weights(self) -> NDArray[np.float64]:
-        """Samples a class, float64 [C]."""
-        return np.array([self.counts[c] for c in self.labels], np.float64)
-
-    def within_covariance(self) -> NDArray[np.float64]:
-        """Pooled covariance within classes, S = (G - sum n_c mu_c mu_c^T) / (N - C), float64 [d, d].
-
-        Where every class has one sample only, S is 0. Raises StateError without a second moment.
+        Where G is approximate, their scatter can't be subtracted from it and stays.
         """
-        moment, freedom = self._need_moment(), self.degrees_of_freedom
-        means = self.means()
-        scatter = moment - (means.T * self.weights()) @ means
-        return scatter / max(freedom, 1)
+        rows = {label: self._centred(h) for label, h in (held or {}).items()}
+        labels = self.labels
+        counts = np.array([self.counts[c] - len(rows.get(c, ())) for c in labels], np.float64)
+        means = np.stack([self.sums[c] - rows[c].sum(0) if c in rows else self.sums[c] for c in labels])
+        means /= counts[:, None]
+        mean = counts @ means / counts.sum()
+        freedom = int(counts.sum()) - len(labels) + self.residual
+        covariance: NDArray[np.float64] | None = None
+        if self.moment is not None and freedom < 1:
+            covariance = np.zeros_like(self.moment)
+        elif self.moment is not None and self.diagonal is not None:
+            covariance = self._scatter(self._weighted_means()) / self.degrees_of_freedom
+        elif self.moment is not None:
+            covariance = self._scatter(np.sqrt(counts)[:, None] * means, *rows.values()) / freedom
+        return Pooled(tuple(labels), counts, self.reference + mean, means - mean, covariance, freedom)
 
     @property
     def degrees_of_freedom(self) -> int:
         """N - C, plus what forgotten classes left."""
         return self.total - len(self.counts) + self.residual
 
-    def total_scatter(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scatter about the common mean, float64 [d, d], and that mean about the reference, float64 [d]."""
-        mean = sum(self.sums.values(), np.zeros(self.dimension)) / self.total
-        return self._need_moment() - self.total * np.outer(mean, mean), mean
+    def _scatter(self, *rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """G - R^T R of rows R [n, d] about the reference."""
+        every = np.concatenate(rows)
+        product: NDArray[np.float64] = every.T @ every
+        return np.subtract(self.moment, product, out=product)  # type: ignore[arg-type]
 
-    def _need_moment(self) -> NDArray[np.float64]:
-        moment = self.moment
-        if moment is None:
-            raise StateError("these class statistics keep no second moment", "use a nearest-mean head")
-        return moment
+    def _weighted_means(self) -> NDArray[np.float64]:
+        """Each class mean times the root of its count: [C, d]."""
+        return np.array([self.sums[c] / np.sqrt(self.counts[c]) for c in self.labels]).reshape(-1, self.dimension)
 
-    def to_arrays(self, rank: int | None = None) -> dict[str, NDArray]:
+    def _centred(self, h: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.atleast_2d(h).astype(np.float64) - self.reference
+
+    def to_arrays(self, rank: int | None = None) -> dict[str, NDArray[Any]]:
         """Everything, at rest: float32 arrays, names and counts.
 
         rank: None keeps the packed triangle of G, exactly; a number keeps the within-class scatter as its diagonal,
         exactly, plus its `rank` strongest directions.
         """
         labels, d = self.labels, self.dimension
-        arrays: dict[str, NDArray] = {
+        arrays: dict[str, NDArray[Any]] = {
             "reference": self.reference,
             "labels": np.array(labels, dtype=np.str_),
             "counts": np.array([self.counts[c] for c in labels], np.int64),
@@ -180,16 +185,16 @@ class ClassStatistics:
         moment = self.moment
         if moment is not None and rank is None:
             arrays["moment"] = np.concatenate([moment[i, i:] for i in range(d)]).astype(np.float32)
-        elif moment is not None:
-            scatter = self.within_covariance() * max(self.degrees_of_freedom, 1)
-            values, vectors = np.linalg.eigh(scatter)
-            factor = vectors[:, -rank:] * np.sqrt(np.maximum(values[-rank:], 0))
-            arrays["factor"] = factor.T.astype(np.float32)
-            arrays["diagonal"] = np.maximum(np.diag(scatter) - (factor ** 2).sum(1), 0).astype(np.float32)
+        elif moment is not None and rank is not None:
+            scatter = self._scatter(self._weighted_means())
+            values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
+            factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
+            arrays["factor"] = factor.astype(np.float32)
+            arrays["diagonal"] = np.maximum(np.diag(scatter) - (factor ** 2).sum(0), 0).astype(np.float32)
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray]) -> ClassStatistics:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
         """The inverse of `to_arrays`."""
         store = cls(arrays["reference"], second_moment="moment" in arrays or "factor" in arrays)
         labels: Iterable[str] = (str(c) for c in arrays["labels"])
@@ -200,9 +205,9 @@ class ClassStatistics:
             store._moment = _unpack(arrays["moment"], store.dimension)
         elif "factor" in arrays:
             factor = arrays["factor"].astype(np.float64)
-            store._moment = factor.T @ factor + np.diag(arrays["diagonal"].astype(np.float64))
-            if store.counts:
-                store._moment += (store.means().T * store.weights()) @ store.means()
+            store.diagonal = arrays["diagonal"].astype(np.float64)
+            rows = np.concatenate([factor, store._weighted_means()])
+            store._moment = rows.T @ rows + np.diag(store.diagonal)
         return store
 
     @staticmethod

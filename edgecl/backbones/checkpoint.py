@@ -10,12 +10,12 @@ import json
 import math
 import struct
 import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgecl.backbones.pickled import Storage, Tensor, interpret
 from edgecl.errors import BackboneError
+from edgecl.pickled import PERSISTENT, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,51 @@ DTYPES = {"F32": "f4", "F64": "f8", "F16": "f2", "BF16": "bf16", "I64": "i8", "I
           "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError,
           RuntimeError, struct.error, zipfile.BadZipFile)
+
+
+class Storage(NamedTuple):
+    """A row of values that the file keeps under `key`."""
+
+    dtype: str
+    key: str
+
+
+class Tensor(NamedTuple):
+    """A view of a storage; offset and strides count values."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[Any, ...]
+    strides: tuple[Any, ...]
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    match storage, offset, shape, strides:
+        case Storage(), int(), tuple(), tuple():
+            return Tensor(storage, offset, shape, strides)
+    raise ValueError("it describes a tensor in an unknown way")
+
+
+def _parameter(tensor: Any, *_: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ValueError("it has a parameter that is no tensor")
+    return tensor
+
+
+def _storage(key: Any) -> Storage:
+    match key:          # what, type, key, device, length; before torch 1.6 also a view, here None
+        case ("storage", str(dtype), str(name), _, _, *view) if view in ([], [None]) and dtype in STORED:
+            return Storage(dtype, name)
+    raise ValueError("it has a storage of an unknown kind")
+
+
+STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": "bf16", "Long": "i8", "Int": "i4", "Short": "i2",
+            "Char": "i1", "Byte": "u1", "Bool": "?"}
+STORED = set(STORAGES.values())
+TORCH: dict[str, Any] = {
+    "collections OrderedDict": dict, "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_parameter": _parameter, PERSISTENT: _storage,
+    **{f"torch {name}Storage": dtype for name, dtype in STORAGES.items()}}
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
@@ -74,14 +119,14 @@ def _read_zip(data: bytes) -> dict[str, np.ndarray]:
 
         if folder + "byteorder" in entries and read("byteorder") != b"little":
             raise ValueError("the tensors are big-endian")
-        root = interpret(io.BytesIO(read("data.pkl")))
+        root = interpret(io.BytesIO(read("data.pkl")), TORCH)
         return _arrays(root, lambda storage: read(f"data/{storage.key}"))
 
 
 def _read_legacy(data: bytes) -> dict[str, np.ndarray]:
     """Pickles: magic, version, system, state dict, keys; then length and values for each key."""
     stream = io.BytesIO(data)
-    _magic, _version, system, root, keys = [interpret(stream) for _ in range(5)]
+    _magic, _version, system, root, keys = [interpret(stream, TORCH) for _ in range(5)]
     if system.get("little_endian") is not True:
         raise ValueError("the tensors are big-endian")
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in _state_dict(root).values()}

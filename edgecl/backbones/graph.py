@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecl.backbone import METADATA_KEY, BackboneInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 OPSET = 17
 IR_VERSION = 8
@@ -26,16 +26,18 @@ class GraphBuilder:
         self.weights: list[onnx.TensorProto] = []
 
     def weight(self, name: str, value: np.ndarray) -> str:
+        """Add a constant; its name."""
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        """Add an operator; the name of its output."""
         name = output or f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
-    def model(self, name: str, inputs: dict[str, tuple[str, Sequence[int | str]]],
-              outputs: dict[str, tuple[str, Sequence[int | str]]]) -> onnx.ModelProto:
+    def model(self, name: str, inputs: Mapping[str, tuple[str, Sequence[Any]]],
+              outputs: Mapping[str, tuple[str, Sequence[Any]]]) -> onnx.ModelProto:
         """The finished model; `inputs` and `outputs` map a name to (dtype, shape), a text stands for a free axis."""
         graph = helper.make_graph(
             self.nodes, name,

@@ -29,7 +29,8 @@ def configuration(options: argparse.Namespace) -> dict[str, Any]:
 
 def state_path(options: argparse.Namespace) -> Path:
     """--state, else the configuration's, else ./edgecl-state."""
-    return options.state or Path(configuration(options).get("state", DEFAULT_STATE))
+    configured = Path(configuration(options).get("state", DEFAULT_STATE))
+    return options.state or configured
 
 
 @contextlib.contextmanager
@@ -72,8 +73,10 @@ class Intake:
             if item.data.dtype.kind == "f":
                 self._shape = self._shape or item.data.shape
                 if item.data.shape != self._shape:
-                    self.refused.append(Refusal(item.source, f"it has shape {_shape(item.data.shape)}, "
-                                                             f"not {_shape(self._shape)}"))
+                    refusal = Refusal(item.group or item.source, f"samples of shape {_shape(item.data.shape)}, "
+                                                                 f"not {_shape(self._shape)}")
+                    if refusal not in self.refused[-1:]:  # one line a recording, not one a window
+                        self.refused.append(refusal)
                     continue
             self.taken += 1
             if self._progress:
@@ -88,6 +91,7 @@ class Intake:
     def explain(self, label: str) -> BadInput:
         """The error for the case that nothing was left."""
         first = f": {self.refused[0].source}: {self.refused[0].reason}" if self.refused else ""
+        self.refused = self.refused[1:]
         return BadInput(f"no sample of {label!r} could be used{first}",
                         "give complete photos, recordings or arrays of the form that this state takes")
 
@@ -126,6 +130,7 @@ class ProgressBar:
         self._bar: Any = None
 
     def __call__(self, count: int) -> None:
+        """That many more samples are done."""
         self._done += count
         if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._started > 1:
             from rich.console import Console

@@ -36,7 +36,7 @@ def status(options: argparse.Namespace) -> None:
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waits for the first samples")],
         ["statistics", s.statistics or "-"],
         ["head", s.head or "-"],
-        ["unknown", "told by distance" if s.unknown_threshold is not None else "not told yet: too few held-back samples"],
+        ["unknown", "told by distance" if s.unknown_threshold is not None else "not told: too few held-back samples"],
         ["generation", f"{s.generation}, can go back to {', '.join(map(str, s.restorable[:-1])) or 'none'}"]]
     for name, value in rows:
         print(f"{name:11} {value}")

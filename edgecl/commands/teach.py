@@ -33,7 +33,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     for name in ("window", "hop"):
         if name in values:
             values[name] = parse_seconds(values[name])
-    values.setdefault("exemplars", values.get("quota", Settings.quota) // 8)
+    values.setdefault("exemplars", values.get("quota", Settings.quota) // 16)
     return Settings(**values)
 
 
@@ -96,19 +96,16 @@ def learn_folder(learner: Learner, options: argparse.Namespace) -> None:
     """One generation per class, in the order of the names."""
     from edgecl.samples import check_class_name
     from edgecl.sources import class_folders, read
-    from edgecl.sources.arrays import load_part, read_class
+    from edgecl.sources.arrays import load_part
 
     if options.folder.suffix == ".npz":
-        names = sorted(set(load_part(options.folder, "train").names))
-        sources = {name: (lambda name=name: read_class(options.folder, name)) for name in names}
+        places = dict.fromkeys(sorted(set(load_part(options.folder, "train").names)), options.folder)
     else:
-        folders = class_folders(options.folder)
-        sources = {folder.name: (lambda folder=folder: read(
-            folder, spec_of(learner, options.seconds), folder.name)) for folder in folders}
-    for name in sources:
+        places = {folder.name: folder for folder in class_folders(options.folder)}
+    for name in places:
         check_class_name(name)
-    for name, items in sources.items():
-        learn_class(learner, options, name, Intake(learner, items()))
+    for name, place in places.items():
+        learn_class(learner, options, name, Intake(learner, read(place, spec_of(learner, options.seconds), name)))
 
 
 def learn_class(learner: Learner, options: argparse.Namespace, label: str, intake: Intake) -> None:
@@ -119,11 +116,10 @@ def learn_class(learner: Learner, options: argparse.Namespace, label: str, intak
     try:
         with ProgressBar(f"learning {label}") as bar:
             learned = learner.learn(intake, label, progress=bar)
-    except BadInput:
+    except BadInput as error:
+        cause = intake.explain(label) if intake.refused and not intake.taken else error
         intake.report()
-        if intake.refused and not intake.taken:
-            raise intake.explain(label) from None
-        raise
+        raise cause from None
     intake.report()
     if options.json:
         print_json({"class": label, "samples": learned.samples, "refused": len(intake.refused),

@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from edgecl.errors import BadInput
 from edgecl.images import SUFFIXES
@@ -13,13 +13,16 @@ from edgecl.samples import Refusal, Sample
 if TYPE_CHECKING:
     import numpy as np
 
-Item = Union[Sample, Refusal]
+Item = Sample | Refusal
 
 
 @dataclass(frozen=True)
 class Spec:
-    """How files become samples. height, width: photos are fitted to; rate Hz, window and hop seconds: recordings are cut
-    by; vectors: a row of a .csv is a feature vector by itself; seconds: no more than that of each recording."""
+    """How files become samples.
+
+    height, width: what photos are fitted to; rate Hz, window and hop seconds: how recordings are cut; vectors: a row of
+    a .csv is a feature vector by itself; seconds: take no more than that of each recording.
+    """
 
     height: int = 224
     width: int = 224

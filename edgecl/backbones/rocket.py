@@ -1,0 +1,143 @@
+"""MiniRocket for sensor windows (Dempster, Schmidt & Webb, KDD 2021), as one ONNX graph.
+
+Every one of the 84 kernels of length 9 with six weights -1 and three weights 2 (section 3.1) runs
+at several dilations; a feature is the share of time in which a kernel's output exceeds a bias
+(section 3.2). Three things differ from the paper, each measured on wrist recordings of unseen
+people: a kernel mixes its random channel subset with Gaussian instead of unit weights, biases are
+quantiles over all calibration windows instead of one, and every convolution is zero-padded.
+"""
+from __future__ import annotations
+
+from hashlib import blake2b
+from itertools import combinations
+
+import numpy as np
+from onnx import TensorProto
+
+from edgecl.backbones.graph import GraphBuilder, finish_backbone
+from edgecl.errors import BadInput
+
+TAPS = 9
+KERNELS = np.array([[2 if tap in three else -1 for tap in range(TAPS)]
+                    for three in combinations(range(TAPS), 3)], np.float32)
+COUNT = len(KERNELS)      # 84: the unit of the dimension
+MAX_DILATIONS = 32        # section 3.1
+SHORTEST = 5              # samples; below it the outer taps meet nothing but padding
+GOLDEN = (5 ** 0.5 - 1) / 2   # its multiples modulo 1 spread evenly: the quantiles of section 3.1
+CALIBRATION_SAMPLES = 1 << 15  # of the windows given, as many as hold this many samples in time
+TIE = 1e-3                # in units of the scaled signal: see `_biases`
+
+
+def usable_dimension(limit: int) -> int:
+    """The largest dimension <= `limit` that rocket can have. Raises BadInput below 84."""
+    if limit < COUNT:
+        raise BadInput(f"rocket can't have {limit} features",
+                       f"ask for at least {COUNT}, one for each kernel")
+    return limit // COUNT * COUNT
+
+
+def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
+    """Backbone `rocket`: float32 [n, time, channels] -> float32 [n, d], each feature in 0..1.
+
+    `windows` [n, time, channels] need no labels: channel scales and biases come from them, so they
+    should be a mix of all that the sensor will meet; their order does not matter. d is
+    `usable_dimension(dimension)`. Raises BadInput where windows are none, short or not finite.
+    """
+    dimension = usable_dimension(dimension)
+    windows = _sample(windows)
+    _, time, channels = windows.shape
+    mean, scale = _scales(windows)
+    signals = ((windows - mean) * scale).transpose(0, 2, 1)
+    random = np.random.default_rng(seed)
+    graph = GraphBuilder()
+    x = graph.node("Transpose", [graph.node("Sub", ["window", graph.weight("mean", mean)])],
+                   perm=[0, 2, 1])
+    graph.weight("kernels", KERNELS[:, None, :])
+    shares: list[str] = []
+    for dilation, count in _dilations(time, dimension // COUNT):
+        mix = _mixes(channels, random)
+        biases = _biases(_convolve(signals, mix, dilation), count, COUNT * len(shares))
+        # Kernels times mixes are multiplied when the model is loaded: the file stays small.
+        weight = graph.node("Mul", [graph.weight(f"mix{dilation}", (mix * scale)[:, :, None]),
+                                    "kernels"])
+        pad = dilation * (TAPS // 2)
+        output = graph.node("Conv", [x, weight], dilations=[dilation], pads=[pad, pad])
+        for row in biases:
+            bias = graph.weight(f"bias{len(shares)}", row[:, None])
+            above = graph.node("Cast", [graph.node("Greater", [output, bias])],
+                               to=TensorProto.FLOAT)
+            shares.append(graph.node("ReduceMean", [above], axes=[2], keepdims=0))
+    graph.node("Concat", shares, "features", axis=1)
+    model = graph.model("rocket", {"window": ("float32", ("n", time, channels))},
+                        {"features": ("float32", ("n", dimension))})
+    return finish_backbone(model, "rocket", "window", (time, channels), dimension)
+
+
+def _sample(windows: np.ndarray) -> np.ndarray:
+    """Checked float32 windows, at most CALIBRATION_SAMPLES in time, in an order of their own."""
+    if windows.ndim != 3 or 0 in windows.shape:
+        raise BadInput(f"calibration windows have shape {windows.shape}",
+                       "give [n, time, channels] with none of them 0")
+    if windows.shape[1] < SHORTEST:
+        raise BadInput(f"windows hold {windows.shape[1]} samples, rocket needs {SHORTEST}",
+                       "choose a longer --window or a higher --rate")
+    windows = np.ascontiguousarray(windows, np.float32)
+    if not np.isfinite(windows).all():
+        bad = np.count_nonzero(~np.isfinite(windows).all(axis=(1, 2)))
+        raise BadInput(f"{bad} of {len(windows)} calibration windows hold NaN or infinity",
+                       "leave those windows out")
+    most = max(1, CALIBRATION_SAMPLES // windows.shape[1])
+    order = sorted(range(len(windows)), key=lambda i: blake2b(windows[i].tobytes()).digest())
+    return windows[order[:most]]
+
+
+def _scales(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel, the mean and 1 / the usual deviation inside a window; 1 where it is constant."""
+    mean = windows.mean(axis=(0, 1), dtype=np.float64)
+    deviation = windows.std(axis=1, dtype=np.float64).mean(axis=0)
+    deviation[deviation <= 1e-6 * np.abs(mean)] = 1
+    return mean.astype(np.float32), (1 / deviation).astype(np.float32)
+
+
+def _dilations(time: int, per_kernel: int) -> list[tuple[int, int]]:
+    """(dilation, biases at it), exponentially spaced until a kernel spans the window (3.1)."""
+    steps = min(per_kernel, MAX_DILATIONS)
+    longest = max(1.0, (time - 1) / (TAPS - 1))
+    dilations, repeats = np.unique(np.geomspace(1, longest, steps).astype(int), return_counts=True)
+    counts = repeats * per_kernel // steps
+    counts[:per_kernel - counts.sum()] += 1
+    return [(int(dilation), int(count)) for dilation, count in zip(dilations, counts, strict=True)]
+
+
+def _mixes(channels: int, random: np.random.Generator) -> np.ndarray:
+    """Gaussian weights float32 [84, channels], 0 outside of a random subset per kernel, of norm 1.
+
+    The subset's size is drawn uniformly on a log scale, up to 9 channels as in the paper's code.
+    """
+    mixes = np.zeros((COUNT, channels), np.float32)
+    for mix in mixes:
+        size = int(2 ** random.uniform(0, np.log2(min(channels, TAPS) + 1)))
+        mix[random.choice(channels, size, replace=False)] = random.normal(size=size)
+    return mixes / np.linalg.norm(mixes, axis=1, keepdims=True)
+
+
+def _convolve(signals: np.ndarray, mix: np.ndarray, dilation: int) -> np.ndarray:
+    """Every kernel's output float32 [n, 84, time] on signals [n, channels, time], zero-padded."""
+    time, pad = signals.shape[2], dilation * (TAPS // 2)
+    mixed = np.pad(mix @ signals, ((0, 0), (0, 0), (pad, pad)))
+    out = np.zeros((len(signals), COUNT, time), np.float32)
+    for tap in range(TAPS):
+        out += KERNELS[:, tap, None] * mixed[:, :, tap * dilation:tap * dilation + time]
+    return out
+
+
+def _biases(outputs: np.ndarray, count: int, first: int) -> np.ndarray:
+    """Quantiles float32 [count, 84] of the outputs [n, 84, time]; the first is feature `first`.
+
+    TIE is added so that signals at rest, whose outputs equal the bias but for rounding, give 0 on
+    every processor and at every batch size.
+    """
+    pooled = np.sort(outputs.transpose(1, 0, 2).reshape(COUNT, -1), axis=1)
+    shares = GOLDEN * np.arange(first + 1, first + 1 + count * COUNT).reshape(count, COUNT) % 1
+    index = (shares * pooled.shape[1]).astype(int)
+    return pooled[np.arange(COUNT), index] + np.float32(TIE)

@@ -1,0 +1,30 @@
+"""`edgecl demo`."""
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+
+from edgecl.commands import print_json, print_table
+
+
+def demo(options: argparse.Namespace) -> None:
+    """Run the demo and show its table."""
+    from edgecl.evaluation.demo import COLUMNS, row, timed
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    done, seconds = timed(options.out, say)
+    if options.json:
+        print_json({"steps": [asdict(step) for step in done.steps], "test_windows": done.test_windows,
+                    "head": done.head, "seconds": round(seconds, 2), "report": str(done.out / "report.html"),
+                    "model": str(done.out / "model.onnx")})
+        return
+    print()
+    print_table("accuracy on people never seen, over all classes so far", COLUMNS,
+                [row(number, step) for number, step in enumerate(done.steps, 1)])
+    answer, truth = done.answer
+    print(f"{done.out / 'model.onnx'}: a window of {truth} is answered with {answer}\n"
+          f"{done.out / 'report.html'}: the curve and the table\n"
+          f"{seconds:.0f} s in all; try `edgecl status --state {done.out / 'state'}`")

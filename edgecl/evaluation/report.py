@@ -1,0 +1,97 @@
+"""An HTML report in one file: text, tables, and plots as inline SVG. Needs matplotlib (extra `report`)."""
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgecl.errors import BadInput
+
+COLOURS = ("#0b6e4f", "#b3541e", "#6c7a89", "#3d5a98")
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2329; --paper: #ffffff; --line: #d7dce1; --quiet: #5b6670; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --paper: #14181c; --line: #343c44; --quiet: #9aa6b1; } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 56rem;
+       margin: 2.5rem auto; padding: 0 1.25rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.lead { color: var(--quiet); margin-top: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { color: var(--quiet); font-weight: 600; }
+figure { margin: 1rem 0; background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
+figure svg { width: 100%; height: auto; display: block; }
+"""
+
+
+def heading(text: str) -> str:
+    """A section's title."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """Plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text."""
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return (f'<div class="wide"><table><thead>{line(columns, "th")}</thead>'
+            f'<tbody>{"".join(line(row, "td") for row in rows)}</tbody></table></div>')
+
+
+def curves(x: Sequence[int], lines: dict[str, Sequence[float]], x_label: str, y_label: str) -> str:
+    """A line plot as SVG: y in 0..1, one line a name, named at its end. Raises BadInput without matplotlib."""
+    figure, axes = _figure()
+    ends: list[float] = []
+    for colour, (name, values) in zip(COLOURS, lines.items()):
+        axes.plot(x, values, color=colour, marker="o", markersize=4, linewidth=2)
+        y = values[-1]
+        while any(abs(y - other) < 0.055 for other in ends):
+            y -= 0.056
+        ends.append(y)
+        axes.annotate(f"{name}  {values[-1]:.3f}", (x[-1], y), xytext=(8, 0), textcoords="offset points", va="center",
+                      color=colour)
+    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1.02), xticks=list(x))
+    return _svg(figure)
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise BadInput("plots need matplotlib", "pip install 'edgecl[report]'") from error
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "edgecl"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8.4, 4.2))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    figure.subplots_adjust(left=0.08, right=0.72, top=0.96, bottom=0.13)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import pyplot
+
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    drawing = text.getvalue()
+    return f"<figure>{drawing[drawing.index('<svg'):]}</figure>"
+
+
+def write_report(path: Path, title: str, lead: str, parts: Sequence[str]) -> None:
+    """Write the page; `parts` are made by the functions above."""
+    path.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
+        f'<body><h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>{"".join(parts)}</body></html>',
+        "utf-8")

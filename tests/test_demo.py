@@ -1,0 +1,34 @@
+"""The demo, whole: real recordings, people never seen."""
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgecl.cli import main
+from edgecl.errors import BadInput
+from edgecl.evaluation import demo as demo_module
+
+
+@pytest.mark.slow
+def test_demo_learns_without_forgetting(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "d"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    steps = told["steps"]
+    assert len(steps) == 7
+    assert steps[-1]["edgecl"] >= 0.86
+    assert steps[-1]["fine_tuning"] < 0.3 < steps[-1]["joint"]
+    assert all(step["used_bytes"] <= demo_module.QUOTA for step in steps)
+    report = (tmp_path / "d/report.html").read_text()
+    assert report.count("<svg") == 1
+    assert f"{steps[-1]['edgecl']:.3f}" in report
+    assert (tmp_path / "d/model.onnx").stat().st_size > 0
+    assert main(["evaluate", str(tmp_path / "d/recordings/test"), "--state", str(tmp_path / "d/state"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(steps[-1]["edgecl"])
+
+
+def test_demo_clears_no_folder_of_somebody_else(tmp_path):
+    (tmp_path / "thesis.txt").write_text("the only copy")
+    with pytest.raises(BadInput, match="holds something else"):
+        demo_module.run(tmp_path, print)
+    assert (tmp_path / "thesis.txt").read_text() == "the only copy"

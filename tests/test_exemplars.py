@@ -1,0 +1,137 @@
+"""The exemplar buffer: a function of the set of samples alone, whatever the order in which they came."""
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecl.exemplars import GROUP_SHIFT, admitted, exemplar_bytes, held_back
+from edgecl.samples import sample_keys
+
+SAMPLES = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2 ** 62)), unique=True, max_size=60)
+CAPACITY = st.integers(0, 40)
+
+
+def kept(samples, capacity):
+    keep = admitted([label for label, _ in samples], [key for _, key in samples], capacity)
+    return {sample for sample, stays in zip(samples, keep) if stays}
+
+
+@given(SAMPLES, CAPACITY, st.randoms())
+def test_the_order_changes_nothing(samples, capacity, random):
+    shuffled = random.sample(samples, len(samples))
+    assert kept(samples, capacity) == kept(shuffled, capacity)
+    assert len(kept(samples, capacity)) == min(capacity, len(samples))
+
+
+@given(SAMPLES, CAPACITY, st.integers(0, 60))
+def test_once_out_stays_out_while_samples_are_only_added(samples, capacity, first):
+    early, late = kept(samples[:first], capacity), kept(samples, capacity)
+    assert late & set(samples[:first]) <= early
+
+
+@given(SAMPLES, CAPACITY, st.integers(0, 60))
+def test_two_boards_buffers_merge_into_the_one_of_a_single_board(samples, capacity, cut):
+    both = sorted(kept(samples[:cut], capacity) | kept(samples[cut:], capacity))
+    assert kept(both, capacity) == kept(samples, capacity)
+
+
+@given(SAMPLES, CAPACITY)
+def test_every_class_gets_the_same_room_as_far_as_it_fills_it(samples, capacity):
+    have = {label: sum(found == label for found, _ in samples) for label in "abcd"}
+    left = {label: sum(found == label for found, _ in kept(samples, capacity)) for label in "abcd"}
+    most = max(left.values())
+    assert all(left[label] >= min(have[label], most - 1) for label in "abcd")
+
+
+def test_a_flood_of_one_class_leaves_the_others():
+    rng = np.random.default_rng(0)
+    samples = [("rare", int(k)) for k in rng.integers(0, 2 ** 62, 20)]
+    flood = [("flood", int(k)) for k in rng.integers(0, 2 ** 62, 20_000)]
+    left = kept(samples + flood, 50)
+    assert set(samples) <= left
+    assert len(left) == 50
+
+
+def test_a_class_keeps_a_uniform_part():
+    keys = sample_keys(np.arange(4000, dtype=np.float32)[:, None])
+    keep = admitted(["a"] * 4000, keys, 1000)
+    assert keep.sum() == 1000
+    parts = keep.reshape(4, -1).sum(1)  # of each quarter of the stream
+    assert (abs(parts - 250) < 60).all()
+
+
+def test_names_of_all_lengths_and_empty_buffers():
+    assert admitted([], [], 5).tolist() == []
+    assert admitted(["a"], [1], 0).tolist() == [False]
+    assert admitted(["a" * 64, "a", "ä"], [3, 2, 1], 2).tolist() == [True, True, False]
+    assert exemplar_bytes(1280) > 4 * 1280
+
+
+FEATURES = st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(n, 100), st.integers(1, 6)))
+
+
+@given(FEATURES, st.integers(0, 2 ** 31))
+def test_what_is_held_back_is_some_but_never_all(shape, seed):
+    stored, count, recordings = shape
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((stored, 3)).astype(np.float32)
+    keys = sorted((int(g) << GROUP_SHIFT) + int(k) for g, k in
+                  zip(rng.integers(0, recordings, stored), rng.integers(0, 2 ** 32, stored)))
+    held = held_back(features, keys, count)
+    assert len(held) < count
+    assert len(set(held.tolist())) == len(held) <= max(1, count / 2)
+    assert count == 1 or len(held) >= 1
+    assert held.tolist() == sorted(held.tolist())
+    assert all(0 <= i < stored for i in held)
+
+
+def recorded(sizes):
+    return [(g << GROUP_SHIFT) + i for g, size in enumerate(sizes) for i in range(size)]
+
+
+def test_whole_recordings_are_held_back_together():
+    features = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    assert held_back(features, recorded([10] * 5), 50).tolist() == list(range(10))
+    assert held_back(features, recorded([4, 4, 20, 22]), 50).tolist() == list(range(8))
+    assert held_back(features, recorded([40, 10]), 50).tolist() == list(range(40, 50))  # no more than half
+    assert len(held_back(features, recorded([50]), 50)) == 10
+
+
+def test_a_recording_that_is_stored_in_part_is_not_held_back():
+    features = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    held = held_back(features, recorded([10, 10, 10]), 60)
+    assert held.tolist() == list(range(20))
+
+
+def test_without_recordings_the_far_end_is_held_back():
+    along = np.linspace(0, 1, 40) ** 3
+    features = (np.outer(along, [3, 4]) + 1e5).astype(np.float32)
+    keys = recorded([1] * 40)
+    assert held_back(features, keys, 40).tolist() == list(range(32, 40))
+
+
+def test_equal_samples_are_no_trouble():
+    assert held_back(np.ones((10, 4), np.float32), recorded([1] * 10), 10).tolist() == [0, 1]
+    assert held_back(np.ones((1, 4), np.float32), [5], 1).tolist() == []
+    assert len(held_back(np.full((2, 4), 1e15, np.float32), [5, 6], 2)) == 1
+
+
+def test_keys_name_sample_and_recording_alone():
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((6, 5)).astype(np.float32)
+    single = [sample_keys(data[i:i + 1])[0] for i in range(6)]
+    assert sample_keys(data) == single
+    assert all(0 <= key < 2 ** 63 for key in single)
+    keys = sample_keys(data, ["a", "a", "b", "b", "", ""])
+    groups = [key >> GROUP_SHIFT for key in keys]
+    assert groups[0] == groups[1] == single[0] >> GROUP_SHIFT
+    assert groups[2] == groups[3] == single[2] >> GROUP_SHIFT
+    assert keys[4:] == single[4:]
+    assert keys == sample_keys(data, ["x", "x", "y", "y", "", ""])  # a recording's name does not matter
+
+
+def test_a_recording_that_goes_on_in_the_next_batch_is_one_recording():
+    data = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    whole, known = sample_keys(data, ["a"] * 6), {}
+    assert [*sample_keys(data[:4], ["a"] * 4, known), *sample_keys(data[4:], ["a"] * 2, known)] == whole
