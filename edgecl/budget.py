@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
-DATABASE = 28 * PAGE        # tables, history and the rollback journal of a small commit
+DATABASE = 32 * PAGE        # tables and history, and as much again for the rollback journal
 PLANNED_CLASSES = 50        # room that a plan keeps for classes; more are taken as long as they fit
 
 
@@ -22,13 +22,18 @@ def pages(count: int) -> int:
 
 def directory_bytes(path: Path) -> int:
     """Bytes of all that is in the directory, itself and temporaries included, in whole pages."""
-    total = PAGE
+    total = max(pages(path.stat().st_size), PAGE)
     for entry in path.iterdir():
         try:
             total += directory_bytes(entry) if entry.is_dir() else pages(entry.stat().st_size)
         except FileNotFoundError:  # a temporary of another process that is gone already
             continue
     return total
+
+
+def segment_bytes(exemplars: int) -> int:
+    """Bytes of one file of samples: they are rewritten one at a time, so that no change needs room for all twice."""
+    return max(4 * PAGE, pages(exemplars // 8))
 
 
 class Form(NamedTuple):
@@ -77,14 +82,21 @@ def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimen
         f"give --quota {least} --exemplars {exemplars}, or more")
 
 
+def statistics_bytes(dimension: int, classes: int, form: Form, name: int = 16) -> int:
+    """Bytes of the statistics file of one lift; name: characters of the longest class name."""
+    arrays = ClassStatistics.bytes_at_rest(dimension, classes, form.second_moment, form.rank)
+    return arrays + classes * (8 + 4 * name) + PAGE // 2
+
+
 def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:
     """Bytes a state needs at its peak: during a commit, statistics and head exist twice."""
-    statistics = ClassStatistics.bytes_at_rest(dimension, classes, form.second_moment, form.rank)
+    statistics = statistics_bytes(dimension, classes, form)
     head = 4 * classes * (dimension + 3 * classes + 8) + PAGE
     if form.projected:
-        statistics += ClassStatistics.bytes_at_rest(form.projected, classes)
+        statistics += statistics_bytes(form.projected, classes, form)
         head = max(head, 4 * classes * (form.projected + 3 * classes) + dimension * form.projected + PAGE)
-    return pages(backbone) + exemplars + DATABASE + 2 * PAGE + 2 * (pages(statistics) + pages(head) + 2 * PAGE)
+    samples = pages(exemplars) + 2 * segment_bytes(exemplars)
+    return pages(backbone) + samples + DATABASE + 2 * PAGE + 2 * (pages(statistics) + pages(head))
 
 
 def require(used: int, need: int, quota: int, what: str) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SKEWED = 0.25  # squared skewness that shows: that of symmetric features is not 0 either, by chance
 
+
 @dataclass(frozen=True)
 class Lift:
     """h = sign(f) |f|^power, or relu(R of that): the random projection of RanPAC (McDonnell et al. 2023, section 4).

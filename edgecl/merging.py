@@ -18,21 +18,19 @@ def merge_into(journal: Journal, others: list[Journal]) -> int:
     """
     from edgecl.records import Change
 
-    store = journal.store
     change = Change("merge", {"merged": []})
-    done = [entry for g in store.generations() if not g.undone for entry in g.detail.get("merged", [])]
-    foundation = journal.foundation
+    entries: list[dict[str, Any]] = change.detail["merged"]
+    foundation, theirs = journal.foundation, []
     for other in others:
-        entry = {"id": other.store.meta["id"], "generation": other.store.current}
-        _check_new(journal, other, done + change.detail["merged"])
-        theirs = other.known()
-        if foundation is None:
-            foundation = _adopt(other, change)
-        _check_alike(journal, other, foundation, change)
-        knowledge = journal.known(foundation)
-        knowledge.merge(theirs)
-        change.detail["merged"].append(entry)
-    return journal.commit(journal.known(foundation), change, rewrite=True)[0]
+        with other.store.reading():
+            entries += _new(journal, other, entries)
+            theirs.append(other.known())
+            foundation = foundation or _adopt(other, change)
+            _check_alike(journal, other, foundation, change)
+    knowledge = journal.known(foundation)
+    for each in theirs:
+        knowledge.merge(each)
+    return journal.commit(knowledge, change, rewrite=True)[0]
 
 
 def _adopt(other: Journal, change: Change) -> Foundation:
@@ -45,16 +43,25 @@ def _adopt(other: Journal, change: Change) -> Foundation:
 
 
 def _backbone(journal: Journal) -> str:
-    return str([g for g in journal.store.generations() if not g.undone][-1].backbone)
+    return str(journal.store.newest.backbone)
 
 
-def _check_new(journal: Journal, other: Journal, done: list[dict[str, Any]]) -> None:
-    identity, path = other.store.meta["id"], other.store.path
-    if identity == journal.store.meta["id"]:
+def _merged(journal: Journal) -> list[dict[str, Any]]:
+    """What was merged into a state, each as the id of a state and its generation."""
+    return [entry for g in journal.store.alive() for entry in g.detail.get("merged", [])]
+
+
+def _new(journal: Journal, other: Journal, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What merging a state adds: itself, and what was merged into that. Raises StateError where any of it is here."""
+    store, path = other.store, other.store.path
+    added = [{"id": store.meta["id"], "generation": store.current}, *_merged(other)]
+    if added[0]["id"] == journal.store.meta["id"]:
         raise StateError(f"{path} is this state itself or a copy of it", "merge states that learned other samples")
-    if any(entry["id"] == identity for entry in done):
-        raise StateError(f"{path} was merged here before: its samples would count twice",
+    here = {entry["id"] for entry in (*_merged(journal), *entries)} | {journal.store.meta["id"]}
+    if any(entry["id"] in here for entry in added):
+        raise StateError(f"{path}, or what it has merged itself, was merged here before: samples would count twice",
                          "`edgecl rollback` to before that merge, then merge it again")
+    return added
 
 
 def _check_alike(journal: Journal, other: Journal, foundation: Foundation, change: Change) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgecl.records import Generation
     from edgecl.store import Store
 
 
@@ -24,30 +25,28 @@ class Serving:
     def __init__(self, store: Store, threads: int, before: Serving | None = None) -> None:
         """Raises StateError where nothing was taught yet, or no generation is intact."""
         self.warnings: list[str] = []
-        self.current = store.current
+        with store.reading():
+            alive = store.alive()
+            self.current, self.generation, self.backbone_name, self.head_name = self._choose(store, alive)
+            kept = before.backbone if before is not None and before.backbone_name == self.backbone_name else None
+            self.backbone: Backbone = kept or Backbone(store.blob_path(self.backbone_name), threads)
+            self.head = HeadSession(store.blob_path(self.head_name))
+
+    def _choose(self, store: Store, alive: list[Generation]) -> tuple[int, int, str, str]:
+        """The newest generation, the newest with an intact head, and that one's backbone and head."""
         problem = StateError(f"{store.path} has learned nothing yet", "teach it with `edgecl learn --class NAME ...`")
-        alive = [g for g in store.generations() if not g.undone]
-        for generation in reversed(alive):
+        for generation in reversed(alive if store.newest.head else []):
             if generation.head is None or generation.backbone is None:
-                if generation is alive[-1]:
-                    break
                 continue
             try:
-                if before is not None and before.backbone_name == generation.backbone:
-                    self.backbone = before.backbone
-                else:
-                    self.backbone = Backbone(store.blob_path(generation.backbone), threads)
-                self.head = HeadSession(store.blob_path(generation.head))
+                store.blob_path(generation.head)
             except StateError as error:
                 problem = error
                 self.warnings.append(error.what)
                 continue
-            self.generation = generation.id
-            self.backbone_name, self.head_name = generation.backbone, generation.head
-            return
+            return alive[-1].id, generation.id, generation.backbone, generation.head
         raise problem
 
     def answer(self, fitted: np.ndarray) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Probabilities float32 [n, C] in the order of `head.labels` and unknown bool [n] of prepared samples."""
         return self.head(self.backbone.features(fitted))
-

@@ -19,6 +19,7 @@ def test_demo_learns_without_forgetting(tmp_path, capsys):
     assert steps[-1]["edgecl"] >= 0.86
     assert steps[-1]["fine_tuning"] < 0.3 < steps[-1]["joint"]
     assert all(step["used_bytes"] <= demo_module.QUOTA for step in steps)
+    assert told["exported_accuracy"] == pytest.approx(steps[-1]["edgecl"])
     report = (tmp_path / "d/report.html").read_text()
     assert report.count("<svg") == 1
     assert f"{steps[-1]['edgecl']:.3f}" in report

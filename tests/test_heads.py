@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestCentroid
 
 from edgecl.budget import Form
 from edgecl.errors import StateError
-from edgecl.heads import KINDS, cosine, forms, nearest_mean, ridge, slda, solve
+from edgecl.heads import KINDS, forms, nearest_mean, ridge, slda, solve
 from edgecl.lift import Lift
 from edgecl.pooled import oas_shrinkage, solve_positive
 from edgecl.statistics import ClassStatistics
@@ -58,7 +58,7 @@ def test_slda_is_scikit_learns_discriminant_analysis(shrinkage):
 
 @pytest.mark.parametrize("shrinkage", [0.05, 0.3])
 def test_slda_equals_scikit_learn_on_classes_of_one_size(shrinkage):
-    chosen = np.concatenate([np.flatnonzero(Y == c)[:70] for c in range(10)])
+    chosen = np.concatenate([np.flatnonzero(c == Y)[:70] for c in range(10)])
     x, y = X[chosen], Y[chosen]
     pooled = pooled_of(x.astype(np.float32), y, np.full(64, 3.0))
     reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=np.full(10, 0.1))

@@ -62,6 +62,6 @@ def history(options: argparse.Namespace) -> None:
     for g in generations:
         what = g.detail.get("class") or (f"to {g.detail['to']}" if "to" in g.detail else "")
         mark = "current" if g.id == current else "undone" if g.undone else "yes" if g.id in restorable else "no"
-        rows.append([f"{g.id}", f"{g.action} {what}".strip(), str(g.detail.get("samples", "")),
+        rows.append([f"{g.id:3} {g.action} {what}".rstrip(), str(g.detail.get("samples", "")),
                      str(g.detail.get("classes", 0)), g.created[:19].replace("T", " "), mark])
-    print_table("history", ["generation", "action", "samples", "classes", "UTC", "restorable"], rows)
+    print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], rows)

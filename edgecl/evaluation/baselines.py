@@ -17,20 +17,20 @@ class SoftmaxRegression:
 
     def __init__(self, mean: NDArray[np.float32], scale: NDArray[np.float32], decay: float = 1e-3) -> None:
         self.mean, self.scale, self.decay = mean, np.maximum(scale, 1e-6), decay
-        self.weight = np.zeros((0, len(mean)))
-        self.bias = np.zeros(0)
+        self.weight = np.zeros((0, len(mean)), np.float32)
+        self.bias = np.zeros(0, np.float32)
 
     def fit(self, features: NDArray[np.float32], truth: NDArray[np.int64], classes: int, steps: int = 150,
             rate: float = 0.5) -> None:
         """Go on training: features [n, d], truth [n] in 0..classes - 1; new classes start with zero weights."""
         fresh = classes - len(self.bias)
-        self.weight = np.vstack([self.weight, np.zeros((fresh, len(self.mean)))])
-        self.bias = np.append(self.bias, np.zeros(fresh))
-        x, target = self._standard(features), np.eye(classes)[truth]
+        self.weight = np.vstack([self.weight, np.zeros((fresh, len(self.mean)), np.float32)])
+        self.bias = np.append(self.bias, np.zeros(fresh, np.float32))
+        x, target = self._standard(features), np.eye(classes, dtype=np.float32)[truth]
         speed_w, speed_b = np.zeros_like(self.weight), np.zeros_like(self.bias)
         pace = rate / max(float((x ** 2).sum(1).mean()), 1.0) * 4  # the curvature of softmax is at most |x|^2 / 2
         for _ in range(steps):
-            error = (self._probabilities(x) - target) / len(x)
+            error = (self._probabilities(x) - target) / np.float32(len(x))
             speed_w = 0.9 * speed_w - pace * (error.T @ x + self.decay * self.weight)
             speed_b = 0.9 * speed_b - pace * error.sum(0)
             self.weight += speed_w
@@ -43,7 +43,7 @@ class SoftmaxRegression:
     def _standard(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray((features - self.mean) / self.scale, np.float32)
 
-    def _probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         logits = x @ self.weight.T + self.bias
         powers = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(powers / powers.sum(1, keepdims=True), np.float64)
+        return np.asarray(powers / powers.sum(1, keepdims=True), np.float32)

@@ -14,6 +14,7 @@ from edgecl.errors import BadInput
 from edgecl.evaluation.baselines import SoftmaxRegression
 from edgecl.evaluation.datasets import watch
 from edgecl.evaluation.report import curves, heading, paragraph, table, write_report
+from edgecl.exporting import read_labels
 from edgecl.founding import CALIBRATION_SAMPLES
 from edgecl.learner import Learner
 from edgecl.samples import Sample
@@ -40,13 +41,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo did. answer: the exported file's label for a window of an unseen person, with the truth."""
+    """What the demo did. exported: accuracy of the exported file on the same windows, by ONNX Runtime alone."""
 
     steps: list[Step]
     test_windows: int
     people: tuple[list[str], list[str]]
     head: str
-    answer: tuple[str, str]
+    exported: float
     export_bytes: int
     out: Path
 
@@ -66,10 +67,9 @@ def run(out: Path, say: Callable[[str], None]) -> Demo:
     train = {folder.name: windows(folder, spec) for folder in folders}
     test = {folder.name: windows(recordings / "test" / folder.name, spec) for folder in folders}
     steps = learn_in_turn(learner, train, test, say)
-    answer = learner.export(out / "model.onnx")
-    told = ask_exported(out / "model.onnx", test)
-    demo = Demo(steps, sum(map(len, test.values())), (train_people, test_people), learner.status().head or "", told,
-                int(answer["bytes"]), out)
+    written = learner.export(out / "model.onnx")
+    demo = Demo(steps, sum(map(len, test.values())), (train_people, test_people), learner.status().head or "",
+                exported_accuracy(out / "model.onnx", test), int(written["bytes"]), out)
     report(demo)
     learner.close()
     return demo
@@ -133,18 +133,16 @@ def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[s
     return steps
 
 
-def ask_exported(model: Path, test: dict[str, list[Sample]]) -> tuple[str, str]:
-    """(answer, truth) of the exported file for a window of an unseen person, by ONNX Runtime alone."""
+def exported_accuracy(model: Path, test: dict[str, list[Sample]]) -> float:
+    """Accuracy of the exported file, by ONNX Runtime and the labels in its metadata alone."""
     import onnxruntime as ort
-
-    from edgecl.exporting import read_labels
 
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     labels = read_labels(session.get_modelmeta().custom_metadata_map)
-    truth, samples = list(test.items())[len(test) // 2]
-    middle = samples[len(samples) // 2].data
-    probabilities = session.run(["probabilities"], {session.get_inputs()[0].name: middle[None]})[0][0]
-    return labels[int(probabilities.argmax())], truth
+    name = session.get_inputs()[0].name
+    right = [labels[int(session.run(["probabilities"], {name: sample.data[None]})[0].argmax())] == truth
+             for truth, samples in test.items() for sample in samples]
+    return float(np.mean(right))
 
 
 def report(demo: Demo) -> None:
@@ -163,9 +161,10 @@ def report(demo: Demo) -> None:
                   "Fine-tuning is a linear head on the same features, trained by gradient descent on each new class "
                   "alone: it forgets. Joint is that head trained on everything seen so far, the usual upper bound."),
         heading("Export"),
-        paragraph(f"model.onnx ({format_size(demo.export_bytes)}, {demo.head} head) holds preprocessing, backbone, head "
-                  f"and labels. Asked about a window of an unseen person doing {demo.answer[1]}, it answers "
-                  f"{demo.answer[0]}. The state takes {format_size(last.used_bytes)} of {format_size(QUOTA)}.")])
+        paragraph(f"model.onnx ({format_size(demo.export_bytes)}, {demo.head} head) holds preprocessing, backbone, "
+                  f"head and labels: ONNX Runtime needs nothing else to be right on {100 * demo.exported:.1f} % of "
+                  f"these windows. "
+                  f"The state takes {format_size(last.used_bytes)} of {format_size(QUOTA)}.")])
 
 
 COLUMNS = ["class", "known", "windows", "ms each", "used", "edgecl", "fine-tuning", "joint"]

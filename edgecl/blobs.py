@@ -1,0 +1,71 @@
+"""The content-addressed files of a state, models/<sha256>.<suffix>: whole and true to their name, or not there."""
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from edgecl.errors import StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Blobs:
+    """A folder of content-addressed files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, blob: bytes, suffix: str) -> str:
+        """Write, sync, rename, sync the folder; the file's name. Raises OSError."""
+        name = f"{hashlib.sha256(blob).hexdigest()}.{suffix}"
+        temporary = self.folder / f"{os.getpid()}.tmp"
+        with temporary.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.folder / name)
+        sync_folder(self.folder)
+        return name
+
+    def path(self, name: str, cure: str) -> Path:
+        """The path of a file whose content was checked. Raises StateError, with the cure, where it is missing or
+        altered."""
+        path, digest = self.folder / name, hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise StateError(f"{path} can't be read ({error.strerror})", cure) from error
+        if digest.hexdigest() != name.partition(".")[0]:
+            raise StateError(f"{path} is damaged: its SHA-256 does not match its name", cure)
+        return path
+
+    def intact(self, name: str) -> bool:
+        """Whether a file is there and true to its name."""
+        try:
+            return self.path(name, "").name == name
+        except StateError:
+            return False
+
+    def bytes(self, name: str) -> int:
+        """Length of a file; 0 where it is missing."""
+        path = self.folder / name
+        return path.stat().st_size if path.exists() else 0
+
+    def sweep(self, named: set[str]) -> None:
+        """Delete every file that is not named. Raises OSError."""
+        for path in self.folder.iterdir():
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries survive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""Judging heads on held-back samples: chosen, calibrated and finite, whatever the data."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgecl.budget import Form
+from edgecl.errors import BadInput
+from edgecl.exemplars import exemplar_bytes
+from edgecl.head_graph import HeadSession, build_head
+from edgecl.heads import KINDS
+from edgecl.knowledge import Knowledge
+from edgecl.lift import Lift
+from edgecl.samples import sample_keys
+from edgecl.trial import calibrate, class_weights
+
+D = 8
+
+
+def knowledge(data, form=None, room=1000):
+    form = form or Form(True, None, 32)
+    lifts = [Lift(D, D), Lift(D, 32, projected=True)] if form.projected else [Lift(D, D)]
+    known = Knowledge(lifts, form, room * exemplar_bytes(D))
+    for label, x in data.items():
+        known.add(label, sample_keys(x), x)
+    return known
+
+
+def cloud(n, seed=0, centre=0.0):
+    return (centre + np.random.default_rng(seed).standard_normal((n, D))).astype(np.float32)
+
+
+DEGENERATE = {
+    "one class": {"a": cloud(30)},
+    "one sample": {"a": cloud(1)},
+    "one sample each": {c: cloud(1, i) for i, c in enumerate("abc")},
+    "two samples": {"a": cloud(2), "b": cloud(2, 1)},
+    "identical samples": {"a": np.ones((30, D), np.float32), "b": np.zeros((30, D), np.float32)},
+    "all identical": {"a": np.ones((30, D), np.float32), "b": np.ones((30, D), np.float32)},
+    "equal classes": {"a": cloud(40), "b": cloud(40)},
+    "zeros": {"a": np.zeros((30, D), np.float32), "b": np.zeros((30, D), np.float32)},
+    "far away": {c: cloud(30, i, 1e5 + 5 * i) for i, c in enumerate("abc")},
+    "huge": {c: cloud(30, i) * np.float32(1e12) for i, c in enumerate("abc")},
+    "tiny": {c: cloud(30, i) * np.float32(1e-15) for i, c in enumerate("abc")},
+    "more classes than dimensions": {f"{i:02}": cloud(4, i, i) for i in range(30)},
+    "one large, one of one sample": {"a": cloud(300), "b": cloud(1, 1)},
+}
+FORMS = {"exact": Form(True), "projected": Form(True, None, 32), "rank": Form(True, 2), "means": Form(False)}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("data", DEGENERATE.values(), ids=DEGENERATE)
+def test_every_judgement_is_finite_also_in_onnx_and_after_a_rest(data, form):
+    known = knowledge(data, form)
+    for _ in range(2):
+        judged = known.judge("auto")
+        assert judged.head.labels == tuple(sorted(data))
+        assert 0 < judged.head.temperature < float("inf")
+        x = np.concatenate(list(data.values()))
+        probabilities, distance = HeadSession(build_head(judged.head)).session.run(
+            ["probabilities", "novelty"], {"input": x})
+        assert np.isfinite(probabilities).all() and np.isfinite(distance).all()
+        assert np.allclose(probabilities.sum(1), 1, atol=1e-4)
+        assert all(0 <= a <= 1 for a in judged.accuracy.values())
+        known.load(known.snapshot(), [], known.stored)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_that_is_asked_for_is_served(kind):
+    data = {c: cloud(20, i, i) for i, c in enumerate("abcd")}
+    assert knowledge(data).judge(kind).head.kind == kind
+
+
+def test_classes_that_are_the_same_are_not_called_with_confidence():
+    data = {"a": cloud(40), "b": cloud(40)}
+    head = knowledge(data).judge("auto").head
+    probabilities, _ = HeadSession(build_head(head))(cloud(40))
+    assert np.median(probabilities.max(1)) < 0.75
+
+
+def test_no_class_no_head():
+    known = Knowledge([Lift(D, D)], Form(True), 1000)
+    assert known.judge("auto").head is None
+    assert known.judge("auto").summary() == {"held_back": {}, "head": None, "unknown_above": None}
+
+
+def test_samples_that_judge_are_not_among_those_learned_from():
+    """On pure noise a head scores chance on what it has not seen; on its own samples it would score all of them."""
+    rng = np.random.default_rng(0)
+    data = {c: rng.standard_normal((6, 200)).astype(np.float32) for c in "abcdefghij"}
+    known = Knowledge([Lift(200, 200)], Form(True), 10 ** 7)
+    for label, x in data.items():
+        known.add(label, sample_keys(x), x)
+    judged = known.judge("slda")
+    assert len(judged.accuracy) == 10
+    assert np.mean(list(judged.accuracy.values())) < 0.5
+    x = np.concatenate(list(data.values()))
+    assert np.mean(judged.head.logits(x).argmax(1) == np.repeat(np.arange(10), 6)) > 0.95
+
+
+def test_a_curved_border_calls_for_the_projection_and_a_plane_one_does_not():
+    x = np.random.default_rng(0).standard_normal((900, 3)).astype(np.float32)
+    inside = (x ** 2).sum(1) < 2.4
+    known = Knowledge([Lift(3, 3), Lift(3, 256, projected=True)], Form(True, None, 256), 10 ** 6)
+    for label, part in (("in", x[inside]), ("out", x[~inside])):
+        known.add(label, sample_keys(part), part)
+    assert known.judge("auto").head.kind == "ridge-projected"
+    plane = knowledge({c: cloud(100, i, 2 * i) for i, c in enumerate("ab")}, Form(True, None, 32))
+    assert plane.judge("auto").head.kind != "ridge-projected"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e20])
+def test_a_refused_sample_leaves_nothing_behind(bad):
+    x = cloud(5)
+    x[3, 2] = bad
+    known = Knowledge([Lift(D, D), Lift(D, 32, projected=True)], Form(True, None, 32), 10 ** 6)
+    with pytest.raises(BadInput):
+        known.add("a", sample_keys(x), x)
+    assert (known.statistics, known.stored, known.labels) == ({}, [], [])
+    known.add("a", [1] * 5, cloud(5))
+    before = known.snapshot()
+    with pytest.raises(BadInput):
+        known.add("b", sample_keys(x), x)
+    assert known.snapshot() == before
+
+
+def test_forgetting_is_exact_while_every_sample_is_stored():
+    data = {c: cloud(20, i, i) for i, c in enumerate("abc")}
+    for room, form, exact in ((1000, Form(True), True), (6, Form(True), False), (0, Form(False), True),
+                              (1000, Form(True, 2), False)):
+        known = knowledge(data, form, room)
+        known.stored = known.exemplars()
+        assert known.forget("b") is exact
+        assert known.labels == ["a", "c"]
+        assert {row.label for row in known.stored} <= {"a", "c"}
+        assert known.judge("auto").head.labels == ("a", "c")
+    left = knowledge(data, Form(True))
+    left.forget("b")
+    expected = knowledge({c: x for c, x in data.items() if c != "b"}, Form(True))
+    assert np.allclose(left.plain.pooled().covariance, expected.plain.pooled().covariance)
+
+
+def test_the_temperature_minimises_the_balanced_log_loss():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [200, 50, 20])
+    logits = rng.standard_normal((270, 3)) * 3
+    logits[np.arange(270), truth] += 3
+    weight = class_weights(truth)
+
+    def loss(temperature):
+        scaled = (logits - logits.max(1, keepdims=True)) / temperature
+        return weight @ (np.log(np.exp(scaled).sum(1)) - scaled[np.arange(270), truth])
+
+    for scale in (1.0, 1e-6, 1e9):
+        temperature, losses = calibrate(logits * scale, truth)
+        assert weight @ losses == pytest.approx(min(loss(t) for t in np.geomspace(0.01, 100, 4000)), rel=1e-4)
+        assert weight @ losses == pytest.approx(loss(temperature / scale), rel=1e-6)
+    assert weight.sum() == pytest.approx(1)
+    assert [weight[truth == c].sum() for c in range(3)] == pytest.approx([1 / 3] * 3)
