@@ -1,6 +1,8 @@
 """Bytes: what a state directory holds, what the quota can afford, and what a person is told when it can't."""
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.config import format_size
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
-DATABASE = 32 * PAGE        # tables and history, and as much again for the rollback journal
+DATABASE = 28 * PAGE        # tables and history, and as much again for the rollback journal
 PLANNED_CLASSES = 50        # room that a plan keeps for classes; more are taken as long as they fit
 
 
@@ -20,14 +22,14 @@ def pages(count: int) -> int:
     return -(-count // PAGE) * PAGE
 
 
-def directory_bytes(path: Path) -> int:
+def directory_bytes(path: Path | str) -> int:
     """Bytes of all that is in the directory, itself and temporaries included, in whole pages."""
-    total = max(pages(path.stat().st_size), PAGE)
-    for entry in path.iterdir():
-        try:
-            total += directory_bytes(entry) if entry.is_dir() else pages(entry.stat().st_size)
-        except FileNotFoundError:  # a temporary of another process that is gone already
-            continue
+    total = max(pages(os.stat(path).st_size), PAGE)
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a temporary of another process that is gone already
+                total += directory_bytes(entry.path) if entry.is_dir(follow_symlinks=False) else \
+                    pages(entry.stat(follow_symlinks=False).st_size)
     return total
 
 

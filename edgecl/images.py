@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the decoders that may run on a stranger's file
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 CENTRE = 7 / 8
 MOST_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 12 to 50
 

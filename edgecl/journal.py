@@ -134,9 +134,8 @@ class Journal:
         """Let go of what only a rollback needs, then of exemplars that will not stay, until the change fits."""
         while not self.store.fits(change):
             if not upkeep.prune(self.store):
-                since = upkeep.needed_since(self.store)
                 with suppress(BudgetError):
-                    upkeep.compact(self.store, lambda row: row.id in kept or (row.generation or 0) > since)
+                    upkeep.compact(self.store, kept)
                 return
 
     def _base(self, generation: int) -> Generation | None:

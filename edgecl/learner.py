@@ -39,6 +39,7 @@ class Learner:
         self.store = store
         self.settings = Settings(**store.meta["settings"])
         self._journal = Journal(store, self.settings)
+        self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
 
     # opening ------------------------------------------------------------------------------------
@@ -89,11 +90,13 @@ class Learner:
         label = check_class_name(label)
         foundation, model, batches = self._founded(batches_of(samples, groups), label)
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
-        features, keys = [], []
+        features: list[np.ndarray] = []
+        keys: list[int] = []
+        recordings: dict[str, int] = {}
         for batch in batches:
             fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
             features.append(backbone.features(fitted))
-            keys += sample_keys(fitted, batch.groups)
+            keys += sample_keys(fitted, batch.groups, recordings)
             if progress:
                 progress(len(fitted))
         change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
@@ -250,17 +253,17 @@ class Learner:
 
     # within -------------------------------------------------------------------------------------
 
-    def _backbone(self) -> Backbone:
-        """The session of the current backbone."""
-        name = self.store.newest.backbone
-        if self._serving is not None and self._serving.backbone_name == name:
-            return self._serving.backbone
+    def _backbone(self, name: str | None = None) -> Backbone:
+        """The session of a backbone file (default: the current one), kept while only heads change."""
+        name = name or self.store.newest.backbone
         assert name is not None
-        return Backbone(self.store.blob_path(name), self.settings.threads)
+        if self._session is None or self._session[0] != name:
+            self._session = name, Backbone(self.store.blob_path(name), self.settings.threads)
+        return self._session[1]
 
     def _serve(self) -> Serving:
         if self._serving is None or self._serving.current != self.store.current:
-            self._serving = Serving(self.store, self.settings.threads, self._serving)
+            self._serving = Serving(self.store, self._backbone)
         return self._serving
 
     def _held_back_accuracy(self) -> dict[str, float]:

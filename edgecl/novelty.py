@@ -53,9 +53,9 @@ def fit(head: Head, pooled: Pooled) -> Novelty | None:
     """The distance in the logit space of an affine head; None for fewer than 2 classes, and without a covariance."""
     if len(head.labels) < 2 or pooled.covariance is None or pooled.freedom < 1:
         return None
-    w = head.weight.astype(np.float64)
+    w, e = head.weight.astype(np.float64), pooled.shrinkage
     means = pooled.means @ w.T
-    variance, axes = np.linalg.eigh(w @ pooled.shrunk(pooled.shrinkage) @ w.T)
+    variance, axes = np.linalg.eigh((1 - e) * (w @ pooled.covariance @ w.T) + pooled.sphere(e) * (w @ w.T))
     kept = variance > LEAST * variance[-1]
     if not kept.any():
         return None

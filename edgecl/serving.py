@@ -3,33 +3,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgecl.backbone import Backbone
 from edgecl.errors import StateError
 from edgecl.head_graph import HeadSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgecl.backbone import Backbone
     from edgecl.records import Generation
     from edgecl.store import Store
 
 
 class Serving:
-    """The newest generation whose files are intact. The backbone's session is kept while only heads change.
+    """The newest generation whose files are intact.
 
     current: the newest generation, which should serve; generation: the one that does; warnings: what is damaged, one
     line each.
     """
 
-    def __init__(self, store: Store, threads: int, before: Serving | None = None) -> None:
-        """Raises StateError where nothing was taught yet, or no generation is intact."""
+    def __init__(self, store: Store, open_backbone: Callable[[str], Backbone]) -> None:
+        """open_backbone: the session of a backbone file, by its name in the store. Raises StateError where nothing was
+        taught yet, or no generation is intact."""
         self.warnings: list[str] = []
         with store.reading():
             alive = store.alive()
             self.current, self.generation, self.backbone_name, self.head_name = self._choose(store, alive)
-            kept = before.backbone if before is not None and before.backbone_name == self.backbone_name else None
-            self.backbone: Backbone = kept or Backbone(store.blob_path(self.backbone_name), threads)
+            self.backbone = open_backbone(self.backbone_name)
             self.head = HeadSession(store.blob_path(self.head_name))
 
     def _choose(self, store: Store, alive: list[Generation]) -> tuple[int, int, str, str]:

@@ -183,9 +183,12 @@ class Store:
 
     def blob_path(self, name: str) -> Path:
         """The path of a content-addressed file. Raises StateError where it is missing or altered."""
-        everything = any(g.backbone == name for g in self.generations())
-        return self.blobs.path(name, "restore it from a copy, or create a new state" if everything else
-                                "go back to an intact generation with `edgecl rollback N`, see `edgecl history`")
+        try:
+            return self.blobs.path(name, "go back with `edgecl rollback N`, see `edgecl history`")
+        except StateError as error:
+            if any(g.backbone == name for g in self.generations()):
+                raise StateError(error.what, "restore it from a copy, or create a new state") from error
+            raise
 
     def used_bytes(self) -> int:
         """Bytes of the whole directory, counted in pages."""

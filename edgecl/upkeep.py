@@ -17,8 +17,6 @@ from edgecl.errors import EdgeclError, StateError
 from edgecl.records import Generation, Row, packed_bytes, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgecl.store import Store
 
 SNAPSHOTS = 2  # kept: the current one, and the one to go back to where it is damaged
@@ -64,10 +62,12 @@ def prune(store: Store) -> bool:
     return True
 
 
-def compact(store: Store, keep: Callable[[Row], bool] = lambda row: True) -> None:
-    """Delete samples that are gone or that `keep` does not want, and join small files. Commits; raises BudgetError
-    where the quota has no room for one file more."""
-    alive = store.living()
+def compact(store: Store, kept: set[int | None] | None = None) -> None:
+    """Delete samples that are gone, and those that are not `kept` (ids) and that no way back needs; join small files.
+
+    Commits. Raises BudgetError where the quota has no room for one file more.
+    """
+    alive, since = store.living(), needed_since(store)
     base = max((g.id for g in store.alive() if g.snapshot), default=0)
     names: list[str] = []
     rows: list[Row] = []
@@ -79,7 +79,8 @@ def compact(store: Store, keep: Callable[[Row], bool] = lambda row: True) -> Non
             if newest > base:
                 continue
             found = []  # damaged exemplars, which nothing else needs
-        left = [row for row in found if alive(row) and keep(row)]
+        left = [row for row in found if alive(row) and (
+            kept is None or row.id in kept or (row.generation or 0) > since)]
         whole = bool(found) and len(left) == len(found)
         if whole and 2 * packed_bytes(left) > store.segment:
             continue
@@ -112,8 +113,7 @@ def evict(store: Store, kept: set[int | None]) -> None:
     with suppress(sqlite3.Error, OSError, EdgeclError):
         if not store.connection.in_transaction:
             store.connection.execute("BEGIN IMMEDIATE")
-        since = needed_since(store)
-        compact(store, lambda row: row.id in kept or (row.generation or 0) > since)
+        compact(store, kept)
 
 
 def erasing(store: Store) -> list[Generation]:

@@ -17,7 +17,8 @@ def test_demo_learns_without_forgetting(tmp_path, capsys):
     steps = told["steps"]
     assert len(steps) == 7
     assert steps[-1]["edgecl"] >= 0.86
-    assert steps[-1]["fine_tuning"] < 0.3 < steps[-1]["joint"]
+    assert steps[-1]["fine_tuning"] < 0.5
+    assert steps[-1]["joint"] > 0.8
     assert all(step["used_bytes"] <= demo_module.QUOTA for step in steps)
     assert told["exported_accuracy"] == pytest.approx(steps[-1]["edgecl"])
     report = (tmp_path / "d/report.html").read_text()

@@ -103,9 +103,9 @@ def small_backbone(opset):
     nodes = [helper.make_node("Cast", ["input"], ["x"], to=TensorProto.FLOAT),
              helper.make_node("Flatten", ["x"], ["Pow_0"], axis=1),
              helper.make_node("MatMul", ["Pow_0", "weight"], ["logits"])]
-    graph = helper.make_graph(nodes, "small", [helper.make_tensor_value_info("input", TensorProto.UINT8, ["n", 4, 5, 3])],
-                              [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 20])],
-                              [numpy_helper.from_array(weight, "weight")])
+    ends = [helper.make_tensor_value_info("input", TensorProto.UINT8, ["n", 4, 5, 3]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 20])]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], [numpy_helper.from_array(weight, "weight")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = 8 if opset < 19 else 10
     return finish_backbone(model, "small", "image", [4, 5, 3], 20)

@@ -87,6 +87,7 @@ def test_ridge_finds_its_own_penalty_from_the_shrinkage():
     assert np.allclose(found[1], expected[1])
 
 
+@pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")
 def test_nearest_mean_is_the_nearest_centroid():
     weight, bias = absolute(nearest_mean(DIGITS), DIGITS)
     assert ((TEST @ weight.T + bias).argmax(1) == NearestCentroid().fit(TRAIN, Y[:797]).predict(TEST)).all()

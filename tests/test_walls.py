@@ -23,7 +23,8 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "config images pooled database blobs backbone",
     "samples statistics backbones",
     "batches budget",
-    "heads store sources",
+    "heads upkeep",
+    "store sources",
     "novelty trial head_graph founding",
     "knowledge serving exporting",
     "journal merging",
@@ -164,7 +165,7 @@ def image_state(tmp_path_factory):
 
 
 def test_learn_on_an_exported_backbone_loads_no_torch(image_state):
-    state, dark, light = image_state
+    state, _, light = image_state
     modules, text = command("learn", "--state", state, "--class", "light", "--json", light)
     assert not modules & {"torch", "torchvision", "sklearn", "scipy", "matplotlib", "rich"}
     assert json.loads(text)["samples"] == 1

@@ -139,7 +139,7 @@ class PseudoInverse:
     def __init__(self, classes: int) -> None:
         self.means = np.zeros((classes, D), np.float32)
         self.counts = np.zeros(classes)
-        self.covariance = np.ones((D, D), np.float32)
+        self.covariance: np.ndarray = np.ones((D, D), np.float32)
         self.seen = 0
 
     def update(self, sample: np.ndarray, label: int) -> None:
@@ -177,7 +177,7 @@ def cycling(repeats: int) -> list[Figure]:
     ratio, single = (updates + CYCLE * prediction) / cycle, (updates / CYCLE + prediction) / one
     note = f"{CYCLE} updates, a solve, {CYCLE} predictions: {1000 * cycle:.0f} ms; a pseudo-inverse each: " \
            f"{updates + CYCLE * prediction:.1f} s ({prediction:.2f} s x {CYCLE}); one of each: {single:.0f} x"
-    return [Figure("update + predict, to a pseudo-inverse a prediction", ">= 100 x", f"{ratio:.0f} x", 100 / ratio, note)]
+    return [Figure("update + predict, to a pseudo-inverse each", ">= 100 x", f"{ratio:.0f} x", 100 / ratio, note)]
 
 
 PEAK = "import re; print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
@@ -185,8 +185,8 @@ PEAK = "import re; print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self
 
 def outside(code: str, *arguments: object) -> str:
     """What a fresh interpreter prints."""
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True, text=True,
-                          env={**os.environ, **THREADS}).stdout
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **THREADS}).stdout
 
 
 def help_is_light(repeats: int) -> Figure:

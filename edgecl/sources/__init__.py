@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecl.errors import BadInput
-from edgecl.images import SUFFIXES
 from edgecl.samples import Refusal, Sample
 
 if TYPE_CHECKING:
     import numpy as np
 
 Item = Sample | Refusal
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _arrays(path: Path, spec: Spec, label: str | None) -> Iterator[Item]:
 
 
 READERS: dict[str, Callable[[Path, Spec, str | None], Iterator[Item]]] = {
-    **dict.fromkeys(SUFFIXES, _photo), ".csv": _recording, ".npz": _arrays}
+    **dict.fromkeys(PHOTOS, _photo), ".csv": _recording, ".npz": _arrays}
 
 
 def stack(items: Iterable[Item], most: int) -> np.ndarray:

@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Kill edgecl at its system calls, and see that the state opens as it was before or after the command.
+
+    tools/crash.py [--kills 400] [--command forget] [--jobs 2]
+
+Every kill is one fork of this process, which has imported everything; strace attaches to it and sends SIGKILL at the
+N-th openat, pwrite64, fdatasync ... that the command makes. Needs strace (`apt-get install strace`), and the right to
+trace own children. Prints a table; exits 1 where a state opened as neither.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import onnx.helper  # noqa: E402, F401
+import onnxruntime  # noqa: E402, F401  (imported before the forks; sessions are opened only in children)
+from helpers_state import create, fingerprint, vectors  # noqa: E402
+
+from edgecl import upkeep  # noqa: E402
+from edgecl.backbones import graph  # noqa: E402, F401
+from edgecl.learner import Learner  # noqa: E402
+
+CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+         "ftruncate", "mkdir", "close", "lseek", "fcntl")
+CHANGING = CALLS[:-3]  # every one of these is tried; of the others, as many as are asked for
+
+
+def prepare(folder: Path) -> None:
+    """A state with history, some of it rolled back, and another one to merge."""
+    learner = create(folder / "state", quota=600_000, exemplars=8_000)
+    for name in ("ant", "bee", "cat"):
+        learner.learn(vectors(name, 25), name)
+    learner.forget("bee")
+    learner.learn(vectors("dog", 25), "dog")
+    learner.rollback()
+    learner.learn(vectors("elk", 25), "elk")
+    other = create(folder / "other", quota=600_000, exemplars=8_000)
+    for name in ("cat", "fox"):
+        other.learn(vectors(name, 20, seed=5), name)
+
+
+def half_forgotten(state: Path) -> None:
+    """Leave the state as a power cut right after the commit of a `forget` does."""
+    learner = Learner.open(state)
+    upkeep.tidy = lambda *_, **__: os._exit(0)
+    learner.forget("cat")
+
+
+@dataclass
+class Command:
+    """One command on a copy of the prepared folder; `first` makes the state that it starts from."""
+
+    run: Callable[[Path], object]
+    first: Callable[[Path], object] | None = None
+    calls: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    before: str = ""
+    after: str = ""
+
+
+COMMANDS: dict[str, Command] = {
+    "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
+    "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
+    "learn, statistics anew": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
+    "forget": Command(lambda state: Learner.open(state).forget("cat")),
+    "rollback": Command(lambda state: Learner.open(state).rollback()),
+    "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
+    "open after a killed forget": Command(lambda state: Learner.open(state), half_forgotten),
+}
+
+
+def child(work: Callable[[], object], traced: bool = False) -> tuple[int, int]:
+    """A fork that does the work: its pid, and a pipe end that lets it start where it is to be traced first."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(reader)
+        if not traced:
+            os.close(writer)
+        return pid, writer
+    code = 1
+    try:
+        os.close(writer)
+        os.read(reader, 1)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 2)
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def wait(pid: int) -> int:
+    """The exit code of a child, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def trace(work: Callable[[], object], *options: str) -> int:
+    """Run the work in a fork under strace; its exit code."""
+    pid, start = child(work, traced=True)
+    with subprocess.Popen(["strace", "-qq", "-f", "-p", str(pid), *options], stderr=subprocess.PIPE) as strace:
+        try:
+            for _ in range(2000):
+                if "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text():
+                    break
+                if strace.poll() is not None:
+                    os.kill(pid, signal.SIGKILL)
+                    raise SystemExit(f"strace can't attach: {strace.stderr.read().decode().strip()}")
+                time.sleep(0.001)
+            os.write(start, b"x")
+        finally:
+            os.close(start)
+            code = wait(pid)
+    return code
+
+
+def look(state: Path) -> str:
+    """The fingerprint of a state, taken by a fork; "absent" where there is none, "broken" where it can't be opened or
+    is another one when it is opened again."""
+    if not state.exists():
+        return "absent"
+    answer = state.with_name("fingerprint")
+    answer.unlink(missing_ok=True)
+    wait(child(lambda: answer.write_text(f"{fingerprint(state)} {fingerprint(state)}"))[0])
+    first, _, second = answer.read_text().partition(" ") if answer.exists() else ("", "", "-")
+    return first if first == second else "broken"
+
+
+def measure(command: Command, origin: Path, folder: Path) -> None:
+    """What the state is before and after the command, and how often it makes each call."""
+    shutil.copytree(origin, folder)
+    state, log = folder / "state", folder / "log"
+    if command.first:
+        wait(child(lambda: command.first(state))[0])
+    shutil.copytree(folder, folder.with_name(f"{folder.name}-start"))
+    command.before = look(folder.with_name(f"{folder.name}-start") / "state")
+    shutil.rmtree(folder.with_name(f"{folder.name}-start"))
+    shutil.copytree(folder, folder.with_name(f"{folder.name}-origin"))
+    if trace(lambda: command.run(state), "-o", str(log), "-e", f"trace={','.join(CALLS)}") != 0:
+        raise SystemExit("the command failed without a kill")
+    for line in log.read_text().splitlines():
+        words = line.split(None, 1)
+        if len(words) == 2 and "(" in words[1] and "resumed" not in words[1]:
+            command.calls[words[1].partition("(")[0]] += 1
+    command.after = look(state)
+
+
+def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -> str:
+    """Kill a command at the `number`-th of one call: before | after | broken | other | missed."""
+    shutil.copytree(origin, folder)
+    try:
+        code = trace(lambda: command.run(folder / "state"), "-o", "/dev/null", "-e", f"trace={call}",
+                     "-e", f"inject={call}:signal=SIGKILL:when={number}")
+        if code != -signal.SIGKILL:
+            return "missed"
+        seen = look(folder / "state")
+        if seen in (command.before, command.after):
+            return "before" if seen == command.before else "after"
+        return "broken" if seen == "broken" else "other"
+    finally:
+        shutil.rmtree(folder)
+
+
+def plan(kills: int, commands: dict[str, Command]) -> list[tuple[str, str, int]]:
+    """(command, call, number): all calls that change something, evenly thinned or filled up to `kills`."""
+    every = [(name, call, number) for name, command in commands.items() for call in CHANGING
+             for number in range(1, command.calls[call] + 1)]
+    if len(every) > kills:
+        return [every[i * len(every) // kills] for i in range(kills)]
+    more = [(name, call, number) for name, command in commands.items() for call in CALLS[len(CHANGING):]
+            for number in range(1, command.calls[call] + 1)]
+    wanted = min(kills - len(every), len(more))
+    return every + [more[i * len(more) // max(wanted, 1)] for i in range(wanted)]
+
+
+def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], object] = print) -> dict[str, Command]:
+    """All kills, spread over `jobs` processes; each command with its calls and outcomes."""
+    commands = {name: COMMANDS[name] for name in names}
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as temporary:
+        root = Path(temporary)
+        if wait(child(lambda: prepare(root / "prepared"))[0]) != 0:
+            raise SystemExit("the states to start from could not be made")
+        for number, command in enumerate(commands.values()):
+            measure(command, root / "prepared", root / str(number))
+        tasks = plan(kills, commands)
+
+        def share(job: int) -> None:
+            outcomes = []
+            for name, call, number in tasks[job::jobs]:
+                origin = root / f"{list(commands).index(name)}-origin"
+                outcomes.append((name, call, number, kill(commands[name], origin, root / f"kill{job}", call, number)))
+            (root / f"outcomes{job}").write_text(json.dumps(outcomes))
+
+        workers = [child(lambda job=job: share(job))[0] for job in range(jobs)]
+        codes = [wait(worker) for worker in workers]
+        if any(codes):
+            raise SystemExit("a worker failed")
+        for job in range(jobs):
+            for name, call, number, outcome in json.loads((root / f"outcomes{job}").read_text()):
+                commands[name].outcomes[outcome] += 1
+                if outcome in ("broken", "other"):
+                    report(f"{name}: killed at {call} {number}: {outcome}")
+    return commands
+
+
+def main() -> int:
+    """The campaign, as a table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--kills", type=int, default=400, metavar="N")
+    options.add_argument("--command", action="append", choices=list(COMMANDS), help="only this; may be repeated")
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    given = options.parse_args()
+    if shutil.which("strace") is None:
+        print("crash: strace is missing; install it with `apt-get install strace`", file=sys.stderr)
+        return 1
+    started = time.monotonic()
+    commands = campaign(given.kills, given.command or list(COMMANDS), given.jobs)
+    print(f"{'command':28}{'calls':>7}{'kills':>7}{'before':>8}{'after':>7}{'broken':>8}{'missed':>8}")
+    for name, command in commands.items():
+        o = command.outcomes
+        print(f"{name:28}{sum(command.calls.values()):7}{o.total() - o['missed']:7}{o['before']:8}{o['after']:7}"
+              f"{o['broken'] + o['other']:8}{o['missed']:8}")
+    total = sum((command.outcomes for command in commands.values()), Counter[str]())
+    print(f"{total.total() - total['missed']} kills in {time.monotonic() - started:.0f} s")
+    return 1 if total["broken"] + total["other"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
