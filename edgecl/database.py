@@ -48,8 +48,7 @@ def read_meta(connection: sqlite3.Connection, folder: Path) -> dict[str, Any]:
     try:
         meta = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
         found = meta["format"]
-        readable = found != FORMAT or (tables >= {"generations", "files"} and isinstance(meta["id"], str)
-                                       and isinstance(meta["settings"]["quota"], int))
+        readable = tables >= {"generations", "files"} and isinstance(meta.get("id"), str) and "settings" in meta
     except (sqlite3.OperationalError, ValueError, TypeError, KeyError) as error:
         raise StateError(f"{path} is not an edgecl state, or is damaged",
                          "choose another --state, or restore the file from a copy") from error
@@ -57,7 +56,7 @@ def read_meta(connection: sqlite3.Connection, folder: Path) -> dict[str, Any]:
         raise StateError(f"{folder} has format {found}, this edgecl reads format {FORMAT}",
                          "upgrade edgecl, or create a new state")
     if not readable:
-        raise damaged(folder, "its settings can't be read")
+        raise damaged(folder, "a part of it is missing")
     return meta
 
 

@@ -85,6 +85,12 @@ KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
 }
 
 
+def coarser(form: Form, dimension: int) -> list[Form]:
+    """What a form may become, richest first, where the quota has no room for it any more."""
+    ranks = [rank for rank in RANKS if rank < min(form.rank or dimension, dimension // 2)]
+    return [form._replace(rank=rank) for rank in ranks] if form.second_moment else []
+
+
 def forms(head: str, dimension: int) -> list[Form]:
     """The forms of statistics that serve a head ("auto" or a kind) on features of that length, richest first."""
     projected = PROJECTED if dimension < PROJECTED_BELOW else 4 * dimension

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecl import upkeep
@@ -9,6 +10,7 @@ from edgecl.budget import PAGE, pages, statistics_bytes
 from edgecl.errors import BudgetError, StateError
 from edgecl.founding import Foundation
 from edgecl.head_graph import build_head
+from edgecl.heads import coarser
 from edgecl.knowledge import Judgement, Knowledge
 from edgecl.records import packed_bytes
 
@@ -82,10 +84,8 @@ class Journal:
         change.detail |= {"classes": len(knowledge.labels), "exemplars": len(exemplars)}
         base = self._base(store.current)
         if change.undo_after is None and not (base and not rewrite and self._journals(knowledge, change, base)):
-            change.snapshot = knowledge.snapshot()
             change.rows = [row for row in exemplars if row.id is None]
-            change.spare = 0 if change.erase else self._spare(change)
-            self._make_room(change, {row.id for row in exemplars})
+            self._write_anew(knowledge, change, {row.id for row in exemplars})
         generation, rows = store.commit(change)
         numbered = dict(zip(map(id, change.rows), rows))
         knowledge.stored = [numbered.get(id(row), row) for row in knowledge.stored]
@@ -95,6 +95,21 @@ class Journal:
             upkeep.evict(store, {row.id for row in knowledge.stored})
         self._kept = generation, knowledge
         return generation, judgement
+
+    def _write_anew(self, knowledge: Knowledge, change: Change, kept: set[int | None]) -> None:
+        """Put the statistics into the change, in a coarser form from now on where the quota has no room for the exact
+        one any more."""
+        planned = knowledge.form
+        for form in (planned, *coarser(planned, knowledge.lifts[0].dimension)):
+            knowledge.form = form
+            change.snapshot = knowledge.snapshot()
+            change.spare = 0 if change.erase else self._spare(change)
+            self._make_room(change, kept)
+            if self.store.fits(change):
+                break
+        if knowledge.form != planned:
+            foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
+            change.meta["foundation"] = replace(foundation, form=knowledge.form).to_meta()
 
     def _judge(self, knowledge: Knowledge, change: Change) -> Judgement:
         """The head to serve, put into the change; at a rollback it is the one that served then."""

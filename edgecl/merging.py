@@ -67,8 +67,9 @@ def _new(journal: Journal, other: Journal, entries: list[dict[str, Any]]) -> lis
 def _check_alike(journal: Journal, other: Journal, foundation: Foundation, change: Change) -> None:
     theirs = other.foundation
     mine = None if change.backbone else _backbone(journal)
-    differ = [name for name in ("name", "dimension", "form", "power")
-              if getattr(theirs, name) != getattr(foundation, name)]
+    differ = [name for name in ("name", "dimension", "power") if getattr(theirs, name) != getattr(foundation, name)]
+    if theirs is None or theirs.form._replace(rank=None) != foundation.form._replace(rank=None):
+        differ.append("form of statistics")
     if mine is not None and mine != _backbone(other):
         differ.append("backbone file")
     if differ or journal.settings.seed != other.settings.seed:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from edgecl import database, upkeep
 from edgecl.blobs import Blobs, sync_folder
 from edgecl.budget import PAGE, directory_bytes, pages, require, segment_bytes
+from edgecl.config import Settings
 from edgecl.database import NAME, connect, damaged, in_words, translated
-from edgecl.errors import StateError
+from edgecl.errors import BadInput, StateError
 from edgecl.records import Change, Generation, Row, pack, packed_bytes, unpack
 
 if TYPE_CHECKING:
@@ -46,15 +47,21 @@ class Store:
         try:
             with translated(path):
                 self.meta = database.read_meta(self.connection, path)
+                self.settings = self._settings()
                 if self.writable and self.query("PRAGMA quick_check(1)") != [("ok",)]:
                     raise damaged(path, "its pages contradict each other")
         except BaseException:
             self.close()
             raise
-        self.quota: int = self.meta["settings"]["quota"]
-        self.segment = segment_bytes(self.meta["settings"].get("exemplars", 0))
+        self.quota, self.segment = self.settings.quota, segment_bytes(self.settings.exemplars)
         if self.writable:
             upkeep.tidy(self, patience=0)
+
+    def _settings(self) -> Settings:
+        try:
+            return Settings(**{"quota": None, **self.meta["settings"]})
+        except (TypeError, BadInput) as error:
+            raise damaged(self.path, "its settings can't be read") from error
 
     @classmethod
     def create(cls, path: Path, meta: dict[str, Any], first: Change) -> Store:

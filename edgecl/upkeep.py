@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgecl.budget import PAGE, pages, require
-from edgecl.database import PATIENCE
+from edgecl.database import NAME, PATIENCE
 from edgecl.errors import EdgeclError, StateError
 from edgecl.records import Generation, Row, packed_bytes, unpack
 
@@ -31,7 +31,7 @@ def retire(store: Store, heads: int, snapshots: int, erased: str | None = None) 
     every = store.generations()
     alive = [g for g in every if not g.undone] if erased is None else every[-1:]
     keep = [g.id for g in alive if g.head][-heads:], [g.id for g in alive if g.snapshot][-snapshots:]
-    run = store.connection.execute
+    run, unfinished = store.connection.execute, erasing(store)
     for g in every[:-1]:
         head, snapshot = (name if g.id in kept else None for name, kept in zip((g.head, g.snapshot), keep))
         detail = {key: value for key, value in g.detail.items()
@@ -39,7 +39,7 @@ def retire(store: Store, heads: int, snapshots: int, erased: str | None = None) 
         if (head, snapshot, detail) != (g.head, g.snapshot, g.detail):
             run("UPDATE generations SET head = ?, snapshot = ?, detail = ? WHERE id = ?",
                 (head, snapshot, json.dumps(detail), g.id))
-        if not (head or snapshot or "merged" in detail or detail.get("exact") is False):
+        if not (head or snapshot or "merged" in detail or detail.get("exact") is False or g in unfinished):
             run("DELETE FROM generations WHERE id = ? AND id <= ? AND undone <> 1", (g.id, every[-1].id - HISTORY))
 
 
@@ -111,8 +111,8 @@ def evict(store: Store, kept: set[int | None]) -> None:
     """Delete the samples that are not `kept` (ids) and that no way back needs, as far as the disk and other processes
     allow: those that stay are deleted later, and make no difference."""
     with suppress(sqlite3.Error, OSError, EdgeclError):
-        if not store.connection.in_transaction:
-            store.connection.execute("BEGIN IMMEDIATE")
+        store.connection.execute("PRAGMA busy_timeout = 0")  # until `tidy`
+        store.connection.execute("BEGIN IMMEDIATE")
         compact(store, kept)
 
 
@@ -133,6 +133,9 @@ def tidy(store: Store, patience: int) -> None:
         run(f"PRAGMA busy_timeout = {patience}")
         run("BEGIN IMMEDIATE")
         sweep(store)
+        if (store.path / f"{NAME}-journal").exists():  # of a kill before it counted: a write lets SQLite delete it
+            run("PRAGMA user_version = 0")
+            _go_on(store)
         marked = erasing(store)
         if marked or store.query("SELECT 1 FROM generations WHERE undone = 1"):
             compact(store)

@@ -123,7 +123,7 @@ def test_recordings_with_groups_and_json(run, watch):
     assert [(c["name"], c["samples"]) for c in known] == [("fast", 15), ("slow", 15)]
     assert set(known[0]) == {"name", "samples", "exemplars", "held_back_accuracy"}
     recordings(watch.parent / "new/fast", 4, 1, seed=9)
-    out = run("predict", "--state", "s", "new/fast/0.csv")
+    out = run("predict", "--state", "s", "new/fast/0.csv")[1]
     assert {json.loads(line)["label"] for line in out.splitlines()} == {"fast"}
     out = run("learn", "--state", "s", "--class", "fast", "new/fast/0.csv", "--seconds", 2, "--json")[1]
     assert json.loads(out)["samples"] == 1
