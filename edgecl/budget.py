@@ -106,4 +106,4 @@ def require(used: int, need: int, quota: int, what: str) -> None:
     if used + need > quota:
         raise BudgetError(
             f"{what} needs {need} bytes but only {max(quota - used, 0)} of the quota of {format_size(quota)} are left",
-            f"forget a class, or create a state with --quota {used + need}")
+            f"create a state with --quota {used + need}, or, where classes are known, forget one")

@@ -62,8 +62,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, wanted = getattr(self, field.name), TYPES[str(field.type).split(" ")[0]]
-            if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+            value, (wanted, *rest) = getattr(self, field.name), str(field.type).split(" | ")
+            if not (value is None and rest) and (not isinstance(value, TYPES[wanted]) or isinstance(value, bool)):
                 raise BadInput(f"{field.name} is {value!r}", f"give a {field.type}")
         if self.precision not in ("auto", "int8"):
             raise BadInput(f"precision {self.precision!r}", "give auto or int8")

@@ -49,7 +49,6 @@ class Knowledge:
         self.capacity = exemplar_limit // exemplar_bytes(lifts[0].source)
         self.statistics: dict[Lift, ClassStatistics] = {}
         self.stored: list[Row] = []
-        self.erased: list[Row] = []  # of forgotten classes, still to be deleted on disk
 
     @property
     def plain(self) -> ClassStatistics:
@@ -80,8 +79,7 @@ class Knowledge:
         exact = complete or not self.form.second_moment
         for lift, statistics in self.statistics.items():
             whole = lift(np.stack(features)) if complete else None
-            self.statistics[lift] = statistics.without(label, whole)
-        self.erased += [s for s in self.stored if s.label == label]
+            self.statistics[lift] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
         return exact
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -37,7 +38,7 @@ class Learner:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.settings = Settings(**store.meta["settings"])
+        self.settings = store.settings
         self._journal = Journal(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
@@ -142,9 +143,10 @@ class Learner:
         Raises StateError where that can't be rebuilt exactly any more.
         """
         with self.store.exclusive():
-            alive = [g.id for g in self.store.generations() if not g.undone]
+            newest, alive = self.store.newest, [g.id for g in self.store.generations() if not g.undone]
             possible = sorted(self.store.restorable() & set(alive[:-1]))
-            wanted = alive[-2] if generation is None and len(alive) > 1 else generation
+            here = newest.detail.get("to", newest.id)  # after a rollback, the step before where that led
+            wanted = max((i for i in alive if i < here), default=None) if generation is None else generation
             if wanted not in possible:
                 shown = ", ".join(map(str, possible)) or "none"
                 raise StateError(f"generation {wanted} can't be restored",
@@ -155,11 +157,12 @@ class Learner:
     def merge(self, others: Iterable[Path | str]) -> int:
         """Add all that other states know, exactly; the new generation's id. Raises StateError where one has another
         backbone or form of statistics, or was merged here before."""
-        opened = [Learner.open(path)._journal for path in others]
-        if not opened:
-            raise BadInput("no state to merge was named", "give at least one STATE folder")
-        with self.store.exclusive():
-            return merge_into(self._journal, opened)
+        with ExitStack() as stack:
+            opened = [stack.enter_context(closing(Learner.open(path)))._journal for path in others]
+            if not opened:
+                raise BadInput("no state to merge was named", "give at least one STATE folder")
+            with self.store.exclusive():
+                return merge_into(self._journal, opened)
 
     def features(self, samples: Samples) -> np.ndarray:
         """The backbone's features float32 [n, d]; nothing is learned. Raises StateError without a backbone."""

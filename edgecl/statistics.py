@@ -99,6 +99,13 @@ class ClassStatistics:
             left.residual += n - 1
         return left
 
+    def about_its_mean(self, second_moment: bool = True) -> ClassStatistics:
+        """The same about the mean of its own classes (0 without any): the old reference may be a forgotten sample."""
+        centre = sum(self.sums.values(), np.zeros(self.dimension)) / max(self.total, 1)
+        moved = ClassStatistics(self.reference + centre if self.counts else 0 * self.reference, second_moment)
+        moved.merge(self)
+        return moved
+
     def merge(self, other: ClassStatistics) -> None:
         """Add another store's samples: the result is what one store would hold that had seen both.
 

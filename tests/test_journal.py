@@ -21,14 +21,22 @@ def test_statistics_become_coarser_before_a_class_is_refused(tmp_path):
     learner = Learner.create(tmp_path / "s", Settings(backbone="identity", quota=1_150_000, exemplars=60_000))
     forms: list[str] = []
     known = 0
+
+    def learn_one_more() -> int:
+        learned = learner.learn(samples(known), f"c{known:03d}")
+        assert learned.used_bytes <= 1_150_000
+        form = learner.status().statistics or ""
+        if form not in forms:
+            forms.append(form)
+        return known + 1
+
+    def learn_all() -> None:
+        nonlocal known
+        while known < 400:
+            known = learn_one_more()
+
     with pytest.raises(BudgetError, match="--quota"):
-        for label in range(400):
-            learned = learner.learn(samples(label), f"c{label:03d}")
-            assert learned.used_bytes <= 1_150_000
-            known = label + 1
-            form = learner.status().statistics or ""
-            if form not in forms:
-                forms.append(form)
+        learn_all()
     assert forms[0] == "exact 300 x 300"
     assert len(forms) >= 2
     assert all(form.startswith("diagonal + rank ") for form in forms[1:])

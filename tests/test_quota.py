@@ -217,7 +217,7 @@ def test_a_thousand_random_commands_stay_within_the_quota():
     for shape in SHAPES:
         Small.shape, Small.total, Small.refusals, Small.classes, Small.peak = shape, 0, 0, 0, 0.0
         run_state_machine_as_test(Small, settings=settings(
-            max_examples=8, stateful_step_count=30, phases=[Phase.generate], deadline=None, derandomize=True,
+            max_examples=10, stateful_step_count=30, phases=[Phase.generate], deadline=None, derandomize=True,
             database=None, suppress_health_check=list(HealthCheck)))
         print(f"{shape}: {Small.total} commands, up to {Small.classes} classes, {Small.refusals} refused, "
               f"peak {Small.peak:.3f} of the quota")

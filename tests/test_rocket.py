@@ -109,7 +109,8 @@ def test_rounding_does_not_move_a_sensor_at_rest():
 def test_the_batch_does_not_matter():
     windows = walks(20, 150, 6)
     backbone = Backbone(build_rocket(windows, 672))
-    together, alone = backbone.features(windows, 16), backbone.features(windows, 1)
+    together = backbone.features(windows)
+    alone = np.concatenate([backbone.features(window[None]) for window in windows])
     np.testing.assert_allclose(together, alone, atol=1 / 150 + 1e-6)
     assert np.abs(together - alone).mean() < 1e-5
 
@@ -154,6 +155,5 @@ def test_ridge_on_its_features_knows_the_exercises_of_unseen_people():
     gram += 1e-3 * np.trace(gram) * np.eye(len(gram)) / 10
     weight = np.linalg.solve(gram, centred.T @ np.eye(7)[y[~unseen]])
     shares = np.bincount(y[~unseen]) / len(known)
-    assert ((test - mean) @ weight + shares).argmax(axis=1).shape == y[unseen].shape
     accuracy = (((test - mean) @ weight + shares).argmax(axis=1) == y[unseen]).mean()
     assert accuracy > .84, accuracy

@@ -1,0 +1,139 @@
+"""Damage: what is found by its hash, and what serves instead."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_state import (
+    answers,
+    flip,
+    refused,
+    tree,
+    vectors,
+)
+
+from edgecl.errors import EdgeclError, StateError
+from edgecl.learner import Learner
+
+
+@pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])
+def test_a_damaged_head_is_found_and_the_one_before_serves(state, hurt):
+    learner = Learner.open(state)
+    before = {g.id: g for g in learner.history()}
+    newest = learner.store.newest
+    hurt(state / "models" / newest.head)
+    assert {answer.label for answer in learner.predict(vectors("ant", 5))} == {"ant"}
+    assert len(learner.damage) == 1
+    assert newest.head in learner.damage[0]
+    assert newest.id not in learner.store.restorable()
+    shown = answers(learner)
+    learner.rollback()
+    assert not learner.damage
+    assert answers(learner) == shown
+    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
+    assert before.keys() < {g.id for g in learner.history()}
+
+
+def test_teaching_repairs_a_damaged_head(state):
+    learner = Learner.open(state)
+    flip(state / "models" / learner.store.newest.head)
+    learner.learn(vectors("dog", 20), "dog")
+    assert not learner.damage
+    assert {answer.label for answer in learner.predict(vectors("cat", 5))} == {"cat"}
+
+
+@pytest.mark.parametrize("hurt", [flip, Path.unlink], ids=["flip", "gone"])
+def test_damaged_statistics_are_found_and_the_generation_before_them_can_be_restored(learner, hurt):
+    learner.forget("wasp")
+    shown, kept = answers(learner), learner.store.current
+    learner.learn(vectors("dog", 2000), "dog")  # more than a journal takes
+    state = learner.store.path
+    snapshot = learner.store.newest.snapshot
+    learner.close()
+    assert snapshot is not None
+    hurt(state / "models" / snapshot)
+    learner = Learner.open(state)
+    assert answers(learner) != shown
+    with pytest.raises(StateError, match=r"damaged.*edgecl rollback|can't be read.*edgecl rollback"):
+        learner.learn(vectors("elk", 20), "elk")
+    assert kept in learner.store.restorable()
+    assert max(learner.store.restorable()) == kept
+    learner.rollback(kept)
+    assert answers(learner) == shown
+    learner.learn(vectors("elk", 20), "elk")
+
+
+def test_damaged_samples_of_the_journal_are_found(learner):
+    learner.close()
+    state = learner.store.path
+    names = [name for name, oldest, _ in Learner.open(state).store.files() if oldest == 4]
+    flip(state / "models" / names[0])
+    learner = Learner.open(state)
+    assert learner.store.restorable() == {1, 2, 3}
+    assert not learner.damage
+    with pytest.raises(StateError, match="damaged"):
+        learner.forget("ant")
+    learner.rollback()
+    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
+
+
+def test_damaged_exemplars_are_left_out(learner):
+    learner.forget("wasp")  # writes the statistics, so that samples are only exemplars
+    learner.close()
+    state = learner.store.path
+    shown = answers(Learner.open(state))
+    flip(state / "models" / Learner.open(state).store.files()[0][0])
+    learner = Learner.open(state)
+    assert answers(learner) == shown
+    learner.learn(vectors("dog", 20), "dog")
+    assert {c.name: c.samples for c in learner.classes()} == {"ant": 25, "cat": 25, "dog": 20}
+
+
+def test_a_damaged_backbone_is_named_with_its_cure(state, photos, capsys):
+    flip(state / "models" / Learner.open(state).store.newest.backbone)
+    assert "restore it from a copy" in refused(capsys, "predict", "--state", state, photos)
+
+
+@pytest.mark.parametrize("place", range(100))
+def test_a_flipped_byte_in_the_header_of_the_database_changes_nothing_silently(state, place):
+    shown = answers(Learner.open(state))
+    files = set(tree(state))
+    flip(state / "edgecl.db", place)
+    try:
+        learner = Learner.open(state)
+        assert answers(learner) == shown
+        learner.learn(vectors("dog", 20), "dog")
+        assert [c.name for c in learner.classes()] == ["ant", "cat", "dog", "wasp"]
+    except StateError:
+        assert set(tree(state)) == files
+
+
+def test_a_flipped_byte_anywhere_never_ends_in_a_traceback_or_other_answers(state, tmp_path):
+    learner = Learner.open(state)
+    before = {repr(answers(learner))}
+    learner.rollback(3)
+    before.add(repr(answers(learner)))
+    learner.rollback(2)
+    before.add(repr(answers(learner)))
+    learner.close()
+    generator = np.random.default_rng(1)
+    seen = set()
+    for number in range(150):
+        copy = tmp_path / "copy"
+        shutil.copytree(state, copy)
+        victims = sorted(path for path in copy.rglob("*") if path.is_file())
+        victim = victims[int(generator.integers(len(victims)))]
+        flip(victim, int(generator.integers(victim.stat().st_size)))
+        try:
+            hurt = Learner.open(copy)
+            shown = repr(answers(hurt))
+            seen.add(shown)
+            assert shown in before | {"'StateError'"}, (number, victim)
+            hurt.learn(vectors("dog", 20), "dog")
+            hurt.close()
+        except EdgeclError:
+            pass
+        shutil.rmtree(copy)
+    assert len(seen) > 1
