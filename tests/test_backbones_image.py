@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from edgecl.backbone import Backbone
 from edgecl.backbones import lite0
+from edgecl.backbones.checkpoint import read_checkpoint
 from edgecl.backbones.graph import GraphBuilder, finish_backbone, graph_sha256
 from edgecl.backbones.precision import quantise_int8, store_fp16
 from edgecl.errors import BackboneError, BadInput
@@ -42,8 +43,8 @@ def largest_error(found: np.ndarray, reference: np.ndarray) -> float:
 
 def test_lite0_equals_torch(lite: bytes) -> None:
     network = EfficientNet.from_name("efficientnet-lite0").eval()
-    weights = torch.load(lite0.packaged_weights(), weights_only=True)
-    network.load_state_dict(weights)
+    weights = read_checkpoint(lite0.packaged_weights())
+    network.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in weights.items()})
     images = photos(3)
     with torch.inference_mode():
         planes = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127) / 128
