@@ -25,6 +25,7 @@ COMMANDS = {
     "rollback": ("change", "go back to an earlier generation"),
     "merge": ("change", "add what other states know, exactly"),
     "export": ("ask", "write backbone and head as one ONNX file"),
+    "profile": ("profile", "measure this board: milliseconds, memory, bytes per class; write a .toml to start from"),
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
 
@@ -85,6 +86,14 @@ def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report (edgecl-demo)")
 
 
+def _profile(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--out", type=Path, default=Path("edgecl-profile.toml"), metavar="FILE.toml",
+        help="where the recommended settings go (default ./edgecl-profile.toml)")
+    add("--report", type=Path, metavar="FILE.html", help="write tables and bar plots as well; needs edgecl[report]")
+    add("--seconds", type=float, default=20.0, metavar="N", help="for the latencies, in all (default 20)")
+
+
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
 
@@ -103,7 +112,7 @@ def _merge(command: argparse.ArgumentParser) -> None:
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
-    "rollback": _rollback, "merge": _merge, "export": _export}
+    "rollback": _rollback, "merge": _merge, "export": _export, "profile": _profile}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

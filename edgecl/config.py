@@ -13,6 +13,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 SECONDS = {"": 1.0, "MS": 1e-3, "S": 1.0, "M": 60.0, "MIN": 60.0, "H": 3600.0}
 TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 DEFAULT_QUOTA = 64 * 10**6
+ADMISSIONS = ("reservoir", "herding", "boundary", "ring")
 
 
 def _number(text: str, units: dict[str, Any], what: str, example: str) -> float:
@@ -45,13 +46,16 @@ class Settings:
     """What `edgecl init` fixes for a state's whole life.
 
     backbone: registry name, or "auto" (by the first thing taught); quota: bytes of the whole state directory;
-    exemplars: bytes of the exemplar buffer; head: "auto" or a kind; rate: Hz; window, hop: seconds;
+    exemplars: bytes of the exemplar buffer; codec: how an exemplar is stored, see `edgecl.codec`; admission: which are
+    kept: reservoir, herding, boundary or ring; head: "auto" or a kind; rate: Hz; window, hop: seconds;
     precision: "auto" (fp32, or stored as fp16 where the quota is small) or "int8"; threads: of ONNX Runtime.
     """
 
     backbone: str = "auto"
     quota: int = DEFAULT_QUOTA
     exemplars: int = DEFAULT_QUOTA // 16
+    codec: str = "auto"
+    admission: str = "reservoir"
     head: str = "auto"
     rate: float | None = None
     window: float | None = None
@@ -67,6 +71,8 @@ class Settings:
                 raise BadInput(f"{field.name} is {value!r}", f"give a {field.type}")
         if self.precision not in ("auto", "int8"):
             raise BadInput(f"precision {self.precision!r}", "give auto or int8")
+        if self.admission not in ADMISSIONS:
+            raise BadInput(f"admission {self.admission!r}", f"give {', '.join(ADMISSIONS)}")
         if self.quota < 1:
             raise BadInput(f"quota of {self.quota} bytes", "give --quota a size such as 16MB")
         if not 0 <= self.exemplars <= self.quota:

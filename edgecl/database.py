@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "edgecl.db"
-FORMAT = 1
+FORMAT = 2
 PATIENCE = 15_000  # milliseconds that a process waits for another one's change
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

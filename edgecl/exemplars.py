@@ -1,8 +1,9 @@
-"""The exemplar buffer: which stored samples stay, and which of them are held back to judge a head.
+"""The exemplar buffer: which stored samples stay in its bytes, and which of them are held back.
 
-Both are functions of the set of samples alone, not of the order in which they came: a sample's rank in its class is
-the rank of its hash, so that every class keeps a uniform random part of its samples, two boards' buffers merge into
-the one that a single board would hold, and a flood of one class evicts only its own.
+All of it is a function of the stored samples and the statistics, computed anew whenever it is asked for, so that
+nothing can go stale and a reopened state decides as the one that was closed. In the class-balanced reservoir, a
+sample's rank in its class is that of its hash: every class keeps a uniform random part of all its samples without a
+counter that could be lost, whatever the order, and two boards' buffers merge into the one of a single board.
 """
 from __future__ import annotations
 
@@ -15,39 +16,83 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-HELD_BACK = 5     # one sample in five
-GROUP_SHIFT = 32  # a key's high bits name the recording, its low bits the sample
-ROW_BYTES = 160   # index, label and page overhead of one exemplar
+GROUP_SHIFT = 32   # a key's high bits name the recording, its low bits the sample
+NEAR = 0.05        # of the mean squared distance of two samples: closer ones in a row are one scene. A camera that
+                   # moves by a hundredth of the picture a frame gives 0.02 to 0.08, other photos of one thing over 0.12
+LEAST_SHARE = 16   # one sample in sixteen is held back at least ...
+MOST_SHARE = 5     # ... and one in five at most,
+WANTED = 40        # as long as all classes together hold back fewer than this
 
 
-def exemplar_bytes(dimension: int) -> int:
-    """Bytes that one exemplar with a float32 feature of that length costs in all."""
-    return 4 * dimension + dimension // 2 + ROW_BYTES
+def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.int64], room: int) -> NDArray[np.bool_]:
+    """Which samples a buffer of `room` bytes keeps, bool [n]: in each class those of the smallest ranks, and in every
+    class the same bytes as far as it has them (ties by name): what does not fit is taken from the largest class.
 
-
-def admitted(labels: Sequence[str], keys: Sequence[int], capacity: int) -> NDArray[np.bool_]:
-    """Which samples the buffer of `capacity` samples keeps, bool [n]: the same number of every class as far as it has
-    them (ties by name), in each class those with the smallest keys."""
+    ranks [n]; sizes: bytes of each sample [n].
+    """
     names, codes = np.unique(np.asarray(labels, np.str_), return_inverse=True)
-    order = np.lexsort((np.asarray(keys, np.int64), codes))
+    order = np.lexsort((ranks, codes))
     first = np.searchsorted(codes[order], np.arange(len(names)))
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - first[codes[order]]
+    before = np.r_[0, np.cumsum(sizes[order])]
+    level = np.empty(len(labels), np.int64)  # bytes of the class up to this sample
+    level[order] = before[1:] - before[first][codes[order]]
     keep = np.zeros(len(labels), bool)
-    keep[np.lexsort((codes, rank))[:capacity]] = True
+    fair = np.lexsort((codes, level))
+    keep[fair[np.cumsum(sizes[fair]) <= room]] = True
     return keep
 
 
-def held_back(features: NDArray[np.float32], keys: Sequence[int], count: int) -> NDArray[np.int64]:
-    """Indices of a class's exemplars [n, d], in the order of their keys, that judge heads which have not seen them.
+def herding(features: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The rank of each of a class's samples [n, d]: greedily, the next is the one with which the mean of those chosen
+    so far comes nearest to the class mean [d], which is that of all samples ever learned (Rebuffi et al. 2017,
+    algorithm 4). Features and mean are L2-normalised. The order is that of a longer list cut short."""
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
+    target = mean / max(float(np.linalg.norm(mean)), 1e-30)
+    ranks = np.full(len(unit), -1, np.int64)
+    gap = unit @ target
+    inner = np.zeros(len(unit))  # of each sample and the sum of the chosen
+    for k in range(len(unit)):  # argmin |(k + 1) target - total - f|^2, all f being of length 1
+        score = (k + 1) * gap - inner
+        score[ranks >= 0] = -np.inf
+        best = int(np.argmax(score))
+        ranks[best] = k
+        inner += unit @ unit[best]
+    return ranks
 
-    count: all samples of the class. About a fifth: whole recordings where there are several, but no more than half of
-    the class; otherwise those that lie furthest along its main direction of variation. Windows overlap and photos come
-    in bursts, so a random fifth has near-copies among the rest and says that everything is right (measured: 0.97 held
-    back against 0.69 on the official test part of grocery_store); another recording, or the far fifth, is like a new
-    session.
+
+def margins(features: NDArray[np.float64], own: int, means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far samples [n, d] of class `own` lie from the border to the nearest other class mean of [C, d]; >= 0."""
+    if len(means) < 2:
+        return np.zeros(len(features))
+    others = np.delete(means, own, 0)
+    apart = np.maximum(np.linalg.norm(others - means[own], axis=1), 1e-30)
+    size = (others ** 2).sum(1) - (means[own] ** 2).sum()
+    return np.asarray(np.abs((size - 2 * features @ (others - means[own]).T) / (2 * apart)).min(1))
+
+
+def near_duplicates(h: NDArray[np.float32], spread: float) -> NDArray[np.bool_]:
+    """Which samples [n, d], in the order in which they came, are the same frame as the last one that is none: those
+    closer than NEAR of `spread`, the mean squared distance of two samples."""
+    spare = np.zeros(len(h), bool)
+    last = 0
+    for i in range(1, len(h)):
+        gap = h[i] - h[last]
+        spare[i] = float(gap @ gap) < NEAR * spread
+        last = last if spare[i] else i
+    return spare
+
+
+def held_back(features: NDArray[np.float32], keys: Sequence[int], count: int, classes: int) -> NDArray[np.int64]:
+    """Indices of a class's exemplars [n, d], in the order of their keys, that no head is learned from: they judge it.
+
+    count: all samples of the class; classes: of the learner. One sample in sixteen, or up to one in five while few are
+    held back in all; whole recordings where there are several, but no more than a quarter of the class; otherwise those
+    that lie furthest along its main direction of variation. Windows overlap and photos come in bursts, so random ones
+    have near-copies among the rest and say that everything is right (measured: 0.97 held back against 0.69 on the
+    official test part of grocery_store); another recording, or the far end, is like a new session.
     """
-    wanted = min(len(features), count - 1, max(1, round(count / HELD_BACK)))
+    wanted = max(count // LEAST_SHARE, min(count // MOST_SHARE, -(-WANTED // max(classes, 1))))
+    wanted = min(wanted, len(features), count - 1)
     if wanted < 1:
         return np.zeros(0, np.int64)
     groups = np.asarray(keys, np.int64) >> GROUP_SHIFT
@@ -56,7 +101,7 @@ def held_back(features: NDArray[np.float32], keys: Sequence[int], count: int) ->
     if len(whole) >= 2 and len(features) >= 2 * len(ends):
         picked: list[int] = []
         for start, end in zip((0, *whole), whole):
-            if len(picked) < wanted and len(picked) + end - start <= count / 2:
+            if len(picked) < wanted and len(picked) + end - start <= count / 4:
                 picked.extend(range(start, end))
         if picked:
             return np.array(picked, np.int64)

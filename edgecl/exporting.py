@@ -20,7 +20,7 @@ PARITY = 1e-4  # largest difference to the two sessions, relative to the largest
 PROBES = 8
 
 
-def export(serving: Serving, backbone_file: Path, head_file: Path, out: Path,
+def export(serving: Serving, backbone_file: Path, out: Path,
            calibration: np.ndarray | None = None) -> dict[str, Any]:
     """Write the fused model to `out`, all or nothing; {"path", "bytes", "sha256", "max_difference", ...}.
 
@@ -36,7 +36,7 @@ def export(serving: Serving, backbone_file: Path, head_file: Path, out: Path,
     if calibration is not None:
         calibration = prepare(calibration, info.kind, info.input_shape)
         body = quantised(info.name, body, calibration)
-    model = fuse(body, head_file.read_bytes())
+    model = fuse(body, serving.head_model)
     reference = Backbone(body, 1)
     probes = _probes(info.kind, info.input_shape) if calibration is None else calibration[:PROBES]
     expected = serving.head.session.run(["logits"], {"input": reference.features(probes)})[0]

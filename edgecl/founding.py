@@ -5,21 +5,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgecl.backbone import Backbone
 from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
-from edgecl.budget import Form, plan_statistics, state_bytes
+from edgecl.budget import Form, plan_statistics, segment_bytes, state_bytes
+from edgecl.codec import Int8, codec_of
 from edgecl.errors import BadInput, BudgetError
 from edgecl.heads import forms
+from edgecl.knowledge import Buffer
 from edgecl.lift import Lift, choose_power
 from edgecl.samples import kind_of, prepare
+from edgecl.statistics import LARGEST
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from edgecl.codebook import Codebook
     from edgecl.config import Settings
 
 ROCKET_SIZES = (2688, 1344, 672, 336, 168, 84)
 CALIBRATION_SAMPLES = 256
+CODING_ERROR = 0.01  # of the variance
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Foundation:
     """What is fixed once a state has its backbone.
 
     name, kind, input_shape, dimension, precision: of the backbone; form: of the class statistics; power: of the
-    features; calibrated: whether scales and biases came from an unlabelled recording, not from the first thing taught.
+    features; calibrated: whether scales and biases came from an unlabelled recording, not from the first thing taught;
+    codec: of exemplars, as `codec_of` takes it.
     """
 
     name: str
@@ -38,6 +44,7 @@ class Foundation:
     form: Form
     power: float
     calibrated: bool
+    codec: str
 
     def to_meta(self) -> dict[str, Any]:
         """What the state's meta keeps, ready for JSON."""
@@ -47,6 +54,11 @@ class Foundation:
     def from_meta(cls, values: dict[str, Any]) -> Foundation:
         """The inverse of `to_meta`."""
         return cls(**{**values, "input_shape": tuple(values["input_shape"]), "form": Form(*values["form"])})
+
+    def buffer(self, settings: Settings, codebook: Codebook | None = None) -> Buffer:
+        """What the exemplar buffer is made of."""
+        codec = codec_of(self.codec, self.kind, self.input_shape, self.power)
+        return Buffer(settings.exemplars, segment_bytes(settings.exemplars), settings.admission, codec, codebook)
 
     def lifts(self, seed: int) -> list[Lift]:
         """The vectors whose statistics are kept: the features themselves, and their random projection if planned."""
@@ -76,6 +88,7 @@ def found(settings: Settings, samples: np.ndarray | None, calibration: np.ndarra
             raise BadInput("no backbone is chosen yet", "teach something, or give --backbone")
         name = DEFAULTS[kind_of(probe)]
     check_name(name)
+    codec_of(settings.codec, KIND_OF.get(name, "image"), ())
     if settings.precision == "int8" and calibration is None:
         raise BadInput("int8 ranges are taken from photos and none were given", "give --calibrate FOLDER as well")
     if KIND_OF.get(name) == "window":
@@ -89,11 +102,22 @@ def found(settings: Settings, samples: np.ndarray | None, calibration: np.ndarra
     precision, model = next(iter(variants.items()))
     info = Backbone(model).info
     foundation = Foundation(name, info.kind, info.input_shape, info.dimension, precision, form,
-                            0.5 if info.kind == "image" else 1.0, calibration is not None)
+                            0.5 if info.kind == "image" else 1.0, calibration is not None, settings.codec)
     if calibration is not None:
         fitted = prepare(calibration[:CALIBRATION_SAMPLES], info.kind, info.input_shape)
         foundation = replace(foundation, power=choose_power(Backbone(model).features(fitted)))
+    if settings.codec == "auto" and info.kind == "feature" and probe is not None:
+        foundation = replace(foundation, codec=_codec_of_vectors(np.asarray(probe, np.float32), foundation.power))
     return foundation, model
+
+
+def _codec_of_vectors(features: np.ndarray, power: float) -> str:
+    """Vectors are stored as int8 where that adds less than a hundredth to their variance, else as they are."""
+    codec = Int8(power)
+    if not np.isfinite(features).all() or np.abs(features).max(initial=0) > LARGEST:
+        return "raw"
+    error = np.square(codec.decode(codec.encode(features)) - features, dtype=np.float64).mean()
+    return "auto" if error <= CODING_ERROR * features.var(0, dtype=np.float64).mean() else "raw"
 
 
 def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibration: np.ndarray | None,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from edgecl import upkeep
 from edgecl.budget import PAGE, pages, statistics_bytes
-from edgecl.errors import BudgetError, StateError
+from edgecl.codebook import Codebook, wanted
+from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.founding import Foundation
 from edgecl.head_graph import build_head
 from edgecl.heads import coarser
@@ -16,11 +17,13 @@ from edgecl.records import packed_bytes
 
 if TYPE_CHECKING:
     from edgecl.config import Settings
-    from edgecl.records import Change, Generation
+    from edgecl.records import Change, Generation, Row
     from edgecl.store import Store
 
-REWRITE = 2  # the journal may grow to this many times the statistics before they are written anew ...
-FILES = 16   # ... and to this many generations
+REWRITE = 2        # the log may grow to this many times the statistics and the exemplars before these are written anew
+LEAST_LOG = 2 ** 16
+FREE = 2 ** 18     # bytes of heads that a process writes without a thought; then it writes them ...
+HEAD_SHARE = 4     # ... as long as they are a quarter of the features learned
 
 
 class Journal:
@@ -29,6 +32,8 @@ class Journal:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self._kept: tuple[int, Knowledge] | None = None
+        self._head: tuple[int, bytes] | None = None  # of a generation that has none on the disk
+        self._heads, self._learned = 0, 0            # bytes of heads written, of features learned
 
     @property
     def foundation(self) -> Foundation | None:
@@ -60,7 +65,8 @@ class Journal:
         """What was known at a generation: its base's statistics, and the samples journaled since."""
         foundation = self.foundation or foundation
         assert foundation is not None
-        knowledge = Knowledge(foundation.lifts(self.settings.seed), foundation.form, self.settings.exemplars)
+        buffer = foundation.buffer(self.settings, self.store.codebook)
+        knowledge = Knowledge(foundation.lifts(self.settings.seed), foundation.form, buffer)
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
@@ -77,28 +83,87 @@ class Journal:
         BudgetError past the quota.
         """
         self._kept = None  # should the commit fail, memory is dropped and read again
-        store, exemplars = self.store, knowledge.exemplars()
+        store = self.store
         if change.backbone is not None and self.foundation is not None:
             raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
-        judgement = self._judge(knowledge, change)
-        change.detail |= {"classes": len(knowledge.labels), "exemplars": len(exemplars)}
+        store.meta = {**store.meta, **change.meta}  # until `exclusive` ends: then it is what was committed
+        judgement, head = self._judge(knowledge, change)
+        exemplars, sizes = knowledge.exemplars(), self._codebook_wanted(knowledge)
+        change.detail["classes"] = len(knowledge.labels)
         base = self._base(store.current)
-        if change.undo_after is None and not (base and not rewrite and self._journals(knowledge, change, base)):
-            change.rows = [row for row in exemplars if row.id is None]
-            self._write_anew(knowledge, change, {row.id for row in exemplars})
+        if change.undo_after is None and not (base and not rewrite and not sizes
+                                              and self._journals(knowledge, change, base, head)):
+            change.head = head
+            exemplars = self._write_anew(knowledge, change, sizes)
+        change.detail |= {"exemplars": len(exemplars), "exemplar_bytes": knowledge.buffer_bytes(exemplars)}
+        self._heads += len(change.head or b"")
         generation, rows = store.commit(change)
         numbered = dict(zip(map(id, change.rows), rows))
         knowledge.stored = [numbered.get(id(row), row) for row in knowledge.stored]
         if change.snapshot is not None:
-            kept, since = {id(row) for row in (*exemplars, *rows)}, upkeep.needed_since(store)
-            knowledge.stored = [row for row in knowledge.stored if id(row) in kept or (row.generation or 0) > since]
-            upkeep.evict(store, {row.id for row in knowledge.stored})
+            self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in exemplars])
         self._kept = generation, knowledge
+        self._head = None if change.head is not None or head is None else (generation, head)
         return generation, judgement
 
-    def _write_anew(self, knowledge: Knowledge, change: Change, kept: set[int | None]) -> None:
+    def head(self) -> bytes:
+        """The head of the current generation, where it was not written. Raises StateError."""
+        with self.store.reading():
+            current = self.store.current
+            if self._head is None or self._head[0] != current:
+                head = self.known().judge(self.settings.head).head
+                assert head is not None
+                self._head = current, build_head(head)
+            return self._head[1]
+
+    def settle(self) -> None:
+        """Write the head of the current generation, where that was left for later, as far as the disk allows: so that
+        other processes need not solve it again."""
+        store = self.store
+        with suppress(EdgeclError):
+            if self._head is not None and store.writable and self._head[0] == store.current:
+                with store.exclusive():
+                    if self._head[0] == store.current and store.newest.logged:
+                        store.name_head(*self._head)
+                self._head = None
+
+    def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[Row]) -> None:
+        """Bring disk and memory to what a snapshot leaves: the exemplars, and what going back takes."""
+        since = upkeep.needed_since(self.store)
+        upkeep.evict(self.store, exemplars)
+        left = {row.id: row for row in exemplars}
+        left |= {row.id: row for row in knowledge.stored if row.id is not None and (row.generation or 0) > since}
+        knowledge.stored = [left[number] for number in sorted(left)]  # type: ignore[type-var]
+
+    def _codebook_wanted(self, knowledge: Knowledge) -> tuple[int, int] | None:
+        """Sizes of the codebook that is to be made; None where the buffer holds everything, or needs no other one."""
+        foundation, buffer = self.foundation, knowledge.buffer
+        if foundation is None or not knowledge.labels or len(knowledge.exemplars()) == len(knowledge.stored):
+            return None
+        return wanted(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels), buffer.codebook)
+
+    def _make_codebook(self, knowledge: Knowledge, change: Change, sizes: tuple[int, int]) -> None:
+        """Make a codebook for the exemplars; before it is written, the files of the buffer make room for it."""
+        foundation = self.foundation
+        assert foundation is not None
+        made = Codebook.make(knowledge.stored, sizes, foundation.power, len(knowledge.labels), self.settings.seed)
+        if made is None:
+            return
+        with suppress(BudgetError):
+            upkeep.compact(self.store, [row for row in knowledge.exemplars(made[0].length) if row.id is not None])
+            old = self.store.meta.get("codebooks", [])
+            change.codebook, change.meta["codebooks"] = made[1], [*old, [made[0].name, made[0].classes]]
+            self.store.meta = {**self.store.meta, **change.meta}
+            self.store.books[made[0].name] = made[0]
+            knowledge.buffer = replace(knowledge.buffer, codebook=made[0])
+
+    def _write_anew(self, knowledge: Knowledge, change: Change, sizes: tuple[int, int] | None) -> list[Row]:
         """Put the statistics into the change, in a coarser form from now on where the quota has no room for the exact
-        one any more."""
+        one any more, and the new ones of the exemplars, which it returns."""
+        if sizes is not None:
+            self._make_codebook(knowledge, change, sizes)
+        kept = knowledge.exemplars()
+        change.rows = [row for row in kept if row.id is None]
         planned = knowledge.form
         for form in (planned, *coarser(planned, knowledge.lifts[0].dimension)):
             knowledge.form = form
@@ -110,47 +175,59 @@ class Journal:
         if knowledge.form != planned:
             foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
             change.meta["foundation"] = replace(foundation, form=knowledge.form).to_meta()
+        return kept
 
-    def _judge(self, knowledge: Knowledge, change: Change) -> Judgement:
-        """The head to serve, put into the change; at a rollback it is the one that served then."""
+    def _judge(self, knowledge: Knowledge, change: Change) -> tuple[Judgement, bytes | None]:
+        """The judgement, put into the change, and the head to serve; at a rollback it is the one that served then."""
         if change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
-            change.detail |= {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
-            return Judgement(None, then.detail.get("held_back", {}))
+            if then.head is not None or not knowledge.labels:
+                change.detail |= {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
+                return Judgement(None, then.detail.get("held_back", {})), None
         judgement = knowledge.judge(self.settings.head)
         change.detail |= judgement.summary()
-        change.head = build_head(judgement.head) if judgement.head is not None else None
-        return judgement
+        head = build_head(judgement.head) if judgement.head is not None else None
+        if change.undo_after is not None:
+            change.head = head
+        return judgement, head
 
-    def _journals(self, knowledge: Knowledge, change: Change, base: Generation) -> bool:
-        """Whether the new samples are journaled; then they are put into the change. As long as they take less than the
-        statistics, and leave room to write these once more, with one more class."""
-        recent = [row for row in knowledge.stored if row.id is None or (row.generation or 0) > base.id]
+    def _journals(self, knowledge: Knowledge, change: Change, base: Generation, head: bytes | None) -> bool:
+        """Whether the new samples are appended to the log; then they, and the head where that is worth its bytes, are
+        put into the change. As long as the log is short, and leaves room to write the statistics once more, with one
+        more class."""
+        rows = [row for row in knowledge.stored if row.id is None]
         assert base.snapshot is not None
-        if not self.store.blobs.intact(base.snapshot) or len({row.generation for row in recent}) > FILES:
+        if not self.store.blobs.intact(base.snapshot):
             return False
-        change.rows = [row for row in recent if row.id is None]
+        self._learned += sum(row.feature.nbytes for row in rows)
+        size = len(head or b"")
+        written = self._heads + size <= FREE + self._learned // HEAD_SHARE
+        change.rows, change.head = rows, head if written else None
         names = max((len(label) for label in knowledge.labels), default=0)
         lifts = sum(statistics_bytes(lift.dimension, len(knowledge.labels) + 1, knowledge.form, names)
                     for lift in knowledge.lifts)
-        head = len(change.head or b"") * 9 // 8
-        change.spare = pages(lifts) + pages(head) + self.settings.exemplars + self.store.segment
-        allowed = max(REWRITE * self.store.blobs.bytes(base.snapshot), FILES * PAGE)
-        return packed_bytes(recent) <= allowed and self.store.fits(change)
+        change.spare = pages(lifts) + pages(size * 9 // 8) + self.store.transaction_bytes(PAGE) + \
+            self.store.packing_bytes()
+        allowed = max(REWRITE * max(self.store.blobs.bytes(base.snapshot), self.settings.exemplars), LEAST_LOG)
+        length = self.store.log.length + packed_bytes([(rows, self.store.exact)])
+        if length <= allowed and self.store.fits(change):
+            return True
+        change.rows, change.head = [], None
+        return False
 
     def _spare(self, change: Change) -> int:
         """Room that new statistics and head must leave so that they can be written once more."""
         store, newest = self.store, self.store.newest
         base = self._base(newest.id)
         old = sum(pages(store.blobs.bytes(name)) for name in (newest.head, base.snapshot if base else None) if name)
-        return store.segment + max(pages(len(change.head or b"")) + pages(len(change.snapshot or b"")) - old, 0)
+        return store.packing_bytes() + max(pages(len(change.head or b"")) + pages(len(change.snapshot or b"")) - old, 0)
 
-    def _make_room(self, change: Change, kept: set[int | None]) -> None:
+    def _make_room(self, change: Change, kept: list[Row]) -> None:
         """Let go of what only a rollback needs, then of exemplars that will not stay, until the change fits."""
         while not self.store.fits(change):
             if not upkeep.prune(self.store):
                 with suppress(BudgetError):
-                    upkeep.compact(self.store, kept)
+                    upkeep.compact(self.store, [row for row in kept if row.id is not None])
                 return
 
     def _base(self, generation: int) -> Generation | None:

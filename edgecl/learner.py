@@ -16,7 +16,6 @@ from edgecl.backbone import Backbone
 from edgecl.batches import Batch, Samples, batches_of
 from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
-from edgecl.exemplars import exemplar_bytes
 from edgecl.founding import Foundation, found, waits_for_samples
 from edgecl.heads import KINDS
 from edgecl.journal import Journal
@@ -69,7 +68,8 @@ class Learner:
         return cls(Store(Path(state)))
 
     def close(self) -> None:
-        """Release the state."""
+        """Release the state; a head that was left for later is written first."""
+        self._journal.settle()
         self.store.close()
 
     @property
@@ -93,11 +93,14 @@ class Learner:
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
         features: list[np.ndarray] = []
         keys: list[int] = []
+        inputs: list[bytes] = []
         recordings: dict[str, int] = {}
+        codec = foundation.buffer(self.settings).codec.input
         for batch in batches:
             fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
             features.append(backbone.features(fitted))
             keys += sample_keys(fitted, batch.groups, recordings)
+            inputs += [codec.encode(sample) for sample in fitted] if codec else []
             if progress:
                 progress(len(fitted))
         change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
@@ -106,7 +109,7 @@ class Learner:
         with self.store.exclusive():
             before = self._held_back_accuracy()
             knowledge = self._journal.known(foundation)
-            knowledge.add(label, keys, np.concatenate(features))
+            knowledge.add(label, keys, np.concatenate(features), inputs)
             generation, judgement = self._journal.commit(knowledge, change)
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
                        self.store.used_bytes(),
@@ -212,8 +215,7 @@ class Learner:
         from edgecl.exporting import export
 
         serving = self._serve()
-        return export(serving, self.store.blob_path(serving.backbone_name), self.store.blob_path(serving.head_name),
-                      Path(path), calibration)
+        return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
 
@@ -234,8 +236,6 @@ class Learner:
         """Where the state stands; reads no statistics."""
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
         head, warnings, threshold = current.detail.get("head"), [], current.detail.get("unknown_above")
-        exemplars = current.detail.get("exemplars", 0)
-        size = exemplar_bytes(foundation.dimension) if foundation else 0
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
@@ -244,7 +244,8 @@ class Learner:
                                 "`edgecl init --calibrate RECORDING` takes them from a mix")
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
                       current.detail.get("classes", 0), self.settings.quota, self.store.used_bytes(),
-                      exemplars * size, self.settings.exemplars, foundation.precision if foundation else None, form,
+                      current.detail.get("exemplar_bytes", 0), self.settings.exemplars,
+                      foundation.precision if foundation else None, form,
                       foundation.calibrated if foundation else None,
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
                       sorted(self.store.restorable()), warnings)
@@ -266,7 +267,7 @@ class Learner:
 
     def _serve(self) -> Serving:
         if self._serving is None or self._serving.current != self.store.current:
-            self._serving = Serving(self.store, self._backbone)
+            self._serving = Serving(self.store, self._backbone, self._journal.head)
         return self._serving
 
     def _held_back_accuracy(self) -> dict[str, float]:

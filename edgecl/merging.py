@@ -67,11 +67,13 @@ def _new(journal: Journal, other: Journal, entries: list[dict[str, Any]]) -> lis
 def _check_alike(journal: Journal, other: Journal, foundation: Foundation, change: Change) -> None:
     theirs = other.foundation
     mine = None if change.backbone else _backbone(journal)
-    differ = [name for name in ("name", "dimension", "power") if getattr(theirs, name) != getattr(foundation, name)]
+    differ = [name for name in ("name", "dimension", "power", "codec")
+              if getattr(theirs, name) != getattr(foundation, name)]
     if theirs is None or theirs.form._replace(rank=None) != foundation.form._replace(rank=None):
         differ.append("form of statistics")
     if mine is not None and mine != _backbone(other):
         differ.append("backbone file")
     if differ or journal.settings.seed != other.settings.seed:
         raise StateError(f"{other.store.path} can't be merged: it differs in {', '.join(differ) or 'seed'}",
-                         "create states that shall be merged with the same backbone, --calibrate, --quota and --head")
+                         "create states that shall be merged with the same --backbone, --calibrate, --quota, --codec "
+                         "and --head")

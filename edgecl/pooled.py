@@ -23,7 +23,8 @@ class Pooled:
 
     labels [C] in alphabetical order; counts float64 [C]; centre: the mean of all samples, float64 [d]; means mu: of the
     classes, about the centre, float64 [C, d]; covariance S: within classes, float64 [d, d], 0 where every class has one
-    sample only, None where no second moment is kept; freedom: N - C, plus what approximately forgotten classes left.
+    sample only, None where no second moment is kept; freedom: N - C, plus what approximately forgotten classes left;
+    penalty: the shrinkage to use, None for the analytic one.
     """
 
     labels: tuple[str, ...]
@@ -32,6 +33,7 @@ class Pooled:
     means: NDArray[np.float64]
     covariance: NDArray[np.float64] | None
     freedom: int
+    penalty: float | None = None
 
     @property
     def share(self) -> NDArray[np.float64]:
@@ -47,7 +49,7 @@ class Pooled:
     @cached_property
     def shrinkage(self) -> float:
         """How far S is drawn towards a sphere where no one says otherwise, see `oas_shrinkage`."""
-        return oas_shrinkage(self.second(), self.freedom)
+        return oas_shrinkage(self.second(), self.freedom) if self.penalty is None else self.penalty
 
     def sphere(self, e: float) -> float:
         """e tr(S)/d, but no less than FLOOR of the total variance."""

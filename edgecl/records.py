@@ -1,30 +1,54 @@
-"""What passes between the learner and the store: stored samples and their files, generations, changes."""
+"""What passes between the learner and the store: stored samples, generations, changes, and records of them on disk.
+
+A record is what one append to a file of samples writes: a header that says how long it is, a line of JSON, and the
+samples. JSON and samples have a digest each, so that a generation is known by name where its samples are damaged.
+"""
 from __future__ import annotations
 
-import io
+import hashlib
+import json
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgecl.errors import StateError
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from numpy.typing import NDArray
+
+    from edgecl.codec import FeatureCodec
+
+MAGIC = b"\xecCL1"
+HEADER = struct.Struct("<4sII16s16s")  # magic, bytes of JSON and of samples, digest of each
+INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1"), ("input", "<u4")]
+SPARE = 1
+FRAME, NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec's name in it
 
 
 class Row(NamedTuple):
     """One stored sample: its feature float32 [d]; key: see `edgecl.samples.sample_keys`. id and generation are None
-    until it is committed; ids rise in the order in which samples came."""
+    until it is committed; ids rise in the order in which samples came. input: the encoded input itself, where the
+    codec keeps it; spare: a near-duplicate, which goes first where room is short; coded: the codebook of a lossy codec
+    that `feature` went through, so that it can't be subtracted from statistics any more; "" for none."""
 
     id: int | None
     generation: int | None
     label: str
     key: int
     feature: NDArray[np.float32]
+    input: bytes = b""
+    spare: bool = False
+    coded: str = ""
 
 
 class Generation(NamedTuple):
     """One committed state of knowledge. snapshot: name of the statistics kept at exactly this generation, or None;
-    journaled: whether it is made of samples that it added to the one before, not of a snapshot; undone: rolled back."""
+    journaled: whether it is made of samples that it added to the one before, not of a snapshot; undone: rolled back;
+    logged: whether it stands in the log, not in the database yet."""
 
     id: int
     created: str
@@ -35,13 +59,15 @@ class Generation(NamedTuple):
     snapshot: str | None
     journaled: bool
     undone: bool
+    logged: bool = False
 
 
 @dataclass
 class Change:
     """What one commit does. rows: samples to add; snapshot: the statistics after it, where they are written anew;
     meta: values to set; erase: forget older generations too, and the class that `detail` names without a trace;
-    undo_after: go back to that generation, its head included; spare: bytes of the quota that must stay free."""
+    undo_after: go back to that generation, its head included; codebook: of the exemplars from now on; spare: bytes of
+    the quota that must stay free."""
 
     action: str
     detail: dict[str, Any]
@@ -52,30 +78,112 @@ class Change:
     meta: dict[str, Any] = field(default_factory=dict)
     erase: bool = False
     undo_after: int | None = None
+    codebook: bytes | None = None
     spare: int = 0
 
-
-def pack(rows: list[Row]) -> bytes:
-    """Committed samples as one .npy file, a record each."""
-    labels = [row.label.encode() for row in rows]
-    records = np.zeros(len(rows), [("id", "<i8"), ("generation", "<i8"), ("key", "<i8"),
-                                   ("label", f"S{max(map(len, labels))}"), ("feature", "<f4", len(rows[0].feature))])
-    for name, values in (("label", labels), ("feature", [row.feature for row in rows]), ("id", [r.id for r in rows]),
-                         ("generation", [r.generation for r in rows]), ("key", [r.key for r in rows])):
-        records[name] = values
-    file = io.BytesIO()
-    np.save(file, records, allow_pickle=False)
-    return file.getvalue()
+    @property
+    def logs(self) -> bool:
+        """Whether it only adds samples, so that one append to the log commits it."""
+        return bool(self.rows) and not (self.backbone or self.snapshot or self.undo_after or self.meta)
 
 
-def packed_bytes(rows: list[Row]) -> int:
-    """Bytes of `pack(rows)`, at most."""
-    if not rows:
-        return 0
-    return len(rows) * (24 + 4 * len(rows[0].feature) + max(len(row.label.encode()) for row in rows)) + 256
+class Record(NamedTuple):
+    """One record as it was read. about: its JSON; None for `rows` where the samples are damaged."""
+
+    about: dict[str, Any]
+    rows: list[Row] | None
 
 
-def unpack(file: bytes) -> list[Row]:
-    """The inverse of `pack`."""
-    records = np.load(io.BytesIO(file), allow_pickle=False)
-    return [Row(int(r["id"]), int(r["generation"]), r["label"].decode(), int(r["key"]), r["feature"]) for r in records]
+def pack(parts: Sequence[tuple[list[Row], FeatureCodec]], about: dict[str, Any] | None = None) -> bytes:
+    """A record of samples that have ids, in parts that each have a codec, with whatever else its JSON is to say."""
+    rows = [row for part, _ in parts for row in part]
+    labels = sorted({row.label for row in rows})
+    places = {label: place for place, label in enumerate(labels)}
+    index = np.zeros(len(rows), INDEX)
+    for name, values in (("id", [r.id for r in rows]), ("key", [r.key for r in rows]),
+                         ("label", [places[r.label] for r in rows]), ("flags", [SPARE * r.spare for r in rows]),
+                         ("input", [len(r.input) for r in rows])):
+        index[name] = values
+    features = [codec.encode(np.stack([r.feature for r in part])).tobytes() for part, codec in parts if part]
+    body = b"".join([index.tobytes(), *features, *(r.input for r in rows)])
+    codecs = [[part[0].coded or codec.name, len(part)] for part, codec in parts if part]
+    text = _json({**(about or {}), "labels": labels, "d": len(rows[0].feature) if rows else 0, "codecs": codecs})
+    return HEADER.pack(MAGIC, len(text), len(body), _digest(text), _digest(body)) + text + body
+
+
+def row_bytes(codec: FeatureCodec, dimension: int) -> int:
+    """Bytes of one sample in a record, an encoded input apart."""
+    return np.dtype(INDEX).itemsize + codec.dtype(dimension).itemsize
+
+
+def packed_bytes(parts: Sequence[tuple[list[Row], FeatureCodec]], about: int = 0) -> int:
+    """Bytes of `pack(parts, about)`, at most; about: bytes of its JSON."""
+    size = HEADER.size + about + FRAME + sum(map(_name_bytes, {row.label for part, _ in parts for row in part}))
+    return size + sum(NAME + len(part) * row_bytes(codec, len(part[0].feature)) + sum(len(row.input) for row in part)
+                      for part, codec in parts if part)
+
+
+def file_bytes(limit: int, segment: int, labels: list[str]) -> int:
+    """What the files of a buffer of `limit` bytes take beside its samples, at most: their headers and class names."""
+    files = 2 * (limit // segment) + 1 if limit > segment else 1
+    names = [*map(_name_bytes, labels)]
+    return files * (HEADER.size + FRAME + 2 * NAME + max(names, default=0)) + sum(names)
+
+
+def _name_bytes(label: str) -> int:
+    return len(_json(label)) + 1
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[int, int, Record]]:
+    """Every whole record with where it starts and ends; where bytes between are damaged, goes on at the next whole one.
+
+    codec: the feature codec of a name.
+    """
+    place = 0
+    while (place := data.find(MAGIC, place)) >= 0 and place + HEADER.size <= len(data):
+        _, text_bytes, body_bytes, text_digest, body_digest = HEADER.unpack_from(data, place)
+        start = place + HEADER.size
+        text, body = data[start:start + text_bytes], data[start + text_bytes:start + text_bytes + body_bytes]
+        if len(text) < text_bytes or len(body) < body_bytes or _digest(text) != text_digest:
+            place += 1
+            continue
+        about = json.loads(text)
+        begin, place = place, start + text_bytes + body_bytes
+        yield begin, place, Record(about, _rows(body, about, codec) if _digest(body) == body_digest else None)
+
+
+def rows_of(data: bytes, codec: Callable[[str], FeatureCodec], name: str) -> list[Row]:
+    """All samples of a file of records. Raises StateError where one is damaged."""
+    found: list[Row] = []
+    end = 0
+    for start, after, record in unpack(data, codec):
+        if record.rows is None or start != end:
+            break
+        found += record.rows
+        end = after
+    if end == len(data):
+        return found
+    raise StateError(f"{name} is damaged", "go back with `edgecl rollback N`, see `edgecl history`")
+
+
+def _rows(body: bytes, about: dict[str, Any], names: Callable[[str], FeatureCodec]) -> list[Row]:
+    index = np.frombuffer(body, INDEX, sum(count for _, count in about["codecs"]))
+    place, rows, entries = index.nbytes, [], iter(index.tolist())
+    for name, count in about["codecs"]:
+        codec = names(name)
+        encoded = np.frombuffer(body, codec.dtype(about["d"]), count, place)
+        place += encoded.nbytes
+        for feature, (number, key, label, flags, _) in zip(codec.decode(encoded), entries):
+            rows.append(Row(number, number >> 32, about["labels"][label], key, feature, b"", bool(flags & SPARE),
+                            name if codec.lossy else ""))
+    ends = place + np.cumsum(index["input"], dtype=np.int64)
+    return [row._replace(input=body[end - length:end]) if length else row
+            for row, end, length in zip(rows, ends.tolist(), index["input"].tolist())]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -20,33 +20,38 @@ if TYPE_CHECKING:
 class Serving:
     """The newest generation whose files are intact.
 
-    current: the newest generation, which should serve; generation: the one that does; warnings: what is damaged, one
-    line each.
+    current: the newest generation, which should serve; generation: the one that does; head_model: its head as ONNX;
+    warnings: what is damaged, one line each.
     """
 
-    def __init__(self, store: Store, open_backbone: Callable[[str], Backbone]) -> None:
-        """open_backbone: the session of a backbone file, by its name in the store. Raises StateError where nothing was
-        taught yet, or no generation is intact."""
+    def __init__(self, store: Store, open_backbone: Callable[[str], Backbone], solve: Callable[[], bytes]) -> None:
+        """open_backbone: the session of a backbone file, by its name in the store; solve: the head of the newest
+        generation where it was not written. Raises StateError where nothing was taught yet, or no generation is
+        intact."""
         self.warnings: list[str] = []
         with store.reading():
             alive = store.alive()
-            self.current, self.generation, self.backbone_name, self.head_name = self._choose(store, alive)
+            if store.writable and store.log.damaged:
+                self.warnings.append(f"{store.log.path} is damaged at its end: what was learned last may be lost")
+            self.current = alive[-1].id
+            self.generation, self.backbone_name, self.head_model = self._choose(store, alive, solve)
             self.backbone = open_backbone(self.backbone_name)
-            self.head = HeadSession(store.blob_path(self.head_name))
+            self.head = HeadSession(self.head_model)
 
-    def _choose(self, store: Store, alive: list[Generation]) -> tuple[int, int, str, str]:
-        """The newest generation, the newest with an intact head, and that one's backbone and head."""
+    def _choose(self, store: Store, alive: list[Generation], solve: Callable[[], bytes]) -> tuple[int, str, bytes]:
+        """The newest generation with an intact head, and that one's backbone and head."""
+        newest = alive[-1]
         problem = StateError(f"{store.path} has learned nothing yet", "teach it with `edgecl learn --class NAME ...`")
-        for generation in reversed(alive if store.newest.head else []):
-            if generation.head is None or generation.backbone is None:
+        for generation in reversed(alive if newest.detail.get("classes") else []):
+            if generation.backbone is None or (generation.head is None and generation != newest):
                 continue
             try:
-                store.blob_path(generation.head)
+                head = solve() if generation.head is None else store.blob_path(generation.head).read_bytes()
             except StateError as error:
                 problem = error
                 self.warnings.append(error.what)
                 continue
-            return alive[-1].id, generation.id, generation.backbone, generation.head
+            return generation.id, generation.backbone, head
         raise problem
 
     def answer(self, fitted: np.ndarray) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -68,6 +68,18 @@ class ClassStatistics:
             self._moment += rows.T @ rows
         return self._moment
 
+    def mean(self, label: str) -> NDArray[np.float64]:
+        """The mean of a class, float64 [d]."""
+        return self.reference + self.sums[label] / self.counts[label]
+
+    def spread(self, h: NDArray[np.float32]) -> float:
+        """The mean squared distance of two samples of any class; of two of `h` [n, d] where no G is kept."""
+        moment = self.moment
+        if moment is None:
+            return 2 * float(h.var(0, dtype=np.float64).sum())
+        shift = sum(self.sums.values(), np.zeros(self.dimension)) / self.total
+        return 2 * max(float(np.trace(moment)) / self.total - float(shift @ shift), 0.0)
+
     def add(self, label: str, h: NDArray[np.float32]) -> None:
         """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput, see `check_features`."""
         check_features(label, h)

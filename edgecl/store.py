@@ -1,7 +1,10 @@
 """The state directory: one SQLite file and models/, a hard quota, generations, and recovery.
 
     STATE/edgecl.db              the truth: settings, generations, and which files hold the stored samples
-    STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .npy  stored samples
+    STATE/learned.log            generations that only added samples, until they move into the database
+    STATE/reserved               what the quota has left, kept on the disk
+    STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
+                                 between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec
 
 What a generation knows is its latest snapshot at or before it plus the samples journaled since. Files are
 content-addressed: written, fsynced and renamed before the transaction that names them, deleted after the one
@@ -16,20 +19,28 @@ import os
 import shutil
 import sqlite3
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl import database, upkeep
 from edgecl.blobs import Blobs, sync_folder
-from edgecl.budget import PAGE, directory_bytes, pages, require, segment_bytes
+from edgecl.budget import PAGE, Ledger, pages, segment_bytes
+from edgecl.codebook import Codebook
+from edgecl.codec import Float32, Int8
 from edgecl.config import Settings
 from edgecl.database import NAME, connect, damaged, in_words, translated
 from edgecl.errors import BadInput, StateError
-from edgecl.records import Change, Generation, Row, pack, packed_bytes, unpack
+from edgecl.log import NAME as LOG
+from edgecl.log import Entry, Log, first_record, new_epoch
+from edgecl.records import Change, Generation, Row, pack, packed_bytes, rows_of
+from edgecl.shelves import EXEMPLARS, JOURNAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from edgecl.codec import FeatureCodec
 
 
 class Store:
@@ -37,7 +48,10 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path, self.blobs = path, Blobs(path / "models")
+        self.log = Log(path, self.codec)
         self.writing = False
+        self._listed: tuple[object, list[Generation]] = (None, [])
+        self.books: dict[str, Codebook] = {}
         with translated(path):
             if not (path / NAME).is_file():
                 raise StateError(f"there is no edgecl state in {path}", "name one with --state, or create it with "
@@ -53,7 +67,7 @@ class Store:
         except BaseException:
             self.close()
             raise
-        self.quota, self.segment = self.settings.quota, segment_bytes(self.settings.exemplars)
+        self.ledger, self.segment = Ledger(path, self.settings.quota), segment_bytes(self.settings.exemplars)
         if self.writable:
             upkeep.tidy(self, patience=0)
 
@@ -76,14 +90,17 @@ class Store:
             try:
                 making.mkdir(mode=0o700)
                 (making / "models").mkdir()
-                connection = connect(making, "rwc")
+                connection, epoch = connect(making, "rwc"), new_epoch()
+                (making / LOG).write_bytes(first_record(epoch))
                 connection.executescript(database.SCHEMA)
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", [
-                    (key, json.dumps(value)) for key, value in {"format": database.FORMAT, **meta}.items()])
+                    (key, json.dumps(value)) for key, value in
+                    {"format": database.FORMAT, "epoch": epoch, **meta}.items()])
                 connection.close()
                 store = cls(making)
                 with store.exclusive():
                     store.commit(first)
+                    store.ledger.hold()
                 store.close()
                 making.rename(path)
                 sync_folder(path.parent)
@@ -121,16 +138,33 @@ class Store:
 
     def generations(self) -> list[Generation]:
         """The history, the oldest generation first. Raises StateError where it is damaged."""
-        try:
-            return [Generation._make((*row[:3], json.loads(row[3]), *row[4:7], bool(row[7]), bool(row[8])))
-                    for row in self.query("SELECT * FROM generations ORDER BY id")]
-        except ValueError as error:
-            raise damaged(self.path, "its history can't be read") from error
+        with self.reading():
+            logged = [entry.generation for entry in self.logged()]
+            logged = [g for g in logged if g.head or g.id > logged[-1].id - upkeep.HISTORY]
+            key = (self.query("PRAGMA data_version"), self.connection.total_changes, self.writing)
+            if self._listed[0] != key:
+                try:
+                    self._listed = key, [
+                        Generation(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5], row[6], bool(row[7]),
+                                   bool(row[8]))
+                        for row in self.query("SELECT * FROM generations ORDER BY id")]
+                except ValueError as error:
+                    raise damaged(self.path, "its history can't be read") from error
+            stored = self._listed[1]
+            backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
+            return [*stored, *(g._replace(backbone=backbone) for g in logged)]
+
+    def logged(self) -> list[Entry]:
+        """The generations that stand in the log, with their samples."""
+        with self.reading():
+            epoch = self.query("SELECT value FROM meta WHERE key = 'epoch'")
+            with translated(self.path):
+                return self.log.entries(json.loads(epoch[0][0])) if epoch else []
 
     @property
     def current(self) -> int:
         """Id of the current generation: the newest that was not rolled back."""
-        return int(self.query("SELECT coalesce(max(id), 0) FROM generations WHERE NOT undone")[0][0])
+        return max((g.id for g in self.generations() if not g.undone), default=0)
 
     @property
     def newest(self) -> Generation:
@@ -145,12 +179,16 @@ class Store:
         return [g for g in self.generations() if not g.undone]
 
     def restorable(self) -> set[int]:
-        """Ids of the generations that can be gone back to exactly, all files that this takes being intact."""
+        """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
+        was not written is solved again, as long as no exemplar was evicted since: until the next snapshot."""
         with self.reading():
             found: set[int] = set()
-            lost = [span for name, *span in self.files() if not self.blobs.intact(name)]
+            alive = self.alive()
+            lost = [span for name, *span in self.files(JOURNAL) if not self.blobs.intact(name)]
+            lost += [[e.generation.id] * 2 for e in self.logged() if e.rows is None]
+            last = max((g.id for g in alive if g.snapshot), default=0)
             base: int | None = None
-            for g in self.alive():
+            for g in alive:
                 if g.action == "init":
                     base = g.id
                 elif g.snapshot:
@@ -158,28 +196,71 @@ class Store:
                 elif not g.journaled:
                     base = None
                 complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in lost)
-                if complete and (self.blobs.intact(g.head) if g.head else not g.detail.get("classes")):
+                headless = not g.detail.get("classes") or (g.head is None and g.id > last)
+                if complete and (self.blobs.intact(g.head) if g.head else headless):
                     found.add(g.id)
             return found
 
-    def files(self) -> list[tuple[str, int, int]]:
-        """The files of samples: name, and the oldest and newest generation in it."""
+    def files(self, kind: str) -> list[tuple[str, int, int]]:
+        """The files of samples of a kind: name, and the oldest and newest generation in it."""
         return [(str(name), oldest, newest) for name, oldest, newest
-                in self.query("SELECT name, oldest, newest FROM files ORDER BY oldest, newest, name")]
+                in self.query("SELECT name, oldest, newest FROM files WHERE name LIKE ? ORDER BY oldest, newest, name",
+                              f"%.{kind}")]
+
+    def rows(self, name: str) -> list[Row]:
+        """The samples of a file. Raises StateError where it is damaged."""
+        return rows_of(self.blob_path(name).read_bytes(), self.codec, str(self.blobs.folder / name))
 
     def samples(self, until: int, since: int) -> list[Row]:
         """All samples stored up to generation `until`, in the order in which they came.
 
-        Raises StateError where a file that holds samples newer than `since` is damaged; older ones are exemplars only,
-        and a damaged file of them is left out.
+        Raises StateError where one newer than `since` is damaged; older ones are exemplars only, and damaged ones are
+        left out.
         """
-        found: list[Row] = []
-        alive = self.living()
-        for name, oldest, newest in self.files():
-            if (since < newest and oldest <= until) or self.blobs.intact(name):
-                found += [row for row in unpack(self.blob_path(name).read_bytes())
-                          if alive(row) and (row.generation or 0) <= until]
-        return sorted(found, key=lambda row: row.id or 0)
+        alive, found = self.living(), dict[int, Row]()
+        for name, oldest, _ in self.files(EXEMPLARS):
+            if oldest <= until and self.blobs.intact(name):
+                found |= {row.id or 0: row for row in self.rows(name)}
+        for name, oldest, newest in self.files(JOURNAL):
+            if oldest <= until and (newest > since or self.blobs.intact(name)):
+                found |= {row.id or 0: row for row in self.rows(name)}
+        for generation, rows, *_ in self.logged():
+            if generation.id <= until:
+                if rows is None:
+                    raise StateError(f"{self.log.path} is damaged at generation {generation.id}",
+                                     "go back with `edgecl rollback N`, see `edgecl history`")
+                found |= {row.id or 0: row for row in rows}
+        return [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
+
+    def codec(self, name: str) -> FeatureCodec:
+        """The feature codec of a name, as this state uses it. Raises StateError where its codebook is damaged."""
+        if name == "raw":
+            return Float32()
+        if "foundation" not in self.meta:
+            self.refresh()
+        if name == "int8-feature":
+            return Int8(self.meta["foundation"]["power"])
+        return self._codebook(name, 0).codec
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The codebook of exemplars that are not held back, where there is one."""
+        books = self.meta.get("codebooks")
+        return self._codebook(*books[-1]) if books else None
+
+    def _codebook(self, name: str, classes: int) -> Codebook:
+        if name not in self.books:
+            data = self.blob_path(name).read_bytes()
+            self.books[name] = Codebook.read(name, data, self.meta["foundation"]["power"], classes)
+        return replace(self.books[name], classes=classes)
+
+    def drop_codebooks(self) -> None:
+        """Let go of codebooks that no exemplar needs any more, in the transaction that is open."""
+        books = self.meta.get("codebooks", [])
+        if len(books) > 1:
+            self.meta = {**self.meta, "codebooks": books[-1:]}
+            self.connection.execute("UPDATE meta SET value = ? WHERE key = 'codebooks'", (json.dumps(books[-1:]),))
+            self.step()
 
     def living(self) -> Callable[[Row], bool]:
         """A function that tells whether a stored sample was neither rolled back nor forgotten."""
@@ -198,9 +279,9 @@ class Store:
             raise
 
     def used_bytes(self) -> int:
-        """Bytes of the whole directory, counted in pages."""
+        """Bytes of the whole directory, counted in pages; what is only reserved does not count."""
         with translated(self.path):
-            return directory_bytes(self.path)
+            return self.ledger.usage().total
 
     # writing ------------------------------------------------------------------------------------
 
@@ -210,16 +291,19 @@ class Store:
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
         self.query("BEGIN IMMEDIATE")
-        self.writing = True
+        self.writing, self._listed = True, (None, [])
         try:
             self.refresh()
+            self.ledger.release(self.journal_bytes() + upkeep.ROOM)
+            upkeep.start_log(self)
             upkeep.sweep(self)
             yield
         except (sqlite3.Error, OSError) as error:
             raise in_words(error, self.path) from error
         finally:
-            self.writing = False
+            self.writing, self._listed = False, (None, [])
             upkeep.tidy(self, patience=0)
+            self.refresh()
         if upkeep.erasing(self):
             upkeep.tidy(self, database.PATIENCE)
             if upkeep.erasing(self):
@@ -228,15 +312,33 @@ class Store:
 
     def fits(self, change: Change) -> bool:
         """Whether the change, its temporaries and what it must spare included, stays within the quota."""
-        return self.used_bytes() + self.needed_bytes(change) <= self.quota
+        return self.ledger.fits(self.needed_bytes(change))
 
     def needed_bytes(self, change: Change) -> int:
         """Bytes the change may add at its peak, and must spare: new files, and what the database grows by."""
-        files = sum(pages(len(blob)) for blob in (change.backbone, change.head, change.snapshot) if blob)
-        samples = packed_bytes(change.rows)
-        count = samples // self.segment + 1
-        text = len(json.dumps([change.detail, change.meta])) + 200 * count
-        return files + pages(samples) + count * PAGE + pages(text) + 4 * PAGE + self.journal_bytes() + change.spare
+        blobs = change.backbone, change.head, change.snapshot, change.codebook
+        files = sum(pages(len(blob)) for blob in blobs if blob)
+        text = len(json.dumps([change.detail, change.meta])) + 400
+        samples = pages(packed_bytes([(change.rows, self.exact)], text)) + PAGE if change.rows else 0
+        if change.logs:
+            return files + samples + change.spare
+        return files + samples + self.transaction_bytes(text) + change.spare
+
+    def transaction_bytes(self, text: int) -> int:
+        """Bytes that a transaction takes which writes `text` bytes and moves the log into the database."""
+        moved = sum(len(json.dumps(entry.generation.detail)) + 400 for entry in self.logged()[-upkeep.HISTORY:])
+        return pages(text + moved) + 5 * PAGE + self.journal_bytes()
+
+    def packing_bytes(self) -> int:
+        """Bytes that it may take to bring all exemplars into their files."""
+        missing = pages(self.settings.exemplars) - self.ledger.usage().exemplars
+        return max(missing, 0) + self.segment + 2 * PAGE + self.journal_bytes()
+
+    @property
+    def exact(self) -> FeatureCodec:
+        """The codec in which features are learned, and can be forgotten exactly."""
+        about = self.meta["foundation"]
+        return self.codec("raw" if (about["codec"], about["kind"]) == ("raw", "feature") else "int8-feature")
 
     def journal_bytes(self) -> int:
         """Bytes of SQLite's rollback journal, at most: one copy of every page."""
@@ -246,43 +348,78 @@ class Store:
     def commit(self, change: Change) -> tuple[int, list[Row]]:
         """Commit a change inside `exclusive`: its generation's id, and its rows with theirs. Raises BudgetError past
         the quota or on a full disk; then nothing has changed."""
-        require(self.used_bytes(), self.needed_bytes(change), self.quota, f"`{change.action}`")
-        run, names = self.connection.execute, dict.fromkeys(("backbone", "head", "snapshot"), "")
-        for kind, suffix in (("backbone", "onnx"), ("head", "onnx"), ("snapshot", "npz")):
-            if blob := getattr(change, kind):
-                names[kind] = self.blobs.write(blob, suffix)
-        every = self.generations()
-        names["backbone"] = names["backbone"] or next((g.backbone for g in reversed(every) if g.backbone), "")
+        self.ledger.ask(self.needed_bytes(change), f"`{change.action}`")
+        newest = max((g.id for g in self.generations()), default=0)
+        number = max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
+        rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        head = self.blobs.write(change.head, "onnx") if change.head else None
+        if change.logs:
+            self.log.append(pack([(rows, self.exact)], {"id": number, "created": now, "action": change.action,
+                                                        "detail": change.detail, "head": head}))
+        else:
+            self._transact(change, Generation(number, now, change.action, change.detail, None, head, None,
+                                              not change.snapshot, False), rows)
+        return number, rows
+
+    def name_head(self, generation: int, head: bytes) -> None:
+        """Write the head of a generation of the log, inside `exclusive`. Raises BudgetError."""
+        self.ledger.ask(pages(len(head)) + 2 * PAGE, "the head")
+        self.log.append(pack([], {"head_of": generation, "head": self.blobs.write(head, "onnx")}))
+
+    def _transact(self, change: Change, generation: Generation, rows: list[Row]) -> None:
+        """Commit a change that an append to the log does not express; the log's generations move into the database."""
+        run, every = self.connection.execute, self.generations()
+        snapshot = self.blobs.write(change.snapshot, "npz") if change.snapshot else None
+        backbone = self.blobs.write(change.backbone, "onnx") if change.backbone else next(
+            (g.backbone for g in reversed(every) if g.backbone), None)
+        if change.codebook:
+            self.blobs.write(change.codebook, "codebook")
+        upkeep.move_log(self)
         if change.undo_after is not None:
             target = next(g for g in every if g.id == change.undo_after)
-            names = {**names, "head": target.head or "", "backbone": target.backbone or names["backbone"]}
+            generation = generation._replace(head=target.head or generation.head)
+            backbone = target.backbone or backbone
             run("UPDATE generations SET undone = 1 WHERE id > ? AND NOT undone", (target.id,))
         for key, value in change.meta.items():
             run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        generation = run(
-            "INSERT INTO generations (created, action, detail, backbone, head, snapshot, journaled)"
-            " VALUES (?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), ?)",
-            (now, change.action, json.dumps(change.detail), *names.values(), not change.snapshot)).lastrowid
-        assert generation is not None
-        rows = [row._replace(id=generation << 32 | number, generation=generation)
-                for number, row in enumerate(change.rows)]
-        self.add_files(rows)
+        self.insert(generation._replace(backbone=backbone, snapshot=snapshot))
+        self.add_file(rows, JOURNAL)
         upkeep.retire(self, upkeep.HEADS, upkeep.SNAPSHOTS, change.detail["class"] if change.erase else None)
         growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / NAME).stat().st_size
-        require(self.used_bytes(), max(growth, 0), self.quota, f"`{change.action}`")
+        self.ledger.ask(max(growth, 0), f"`{change.action}`")
         run("COMMIT")
-        self.meta.update(change.meta)
-        return generation, rows
 
-    def add_files(self, rows: list[Row]) -> None:
-        """Write committed samples as files of `segment` bytes, and name them in the transaction that is open."""
-        step = max(1, self.segment * len(rows) // max(packed_bytes(rows), 1))
-        for start in range(0, len(rows), step):
-            part = rows[start:start + step]
-            spans = [row.generation for row in part if row.generation is not None]
+    def step(self, vacuum: bool = False) -> None:
+        """Commit, rebuild the database without free space where `vacuum` is set, and begin the next step of a change.
+        Raises StateError where another process came between."""
+        run, before = self.connection.execute, self.query("PRAGMA data_version")
+        run("COMMIT")
+        if vacuum:
+            self.ledger.ask(self.journal_bytes(), "packing the database")
+            run("VACUUM")
+        run("BEGIN IMMEDIATE")
+        if self.query("PRAGMA data_version") != before:
+            raise StateError(f"{self.path} was changed by another edgecl process", "try again")
+        upkeep.start_log(self)
+        upkeep.sweep(self)
+
+    def insert(self, g: Generation) -> None:
+        """Write a generation into the database, in the transaction that is open."""
+        self.connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", (
+            g.id, g.created, g.action, json.dumps(g.detail), g.backbone, g.head, g.snapshot, g.journaled))
+
+    def add_file(self, rows: list[Row], kind: str) -> None:
+        """Write committed samples as one file, and name it in the transaction that is open."""
+        if rows:
+            spans = [row.generation for row in rows if row.generation is not None]
             self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
-                                    (self.blobs.write(pack(part), "npy"), min(spans), max(spans)))
+                                    (self.blobs.write(pack(self.by_codec(rows)), kind), min(spans), max(spans)))
+
+    def by_codec(self, rows: list[Row]) -> list[tuple[list[Row], FeatureCodec]]:
+        """The samples that are as they were learned, and those of each codebook, with their codec."""
+        return [([row for row in rows if row.coded == name], self.codec(name) if name else self.exact)
+                for name in sorted({row.coded for row in rows})]
 
 
 def _clear_unfinished(path: Path) -> None:

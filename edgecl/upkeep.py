@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from edgecl.budget import PAGE, pages, require
+from edgecl.budget import PAGE
 from edgecl.database import NAME, PATIENCE
 from edgecl.errors import EdgeclError, StateError
-from edgecl.records import Generation, Row, packed_bytes, unpack
+from edgecl.log import new_epoch
+from edgecl.records import Generation
+from edgecl.shelves import JOURNAL, arrange, put
 
 if TYPE_CHECKING:
+    from edgecl.records import Row
     from edgecl.store import Store
 
 SNAPSHOTS = 2  # kept: the current one, and the one to go back to where it is damaged
 HEADS = 8      # kept: each makes a generation one that can be gone back to
 HISTORY = 50   # generations that the history names; forgotten classes and merges stay in it for good
+ROOM = 8 * PAGE  # that small writes to the database take
 ERASED = 2     # `undone` of a generation whose samples are deleted
 
 
@@ -48,6 +53,11 @@ def prune(store: Store) -> bool:
 
     To be called before anything else is changed: commits.
     """
+    if store.logged():
+        move_log(store)
+        retire(store, HEADS, SNAPSHOTS)
+        store.step()
+        return True
     alive = store.alive()
     heads, snapshots = (sum(getattr(g, kind) is not None for g in alive) for kind in ("head", "snapshot"))
     if heads > 2:
@@ -58,48 +68,61 @@ def prune(store: Store) -> bool:
         retire(store, 1, 1)
     elif store.query("PRAGMA freelist_count")[0][0] < 4:
         return False
-    _go_on(store, vacuum=heads < 2 and snapshots < 2)
+    store.step(vacuum=heads < 2 and snapshots < 2)
     return True
 
 
-def compact(store: Store, kept: set[int | None] | None = None) -> None:
-    """Delete samples that are gone, and those that are not `kept` (ids) and that no way back needs; join small files.
+def move_log(store: Store) -> None:
+    """Move the generations of the log into the transaction that is open, their samples into a file of their own."""
+    entries = store.logged()
+    if not entries:
+        return
+    heads = [g.id for g in store.alive() if g.head][-HEADS:]
+    backbone = store.newest.backbone
+    for g, *_ in entries:
+        if g.id in heads or g.id > entries[-1].generation.id - HISTORY:
+            store.insert(g._replace(backbone=backbone, head=g.head if g.id in heads else None))
+    whole = list(takewhile(lambda entry: entry.rows is not None, entries))
+    if len(whole) == len(entries):
+        store.log.trim()
+        store.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (
+            store.blobs.adopt(store.log.path, JOURNAL), entries[0].generation.id, entries[-1].generation.id))
+    else:
+        store.add_file([row for entry in whole for row in entry.rows or ()], JOURNAL)
+        store.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (
+            f"{'0' * 64}.{JOURNAL}", entries[len(whole)].generation.id, entries[-1].generation.id))  # never intact
+    store.connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (json.dumps(new_epoch()),))
+
+
+def start_log(store: Store) -> None:
+    """Begin an empty log where the one on the disk has moved into the database. Raises OSError."""
+    epoch = json.loads(store.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
+    if store.log.stale(epoch):
+        store.ledger.release(ROOM)
+        store.log.begin(epoch)
+
+
+def compact(store: Store, kept: list[Row] | None = None) -> None:
+    """Delete samples that are gone; with `kept`, which are the exemplars, also those that no way back needs.
 
     Commits. Raises BudgetError where the quota has no room for one file more.
     """
     alive, since = store.living(), needed_since(store)
     base = max((g.id for g in store.alive() if g.snapshot), default=0)
-    names: list[str] = []
-    rows: list[Row] = []
-    changed = False
-    for name, _, newest in store.files():
-        try:
-            found = unpack(store.blob_path(name).read_bytes())
-        except StateError:
-            if newest > base:
-                continue
-            found = []  # damaged exemplars, which nothing else needs
-        left = [row for row in found if alive(row) and (
-            kept is None or row.id in kept or (row.generation or 0) > since)]
-        whole = bool(found) and len(left) == len(found)
-        if whole and 2 * packed_bytes(left) > store.segment:
+    spent: list[str] = []
+    for name, _, newest in store.files(JOURNAL):
+        if kept is not None and newest <= since:
+            spent.append(name)
             continue
-        if names and packed_bytes(rows + left) > store.segment:
-            _rewrite(store, names, rows, changed)
-            names, rows, changed = [], [], False
-        names, rows, changed = [*names, name], rows + left, changed or bool(names) or not whole
-    _rewrite(store, names, rows, changed)
-
-
-def _rewrite(store: Store, names: list[str], rows: list[Row], changed: bool) -> None:
-    """Put samples from several files into one."""
-    if not changed:
-        return
-    need = pages(packed_bytes(rows)) + PAGE + store.journal_bytes()
-    require(store.used_bytes(), need, store.quota, "packing samples")
-    store.connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in names])
-    store.add_files(rows)
-    _go_on(store)
+        try:
+            found = store.rows(name)
+        except StateError:
+            spent += [name] if newest <= base else []
+            continue
+        left = [row for row in found if alive(row)]
+        if len(left) < len(found):
+            put(store, [name], [left] if left else [], JOURNAL)
+    arrange(store, alive, None if kept is None else [row for row in kept if (row.generation or 0) <= since], spent)
 
 
 def needed_since(store: Store) -> int:
@@ -107,8 +130,8 @@ def needed_since(store: Store) -> int:
     return min((g.id for g in store.alive() if g.snapshot), default=0)
 
 
-def evict(store: Store, kept: set[int | None]) -> None:
-    """Delete the samples that are not `kept` (ids) and that no way back needs, as far as the disk and other processes
+def evict(store: Store, kept: list[Row]) -> None:
+    """Delete the samples that are not `kept` and that no way back needs, as far as the disk and other processes
     allow: those that stay are deleted later, and make no difference."""
     with suppress(sqlite3.Error, OSError, EdgeclError):
         store.connection.execute("PRAGMA busy_timeout = 0")  # until `tidy`
@@ -132,22 +155,27 @@ def tidy(store: Store, patience: int) -> None:
             run("ROLLBACK")
         run(f"PRAGMA busy_timeout = {patience}")
         run("BEGIN IMMEDIATE")
+        start_log(store)
         sweep(store)
-        if (store.path / f"{NAME}-journal").exists():  # of a kill before it counted: a write lets SQLite delete it
+        hot, marked = (store.path / f"{NAME}-journal").exists(), erasing(store)
+        gone = marked or store.query("SELECT 1 FROM generations WHERE undone = 1")
+        if hot or gone:
+            store.ledger.release(store.journal_bytes() + ROOM)
+        if hot:  # of a kill before it counted: a write lets SQLite delete it
             run("PRAGMA user_version = 0")
-            _go_on(store)
-        marked = erasing(store)
-        if marked or store.query("SELECT 1 FROM generations WHERE undone = 1"):
+            store.step()
+        if gone:
             compact(store)
             run("UPDATE generations SET undone = ? WHERE undone = 1", (ERASED,))
             for g in marked:
                 run("UPDATE generations SET detail = ? WHERE id = ?", (
                     json.dumps({**{k: v for k, v in g.detail.items() if k != "class"}, "erasing": True}), g.id))
-            _go_on(store, vacuum=bool(marked))
+            store.step(vacuum=bool(marked))
             for g in marked:
                 run("UPDATE generations SET detail = ? WHERE id = ?", (
                     json.dumps({k: v for k, v in g.detail.items() if k not in ("class", "erasing")}), g.id))
-            run("COMMIT")
+            store.step()
+        store.ledger.hold()
     with suppress(sqlite3.Error):
         if store.connection.in_transaction:
             run("ROLLBACK")
@@ -155,22 +183,11 @@ def tidy(store: Store, patience: int) -> None:
 
 
 def sweep(store: Store) -> None:
-    """Delete every file that no row names. Raises OSError."""
-    store.blobs.sweep({name for row in store.query(
+    """Delete every file that no row and no generation of the log names. Raises OSError."""
+    named = {name for row in store.query(
         "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
-        for name in row})
-
-
-def _go_on(store: Store, vacuum: bool = False) -> None:
-    """Commit, rebuild the database without free space where `vacuum` is set, and begin the next step. Raises
-    StateError where another process came between."""
-    run = store.connection.execute
-    before = store.query("PRAGMA data_version")
-    run("COMMIT")
-    if vacuum:
-        require(store.used_bytes(), store.journal_bytes(), store.quota, "packing the database")
-        run("VACUUM")
-    run("BEGIN IMMEDIATE")
-    if store.query("PRAGMA data_version") != before:
-        raise StateError(f"{store.path} was changed by another edgecl process", "try again")
-    sweep(store)
+        for name in row}
+    named |= {name for value, in store.query("SELECT value FROM meta WHERE key = 'codebooks'")
+              for name, _ in json.loads(value)}
+    heads = [entry.generation.head for entry in store.logged() if entry.generation.head]
+    store.blobs.sweep(named | set(heads[-HEADS:]))

@@ -32,8 +32,9 @@ def vectors(label: str, count: int, seed: int = 0, dimension: int = DIMENSION) -
 
 
 def create(path: Path, quota: int = 1_000_000, exemplars: int = 20_000, head: str = "slda", **settings: Any) -> Learner:
-    """A new state with the identity backbone."""
-    return Learner.create(path, Settings(backbone="identity", quota=quota, exemplars=exemplars, head=head, **settings))
+    """A new state with the identity backbone, which keeps samples as they are."""
+    return Learner.create(path, Settings(backbone="identity", quota=quota, exemplars=exemplars, head=head,
+                                         **{"codec": "raw", **settings}))
 
 
 def answers(learner: Learner, probe: np.ndarray = PROBE) -> list[tuple[str, float, bool]] | str:

@@ -1,11 +1,11 @@
-"""The exemplar buffer: a function of the set of samples alone, whatever the order in which they came."""
+"""The exemplar buffer: what stays, whatever the order in which samples came, and what is held back."""
 from __future__ import annotations
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecl.exemplars import GROUP_SHIFT, admitted, exemplar_bytes, held_back
+from edgecl.exemplars import GROUP_SHIFT, admitted, held_back, herding, margins, near_duplicates
 from edgecl.samples import sample_keys
 
 SAMPLES = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2 ** 62)), unique=True, max_size=60)
@@ -13,8 +13,59 @@ CAPACITY = st.integers(0, 40)
 
 
 def kept(samples, capacity):
-    keep = admitted([label for label, _ in samples], [key for _, key in samples], capacity)
+    keep = admitted([label for label, _ in samples], np.array([key for _, key in samples], np.int64),
+                    np.full(len(samples), 10), 10 * capacity)
     return {sample for sample, stays in zip(samples, keep) if stays}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 99), st.integers(1, 50)), max_size=40),
+       st.integers(0, 600))
+def test_bytes_are_never_passed_and_the_largest_class_gives_way(samples, room):
+    labels, sizes = [s[0] for s in samples], np.array([s[2] for s in samples], np.int64)
+    ranks = np.array([s[1] for s in samples], np.int64)
+    keep = admitted(labels, ranks, sizes, room)
+    assert sizes[keep].sum() <= room
+    taken = {c: sizes[[k and x == c for k, x in zip(keep, labels)]].sum() for c in "abc"}
+    for c in set(labels):
+        left = sorted((ranks[i], i) for i, x in enumerate(labels) if x == c and not keep[i])
+        if left:  # a class that lost samples has no less than any other, but for the sample that did not fit
+            assert all(taken[c] + sizes[left[0][1]] >= taken[other] for other in set(labels))
+            assert all((ranks[i], i) < left[0] for i, x in enumerate(labels) if x == c and keep[i])
+
+
+def test_herding_is_greedy_towards_the_class_mean_and_its_order_survives_a_cut():
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((30, 6)) + 1).astype(np.float32)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    mean = rng.standard_normal(6) * 0.1 + 1  # of all samples ever, not of those stored
+    target, chosen = mean / np.linalg.norm(mean), []
+    for k in range(30):
+        rest = [i for i in range(30) if i not in chosen]
+        gaps = [np.linalg.norm(target - (unit[chosen].sum(0) + unit[i]) / (k + 1)) for i in rest]
+        chosen.append(rest[int(np.argmin(gaps))])
+    ranks = herding(x, mean)
+    assert np.argsort(ranks).tolist() == chosen
+    cut = np.sort(chosen[:12])
+    assert cut[np.argsort(herding(x[cut], mean))].tolist() == chosen[:12]
+
+
+def test_margins_are_the_distance_to_the_nearest_border():
+    means = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 10.0]])
+    points = np.array([[0.0, 0.0], [2.0, 0.0], [1.5, 3.0], [-3.0, 0.0]])
+    assert margins(points, 0, means).tolist() == [2.0, 0.0, 0.5, 5.0]
+    assert margins(points, 0, means[:1]).tolist() == [0.0] * 4
+
+
+def test_consecutive_frames_are_one():
+    rng = np.random.default_rng(0)
+    scenes = rng.standard_normal((6, 20)).astype(np.float32)
+    frames = np.repeat(scenes, 5, axis=0) + 0.05 * rng.standard_normal((30, 20)).astype(np.float32)
+    assert near_duplicates(frames, 2 * 20).tolist() == [i % 5 > 0 for i in range(30)]
+    assert not near_duplicates(scenes, 2 * 20).any()
+    assert near_duplicates(scenes[:0], 1.0).tolist() == []
+    drift = np.linspace(0, 3, 40)[:, None] * np.ones(20, np.float32)  # slow change is not one frame
+    spare = near_duplicates(drift.astype(np.float32), 2 * 20)
+    assert 3 <= (~spare).sum() < 40
 
 
 @given(SAMPLES, CAPACITY, st.randoms())
@@ -55,33 +106,35 @@ def test_a_flood_of_one_class_leaves_the_others():
 
 def test_a_class_keeps_a_uniform_part():
     keys = sample_keys(np.arange(4000, dtype=np.float32)[:, None])
-    keep = admitted(["a"] * 4000, keys, 1000)
+    keep = admitted(["a"] * 4000, np.array(keys), np.full(4000, 7), 7000)
     assert keep.sum() == 1000
     parts = keep.reshape(4, -1).sum(1)  # of each quarter of the stream
     assert (abs(parts - 250) < 60).all()
 
 
 def test_names_of_all_lengths_and_empty_buffers():
-    assert admitted([], [], 5).tolist() == []
-    assert admitted(["a"], [1], 0).tolist() == [False]
-    assert admitted(["a" * 64, "a", "ä"], [3, 2, 1], 2).tolist() == [True, True, False]
-    assert exemplar_bytes(1280) > 4 * 1280
+    def keep(labels, ranks, room):
+        return admitted(labels, np.array(ranks, np.int64), np.ones(len(labels), np.int64), room).tolist()
+
+    assert keep([], [], 5) == []
+    assert keep(["a"], [1], 0) == [False]
+    assert keep(["a" * 64, "a", "ä"], [3, 2, 1], 2) == [True, True, False]
 
 
 FEATURES = st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(n, 100), st.integers(1, 6)))
 
 
-@given(FEATURES, st.integers(0, 2 ** 31))
-def test_what_is_held_back_is_some_but_never_all(shape, seed):
+@given(FEATURES, st.integers(0, 2 ** 31), st.integers(1, 100))
+def test_what_is_held_back_is_some_but_never_all(shape, seed, classes):
     stored, count, recordings = shape
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((stored, 3)).astype(np.float32)
     keys = sorted((int(g) << GROUP_SHIFT) + int(k) for g, k in
                   zip(rng.integers(0, recordings, stored), rng.integers(0, 2 ** 32, stored)))
-    held = held_back(features, keys, count)
+    held = held_back(features, keys, count, classes)
     assert len(held) < count
-    assert len(set(held.tolist())) == len(held) <= max(1, count / 2)
-    assert count == 1 or len(held) >= 1
+    assert len(set(held.tolist())) == len(held) <= count / 4
+    assert count < 5 or len(held) >= 1
     assert held.tolist() == sorted(held.tolist())
     assert all(0 <= i < stored for i in held)
 
@@ -92,29 +145,32 @@ def recorded(sizes):
 
 def test_whole_recordings_are_held_back_together():
     features = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    assert held_back(features, recorded([10] * 5), 50).tolist() == list(range(10))
-    assert held_back(features, recorded([4, 4, 20, 22]), 50).tolist() == list(range(8))
-    assert held_back(features, recorded([40, 10]), 50).tolist() == list(range(40, 50))  # no more than half
-    assert len(held_back(features, recorded([50]), 50)) == 10
+    assert held_back(features, recorded([10] * 5), 50, 4).tolist() == list(range(10))
+    assert held_back(features, recorded([4, 4, 20, 22]), 50, 4).tolist() == list(range(8))
+    assert held_back(features, recorded([40, 10]), 50, 4).tolist() == list(range(40, 50))
+    assert held_back(features, recorded([30, 20]), 50, 4).tolist() != list(range(30, 50))  # no more than a quarter
+    assert len(held_back(features, recorded([50]), 50, 4)) == 10
 
 
 def test_a_recording_that_is_stored_in_part_is_not_held_back():
     features = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
-    held = held_back(features, recorded([10, 10, 10]), 60)
-    assert held.tolist() == list(range(20))
+    held = held_back(features, recorded([10, 10, 10]), 60, 4)
+    assert held.tolist() == list(range(10))
 
 
 def test_without_recordings_the_far_end_is_held_back():
     along = np.linspace(0, 1, 40) ** 3
     features = (np.outer(along, [3, 4]) + 1e5).astype(np.float32)
     keys = recorded([1] * 40)
-    assert held_back(features, keys, 40).tolist() == list(range(32, 40))
+    assert held_back(features, keys, 40, 5).tolist() == list(range(32, 40))
+    assert held_back(features, keys, 40, 10).tolist() == list(range(36, 40))
+    assert held_back(features, keys, 40, 100).tolist() == list(range(38, 40))
 
 
 def test_equal_samples_are_no_trouble():
-    assert held_back(np.ones((10, 4), np.float32), recorded([1] * 10), 10).tolist() == [0, 1]
-    assert held_back(np.ones((1, 4), np.float32), [5], 1).tolist() == []
-    assert len(held_back(np.full((2, 4), 1e15, np.float32), [5, 6], 2)) == 1
+    assert held_back(np.ones((10, 4), np.float32), recorded([1] * 10), 10, 1).tolist() == [0, 1]
+    assert held_back(np.ones((1, 4), np.float32), [5], 1, 1).tolist() == []
+    assert len(held_back(np.full((5, 4), 1e15, np.float32), [5, 6, 7, 8, 9], 5, 1)) == 1
 
 
 def test_keys_name_sample_and_recording_alone():

@@ -5,22 +5,28 @@ import numpy as np
 import pytest
 
 from edgecl.budget import Form
+from edgecl.codec import codec_of
 from edgecl.errors import BadInput
-from edgecl.exemplars import exemplar_bytes
 from edgecl.head_graph import HeadSession, build_head
 from edgecl.heads import KINDS
-from edgecl.knowledge import Knowledge
+from edgecl.knowledge import Buffer, Knowledge
 from edgecl.lift import Lift
+from edgecl.records import row_bytes
 from edgecl.samples import sample_keys
 from edgecl.trial import calibrate, class_weights
 
 D = 8
 
 
+def buffer(limit=10 ** 6, admission="reservoir", codec="raw", dimension=D):
+    return Buffer(limit, 2 ** 14, admission, codec_of(codec, "feature", (dimension,)))
+
+
 def knowledge(data, form=None, room=1000):
     form = form or Form(True, None, 32)
     lifts = [Lift(D, D), Lift(D, 32, projected=True)] if form.projected else [Lift(D, D)]
-    known = Knowledge(lifts, form, room * exemplar_bytes(D))
+    each = row_bytes(buffer().codec.feature, D)
+    known = Knowledge(lifts, form, buffer(room * each + (1000 if room else 0)))
     for label, x in data.items():
         known.add(label, sample_keys(x), x)
     return known
@@ -79,7 +85,7 @@ def test_classes_that_are_the_same_are_not_called_with_confidence():
 
 
 def test_no_class_no_head():
-    known = Knowledge([Lift(D, D)], Form(True), 1000)
+    known = Knowledge([Lift(D, D)], Form(True), buffer(1000))
     assert known.judge("auto").head is None
     assert known.judge("auto").summary() == {"held_back": {}, "head": None, "unknown_above": None}
 
@@ -88,20 +94,25 @@ def test_samples_that_judge_are_not_among_those_learned_from():
     """On pure noise a head scores chance on what it has not seen; on its own samples it would score all of them."""
     rng = np.random.default_rng(0)
     data = {c: rng.standard_normal((6, 200)).astype(np.float32) for c in "abcdefghij"}
-    known = Knowledge([Lift(200, 200)], Form(True), 10 ** 7)
+    known = Knowledge([Lift(200, 200)], Form(True), buffer(10 ** 7, dimension=200))
     for label, x in data.items():
         known.add(label, sample_keys(x), x)
     judged = known.judge("slda")
     assert len(judged.accuracy) == 10
     assert np.mean(list(judged.accuracy.values())) < 0.5
-    x = np.concatenate(list(data.values()))
-    assert np.mean(judged.head.logits(x).argmax(1) == np.repeat(np.arange(10), 6)) > 0.95
+    x, truth = np.concatenate(list(data.values())), np.repeat(np.arange(10), 6)
+    held = np.isin([row.key for row in known.stored],
+                   [row.key for rows in known._held_back(known.exemplars()).values() for row in rows])
+    right = judged.head.logits(x).argmax(1) == truth  # the head that serves has not learned from them either
+    assert held.sum() == 10
+    assert right[~held].mean() > 0.95
+    assert right[held].mean() == np.mean(list(judged.accuracy.values()))
 
 
 def test_a_curved_border_calls_for_the_projection_and_a_plane_one_does_not():
     x = np.random.default_rng(0).standard_normal((900, 3)).astype(np.float32)
     inside = (x ** 2).sum(1) < 2.4
-    known = Knowledge([Lift(3, 3), Lift(3, 256, projected=True)], Form(True, None, 256), 10 ** 6)
+    known = Knowledge([Lift(3, 3), Lift(3, 256, projected=True)], Form(True, None, 256), buffer(dimension=3))
     for label, part in (("in", x[inside]), ("out", x[~inside])):
         known.add(label, sample_keys(part), part)
     assert known.judge("auto").head.kind == "ridge-projected"
@@ -113,7 +124,7 @@ def test_a_curved_border_calls_for_the_projection_and_a_plane_one_does_not():
 def test_a_refused_sample_leaves_nothing_behind(bad):
     x = cloud(5)
     x[3, 2] = bad
-    known = Knowledge([Lift(D, D), Lift(D, 32, projected=True)], Form(True, None, 32), 10 ** 6)
+    known = Knowledge([Lift(D, D), Lift(D, 32, projected=True)], Form(True, None, 32), buffer())
     with pytest.raises(BadInput):
         known.add("a", sample_keys(x), x)
     assert (known.statistics, known.stored, known.labels) == ({}, [], [])

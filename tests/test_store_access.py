@@ -152,7 +152,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path, photos
 
 def test_a_state_of_a_newer_format_is_refused_and_left_alone(state, capsys):
     connection = sqlite3.connect(state / "edgecl.db")
-    connection.executescript("UPDATE meta SET value = '2' WHERE key = 'format'; DROP TABLE files;")
+    connection.executescript("UPDATE meta SET value = '99' WHERE key = 'format'; DROP TABLE files;")
     connection.close()
     (state / "models" / "new-kind.bin").write_bytes(b"x")
     before = tree(state)
@@ -252,7 +252,7 @@ def test_a_state_that_may_not_be_read(state, capfd):
 def test_an_interrupted_change_on_a_read_only_state_is_told(state, capfd):
     told = []
     for call in range(1, 10):  # not every kill leaves a journal that has to be played back
-        strace("learn", state, "fdatasync", f"signal=SIGKILL:when={call}")
+        strace("forget", state, "fdatasync", f"signal=SIGKILL:when={call}")
         with read_only(state) as drop:
             told.append(in_a_child(lambda drop=drop: (drop(), Learner.open(state))))
         if told[-1]:

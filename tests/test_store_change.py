@@ -20,10 +20,11 @@ from helpers_state import (
 
 from edgecl import upkeep
 from edgecl.budget import state_bytes
+from edgecl.codec import Float32
 from edgecl.errors import BudgetError, StateError
 from edgecl.heads import forms
 from edgecl.learner import Learner
-from edgecl.records import Row, pack, packed_bytes, unpack
+from edgecl.records import Row, pack, packed_bytes, rows_of
 
 
 @pytest.mark.parametrize("head", ["slda", "nearest-mean", "auto"])
@@ -134,7 +135,7 @@ def test_history_and_files_stay_bounded(learner):
         learner.learn(vectors("ant", 2, number), "ant")
         if number % 7 == 0:
             learner.rollback()
-    assert len(learner.history()) <= upkeep.HISTORY + 2
+    assert len(learner.history()) <= 2 * upkeep.HISTORY + 2
     assert len(list((learner.store.path / "models").iterdir())) < 60
     assert learner.store.current == 84
 
@@ -164,7 +165,7 @@ def test_merging_twice_is_refused_also_by_detours(learner, tmp_path):
 def test_what_failed_stays_out_of_memory(learner, monkeypatch):
     kept = knowledge(Learner.open(learner.store.path))
     monkeypatch.setattr(learner.store, "fits", lambda _: False)
-    monkeypatch.setattr(learner.store, "quota", learner.store.used_bytes())
+    monkeypatch.setattr(learner.store.ledger, "quota", learner.store.used_bytes())
     with pytest.raises(BudgetError, match="bytes"):
         learner.learn(vectors("dog", 20), "dog")
     monkeypatch.undo()
@@ -174,12 +175,17 @@ def test_what_failed_stays_out_of_memory(learner, monkeypatch):
 
 
 def test_samples_survive_their_file():
-    rows = [Row(i, 7, label, 2 ** 62 + i, np.arange(5, dtype=np.float32) + i) for i, label in enumerate(("a", "Bär 2"))]
-    file = pack(rows)
-    assert len(file) <= packed_bytes(rows)
-    for row, again in zip(rows, unpack(file)):
-        assert row[:4] == again[:4]
-        assert (row.feature == again.feature).all()
+    rows = [Row(7 << 32 | i, 7, label, 2 ** 62 + i, np.arange(5, dtype=np.float32) + i, b"input" * i, bool(i))
+            for i, label in enumerate(("a", "Bär 2"))]
+    file = pack([(rows, Float32())], {"id": 7})
+    assert len(file) <= packed_bytes([(rows, Float32())], 10)
+    again = rows_of(file, lambda _: Float32(), "file")
+    for row, same in zip(rows, again):
+        assert row[:4] + row[5:] == same[:4] + same[5:]
+        assert (row.feature == same.feature).all()
+    for place in range(len(file)):
+        with pytest.raises(StateError, match="damaged"):
+            rows_of(file[:place] + bytes([file[place] ^ 1]) + file[place + 1:], lambda _: Float32(), "file")
 
 
 @pytest.mark.parametrize("head", ["slda", "nearest-mean", "auto"])

@@ -68,8 +68,7 @@ def test_damaged_statistics_are_found_and_the_generation_before_them_can_be_rest
 def test_damaged_samples_of_the_journal_are_found(learner):
     learner.close()
     state = learner.store.path
-    names = [name for name, oldest, _ in Learner.open(state).store.files() if oldest == 4]
-    flip(state / "models" / names[0])
+    flip(state / "learned.log")
     learner = Learner.open(state)
     assert learner.store.restorable() == {1, 2, 3}
     assert not learner.damage
@@ -79,12 +78,61 @@ def test_damaged_samples_of_the_journal_are_found(learner):
     assert [c.name for c in learner.classes()] == ["ant", "wasp"]
 
 
+def test_a_damaged_end_of_the_log_is_told_and_learning_goes_on_before_it(learner):
+    learner.close()
+    log = learner.store.path / "learned.log"
+    flip(log, log.read_bytes().rindex(b"cat"))
+    learner = Learner.open(learner.store.path)
+    assert "damaged at its end" in learner.damage[0]
+    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
+    learner.learn(vectors("dog", 20), "dog")
+    assert not learner.damage
+    assert [c.name for c in learner.classes()] == ["ant", "dog", "wasp"]
+
+
+def test_damage_inside_the_log_takes_what_came_after_it_along(learner):
+    for name in ("dog", "elk"):
+        learner.learn(vectors(name, 20), name)
+    learner.close()
+    log = learner.store.path / "learned.log"
+    flip(log, log.read_bytes().index(b'["dog"]') + 200)  # dog's samples
+    learner = Learner.open(learner.store.path)
+    assert learner.store.restorable() == {1, 2, 3, 4}
+    assert {answer.label for answer in learner.predict(vectors("elk", 5))} == {"elk"}  # its head is whole
+    with pytest.raises(StateError, match="damaged at generation 5"):
+        learner.learn(vectors("fox", 20), "fox")
+    learner.rollback(4)
+    learner.learn(vectors("fox", 20), "fox")
+    assert [c.name for c in learner.classes()] == ["ant", "cat", "fox", "wasp"]
+    shown = answers(learner)
+    learner.close()
+    assert answers(Learner.open(learner.store.path)) == shown
+
+
+def test_a_cut_off_append_never_was(learner):
+    learner.close()
+    log = learner.store.path / "learned.log"
+    whole, shown = log.read_bytes(), answers(Learner.open(learner.store.path))
+    last = whole[whole.rindex(b"\xecCL1"):]
+    for tail in (last[:-3], last[:60], last[:20], b"\xec", bytes(700)):
+        log.write_bytes(whole + tail)
+        again = Learner.open(learner.store.path)
+        assert answers(again) == shown
+        assert not again.damage
+        again.close()
+    again = Learner.open(learner.store.path)
+    again.learn(vectors("dog", 20), "dog")
+    shown = answers(again)
+    again.close()
+    assert answers(Learner.open(learner.store.path)) == shown
+
+
 def test_damaged_exemplars_are_left_out(learner):
     learner.forget("wasp")  # writes the statistics, so that samples are only exemplars
     learner.close()
     state = learner.store.path
     shown = answers(Learner.open(state))
-    flip(state / "models" / Learner.open(state).store.files()[0][0])
+    flip(state / "models" / Learner.open(state).store.files("exemplars")[0][0])
     learner = Learner.open(state)
     assert answers(learner) == shown
     learner.learn(vectors("dog", 20), "dog")

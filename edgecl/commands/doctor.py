@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from edgecl.commands import print_json, state_path
 from edgecl.config import format_size
@@ -64,22 +63,26 @@ def packages(_: argparse.Namespace) -> list[Finding]:
 
 
 def processor(_: argparse.Namespace) -> list[Finding]:
-    """Cores that this process may use, load, and what slows them down."""
-    cores = len(os.sched_getaffinity(0))
-    found = [Finding("processor", "ok", f"{cores} cores, load {os.getloadavg()[0]:.1f}")]
-    for zone in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
-        temperature = _read(f"{zone}/temp")
-        if temperature is not None and temperature.lstrip("-").isdigit():
-            degrees = int(temperature) / 1000
-            hot = degrees >= 80
-            found.append(Finding("heat", "note" if hot else "ok", f"{_read(f'{zone}/type')}: {degrees:.0f} C",
-                                 "cool the board, or learn later" if hot else ""))
-    current, most = (_read(f"/sys/devices/system/cpu/cpu0/cpufreq/{name}") for name in
-                     ("scaling_max_freq", "cpuinfo_max_freq"))
-    if current and most and int(current) < int(most):
-        found.append(Finding("throttling", "note", f"limited to {int(current) // 1000} of {int(most) // 1000} MHz",
+    """Cores that this process may use, load, what slows them down, and whether a learning round may run on them now."""
+    from edgecl.limits import Limits, Need, may_run
+    from edgecl.readings import read
+
+    now, limits = read(), Limits()
+    known = ("" if now.cores is None else f"{now.cores:g} cores", "" if now.load is None else f"load {now.load:.1f}",
+             "" if now.memory is None else f"{format_size(now.memory)} of memory available")
+    found = [Finding("processor", "ok", ", ".join(filter(None, known)))]
+    for zone in now.zones:
+        trip = "" if zone.trip is None else f", slows down or stops at {zone.trip:g} C"
+        found.append(Finding("heat", "ok" if zone.degrees < limits.below(zone) else "note",
+                             f"{zone.name}: {zone.degrees:.0f} C{trip}"))
+    if now.frequency is not None and now.frequency < 100:
+        found.append(Finding("throttling", "note", f"limited to {now.frequency:.0f} % of its maximum clock",
                              "check power supply, cooling and power mode"))
-    return found
+    if now.battery is not None:
+        found.append(Finding("battery", "ok", f"{now.battery:.0f} %, {'on' if now.mains else 'off'} mains"))
+    refused = may_run(now, limits, Need(memory=0, seconds=0)).reasons
+    return found + ([Finding("rounds", "note", f"none may start: {what}", cure) for what, cure in refused] or
+                    [Finding("rounds", "ok", "a learning round may start now")])
 
 
 def cameras(_: argparse.Namespace) -> list[Finding]:
@@ -127,13 +130,6 @@ def _devices(check: str, patterns: list[str], group: str) -> list[Finding]:
         found.append(Finding(check, "ok" if readable else "bad", path + ("" if readable else ": no permission"),
                              "" if readable else f"sudo usermod -aG {group} $USER, then log in again"))
     return found
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 CHECKS: list[Callable[[argparse.Namespace], list[Finding]]] = [onnx_runtime, packages, processor, cameras, ports, state]

@@ -61,7 +61,30 @@ def curves(x: Sequence[int], lines: dict[str, Sequence[float]], x_label: str, y_
     return _svg(figure)
 
 
-def _figure() -> tuple[Any, Any]:
+def bars(names: Sequence[str], parts: dict[str, Sequence[float]], x_label: str, form: str = "{:.3g}") -> str:
+    """Horizontal bars as SVG: one group a name, one bar a part, its value at its end. Raises BadInput without
+    matplotlib."""
+    thick = 0.8 / len(parts)
+    figure, axes = _figure(0.7 + 0.28 * len(names) * max(len(parts), 1.5))
+    axes.grid(visible=False)
+    most = max((value for values in parts.values() for value in values), default=0.0) or 1.0
+    for number, (colour, (part, values)) in enumerate(zip(COLOURS, parts.items())):
+        places = [place + (number - (len(parts) - 1) / 2) * thick for place in range(len(names))]
+        axes.barh(places, values, 0.9 * thick, color=colour, label=part)
+        for place, value in zip(places, values):
+            axes.annotate(form.format(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+                          color=colour, fontsize=9)
+    axes.set(xlabel=x_label, xlim=(0, 1.15 * most), yticks=range(len(names)))
+    axes.set_yticklabels(names)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    if len(parts) > 1:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.subplots_adjust(left=0.26, right=0.84, top=0.97, bottom=min(0.5 / figure.get_figheight(), 0.4))
+    return _svg(figure)
+
+
+def _figure(height: float = 4.2) -> tuple[Any, Any]:
     try:
         import matplotlib
     except ImportError as error:
@@ -71,7 +94,7 @@ def _figure() -> tuple[Any, Any]:
     matplotlib.rcParams["svg.hashsalt"] = "edgecl"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8.4, 4.2))
+    figure, axes = pyplot.subplots(figsize=(8.4, height))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     figure.subplots_adjust(left=0.08, right=0.72, top=0.96, bottom=0.13)

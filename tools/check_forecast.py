@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Memory and bytes per class, told before anything runs and then measured: four states, one table.
+
+    python tools/check_forecast.py [--json]
+
+Each state is forecast first: from its graph, its shapes, and what a tiny state of the same kind took. Then processes
+that run `edgecl predict` and `edgecl learn` on it are measured, and so are the bytes by which its files grow when 20
+more classes are taught. Exits 1 where one is off by more than 5 %.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"))
+
+from edgecl import forecast, profiler  # noqa: E402  (the threads must be set before)
+from edgecl.config import Settings  # noqa: E402
+from edgecl.learner import Learner  # noqa: E402
+
+MOST = 0.05
+MORE = 20
+STATES = {  # name -> settings, kind and shape of samples, classes taught
+    "photos, lite0 fp32": (Settings(backbone="efficientnet-lite0"), "image", (224, 224, 3), 10),
+    "windows, rocket": (Settings(backbone="rocket", quota=16_000_000, exemplars=1_000_000, rate=50.0, window=3.0),
+                        "window", (150, 6), 10),
+    "vectors, 512 numbers": (Settings(backbone="identity"), "feature", (512,), 50),
+    "photos, lite0 int8": (Settings(backbone="efficientnet-lite0", precision="int8"), "image", (224, 224, 3), 10),
+}
+
+
+def check(name: str, folder: Path) -> list[dict[str, object]]:
+    settings, kind, shape, classes = STATES[name]
+    calibration = profiler.samples(kind, shape, 8, 5) if settings.precision == "int8" else None
+    learner = Learner.create(folder / "state", settings, calibration)
+    for number in range(classes):
+        learner.learn(profiler.samples(kind, shape, profiler.EACH, number), f"class {number:02}")
+    rows = [{"state": name, "what": f"memory, {r.what}", "forecast": r.forecast, "measured": r.measured}
+            for r in profiler.measure_memory(learner, folder)]
+    rewrite(learner)
+    head, known = learner.store.newest.detail["head"], learner.status().classes
+    foundation = learner.foundation
+    assert foundation is not None
+    told = [sum(forecast.class_bytes(head, foundation.dimension, known + n, foundation.form, len("class 00")))
+            for n in range(MORE)]
+    before = kept(learner)
+    for number in range(MORE):
+        learner.learn(profiler.samples(kind, shape, 6, 500 + number), f"class {known + number:02}")
+    rewrite(learner)
+    rows.append({"state": name, "what": f"bytes a class, {learner.store.newest.detail['head']}",
+                 "forecast": round(sum(told) / MORE), "measured": round((kept(learner) - before) / MORE)})
+    learner.close()
+    return rows
+
+
+def rewrite(learner: Learner) -> None:
+    """Have statistics and head written anew, and every older generation let go."""
+    kind, shape = profiler.shape_of(learner)
+    name = profiler.free_name(learner)
+    learner.learn(profiler.samples(kind, shape, 2, 999), name)
+    learner.forget(name)
+    for spare in [c.name for c in learner.classes() if c.name.startswith("profile")]:
+        learner.forget(spare)
+
+
+def kept(learner: Learner) -> int:
+    """Bytes of the statistics and the head that are on the disk."""
+    newest = learner.store.newest
+    assert newest.head is not None and newest.snapshot is not None
+    return learner.store.blobs.bytes(newest.head) + learner.store.blobs.bytes(newest.snapshot)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object a figure")
+    options, good = parser.parse_args(), True
+    for name in STATES:
+        with tempfile.TemporaryDirectory() as folder:
+            for row in check(name, Path(folder)):
+                ratio = float(row["forecast"]) / float(row["measured"])  # type: ignore[arg-type]
+                kept_promise = abs(ratio - 1) <= MOST
+                good &= kept_promise
+                if options.json:
+                    print(json.dumps({**row, "ratio": round(ratio, 4), "kept": kept_promise}), flush=True)
+                else:
+                    print(f"{name:22} {row['what']:26} forecast {row['forecast']:>12,}  measured {row['measured']:>12,}"
+                          f"  ratio {ratio:.3f}  {'kept' if kept_promise else 'MISSED'}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
