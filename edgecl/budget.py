@@ -81,6 +81,11 @@ class Ledger:
                 used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
         return Usage(**used)
 
+    def reserved(self) -> int:
+        """Bytes of the disk that are held for what is yet to come."""
+        path = self.folder / RESERVE
+        return path.stat().st_size if path.exists() else 0
+
     def fits(self, need: int) -> bool:
         """Whether the quota has room for `need` more bytes."""
         return self.usage().total + need <= self.quota

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GROUP_SHIFT = 32   # a key's high bits name the recording, its low bits the sample
-NEAR = 0.05        # of the mean squared distance of two samples: closer ones in a row are one scene. A camera that
-                   # moves by a hundredth of the picture a frame gives 0.02 to 0.08, other photos of one thing over 0.12
+NEAR = 0.1         # of the mean squared distance of two samples of a class: closer ones in a row are one scene. Frames
+                   # of a slow pan have 0.04 to 0.16, photos of one product over 0.23, half-overlapping windows over 0.1
 LEAST_SHARE = 16   # one sample in sixteen is held back at least ...
 MOST_SHARE = 5     # ... and one in five at most,
 WANTED = 40        # as long as all classes together hold back fewer than this
@@ -72,7 +72,7 @@ def margins(features: NDArray[np.float64], own: int, means: NDArray[np.float64])
 
 def near_duplicates(h: NDArray[np.float32], spread: float) -> NDArray[np.bool_]:
     """Which samples [n, d], in the order in which they came, are the same frame as the last one that is none: those
-    closer than NEAR of `spread`, the mean squared distance of two samples."""
+    closer than NEAR of `spread`, the mean squared distance of two samples of one class."""
     spare = np.zeros(len(h), bool)
     last = 0
     for i in range(1, len(h)):

@@ -23,8 +23,9 @@ HEADS = 3                         # times the head's bytes: read, parsed, held
 HIDDEN = {"DequantizeLinear"}     # part of the operator behind it: its output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
 HEAD_FRAME, ARRAYS = 750, 1_270   # bytes of a head's graph, and of the statistics' file, beside their numbers
-FRAME = 30 * PAGE                 # the database and its journal, folders, an empty log, and what a commit adds to them
-HISTORY = 50                      # bytes a class in the database
+FRAME = 13 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
+EMPTY, ENTRY, TOLD = 6 * PAGE, 360, 100  # bytes of the database: none taught, a generation, a class's accuracies
+HISTORY = 50                      # generations that it names
 LEAST_LOG = 2 ** 16
 NAME = 16                         # characters of a class name, where none is known
 
@@ -80,7 +81,8 @@ class Memory(NamedTuple):
     learning: int
 
 
-def memory(graph: Graph, knowing: Knowing, batch: int, bare: Memory, bare_graph: Graph, bare_knowing: Knowing) -> Memory:
+def memory(graph: Graph, knowing: Knowing, batch: int, bare: Memory, bare_graph: Graph,
+           bare_knowing: Knowing) -> Memory:
     """What a process will take, from what one with a tiny backbone of the same kind took: `bare`."""
     def terms(graph: Graph, knowing: Knowing) -> tuple[float, float]:
         return graph.answering() + knowing.answering(), graph.learning(batch) + knowing.learning()
@@ -93,7 +95,7 @@ def memory(graph: Graph, knowing: Knowing, batch: int, bare: Memory, bare_graph:
 
 
 def read_graph(model: bytes) -> Graph:
-    """The figures of an ONNX file; nothing is run. What does not depend on the input is folded, as ONNX Runtime does."""
+    """The figures of an ONNX file; nothing is run. What does not depend on the input is folded, as it is there."""
     import onnx
 
     proto = onnx.load_model_from_string(model)
@@ -116,8 +118,8 @@ def read_graph(model: bytes) -> Graph:
             continue
         nodes += 1
         for name in node.output:
-            hidden = node.op_type in HIDDEN or {graph.node[i].op_type for i in users.get(name, ())} == {"QuantizeLinear"}
-            size = 0 if hidden else sizes.get(name, 0)
+            into = {graph.node[i].op_type for i in users.get(name, ())}
+            size = 0 if node.op_type in HIDDEN or into == {"QuantizeLinear"} else sizes.get(name, 0)
             taken = next((n for n in ending if node.op_type in IN_PLACE and alive.get(n) == size), None)
             alive |= {name: size} if taken is None else {name: size, taken: 0}
         most = max(most, sum(alive.values()))
@@ -195,11 +197,13 @@ class Room(NamedTuple):
 
     def classes(self, kind: str, dimension: int, form: Form, name: int = NAME, log: bool = False) -> int:
         """How many classes of that head fit. log: with as many samples in the log as it may ever hold, and a head that
-        was left for later; else with none. A commit has statistics and head twice."""
+        was left for later; else with none. A commit has statistics and head twice, and the database three times: as it
+        is, as its journal, and as that of packing the exemplars."""
         def fits(classes: int) -> bool:
             head = pages(head_bytes(kind, dimension, classes, form, name))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
-            taken = pages(self.backbone) + pages(self.samples) + self.segment + FRAME + HISTORY * classes
+            database = pages(EMPTY + ENTRY * min(classes, HISTORY) + (TOLD * classes if self.samples else 0))
+            taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME + 3 * database
             waiting = max(2 * max(statistics, self.samples), LEAST_LOG) + head if log else 0
             return taken + waiting + 2 * (statistics + head) <= self.quota
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecl.backbone import Backbone
+from edgecl.backbone import KINDS, Backbone
 from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
 from edgecl.budget import Form, plan_statistics, segment_bytes, state_bytes
 from edgecl.codec import Int8, codec_of
@@ -68,6 +68,19 @@ class Foundation:
         return [plain, Lift(self.dimension, self.form.projected, self.power, projected=True, seed=seed)]
 
 
+def check_codec(settings: Settings) -> None:
+    """Raise BadInput for a codec that is unknown, or stores another kind of sample than the backbone takes."""
+    known = KIND_OF.get(settings.backbone)
+    problems: list[BadInput] = []
+    for kind in [known] if known else KINDS:
+        try:
+            codec_of(settings.codec, kind, ())
+            return
+        except BadInput as error:
+            problems.append(error)
+    raise problems[0]
+
+
 def waits_for_samples(settings: Settings, calibration: np.ndarray | None) -> bool:
     """Whether the backbone can only be made when samples are seen."""
     kind = KIND_OF.get(settings.backbone)
@@ -88,7 +101,6 @@ def found(settings: Settings, samples: np.ndarray | None, calibration: np.ndarra
             raise BadInput("no backbone is chosen yet", "teach something, or give --backbone")
         name = DEFAULTS[kind_of(probe)]
     check_name(name)
-    codec_of(settings.codec, KIND_OF.get(name, "image"), ())
     if settings.precision == "int8" and calibration is None:
         raise BadInput("int8 ranges are taken from photos and none were given", "give --calibrate FOLDER as well")
     if KIND_OF.get(name) == "window":

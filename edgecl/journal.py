@@ -87,12 +87,13 @@ class Journal:
         if change.backbone is not None and self.foundation is not None:
             raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
         store.meta = {**store.meta, **change.meta}  # until `exclusive` ends: then it is what was committed
-        judgement, head = self._judge(knowledge, change)
-        exemplars, sizes = knowledge.exemplars(), self._codebook_wanted(knowledge)
+        exemplars = knowledge.exemplars()
+        judgement, head = self._judge(knowledge, exemplars, change)
+        sizes = self._codebook_wanted(knowledge, len(exemplars))
         change.detail["classes"] = len(knowledge.labels)
         base = self._base(store.current)
         if change.undo_after is None and not (base and not rewrite and not sizes
-                                              and self._journals(knowledge, change, base, head)):
+                                              and self._journals(knowledge, exemplars, change, base, head)):
             change.head = head
             exemplars = self._write_anew(knowledge, change, sizes)
         change.detail |= {"exemplars": len(exemplars), "exemplar_bytes": knowledge.buffer_bytes(exemplars)}
@@ -135,10 +136,10 @@ class Journal:
         left |= {row.id: row for row in knowledge.stored if row.id is not None and (row.generation or 0) > since}
         knowledge.stored = [left[number] for number in sorted(left)]  # type: ignore[type-var]
 
-    def _codebook_wanted(self, knowledge: Knowledge) -> tuple[int, int] | None:
+    def _codebook_wanted(self, knowledge: Knowledge, kept: int) -> tuple[int, int] | None:
         """Sizes of the codebook that is to be made; None where the buffer holds everything, or needs no other one."""
         foundation, buffer = self.foundation, knowledge.buffer
-        if foundation is None or not knowledge.labels or len(knowledge.exemplars()) == len(knowledge.stored):
+        if foundation is None or not knowledge.labels or kept == len(knowledge.stored):
             return None
         return wanted(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels), buffer.codebook)
 
@@ -177,24 +178,28 @@ class Journal:
             change.meta["foundation"] = replace(foundation, form=knowledge.form).to_meta()
         return kept
 
-    def _judge(self, knowledge: Knowledge, change: Change) -> tuple[Judgement, bytes | None]:
+    def _judge(self, knowledge: Knowledge, exemplars: list[Row], change: Change) -> tuple[Judgement, bytes | None]:
         """The judgement, put into the change, and the head to serve; at a rollback it is the one that served then."""
         if change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
             if then.head is not None or not knowledge.labels:
                 change.detail |= {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
                 return Judgement(None, then.detail.get("held_back", {})), None
-        judgement = knowledge.judge(self.settings.head)
+        judgement = knowledge.judge(self.settings.head, exemplars)
         change.detail |= judgement.summary()
         head = build_head(judgement.head) if judgement.head is not None else None
         if change.undo_after is not None:
             change.head = head
         return judgement, head
 
-    def _journals(self, knowledge: Knowledge, change: Change, base: Generation, head: bytes | None) -> bool:
+    def _journals(self, knowledge: Knowledge, exemplars: list[Row], change: Change, base: Generation,
+                  head: bytes | None) -> bool:
         """Whether the new samples are appended to the log; then they, and the head where that is worth its bytes, are
         put into the change. As long as the log is short, and leaves room to write the statistics once more, with one
-        more class."""
+        more class. Only exemplars keep their input."""
+        kept = {id(row) for row in exemplars}
+        knowledge.stored = [row._replace(input=b"") if row.id is None and row.input and id(row) not in kept else row
+                            for row in knowledge.stored]
         rows = [row for row in knowledge.stored if row.id is None]
         assert base.snapshot is not None
         if not self.store.blobs.intact(base.snapshot):

@@ -186,16 +186,17 @@ class Knowledge:
                     np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
         return ranks
 
-    def judge(self, head: str) -> Judgement:
-        """The head for all that is known, chosen and calibrated on held-back exemplars.
+    def judge(self, head: str, exemplars: list[Row] | None = None) -> Judgement:
+        """The head for all that is known, chosen and calibrated on held-back exemplars. exemplars: of `exemplars()`.
 
         The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
         those that are tried nor the one that serves. head: "auto" or a kind.
         """
         if not self.labels:
             return Judgement(None, {})
+        exemplars = self.exemplars() if exemplars is None else exemplars
         held = {label: np.stack([row.feature for row in rows])
-                for label, rows in self._held_back([row for row in self.exemplars() if not row.coded]).items()}
+                for label, rows in self._held_back([row for row in exemplars if not row.coded]).items()}
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
         rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}

@@ -16,7 +16,7 @@ from edgecl.backbone import Backbone
 from edgecl.batches import Batch, Samples, batches_of
 from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
-from edgecl.founding import Foundation, found, waits_for_samples
+from edgecl.founding import Foundation, check_codec, found, waits_for_samples
 from edgecl.heads import KINDS
 from edgecl.journal import Journal
 from edgecl.merging import merge_into
@@ -52,6 +52,7 @@ class Learner:
         settings = settings or Settings()
         if settings.head not in ("auto", *KINDS):
             raise BadInput(f"no head is called {settings.head!r}", f"choose auto, {', '.join(KINDS)}")
+        check_codec(settings)
         meta: dict[str, Any] = {"settings": asdict(settings), "id": uuid.uuid4().hex}
         change = Change("init", {"backbone": settings.backbone})
         if waits_for_samples(settings, calibration):
@@ -242,9 +243,13 @@ class Learner:
             if not foundation.calibrated and foundation.name == "rocket":
                 warnings.append("rocket's scales and biases come from the first thing taught; "
                                 "`edgecl init --calibrate RECORDING` takes them from a mix")
+        usage, codec = self.store.ledger.usage(), foundation.codec if foundation else self.settings.codec
+        if foundation and codec in ("auto", "pq"):
+            codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
-                      current.detail.get("classes", 0), self.settings.quota, self.store.used_bytes(),
+                      current.detail.get("classes", 0), self.settings.quota, usage.total,
                       current.detail.get("exemplar_bytes", 0), self.settings.exemplars,
+                      current.detail.get("exemplars", 0), codec, usage._asdict(), self.store.ledger.reserved(),
                       foundation.precision if foundation else None, form,
                       foundation.calibrated if foundation else None,
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,

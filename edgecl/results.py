@@ -53,7 +53,8 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a state stands; the sizes are bytes of the whole directory and of the exemplar buffer."""
+    """Where a state stands; the sizes are bytes of the whole directory and of the exemplar buffer. purposes: bytes by
+    what they are for, see `edgecl.budget.Usage`; reserved_bytes: of the disk, held for what is yet to come."""
 
     generation: int
     backbone: str
@@ -63,6 +64,10 @@ class Status:
     used_bytes: int
     exemplar_bytes: int
     exemplar_limit_bytes: int
+    exemplars: int
+    codec: str
+    purposes: dict[str, int]
+    reserved_bytes: int
     precision: str | None
     statistics: str | None
     calibrated: bool | None

@@ -73,12 +73,12 @@ class ClassStatistics:
         return self.reference + self.sums[label] / self.counts[label]
 
     def spread(self, h: NDArray[np.float32]) -> float:
-        """The mean squared distance of two samples of any class; of two of `h` [n, d] where no G is kept."""
-        moment = self.moment
-        if moment is None:
+        """The mean squared distance of two samples of one class; of two of `h` [n, d] where no G is kept."""
+        moment, freedom = self.moment, self.degrees_of_freedom
+        if moment is None or freedom < 1:
             return 2 * float(h.var(0, dtype=np.float64).sum())
-        shift = sum(self.sums.values(), np.zeros(self.dimension)) / self.total
-        return 2 * max(float(np.trace(moment)) / self.total - float(shift @ shift), 0.0)
+        between = sum(float(q @ q) / self.counts[label] for label, q in self.sums.items())
+        return 2 * max(float(np.trace(moment)) - between, 0.0) / freedom
 
     def add(self, label: str, h: NDArray[np.float32]) -> None:
         """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput, see `check_features`."""

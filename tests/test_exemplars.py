@@ -59,7 +59,7 @@ def test_margins_are_the_distance_to_the_nearest_border():
 def test_consecutive_frames_are_one():
     rng = np.random.default_rng(0)
     scenes = rng.standard_normal((6, 20)).astype(np.float32)
-    frames = np.repeat(scenes, 5, axis=0) + 0.05 * rng.standard_normal((30, 20)).astype(np.float32)
+    frames = np.repeat(scenes, 5, axis=0) + 0.1 * rng.standard_normal((30, 20)).astype(np.float32)
     assert near_duplicates(frames, 2 * 20).tolist() == [i % 5 > 0 for i in range(30)]
     assert not near_duplicates(scenes, 2 * 20).any()
     assert near_duplicates(scenes[:0], 1.0).tolist() == []

@@ -31,6 +31,8 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "founding serving exporting",
     "journal merging",
     "learner",
+    "rehearsal",
+    "footprint",
     "profiler",
     "training evaluation",
     "commands",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl import Learner, Settings
+from edgecl import Learner
+from edgecl.config import Settings
 
 GOAL = 3.0
 CASES = {  # length of a feature, samples a commit, classes, codec

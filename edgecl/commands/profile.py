@@ -139,8 +139,8 @@ def to_toml(done: Profile, advice: Advice) -> str:
         lines += ["", "# The measured state is int8. Then init needs --calibrate FOLDER, a folder of own photos:",
                   '# precision = "int8"']
     elif advice.int8 is not None:
-        lines += ["", f"# int8 was {advice.int8:.2g} times as fast here. To have it, take the next line in, and give init",
-                  "# --calibrate FOLDER, a folder of own photos; then compare `edgecl evaluate` with and without:",
+        lines += ["", f"# int8 was {advice.int8:.2g} times as fast here. To have it, uncomment the next line, and give",
+                  "# init --calibrate FOLDER, a folder of own photos; then compare `edgecl evaluate` with and without:",
                   '# precision = "int8"']
     return "\n".join(lines) + "\n"
 
@@ -217,7 +217,8 @@ def write_page(done: Profile, advice: Advice, path: Path) -> None:
 
     first, *rest = tables(done)
     parts = [*map(paragraph, conclusions(done, advice)), heading(_title(first[0])),
-             bars([f"{x.part}, {x.precision}, {x.threads} thr." if x.precision != "-" else x.part for x in done.latency],
+             bars([f"{x.part}, {x.precision}, {x.threads} thr." if x.part != "preprocess" else x.part
+                   for x in done.latency],
                   {"p50": [x.p50 for x in done.latency], "p99": [x.p99 for x in done.latency]}, "milliseconds"),
              table(first[1], first[2])]
     drawn = {0: bars([x.what for x in done.memory], {"forecast": [x.forecast / 1e6 for x in done.memory],

@@ -75,6 +75,8 @@ def bars(names: Sequence[str], parts: dict[str, Sequence[float]], x_label: str, 
             axes.annotate(form.format(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center",
                           color=colour, fontsize=9)
     axes.set(xlabel=x_label, xlim=(0, 1.15 * most), yticks=range(len(names)))
+    axes.locator_params(axis="x", nbins=6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes.set_yticklabels(names)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
