@@ -1,4 +1,4 @@
-"""What a state takes: resident memory of whole processes, bytes of a class and of a stored sample; told and measured."""
+"""What a state takes, told and measured: memory of whole processes, bytes of a class and of a stored sample."""
 from __future__ import annotations
 
 import subprocess

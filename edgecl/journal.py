@@ -102,6 +102,7 @@ class Journal:
         numbered = dict(zip(map(id, change.rows), rows))
         knowledge.stored = [numbered.get(id(row), row) for row in knowledge.stored]
         if change.snapshot is not None:
+            knowledge.load(change.snapshot, [], knowledge.stored)  # as it will be read: float32
             self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in exemplars])
         self._kept = generation, knowledge
         self._head = None if change.head is not None or head is None else (generation, head)
@@ -151,7 +152,7 @@ class Journal:
         if made is None:
             return
         with suppress(BudgetError):
-            upkeep.compact(self.store, [row for row in knowledge.exemplars(made[0].length) if row.id is not None])
+            self._evict_early(knowledge.exemplars(made[0].length))
             old = self.store.meta.get("codebooks", [])
             change.codebook, change.meta["codebooks"] = made[1], [*old, [made[0].name, made[0].classes]]
             self.store.meta = {**self.store.meta, **change.meta}
@@ -232,8 +233,21 @@ class Journal:
         while not self.store.fits(change):
             if not upkeep.prune(self.store):
                 with suppress(BudgetError):
-                    upkeep.compact(self.store, [row for row in kept if row.id is not None])
+                    self._evict_early(kept)
                 return
+
+    def _evict_early(self, kept: list[Row]) -> None:
+        """Delete exemplars before a commit that may yet fail. What serves now is written first: it could not be solved
+        again. Raises BudgetError."""
+        store, newest = self.store, self.store.newest
+        if newest.head is None and newest.detail.get("classes"):
+            if self._head is None or self._head[0] != newest.id:
+                head = self.load(newest.id).judge(self.settings.head).head
+                assert head is not None
+                self._head = newest.id, build_head(head)
+            store.name_head(*self._head)
+        store.set_meta("evicted", newest.id)
+        upkeep.compact(store, [row for row in kept if row.id is not None])
 
     def _base(self, generation: int) -> Generation | None:
         """The latest generation up to this one whose statistics are kept."""

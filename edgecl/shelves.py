@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from edgecl.archive import EXEMPLARS
 from edgecl.budget import PAGE, pages
 from edgecl.errors import StateError
 from edgecl.records import packed_bytes
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
     from edgecl.records import Row
     from edgecl.store import Store
-
-JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples
-
 
 def arrange(store: Store, alive: Callable[[Row], bool], kept: list[Row] | None, spent: list[str]) -> None:
     """Make the files hold exactly the exemplars `kept` (None: those in them that are `alive`), then delete the files

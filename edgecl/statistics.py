@@ -41,8 +41,7 @@ class ClassStatistics:
         self.residual = 0
         self.diagonal: NDArray[np.float64] | None = None
         self._moment = np.zeros((self.dimension, self.dimension)) if second_moment else None
-        self._waiting: list[NDArray[np.float64]] = []
-        self._waiting_rows = 0
+        self._waiting = np.zeros((0, self.dimension))
 
     @property
     def dimension(self) -> int:
@@ -61,12 +60,12 @@ class ClassStatistics:
 
     @property
     def moment(self) -> NDArray[np.float64] | None:
-        """G float64 [d, d] about the reference, or None."""
-        if self._moment is not None and self._waiting:
-            rows = np.concatenate(self._waiting)
-            self._waiting, self._waiting_rows = [], 0
-            self._moment += rows.T @ rows
-        return self._moment
+        """G float64 [d, d] about the reference, or None. Samples are added in blocks of BLOCK in the order in which
+        they came, whenever it was read: the same samples give the same bits."""
+        if self._moment is None or not len(self._waiting):
+            return self._moment
+        product: NDArray[np.float64] = self._waiting.T @ self._waiting
+        return np.add(self._moment, product, out=product)
 
     def mean(self, label: str) -> NDArray[np.float64]:
         """The mean of a class, float64 [d]."""
@@ -74,11 +73,12 @@ class ClassStatistics:
 
     def spread(self, h: NDArray[np.float32]) -> float:
         """The mean squared distance of two samples of one class; of two of `h` [n, d] where no G is kept."""
-        moment, freedom = self.moment, self.degrees_of_freedom
-        if moment is None or freedom < 1:
+        freedom = self.degrees_of_freedom
+        if self._moment is None or freedom < 1:
             return 2 * float(h.var(0, dtype=np.float64).sum())
         between = sum(float(q @ q) / self.counts[label] for label, q in self.sums.items())
-        return 2 * max(float(np.trace(moment)) - between, 0.0) / freedom
+        total = float(np.trace(self._moment)) + float(np.vdot(self._waiting, self._waiting))
+        return 2 * max(total - between, 0.0) / freedom
 
     def add(self, label: str, h: NDArray[np.float32]) -> None:
         """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput, see `check_features`."""
@@ -88,10 +88,11 @@ class ClassStatistics:
         self.counts[label] = self.counts.get(label, 0) + len(rows)
         self.sums[label] = self.sums[label] + total if label in self.sums else total
         if self._moment is not None:
-            self._waiting.append(rows)
-            self._waiting_rows += len(rows)
-            if self._waiting_rows >= BLOCK:
-                _ = self.moment
+            waiting = np.concatenate([self._waiting, rows])
+            for start in range(0, len(waiting) - BLOCK + 1, BLOCK):
+                block = waiting[start:start + BLOCK]
+                self._moment += block.T @ block
+            self._waiting = waiting[len(waiting) - len(waiting) % BLOCK:].copy()
 
     def without(self, label: str, samples: NDArray[np.float32] | None = None) -> ClassStatistics:
         """A copy that has forgotten a class.
@@ -146,7 +147,7 @@ class ClassStatistics:
         twin.counts, twin.residual, twin.diagonal = dict(self.counts), self.residual, self.diagonal
         twin.sums = dict(self.sums)  # sums are replaced, never changed in place
         moment = self.moment
-        twin._moment = None if moment is None else moment.copy()
+        twin._moment = moment.copy() if moment is self._moment and moment is not None else moment
         return twin
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> Pooled:
@@ -162,11 +163,11 @@ class ClassStatistics:
         mean = counts @ means / counts.sum()
         freedom = int(counts.sum()) - len(labels) + self.residual
         covariance: NDArray[np.float64] | None = None
-        if self.moment is not None and freedom < 1:
-            covariance = np.zeros_like(self.moment)
-        elif self.moment is not None and self.diagonal is not None:
+        if self._moment is not None and freedom < 1:
+            covariance = np.zeros_like(self._moment)
+        elif self._moment is not None and self.diagonal is not None:
             covariance = self._scatter(self._weighted_means()) / self.degrees_of_freedom
-        elif self.moment is not None:
+        elif self._moment is not None:
             covariance = self._scatter(np.sqrt(counts)[:, None] * means, *rows.values()) / freedom
         return Pooled(tuple(labels), counts, self.reference + mean, means - mean, covariance, freedom)
 

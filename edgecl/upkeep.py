@@ -12,12 +12,13 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from edgecl.archive import HISTORY, JOURNAL
 from edgecl.budget import PAGE
 from edgecl.database import NAME, PATIENCE
 from edgecl.errors import EdgeclError, StateError
 from edgecl.log import new_epoch
 from edgecl.records import Generation
-from edgecl.shelves import JOURNAL, arrange, put
+from edgecl.shelves import arrange, put
 
 if TYPE_CHECKING:
     from edgecl.records import Row
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 SNAPSHOTS = 2  # kept: the current one, and the one to go back to where it is damaged
 HEADS = 8      # kept: each makes a generation one that can be gone back to
-HISTORY = 50   # generations that the history names; forgotten classes and merges stay in it for good
 ROOM = 8 * PAGE  # that small writes to the database take
 ERASED = 2     # `undone` of a generation whose samples are deleted
 

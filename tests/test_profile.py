@@ -150,7 +150,7 @@ def test_bytes_a_class_are_as_forecast(kind, dimension):
 
 
 @pytest.mark.parametrize(("head", "dimension", "quota", "exemplars"), [
-    ("nearest-mean", 400, 800_000, 30_000), ("cosine", 200, 600_000, 0), ("slda", 200, 700_000, 40_000)])
+    ("nearest-mean", 400, 600_000, 30_000), ("cosine", 200, 600_000, 0), ("slda", 200, 700_000, 40_000)])
 def test_as_many_classes_fit_as_forecast(tmp_path, head, dimension, quota, exemplars):
     learner = create(tmp_path / "state", quota, exemplars, head)
     learner.learn(vectors("class-000", 6, dimension=dimension), "class-000")

@@ -61,7 +61,7 @@ def main() -> int:
     options = arguments.parse_args()
     missed = False
     for name, (dimension, size, classes, codec) in CASES.items():
-        with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory(prefix="edgecl-wear-", dir=options.folder or Path.cwd()) as folder:
             found = measure(Path(folder), dimension, options.commits or size, classes, codec, options.samples)
         missed |= found["ratio"] > GOAL
         if options.json:

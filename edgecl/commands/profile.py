@@ -100,8 +100,9 @@ def recommend(done: Profile) -> Advice:
     quota = s.quota if room >= wanted else _rounded(s.quota + (wanted - room) * 2 * (head.statistics + head.head))
     enough = _rounded(1.1 * codec.each * ENOUGH * max(ROOM, done.known))
     exemplars = min(max(quota // 16, s.exemplars), enough)
-    values = {"state": f"{done.state}-new" if done.state else "edgecl-state", "backbone": done.backbone, "quota": quota,
-              "exemplars": exemplars, "codec": s.codec, "head": s.head, "threads": threads.threads,
+    values = {"state": f"{done.state}-new" if done.state else "edgecl-state", "backbone": done.backbone,
+              "quota": quota, "exemplars": exemplars, "codec": s.codec, "admission": s.admission, "head": s.head,
+              "threads": threads.threads,
               **{name: value for name in ("rate", "window", "hop") if (value := getattr(s, name)) is not None},
               "seed": s.seed}
     return Advice(values, {
@@ -113,6 +114,7 @@ def recommend(done: Profile) -> Advice:
                   else f"as in the measured state, {codec.each:,.0f} bytes each"),
         "head": f"held-back samples decide; here {head.kind}, {head.statistics + head.head:,} bytes a class"
                 if s.head == "auto" else "as in the measured state",
+        "admission": "which exemplars stay",
         "threads": "the fewest within 10 % of the fastest measured", "rate": "Hz", "window": "seconds",
         "hop": "seconds", "state": "the state directory", "seed": "of random kernels and projections"}, gain)
 

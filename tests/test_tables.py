@@ -1,0 +1,71 @@
+"""The tables in docs/: each script's functions on a few digits."""
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import accuracy_per_byte as bytes_table
+import unknown as unknown_table
+
+
+@pytest.fixture(scope="module")
+def digits():
+    task = bytes_table.digits()
+    few = {label: bytes_table.Part(part.features[:60], part.keys[:60]) for label, part in task.train.items()}
+    return replace(task, train=few)
+
+
+@pytest.mark.parametrize("codec", ["raw", "int8-feature", "pq", "auto"])
+def test_a_buffer_never_passes_its_bytes_and_its_heads_know_what_it_keeps(digits, codec):
+    cell = bytes_table.measure(digits, codec, 16_000, seed=0)
+    assert cell.written <= 16_000
+    assert 40 < cell.exemplars <= 600
+    assert all(0.7 < accuracy <= 1 for accuracy in cell.accuracy.values())
+    assert list(cell.accuracy) == (["automatic"] if codec == "auto" else digits.heads)
+
+
+def test_the_seed_changes_which_samples_stay_and_nothing_else_does(digits):
+    kept = [{row.key for row in bytes_table.fill(digits, "raw", 16_000, seed).stored} for seed in (0, 0, 1)]
+    assert kept[0] == kept[1] != kept[2]
+    key, other = (bytes_table.salted(k, 3) for k in (5 << 32 | 7, 5 << 32 | 8))
+    assert key != other
+    assert key >> 32 == other >> 32 < 2 ** 31
+
+
+def test_samples_of_a_photo_buffer_go_through_the_backbone_again():
+    rng = np.random.default_rng(0)
+    photos = {label: rng.integers(0, 256, (6, 16, 16, 3), np.uint8) // 4 + shade for label, shade in (("a", 0), ("b", 150))}
+
+    def again(x):
+        return x.reshape(len(x), -1)[:, ::64].astype(np.float32)
+
+    train = {label: bytes_table.Part(again(x), [*range(i, i + 6)], x)
+             for i, (label, x) in zip((0, 10), photos.items())}
+    task = bytes_table.Task("photos", "image", (16, 16, 3), 0.5, train, again(np.concatenate([*photos.values()])),
+                            np.repeat(["a", "b"], 6), again)
+    cell = bytes_table.measure(task, "jpeg", 8_000, seed=0)
+    assert 2 <= cell.exemplars < 12
+    assert cell.accuracy["nearest-mean"] == 1
+
+
+def test_the_page_names_what_falls_short(tmp_path):
+    table = {("raw", "slda"): [(50.0, 3), (90.0, 9)], ("auto", "automatic"): [(49.5, 3), (80.0, 9)]}
+    page = bytes_table.page({"digits": table}, ("16KB", "64KB"), 3)
+    assert "but for digits at 64KB (80.0 against 90.0)" in page
+    assert "| raw, slda | **50.0** (3) | **90.0** (9) |" in page
+    bytes_table.plot({"digits": table}, ("16KB", "64KB"), tmp_path / "plot.svg")
+    assert "automatic</text>" in (tmp_path / "plot.svg").read_text()
+
+
+def test_untaught_digits_are_told_from_taught_ones(digits):
+    found = unknown_table.draw(digits, list("0123456"))
+    assert found.scores[unknown_table.MINE][1] > 0.9
+    assert all(0 <= share <= 1 for share, _ in found.scores.values())
+    assert unknown_table.auroc(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.875
+    page = unknown_table.page({"digits": [found]})
+    assert f"**{unknown_table.MINE}**" in page
