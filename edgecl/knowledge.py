@@ -154,7 +154,10 @@ class Knowledge:
                 + (len(exemplars) - coded) * row_bytes(self.buffer.codec.feature, d))
 
     def _exact_ones(self, rows: list[Row], size: int, room: int) -> NDArray[np.bool_]:
-        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back."""
+        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where there
+        is room for enough of them to judge by."""
+        if room < ENOUGH * size:
+            return np.zeros(len(rows), np.bool_)
         held = {id(row) for rows in self._held_back([row for row in rows if not row.coded]).values() for row in rows}
         exact = np.array([id(row) in held for row in rows])
         places = np.flatnonzero(exact)
