@@ -1,6 +1,7 @@
 """Bytes: what a state directory holds, what the quota can afford, and what a person is told when it can't."""
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,7 +110,8 @@ class Ledger:
                 os.truncate(self.folder / RESERVE, keep)
 
     def hold(self) -> None:
-        """Reserve what the quota has left. To be called under the state's lock. Raises OSError on a full disk."""
+        """Reserve what the quota has left, where the file system can. To be called under the state's lock. Raises
+        OSError on a full disk."""
         left = max(self.quota - self.usage().total, 0) // PAGE * PAGE
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -118,6 +120,9 @@ class Ledger:
                 os.ftruncate(descriptor, left)
             elif have < left:
                 os.posix_fallocate(descriptor, have, left - have)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
         finally:
             os.close(descriptor)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ENOUGH = 20          # held-back samples without which the kind of head is not chosen by score
 HELD_BACK_ROOM = 4   # a quarter of the buffer at most is for held-back samples where the others are coded
-PENALTIES = 1 / 3, 3.0  # of the analytic shrinkage: what else is tried
+PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ class Knowledge:
                 + (len(exemplars) - coded) * row_bytes(self.buffer.codec.feature, d))
 
     def _exact_ones(self, rows: list[Row], size: int, room: int) -> NDArray[np.bool_]:
-        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where there
-        is room for enough of them to judge by."""
+        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where the
+        room is enough for a judgement."""
         if room < ENOUGH * size:
             return np.zeros(len(rows), np.bool_)
         held = {id(row) for rows in self._held_back([row for row in rows if not row.coded]).values() for row in rows}
@@ -224,9 +224,13 @@ class Knowledge:
         if len(best.truth) < ENOUGH or not KINDS[default.kind].second_moment:
             return best
         for factor in PENALTIES:
-            e = min(rest.shrinkage * factor, 1.0)
-            trial = Trial.run(solve(default.kind, replace(rest, penalty=e), default.lift), rest, held, best.truth)
-            best = trial if trial.beats(best) else best
+            e = rest.shrinkage
+            while 1e-4 < e * factor <= 1:
+                e *= factor
+                trial = Trial.run(solve(default.kind, replace(rest, penalty=e), default.lift), rest, held, best.truth)
+                if not trial.beats(best):
+                    break
+                best = trial
         return best
 
     def _rest(self, held: dict[str, NDArray[np.float32]], lift: Lift) -> tuple[Pooled, NDArray[np.float32]]:

@@ -14,8 +14,9 @@ from edgecl import database, upkeep
 from edgecl.archive import HISTORY, JOURNAL, Archive
 from edgecl.blobs import sync_folder
 from edgecl.budget import PAGE, pages
+from edgecl.config import format_size
 from edgecl.database import NAME, connect, in_words, translated
-from edgecl.errors import StateError
+from edgecl.errors import BudgetError, StateError
 from edgecl.log import NAME as LOG
 from edgecl.log import first_record, new_epoch
 from edgecl.records import Change, Generation, Row, pack, packed_bytes
@@ -42,6 +43,11 @@ class Store(Archive):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
             path.parent.mkdir(parents=True, exist_ok=True)
             _clear_unfinished(path)
+            quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
+            if free < quota:
+                raise BudgetError(f"the disk that holds {path} has only {format_size(free)} free: too little to "
+                                  f"reserve a quota of {format_size(quota)}",
+                                  "free some space, or give a smaller --quota")
             try:
                 making.mkdir(mode=0o700)
                 (making / "models").mkdir()

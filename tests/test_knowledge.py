@@ -8,7 +8,7 @@ from edgecl.budget import Form
 from edgecl.codec import codec_of
 from edgecl.errors import BadInput
 from edgecl.head_graph import HeadSession, build_head
-from edgecl.heads import KINDS
+from edgecl.heads import KINDS, solve
 from edgecl.knowledge import Buffer, Knowledge
 from edgecl.lift import Lift
 from edgecl.records import row_bytes
@@ -107,6 +107,27 @@ def test_samples_that_judge_are_not_among_those_learned_from():
     assert held.sum() == 10
     assert right[~held].mean() > 0.95
     assert right[held].mean() == np.mean(list(judged.accuracy.values()))
+
+
+def test_the_penalty_is_chosen_on_held_back_samples(monkeypatch):
+    """The analytic shrinkage is taken where nothing else is clearly better, and given up where it is far too strong."""
+    def taught(noise):
+        rng = np.random.default_rng(0)
+        known = Knowledge([Lift(20, 20)], Form(True), buffer(10 ** 6, dimension=20))
+        for c in "abcdef":
+            mean = np.r_[np.zeros(6), rng.standard_normal(14)]
+            x = (mean + noise * rng.standard_normal((160, 20))).astype(np.float32)
+            known.add(c, sample_keys(x), x)
+        held = {c: np.stack([r.feature for r in rows]) for c, rows in known._held_back(known.exemplars()).items()}
+        return known.judge("slda").head.weight, known._rest(held, known.lifts[0])[0], known
+
+    even, rest, known = taught(np.ones(20))
+    assert (even == solve("slda", rest, known.lifts[0]).weight).all()
+    monkeypatch.setattr("edgecl.pooled.oas_shrinkage", lambda *_: 0.99)
+    _, _, known = taught(np.r_[np.full(6, 40.0), np.full(14, 0.3)])  # noise that must be whitened
+    assert np.mean(list(known.judge("slda").accuracy.values())) > 0.9
+    monkeypatch.setattr("edgecl.knowledge.PENALTIES", ())
+    assert np.mean(list(known.judge("slda").accuracy.values())) < 0.3
 
 
 def test_a_curved_border_calls_for_the_projection_and_a_plane_one_does_not():

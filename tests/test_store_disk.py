@@ -1,6 +1,7 @@
 """Full disks, signals, interrupts."""
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -80,6 +81,16 @@ def test_what_was_reserved_lets_learning_go_on_on_a_full_disk(tmp_path):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_a_file_system_that_can_not_reserve_is_no_obstacle(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    learner = create(tmp_path / "state")
+    learner.learn(vectors("ant", 20), "ant")
+    assert learner.status().reserved_bytes == 0
+
+
 @pytest.mark.skipif(not ROOT, reason="mounting a small tmpfs takes root")
 @pytest.mark.parametrize("free", [0, 1, 2, 3, 5, 8, 12])
 def test_a_full_disk_is_named_and_the_old_generation_serves(tmp_path, state, free, capsys):
@@ -108,7 +119,7 @@ def test_a_full_disk_is_named_and_the_old_generation_serves(tmp_path, state, fre
         learner.close()
         if free == 0:
             assert "is full" in refused(capsys, "forget", "--state", disk / "state", "--class", "wasp")
-            assert "is full" in refused(capsys, "init", "--backbone", "identity", "--state", disk / "more")
+            assert "has only 0 B free" in refused(capsys, "init", "--backbone", "identity", "--state", disk / "more")
             assert sorted(path.name for path in disk.iterdir()) == ["state"]
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
