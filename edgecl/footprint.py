@@ -15,12 +15,13 @@ from edgecl import forecast
 from edgecl.backbone import BATCH_BYTES
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.budget import segment_bytes
+from edgecl.buffer import Buffer
 from edgecl.codec import FITS, Codec, codec_of
 from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
 from edgecl.head_graph import build_head
 from edgecl.heads import KINDS
-from edgecl.knowledge import Buffer, Knowledge
+from edgecl.knowledge import Knowledge
 from edgecl.learner import Learner
 from edgecl.lift import Lift
 from edgecl.quantiser import ProductQuantiser, plan

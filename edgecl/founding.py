@@ -10,10 +10,10 @@ import numpy as np
 from edgecl.backbone import KINDS, Backbone
 from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
 from edgecl.budget import Form, plan_statistics, segment_bytes, state_bytes
+from edgecl.buffer import Buffer
 from edgecl.codec import Int8, codec_of
 from edgecl.errors import BadInput, BudgetError
 from edgecl.heads import forms
-from edgecl.knowledge import Buffer
 from edgecl.lift import Lift, choose_power
 from edgecl.samples import kind_of, prepare
 from edgecl.statistics import LARGEST

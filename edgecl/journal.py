@@ -96,7 +96,7 @@ class Journal:
                                               and self._journals(knowledge, exemplars, change, base, head)):
             change.head = head
             exemplars = self._write_anew(knowledge, change, sizes)
-        change.detail |= {"exemplars": len(exemplars), "exemplar_bytes": knowledge.buffer_bytes(exemplars)}
+        change.detail |= {"exemplars": len(exemplars), "exemplar_bytes": knowledge.buffer.bytes_of(exemplars)}
         self._heads += len(change.head or b"")
         generation, rows = store.commit(change)
         numbered = dict(zip(map(id, change.rows), rows))

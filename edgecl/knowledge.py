@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgecl import novelty
-from edgecl.exemplars import admitted, held_back, herding, margins, near_duplicates
+from edgecl.buffer import ENOUGH, Buffer, held_out
+from edgecl.exemplars import near_duplicates
 from edgecl.heads import KINDS, solve
-from edgecl.records import Row, file_bytes, row_bytes
+from edgecl.records import Row
 from edgecl.statistics import ClassStatistics, check_features
 from edgecl.trial import Trial
 
@@ -21,14 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecl.budget import Form
-    from edgecl.codebook import Codebook
-    from edgecl.codec import Codec, FeatureCodec
     from edgecl.heads import Head
     from edgecl.lift import Lift
     from edgecl.pooled import Pooled
 
-ENOUGH = 20          # held-back samples without which the kind of head is not chosen by score
-HELD_BACK_ROOM = 4   # a quarter of the buffer at most is for held-back samples where the others are coded
 PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
 
 
@@ -45,23 +42,6 @@ class Judgement:
         threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
         return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
                 "unknown_above": threshold if np.isfinite(threshold) else None}
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """What the exemplar buffer is made of. limit: bytes of its files; segment: of one of them; admission: see
-    `edgecl.exemplars`; codec: of what is stored; codebook: of features that are not held back, or None."""
-
-    limit: int
-    segment: int
-    admission: str
-    codec: Codec
-    codebook: Codebook | None = None
-
-    @property
-    def common(self) -> FeatureCodec:
-        """The codec of most features."""
-        return self.codebook.codec if self.codebook else self.codec.feature
 
 
 class Knowledge:
@@ -123,71 +103,9 @@ class Knowledge:
         self.stored += [s._replace(id=None, generation=None) for s in other.stored
                         if not s.coded]
 
-    # exemplars ----------------------------------------------------------------------------------
-
     def exemplars(self, reserved: int = 0) -> list[Row]:
         """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free."""
-        rows = self.stored
-        if not rows:
-            return []
-        buffer, d = self.buffer, self.lifts[0].source
-        room = buffer.limit - reserved - file_bytes(buffer.limit, buffer.segment, self.labels)
-        labels, ranks = [row.label for row in rows], self._ranks(rows)
-        sizes = row_bytes(buffer.common, d) + np.array([len(row.input) for row in rows])
-        if buffer.codebook is None:
-            return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room)) if kept]
-        room -= buffer.codebook.length
-        exact = self._exact_ones(rows, row_bytes(buffer.codec.feature, d), room // HELD_BACK_ROOM)
-        sizes[exact] = 0
-        keep = admitted(labels, ranks, sizes, room - int(exact.sum()) * row_bytes(buffer.codec.feature, d)) | exact
-        return buffer.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep])
-
-    def buffer_bytes(self, exemplars: list[Row]) -> int:
-        """Bytes that these exemplars take in the files of the buffer, at most: never over its limit."""
-        if not exemplars:
-            return 0
-        d, coded = self.lifts[0].source, sum(bool(row.coded) for row in exemplars)
-        labels = sorted({row.label for row in exemplars})
-        shared = self.buffer.codebook.length if self.buffer.codebook else 0
-        return (file_bytes(self.buffer.limit, self.buffer.segment, labels) + shared
-                + coded * row_bytes(self.buffer.common, d) + sum(len(row.input) for row in exemplars)
-                + (len(exemplars) - coded) * row_bytes(self.buffer.codec.feature, d))
-
-    def _exact_ones(self, rows: list[Row], size: int, room: int) -> NDArray[np.bool_]:
-        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where the
-        room is enough for a judgement."""
-        if room < ENOUGH * size:
-            return np.zeros(len(rows), np.bool_)
-        held = {id(row) for rows in self._held_back([row for row in rows if not row.coded]).values() for row in rows}
-        exact = np.array([id(row) in held for row in rows])
-        places = np.flatnonzero(exact)
-        fits = admitted([rows[i].label for i in places], np.array([rows[i].key for i in places], np.int64),
-                        np.full(len(places), size), room)
-        exact[places[~fits]] = False
-        return exact
-
-    def _ranks(self, rows: list[Row]) -> NDArray[np.int64]:
-        """The rank of each sample in its class [n]: the smallest stay the longest, near-duplicates go first."""
-        ranks = self._own_ranks(rows)
-        order = np.lexsort((ranks, np.array([row.spare for row in rows])))
-        ranks[order] = np.arange(len(rows))
-        return ranks
-
-    def _own_ranks(self, rows: list[Row]) -> NDArray[np.int64]:
-        admission = self.buffer.admission
-        if admission == "reservoir":
-            return np.array([row.key for row in rows], np.int64)
-        if admission == "ring":
-            return np.arange(len(rows), 0, -1)
-        ranks, lift, labels = np.empty(len(rows), np.int64), self.lifts[0], np.array([row.label for row in rows])
-        means = np.stack([self.plain.mean(label) for label in self.labels])
-        for place, label in enumerate(self.labels):
-            mine = np.flatnonzero(labels == label)
-            if len(mine):
-                h = lift(np.stack([rows[i].feature for i in mine]))
-                ranks[mine] = herding(h, means[place]) if admission == "herding" else \
-                    np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
-        return ranks
+        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved) if self.stored else []
 
     def judge(self, head: str, exemplars: list[Row] | None = None) -> Judgement:
         """The head for all that is known, chosen and calibrated on held-back exemplars. exemplars: of `exemplars()`.
@@ -199,7 +117,7 @@ class Knowledge:
             return Judgement(None, {})
         exemplars = self.exemplars() if exemplars is None else exemplars
         held = {label: np.stack([row.feature for row in rows])
-                for label, rows in self._held_back([row for row in exemplars if not row.coded]).items()}
+                for label, rows in held_out(exemplars, self.plain).items()}
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
         rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}
@@ -238,21 +156,6 @@ class Knowledge:
         lifted = {label: lift(features) for label, features in held.items()}
         none = np.zeros((0, lift.dimension), np.float32)
         return self.statistics[lift].pooled(lifted), np.concatenate([none, *lifted.values()])
-
-    def _held_back(self, rows: list[Row]) -> dict[str, list[Row]]:
-        """Those of the exemplars that no head is learned from, by class."""
-        chosen: dict[str, list[Row]] = {}
-        by_class: dict[str, list[Row]] = {label: [] for label in self.labels}
-        for row in rows:
-            by_class[row.label].append(row)
-        for label, mine in by_class.items():
-            if mine:
-                mine.sort(key=lambda row: row.key)
-                picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine],
-                                   self.plain.counts[label], len(by_class))
-                if len(picked):
-                    chosen[label] = [mine[i] for i in picked]
-        return chosen
 
     def _candidates(self, head: str, held: int) -> list[str]:
         """Kinds to try: the default first, then by bytes."""

@@ -1,4 +1,4 @@
-"""The exemplar buffer inside a state: its bytes are those on the disk, never over the limit; floods, codecs, policies."""
+"""The exemplar buffer inside a state: its bytes are those on the disk, never too many; floods, codecs, policies."""
 from __future__ import annotations
 
 import itertools
@@ -12,7 +12,14 @@ import pytest
 from helpers_state import create, vectors
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.budget import PAGE, pages

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from edgecl.budget import Form
+from edgecl.buffer import Buffer, held_out
 from edgecl.codec import codec_of
 from edgecl.errors import BadInput
 from edgecl.head_graph import HeadSession, build_head
 from edgecl.heads import KINDS, solve
-from edgecl.knowledge import Buffer, Knowledge
+from edgecl.knowledge import Knowledge
 from edgecl.lift import Lift
 from edgecl.records import row_bytes
 from edgecl.samples import sample_keys
@@ -102,7 +103,7 @@ def test_samples_that_judge_are_not_among_those_learned_from():
     assert np.mean(list(judged.accuracy.values())) < 0.5
     x, truth = np.concatenate(list(data.values())), np.repeat(np.arange(10), 6)
     held = np.isin([row.key for row in known.stored],
-                   [row.key for rows in known._held_back(known.exemplars()).values() for row in rows])
+                   [row.key for rows in held_out(known.exemplars(), known.plain).values() for row in rows])
     right = judged.head.logits(x).argmax(1) == truth  # the head that serves has not learned from them either
     assert held.sum() == 10
     assert right[~held].mean() > 0.95
@@ -118,7 +119,7 @@ def test_the_penalty_is_chosen_on_held_back_samples(monkeypatch):
             mean = np.r_[np.zeros(6), rng.standard_normal(14)]
             x = (mean + noise * rng.standard_normal((160, 20))).astype(np.float32)
             known.add(c, sample_keys(x), x)
-        held = {c: np.stack([r.feature for r in rows]) for c, rows in known._held_back(known.exemplars()).items()}
+        held = {c: np.stack([r.feature for r in rows]) for c, rows in held_out(known.exemplars(), known.plain).items()}
         return known.judge("slda").head.weight, known._rest(held, known.lifts[0])[0], known
 
     even, rest, known = taught(np.ones(20))

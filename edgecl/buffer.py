@@ -1,0 +1,117 @@
+"""The exemplar buffer of one learner: of all stored samples, those that its bytes keep, and how it keeps them."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecl.exemplars import admitted, held_back, herding, margins
+from edgecl.records import file_bytes, row_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgecl.codebook import Codebook
+    from edgecl.codec import Codec, FeatureCodec
+    from edgecl.lift import Lift
+    from edgecl.records import Row
+    from edgecl.statistics import ClassStatistics
+
+ENOUGH = 20          # held-back samples without which heads are not judged by score
+HELD_BACK_ROOM = 4   # a quarter of the buffer at most is for held-back samples where the others are coded
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """What the exemplar buffer is made of. limit: bytes of its files; segment: of one of them; admission: see
+    `edgecl.exemplars`; codec: of what is stored; codebook: of features that are not held back, or None."""
+
+    limit: int
+    segment: int
+    admission: str
+    codec: Codec
+    codebook: Codebook | None = None
+
+    @property
+    def common(self) -> FeatureCodec:
+        """The codec of most features."""
+        return self.codebook.codec if self.codebook else self.codec.feature
+
+    def keep(self, rows: list[Row], statistics: ClassStatistics, lift: Lift, reserved: int = 0) -> list[Row]:
+        """Those of the stored samples, one at least, that the buffer keeps, as it keeps them. statistics: of all ever
+        learned, lifted by `lift`; reserved: bytes to leave free."""
+        room = self.limit - reserved - file_bytes(self.limit, self.segment, statistics.labels)
+        labels, ranks = [row.label for row in rows], self._ranks(rows, statistics, lift)
+        sizes = row_bytes(self.common, lift.source) + np.array([len(row.input) for row in rows])
+        if self.codebook is None:
+            return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room)) if kept]
+        room -= self.codebook.length
+        each = row_bytes(self.codec.feature, lift.source)
+        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ROOM)
+        sizes[exact] = 0
+        keep = admitted(labels, ranks, sizes, room - int(exact.sum()) * each) | exact
+        return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep])
+
+    def bytes_of(self, exemplars: list[Row]) -> int:
+        """Bytes that these exemplars take in the files of the buffer, at most: never over its limit."""
+        if not exemplars:
+            return 0
+        d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
+        labels = sorted({row.label for row in exemplars})
+        return (file_bytes(self.limit, self.segment, labels) + (self.codebook.length if self.codebook else 0)
+                + coded * row_bytes(self.common, d) + sum(len(row.input) for row in exemplars)
+                + (len(exemplars) - coded) * row_bytes(self.codec.feature, d))
+
+    @staticmethod
+    def _exact_ones(rows: list[Row], statistics: ClassStatistics, size: int, room: int) -> NDArray[np.bool_]:
+        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where the
+        room is enough for a judgement."""
+        if room < ENOUGH * size:
+            return np.zeros(len(rows), np.bool_)
+        held = {id(row) for mine in held_out(rows, statistics).values() for row in mine}
+        exact = np.array([id(row) in held for row in rows])
+        places = np.flatnonzero(exact)
+        fits = admitted([rows[i].label for i in places], np.array([rows[i].key for i in places], np.int64),
+                        np.full(len(places), size), room)
+        exact[places[~fits]] = False
+        return exact
+
+    def _ranks(self, rows: list[Row], statistics: ClassStatistics, lift: Lift) -> NDArray[np.int64]:
+        """The rank of each sample in its class [n]: the smallest stay the longest, near-duplicates go first."""
+        ranks = self._own_ranks(rows, statistics, lift)
+        order = np.lexsort((ranks, np.array([row.spare for row in rows])))
+        ranks[order] = np.arange(len(rows))
+        return ranks
+
+    def _own_ranks(self, rows: list[Row], statistics: ClassStatistics, lift: Lift) -> NDArray[np.int64]:
+        if self.admission == "reservoir":
+            return np.array([row.key for row in rows], np.int64)
+        if self.admission == "ring":
+            return np.arange(len(rows), 0, -1)
+        ranks, labels = np.empty(len(rows), np.int64), np.array([row.label for row in rows])
+        means = np.stack([statistics.mean(label) for label in statistics.labels])
+        for place, label in enumerate(statistics.labels):
+            mine = np.flatnonzero(labels == label)
+            if len(mine):
+                h = lift(np.stack([rows[i].feature for i in mine]))
+                ranks[mine] = herding(h, means[place]) if self.admission == "herding" else \
+                    np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
+        return ranks
+
+
+def held_out(rows: list[Row], statistics: ClassStatistics) -> dict[str, list[Row]]:
+    """Those of the exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
+    by_class: dict[str, list[Row]] = {label: [] for label in statistics.labels}
+    for row in rows:
+        if not row.coded:  # only what is as it was learned can be subtracted
+            by_class[row.label].append(row)
+    chosen: dict[str, list[Row]] = {}
+    for label, mine in by_class.items():
+        if mine:
+            mine.sort(key=lambda row: row.key)
+            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine],
+                               statistics.counts[label], len(by_class))
+            if len(picked):
+                chosen[label] = [mine[i] for i in picked]
+    return chosen
