@@ -44,7 +44,7 @@ class Store(Archive):
             path.parent.mkdir(parents=True, exist_ok=True)
             _clear_unfinished(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
-            if free < quota:
+            if free < quota - 2 * PAGE:  # two folders, which not every file system counts
                 raise BudgetError(f"the disk that holds {path} has only {format_size(free)} free: too little to "
                                   f"reserve a quota of {format_size(quota)}",
                                   "free some space, or give a smaller --quota")

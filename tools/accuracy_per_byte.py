@@ -22,12 +22,13 @@ os.environ.update({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM
 import numpy as np
 
 from edgecl.budget import Form, segment_bytes
+from edgecl.buffer import Buffer
 from edgecl.codebook import Codebook, wanted
 from edgecl.codec import FITS, Codec, Float32, codec_of
 from edgecl.config import Settings, parse_size
 from edgecl.evaluation import datasets, demo
 from edgecl.heads import KINDS, PROJECTED, PROJECTED_BELOW, solve
-from edgecl.knowledge import Buffer, Knowledge
+from edgecl.knowledge import Knowledge
 from edgecl.learner import Learner
 from edgecl.lift import Lift
 from edgecl.quantiser import AMPLE, PER_CLASS
@@ -133,8 +134,9 @@ def grocery(folder: Path, cache: Path) -> Task:
         with np.load(stored) as file:
             features[part], y[part] = file["x"], file["y"]
         photos[part] = np.load(seen, mmap_mode="r") if part == "train" else None
-    train = {str(label): Part(features["train"][y["train"] == label], sample_keys(features["train"][y["train"] == label]),
-                              photos["train"][y["train"] == label]) for label in np.unique(y["train"])}
+    keys = np.array(sample_keys(features["train"]))
+    mine = {str(label): y["train"] == label for label in np.unique(y["train"])}
+    train = {label: Part(features["train"][m], keys[m].tolist(), photos["train"][m]) for label, m in mine.items()}
     return Task("grocery_store", "image", (224, 224, 3), 0.5, train, features["test"], y["test"], again)
 
 
@@ -241,12 +243,13 @@ def tested(task: Task, only: Knowledge, head: str) -> float:
 
 Table = dict[tuple[str, str], list[tuple[float, int]]]  # (codec, head) -> accuracy and exemplars at each size
 COLOURS = {"raw": "#6c7a89", "jpeg": "#9b2d86", "delta16": "#c08a00", "int8-feature": "#b3541e", "pq": "#3d5a98"}
-RULE = f"""**The rule of `codec = "auto"`.** Features are kept as int8 (a byte a number) as long as the buffer holds all of
-them, or at least {AMPLE} a class. Beyond that a product quantiser takes over, with codes as long as leave {PER_CLASS}
-exemplars a class, from 1/4 to 2 bits a number; its codebook counts as bytes, and where it would take over two thirds of
-the buffer, int8 stays. The reason is in the tables: a sample more is worth more than the precision of each, down to about a
-bit a number. A codebook is made anew when the classes have doubled. Photos and windows themselves take 10 to 100 times the
-bytes of their features and add nothing to accuracy under a frozen backbone; they are for who wants to change it one day.
+RULE = f"""**The rule of `codec = "auto"`.** Features are kept as int8, a byte a number, as long as the buffer holds
+all of them or {AMPLE} a class. Beyond that a product quantiser takes over, with codes as long as leave {PER_CLASS}
+exemplars a class, from 1/4 to 2 bits a number; its codebook counts as bytes, and where it would take two thirds of the
+buffer or more, int8 stays. A codebook is made anew when the classes have doubled. The reason: as long as samples are
+few, one more is worth more than the precision of each. A photo takes 10 to 100 times the bytes of its feature, a window
+twice those of its own, and under a frozen backbone neither adds to accuracy: they are for who wants to change it one
+day.
 """
 
 
@@ -321,21 +324,21 @@ def page(tables: dict[str, Table], sizes: tuple[str, ...], seeds: int) -> str:
     missing = "" if "grocery_store" in tables else "\n`grocery_store` is left out: its photos were not at hand.\n"
     return f"""# Accuracy against bytes
 
-A learner is taught class by class and remembers nothing but its exemplar buffer: after every class only what fits the bytes
-stays. At the end every kind of head is solved from the exemplars alone, as they are decoded (samples go through the backbone
-again), and tested on unseen samples: one digit in four, four people who were not recorded for training, the official test
-part of grocery_store. Bytes are those of the files as they are written, codebook included. Accuracy in % is the mean over
-{seeds} seeds, which give the order of the classes and the samples' ranks; the number of exemplars is in brackets, the best row
-of each size in bold. (edgecl itself also keeps class statistics, which need no exemplars: its own accuracy is higher.)
+A learner is taught class by class and remembers nothing but its exemplar buffer: after every class only what fits the
+bytes stays. At the end every kind of head is solved from the exemplars alone, as they are decoded (samples go through
+the backbone again), and tested on unseen samples: one digit in four, four people who were not recorded for training,
+the official test part of grocery_store. Bytes are those of the files as they are written, codebook included. Accuracy
+in % is the mean over {seeds} seeds, which give the order of the classes and the samples' ranks; the number of
+exemplars is in brackets, the best row of each size in bold. (edgecl itself also keeps class statistics, which need no
+exemplars: its own accuracy is higher.)
 
-**Automatic** is `codec = "auto"` and `head = "auto"`: the kind of head is chosen as the product chooses it, on held-back
-samples among the exemplars where there are enough, without any test sample. {verdict(tables, sizes)}
-{missing}
-{RULE}
+**Automatic** is `codec = "auto"` and `head = "auto"`: the kind of head is chosen as the product chooses it, on
+held-back samples among the exemplars where there are enough, without any test sample. {verdict(tables, sizes)}
+{missing} {RULE}
 ![accuracy against bytes](bytes.svg)
 
 {chr(10).join(section(name, table, sizes) for name, table in tables.items())}
-Made by `tools/accuracy_per_byte.py --grocery FOLDER`, FOLDER with {{train,test}}/CLASS/*.jpg of the Grocery Store Dataset.
+Made by `tools/accuracy_per_byte.py --grocery FOLDER`: {{train,test}}/CLASS/*.jpg of the Grocery Store Dataset.
 """
 
 

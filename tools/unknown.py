@@ -17,10 +17,11 @@ import accuracy_per_byte as data  # sets the threads, so it comes before numpy
 import numpy as np
 
 from edgecl.budget import Form, segment_bytes
+from edgecl.buffer import Buffer
 from edgecl.codec import codec_of
 from edgecl.config import Settings
 from edgecl.heads import Head
-from edgecl.knowledge import Buffer, Knowledge
+from edgecl.knowledge import Knowledge
 from edgecl.novelty import ACCEPTED
 from edgecl.pooled import Pooled, solve_positive
 
@@ -149,8 +150,9 @@ numbers in the exported head. Softmax, logit and energy are of the same head at 
 Mahalanobis distances use the shared shrunk covariance of the features, D x D numbers; the nearest exemplar is
 searched among all that the buffer keeps.
 
-**What the product itself does**: its threshold is set on held-back samples, without a test sample. Those come from
-other recordings, or lie at the far end of their class, so they are stricter than most known samples:
+**What the product itself does**: its threshold is set on held-back samples, without a test sample. Those are of
+recordings that no head has seen, or lie at the far end of their class, and so are stranger than most known samples:
+the threshold is on the lenient side, and most so where it accepts nearly everything.
 
 | | known accepted | untaught called unknown |
 |---|---|---|
