@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl.exemplars import admitted, held_back, herding, margins
+from edgecl.exemplars import admitted, held_back, herding, margins, reservoir
 from edgecl.records import file_bytes, row_bytes
 
 if TYPE_CHECKING:
@@ -79,24 +79,21 @@ class Buffer:
 
     def _ranks(self, rows: list[Row], statistics: ClassStatistics, lift: Lift) -> NDArray[np.int64]:
         """The rank of each sample in its class [n]: the smallest stay the longest, near-duplicates go first."""
-        ranks = self._own_ranks(rows, statistics, lift)
-        order = np.lexsort((ranks, np.array([row.spare for row in rows])))
-        ranks[order] = np.arange(len(rows))
-        return ranks
-
-    def _own_ranks(self, rows: list[Row], statistics: ClassStatistics, lift: Lift) -> NDArray[np.int64]:
-        if self.admission == "reservoir":
-            return np.array([row.key for row in rows], np.int64)
+        spare = np.array([row.spare for row in rows])
         if self.admission == "ring":
-            return np.arange(len(rows), 0, -1)
+            return np.arange(len(rows), 0, -1) + len(rows) * spare
         ranks, labels = np.empty(len(rows), np.int64), np.array([row.label for row in rows])
+        keys = np.array([row.key for row in rows], np.int64)
         means = np.stack([statistics.mean(label) for label in statistics.labels])
         for place, label in enumerate(statistics.labels):
             mine = np.flatnonzero(labels == label)
-            if len(mine):
+            if len(mine) and self.admission == "reservoir":
+                ranks[mine] = reservoir(keys[mine], spare[mine])
+            elif len(mine):
                 h = lift(np.stack([rows[i].feature for i in mine]))
-                ranks[mine] = herding(h, means[place]) if self.admission == "herding" else \
+                order = herding(h, means[place]) if self.admission == "herding" else \
                     np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
+                ranks[mine] = order + len(mine) * spare[mine]
         return ranks
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from edgecl.records import Row
 
-GROWTH = 2  # a codebook is made anew when the classes are so many times those that it was made of
+FIRST = 4   # classes of which the first codebook is made
+GROWTH = 4  # a codebook is made anew when the classes are so many times those that it was made of
 PARTS = ("mean", "scale", "books", "units")
 FRAME = 512  # bytes of a codebook's file beside its numbers
 
@@ -68,7 +69,7 @@ class Codebook:
 def wanted(codec: str, limit: int, dimension: int, classes: int, now: Codebook | None) -> tuple[int, int] | None:
     """(code_bytes, codebook_bytes) of a codebook that is to be made, for a buffer of `limit` bytes; None where the one
     at hand, or int8, does. codec: as the user calls it."""
-    if codec not in ("auto", "pq") or (now is not None and classes < GROWTH * now.classes):
+    if codec not in ("auto", "pq") or classes < (GROWTH * now.classes if now else FIRST):
         return None
     sizes = plan(limit, dimension, classes)
     if sizes is None and codec == "pq":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 GROUP_SHIFT = 32   # a key's high bits name the recording, its low bits the sample
 NEAR = 0.1         # of the mean squared distance of two samples of a class: closer ones in a row are one scene. Frames
                    # of a slow pan have 0.04 to 0.16, photos of one product over 0.23, half-overlapping windows over 0.1
+WHOLE = 4          # one sample in four is kept by its recording
 LEAST_SHARE = 16   # one sample in sixteen is held back at least ...
 MOST_SHARE = 5     # ... and one in five at most,
 WANTED = 40        # as long as all classes together hold back fewer than this
@@ -40,6 +41,16 @@ def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.
     fair = np.lexsort((codes, level))
     keep[fair[np.cumsum(sizes[fair]) <= room]] = True
     return keep
+
+
+def reservoir(keys: NDArray[np.int64], spare: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The rank of each of a class's samples [n]: three by their own hash, without near-duplicates as far as there are
+    others, then one by the hash of its recording, and so on. So of the m that stay, the first m / 4 by key are without
+    gaps, which gives whole recordings to judge by, and the others are drawn from all recordings."""
+    by_recording, by_sample = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+    by_recording[np.argsort(keys)] = np.arange(len(keys))
+    by_sample[np.lexsort((keys, keys & 0xFFFFFFFF, spare))] = np.arange(len(keys))
+    return np.minimum(WHOLE * by_recording, by_sample + by_sample // (WHOLE - 1) + 1)
 
 
 def herding(features: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -97,7 +108,7 @@ def held_back(features: NDArray[np.float32], keys: Sequence[int], count: int, cl
         return np.zeros(0, np.int64)
     groups = np.asarray(keys, np.int64) >> GROUP_SHIFT
     ends = np.flatnonzero(np.r_[groups[1:] != groups[:-1], True]) + 1
-    whole = ends[:-1] if len(features) < count else ends  # the last recording may be stored in part
+    whole = ends if len(features) == count else ends[ends <= (len(features) - 1) // WHOLE]  # see `reservoir`
     if len(whole) >= 2 and len(features) >= 2 * len(ends):
         picked: list[int] = []
         for start, end in zip((0, *whole), whole):

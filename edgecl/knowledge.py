@@ -162,6 +162,8 @@ class Knowledge:
         if head != "auto":
             return [head]
         default = "slda" if self.form.second_moment else "nearest-mean"
+        if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
+            default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
         if held < ENOUGH:
             return [default]
         able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BURST = 6     # recordings and photos come in bursts: the effective sample size that fits all our data sets is N / 6
+MOST = 0.7    # shrinkage: all of it would forget the directions of G, of which a few samples a class know a lot already
 FLOOR = 1e-5  # of the total variance: below that, float32 at rest can't tell variance from rounding
 BLOCK = 128   # rows that are eliminated at a time
 
@@ -82,7 +83,7 @@ def oas_shrinkage(covariance: NDArray[np.float64], freedom: int) -> float:
     spread = square - trace ** 2 / d
     if spread <= 1e-12 * square:
         return 1.0
-    return float(np.clip(((1 - 2 / d) * square + trace ** 2) / ((n + 1 - 2 / d) * spread), 1e-3, 1.0))
+    return float(np.clip(((1 - 2 / d) * square + trace ** 2) / ((n + 1 - 2 / d) * spread), 1e-3, MOST))
 
 
 def solve_positive(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

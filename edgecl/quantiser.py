@@ -24,6 +24,7 @@ ROUNDS = 10        # of Lloyd's algorithm
 AT_ONCE = 2 ** 20  # distances in memory
 SMALLEST = 2.0 ** -90  # deviation that is told from none
 FARTHEST = 8       # deviations from the mean: one number that lies beyond must not decide over its whole piece
+FEW = 1 / 8        # of the dimensions may have a mean too coarse as float16
 OCTAVE = 8         # scales are stored to an eighth of a factor of two
 LAYOUTS = ((16, True), (256, False), (16, False))  # (centroids, whether each place has a book of its own), best first
 FINE = 4           # numbers a piece: up to here, 256 centroids for all places beat 16 for each
@@ -74,7 +75,10 @@ class ProductQuantiser:
         mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
         with np.errstate(over="ignore"):
             short = mean.astype(np.float16)
-        coarse = np.abs(short - mean) > deviation / 8
+            error = np.abs(short - mean)
+        coarse = error > deviation / 8
+        if coarse.mean() < FEW and np.isfinite(error).all():  # they are all but constant: not worth 2 bytes each
+            deviation, coarse = np.maximum(deviation, 8 * error), np.zeros_like(coarse)
         largest = max(float(deviation.max()), SMALLEST)
         octaves = -np.log2(np.maximum(deviation / largest, 2.0 ** -31))
         layout = cls(mean.astype(np.float32) if coarse.any() else short, np.rint(octaves * OCTAVE).astype(np.uint8),

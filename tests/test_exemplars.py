@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecl.exemplars import GROUP_SHIFT, admitted, held_back, herding, margins, near_duplicates
+from edgecl.exemplars import GROUP_SHIFT, WHOLE, admitted, held_back, herding, margins, near_duplicates, reservoir
 from edgecl.samples import sample_keys
 
 SAMPLES = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2 ** 62)), unique=True, max_size=60)
@@ -152,10 +152,26 @@ def test_whole_recordings_are_held_back_together():
     assert len(held_back(features, recorded([50]), 50, 4)) == 10
 
 
-def test_a_recording_that_is_stored_in_part_is_not_held_back():
-    features = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
-    held = held_back(features, recorded([10, 10, 10]), 60, 4)
-    assert held.tolist() == list(range(10))
+def test_a_recording_that_may_be_stored_in_part_is_not_held_back():
+    features = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    assert held_back(features, recorded([10] * 9), 900, 4).tolist() == list(range(20))  # the third may have gaps
+    assert held_back(features, recorded([30] * 3), 900, 4).tolist() != list(range(30))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2 ** 31)), min_size=1, max_size=60, unique=True),
+       st.integers(1, 60), st.randoms())
+def test_a_reservoir_keeps_whole_recordings_first_and_a_draw_of_all(samples, kept, random):
+    keys = np.array([(g << GROUP_SHIFT) + k for g, k in samples], np.int64)
+    ranks = reservoir(keys, np.zeros(len(keys), bool))
+    assert len(set(ranks.tolist())) == len(ranks)
+    stay = np.sort(keys[np.argsort(ranks)[:kept]])
+    whole = (len(stay) - 1) // WHOLE if len(stay) < len(keys) else len(stay)
+    assert stay[:whole].tolist() == np.sort(keys)[:whole].tolist()  # no gaps by key
+    shuffled = np.array(random.sample(keys.tolist(), len(keys)))
+    again = reservoir(shuffled, np.zeros(len(keys), bool))
+    assert np.sort(shuffled[np.argsort(again)[:kept]]).tolist() == stay.tolist()
+    left = keys[np.argsort(ranks)[:kept]]  # what is left decides among itself as all did
+    assert left[np.argsort(reservoir(left, np.zeros(len(left), bool)))].tolist() == left.tolist()
 
 
 def test_without_recordings_the_far_end_is_held_back():

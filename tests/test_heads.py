@@ -12,7 +12,7 @@ from edgecl.budget import Form
 from edgecl.errors import StateError
 from edgecl.heads import KINDS, forms, nearest_mean, ridge, slda, solve
 from edgecl.lift import Lift
-from edgecl.pooled import oas_shrinkage, solve_positive
+from edgecl.pooled import MOST, oas_shrinkage, solve_positive
 from edgecl.statistics import ClassStatistics
 
 X, Y = load_digits(return_X_y=True)
@@ -197,7 +197,7 @@ def test_oas_is_the_papers_formula():
     n, p = 60 / 6, 12
     trace, square = np.trace(covariance), np.trace(covariance @ covariance)
     rho = ((1 - 2 / p) * square + trace ** 2) / ((n + 1 - 2 / p) * (square - trace ** 2 / p))
-    assert oas_shrinkage(covariance, 60) == pytest.approx(min(rho, 1))
+    assert oas_shrinkage(covariance, 60) == pytest.approx(min(rho, MOST))
     assert oas_shrinkage(np.eye(5), 100) == 1.0
     assert oas_shrinkage(np.zeros((5, 5)), 0) == 1.0
     assert oas_shrinkage(np.diag([1.0, 0, 0, 0]), 10 ** 9) == 1e-3
