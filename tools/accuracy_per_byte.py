@@ -246,10 +246,10 @@ COLOURS = {"raw": "#6c7a89", "jpeg": "#9b2d86", "delta16": "#c08a00", "int8-feat
 RULE = f"""**The rule of `codec = "auto"`.** Features are kept as int8, a byte a number, as long as the buffer holds
 all of them or {AMPLE} a class. Beyond that a product quantiser takes over, with codes as long as leave {PER_CLASS}
 exemplars a class, from 1/4 to 2 bits a number; its codebook counts as bytes, and where it would take two thirds of the
-buffer or more, int8 stays. The first codebook is made of four classes, another when they are four times as many. The reason: as long as samples are
-few, one more is worth more than the precision of each. A photo takes 10 to 100 times the bytes of its feature, a window
-twice those of its own, and under a frozen backbone neither adds to accuracy: they are for who wants to change it one
-day.
+buffer or more, int8 stays. The first codebook is made of four classes, another when they are four times as many. The
+reason: as long as samples are few, one more is worth more than the precision of each. A photo takes 10 to 100 times the
+bytes of its feature, a window twice those of its own, and under a frozen backbone neither adds to accuracy: they are
+for who wants to change it one day.
 """
 
 
