@@ -25,6 +25,8 @@ COMMANDS = {
     "rollback": ("change", "go back to an earlier generation"),
     "merge": ("change", "add what other states know, exactly"),
     "export": ("ask", "write backbone and head as one ONNX file"),
+    "methods": ("bench", "every named method, its parts and its paper; `methods show NAME` prints its .toml"),
+    "bench": ("bench", "judge methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
     "profile": ("profile", "measure this board: milliseconds, memory, bytes per class; write a .toml to start from"),
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
@@ -114,9 +116,36 @@ def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("others", nargs="+", type=Path, metavar="STATE")
 
 
+def _methods(command: argparse.ArgumentParser) -> None:
+    command.add_argument("show", nargs="?", choices=["show"], help="print one method's .toml, with its sources")
+    command.add_argument("name", nargs="?", metavar="NAME|FILE.toml", help="which one")
+
+
+def _bench(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--method", required=True, metavar="A,B", help="names of methods (see `edgecl methods`) or .toml files")
+    add("--data", required=True, metavar="NAME|FILE.npz", help="digits, watch, fashion, or an .npz file")
+    add("--scenario", default="nc", metavar="KIND", help="nc: new classes; ni: new sessions of the same classes; nic: "
+        "both; online: one pass in small batches (default nc)")
+    add("--steps", type=int, metavar="N", help="default 5, for nic 20")
+    add("--memory", default="200KB", metavar="SIZE", help="room for exemplars (default 200KB); what else is kept is "
+        "counted")
+    add("--epochs", type=int, default=1, metavar="N", help="a step (default 1)")
+    add("--batch", type=int, metavar="N", help="samples (default 32, online 10)")
+    add("--rate", type=float, metavar="R", help="learning rate (default: the method's)")
+    add("--backbone", metavar="NAME", help="mlp, cnn, tcn, ... (default: by the data)")
+    add("--seeds", default="0,1,2", metavar="0,1,2", help="one run each (default 0,1,2)")
+    add("--multi-head", action="store_true", help="also the accuracy with the step known")
+    add("--per-class", type=int, metavar="N", help="only the first N training samples of each class")
+    add("--order", default="natural", metavar="ORDER", help="of the classes: natural, seeded, or numbers such as 2,0,1")
+    add("--out", type=Path, metavar="FOLDER", help="keep results there, go on where an earlier run stopped, write "
+        "report.html; needs edgecl[report]")
+
+
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
-    "rollback": _rollback, "merge": _merge, "export": _export, "profile": _profile}
+    "rollback": _rollback, "merge": _merge, "export": _export, "profile": _profile,
+    "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

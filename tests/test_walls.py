@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgecl"
 LAYERS = (  # a module imports from rows above its own, and from its own package
     "errors pickled results lift exemplars",
     "config images pooled database blobs backbone readings",
-    "limits samples statistics backbones quantiser codec",
+    "method limits samples statistics backbones quantiser codec",
     "records batches budget codebook",
     "heads log",
     "archive sources",
@@ -36,7 +36,8 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "rehearsal",
     "footprint",
     "profiler",
-    "training evaluation",
+    "evaluation",
+    "training",
     "commands",
     "cli",
 )

@@ -1,8 +1,10 @@
-"""Real data that installed packages carry: nothing is downloaded, nothing but numpy imported."""
+"""Real data that installed packages carry, and .npz files: nothing is downloaded, nothing but numpy imported."""
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,19 @@ import numpy as np
 from edgecl.backbone import sha256
 from edgecl.errors import BadInput
 from edgecl.pickled import interpret
+from edgecl.samples import kind_of, prepare
+from edgecl.sources.arrays import load_part
 from edgecl.sources.windows import cut
 
 WATCH = "seglearn", "data/watch_dataset.npy"
 WATCH_SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 DIGITS = "sklearn", "datasets/data/digits.csv.gz"
 DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
+FASHION = Path("/usr/share/datasets/fashion-mnist")    # of Debian's dataset-fashion-mnist
+FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 TEST_EVERY = 4  # one digit in four is a test digit
+WINDOW, HOP, UNSEEN = 3.0, 1.5, 4   # seconds, seconds, people, as in edgecl.evaluation.demo
+BLOCK = 2**20   # bytes read at once: a whole file unpacked at once would be in memory twice
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,34 @@ class Recordings:
 
 @dataclass(frozen=True)
 class Split:
-    """Float32 vectors [n, d] and int64 classes [n], divided for good into training and test."""
+    """Samples and their classes, divided for good into training and test.
+
+    x: uint8 images [n, height, width, channels], float32 windows [n, time, channels] or vectors [n, d]; y: int64 [n],
+    indices into class_names; session: int64 [n], the recording condition of each, or None.
+    """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
     class_names: tuple[str, ...]
+    session_train: np.ndarray | None = None
+    session_test: np.ndarray | None = None
+
+    def first(self, count: int) -> Split:
+        """The same with the first `count` training samples of each class; of each session as many, where there are."""
+        sessions = np.zeros(len(self.y_train), np.int64) if self.session_train is None else self.session_train
+        kept = []
+        for label in range(len(self.class_names)):
+            own = np.flatnonzero(self.y_train == label)
+            ranks = np.empty(len(own), np.int64)
+            for session in np.unique(sessions[own]):
+                here = sessions[own] == session
+                ranks[here] = np.arange(here.sum())
+            kept.append(own[np.argsort(ranks, kind="stable")[:count]])
+        chosen = np.sort(np.concatenate(kept))
+        return replace(self, x_train=self.x_train[chosen], y_train=self.y_train[chosen],
+                       session_train=None if self.session_train is None else self.session_train[chosen])
 
 
 class _Dtype:
@@ -110,6 +139,101 @@ def digits() -> Split:
     for digit in range(10):
         test[np.flatnonzero(y == digit)[TEST_EVERY - 1::TEST_EVERY]] = True
     return Split(x[~test], y[~test], x[test], y[test], tuple("0123456789"))
+
+
+def watch_windows() -> Split:
+    """`watch` as raw windows of 3 s, float32 [n, 150, 6]: four people are for testing, sessions are people."""
+    data = watch()
+    x, labels, people = data.windows(WINDOW, HOP)
+    known = sorted(set(data.subjects))
+    test = np.isin(people, known[::-1][::len(known) // UNSEEN][:UNSEEN])
+    names, y = np.unique(labels, return_inverse=True)
+    y, people = y.astype(np.int64), people.astype(np.int64)
+    return Split(x[~test], y[~test], x[test], y[test], tuple(map(str, names)), people[~test], people[test])
+
+
+def fashion() -> Split:
+    """Fashion-MNIST (Xiao 2017), uint8 images [n, 28, 28, 1], 60,000 for training, 10,000 for testing.
+
+    Raises BadInput where Debian's package is not installed, or a file is not what it should be.
+    """
+    parts = []
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        labels = read_idx(FASHION / f"{part}-labels-idx1-ubyte.gz", (count,))
+        parts += [read_idx(FASHION / f"{part}-images-idx3-ubyte.gz", (count, 28, 28))[..., None],
+                  labels.astype(np.int64)]
+    return Split(parts[0], parts[1], parts[2], parts[3], FASHION_NAMES)
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The uint8 array of a gzipped idx file. Raises BadInput unless it is there, whole, and of this shape."""
+    cure = "apt-get install dataset-fashion-mnist"
+    if not path.is_file():
+        raise BadInput(f"{path} is not there", cure)
+    header = bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
+    values = np.empty(int(np.prod(shape)), np.uint8)
+    try:
+        with gzip.open(path) as file:
+            found, done = file.read(len(header)), 0
+            while done < len(values) and (block := file.read(min(BLOCK, len(values) - done))):
+                values[done:done + len(block)] = np.frombuffer(block, np.uint8)
+                done += len(block)
+            whole = done == len(values) and not file.read(1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} can't be read ({error})", f"{cure} --reinstall") from error
+    if found != header or not whole:
+        raise BadInput(f"{path} is no idx file of {' x '.join(map(str, shape))} bytes", f"{cure} --reinstall")
+    return values.reshape(shape)
+
+
+def npz(path: Path) -> Split:
+    """An .npz file of the README's form. Raises BadInput for what can't be used, classes that are not tested and test
+    classes that are not taught among it."""
+    train, test = load_part(path, "train"), load_part(path, "test")
+    names = _in_order(path, train.names)
+    if set(test.names) != set(names):
+        odd = sorted(set(test.names) ^ set(names))
+        raise BadInput(f"{path}: class {odd[0]!r} is in only one of y_train and y_test", "give each class in both")
+    if train.data.shape[1:] != test.data.shape[1:]:
+        raise BadInput(f"{path}: x_train is {list(train.data.shape)} and x_test {list(test.data.shape)}",
+                       "give samples of one shape")
+    kind, shape = kind_of(train.data), train.data.shape[1:]
+    if kind == "image" and train.data.ndim == 3:
+        shape = (*shape, 1)
+    numbers = {name: number for number, name in enumerate(names)}
+    x_train, x_test = (prepare(part.data, kind, shape) for part in (train, test))
+    y_train, y_test = (np.asarray([numbers[name] for name in part.names], np.int64) for part in (train, test))
+    if train.sessions is None:
+        return Split(x_train, y_train, x_test, y_test, names)
+    every = np.unique([*train.sessions, *(test.sessions or ())], return_inverse=True)[1].astype(np.int64)
+    count = len(train.sessions)
+    if count != len(y_train) or len(every) - count not in (0, len(y_test)):
+        raise BadInput(f"{path}: {count} session_train for {len(y_train)} samples, {len(every) - count} session_test "
+                       f"for {len(y_test)}", "give one session a sample")
+    return Split(x_train, y_train, x_test, y_test, names, every[:count], every[count:] if test.sessions else None)
+
+
+def _in_order(path: Path, found: Sequence[str]) -> tuple[str, ...]:
+    """The classes found, in the order of class_names, else by number, else by name."""
+    with np.load(path, allow_pickle=False) as file:
+        given = file["class_names"].astype(str).tolist() if "class_names" in file.files else []
+    places = {name: place for place, name in enumerate(given)}
+    names = sorted(set(found))
+    if all(name.removeprefix("-").isdecimal() for name in names):
+        names.sort(key=int)
+    return tuple(sorted(names, key=lambda name: places.get(name, len(places))))
+
+
+DATASETS: dict[str, Callable[[], Split]] = {"digits": digits, "watch": watch_windows, "fashion": fashion}
+
+
+def load(name: str) -> Split:
+    """A data set by its name, or an .npz file by its path. Raises BadInput where it can't be had."""
+    if name in DATASETS:
+        return DATASETS[name]()
+    if not name.endswith(".npz"):
+        raise BadInput(f"no data set is {name!r}", f"give {', '.join(DATASETS)} or a FILE.npz")
+    return npz(Path(name))
 
 
 def _packaged(package: str, name: str, digest: str) -> Path:

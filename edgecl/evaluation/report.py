@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgecl.errors import BadInput
 
-COLOURS = ("#0b6e4f", "#b3541e", "#6c7a89", "#3d5a98")
+COLOURS = ("#0b6e4f", "#b3541e", "#6c7a89", "#3d5a98", "#8e3b8e", "#a88300", "#1f8a9e", "#a3283c", "#5f9e2f", "#d9719a",
+           "#7a5230", "#2f2f2f")
+DASHES = ("-", "--", ":")      # of the lines whose colours come a second and third time
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --paper: #ffffff; --line: #d7dce1; --quiet: #5b6670; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --paper: #14181c; --line: #343c44; --quiet: #9aa6b1; } }
@@ -45,20 +47,49 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             f'<tbody>{"".join(line(row, "td") for row in rows)}</tbody></table></div>')
 
 
-def curves(x: Sequence[int], lines: dict[str, Sequence[float]], x_label: str, y_label: str) -> str:
+def curves(x: Sequence[int], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str) -> str:
     """A line plot as SVG: y in 0..1, one line a name, named at its end. Raises BadInput without matplotlib."""
-    figure, axes = _figure()
-    ends: list[float] = []
-    for colour, (name, values) in zip(COLOURS, lines.items()):
-        axes.plot(x, values, color=colour, marker="o", markersize=4, linewidth=2)
-        y = values[-1]
-        while any(abs(y - other) < 0.055 for other in ends):
-            y -= 0.056
-        ends.append(y)
-        axes.annotate(f"{name}  {values[-1]:.3f}", (x[-1], y), xytext=(8, 0), textcoords="offset points", va="center",
-                      color=colour)
-    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1.02), xticks=list(x))
+    figure, axes = _figure(max(4.2, 0.32 * len(lines)))
+    places = spread([values[-1] for values in lines.values()], 0.23 / figure.get_figheight(), 1.0)
+    for number, (place, (name, values)) in enumerate(zip(places, lines.items())):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(x, values, DASHES[number // len(COLOURS) % len(DASHES)], color=colour, marker="o", markersize=4,
+                  linewidth=2)
+        axes.annotate(f"{name}  {values[-1]:.3f}", (x[-1], place), xytext=(8, 0), textcoords="offset points",
+                      va="center", color=colour)
+    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1.02), xticks=list(x)[::max(1, len(x) // 10)])
     return _svg(figure)
+
+
+def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Named points as SVG: x from 0 up on a logarithmic axis, y in 0..1. Raises BadInput without matplotlib."""
+    figure, axes = _figure(max(4.2, 0.32 * len(points)))
+    smallest = min((x for x, _ in points.values() if x > 0), default=1.0)
+    places = spread([y for _, y in points.values()], 0.23 / figure.get_figheight(), 1.0)
+    for number, (place, (name, (x, y))) in enumerate(zip(places, points.items())):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot([x], [y], marker="o", markersize=8, color=colour)
+        axes.annotate(name, (x, y), xytext=(1.04, place), textcoords=("axes fraction", "data"), va="center",
+                      color=colour, arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.4, "shrinkB": 5})
+    axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.5)     # 0 has its place beside the others
+    most = 2 * max(smallest, *(x for x, _ in points.values()))
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=(-smallest / 8, most), ylim=(0, 1.02),
+             xticks=[0, *(10 ** power for power in range(16) if smallest / 2 <= 10 ** power <= most)])
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    return _svg(figure)
+
+
+def spread(values: Sequence[float], gap: float, most: float) -> list[float]:
+    """Places for labels near their values: at least `gap` apart, none above `most`, in the values' order."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    places = [values[i] for i in order]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    for i in range(len(places) - 1, -1, -1):
+        places[i] = min(places[i], (places[i + 1] - gap) if i + 1 < len(places) else most)
+    by_value = dict(zip(order, places))
+    return [by_value[i] for i in range(len(values))]
 
 
 def bars(names: Sequence[str], parts: dict[str, Sequence[float]], x_label: str, form: str = "{:.3g}") -> str:

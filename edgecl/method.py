@@ -1,0 +1,162 @@
+"""A method is a named composition of parts; here it is read from its .toml file and checked, without torch."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgecl.config import read_toml
+from edgecl.errors import BadInput
+
+FOLDER = Path(__file__).parent / "methods"
+TUNED = ("all", "first", "none")
+Number = float | int | bool | str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of `PARTS`: where the class is, the numbers it takes by keyword, what it needs from and gives to others.
+
+    where: `module.Class` in edgecl.training; numbers: name -> type, or the texts to choose from.
+    """
+
+    where: str
+    numbers: dict[str, type | tuple[str, ...]] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+
+
+EXEMPLARS, STATISTICS = frozenset({"exemplars"}), frozenset({"statistics"})
+PARTS: dict[str, dict[str, Part]] = {
+    "memory": {
+        "none": Part("memory.Nothing"),
+        "reservoir": Part("memory.Reservoir", gives=EXEMPLARS),
+        "herding": Part("memory.Herding", gives=EXEMPLARS),
+        "everything": Part("memory.Everything", gives=EXEMPLARS),
+        "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
+                           gives=STATISTICS)},
+    "constraint": {
+        "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
+        "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
+                                              "labels": ("exact", "drawn")})},
+    "plasticity": {},
+    "balance": {
+        "none": Part("balance.Balance"),
+        "exemplar-means": Part("balance.ExemplarMeans", needs=EXEMPLARS),
+        "closed-form": Part("balance.ClosedForm", {"solver": ("nearest-mean", "slda", "ridge")}, needs=STATISTICS)},
+    "head": {
+        "softmax": Part("heads.Softmax"),
+        "sigmoid": Part("heads.Sigmoid"),
+        "cosine": Part("heads.Cosine")},
+}
+DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "balance": "none", "head": "softmax"}
+TRAINING: dict[str, Any] = {"rate": 0.0, "momentum": 0.0, "decay": 0.0, "milestones": (), "factor": 1.0,
+                            "clip": 0.0}
+KEYS = {"paper", "differs", "tuned", *PARTS, *TRAINING}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition that can work.
+
+    parts: kind -> names; numbers: of the parts, by name; tuned: the rounds that train the network (all, first, none);
+    training: rate, momentum, decay (of weights), and the shares of a round (`milestones`) after which the rate is
+    divided by `factor`, and the largest norm of the gradients (`clip`, 0 for any).
+    """
+
+    name: str
+    paper: str
+    differs: str
+    tuned: str
+    parts: dict[str, tuple[str, ...]]
+    numbers: dict[str, Number]
+    training: dict[str, Any]
+
+    def rows(self) -> list[tuple[str, Part]]:
+        """(kind, row) of each part."""
+        return [(kind, PARTS[kind][name]) for kind, names in self.parts.items() for name in names]
+
+
+def method_names() -> list[str]:
+    """The methods that come with edgecl, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_method(method: str | Path) -> Method:
+    """The method of that name, or of a .toml file.
+
+    Raises BadInput for a method, key, part or number that is not known, and for a composition that can't work.
+    """
+    path = Path(method) if str(method).endswith(".toml") else FOLDER / f"{method}.toml"
+    if not path.is_file():
+        raise BadInput(f"there is no method {str(method)!r}",
+                       f"give a .toml file or one of {', '.join(method_names())}")
+    named = {name for rows in PARTS.values() for row in rows.values() for name in row.numbers}
+    values = read_toml(path, KEYS | named)
+    parts = {kind: _chosen(path, kind, values.get(kind, default)) for kind, default in DEFAULTS.items()}
+    tuned = values.get("tuned", "all")
+    training = {key: values.get(key, default) for key, default in TRAINING.items()}
+    numbers = {key: value for key, value in values.items() if key in named}
+    found = Method(path.stem, values.get("paper", ""), values.get("differs", ""), tuned, parts, numbers, training)
+    _check_numbers(path, found)
+    _check_works(path, found)
+    return found
+
+
+def _chosen(path: Path, kind: str, given: Any) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else (str(given),)
+    several = isinstance(DEFAULTS[kind], tuple)
+    unknown = [str(name) for name in names if name not in PARTS[kind]]
+    if unknown or (len(names) != 1 and not several) or len(set(names)) < len(names):
+        raise BadInput(f"{path.name}: {kind} = {given!r}",
+                       f"give {'a list of' if several else 'one of'} {', '.join(PARTS[kind]) or 'nothing yet'}")
+    return names
+
+
+def _check_numbers(path: Path, method: Method) -> None:
+    wanted = {name: kind for _, row in method.rows() for name, kind in row.numbers.items()}
+    unused, missing = sorted(set(method.numbers) - set(wanted)), sorted(set(wanted) - set(method.numbers))
+    if unused or missing:
+        raise BadInput(f"{path.name}: " + "; ".join(
+            [f"none of its parts takes {name}" for name in unused] + [f"{name} is missing" for name in missing]),
+            f"its parts take {', '.join(wanted) or 'no numbers'}")
+    for name, kind in wanted.items():
+        _check_type(path, name, method.numbers[name], kind)
+    for name, value in method.training.items():
+        for number in value if name == "milestones" and isinstance(value, list | tuple) else [value]:
+            _check_type(path, name, number, float)
+    if not method.paper:
+        raise BadInput(f"{path.name} names no paper", 'add a line such as paper = "Rebuffi et al. 2017"')
+
+
+def _check_type(path: Path, name: str, value: Any, kind: type | tuple[str, ...]) -> None:
+    if isinstance(kind, tuple):
+        fits, wanted = value in kind, " or ".join(kind)
+    elif kind is bool:
+        fits, wanted = isinstance(value, bool), "true or false"
+    else:
+        numeric = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        fits, wanted = numeric and 0 <= value < 1e12, "a number of 0 or more" if kind is float else "a count"
+    if not fits:
+        raise BadInput(f"{path.name}: {name} = {value!r}", f"give {wanted}")
+
+
+def _check_works(path: Path, method: Method) -> None:
+    given = frozenset().union(*(row.gives for _, row in method.rows()))
+    for kind, row in method.rows():
+        if lacks := row.needs - given:
+            makers = [name for name, memory in PARTS["memory"].items() if lacks <= memory.gives]
+            raise BadInput(f"{path.name}: its {kind} needs {', '.join(lacks)}, and its memory keeps none",
+                           f"give memory = {' or '.join(makers)}")
+    if method.tuned not in TUNED:
+        raise BadInput(f"{path.name}: tuned = {method.tuned!r}", f"give one of {', '.join(TUNED)}")
+    if method.tuned == "all" and "statistics" in given:
+        raise BadInput(f"{path.name}: statistics of a network that goes on changing would be stale",
+                       'give tuned = "first" or "none"')
+    if method.tuned != "all" and method.parts["balance"] == ("none",):
+        raise BadInput(f"{path.name}: nothing learns where the network is not tuned",
+                       'give tuned = "all", or balance = "closed-form"')
+    if method.tuned != "none" and not method.training["rate"] > 0:
+        raise BadInput(f"{path.name}: a network is tuned and there is no rate", "give rate, the step size of SGD")
+    if method.training["milestones"] and not method.training["factor"] >= 1:
+        raise BadInput(f"{path.name}: factor = {method.training['factor']}", "give what divides the rate, 1 or more")

@@ -1,0 +1,34 @@
+"""What serves, as ONNX: input -> features and logits, classes in the metadata."""
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+
+from edgecl.backbones.graph import OPSET, set_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+METADATA_KEY = "edgecl.classes"
+
+
+def export(served: nn.Module, example: Tensor, classes: Sequence[int]) -> bytes:
+    """An ONNX model with a free batch axis; `example`: samples [n, ...] of the input's shape and dtype; `classes`: the
+    class number of each logit."""
+    out = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        # The tracing exporter needs no onnxscript.
+        torch.onnx.export(served.eval(), (example,), out, input_names=["input"], output_names=["features", "logits"],
+                          opset_version=OPSET, dynamo=False,
+                          dynamic_axes={name: {0: "n"} for name in ("input", "features", "logits")})
+    model = onnx.load_model_from_string(out.getvalue())
+    set_metadata(model, {METADATA_KEY: json.dumps([int(c) for c in classes])})
+    return bytes(model.SerializeToString())

@@ -1,0 +1,119 @@
+"""The one training loop. Parts are called by it, return values, and never see it."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgecl.errors import BadInput
+from edgecl.training.heads import Step
+from edgecl.training.network import outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from edgecl.training.balance import Balance
+    from edgecl.training.constraints import Constraint
+    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.network import Network
+
+
+@dataclass
+class Parts:
+    """A method at work; the head is part of the network."""
+
+    memory: Nothing
+    balance: Balance
+    constraints: list[Constraint] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a round is trained.
+
+    epochs: 0 leaves the network as it is; batch: new samples a step; rate, momentum, decay: of SGD; milestones: the
+    shares of all steps after which the rate is divided by `factor`; clip: the largest norm of all gradients, 0 for any.
+    """
+
+    epochs: int
+    batch: int
+    rate: float
+    momentum: float = 0.0
+    decay: float = 0.0
+    milestones: tuple[float, ...] = ()
+    factor: float = 1.0
+    clip: float = 0.0
+
+    def rate_after(self, share: float) -> float:
+        """The rate after that share of all steps."""
+        return self.rate / self.factor ** sum(share >= milestone for milestone in self.milestones)
+
+
+class Sgd:
+    """Gradient descent with momentum as torch.optim.SGD, whose first step would load torch's compiler: 90 MB."""
+
+    def __init__(self, weights: Sequence[Tensor], plan: Plan) -> None:
+        self.weights, self.plan = [weight.detach() for weight in weights], plan     # the same memory
+        self.speed = [torch.zeros_like(weight) for weight in weights]
+
+    def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
+        """Clip the gradients' common norm, and step."""
+        norm = torch.stack([g.norm() for g in gradients if g is not None]).norm().item() if self.plan.clip else 0.0
+        shrink = min(1.0, self.plan.clip / norm) if norm > 0 else 1.0
+        for weight, speed, gradient in zip(self.weights, self.speed, gradients):
+            if gradient is not None:
+                speed.mul_(self.plan.momentum).add_(gradient, alpha=shrink).add_(weight, alpha=self.plan.decay)
+                weight.sub_(speed, alpha=rate)
+
+
+def learning_round(network: Network, parts: Parts, new: Batch, classes: int, plan: Plan,
+                   generator: np.random.Generator, progress: Callable[[int, float], None] | None = None) -> None:
+    """Teach the network one round of new samples; it then has `classes` outputs.
+
+    progress: called after each step with the samples done, replayed ones included, and the loss. Raises BadInput where
+    the training diverges; the network is then of no use.
+    """
+    memory, constraints, head = parts.memory, parts.constraints, network.head
+    known, data = head.classes, memory.dataset(new)
+    asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
+    old = outputs(lambda x: network(x)[1], data.x) if asked else None      # once a round, never again
+    head.extend(classes, generator)
+    for part in constraints:
+        part.begin(network, plan.rate)
+    network.train()
+    weights = list(network.parameters())
+    sgd = Sgd(weights, plan)
+    steps, done, samples = plan.epochs * -(-len(data) // plan.batch), 0, 0
+    for epoch in range(plan.epochs):
+        for rows in torch.from_numpy(generator.permutation(len(data))).split(plan.batch):
+            fresh, replayed = data.take(rows), memory.replay(len(rows), generator)
+            batch = fresh if replayed is None else fresh.join(replayed)
+            features, logits = network(batch.x)
+            step = Step(features, logits, batch.y, None if old is None else old[rows], known)
+            loss = head.loss(step)
+            for part in constraints:
+                loss = loss + part.penalty(step)
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, weights, allow_unused=True)
+            for part in constraints:
+                gradients = part.project(gradients)
+            sgd.step(gradients, plan.rate_after(done / steps))
+            for part in constraints:
+                part.after_step()
+            if epoch == 0:
+                memory.observe(data.take(rows[rows < len(new)]), generator)
+            done, samples, value = done + 1, samples + len(batch), loss.item()
+            if not math.isfinite(value):
+                raise BadInput(f"the loss is {value} after {samples} samples at a rate of {plan.rate:g}",
+                               "give a smaller rate, or a weaker constraint")
+            if progress:
+                progress(samples, value)
+    network.eval()
+    for part in constraints:
+        part.end(network, new, generator)
+    memory.update(new, network)
+    parts.balance.finish(network, memory)
