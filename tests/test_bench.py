@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -201,10 +200,6 @@ def test_methods(run):  # noqa: F811
 
 # with torch ----------------------------------------------------------------------------------------
 
-needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs edgecl[train]")
-
-
-@needs_torch
 @pytest.mark.slow
 def test_the_real_session_in_a_process_whose_parent_loads_no_torch():
     code = ("import sys; from edgecl.cli import main; code = main(sys.argv[1:]);"
@@ -220,7 +215,6 @@ def test_the_real_session_in_a_process_whose_parent_loads_no_torch():
     assert one["peak_rss_bytes"] < 400e6
 
 
-@needs_torch
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_written(run, tmp_path):  # noqa: F811
     refused(run("bench", "--method", "er", "--data", "digits", "--memory", "10", "--out", "o"), "er: ")
     assert not Path("o").exists()

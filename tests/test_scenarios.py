@@ -120,16 +120,6 @@ def test_watch_windows_test_on_the_people_of_the_demo(tmp_path):
     assert sorted({f"{p:02d}" for p in split.session_test}) == test
 
 
-def test_fashion_where_it_is_installed():
-    if not datasets.FASHION.is_dir():
-        pytest.skip("apt-get install dataset-fashion-mnist")
-    split = datasets.load("fashion")
-    assert split.x_train.shape == (60_000, 28, 28, 1) and split.x_train.dtype == np.uint8
-    assert np.bincount(split.y_test).tolist() == [1000] * 10
-    assert split.y_train[:5].tolist() == [9, 0, 0, 3, 0]        # boot, top, top, dress, top
-    assert split.first(1000).x_train.shape == (10_000, 28, 28, 1)
-
-
 def test_fashion_that_is_missing_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "FASHION", tmp_path / "none")
     with pytest.raises(BadInput, match="apt-get install dataset-fashion-mnist"):

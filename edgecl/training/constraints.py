@@ -10,18 +10,20 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.heads import Softmax, Step
+from edgecl.training.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from edgecl.training.memory import Arrays, Batch
+    from edgecl.training.memory import Batch
+    from edgecl.training.part import Arrays
 
     Ends = dict[str, tuple[Tensor, Tensor]]
 
 CHUNK = 64      # samples whose own gradients are held at a time
 
 
-class Constraint:
+class Constraint(Part):
     """Constrains nothing; the base of all."""
 
     needs_old = False   # the old network's logits of the round's data set
@@ -42,18 +44,6 @@ class Constraint:
 
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         """After the last step, with the network in evaluation mode."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept between rounds."""
-        return sum(array.nbytes for array in self.state().values())
-
-    def state(self) -> Arrays:
-        """All that is kept."""
-        return {}
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take what `state` gave."""
 
 
 class Distillation(Constraint):

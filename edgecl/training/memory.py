@@ -1,7 +1,4 @@
-"""What is kept of the data between rounds: exemplars within a fixed number of bytes, everything, or statistics.
-
-The bytes of a memory are those of the arrays of its `state`, so that what is counted is what is stored.
-"""
+"""What is kept of the data between rounds: exemplars within a fixed number of bytes, everything, or statistics."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -16,13 +13,13 @@ from edgecl.exemplars import herding
 from edgecl.lift import Lift
 from edgecl.statistics import ClassStatistics
 from edgecl.training.network import outputs
+from edgecl.training.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgecl.training.network import Network
-
-    Arrays = dict[str, np.ndarray]
+    from edgecl.training.part import Arrays
 
 PER_CLASS = 16    # bytes beside a class's samples: its number and its count, int32 each, and how many were seen, int64
 
@@ -46,7 +43,7 @@ class Batch:
         return Batch(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
 
 
-class Nothing:
+class Nothing(Part):
     """Keeps nothing; the base of all memories."""
 
     bounded = True  # by the bytes that the user allows for exemplars
@@ -75,18 +72,6 @@ class Nothing:
     def exemplars(self) -> dict[int, Tensor]:
         """Column -> samples kept [m, ...]."""
         return {}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes kept between rounds."""
-        return sum(array.nbytes for array in self.state().values())
-
-    def state(self) -> Arrays:
-        """All that is kept."""
-        return {}
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take what `state` gave."""
 
 
 class Exemplars(Nothing):
