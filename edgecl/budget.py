@@ -26,11 +26,6 @@ def pages(count: int) -> int:
     return -(-count // PAGE) * PAGE
 
 
-def directory_bytes(path: Path | str) -> int:
-    """Bytes of all that is in the directory, itself, temporaries and the reserve included, in whole pages."""
-    return sum(_sizes(path).values())
-
-
 def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
     """Bytes of every file and folder below a folder, itself included; a file with two names counts once."""
     found = {str(path): max(pages(os.stat(path).st_size), PAGE)}

@@ -66,6 +66,23 @@ def fingerprint(path: Path) -> str:
         learner.close()
 
 
+def directory_bytes(path: Path, reserve: bool = True) -> int:
+    """Bytes of all that is in a directory, itself and temporaries included, in whole pages; counted without edgecl."""
+    seen: set[int] = set()
+    total = 0
+    for folder, _, names in os.walk(path):
+        total += max(-(-os.stat(folder).st_size // 4096) * 4096, 4096)
+        for name in names:
+            try:
+                about = os.stat(Path(folder, name))
+            except FileNotFoundError:  # a temporary that is gone already
+                continue
+            if about.st_ino not in seen and (reserve or name != "reserved"):
+                seen.add(about.st_ino)
+                total += -(-about.st_size // 4096) * 4096
+    return total
+
+
 def tree(path: Path) -> dict[str, str]:
     """Digest of every file below a folder."""
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()

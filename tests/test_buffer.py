@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_state import create, vectors
+from helpers_state import create, directory_bytes, vectors
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -39,19 +39,6 @@ def files(state):
     """Bytes of the files that hold exemplars, as the disk has them."""
     return sum(path.stat().st_size for path in (state / "models").iterdir()
                if path.suffix in (".exemplars", ".codebook"))
-
-
-def on_disk(state):
-    """Bytes of the whole directory in pages, counted without any of edgecl's code; the reserve apart."""
-    seen, total = set(), 0
-    for folder, _, names in os.walk(state):
-        total += max(-(-os.stat(folder).st_size // 4096) * 4096, 4096)
-        for name in names:
-            about = os.stat(Path(folder, name))
-            if about.st_ino not in seen and name != "reserved":
-                seen.add(about.st_ino)
-                total += -(-about.st_size // 4096) * 4096
-    return total
 
 
 class Filled(RuleBasedStateMachine):
@@ -98,7 +85,7 @@ class Filled(RuleBasedStateMachine):
         Filled.total += 1
         ledger = self.learner.store.ledger
         usage = ledger.usage()
-        assert usage.total == on_disk(self.state) <= 600_000
+        assert usage.total == directory_bytes(self.state, reserve=False) <= 600_000
         real = files(self.state)
         assert real <= self.limit
         assert usage.exemplars == sum(pages(p.stat().st_size) for p in (self.state / "models").iterdir()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_state import answers, create, knowledge, vectors
+from helpers_state import answers, create, directory_bytes, knowledge, vectors
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from edgecl.budget import PAGE, directory_bytes, state_bytes
+from edgecl.budget import PAGE, state_bytes
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.heads import forms
 from edgecl.learner import Learner

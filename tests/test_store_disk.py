@@ -12,6 +12,7 @@ import pytest
 from helpers_state import (
     answers,
     create,
+    directory_bytes,
     error_of,
     fingerprint,
     in_a_child,
@@ -23,7 +24,7 @@ from helpers_state import (
 )
 
 from edgecl import upkeep
-from edgecl.budget import PAGE, directory_bytes
+from edgecl.budget import PAGE
 from edgecl.config import Settings
 from edgecl.learner import Learner
 
