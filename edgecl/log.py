@@ -38,7 +38,7 @@ class Log:
         self._forget()
 
     def _forget(self) -> None:
-        self._inode, self._epoch, self._end, self._size = 0, "", 0, 0
+        self._stamp, self._epoch, self._end, self._damaged = (0, 0, 0), "", 0, False
         self._entries: list[Entry] = []
 
     def entries(self, epoch: str) -> list[Entry]:
@@ -53,15 +53,9 @@ class Log:
 
     @property
     def damaged(self) -> bool:
-        """Whether what lies behind the last whole record is more than one that was cut off."""
+        """Whether what lies behind the last whole record is more than one that was cut off, or is being written."""
         self._read()
-        with self.path.open("rb") as file:
-            file.seek(self._end)
-            tail = file.read()
-        if len(tail) < HEADER.size or not any(tail):
-            return False
-        magic, text, body, _, _ = HEADER.unpack_from(tail)
-        return bool(magic != MAGIC or len(tail) >= HEADER.size + text + body)
+        return self._damaged
 
     @property
     def length(self) -> int:
@@ -74,24 +68,23 @@ class Log:
     def _read(self) -> None:
         """Read what has come since the last time."""
         try:
-            about = self.path.stat()
+            if _stamp(self.path.stat()) == self._stamp:
+                return
+            with self.path.open("rb") as file:
+                about = os.fstat(file.fileno())  # another process may have put a new log there just now
+                if about.st_ino != self._stamp[0] or about.st_size < self._end:
+                    self._forget()
+                file.seek(self._end)
+                data = file.read()
         except FileNotFoundError:
             self._forget()
             return
-        if about.st_ino != self._inode or about.st_size < self._end:
-            self._forget()
-            self._inode = about.st_ino
-        if about.st_size in (self._end, self._size):
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._end)
-            data = file.read()
-        origin, end, lost = self._end, 0, False
+        end, lost = 0, False
         for start, after, record in unpack(data, self._codec):
             lost = lost or start != end
             end = after
             self._take(record, lost)
-        self._end, self._size = origin + end, origin + len(data)
+        self._end, self._stamp, self._damaged = self._end + end, _stamp(about), _is_damage(data[end:])
 
     def _take(self, record: Record, lost: bool) -> None:
         about = record.about
@@ -136,6 +129,19 @@ class Log:
             os.fsync(file.fileno())
         temporary.rename(self.path)
         sync_folder(self.path.parent)
+
+
+def _stamp(about: os.stat_result) -> tuple[int, int, int]:
+    """What tells one content of a file from another."""
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _is_damage(tail: bytes) -> bool:
+    """Whether bytes behind the last whole record are no beginning of one."""
+    if len(tail) < HEADER.size or not any(tail):
+        return False
+    magic, text, body, _, _ = HEADER.unpack_from(tail)
+    return bool(magic != MAGIC or len(tail) >= HEADER.size + text + body)
 
 
 def new_epoch() -> str:
