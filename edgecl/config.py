@@ -95,7 +95,7 @@ def read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"can't read {path}: {error}", "give --config a readable .toml file") from error
+        raise BadInput(f"can't read {path}: {error}", "give a readable .toml file") from error
     unknown = sorted(set(values) - known)
     if unknown:
         raise BadInput(f"{path} has unknown keys: {', '.join(unknown)}", f"known keys are {', '.join(sorted(known))}")
