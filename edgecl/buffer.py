@@ -38,9 +38,10 @@ class Buffer:
         """The codec of most features."""
         return self.codebook.codec if self.codebook else self.codec.feature
 
-    def keep(self, rows: list[Row], statistics: ClassStatistics, lift: Lift, reserved: int = 0) -> list[Row]:
+    def keep(self, rows: list[Row], statistics: ClassStatistics, lift: Lift, reserved: int = 0,
+             decode: bool = True) -> list[Row]:
         """Those of the stored samples, one at least, that the buffer keeps, as it keeps them. statistics: of all ever
-        learned, lifted by `lift`; reserved: bytes to leave free."""
+        learned, lifted by `lift`; reserved: bytes to leave free; decode: see `Codebook.take`."""
         room = self.limit - reserved - file_bytes(self.limit, self.segment, statistics.labels)
         labels, ranks = [row.label for row in rows], self._ranks(rows, statistics, lift)
         sizes = row_bytes(self.common, lift.source) + np.array([len(row.input) for row in rows])
@@ -51,7 +52,7 @@ class Buffer:
         exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ROOM)
         sizes[exact] = 0
         keep = admitted(labels, ranks, sizes, room - int(exact.sum()) * each) | exact
-        return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep])
+        return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep], decode)
 
     def bytes_of(self, exemplars: list[Row]) -> int:
         """Bytes that these exemplars take in the files of the buffer, at most: never over its limit."""

@@ -54,12 +54,15 @@ class Codebook:
         data = file.getvalue()
         return cls(f"{hashlib.sha256(data).hexdigest()}.codebook", found, len(data), classes), data
 
-    def take(self, rows: list[Row], whole: NDArray[np.bool_]) -> list[Row]:
-        """The samples as they are kept: all but those that stay `whole` [n] went through the codec."""
+    def take(self, rows: list[Row], whole: NDArray[np.bool_], decode: bool = True) -> list[Row]:
+        """The samples as they are kept: all but those that stay `whole` [n] went through the codec; without `decode`
+        they are only marked so, which is enough to judge and to count."""
         fresh = [i for i, (row, exact) in enumerate(zip(rows, whole)) if not exact and row.coded != self.name]
         if not fresh:
             return rows
-        decoded = self.codec.decode(self.codec.encode(np.stack([rows[i].feature for i in fresh])))
+        decoded = [rows[i].feature for i in fresh]
+        if decode:
+            decoded = [*self.codec.decode(self.codec.encode(np.stack(decoded)))]
         taken = list(rows)
         for i, feature in zip(fresh, decoded):
             taken[i] = rows[i]._replace(feature=feature, coded=self.name)

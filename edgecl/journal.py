@@ -87,7 +87,7 @@ class Journal:
         if change.backbone is not None and self.foundation is not None:
             raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
         store.meta = {**store.meta, **change.meta}  # until `exclusive` ends: then it is what was committed
-        exemplars = knowledge.exemplars()
+        exemplars = knowledge.exemplars(decode=False)
         judgement, head = self._judge(knowledge, exemplars, change)
         sizes = self._codebook_wanted(knowledge, len(exemplars))
         change.detail["classes"] = len(knowledge.labels)

@@ -103,9 +103,10 @@ class Knowledge:
         self.stored += [s._replace(id=None, generation=None) for s in other.stored
                         if not s.coded]
 
-    def exemplars(self, reserved: int = 0) -> list[Row]:
-        """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free."""
-        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved) if self.stored else []
+    def exemplars(self, reserved: int = 0, decode: bool = True) -> list[Row]:
+        """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
+        decode: see `Codebook.take`."""
+        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode) if self.stored else []
 
     def judge(self, head: str, exemplars: list[Row] | None = None) -> Judgement:
         """The head for all that is known, chosen and calibrated on held-back exemplars. exemplars: of `exemplars()`.
@@ -115,7 +116,7 @@ class Knowledge:
         """
         if not self.labels:
             return Judgement(None, {})
-        exemplars = self.exemplars() if exemplars is None else exemplars
+        exemplars = self.exemplars(decode=False) if exemplars is None else exemplars
         held = {label: np.stack([row.feature for row in rows])
                 for label, rows in held_out(exemplars, self.plain).items()}
         places = {label: place for place, label in enumerate(self.labels)}
