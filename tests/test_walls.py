@@ -28,7 +28,7 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "shelves",
     "upkeep",
     "store",
-    "novelty trial head_graph forecast buffer",
+    "novelty trial head_graph forecast buffer drift",
     "knowledge",
     "founding serving exporting",
     "journal merging",
