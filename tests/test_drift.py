@@ -100,7 +100,8 @@ def test_a_class_with_a_shift_of_its_own_follows_its_pairs():
     new = image(old, noise=0.1)
     new["c3"] += np.float32(4)
     expected = collected(new)
-    found = moved(collected(old), paired(old, new, 30, contained=False))
+    pairs = paired(old, new, 30, contained=False) | paired({"c3": old["c3"]}, new, 120, contained=False)
+    found = moved(collected(old), pairs)
     for label in old:
         assert np.abs(found.mean(label) - expected.mean(label)).max() < 0.15
 
@@ -133,6 +134,13 @@ def test_more_dimensions_than_pairs_beat_the_pairs_alone():
                 np.linalg.norm(a.covariance - truth.covariance))
 
     assert all(a < 0.5 * b for a, b in zip(apart(found), apart(alone)))
+
+
+def test_noise_is_expected_also_where_few_pairs_cannot_see_it():
+    old = clouds(d=60)
+    pairs = paired(old, image(old, noise=1.0), 5)
+    values = np.linalg.eigvalsh(Drift.between(pairs).noise)
+    assert values[0] > 0.05 * values.mean()
 
 
 def test_a_rank_form_moves_as_a_whole_and_stays_approximate():
