@@ -18,7 +18,8 @@ def rng(seed=0):
 
 
 def step(logits, targets, old=None, known=0):
-    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known)
+    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known, len(logits),
+                0 if old is None else len(old))
 
 
 # distillation -----------------------------------------------------------------------------------

@@ -52,7 +52,8 @@ def plain(head=Softmax, classes=0, width=6):
 
 
 def step(logits, targets, old=None, known=0):
-    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known)
+    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known, len(logits),
+                0 if old is None else len(old))
 
 
 # the contract: every row ------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def test_herding_rounds_down():
 def test_nearest_mean_of_exemplars_with_their_mirror_images():
     """A network whose features are the pixels: means against float64."""
     nothing = Batch(torch.empty((0, 3, 4, 1), dtype=torch.uint8), NOTHING.y)
-    network = Network(_Pixels(), nn.Identity(), Softmax(12), 12).eval()
+    network = Network(_Pixels(), nn.Identity(), Softmax(12), 12, mirror=2).eval()
     network.head.extend(2, rng())
     x = torch.from_numpy(rng().integers(0, 256, (20, 3, 4, 1), dtype=np.uint8))
     memory = Herding(2 * 3 * 12 + 32, nothing)

@@ -54,7 +54,7 @@ class ExemplarMeans(Balance):
         held = memory.exemplars()
         rows = torch.full((network.head.classes, network.head.weight.shape[1]), torch.nan)
         for column, samples in held.items():
-            views = [samples, samples.flip(2)] if samples.dim() == 4 else [samples]     # [n, h, w, c]
+            views = [samples] if network.mirror is None else [samples, samples.flip(network.mirror)]
             means = [F.normalize(outputs(network.features, view)).mean(0) for view in views]
             rows[column] = F.normalize(torch.stack(means).mean(0), dim=0)
         self.means = rows

@@ -32,7 +32,7 @@ class Constraint(Part):
         """Before the first step of a round, with the network as it was left but for the outputs of new classes."""
 
     def penalty(self, step: Step) -> Tensor | float:
-        """A scalar that is added to the loss."""
+        """A scalar that is added to the loss: this piece's share of the whole step's."""
         return 0.0
 
     def project(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -64,7 +64,7 @@ class Distillation(Constraint):
             return 0.0
         now = F.log_softmax(step.logits[:len(step.old), :step.known] / self.temperature, 1)
         before = F.log_softmax(step.old / self.temperature, 1)
-        return self.factor * F.kl_div(now, before, reduction="batchmean", log_target=True)
+        return self.factor * F.kl_div(now, before, reduction="sum", log_target=True) / step.old_of
 
 
 class Fisher(Constraint):
@@ -93,7 +93,7 @@ class Fisher(Constraint):
         if not self.pairs:
             return 0.0
         moved = torch.cat([((p[:len(old)] if old.dim() else p) - old).flatten() for p, old in self.pairs])
-        return (self.stiffness * moved).dot(moved) / 2
+        return (self.stiffness * moved).dot(moved) / 2 * step.share
 
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         self.pairs = []

@@ -42,6 +42,11 @@ class Batch:
         """Both, copied."""
         return Batch(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
 
+    def mirrored(self, axis: int, generator: np.random.Generator) -> Batch:
+        """Every other sample, drawn by lot, turned round along an axis."""
+        lots = torch.from_numpy(generator.random(len(self)) < 0.5).view(-1, *[1] * (self.x.dim() - 1))
+        return Batch(torch.where(lots, self.x.flip(axis), self.x), self.y)
+
 
 class Nothing(Part):
     """Keeps nothing; the base of all memories."""

@@ -1,0 +1,202 @@
+"""A backbone file taken apart for tuning and put together again: a frozen trunk, a top whose weights are learned.
+
+A cut is an activation that everything after it depends on alone. What lies below runs once a sample, in ONNX Runtime;
+what lies above is trained, and its weights are written back into the same graph, so that the tuned backbone has the
+size, the speed and the form of the old one.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecl.backbone import METADATA_KEY, BackboneInfo
+from edgecl.backbones.graph import finish_backbone, set_metadata
+from edgecl.errors import BackboneError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+LEARNED = {"Conv", "Gemm", "MatMul"}    # operators whose weights are learned
+ADAPTER = 64                            # hidden units of the residual adapter
+ADAPTER_PREFIX = "adapter."
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place to cut. tensor: the activation; shape: of one sample; weights: values of the learned weights above it."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    weights: int
+
+    @property
+    def values(self) -> int:
+        """Numbers of one sample's activation."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Top:
+    """What lies above a cut. nodes: in order; weights: name -> values, as they serve; input and output: names."""
+
+    nodes: list[onnx.NodeProto]
+    weights: dict[str, NDArray[Any]]
+    input: str
+    output: str
+
+
+class Anatomy:
+    """A backbone file that was read: where it can be cut, and its parts."""
+
+    def __init__(self, model: bytes) -> None:
+        self.model = onnx.load_model_from_string(model)
+        self.info = BackboneInfo.from_json(_metadata(self.model)[METADATA_KEY])
+        self.stored = {each.name: each for each in self.model.graph.initializer}
+        self.casts = {node.output[0]: node.input[0] for node in self.model.graph.node
+                      if node.op_type == "Cast" and node.input[0] in self.stored}
+        self.nodes = [node for node in self.model.graph.node if node.output[0] not in self.casts]
+        self.output = self.model.graph.output[0].name
+
+    def cuts(self) -> list[Cut]:
+        """The places between blocks above which something can be learned, the lowest first; none for an int8 backbone."""
+        shapes, left = self._shapes(), self._uses()
+        alive, found = {self.model.graph.input[0].name}, list[tuple[int, str]]()
+        for place, node in enumerate(self.nodes):
+            for name in filter(left.__contains__, node.input):
+                left[name] -= 1
+            alive = {name for name in (*alive, *node.output) if left.get(name)}
+            if len(alive) == 1 and shapes.get(name := next(iter(alive))):
+                found.append((place, name))
+        places = [Cut(name, shapes[name], sum(self.values(w).size for w in self._learned(self.nodes[place + 1:])))
+                  for place, name in found]
+        sizes = [cut.values for cut in places]
+        return [cut for cut, below, above in zip(places, [*sizes[:1], *sizes], [*sizes[1:], sizes[-1]])
+                if cut.weights and cut.values <= min(below, above)]         # narrow places: not inside a block
+
+    def default_cut(self) -> Cut | None:
+        """The place before the map is halved for the last time, or the lowest where it never is; None where nothing can
+        be learned."""
+        cuts = self.cuts()
+        sides = [math.prod(cut.shape[1:]) for cut in cuts]
+        last = min((side for side in sides if side > 1), default=1)
+        return next((cut for cut, side in zip(reversed(cuts), reversed(sides)) if side > last), (cuts or [None])[0])
+
+    def values(self, name: str) -> NDArray[Any]:
+        """A weight as it serves: float32, where it is stored as float16."""
+        values = numpy_helper.to_array(self.stored[self.casts.get(name, name)])
+        return values.astype(np.float32) if name in self.casts else values
+
+    def _learned(self, nodes: list[onnx.NodeProto]) -> list[str]:
+        constants = {*self.stored, *self.casts}
+        return [name for node in nodes if node.op_type in LEARNED for name in node.input[1:] if name in constants]
+
+    def _uses(self) -> dict[str, int]:
+        """How often each activation is used; the output once more."""
+        uses: dict[str, int] = {}
+        constants = {*self.stored, *self.casts}
+        for name in (self.output, *(name for node in self.nodes for name in node.input if name not in constants)):
+            uses[name] = uses.get(name, 0) + 1
+        return uses
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one sample's activation, where it is known and is float32."""
+        inferred = onnx.shape_inference.infer_shapes(self.model).graph
+        found: dict[str, tuple[int, ...]] = {}
+        for value in (*inferred.value_info, *inferred.output):
+            sides = [side.dim_value for side in value.type.tensor_type.shape.dim]
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT and len(sides) > 1 and all(sides[1:]):
+                found[value.name] = tuple(sides[1:])
+        return found
+
+    def trunk(self, cut: Cut) -> bytes:
+        """The graph up to a cut; its output is float16, which halves what is kept of each sample."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        model.graph.node.append(helper.make_node("Cast", [cut.tensor], ["activation"], to=TensorProto.FLOAT16))
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_tensor_value_info("activation", TensorProto.FLOAT16, ["n", *cut.shape]))
+        _prune(model)
+        return bytes(model.SerializeToString())
+
+    def top(self, cut: Cut) -> Top:
+        """What lies above a cut."""
+        first = next((i for i, node in enumerate(self.nodes) if cut.tensor in node.output), -1) + 1
+        nodes = self.nodes[first:]
+        made = {name for node in nodes for name in node.output} | {cut.tensor}
+        needed = {name for node in nodes for name in node.input if name and name not in made}
+        return Top(nodes, {name: self.values(name) for name in sorted(needed)}, cut.tensor, self.output)
+
+    def rebuilt(self, weights: Arrays) -> bytes:
+        """The same backbone with other weights, each stored as the one that it replaces."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        stored = {each.name: each for each in model.graph.initializer}
+        for name, values in weights.items():
+            place = stored[self.casts.get(name, name)]
+            old = numpy_helper.to_array(place)
+            if old.shape != values.shape:
+                raise BackboneError(f"weight {name} of shape {list(values.shape)}, not {list(old.shape)}", "report this")
+            place.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, old.dtype), place.name))
+        return _stamped(model, self.info)
+
+    def as_stored(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A weight as it comes back from the file."""
+        dtype = numpy_helper.to_array(self.stored[self.casts.get(name, name)]).dtype
+        return values.astype(dtype).astype(np.float32)
+
+
+def with_adapter(model: bytes, seed: int) -> bytes:
+    """The backbone with a residual adapter behind it, f + W2 relu(W1 f + b) (Houlsby et al. 2019, section 2): for
+    backbones that have nothing to tune. W2 starts at 0, so that nothing has changed yet; one that is there stays."""
+    whole = onnx.load_model_from_string(model)
+    if any(each.name.startswith(ADAPTER_PREFIX) for each in whole.graph.initializer):
+        return model
+    info, output = BackboneInfo.from_json(_metadata(whole)[METADATA_KEY]), whole.graph.output[0].name
+    d, rng, base = info.dimension, np.random.default_rng(seed), f"{ADAPTER_PREFIX}features"
+    for node in whole.graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [base if name == output else name for name in ends]
+    for name, values in (("down", rng.standard_normal((d, ADAPTER)) * math.sqrt(2 / d)), ("bias", np.zeros(ADAPTER)),
+                         ("up", np.zeros((ADAPTER, d)))):
+        whole.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), ADAPTER_PREFIX + name))
+    ends = [(f"{ADAPTER_PREFIX}{a}", f"{ADAPTER_PREFIX}{b}") for a, b in (("features", "hidden"), ("hidden", "active"))]
+    (source, hidden), (_, active) = ends
+    whole.graph.node.extend([
+        helper.make_node("Gemm", [source, f"{ADAPTER_PREFIX}down", f"{ADAPTER_PREFIX}bias"], [hidden]),
+        helper.make_node("Relu", [hidden], [active]),
+        helper.make_node("MatMul", [active, f"{ADAPTER_PREFIX}up"], [f"{ADAPTER_PREFIX}change"]),
+        helper.make_node("Add", [source, f"{ADAPTER_PREFIX}change"], [output])])
+    return _stamped(whole, info)
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _stamped(model: onnx.ModelProto, info: BackboneInfo) -> bytes:
+    kept = {key: value for key, value in _metadata(model).items() if key != METADATA_KEY}
+    del model.metadata_props[:]
+    set_metadata(model, kept)
+    return finish_backbone(model, info.name, info.kind, info.input_shape, info.dimension, info.precision)
+
+
+def _prune(model: onnx.ModelProto) -> None:
+    """Leave out nodes and weights that no output needs."""
+    needed, kept = {value.name for value in model.graph.output}, list[onnx.NodeProto]()
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.insert(0, node)
+            needed |= set(node.input)
+    weights = [each for each in model.graph.initializer if each.name in needed]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(weights)
