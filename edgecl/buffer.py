@@ -102,7 +102,7 @@ def held_out(rows: list[Row], statistics: ClassStatistics) -> dict[str, list[Row
     """Those of the exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
     by_class: dict[str, list[Row]] = {label: [] for label in statistics.labels}
     for row in rows:
-        if not row.coded:  # only what is as it was learned can be subtracted
+        if not (row.coded or row.trained):  # what is as it was learned, to be subtracted, and new to the backbone
             by_class[row.label].append(row)
     chosen: dict[str, list[Row]] = {}
     for label, mine in by_class.items():

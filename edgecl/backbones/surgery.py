@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LEARNED = {"Conv", "Gemm", "MatMul"}    # operators whose weights are learned
 ADAPTER = 64                            # hidden units of the residual adapter
 ADAPTER_PREFIX = "adapter."
+ADAPTER_INPUT = f"{ADAPTER_PREFIX}features"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,14 @@ class Anatomy:
         self.output = self.model.graph.output[0].name
 
     def cuts(self) -> list[Cut]:
-        """The places between blocks above which something can be learned, the lowest first; none for an int8 backbone."""
+        """The places between blocks above which something can be learned, the lowest first; none in int8."""
+        places = self.places()
+        sizes = [cut.values for cut in places]
+        return [cut for cut, below, above in zip(places, [*sizes[:1], *sizes], [*sizes[1:], *sizes[-1:]])
+                if cut.weights and cut.values <= min(below, above)]         # narrow ones: not inside a block
+
+    def places(self) -> list[Cut]:
+        """All activations that everything after them depends on alone."""
         shapes, left = self._shapes(), self._uses()
         alive, found = {self.model.graph.input[0].name}, list[tuple[int, str]]()
         for place, node in enumerate(self.nodes):
@@ -76,19 +84,36 @@ class Anatomy:
             alive = {name for name in (*alive, *node.output) if left.get(name)}
             if len(alive) == 1 and shapes.get(name := next(iter(alive))):
                 found.append((place, name))
-        places = [Cut(name, shapes[name], sum(self.values(w).size for w in self._learned(self.nodes[place + 1:])))
-                  for place, name in found]
-        sizes = [cut.values for cut in places]
-        return [cut for cut, below, above in zip(places, [*sizes[:1], *sizes], [*sizes[1:], sizes[-1]])
-                if cut.weights and cut.values <= min(below, above)]         # narrow places: not inside a block
+        return [Cut(name, shapes[name], sum(self.values(w).size for w in self._learned(self.nodes[place + 1:])))
+                for place, name in found]
 
-    def default_cut(self) -> Cut | None:
-        """The place before the map is halved for the last time, or the lowest where it never is; None where nothing can
-        be learned."""
+    def cut(self, blocks: int | None = None) -> Cut:
+        """The place below the last `blocks` blocks; by default, that before the map is halved for the last time, or the
+        lowest where it never is. Raises BackboneError where nothing, or not so much, can be learned."""
         cuts = self.cuts()
+        if not cuts:
+            raise BackboneError(f"{self.info.name} in {self.info.precision} has no layer that can be tuned",
+                                "take a backbone with float convolutions")
+        if blocks is not None and not 1 <= blocks <= len(cuts):
+            raise BackboneError(f"{self.info.name} has {len(cuts)} blocks that can be tuned, not {blocks}",
+                                f"give 1 to {len(cuts)}")
+        if blocks is not None:
+            return cuts[-blocks]
         sides = [math.prod(cut.shape[1:]) for cut in cuts]
         last = min((side for side in sides if side > 1), default=1)
-        return next((cut for cut, side in zip(reversed(cuts), reversed(sides)) if side > last), (cuts or [None])[0])
+        return next((cut for cut, side in zip(reversed(cuts), reversed(sides)) if side > last), cuts[0])
+
+    def cut_at(self, tensor: str) -> Cut:
+        """The place of a named activation. Raises BackboneError where there is none."""
+        place = next((cut for cut in self.places() if cut.tensor == tensor), None)
+        if place is None:
+            raise BackboneError(f"{self.info.name} has no activation {tensor}", "report this")
+        return place
+
+    def live(self, cut: Cut) -> int:
+        """Numbers of all activations above a cut, for one sample."""
+        shapes = self._shapes()
+        return sum(math.prod(shapes.get(name, (0,))) for node in self.top(cut).nodes for name in node.output)
 
     def values(self, name: str) -> NDArray[Any]:
         """A weight as it serves: float32, where it is stored as float16."""
@@ -118,12 +143,11 @@ class Anatomy:
         return found
 
     def trunk(self, cut: Cut) -> bytes:
-        """The graph up to a cut; its output is float16, which halves what is kept of each sample."""
+        """The graph up to a cut, its output float32."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        model.graph.node.append(helper.make_node("Cast", [cut.tensor], ["activation"], to=TensorProto.FLOAT16))
         del model.graph.output[:]
-        model.graph.output.append(helper.make_tensor_value_info("activation", TensorProto.FLOAT16, ["n", *cut.shape]))
+        model.graph.output.append(helper.make_tensor_value_info(cut.tensor, TensorProto.FLOAT, ["n", *cut.shape]))
         _prune(model)
         return bytes(model.SerializeToString())
 
@@ -144,7 +168,8 @@ class Anatomy:
             place = stored[self.casts.get(name, name)]
             old = numpy_helper.to_array(place)
             if old.shape != values.shape:
-                raise BackboneError(f"weight {name} of shape {list(values.shape)}, not {list(old.shape)}", "report this")
+                raise BackboneError(f"weight {name} of shape {list(values.shape)}, not {list(old.shape)}",
+                                    "report this")
             place.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, old.dtype), place.name))
         return _stamped(model, self.info)
 
@@ -154,14 +179,17 @@ class Anatomy:
         return values.astype(dtype).astype(np.float32)
 
 
+def kept_dtype(cut: Cut) -> np.dtype[Any]:
+    """How activations are kept: float16 for maps, float32 for vectors, which may be of any size."""
+    return np.dtype(np.float16 if len(cut.shape) == 3 else np.float32)
+
+
 def with_adapter(model: bytes, seed: int) -> bytes:
     """The backbone with a residual adapter behind it, f + W2 relu(W1 f + b) (Houlsby et al. 2019, section 2): for
-    backbones that have nothing to tune. W2 starts at 0, so that nothing has changed yet; one that is there stays."""
+    backbones that have nothing to tune, or whose samples are not kept. W2 starts at 0: nothing has changed yet."""
     whole = onnx.load_model_from_string(model)
-    if any(each.name.startswith(ADAPTER_PREFIX) for each in whole.graph.initializer):
-        return model
     info, output = BackboneInfo.from_json(_metadata(whole)[METADATA_KEY]), whole.graph.output[0].name
-    d, rng, base = info.dimension, np.random.default_rng(seed), f"{ADAPTER_PREFIX}features"
+    d, rng, base = info.dimension, np.random.default_rng(seed), ADAPTER_INPUT
     for node in whole.graph.node:
         for ends in (node.input, node.output):
             ends[:] = [base if name == output else name for name in ends]
@@ -176,6 +204,20 @@ def with_adapter(model: bytes, seed: int) -> bytes:
         helper.make_node("MatMul", [active, f"{ADAPTER_PREFIX}up"], [f"{ADAPTER_PREFIX}change"]),
         helper.make_node("Add", [source, f"{ADAPTER_PREFIX}change"], [output])])
     return _stamped(whole, info)
+
+
+def adapted(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the adapter of a backbone makes of features [n, d] from below it."""
+    whole = onnx.load_model_from_string(model)
+    down, bias, up = (numpy_helper.to_array(each) for name in ("down", "bias", "up") for each in whole.graph.initializer
+                      if each.name == ADAPTER_PREFIX + name)
+    found: NDArray[np.float32] = features + np.maximum(features @ down + bias, 0) @ up
+    return found
+
+
+def has_adapter(model: bytes) -> bool:
+    """Whether `with_adapter` was there before."""
+    return any(each.name.startswith(ADAPTER_PREFIX) for each in onnx.load_model_from_string(model).graph.initializer)
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -35,11 +35,14 @@ class Graph(nn.Module):
         super().__init__()
         self.layers = nn.ModuleDict()
         self.origin: dict[str, tuple[str, bool]] = {}       # parameter of this module -> weight, transposed
-        self.steps: list[tuple[Callable[..., Tensor], list[str], str]] = []
+        self.steps: list[tuple[Callable[..., Tensor], list[str], str, list[str]]] = []   # ..., what is done with then
         self.input, self.output = top.input, top.output
         self.constants = {name: torch.tensor(values) for name, values in top.weights.items()}
+        uses = [name for node in top.nodes for name in node.input] + [top.output]
         for place, node in enumerate(top.nodes):
             given = [name for name in node.input if name]
+            del uses[:len(node.input)]
+            done = [name for name in dict.fromkeys(given) if name not in uses and name not in self.constants]
             attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
             weights = {name: top.weights[name] for name in given if name in top.weights}
             if node.op_type in LAYERS and len(weights) == len(given) - 1:
@@ -47,17 +50,19 @@ class Graph(nn.Module):
                 key = f"{place:03d}"
                 self.layers[key] = layer
                 self.origin |= {f"layers.{key}.{name}": where for name, where in origin.items()}
-                self.steps.append((layer, given[:1], node.output[0]))
+                self.steps.append((layer, given[:1], node.output[0], done))
             elif node.op_type in OPERATORS:
-                self.steps.append((OPERATORS[node.op_type](attributes), given, node.output[0]))
+                self.steps.append((OPERATORS[node.op_type](attributes), given, node.output[0], done))
             else:
                 raise BackboneError(f"a backbone with the operator {node.op_type} can't be tuned",
                                     "tune fewer blocks, or export it with plain operators")
 
     def forward(self, x: Tensor) -> Tensor:
         known = {**self.constants, self.input: x.float()}
-        for run, given, made in self.steps:
+        for run, given, made, done in self.steps:
             known[made] = run(*(known[name] for name in given))
+            for name in done:
+                del known[name]
         return known[self.output]
 
     def _apply(self, change: Any, recurse: bool = True) -> Graph:

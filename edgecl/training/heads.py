@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+AffineMap = tuple[np.ndarray, np.ndarray, bool]
+
 
 class Step(NamedTuple):
     """What the parts may see of one step, or of a piece of it where memory is short: losses are sums over the piece
@@ -59,6 +61,11 @@ class Softmax(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, self.weight, self.bias)
 
+    def affine(self) -> AffineMap | None:
+        """What it computes, for a head of the fast learner's: weight [C, d], bias [C], and whether logits are to be
+        divided by |f|; None where it can't be said so."""
+        return self.weight.detach().cpu().numpy(), self.bias.detach().cpu().numpy(), False
+
     def loss(self, step: Step) -> Tensor:
         """A scalar, the mean over the step's samples."""
         return F.cross_entropy(step.logits, step.targets, reduction="sum", label_smoothing=step.smoothing) / step.of
@@ -96,6 +103,10 @@ class Cosine(nn.Module):
         bound = self.weight.shape[1] ** -0.5
         new = torch.from_numpy(generator.uniform(-bound, bound, (classes - self.classes, self.weight.shape[1])))
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), new.to(self.weight)]))
+
+    def affine(self) -> AffineMap | None:
+        weight = (self.scale * F.normalize(self.weight)).detach().cpu().numpy()
+        return weight, np.zeros(len(weight), np.float32), True
 
     def forward(self, features: Tensor) -> Tensor:
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))

@@ -93,7 +93,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     memory, constraints, head, allowance = parts.memory, parts.constraints, network.head, allowance or Allowance()
     known, data = head.classes, memory.dataset(new)
     asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
-    old = outputs(lambda x: network(x)[1], data.x) if asked else None      # once a round, never again
+    old = outputs(lambda x: network(x)[1], data.x, network.block) if asked else None   # once a round, never again
     head.extend(classes, generator)
     for part in constraints:
         part.begin(network, plan.rate)

@@ -24,8 +24,10 @@ class Network(nn.Module):
     frozen trunk [n, c, h, w] -> features and logits.
 
     body: scaling and all layers up to one flat vector, the map [n, D]; neck: map -> features [n, d]; mirror: the axis
-    of samples that turns left into right, or None.
+    of samples that turns left into right, or None; block: samples that are run at a time where nothing is trained.
     """
+
+    block = BLOCK
 
     def __init__(self, body: nn.Module, neck: nn.Module, head: Head, map_size: int, mirror: int | None = None) -> None:
         super().__init__()
@@ -52,10 +54,10 @@ class Network(nn.Module):
         return features, self.head(features)
 
 
-def outputs(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def outputs(module: Callable[[Tensor], Tensor], x: Tensor, block: int = BLOCK) -> Tensor:
     """What a module or one of its methods answers for x [n, ...], without gradients, a block at a time."""
     with torch.inference_mode():
-        found = torch.cat([module(x[start:start + BLOCK]).cpu() for start in range(0, max(len(x), 1), BLOCK)])
+        found = torch.cat([module(x[start:start + block]).cpu() for start in range(0, max(len(x), 1), block)])
     return found.clone()   # made outside: an ordinary tensor, which may take part in training
 
 
