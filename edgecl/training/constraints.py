@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     Ends = dict[str, tuple[Tensor, Tensor]]
 
-CHUNK = 64      # samples whose own gradients are held at a time
+CHUNK = 32      # samples that pass through the network at a time
+FEW = 8         # samples whose own gradients are held at a time: they stay in the cache
 
 
 class Constraint(Part):
@@ -182,21 +183,18 @@ def _squares(layer: nn.Module, given: Tensor, goal: Tensor, weights: Tensor) -> 
         return {"weight": scaled.T @ given.square(), "bias": scaled.sum(0)}
     if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1) \
             and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
-        own = _sum_of_squares(weights, goal.flatten(2) @ _patches(layer, given))
-        return {"weight": own.unflatten(1, (*layer.kernel_size, -1)).permute(0, 3, 1, 2),
-                "bias": _sum_of_squares(weights, goal.flatten(2).sum(2))}
+        outs, patches, total = goal.flatten(2), _patches(layer, given), torch.zeros(())
+        for few, out, seen in zip(weights.split(FEW), outs.split(FEW), patches.split(FEW)):
+            total = total + few @ (out @ seen).flatten(1).square_()
+        weight = total.view(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2)
+        return {"weight": weight, "bias": weights @ outs.sum(2).square_()}
 
     def along(values: dict[str, Tensor], sample: Tensor, goal: Tensor) -> Tensor:
         return (functional_call(layer, (values, dict(layer.named_buffers())), (sample[None],))[0] * goal).sum()
 
-    values = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
-    own = vmap(grad(along), (None, 0, 0))(values, given, goal)
-    return {name: _sum_of_squares(weights, gradients) for name, gradients in own.items()}
-
-
-def _sum_of_squares(weights: Tensor, gradients: Tensor) -> Tensor:
-    """[n], [n, ...] -> [...]; the gradients are overwritten."""
-    return (weights @ gradients.reshape(len(weights), -1).square_()).view(gradients.shape[1:])
+    now = {name: p.detach() for name, p in layer.named_parameters(recurse=False)}
+    own = vmap(grad(along), (None, 0, 0))(now, given, goal)
+    return {name: (weights @ own[name].reshape(len(given), -1).square_()).view_as(p) for name, p in now.items()}
 
 
 def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:

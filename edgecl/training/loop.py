@@ -63,12 +63,14 @@ class Sgd:
 
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Clip the gradients' common norm, and step."""
-        norm = torch.stack([g.norm() for g in gradients if g is not None]).norm().item() if self.plan.clip else 0.0
-        shrink = min(1.0, self.plan.clip / norm) if norm > 0 else 1.0
-        for weight, speed, gradient in zip(self.weights, self.speed, gradients):
-            if gradient is not None:
-                speed.mul_(self.plan.momentum).add_(gradient, alpha=shrink).add_(weight, alpha=self.plan.decay)
-                weight.sub_(speed, alpha=rate)
+        used = [(w, v, g) for w, v, g in zip(self.weights, self.speed, gradients) if g is not None]
+        weights, speed, given = (list(column) for column in zip(*used))
+        norm = torch.stack(torch._foreach_norm(given)).norm().item() if self.plan.clip else 0.0
+        torch._foreach_mul_(speed, self.plan.momentum)
+        torch._foreach_add_(speed, given, alpha=min(1.0, self.plan.clip / norm) if norm > 0 else 1.0)
+        if self.plan.decay:
+            torch._foreach_add_(speed, weights, alpha=self.plan.decay)
+        torch._foreach_add_(weights, speed, alpha=-rate)
 
 
 def learning_round(network: Network, parts: Parts, new: Batch, classes: int, plan: Plan,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from edgecl.errors import BadInput, StateError
 from edgecl.method import PARTS, Method, read_method
-from edgecl.training.export import export
 from edgecl.training.loop import Parts, Plan, learning_round
 from edgecl.training.memory import Batch
 from edgecl.training.network import build, outputs
@@ -114,6 +113,8 @@ class Session:
 
     def export(self) -> bytes:
         """What serves, as ONNX: input -> features, logits; see `edgecl.training.export`."""
+        from edgecl.training.export import export      # onnx takes 8 MB, and training needs none of it
+
         example = torch.zeros((2, *self.nothing.x.shape[1:]), dtype=self.nothing.x.dtype)
         return export(self._served(), example, self.classes)
 
