@@ -5,11 +5,11 @@
                                  [--peer PYTHON --peer-script FILE]
 
 Speed, against a bare torch loop of this file's own: the same network (channels last), the same uint8 tensors, one
-thread, SGD in place, no clipping, no bookkeeping, no memory, no penalty. It goes through as many samples as ours, which
-are counted by a hook in an untimed run: those trained on, in the same batches; those that pass forward and backward
-beside (EWC's Fisher information, here in batches of 64, whose gradients are means and not by sample); those that pass
-forward only (old outputs of LwF and iCaRL, features for herding and for exemplar means, here 256 at a time). Ours is
-the time of `Session.learn` whole. Both run in turn in one process; medians over seeds and repeats of the ratio.
+thread, SGD in place, no clipping, no bookkeeping, no memory, no penalty. It makes the passes that ours makes, which are
+counted by a hook in an untimed run: the steps; the batches that go forward and backward beside (EWC's Fisher
+information, of which the bare loop has the mean gradients only, not those by sample); the samples that go forward only
+(old outputs of LwF and iCaRL, features for herding and for exemplar means), which the bare loop takes 256 at a time.
+Ours is the time of `Session.learn` whole. Both run in turn in one process; medians over seeds and repeats of the ratio.
 
 Memory: the most resident bytes of the process in which `edgecl bench` runs a method, the largest of the seeds.
 
@@ -53,22 +53,23 @@ PEERS = {"finetune": ("Naive", 0.0), "er": ("Replay", 1.3), "ewc": ("EWC_online"
          "icarl": ("ICaRL", 0.0)}    # method -> strategy, how many times its speed is promised
 EXEMPLARS = 200
 RATE, MOMENTUM = 0.02, 0.9
-GRADED, LOOKED = 64, 256       # the batches that suit the bare loop best
+LOOKED = 256                   # samples at a time: what suits the bare loop best
 
 
 @dataclass
 class Passes:
-    """How many samples went through the network in a round: of each step, forward and backward beside, forward only."""
+    """What went through the network in a round: the samples of each step, of each pass forward and backward beside, and
+    of all passes forward only."""
 
     steps: list[int] = field(default_factory=list)
-    graded: int = 0
+    graded: list[int] = field(default_factory=list)
     looked: int = 0
 
     def count(self, body: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
         if body.training:
             self.steps.append(len(given[0]))
         elif out.requires_grad:
-            self.graded += len(given[0])
+            self.graded.append(len(given[0]))
         else:
             self.looked += len(given[0])
 
@@ -86,7 +87,7 @@ class Bare:
             self.body = self.body.to(memory_format=torch.channels_last)
         else:
             self.body = nn.Sequential(nn.Linear(shape[0], 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU())
-        self.head = nn.Linear(0, 0)
+        self.head: nn.Module = nn.Identity()
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.head(self.body(x.permute(0, 3, 1, 2).float().sub_(127.5).div_(127.5) if self.images else x))
@@ -103,7 +104,7 @@ class Bare:
             loss = F.cross_entropy(self(x.index_select(0, rows)), y.index_select(0, rows))
             for value, speed, gradient in zip(values, speeds, torch.autograd.grad(loss, weights)):
                 value.sub_(speed.mul_(MOMENTUM).add_(gradient), alpha=RATE)
-        for rows in order[:passes.graded].split(GRADED) if passes.graded else ():
+        for rows in order[:sum(passes.graded)].split(passes.graded) if passes.graded else ():
             torch.autograd.grad(F.cross_entropy(self(x[rows]), y[rows]), weights)
         with torch.inference_mode():
             for rows in (torch.arange(passes.looked) % len(x)).split(LOOKED) if passes.looked else ():
@@ -166,7 +167,7 @@ def speeds(jobs: dict[str, list[Job]], repeats: int, promised: bool) -> list[Fig
     for method, found in times.items():
         ratios = sorted(bare / ours for ours, bare in found)
         trained, graded, looked = (sum(what) for what in zip(*(
-            (sum(each.steps), each.graded, each.looked) for each in passes[method])))
+            (sum(each.steps), sum(each.graded), each.looked) for each in passes[method])))
         note = f"{samples / median(ours for ours, _ in found):,.0f} new samples/s, bare " \
                f"{samples / median(bare for _, bare in found):,.0f}; {ratios[0]:.3f} to {ratios[-1]:.3f}; passes: " \
                f"{trained:,} trained on, {graded:,} more back, {looked:,} forward only"

@@ -128,14 +128,14 @@ class Session:
                 *((f"constraint{i}", part) for i, part in enumerate(self.parts.constraints))]
 
     def _samples(self, x: np.ndarray) -> Tensor:
-        """A copy as a tensor."""
+        """As a tensor, which may share the memory of x: what is kept is copied by the parts."""
         x, wanted = np.asarray(x), self.nothing.x
         dtype = str(wanted.dtype).removeprefix("torch.")
         if x.shape[1:] != tuple(wanted.shape[1:]) or x.dtype != dtype or x.ndim < 2:
             raise BadInput(f"samples of {x.dtype} {list(x.shape)}", f"give {dtype} {['n', *wanted.shape[1:]]}")
         if not np.isfinite(x).all():
             raise BadInput(f"{int((~np.isfinite(x)).sum())} values are NaN or infinite", "leave those samples out")
-        return torch.tensor(x)
+        return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
 
 def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:
