@@ -65,7 +65,8 @@ def herding(features: NDArray[np.float32], mean: NDArray[np.float64], count: int
     ranks = np.full(len(unit), len(unit), np.int64)
     gap = unit @ target
     inner = np.zeros(len(unit))  # of each sample and the sum of the chosen
-    for k in range(len(unit) if count is None else min(count, len(unit))):  # argmin |(k + 1) target - total - f|^2, all f being of length 1
+    for k in range(min(len(unit), len(unit) if count is None else count)):
+        # argmin |(k + 1) target - total - f|^2, all f being of length 1
         score = (k + 1) * gap - inner
         score[ranks < k] = -np.inf
         best = int(np.argmax(score))

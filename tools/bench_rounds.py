@@ -36,8 +36,7 @@ from typing import Any
 THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 os.environ.update(THREADS)
 
-import numpy as np  # noqa: E402  (the threads must be set before)
-import torch  # noqa: E402
+import torch  # noqa: E402  (the threads must be set before)
 from bench_core import Figure, clock, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
@@ -134,7 +133,7 @@ def bare_rounds(bare: Bare, split: Split, steps: Sequence[Step], passes: Sequenc
     for step, each in zip(steps, passes):
         x, y = torch.from_numpy(split.x_train[step.train]), torch.from_numpy(split.y_train[step.train])
         classes = max(classes, int(y.max()) + 1)
-        seconds += clock(lambda x=x, y=y, each=each: bare.learn(x, y, classes, each))
+        seconds += clock(lambda x=x, y=y, n=classes, each=each: bare.learn(x, y, n, each))
     return seconds
 
 

@@ -91,7 +91,7 @@ def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np
     matrix: list[list[float]] = []
     over_seen: list[float] = []
     kept, seconds, tests = 0, 0.0, [step.test for step in steps]
-    for number, step in enumerate(steps, 1):
+    for number in range(1, len(steps) + 1):
         x, y = rounds.pop(0)
         started = time.perf_counter()
         session.learn(x, y)

@@ -113,7 +113,7 @@ class Session:
 
     def export(self) -> bytes:
         """What serves, as ONNX: input -> features, logits; see `edgecl.training.export`."""
-        from edgecl.training.export import export      # onnx takes 8 MB, and training needs none of it
+        from edgecl.training.export import export  # onnx takes 8 MB, and training needs none of it
 
         example = torch.zeros((2, *self.nothing.x.shape[1:]), dtype=self.nothing.x.dtype)
         return export(self._served(), example, self.classes)
