@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -45,11 +45,20 @@ class Cut:
         return math.prod(self.shape)
 
 
+class Operation(NamedTuple):
+    """One operator: its kind, the names of what it takes and makes, and its attributes."""
+
+    kind: str
+    given: list[str]
+    made: str
+    about: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Top:
     """What lies above a cut. nodes: in order; weights: name -> values, as they serve; input and output: names."""
 
-    nodes: list[onnx.NodeProto]
+    nodes: list[Operation]
     weights: dict[str, NDArray[Any]]
     input: str
     output: str
@@ -113,7 +122,11 @@ class Anatomy:
     def live(self, cut: Cut) -> int:
         """Numbers of all activations above a cut, for one sample."""
         shapes = self._shapes()
-        return sum(math.prod(shapes.get(name, (0,))) for node in self.top(cut).nodes for name in node.output)
+        return sum(math.prod(shapes.get(name, (0,))) for node in self._above(cut) for name in node.output)
+
+    def _above(self, cut: Cut) -> list[onnx.NodeProto]:
+        first = next((i for i, node in enumerate(self.nodes) if cut.tensor in node.output), -1) + 1
+        return self.nodes[first:]
 
     def values(self, name: str) -> NDArray[Any]:
         """A weight as it serves: float32, where it is stored as float16."""
@@ -153,11 +166,12 @@ class Anatomy:
 
     def top(self, cut: Cut) -> Top:
         """What lies above a cut."""
-        first = next((i for i, node in enumerate(self.nodes) if cut.tensor in node.output), -1) + 1
-        nodes = self.nodes[first:]
+        nodes = self._above(cut)
         made = {name for node in nodes for name in node.output} | {cut.tensor}
         needed = {name for node in nodes for name in node.input if name and name not in made}
-        return Top(nodes, {name: self.values(name) for name in sorted(needed)}, cut.tensor, self.output)
+        plain = [Operation(node.op_type, list(node.input), node.output[0], {
+            each.name: helper.get_attribute_value(each) for each in node.attribute}) for node in nodes]
+        return Top(plain, {name: self.values(name) for name in sorted(needed)}, cut.tensor, self.output)
 
     def rebuilt(self, weights: Arrays) -> bytes:
         """The same backbone with other weights, each stored as the one that it replaces."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -38,23 +37,22 @@ class Graph(nn.Module):
         self.steps: list[tuple[Callable[..., Tensor], list[str], str, list[str]]] = []   # ..., what is done with then
         self.input, self.output = top.input, top.output
         self.constants = {name: torch.tensor(values) for name, values in top.weights.items()}
-        uses = [name for node in top.nodes for name in node.input] + [top.output]
-        for place, node in enumerate(top.nodes):
-            given = [name for name in node.input if name]
-            del uses[:len(node.input)]
+        uses = [name for node in top.nodes for name in node.given] + [top.output]
+        for place, (kind, names, made, attributes) in enumerate(top.nodes):
+            given = [name for name in names if name]
+            del uses[:len(names)]
             done = [name for name in dict.fromkeys(given) if name not in uses and name not in self.constants]
-            attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
             weights = {name: top.weights[name] for name in given if name in top.weights}
-            if node.op_type in LAYERS and len(weights) == len(given) - 1:
-                layer, origin = LAYERS[node.op_type](given, weights, attributes)
+            if kind in LAYERS and len(weights) == len(given) - 1:
+                layer, origin = LAYERS[kind](given, weights, attributes)
                 key = f"{place:03d}"
                 self.layers[key] = layer
                 self.origin |= {f"layers.{key}.{name}": where for name, where in origin.items()}
-                self.steps.append((layer, given[:1], node.output[0], done))
-            elif node.op_type in OPERATORS:
-                self.steps.append((OPERATORS[node.op_type](attributes), given, node.output[0], done))
+                self.steps.append((layer, given[:1], made, done))
+            elif kind in OPERATORS:
+                self.steps.append((OPERATORS[kind](attributes), given, made, done))
             else:
-                raise BackboneError(f"a backbone with the operator {node.op_type} can't be tuned",
+                raise BackboneError(f"a backbone with the operator {kind} can't be tuned",
                                     "tune fewer blocks, or export it with plain operators")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,8 +76,10 @@ class Graph(nn.Module):
         those of v; as v is not known, but weights under batch normalisation and decay come to a size of WEIGHT
         (0.053 to 0.070 in all layers of EfficientNet-Lite0), g is told by the size of w.
         """
-        return {name: (p.detach().flatten(1).square().mean(1) / WEIGHT ** 2).view(-1, *[1] * (p.dim() - 1))
-                for name, p in self.named_parameters() if p.dim() > 1}
+        sizes = {name: p.detach().flatten(1).square().mean(1) / WEIGHT ** 2 for name, p in self.named_parameters()
+                 if p.dim() > 1}
+        return {name: torch.where(size > 0, size, 1.0).view(-1, *[1] * len(self.get_parameter(name).shape[1:]))
+                for name, size in sizes.items()}
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """The learned weights by their names in the file."""

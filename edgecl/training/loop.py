@@ -74,13 +74,15 @@ class Sgd:
 
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Clip the gradients' common norm, and step."""
-        norm = torch.stack([g.norm() for g in gradients if g is not None]).norm().item() if self.plan.clip else 0.0
-        shrink = min(1.0, self.plan.clip / norm) if norm > 0 else 1.0
-        for weight, speed, gradient, pace in zip(self.weights, self.speed, gradients, self.paces):
-            if gradient is not None:
-                paced = gradient if isinstance(pace, float) and pace == 1.0 else gradient * pace
-                speed.mul_(self.plan.momentum).add_(paced, alpha=shrink).add_(weight, alpha=self.plan.decay)
-                weight.sub_(speed, alpha=rate)
+        used = [(w, v, g * pace if isinstance(pace, torch.Tensor) or pace != 1.0 else g) for w, v, g, pace
+                in zip(self.weights, self.speed, gradients, self.paces) if g is not None]
+        weights, speed, given = (list(column) for column in zip(*used))
+        norm = torch.stack(torch._foreach_norm(given)).norm().item() if self.plan.clip else 0.0
+        torch._foreach_mul_(speed, self.plan.momentum)
+        torch._foreach_add_(speed, given, alpha=min(1.0, self.plan.clip / norm) if norm > 0 else 1.0)
+        if self.plan.decay:
+            torch._foreach_add_(speed, weights, alpha=self.plan.decay)
+        torch._foreach_add_(weights, speed, alpha=-rate)
 
 
 def learning_round(network: Network, parts: Parts, new: Batch, classes: int, plan: Plan, generator: np.random.Generator,
@@ -95,11 +97,11 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
     old = outputs(lambda x: network(x)[1], data.x, network.block) if asked else None   # once a round, never again
     head.extend(classes, generator)
+    weights, paces = list(network.parameters()), network.paces((plan.head_rate or plan.rate) / (plan.rate or 1.0))
+    sgd = Sgd(weights, plan, paces)
     for part in constraints:
-        part.begin(network, plan.rate)
+        part.begin(network, [plan.rate * pace for pace in paces])
     network.train()
-    weights = list(network.parameters())
-    sgd = Sgd(weights, plan, network.paces((plan.head_rate or plan.rate) / (plan.rate or 1.0)))
     steps, done, samples = plan.epochs * -(-len(data) // plan.batch), 0, 0
     for rows in shuffled(len(data), plan, generator):
         if (share := max(done / steps, allowance.spent())) >= 1.0:

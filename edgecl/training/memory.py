@@ -35,8 +35,8 @@ class Batch:
         return len(self.y)
 
     def take(self, rows: Tensor) -> Batch:
-        """The samples of those rows, copied."""
-        return Batch(self.x[rows], self.y[rows])
+        """The samples of those rows, int64 [m], copied."""
+        return Batch(self.x.index_select(0, rows), self.y.index_select(0, rows))
 
     def join(self, other: Batch) -> Batch:
         """Both, copied."""
@@ -177,7 +177,7 @@ class Herding(Exemplars):
             candidates = torch.cat([*(sample[None] for sample in kept), new.x[new.y == column]])
             h = outputs(network.features, candidates, network.block)
             unit = torch.nn.functional.normalize(h).numpy()
-            best = np.argsort(herding(unit, unit.mean(0, dtype=np.float64)))[:share]
+            best = np.argsort(herding(unit, unit.mean(0, dtype=np.float64), share))[:share]
             self.kept[column] = [candidates[int(i)].clone() for i in best]
 
 

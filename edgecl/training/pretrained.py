@@ -11,38 +11,49 @@ from torch import nn
 from edgecl.backbone import open_session
 from edgecl.backbones import KIND_OF, build_image
 from edgecl.backbones.imported import adopt
-from edgecl.backbones.surgery import kept_dtype
+from edgecl.backbones.surgery import Anatomy, kept_dtype
 from edgecl.errors import BadInput
 from edgecl.samples import prepare
 from edgecl.training.graph import Graph
 from edgecl.training.network import NETWORKS, Network
+
+BLOCK = 4
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from edgecl.backbones.surgery import Anatomy, Cut
+    from edgecl.backbones.surgery import Cut
     from edgecl.training.heads import Head
 
 
 class Trunk:
-    """What lies below a cut, in ONNX Runtime: samples -> activations as they are kept."""
+    """What lies below a cut, in ONNX Runtime: samples [n, ...] -> activations as they are kept."""
 
     def __init__(self, anatomy: Anatomy, cut: Cut, threads: int = 1) -> None:
         self.info, self.cut, self.model = anatomy.info, cut, anatomy.trunk(cut)
         self.session = open_session(self.model, threads)
 
-    def exact(self, x: np.ndarray) -> np.ndarray:
-        """float32 activations of samples [n, ...], which are fitted to the backbone's input."""
-        fitted = prepare(x, self.info.kind, self.info.input_shape)
-        name = self.session.get_inputs()[0].name
-        found = [self.session.run(None, {name: fitted[start:start + 4]})[0] for start in range(0, len(fitted), 4)]
-        return np.concatenate([np.empty((0, *self.cut.shape), np.float32), *found])
-
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The same as they are kept: maps in float16."""
-        return self.exact(x).astype(kept_dtype(self.cut))
+        fitted, kept = prepare(x, self.info.kind, self.info.input_shape), kept_dtype(self.cut)
+        out, name = np.empty((len(fitted), *self.cut.shape), kept), self.session.get_inputs()[0].name
+        for start in range(0, len(fitted), BLOCK):
+            out[start:start + BLOCK] = self.session.run(None, {name: fitted[start:start + BLOCK]})[0]
+        return out
+
+
+class Top:
+    """The last blocks of a pretrained backbone, and the trunk below them. name: of the registry, or an .onnx file."""
+
+    def __init__(self, name: str, blocks: int | None, threads: int) -> None:
+        self.anatomy = Anatomy(pretrained(name))
+        self.cut = self.anatomy.cut(blocks)
+        self.trunk, self.nothing = Trunk(self.anatomy, self.cut, threads), empty(self.cut)
+
+    def network(self, head: Callable[[int], Head]) -> Network:
+        """Without outputs yet."""
+        return network_above(self.anatomy, self.cut, head)
 
 
 def pretrained(name: str) -> bytes:

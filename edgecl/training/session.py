@@ -9,18 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecl.backbones.surgery import Anatomy
 from edgecl.errors import BadInput, StateError
 from edgecl.method import PARTS, Method, read_method
-from edgecl.training.export import export
 from edgecl.training.loop import Parts, Plan, learning_round
 from edgecl.training.memory import Batch
 from edgecl.training.network import NETWORKS, build, outputs
-from edgecl.training.pretrained import Trunk, empty, network_above, pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from edgecl.training.pretrained import Trunk
 
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -47,17 +46,18 @@ class Session:
         self.method, self.seed, self.rounds = read_method(method), seed, 0
         self.classes: list[int] = []
         self.input = torch.empty((0, *input_shape), dtype=DTYPES[dtype])
-        anatomy = None if network in NETWORKS else Anatomy(pretrained(network))
-        self.trunk = None if anatomy is None else Trunk(anatomy, anatomy.cut(blocks), threads)
-        kept = self.input if self.trunk is None else empty(self.trunk.cut)
+        self.trunk: Trunk | None = None
+        kept, top = self.input, None
+        if network not in NETWORKS:
+            from edgecl.training import pretrained  # brings onnx
+
+            top = pretrained.Top(network, blocks, threads)
+            self.trunk, kept = top.trunk, top.nothing
         self.nothing = Batch(kept, torch.empty(0, dtype=torch.int64))
         (memory_part,), (balance,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "balance", "head"))
         self.parts = Parts(memory_part(memory, self.nothing), balance(),
                            [constraint() for constraint in parts_of(self.method, "constraint")])
-        if anatomy is None or self.trunk is None:
-            self.network = build(network, tuple(input_shape), dtype, head, seed)
-        else:
-            self.network = network_above(anatomy, self.trunk.cut, head)
+        self.network = top.network(head) if top else build(network, tuple(input_shape), dtype, head, seed)
         training = self.method.training
         self.plan = Plan(epochs, batch, training["rate"] if rate is None else rate, training["momentum"],
                          training["decay"], tuple(training["milestones"]), training["factor"], training["clip"])
@@ -126,6 +126,8 @@ class Session:
 
     def export(self) -> bytes:
         """What serves, as ONNX: input -> features, logits; see `edgecl.training.export`."""
+        from edgecl.training.export import export  # onnx takes 8 MB, and training needs none of it
+
         example = torch.zeros((2, *self.nothing.x.shape[1:]), dtype=self.nothing.x.dtype)
         return export(self._served(), example, self.classes, self.trunk.model if self.trunk else None)
 
@@ -139,14 +141,16 @@ class Session:
                 *((f"constraint{i}", part) for i, part in enumerate(self.parts.constraints))]
 
     def _samples(self, x: np.ndarray) -> Tensor:
-        """A copy as a tensor."""
+        """As a tensor, which may share the memory of x: what is kept is copied by the parts."""
         x, wanted = np.asarray(x), self.input
         dtype = str(wanted.dtype).removeprefix("torch.")
         if x.shape[1:] != tuple(wanted.shape[1:]) or x.dtype != dtype or x.ndim < 2:
             raise BadInput(f"samples of {x.dtype} {list(x.shape)}", f"give {dtype} {['n', *wanted.shape[1:]]}")
         if not np.isfinite(x).all():
             raise BadInput(f"{int((~np.isfinite(x)).sum())} values are NaN or infinite", "leave those samples out")
-        return torch.tensor(x) if self.trunk is None else torch.from_numpy(self.trunk(x))
+        if self.trunk is not None:
+            return torch.from_numpy(self.trunk(x))
+        return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
 
 def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:

@@ -38,7 +38,7 @@ def tune(folder: Path, job: Job, anatomy: Anatomy, cut: Cut, stop: Stop, tell: C
     """One round; writes the candidate and answers what result.json is to say. Raises BadInput, BudgetError."""
     torch.set_num_threads(job.threads)
     samples, method = Stored.read(folder), read_method(job.method)
-    x = torch.from_numpy(np.load(folder / "activations.npy", mmap_mode="c"))    # only what is trained on is copied
+    x = torch.from_numpy(np.load(folder / "activations.npy", mmap_mode="c", allow_pickle=False))     # no copy
     columns = torch.from_numpy(samples.column)
     (head,) = parts_of(method, "head")
     network = network_above(anatomy, cut, head).to(_device(job))
@@ -138,7 +138,7 @@ def write(folder: Path, network: Network, parts: Parts, anatomy: Anatomy, x: tor
     body.load({name: anatomy.as_stored(name, values) for name, values in weights.items()})
     (folder / "candidate.onnx").write_bytes(anatomy.rebuilt(weights))
     np.save(folder / "features.npy", outputs(network.features, x, network.block).numpy())
-    probes = torch.from_numpy(np.load(folder / "probes_in.npy"))
+    probes = torch.from_numpy(np.load(folder / "probes_in.npy", allow_pickle=False))
     np.save(folder / "probes.npy", outputs(network.features, probes, network.block).numpy())
     kept = {f"constraint{i}/{name}": array for i, part in enumerate(parts.constraints)
             for name, array in part.state().items()}
