@@ -272,4 +272,4 @@ class Archive:
 
 def _moved(row: Row, after: Row) -> Row:
     """A stored sample with its feature by a later backbone."""
-    return row._replace(feature=after.feature, trained=after.trained)
+    return row._replace(feature=after.feature, trained=after.trained, judges=after.judges)

@@ -83,7 +83,7 @@ class Knowledge:
         spare = near_duplicates(lifted[self.lifts[0]], self.plain.spread(lifted[self.lifts[0]]))
         self.stored += map(Row._make, zip(
             [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
-            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys), [False] * len(keys)))
+            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys), [False] * len(keys), [False] * len(keys)))
 
     def shown_to_backbone(self, label: str) -> bool:
         """Whether a backbone may have been tuned on samples of a class: on one that is stored, or on one that is not
@@ -102,11 +102,11 @@ class Knowledge:
         self.stored = [s for s in self.stored if s.label != label]
         return exact
 
-    def moved(self, features: Mapping[int, NDArray[np.float32]], tuned: Set[int]) -> Knowledge:
+    def moved(self, features: Mapping[int, NDArray[np.float32]], tuned: Set[int], held: Set[int]) -> Knowledge:
         """The same by another backbone: what is stored is learned anew, what is not is moved, see `edgecl.drift`.
 
         features: row id -> its new feature [d]; rows without one are let go of; tuned: ids that the backbone was tuned
-        on. Raises StateError, BadInput.
+        on; held: ids that were held back from it. Raises StateError, BadInput.
         """
         codec, rows = self.buffer.codec.feature, [row for row in self.stored if row.id in features]
         new = np.stack([features[row.id] for row in rows if row.id is not None])
@@ -117,7 +117,8 @@ class Knowledge:
             pairs = {label: Pairs(lift(np.stack([rows[i].feature for i in mine])), lift(new[mine]),
                                   np.array([not rows[i].coded for i in mine])) for label, mine in places.items() if mine}
             known.statistics[lift] = moved(statistics, pairs)
-        known.stored = [row._replace(feature=h, trained=row.trained or row.id in tuned) for row, h in zip(rows, new)]
+        known.stored = [row._replace(feature=h, trained=row.trained or row.id in tuned, judges=row.id in held)
+                        for row, h in zip(rows, new)]
         return known
 
     def merge(self, other: Knowledge) -> None:

@@ -75,7 +75,8 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
     codec = foundation.buffer(learner.settings).codec
     rows = _rows(knowledge, codec.input is not None)
     model = serving if codec.input else _adapted(serving)
-    held = {row.id for mine in held_out(knowledge.exemplars(), knowledge.plain).values() for row in mine}
+    out = held_out(knowledge.exemplars(), knowledge.plain)
+    held = {row.id for mine in out.values() for row in mine if row.id is not None}
     with workshop(store.path) as folder:
         classes, known = _classes(rows, tuned, before)
         places = {name: place for place, name in enumerate(classes)}
@@ -102,7 +103,7 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
     with store.exclusive():
         now = learner.recall()
         _rerun(now, moved, candidate, foundation, learner)
-        old, after = now.judge(learner.settings.head), now.moved(moved, free)
+        old, after = now.judge(learner.settings.head), now.moved(moved, free, held)
         judgement = after.judge(learner.settings.head, trained=head)
         checks += gate.check_accuracy(old, judgement, wish.bounds) if all(c.passed for c in checks) else []
         pairs = {name: (old.accuracy.get(name), judgement.accuracy.get(name)) for name in now.labels}

@@ -75,7 +75,7 @@ def session_settings(job: Job, split: Split) -> dict[str, Any]:
     batch = job.batch or (ONLINE_BATCH if job.scenario == "online" else 32)
     return {"method": job.method, "network": job.backbone or BACKBONES[kind_of(split.x_train)],
             "input_shape": split.x_train.shape[1:], "dtype": split.x_train.dtype.name, "memory": job.memory,
-            "seed": job.seed, "epochs": job.epochs, "batch": batch, "rate": job.rate}
+            "seed": job.seed, "epochs": job.epochs, "batch": batch, "rate": job.rate, "blocks": job.blocks}
 
 
 def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np.int64]]], split: Split,
