@@ -122,11 +122,11 @@ def _round(command: argparse.ArgumentParser) -> None:
     add("--method", metavar="NAME|FILE.toml", help="see `edgecl methods` (default first-session, in later rounds er)")
     add("--time", metavar="TIME", help="for all of it (default 60s)")
     add("--memory", metavar="SIZE", help="of the worker process at its peak (default 400MB)")
-    add("--blocks", type=int, metavar="N", help="tune the last N blocks of the backbone (default: those of the last map)")
+    add("--blocks", type=int, metavar="N", help="tune the last N blocks of the backbone (default: the last map's)")
     add("--epochs", type=int, metavar="N", help="at most, as far as the time allows (default 8)")
     add("--threads", type=int, metavar="N", help="of the worker (default 1)")
-    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="of held-back accuracy that a class may lose, "
-        "or one held-back sample where that is more (default 0.1)")
+    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="of held-back accuracy that a class may "
+        "lose, or one held-back sample where that is more (default 0.1)")
 
 
 def _methods(command: argparse.ArgumentParser) -> None:
@@ -146,8 +146,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=1, metavar="N", help="a step (default 1)")
     add("--batch", type=int, metavar="N", help="samples (default 32, online 10)")
     add("--rate", type=float, metavar="R", help="learning rate (default: the method's)")
-    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, or a pretrained image backbone whose last "
-        "blocks are tuned (default: by the data)")
+    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, or a pretrained image backbone whose "
+        "last blocks are tuned (default: by the data)")
     add("--blocks", type=int, metavar="N", help="of a pretrained backbone to tune (default: those of the last map)")
     add("--seeds", default="0,1,2", metavar="0,1,2", help="one run each (default 0,1,2)")
     add("--multi-head", action="store_true", help="also the accuracy with the step known")

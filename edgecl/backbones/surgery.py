@@ -68,7 +68,7 @@ class Anatomy:
     """A backbone file that was read: where it can be cut, and its parts."""
 
     def __init__(self, model: bytes) -> None:
-        self.model = onnx.load_model_from_string(model)
+        self.model = _unshared(onnx.load_model_from_string(model))
         self.info = BackboneInfo.from_json(_metadata(self.model)[METADATA_KEY])
         self.stored = {each.name: each for each in self.model.graph.initializer}
         self.casts = {node.output[0]: node.input[0] for node in self.model.graph.node
@@ -78,10 +78,8 @@ class Anatomy:
 
     def cuts(self) -> list[Cut]:
         """The places between blocks above which something can be learned, the lowest first; none in int8."""
-        places = self.places()
-        sizes = [cut.values for cut in places]
-        return [cut for cut, below, above in zip(places, [*sizes[:1], *sizes], [*sizes[1:], *sizes[-1:]])
-                if cut.weights and cut.values <= min(below, above)]         # narrow ones: not inside a block
+        places = list({cut.weights: cut for cut in self.places()}.values())     # of those with the same above: the highest
+        return [cut for place, cut in enumerate(places) if cut.weights and _narrow(places[:place], cut, places[place + 1:])]
 
     def places(self) -> list[Cut]:
         """All activations that everything after them depends on alone."""
@@ -220,6 +218,14 @@ def with_adapter(model: bytes, seed: int) -> bytes:
     return _stamped(whole, info)
 
 
+def _narrow(below: list[Cut], cut: Cut, above: list[Cut]) -> bool:
+    """Whether a place lies between blocks: not where a block has widened what it was given, until it narrows it again."""
+    before = next((other for other in reversed(below) if other.values != cut.values), None)
+    after = next((other for other in above if other.values != cut.values), None)
+    return (before is None or before.values > cut.values) and (
+        after is None or after.values > cut.values or after.shape[1:] != cut.shape[1:])
+
+
 def adapted(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the adapter of a backbone makes of features [n, d] from below it."""
     whole = onnx.load_model_from_string(model)
@@ -232,6 +238,18 @@ def adapted(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
 def has_adapter(model: bytes) -> bool:
     """Whether `with_adapter` was there before."""
     return any(each.name.startswith(ADAPTER_PREFIX) for each in onnx.load_model_from_string(model).graph.initializer)
+
+
+def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a weight of its own for each layer: torch's exporter stores equal ones once, behind Identity."""
+    stored = {each.name: each for each in model.graph.initializer}
+    shared = [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in stored]
+    for node in shared:
+        model.graph.node.remove(node)
+        own = model.graph.initializer.add()
+        own.CopyFrom(stored[node.input[0]])
+        own.name = node.output[0]
+    return model
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:

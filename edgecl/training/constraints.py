@@ -104,7 +104,8 @@ class Fisher(Constraint):
                 self.springs.append(Spring(place, now, now.clone(), stiffness))
 
     def penalty(self, step: Step) -> Tensor | float:
-        return sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs) / 2 * step.share
+        energy = sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs)
+        return energy / 2 * step.share
 
     def project(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Adds the penalty's gradient, which autograd would take four times as long to find."""
