@@ -1,14 +1,15 @@
 """Backbones cut in two: what lies below in ONNX Runtime, what lies above in torch, together what they were."""
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from helpers_networks import SIDE, convolutions, rng
 
 from edgecl.backbone import Backbone
-from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.backbones.precision import quantise_int8, store_fp16
 from edgecl.backbones.surgery import ADAPTER_INPUT, Anatomy, adapted, has_adapter, with_adapter
 from edgecl.errors import BackboneError, BadInput
@@ -17,28 +18,6 @@ from edgecl.training.export_vision import SIZE, FeatureExtractor, export
 from edgecl.training.graph import WEIGHT, Graph
 from edgecl.training.pretrained import Trunk, network_above
 from edgecl.training.session import Session
-
-SIDE = 32
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def convolutions(widths=(8, 16, 16, 24), strides=(2, 2, 1, 2)):
-    """uint8 [n, 32, 32, 3] -> float32 [n, d] by a convolution a width, with a shortcut where nothing changes."""
-    g, inside = GraphBuilder(), 3
-    x = g.node("Cast", [g.node("Transpose", ["image"], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
-    x = g.node("Mul", [x, g.weight("scale", np.array(1 / 128, np.float32))])
-    for i, (width, stride) in enumerate(zip(widths, strides)):
-        w = rng(i).standard_normal((width, inside, 3, 3)) * (2 / (9 * inside)) ** 0.5
-        bias = g.weight(f"b{i}", 0.1 * rng(i + 9).standard_normal(width).astype(np.float32))
-        y = g.node("Relu", [g.node("Conv", [x, g.weight(f"w{i}", w.astype(np.float32)), bias], strides=[stride] * 2,
-                                   pads=[0, 0, 1, 1] if stride == 2 else [1] * 4, kernel_shape=[3, 3])])
-        x, inside = g.node("Add", [x, y]) if stride == 1 and width == inside else y, width
-    g.node("Flatten", [g.node("GlobalAveragePool", [x])], "features")
-    model = g.model("small", {"image": ("uint8", ("n", SIDE, SIDE, 3))}, {"features": ("float32", ("n", inside))})
-    return finish_backbone(model, "small", "image", (SIDE, SIDE, 3), inside)
 
 
 def images(n=6, side=SIDE):
@@ -61,7 +40,7 @@ def test_every_cut_of_a_small_network_leaves_the_features_what_they_were():
     model = convolutions()
     cuts = Anatomy(model).cuts()
     assert len(cuts) >= 3
-    assert all(a.weights > b.weights for a, b in zip(cuts, cuts[1:]))
+    assert all(a.weights > b.weights for a, b in pairwise(cuts))
     for cut in cuts:
         assert halves_agree(model, cut, images()) < 1e-5
 
