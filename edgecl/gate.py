@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from edgecl.knowledge import Judgement
 
 PARITY = 1e-4       # largest difference between the two runtimes, relative to the largest feature
-SLOWER = 1.25       # times the time a sample of the backbone that serves
+SLOWER = 1.25       # times the time a sample of the backbone that serves, both
+CALL = 1e-3         # seconds longer: what less takes does not count
 LARGER = 1.10       # times its bytes, or
 ADDED = 8 * 10**6   # as many bytes more: an adapter
 TURNS = 9           # of each backbone, one after the other
@@ -65,13 +66,13 @@ def check_file(candidate: bytes, sha256: str, serving: bytes, samples: np.ndarra
 
 
 def _latency(new: Backbone, old: Backbone, sample: np.ndarray) -> float:
-    """The ratio of the median times of one sample, taken by turns."""
+    """The ratio of the median times of one sample, taken by turns, each with CALL added."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for turn in range(2 * TURNS + 2):
         begun = time.perf_counter()
         (new, old)[turn % 2].features(sample)
         seconds[turn % 2].append(time.perf_counter() - begun)
-    return median(seconds[0][1:]) / max(median(seconds[1][1:]), 1e-9)
+    return (median(seconds[0][1:]) + CALL) / (median(seconds[1][1:]) + CALL)
 
 
 def check_accuracy(before: Judgement, after: Judgement, bounds: Bounds) -> list[Check]:

@@ -78,7 +78,7 @@ def test_a_round_makes_a_backbone_better_and_later_ones_go_on_from_it(tmp_path, 
     assert second["method"] == "er"
     assert set(second["held_back"]) == set(KINDS)
     assert main(["history", "--state", state]) == 0
-    assert "round first-session" in capsys.readouterr().out
+    assert "first-session" in capsys.readouterr().out
     assert accuracy(Learner.open(state)) > 0.5
 
 
