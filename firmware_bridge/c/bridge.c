@@ -158,7 +158,7 @@ static void execute(bridge *b, const uint8_t *payload, uint8_t size) {
     BARRIER();
     uint8_t status = run(b, payload[0], payload + 1, (uint8_t)(size - 1), kept->results[slot].data, &data_size);
     kept->results[slot].status = status;
-    kept->results[slot].size = data_size;
+    kept->results[slot].size = data_size < BRIDGE_DATA_LIMIT ? data_size : BRIDGE_DATA_LIMIT;
     BARRIER();
     kept->next = after;
     b->held >>= 1;
@@ -220,6 +220,7 @@ static void begin_session(bridge *b, uint32_t session) {
     BARRIER();
     kept->session = session;
     kept->begun = kept->next = 0;
+    for (uint8_t i = 0; i < BRIDGE_WINDOW; i++) kept->results[i].size = 0;
     BARRIER();
     kept->magic = RETAINED;
 }

@@ -1,0 +1,45 @@
+"""What the bridge's tests share: the compiled C, and programs that a machine may lack."""
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+
+import pytest
+
+from firmware_bridge.build import build
+from firmware_bridge.framing import OVERHEAD, REJECTIONS, Frame
+
+SANITIZED = ("-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def need(program, package):
+    """Skips the test where a program is missing; fails it where CI runs."""
+    if shutil.which(program) is None:
+        reason = f"{program} is missing: `apt-get install {package}`"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def harness(*arguments, given=b""):
+    """What the C harness prints, under ASan and UBSan; it must end with 0."""
+    need("gcc", "gcc")
+    program = build("host/harness.c", flags=SANITIZED)
+    done = subprocess.run([program, *map(str, arguments)], input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[:2000]
+    return done.stdout
+
+
+def c_decode(chunks, seeds, limit):
+    """Frames and counts of the C decoder for chunks fed one after another."""
+    head = struct.pack(f"<HB{len(seeds)}I", limit, len(seeds), *seeds)
+    out = harness("decode", given=head + b"".join(struct.pack("<I", len(chunk)) + chunk for chunk in chunks))
+    frames, at, end = [], 0, len(out) - 4 * (1 + len(REJECTIONS))
+    while at < end:
+        size = int.from_bytes(out[at:at + 2], "little")
+        raw = out[at + 2:at + 2 + size]
+        frames.append(Frame(raw[1], raw[0] & 15, *struct.unpack_from("<HI", raw, 2), raw[OVERHEAD - 4:-4]))
+        at += 2 + size
+    return frames, dict(zip(("accepted", *REJECTIONS), struct.unpack_from("<7I", out, end)))
