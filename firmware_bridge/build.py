@@ -16,19 +16,21 @@ STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion"
 CORTEX_M3 = ("-mcpu=cortex-m3", "-mthumb", "-Os", "-ffunction-sections", "-fdata-sections", "-ffreestanding")
 
 
-def build(*programs: str, compiler: str = "gcc", flags: tuple[str, ...] = ("-O2",)) -> Path:
-    """The program of `programs` (paths in c/) and the bridge, from a cache. Raises LinkError where it can't be compiled."""
+def build(*programs: str, compiler: str = "gcc", flags: tuple[str, ...] = ("-O2",),
+          libraries: tuple[str, ...] = ()) -> Path:
+    """The program of `programs` (paths in c/) and the bridge, from a cache. Raises LinkError where it can't be built."""
     if shutil.which(compiler) is None:
         package = "gcc-arm-none-eabi" if compiler.startswith("arm") else "gcc"
         raise LinkError(f"the firmware can't be compiled: {compiler} is missing", f"apt-get install {package}")
     every = sorted(path for path in SOURCES.rglob("*") if path.suffix in (".c", ".h", ".ld"))
-    key = hashlib.sha256(repr((programs, compiler, flags)).encode() + b"".join(map(Path.read_bytes, every)))
+    key = hashlib.sha256(repr((programs, compiler, flags, libraries)).encode() + b"".join(map(Path.read_bytes, every)))
     out = cache() / f"{Path(programs[0]).stem}-{key.hexdigest()[:16]}"
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_suffix(f".{os.getpid()}")
         files = [str(SOURCES / name) for name in (*CORE, *programs)]
-        done = subprocess.run([compiler, *STRICT, *flags, "-I", str(SOURCES), *files, "-o", str(partial)],
+        done = subprocess.run([compiler, *STRICT, *flags, "-I", str(SOURCES), *files, "-o", str(partial),
+                               *libraries],
                               capture_output=True, text=True, check=False)
         if done.returncode:
             raise LinkError(f"{compiler} refused the firmware: {done.stderr.strip()[:500]}",

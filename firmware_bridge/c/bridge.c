@@ -57,7 +57,7 @@ static void put_hello(bridge *b, uint32_t nonce) {
     MESSAGE(BRIDGE_FIELDS_HELLO) m = {
         BRIDGE_MESSAGE_HELLO, BRIDGE_VERSION_LEAST, BRIDGE_VERSION_MOST, BRIDGE_SCHEMA_HASH, b->identity.device,
         b->identity.boot, b->identity.firmware, BRIDGE_FRAME_MOST, BRIDGE_FRAME_MOST, nonce, b->retained->session,
-        b->retained->next, b->channel_count};
+        b->retained->boot, b->retained->next, b->channel_count};
     BRIDGE_FIELDS_HELLO(PUT)
     for (uint8_t i = 0; i < b->channel_count; i++) put_row(b, &b->channels[i]);
 }
@@ -219,6 +219,7 @@ static void begin_session(bridge *b, uint32_t session) {
     kept->magic = 0; /* a reset between these lines leaves no session rather than half of one */
     BARRIER();
     kept->session = session;
+    kept->boot = b->identity.boot;
     kept->begun = kept->next = 0;
     for (uint8_t i = 0; i < BRIDGE_WINDOW; i++) kept->results[i].size = 0;
     BARRIER();

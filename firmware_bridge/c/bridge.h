@@ -85,7 +85,7 @@ typedef struct {
 
 /* Put it where a reset leaves memory alone (.noinit): no command then runs twice. Its content at power-up may be anything. */
 typedef struct {
-    uint32_t magic, session;
+    uint32_t magic, session, boot; /* boot: in which the session began */
     volatile uint16_t begun, next; /* begun != next: a command was running */
     struct {
         uint8_t status, size, data[BRIDGE_DATA_LIMIT];

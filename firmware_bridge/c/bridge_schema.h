@@ -9,7 +9,7 @@
 #define BRIDGE_SCHEMA_H
 
 #ifndef BRIDGE_SCHEMA_HASH
-#define BRIDGE_SCHEMA_HASH 0x9081283B
+#define BRIDGE_SCHEMA_HASH 0xE252AE72
 #endif
 
 /* Versions of the frame layout that this code speaks. */
@@ -30,10 +30,11 @@
 #define BRIDGE_MESSAGE_HELLO_ASK 1
 #define BRIDGE_FIELDS_HELLO_ASK(F) F(u8, message) F(u8, version_least) F(u8, version_most) F(u32, nonce) \
     F(u32, session) F(u16, frame_most)
+/* session_boot: the boot in which the session began; another one than before: the device has forgotten it. */
 #define BRIDGE_MESSAGE_HELLO 2 /* the rows of the channel table follow. Fields up to schema keep their place for good */
 #define BRIDGE_FIELDS_HELLO(F) F(u8, message) F(u8, version_least) F(u8, version_most) F(u32, schema) F(u64, device) \
     F(u32, boot) F(u32, firmware) F(u16, frame_most) F(u16, receive_window) F(u32, nonce) F(u32, session) \
-    F(u16, next) F(u8, channels)
+    F(u32, session_boot) F(u16, next) F(u8, channels)
 #define BRIDGE_FIELDS_CHANNEL(F) F(u8, type) F(u8, elements) F(u32, millihertz) F(f32, scale) F(u8, name_size) \
     F(u8, unit_size)
 #define BRIDGE_MESSAGE_CREDIT 3 /* frames of the channel whose sequence is before limit may be sent */
