@@ -14,6 +14,7 @@ from firmware_bridge.session import Event, Session
 from firmware_bridge.wires import SerialWire, Wire
 
 REOPEN = 0.1    # seconds between tries while the port is gone
+LOST = 1.5      # seconds of silence at a changed baud rate before the first one is tried
 GATHER = 0.004  # bytes that come within it are read at once: fewer wake-ups. Not while a stamp or a result is awaited
 
 
@@ -45,6 +46,7 @@ class Link:
             return []
         try:
             now = time.monotonic()
+            self._check_baud(wire, now)
             self.session.poll(now)
             self._flush(wire)
             ready, _, _ = select.select([wire], [], [], min(timeout, self.session.wait(now)))
@@ -63,6 +65,12 @@ class Link:
         data = self.session.output()
         if data:
             wire.write(data)
+
+    def _check_baud(self, wire: Wire, now: float) -> None:
+        """A board that was reset is at its first rate again."""
+        if isinstance(wire, SerialWire) and wire.baud != wire.first and self.session.silent(now) > LOST:
+            wire.set_baud(wire.first)
+            self.session.connect(now)
 
     def _drop(self) -> None:
         if self._wire is not None:

@@ -15,6 +15,7 @@ from firmware_bridge.messages import MESSAGES, Channel, Hello, Malformed, pack, 
 from firmware_bridge.schema import SCHEMA
 
 ASK_EVERY = 0.2       # seconds between HELLO_ASKs: opening a port resets many boards, which then boot for a second or two
+ASK_AGAIN = 0.05      # no sooner, whatever a device announces
 QUIET = 1.0           # without a frame for so long the device is asked again
 CREDIT_FRAMES = 64    # on their way at most: 0.15 s of line at 921600 baud
 CREDIT_EVERY = 0.25   # seconds; sooner where half is used up
@@ -120,6 +121,10 @@ class Session:
         """Whether an answer is on its way whose time of arrival counts."""
         return self._stamp_open or bool(self.commands.open) or not self.greeted
 
+    def silent(self, now: float) -> float:
+        """Seconds since the last intact frame."""
+        return now - self._heard
+
     def ask_stats(self) -> None:
         """Ask for the device's counters; they arrive in `stats`."""
         self._link(pack("STATS_ASK"))
@@ -220,9 +225,10 @@ class Session:
                 f"that it was built with")
         before = self.hello
         if hello.nonce != self._nonce or hello.session != self.session:  # unasked, or the answer to an older question
-            if before is None or hello.boot != before.boot or not self.greeted:
+            if hello.nonce == 0 and (before is None or hello.boot != before.boot or not self.greeted):
                 self.greeted = False
-                self._ask(now)
+                if now - self._asked > ASK_AGAIN:
+                    self._ask(now)
             return []
         restarted = before is not None and (before.boot, before.device) != (hello.boot, hello.device)
         again = self.greeted and not restarted

@@ -39,7 +39,7 @@ class SerialWire:
             raise LinkError(f"{port} can't run at {baud} baud ({error})", "give another ?baud=") from error
         except OSError as error:  # SerialException is one
             raise port_error(port, error) from error
-        self._fd = self._port.fileno()
+        self._fd, self.first = self._port.fileno(), baud
 
     def fileno(self) -> int:
         """For select."""

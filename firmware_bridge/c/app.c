@@ -18,7 +18,8 @@ static uint8_t command(void *board, uint8_t id, const uint8_t *arguments, uint8_
         a->sending = true;
         return BRIDGE_STATUS_OK;
     case APP_RESET:
-        a->resetting = true;
+        a->resetting = true; /* once the result has had time to leave */
+        a->reset_asked = a->port.now(a);
         return BRIDGE_STATUS_OK;
     default: return BRIDGE_STATUS_UNKNOWN;
     }
@@ -40,5 +41,5 @@ bool app_init(app *a, bridge_port port, app_board board, bridge_channel imu, bri
 void app_poll(app *a) {
     if (a->sending) a->sending = !bridge_object_send(&a->link, &a->object);
     bridge_poll(&a->link);
-    if (a->resetting && a->link.tx_start == a->link.tx_end) a->board.reset();
+    if (a->resetting && a->port.now(a) - a->reset_asked > 50000) a->board.reset();
 }

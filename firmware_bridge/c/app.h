@@ -18,6 +18,7 @@ typedef struct {
     bridge_channel channels[2];
     bridge_object object;
     app_board board;
+    uint32_t reset_asked;
     bool sending, resetting;
 } app;
 

@@ -290,7 +290,7 @@ bool bridge_init(bridge *b, const bridge_port *port, bridge_identity identity, c
     b->channels = channels;
     b->channel_count = channel_count;
     b->retained = retained;
-    b->baud = baud;
+    b->baud = b->baud_first = baud;
     b->frame_most = BRIDGE_FRAME_MOST;
     b->seeds[BRIDGE_CHANNEL_COMMAND] = BRIDGE_SCHEMA_HASH;
     for (uint8_t i = 0; i < channel_count; i++) {
@@ -325,6 +325,11 @@ void bridge_receive(bridge *b, const uint8_t *bytes, size_t count) {
         if (bridge_decode(&b->decoder, *bytes++) == BRIDGE_ACCEPTED) on_frame(b, b->rx, b->decoder.size);
 }
 
+static void return_to(bridge *b, uint32_t baud) {
+    b->baud_trial = false;
+    if (b->baud != baud) b->port->set_baud(b->port->board, b->baud = baud);
+}
+
 static void poll_baud(bridge *b) {
     if (b->baud_pending && b->tx_start == b->tx_end) {
         b->baud_pending = false;
@@ -332,15 +337,16 @@ static void poll_baud(bridge *b) {
         b->baud_since = now(b);
         if (!b->baud_trial) b->baud = b->baud_before;
     } else if (b->baud_trial && now(b) - b->baud_since > BRIDGE_BAUD_TRIAL_MS * 1000u) {
-        b->baud_trial = false;
-        b->baud = b->baud_before;
-        b->port->set_baud(b->port->board, b->baud);
+        return_to(b, b->baud_before);
     }
 }
 
 void bridge_poll(bridge *b) {
     uint32_t time = now(b);
-    if (b->greeted && time - b->heard > BRIDGE_SILENCE_MS * 1000u) b->greeted = false;
+    if (b->greeted && time - b->heard > BRIDGE_SILENCE_MS * 1000u) {
+        b->greeted = false;
+        return_to(b, b->baud_first); /* where the next host will look */
+    }
     if (!b->greeted && time - b->announced > BRIDGE_ANNOUNCE_MS * 1000u) hello(b, 0);
     for (uint8_t i = 0; i < b->channel_count; i++)
         if (b->greeted && b->streams[i].starved && time - b->streams[i].asked > BRIDGE_CREDIT_ASK_MS * 1000u)

@@ -99,7 +99,7 @@ typedef struct {
     bridge_identity identity;
     bridge_decoder decoder;
     uint32_t seeds[BRIDGE_CHANNEL_FIRST + BRIDGE_CHANNELS];
-    uint32_t sent, dropped, starved, executed, duplicates, heard, announced, baud, baud_before, baud_since, crc, object_crc;
+    uint32_t sent, dropped, starved, executed, duplicates, heard, announced, baud, baud_first, baud_before, baud_since, crc, object_crc;
     uint32_t from, to, position; /* of the message being written, what goes into this frame */
     uint16_t frame_most, link_sequence, tx_start, tx_end, tx_open, tx_code;
     uint8_t channel_count, code, held;

@@ -73,6 +73,7 @@ static size_t uart(void *board, const uint8_t *bytes, size_t count) { /* so many
 static bool set_baud(void *board, uint32_t baud) {
     (void)board;
     if (options.stuck || baud < 1200) return false;
+    if (baud != options.baud) usleep(5000); /* what was written leaves the shim first */
     options.baud = baud;
     dprintf(BAUD_FD, "%u\n", baud);
     return true;
