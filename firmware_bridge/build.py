@@ -44,3 +44,11 @@ def cache() -> Path:
     root = os.environ.get("EDGECL_CACHE") or os.environ.get("XDG_CACHE_HOME")
     base = Path(root) if root else Path.home() / ".cache"
     return (base if base.parent.exists() else Path(tempfile.gettempdir())) / "edgecl-firmware"
+
+
+def build_qemu() -> Path:
+    """The example firmware for QEMU's mps2-an385. Raises LinkError."""
+    script = str(SOURCES / "qemu" / "mps2.ld")
+    return build("qemu/main.c", "app.c", compiler="arm-none-eabi-gcc",
+                 flags=(*CORTEX_M3, "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--gc-sections", "-T", script),
+                 libraries=("-lgcc",))

@@ -6,10 +6,14 @@ import shutil
 import struct
 import subprocess
 
+import numpy as np
 import pytest
 
 from firmware_bridge.build import build
 from firmware_bridge.framing import OVERHEAD, REJECTIONS, Frame
+from firmware_bridge.link import Link
+from firmware_bridge.schema import SCHEMA
+from firmware_bridge.wires import SerialWire
 
 SANITIZED = ("-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
@@ -43,3 +47,26 @@ def c_decode(chunks, seeds, limit):
         frames.append(Frame(raw[1], raw[0] & 15, *struct.unpack_from("<HI", raw, 2), raw[OVERHEAD - 4:-4]))
         at += 2 + size
     return frames, dict(zip(("accepted", *REJECTIONS), struct.unpack_from("<7I", out, end)))
+
+
+APP_COUNT, APP_OBJECT, APP_RESET = (SCHEMA.COMMAND_FIRST + i for i in range(3))  # of c/app.h
+
+
+def u32(number):
+    """A command's argument."""
+    return number.to_bytes(4, "little")
+
+
+def pattern(size):
+    """The object that the example firmware sends."""
+    return bytes(i * 7 % 251 for i in range(size))
+
+
+def ramp(path, rows=1000):
+    """A recording in which sample i is i/1000 times 1 to 6, as the firmware in QEMU makes it."""
+    np.savetxt(path, np.arange(rows)[:, None] * np.arange(1, 7) / 1000, fmt="%.3f", delimiter=",")
+
+
+def link_to(simulator, baud=921600, wanted=None):
+    """A link to a simulated board."""
+    return Link(lambda: SerialWire(str(simulator.port), baud), wanted)
