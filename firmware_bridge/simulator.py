@@ -124,7 +124,8 @@ class Shim:
 
     def flood(self, count: int, now: float) -> None:
         """Garbage towards the host."""
-        self._queue("up", self._garbage.randbytes(count), now)
+        for at in range(0, count, CHUNK):
+            self._queue("up", self._garbage.randbytes(min(CHUNK, count - at)), now)
 
     def step(self, now: float) -> None:
         """Move what can be moved, and wait up to a millisecond where there is nothing."""
