@@ -31,6 +31,8 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
 
+SOURCES = "file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE"
+
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -74,12 +76,15 @@ def _learn(command: argparse.ArgumentParser) -> None:
     what.add_argument("--class", dest="label", metavar="NAME", help="the class that all sources show")
     what.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
                       help="one class per subfolder, in order; or an .npz file")
-    command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help="file, folder, .npz, .csv")
-    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording")
+    command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording or stream")
 
 
 def _sources(command: argparse.ArgumentParser) -> None:
-    command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="file, folder, .npz, .csv")
+    command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording or stream")
+    command.add_argument("--debounce", type=int, metavar="N", help="of a stream, print a label once N windows in a row "
+                         "agree on a new one (default 3; 0: every window)")
 
 
 def _export(command: argparse.ArgumentParser) -> None:
