@@ -92,9 +92,9 @@ def test_another_rate_is_resampled_to_the_right_times(source):
     times = 7 + np.arange(count) / source
     values = np.stack([np.sin(2 * np.pi * 1.5 * times), times], 1).astype(np.float32)
     made = pushed(Timeline(50, 1.0, 1.0, source), times, values, 11)
-    assert len(made) == 5
+    assert len(made) == (6 if source > 75 else 5)  # where it is averaged, a window ends half a period later
     got = np.concatenate([m.data for m in made])
-    at = 7 + np.arange(250) / 50
+    at = 7 + np.arange(len(got)) / 50
     np.testing.assert_allclose(got[1:, 1], at[1:], atol=2e-3)
     np.testing.assert_allclose(got[1:, 0], np.sin(2 * np.pi * 1.5 * at[1:]), atol=0.03)
 
@@ -281,7 +281,7 @@ def test_a_board_speaks_over_udp_as_over_a_wire(taught, simulated, capsys):
             with contextlib.suppress(TimeoutError):
                 data, peer = udp.recvfrom(65536)
                 wire.write(data)
-            data = wire.read()
+            data = wire.read() if select.select([wire], [], [], 0)[0] else b""
             if data and peer:
                 udp.sendto(data, peer)
 

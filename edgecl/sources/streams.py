@@ -1,6 +1,7 @@
 """Streams: `serial:`, `udp:` and `csv:` sources. Rows with device time in, windows as samples out."""
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,13 +98,15 @@ def _windows(blocks: Iterator[Block], stream: Stream, spec: Spec, label: str | N
             timeline = Timeline(spec.rate, spec.window, spec.hop or spec.window / 2, block.rate)
         elif not block.follows:
             yield from _gap(timeline.cut(float(block.times[0])), stream)
-        limit = float("inf") if spec.seconds is None else spec.seconds
-        for made in timeline.push(block.times, block.values):
+        most = len(block.times)
+        if spec.seconds is not None:
+            most = max(1, math.ceil((spec.seconds - timeline.taken) * block.rate - 1e-6))
+        for made in timeline.push(block.times[:most], block.values[:most]):
             if isinstance(made, Gap):
                 yield from _gap(made, stream)
             else:
                 yield Sample(made.data, f"{stream.text}@{made.start:.2f}s", f"{stream.text}#{made.segment}", label)
-        if timeline.taken >= limit - 0.5 / spec.rate:
+        if spec.seconds is not None and timeline.taken >= spec.seconds - 0.5 / spec.rate:
             return
     if timeline is None:
         raise BadInput(f"{stream.text} gave no samples", "check that the channel is being measured")

@@ -61,12 +61,12 @@ class Timeline:
         """times float64 [n], device seconds; values float32 [n, channels]."""
         out: list[Window | Gap] = []
         steps = np.diff(times, prepend=self._times[-1] if len(self._times) else times[0] - 0.5 / self._source)
-        breaks = np.flatnonzero((steps > GAP / self._source) | (steps <= 0))
-        for start, end in zip([0, *breaks], [*breaks, len(times)]):
+        breaks = set(np.flatnonzero((steps > GAP / self._source) | (steps <= 0)).tolist())
+        starts = sorted({0, *breaks})
+        for start, end in zip(starts, [*starts[1:], len(times)]):
             if start in breaks:
                 out.append(self.cut(float(times[start])))
-            if end > start:
-                out += self._extend(times[start:end], values[start:end])
+            out += self._extend(times[start:end], values[start:end])
         return out
 
     def cut(self, after: float = float("nan")) -> Gap:
