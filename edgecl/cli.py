@@ -95,6 +95,8 @@ def _export(command: argparse.ArgumentParser) -> None:
 
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report (edgecl-demo)")
+    command.add_argument("--serial", action="store_true", help="send the recordings through the compiled firmware and a "
+                         "serial line as well, and compare; needs gcc")
 
 
 def _profile(command: argparse.ArgumentParser) -> None:

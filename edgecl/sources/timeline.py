@@ -8,6 +8,7 @@ import numpy as np
 from edgecl.sources.windows import samples
 
 GAP = 1.5          # periods of the source between two samples beyond which one is missing
+SAME = 1e-3         # periods within which a sample is taken as it is, to the last bit
 AVERAGE_FROM = 1.5  # a source so many times faster than the rate is averaged over a period: else it would alias
 
 
@@ -106,6 +107,9 @@ class Timeline:
             made = self._averages(at, half)
         else:
             made = np.stack([np.interp(at, self._times, column) for column in self._values.T], 1)
+            nearest = np.clip(np.searchsorted(self._times, at - SAME / self._rate), 0, len(self._times) - 1)
+            same = np.abs(self._times[nearest] - at) < SAME / self._rate
+            made[same] = self._values[nearest[same]]
         following = self._begin + (self._made + len(at)) / self._rate - half
         keep = max(0, int(np.searchsorted(self._times, following)) - 1)
         self._times, self._values = self._times[keep:], self._values[keep:]
