@@ -14,8 +14,8 @@ RESULT = SCHEMA.layouts["RESULT"]
 
 @dataclass
 class Pending:
-    """A command on its way. status: "ok", "unknown", "refused", "interrupted" (a reset while it ran), "lost" (the device
-    lost its memory; it ran or not), or "" while it is open; data: of the result."""
+    """A command on its way. status: "ok", "unknown", "refused", "interrupted" (a reset while it ran), "lost" (the
+    device lost its memory; it ran or not), or "" while it is open; data: of the result."""
 
     payload: bytes
     sequence: int = -1
@@ -53,7 +53,8 @@ class Commands:
         if any(p.sent is not None and not p.held for p in send):
             self._rto = min(2 * self._rto, RTO_MOST)
         flying = sum(_bytes(p) for p in self.open)
-        while self.queue and self._in_window() and (not self.open or flying + _bytes(self.queue[0]) <= self.receive_window):
+        while self.queue and self._in_window() and (
+                not self.open or flying + _bytes(self.queue[0]) <= self.receive_window):
             fresh = self.queue.popleft()
             fresh.sequence, self.next = self.next, self.next + 1 & 0xFFFF
             flying += _bytes(fresh)

@@ -102,7 +102,8 @@ def read_hello(payload: bytes) -> Hello:
 
 
 def _table(payload: bytes, at: int, count: int) -> tuple[Channel, ...]:
-    layout, rows = SCHEMA.layouts["CHANNEL"], []
+    layout = SCHEMA.layouts["CHANNEL"]
+    rows: list[Channel] = []
     if count > SCHEMA.TABLE_LIMIT:
         raise Malformed(f"{count} channels")
     for number in range(SCHEMA.CHANNEL_FIRST, SCHEMA.CHANNEL_FIRST + count):

@@ -1,4 +1,4 @@
-"""The C header is the schema: its constants, layouts and hash. `python -m firmware_bridge.schema --write` after a change."""
+"""The C header is the schema: its constants, layouts and hash. After a change: python -m firmware_bridge.schema --write"""
 from __future__ import annotations
 
 import hashlib
@@ -20,7 +20,7 @@ class Layout:
     def __init__(self, name: str, fields: list[tuple[str, str]]) -> None:
         self.struct = struct.Struct("<" + "".join(FORMATS[kind] for kind, _ in fields))
         self.size = self.struct.size
-        self.type = namedtuple(name, [field for _, field in fields])  # type: ignore[misc]  # noqa: PYI024
+        self.type: Any = namedtuple(name, [field for _, field in fields])  # type: ignore[misc]
 
     def unpack(self, data: bytes, offset: int = 0) -> Any:
         """The fields at `offset`. Raises struct.error where the data is too short."""
@@ -32,8 +32,8 @@ class Layout:
 
 
 class Schema:
-    """What a header says. numbers: constants without BRIDGE_; layouts: by the name after BRIDGE_FIELDS_; hash: 32 bits
-    of the SHA-256 over all definitions but the hash itself, comments and spacing left out; stated: the hash it names."""
+    """What a header says. numbers: constants without BRIDGE_; layouts: by the name after BRIDGE_FIELDS_; hash: 32 bits of
+    the SHA-256 over all definitions but the hash itself, comments and spacing left out; stated: the one it names."""
 
     def __init__(self, text: str) -> None:
         stated = HASH_LINE.search(text)
@@ -42,7 +42,8 @@ class Schema:
         lines = [" ".join(line.split()) for line in plain.splitlines() if line.startswith("#define BRIDGE_")]
         lines = [line for line in lines if "BRIDGE_SCHEMA_H" not in line]
         self.hash = int.from_bytes(hashlib.sha256("\n".join(lines).encode()).digest()[:4], "big")
-        self.numbers = {m[1]: int(m[2], 0) for line in lines if (m := re.fullmatch(r"#define BRIDGE_(\w+) (\w+)", line))}
+        self.numbers = {m[1]: int(m[2], 0) for line in lines
+                        if (m := re.fullmatch(r"#define BRIDGE_(\w+) (\w+)", line))}
         self.layouts = {m[1]: Layout(m[1], re.findall(r"F\((\w+), (\w+)\)", m[2])) for line in lines
                         if (m := re.fullmatch(r"#define BRIDGE_FIELDS_(\w+)\(F\) (.*)", line))}
 

@@ -14,7 +14,7 @@ from firmware_bridge.framing import Decoder, Frame, encode
 from firmware_bridge.messages import MESSAGES, Channel, Hello, Malformed, pack, read_hello, unpack
 from firmware_bridge.schema import SCHEMA
 
-ASK_EVERY = 0.2       # seconds between HELLO_ASKs: opening a port resets many boards, which then boot for a second or two
+ASK_EVERY = 0.2       # seconds between HELLO_ASKs: opening a port resets many boards, which then boot for a second
 ASK_AGAIN = 0.05      # no sooner, whatever a device announces
 QUIET = 1.0           # without a frame for so long the device is asked again
 CREDIT_FRAMES = 64    # on their way at most: 0.15 s of line at 921600 baud
@@ -221,8 +221,8 @@ class Session:
                 f"the device {hello.device:016x} speaks the bridge protocol {hello.version_least} to "
                 f"{hello.version_most} with schema {hello.schema:08x}, this host {SCHEMA.VERSION_LEAST} to "
                 f"{SCHEMA.VERSION_MOST} with {SCHEMA.hash:08x}",
-                f"flash firmware {hello.firmware} built with the firmware_bridge/c of this edgecl, or install the edgecl "
-                f"that it was built with")
+                f"flash firmware built with the firmware_bridge/c of this edgecl (it has {hello.firmware}), or install the "
+                f"edgecl that it was built with")
         before = self.hello
         if hello.nonce != self._nonce or hello.session != self.session:  # unasked, or the answer to an older question
             if hello.nonce == 0 and (before is None or hello.boot != before.boot or not self.greeted):

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_vectors_one_after_another_on_one_wire_in_c():
     wire, rng = b"".join(bytes.fromhex(v["wire"]) for v in ended), random.Random(1)
     for _ in range(20):
         cuts = [0, *sorted(rng.sample(range(1, len(wire)), 200)), len(wire)]
-        chunks = [wire[a:b] for a, b in zip(cuts, cuts[1:])]
+        chunks = [wire[a:b] for a, b in pairwise(cuts)]
         for decode in DECODERS.values():
             frames, counts = decode(chunks, VECTORS["seeds"], VECTORS["limit"])
             assert frames == [frame for v in ended for frame in expected(v)[0]]
@@ -147,7 +148,7 @@ def test_c_and_python_agree_on_a_million_damaged_frames():
     for _ in range(-(-FUZZ // block)):
         wire = damaged_stream(rng, min(block, FUZZ)).tobytes()
         cuts = [0, *np.sort(rng.integers(0, len(wire), block // 40)).tolist(), len(wire)]
-        chunks = [wire[a:b] for a, b in zip(cuts, cuts[1:])]
+        chunks = [wire[a:b] for a, b in pairwise(cuts)]
         seeds = [SEEDS[i] for i in range(4)]
         ours, theirs = py_decode(chunks, seeds, 56), c_decode(chunks, seeds, 56)
         assert ours == theirs
