@@ -77,12 +77,12 @@ def _learn(command: argparse.ArgumentParser) -> None:
     what.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
-    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording or stream")
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
 
 
 def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
-    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording or stream")
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
     command.add_argument("--debounce", type=int, metavar="N", help="of a stream, print a label once N windows in a row "
                          "agree on a new one (default 3; 0: every window)")
 
@@ -95,8 +95,8 @@ def _export(command: argparse.ArgumentParser) -> None:
 
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report (edgecl-demo)")
-    command.add_argument("--serial", action="store_true", help="send the recordings through the compiled firmware and a "
-                         "serial line as well, and compare; needs gcc")
+    command.add_argument("--serial", action="store_true", help="send the recordings through the compiled "
+                         "firmware and a serial line as well, and compare; needs gcc")
 
 
 def _profile(command: argparse.ArgumentParser) -> None:

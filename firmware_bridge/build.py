@@ -18,7 +18,7 @@ CORTEX_M3 = ("-mcpu=cortex-m3", "-mthumb", "-Os", "-ffunction-sections", "-fdata
 
 def build(*programs: str, compiler: str = "gcc", flags: tuple[str, ...] = ("-O2",),
           libraries: tuple[str, ...] = ()) -> Path:
-    """The program of `programs` (paths in c/) and the bridge, from a cache. Raises LinkError where it can't be built."""
+    """The program of `programs` (paths in c/) and the bridge, from a cache. Raises LinkError."""
     if shutil.which(compiler) is None:
         package = "gcc-arm-none-eabi" if compiler.startswith("arm") else "gcc"
         raise LinkError(f"the firmware can't be compiled: {compiler} is missing", f"apt-get install {package}")
@@ -50,5 +50,6 @@ def build_qemu() -> Path:
     """The example firmware for QEMU's mps2-an385. Raises LinkError."""
     script = str(SOURCES / "qemu" / "mps2.ld")
     return build("qemu/main.c", "app.c", compiler="arm-none-eabi-gcc",
-                 flags=(*CORTEX_M3, "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--gc-sections", "-T", script),
+                 flags=(*CORTEX_M3, "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--gc-sections", "-T",
+                        script),
                  libraries=("-lgcc",))

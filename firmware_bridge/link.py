@@ -39,8 +39,8 @@ class Link:
         return self._wire is not None and self.session.greeted
 
     def pump(self, timeout: float = 0.1) -> list[Event]:
-        """Send what is due, read what is there, waiting up to `timeout` seconds. Raises LinkError where the device speaks
-        another protocol."""
+        """Send what is due, read what is there, waiting up to `timeout` seconds. Raises LinkError where the device
+        speaks another protocol."""
         wire = self._wire or self._reopen(timeout)
         if wire is None:
             return []
@@ -101,8 +101,8 @@ class Link:
         return events
 
     def command(self, command: int, arguments: bytes = b"", timeout: float = 5.0) -> Pending:
-        """Have the device execute a command, once, and wait for its result. Events meanwhile are dropped: streams are for
-        `pump`. Raises LinkError where none comes in time; the command may still be executed then."""
+        """Have the device execute a command, once, and wait for its result. Events meanwhile are dropped: streams are
+        for `pump`. Raises LinkError where none comes in time; the command may still be executed then."""
         pending = self.session.submit(command, arguments)
         self.wait(lambda: pending.status, timeout)
         return pending

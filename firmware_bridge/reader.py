@@ -45,7 +45,7 @@ class Reader:
         while self._link.session.hello is None:
             if time.monotonic() > until:
                 raise LinkError(f"no device said hello within {seconds:g} s",
-                                "check the port, ?baud= and that the firmware has the bridge; `edgecl doctor` shows ports")
+                                "check the port, ?baud= and the firmware; `edgecl doctor` shows ports")
             if not self._thread.is_alive():
                 self._raise()
             time.sleep(0.01)

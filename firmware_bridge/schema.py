@@ -1,4 +1,4 @@
-"""The C header is the schema: its constants, layouts and hash. After a change: python -m firmware_bridge.schema --write"""
+"""The C header is the schema: constants, layouts and hash. After a change: python -m firmware_bridge.schema --write"""
 from __future__ import annotations
 
 import hashlib
@@ -32,8 +32,8 @@ class Layout:
 
 
 class Schema:
-    """What a header says. numbers: constants without BRIDGE_; layouts: by the name after BRIDGE_FIELDS_; hash: 32 bits of
-    the SHA-256 over all definitions but the hash itself, comments and spacing left out; stated: the one it names."""
+    """What a header says. numbers: constants without BRIDGE_; layouts: by the name after BRIDGE_FIELDS_; hash: 32 bits
+    of the SHA-256 over all definitions but the hash itself, comments and spacing left out; stated: the one it names."""
 
     def __init__(self, text: str) -> None:
         stated = HASH_LINE.search(text)

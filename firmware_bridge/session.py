@@ -221,8 +221,8 @@ class Session:
                 f"the device {hello.device:016x} speaks the bridge protocol {hello.version_least} to "
                 f"{hello.version_most} with schema {hello.schema:08x}, this host {SCHEMA.VERSION_LEAST} to "
                 f"{SCHEMA.VERSION_MOST} with {SCHEMA.hash:08x}",
-                f"flash firmware built with the firmware_bridge/c of this edgecl (it has {hello.firmware}), or install the "
-                f"edgecl that it was built with")
+                f"flash firmware built with the firmware_bridge/c of this edgecl (it has {hello.firmware}), or install "
+                f"the edgecl that it was built with")
         before = self.hello
         if hello.nonce != self._nonce or hello.session != self.session:  # unasked, or the answer to an older question
             if hello.nonce == 0 and (before is None or hello.boot != before.boot or not self.greeted):

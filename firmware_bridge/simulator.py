@@ -54,7 +54,8 @@ class Board:
             os.dup2(tell, 3)
 
         self.process = subprocess.Popen([str(self._program), "--boot", str(self.boot), *self._options],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=third, pass_fds=(3, tell))
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=third,
+                                        pass_fds=(3, tell))
         os.close(tell)
         self._told = told
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -187,8 +188,8 @@ class Simulator:
     def __init__(self, folder: Path, csv: Sequence[Path], *options: str) -> None:
         self.port = folder / "port"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "firmware_bridge.simulator", "--link", str(self.port), "--folder", str(folder), *options,
-             "--csv", *map(str, csv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            [sys.executable, "-m", "firmware_bridge.simulator", "--link", str(self.port), "--folder", str(folder),
+             *options, "--csv", *map(str, csv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             raise LinkError("the simulator did not start", "look at its messages above")
@@ -260,9 +261,14 @@ def run(options: argparse.Namespace, firmware: list[str], faults: Faults) -> int
                     return 0
                 if word == "stats":
                     print(json.dumps(shim.stats()), flush=True)
+                elif word == "unplug":
+                    shim.unplug(float(value), now)
+                elif word == "flood":
+                    shim.flood(int(value), now)
+                elif word in ("reset", "power"):
+                    board.reset(power=word == "power")
                 else:
-                    {"unplug": lambda v, t: shim.unplug(float(v), t), "flood": lambda v, t: shim.flood(int(v), t),
-                     "reset": lambda *_: board.reset(), "power": lambda *_: board.reset(power=True)}[word](value, now)
+                    print(f"simulator: {word!r} is no command", file=sys.stderr)
             if data == b"":
                 return 0
     finally:

@@ -20,10 +20,17 @@ BLOCK = 65536
 class Wire(Protocol):
     """Bytes both ways without waiting. read: b"" where there is nothing; both raise OSError where the wire is gone."""
 
-    def fileno(self) -> int: ...
-    def read(self) -> bytes: ...
-    def write(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
+    def fileno(self) -> int:
+        """For select."""
+
+    def read(self) -> bytes:
+        """What is there."""
+
+    def write(self, data: bytes) -> None:
+        """All of it."""
+
+    def close(self) -> None:
+        """Close."""
 
 
 class SerialWire:

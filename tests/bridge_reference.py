@@ -19,7 +19,7 @@ def crc32(data, seed=0):
 
 
 def cobs(data):
-    """Blocks of up to 254 bytes without a zero, each after its length + 1; a shorter one stands for a zero behind it."""
+    """Blocks of up to 254 bytes without a zero, each after its length + 1; a shorter one stands for a zero after it."""
     out, block = bytearray(), bytearray()
     pending = True  # a block is open that has to be written even if nothing is in it
     for byte in data:
@@ -93,8 +93,8 @@ def vectors():
 
 def document():
     """What vectors.json holds."""
-    return {"about": "Frames of PROTOCOL.md; made by tests/bridge_reference.py. seeds: of the channels; limit: bytes of "
-                     "a frame before COBS.",
+    return {"about": "Frames of PROTOCOL.md; made by tests/bridge_reference.py. seeds: of the channels; limit: bytes "
+                     "of a frame before COBS.",
             "limit": LIMIT, "seeds": [SEEDS[i] for i in range(4)], "vectors": vectors()}
 
 

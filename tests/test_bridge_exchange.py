@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from firmware_bridge.wires import SocketWire
 def on_this_machine(folder):
     need("gcc", "gcc")
     ramp(folder / "ramp.csv")
-    with Simulator(folder, [folder / "ramp.csv"], "--rate", "100", "--batch", "5", "--repeat", "--gap", "0") as simulator:
-        yield link_to(simulator)
+    with Simulator(folder, [folder / "ramp.csv"], "--rate", "100", "--batch", "5", "--repeat", "--gap", "0") as board:
+        yield link_to(board)
 
 
 @contextlib.contextmanager
@@ -30,8 +31,8 @@ def on_a_cortex_m3(folder):
     need("arm-none-eabi-gcc", "gcc-arm-none-eabi")
     need("qemu-system-arm", "qemu-system-arm")
     wire = folder / "uart"
-    qemu = subprocess.Popen(["qemu-system-arm", "-M", "mps2-an385", "-nographic", "-monitor", "none", "-kernel", build_qemu(),
-                             "-serial", f"unix:{wire},server=on,wait=off"], stdin=subprocess.DEVNULL)
+    qemu = subprocess.Popen(["qemu-system-arm", "-M", "mps2-an385", "-nographic", "-monitor", "none", "-kernel",
+                             build_qemu(), "-serial", f"unix:{wire},server=on,wait=off"], stdin=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 10
         while not wire.exists() and time.monotonic() < until:
@@ -66,7 +67,7 @@ def test_the_whole_exchange(board, tmp_path):
         number = np.round(values[:, 0] * 1000).astype(int)
         assert ((number[0] + np.arange(len(number))) % 1000 == number).all()
         np.testing.assert_allclose(values, number[:, None] * np.arange(1, 7) / 1000, rtol=1e-6)
-        assert {b.time - a.time for a, b in zip(frames, frames[1:])} <= set(range(49_998, 50_003))
+        assert {b.time - a.time for a, b in pairwise(frames)} <= set(range(49_998, 50_003))
         assert session.counts["lost"] == 0
 
         assert session.clock.synchronised

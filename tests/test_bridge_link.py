@@ -156,7 +156,10 @@ def row(name=b"imu", unit=b"g", type=SCHEMA.TYPE_I16, elements=3, millihertz=50_
                     **{"name_size": len(name), "unit_size": len(unit), **sizes}) + name + unit
 
 
-def hello(session, rows=(row(),), **changes):
+IMU = row()
+
+
+def hello(session, rows=(IMU,), **changes):
     fields = {"version_least": 1, "version_most": 1, "schema": SCHEMA.hash, "device": 5, "boot": 1, "firmware": 0x10203,
               "frame_most": 256, "receive_window": 256, "nonce": session._nonce, "session": session.session,
               "session_boot": 1, "next": 0, "channels": len(rows), **changes}
@@ -167,7 +170,7 @@ def link_frame(message, sequence=0, flags=0):
     return encode(Frame(0, flags, sequence, 0, message), 0)
 
 
-def greeted(rows=(row(),), wanted=None):
+def greeted(rows=(IMU,), wanted=None):
     session = Session(77, wanted)
     session.connect(0.0)
     events = session.receive(link_frame(hello(session, rows)), 0.0)

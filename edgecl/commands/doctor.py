@@ -107,7 +107,7 @@ def ports(_: argparse.Namespace) -> list[Finding]:
         if not os.access(port, os.R_OK | os.W_OK):
             found.append(Finding("serial port", "bad", f"{port}: no permission", _group_cure(port)))
         elif other:
-            found.append(Finding("serial port", "note", f"{port} is in use{other}", "stop that program to learn from it"))
+            found.append(Finding("serial port", "note", f"{port} is in use{other}", "stop that program first"))
         else:
             found.append(Finding("serial port", "ok", f"{port}: try `edgecl predict serial:{port}`"))
     found += [Finding(name, "note", f"is running: it {why}",

@@ -40,4 +40,4 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
         print(f"edgecl: stopped after {windows} windows", file=sys.stderr)
         return
     if not windows:
-        raise BadInput(f"{source} gave no whole window", "let it run longer, or create the state with a shorter --window")
+        raise BadInput(f"{source} gave no whole window", "let it run longer, or use a state with a shorter --window")

@@ -1,4 +1,4 @@
-"""`edgecl demo --serial`: the demo's recordings through the compiled firmware and a paced pty, beside the same from files."""
+"""`edgecl demo --serial`: the recordings through the compiled firmware and a paced pty, beside the same from files."""
 from __future__ import annotations
 
 import shutil
@@ -22,7 +22,7 @@ BAUD = 921600
 
 @dataclass(frozen=True)
 class Row:
-    """One class. Windows learned, windows asked about and how many of them were named right: (from files, from serial)."""
+    """One class. Windows learned, asked about and named right: (from files, from serial)."""
 
     label: str
     learned: tuple[int, int]
@@ -69,7 +69,8 @@ def run(out: Path, say: Callable[[str], None], classes: int | None = None, recor
     calibration = stack(read(written / "train", spec), CALIBRATION_SAMPLES)
     learners = [Learner.create(out / name, settings, calibration) for name in ("state-file", "state-serial")]
     learned = {name: _learn(learners, _files(written / "train" / name, recordings), name, spec, say) for name in names}
-    rows = [_ask(learners, _files(written / "test" / name, recordings), name, learned[name], spec, say) for name in names]
+    rows = [_ask(learners, _files(written / "test" / name, recordings), name, learned[name], spec, say)
+            for name in names]
     for learner in learners:
         learner.close()
     right, asked = np.sum([row.right for row in rows], 0), np.sum([row.asked for row in rows], 0)
@@ -80,7 +81,8 @@ def _files(folder: Path, most: int | None) -> list[Path]:
     return sorted(folder.glob("*.csv"))[:most]
 
 
-def _learn(learners: list[Learner], files: list[Path], name: str, spec: Spec, say: Callable[[str], None]) -> tuple[int, int]:
+def _learn(learners: list[Learner], files: list[Path], name: str, spec: Spec,
+           say: Callable[[str], None]) -> tuple[int, int]:
     first = learners[0].learn((sample for path in files for sample in windows(path, spec)), name)
     with replayed(files, spec) as (source, limited):
         second = learners[1].learn((item for item in read(source, limited) if isinstance(item, Sample)), name)
@@ -94,5 +96,6 @@ def _ask(learners: list[Learner], files: list[Path], name: str, learned: tuple[i
     with replayed(files, spec) as (source, limited):
         samples = (item for item in read(source, limited) if isinstance(item, Sample))
         second = [answer.label == name for answer in learners[1].predict(samples)]
-    say(f"  asked about {name}: {100 * np.mean(first):.1f} % right from files, {100 * np.mean(second):.1f} % from serial")
+    say(f"  asked about {name}: {100 * np.mean(first):.1f} % right from files, "
+        f"{100 * np.mean(second):.1f} % from serial")
     return Row(name, learned, (len(first), len(second)), (sum(first), sum(second)))

@@ -40,7 +40,7 @@ def is_stream(path: Path) -> bool:
 
 
 def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
-    """The samples of a photo, recording, .npz file, stream, or of all photos and recordings in a folder, sorted by name.
+    """The samples of a photo, recording, .npz file, stream, or of all files in a folder, sorted by name.
 
     Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
     """

@@ -37,8 +37,8 @@ class Stream:
 
 
 class Block(NamedTuple):
-    """Samples that were stamped by one clock. times: device seconds float64 [n]; values float32 [n, channels]; rate: Hz;
-    follows: False where the clock or the device is another than before."""
+    """Samples that were stamped by one clock. times: device seconds float64 [n]; values float32 [n, channels]; rate:
+    Hz; follows: False where the clock or the device is another than before."""
 
     times: np.ndarray
     values: np.ndarray
@@ -55,9 +55,11 @@ def parse_stream(text: str) -> Stream:
     if known is None or not address:
         raise BadInput(f"{text} names no stream",
                        "give serial:/dev/ttyACM0, udp:HOST:PORT, udp:PORT, csv:FILE or csv:- for standard input")
-    wrong = [name for name in options if name not in known] or [part for part in query.split("&") if part and "=" not in part]
+    wrong = [name for name in options if name not in known]
+    wrong += [part for part in query.split("&") if part and "=" not in part]
     if wrong:
-        raise BadInput(f"{text} has an option {wrong[0]!r}", f"{kind}: takes {' and '.join(f'?{n}=' for n in sorted(known))}")
+        takes = " and ".join(f"?{name}=" for name in sorted(known))
+        raise BadInput(f"{text} has an option {wrong[0]!r}", f"{kind}: takes {takes}")
     return Stream(text, kind, address, options)
 
 
@@ -190,12 +192,12 @@ def _csv_blocks(stream: Stream, spec: Spec) -> Iterator[Block]:
         if not 0 < rate < 1e6:
             raise ValueError
     except ValueError:
-        raise BadInput(f"{stream.text}: the rate is {rate_text!r}", "give samples a second, such as ?rate=100") from None
+        raise BadInput(f"{stream.text}: the rate is {rate_text!r}", "give samples a second, as ?rate=100") from None
     try:
         file = sys.stdin if stream.address == "-" else open(stream.address, encoding="utf-8-sig")
     except OSError as error:
-        raise BadInput(f"{stream.address} can't be read ({error.strerror})", "name a .csv file, or - for standard input") \
-            from error
+        raise BadInput(f"{stream.address} can't be read ({error.strerror})",
+                       "name a .csv file, or - for standard input") from error
     with file:
         header: list[str] | None = None
         clock: int | None = None

@@ -13,7 +13,7 @@ AVERAGE_FROM = 1.5  # a source so many times faster than the rate is averaged ov
 
 
 class Window(NamedTuple):
-    """data float32 [time, channels]; start: device seconds of its first sample; segment: which stretch without a gap."""
+    """data float32 [time, channels]; start: device seconds of its first sample; segment: number of its stretch."""
 
     data: np.ndarray
     start: float
@@ -31,9 +31,8 @@ class Gap(NamedTuple):
 class Timeline:
     """Blocks of samples in, windows and gaps out. Keeps one window and one block, however long it runs.
 
-    rate: Hz of the windows; window, hop: seconds; source_rate: Hz of what comes in. taken: seconds of signal so far, gaps
-    left out; dropped: windows given up. A stretch begins with its first sample: there, and after each gap, the first
-    window starts.
+    rate: Hz of the windows; window, hop: seconds; source_rate: Hz of what comes in. taken: seconds of signal so far,
+    gaps left out; dropped: windows given up. A stretch begins with its first sample, and there its first window.
     """
 
     def __init__(self, rate: float, window: float, hop: float, source_rate: float) -> None:
