@@ -64,7 +64,8 @@ def main() -> None:
         print(f"decoder, {payload:4} B a payload: {frames:9,.0f} frames/s, {megabytes:6.1f} MB/s of wire")
     for batch in (8, 1):
         share, rate, lost = live(seconds, batch)
-        print(f"live 1 kHz, {batch} samples a frame: {100 * share:.2f} % of one core at {rate:.1f} kB/s, {lost} frames lost")
+        print(f"live 1 kHz, {batch} samples a frame: {100 * share:.2f} % of one core at {rate:.1f} kB/s, "
+              f"{lost} frames lost")
 
 
 if __name__ == "__main__":
