@@ -189,7 +189,7 @@ class Simulator:
         self.port = folder / "port"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "firmware_bridge.simulator", "--link", str(self.port), "--folder", str(folder),
-             *options, "--csv", *map(str, csv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+             "--until-eof", *options, "--csv", *map(str, csv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             raise LinkError("the simulator did not start", "look at its messages above")
@@ -224,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m firmware_bridge.simulator", description=__doc__.splitlines()[0])
     parser.add_argument("--csv", nargs="+", type=Path, required=True, help="recordings, a row per sample")
     parser.add_argument("--link", type=Path, required=True, help="the name under which the port appears")
+    parser.add_argument("--until-eof", action="store_true", help="end where standard input does")
     parser.add_argument("--folder", type=Path, help="for the board's memory (default: beside the link)")
     for field in fields(Faults):
         if field.name == "split":
@@ -245,6 +246,8 @@ def run(options: argparse.Namespace, firmware: list[str], faults: Faults) -> int
     shim = Shim(board, options.link, faults)
     print(options.link, flush=True)
     os.set_blocking(0, False)
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # in the background there are no lines to read
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     next_look, lines = 0.0, b""
     try:
         while True:
@@ -269,7 +272,8 @@ def run(options: argparse.Namespace, firmware: list[str], faults: Faults) -> int
                     board.reset(power=word == "power")
                 else:
                     print(f"simulator: {word!r} is no command", file=sys.stderr)
-            if data == b"":
+            lines = lines[-256:]
+            if data == b"" and options.until_eof:
                 return 0
     finally:
         board.stop()
