@@ -3,14 +3,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple, Union
-from zlib import crc32
 
 import numpy as np
 
 from edgecl.errors import LinkError
-from firmware_bridge.clock import Clock, Unroller
+from firmware_bridge.clock import Clock
 from firmware_bridge.commands import Commands, Pending
 from firmware_bridge.framing import Decoder, Frame, encode
+from firmware_bridge.incoming import StreamState, checked
 from firmware_bridge.messages import MESSAGES, Channel, Hello, Malformed, pack, read_hello, unpack
 from firmware_bridge.schema import SCHEMA
 
@@ -69,7 +69,7 @@ class Session:
         self._out = bytearray()
         self._nonce = self._link_sequence = 0
         self._asked = self._heard = self._synced = self._greeted_at = float("-inf")
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, StreamState] = {}
         self._pieces = bytearray()  # of a HELLO in fragments
         self._pieces_next = -1
 
@@ -143,7 +143,7 @@ class Session:
         self._out += before + encode(Frame(SCHEMA.CHANNEL_LINK, 0, self._link_sequence, 0, message), 0)
         self._link_sequence = self._link_sequence + 1 & 0xFFFF
 
-    def _grant(self, stream: _Stream, now: float) -> None:
+    def _grant(self, stream: StreamState, now: float) -> None:
         stream.granted_at, stream.used = now, 0
         self._link(pack("CREDIT", channel=stream.channel.number, limit=stream.next + CREDIT_FRAMES & 0xFFFF))
 
@@ -243,7 +243,7 @@ class Session:
             self.clock = Clock()
             self.counts["restarts"] += restarted
         kept = {} if restarted else self._streams
-        self._streams = {c.number: kept.get(c.number) or _Stream(c) for c in hello.channels
+        self._streams = {c.number: kept.get(c.number) or StreamState(c) for c in hello.channels
                          if self.wanted is None or c.name in self.wanted}
         self.decoder.seeds = {SCHEMA.CHANNEL_LINK: 0, SCHEMA.CHANNEL_COMMAND: SCHEMA.hash,
                               **{c.number: c.seed for c in hello.channels}}
@@ -252,7 +252,7 @@ class Session:
         self.send_commands(now)
         return [Connected(hello, restarted)]
 
-    def _on_stream(self, stream: _Stream, frame: Frame, now: float) -> Iterator[Event]:
+    def _on_stream(self, stream: StreamState, frame: Frame, now: float) -> Iterator[Event]:
         ahead = frame.sequence - stream.next & 0xFFFF
         if ahead >= 0x8000:
             self.counts["late"] += 1
@@ -272,45 +272,3 @@ class Session:
             return
         if data is not None:
             yield Bytes(stream.channel, data)
-
-
-class _Stream:
-    """What the host keeps of one channel."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.next = self.used = 0
-        self.started = False
-        self.granted_at = float("-inf")
-        self.unroll = Unroller()
-        self._object: bytearray | None = None
-
-    def collect(self, frame: Frame, missed: int) -> bytes | None:
-        """The object that this fragment completes. Raises Malformed where one is broken."""
-        more, continued = frame.flags & SCHEMA.FLAG_MORE, frame.flags & SCHEMA.FLAG_CONTINUED
-        unfinished, self._object = self._object, None
-        if not continued:
-            if more:
-                self._object = bytearray(frame.payload)
-            if unfinished is not None:
-                raise Malformed("a new object before the last one ended")
-            return None if more else frame.payload
-        if unfinished is None or missed:
-            if unfinished is None and not missed:
-                return None  # the rest of one that is counted already
-            raise Malformed("a fragment is missing")
-        unfinished += frame.payload
-        if len(unfinished) > SCHEMA.OBJECT_LIMIT + 4:
-            raise Malformed("an object over the limit")
-        if more:
-            self._object = unfinished
-            return None
-        return checked(unfinished)
-
-
-def checked(object_and_crc: bytearray) -> bytes:
-    """The object without its CRC. Raises Malformed where it differs."""
-    data = bytes(object_and_crc[:-4])
-    if len(object_and_crc) < 4 or crc32(data).to_bytes(4, "little") != object_and_crc[-4:]:
-        raise Malformed("the CRC of an object differs")
-    return data

@@ -188,8 +188,9 @@ class Simulator:
     def __init__(self, folder: Path, csv: Sequence[Path], *options: str) -> None:
         self.port = folder / "port"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "firmware_bridge.simulator", "--link", str(self.port), "--folder", str(folder),
-             "--until-eof", *options, "--csv", *map(str, csv)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            [sys.executable, "-m", "firmware_bridge.simulator", "--link", str(self.port),
+             "--folder", str(folder), "--until-eof", *options, "--csv", *map(str, csv)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             raise LinkError("the simulator did not start", "look at its messages above")

@@ -22,7 +22,8 @@ from firmware_bridge.wires import SocketWire
 def on_this_machine(folder):
     need("gcc", "gcc")
     ramp(folder / "ramp.csv")
-    with Simulator(folder, [folder / "ramp.csv"], "--rate", "100", "--batch", "5", "--repeat", "--gap", "0") as board:
+    with Simulator(folder, [folder / "ramp.csv"], "--rate", "100", "--batch", "5", "--repeat", "--gap", "0",
+                   "--clock", str(2**32 - 800_000)) as board:
         yield link_to(board)
 
 
