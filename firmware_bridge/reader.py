@@ -55,8 +55,9 @@ class Reader:
             if isinstance(item, LinkError):
                 raise item
 
-    def events(self, silence: float | None = None) -> Iterator[Event]:
-        """Events as they come; ends where none came for `silence` seconds. Raises LinkError."""
+    def events(self, silence: float | None = None) -> Iterator[Event | None]:
+        """Events as they come, None where there was none for a moment; ends after `silence` seconds without. Raises
+        LinkError."""
         heard = time.monotonic()
         while True:
             try:
@@ -64,6 +65,7 @@ class Reader:
             except queue.Empty:
                 if silence is not None and time.monotonic() - heard > silence:
                     return
+                yield None
                 continue
             if isinstance(item, LinkError):
                 raise item

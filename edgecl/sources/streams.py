@@ -82,9 +82,12 @@ def read_stream(text: str, spec: Spec, label: str | None) -> Iterator[Item]:
     return _vectors(blocks, stream, spec, label) if spec.vectors else _windows(blocks, stream, spec, label)
 
 
-def _vectors(blocks: Iterator[Block], stream: Stream, spec: Spec, label: str | None) -> Iterator[Item]:
+def _vectors(blocks: Iterator[Block | Refusal], stream: Stream, spec: Spec, label: str | None) -> Iterator[Item]:
     begin: float | None = None
     for block in blocks:
+        if isinstance(block, Refusal):
+            yield block
+            continue
         for time, row in zip(block.times, block.values):
             begin = float(time) if begin is None else begin
             if spec.seconds is not None and time - begin >= spec.seconds:
@@ -92,10 +95,13 @@ def _vectors(blocks: Iterator[Block], stream: Stream, spec: Spec, label: str | N
             yield Sample(row, f"{stream.text}@{time:.3f}s", label=label)
 
 
-def _windows(blocks: Iterator[Block], stream: Stream, spec: Spec, label: str | None) -> Iterator[Item]:
+def _windows(blocks: Iterator[Block | Refusal], stream: Stream, spec: Spec, label: str | None) -> Iterator[Item]:
     assert spec.rate is not None and spec.window is not None
     timeline: Timeline | None = None
     for block in blocks:
+        if isinstance(block, Refusal):
+            yield block
+            continue
         if timeline is None:
             timeline = Timeline(spec.rate, spec.window, spec.hop or spec.window / 2, block.rate)
         elif not block.follows:
@@ -112,6 +118,8 @@ def _windows(blocks: Iterator[Block], stream: Stream, spec: Spec, label: str | N
             return
     if timeline is None:
         raise BadInput(f"{stream.text} gave no samples", "check that the channel is being measured")
+    if spec.seconds is not None and stream.kind != "csv":
+        yield Refusal(stream.text, f"silent after {timeline.taken:.1f} s of the {spec.seconds:g} s asked for")
 
 
 def _gap(gap: Gap, stream: Stream) -> Iterator[Item]:
@@ -145,7 +153,7 @@ def _number(stream: Stream, name: str, default: int, most: int, text: str | None
     return int(text)
 
 
-def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block]:
+def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block | Refusal]:
     from firmware_bridge.reader import Reader
     from firmware_bridge.session import Connected, Samples
 
@@ -153,8 +161,11 @@ def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block]:
     with Reader(link) as reader:
         reader.wait_hello(ANSWER)
         chosen = _channel(stream, link)
-        follows = True
+        follows = here = True
         for event in reader.events(None if spec.seconds is None else SILENCE):
+            if here and not link.connected:
+                yield Refusal(stream.text, "the device has gone; waiting for it to come back")
+            here = link.connected
             if isinstance(event, Connected):
                 follows = follows and not event.restarted
             elif isinstance(event, Samples) and event.channel.name == chosen and len(event.values):
