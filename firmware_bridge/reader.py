@@ -44,8 +44,11 @@ class Reader:
         until = time.monotonic() + seconds
         while self._link.session.hello is None:
             if time.monotonic() > until:
-                raise LinkError(f"no device said hello within {seconds:g} s",
-                                "check the port, ?baud= and the firmware; `edgecl doctor` shows ports")
+                broken = sum(self._link.session.decoder.counts.values())
+                raise LinkError(f"no device said hello within {seconds:g} s" + (
+                    f", though {broken} pieces came that are no frames of this protocol" if broken else ""),
+                    "check ?baud= and that the firmware has the bridge" if broken else
+                    "check the port and that the firmware has the bridge; `edgecl doctor` shows ports")
             if not self._thread.is_alive():
                 self._raise()
             time.sleep(0.01)

@@ -31,6 +31,7 @@ from firmware_bridge.faults import Damage, Faults
 
 SPEEDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[0] == "B" and name[1:].isdigit()}
 CHUNK = 256
+KERNEL = 65536  # bytes that an operating system keeps for a slow reader
 
 
 class Board:
@@ -146,8 +147,13 @@ class Shim:
         elif self._master in ready:
             time.sleep(min(max(self._free["down"] - now, 0), 0.005))
         while self._waiting and self._waiting[0][0] <= now:
-            _, _, direction, data = heapq.heappop(self._waiting)
-            self._deliver(direction, data)
+            due_at, number, direction, data = heapq.heappop(self._waiting)
+            left = self._deliver(direction, data)
+            if left:  # the reader is slow: the rest waits in the kernel, up to its buffer, as with a USB port
+                if sum(len(piece) for *_, piece in self._waiting) < KERNEL:
+                    heapq.heappush(self._waiting, (due_at, number, direction, left))
+                time.sleep(0.001)
+                break
 
     def _queue(self, direction: str, data: bytes, now: float, paced: bool = True) -> None:
         damage = self._damage[direction]
@@ -163,11 +169,15 @@ class Shim:
             self._number += 1
             heapq.heappush(self._waiting, (self._last[direction], self._number, direction, piece))
 
-    def _deliver(self, direction: str, data: bytes) -> None:
+    def _deliver(self, direction: str, data: bytes) -> bytes:
+        """What could not be written yet."""
         to = self._master if direction == "up" else self._board.input
-        if to is not None:
-            with contextlib.suppress(BlockingIOError, BrokenPipeError, OSError):  # an overrun is lost, as on a UART
-                os.write(to, data)
+        try:
+            return b"" if to is None else data[os.write(to, data):]
+        except BlockingIOError:
+            return data
+        except OSError:  # nobody there
+            return b""
 
     def stats(self) -> dict[str, dict[str, int]]:
         """Faults done and bytes carried, by direction (up: to the host)."""

@@ -41,8 +41,8 @@ def test_demo_clears_no_folder_of_somebody_else(tmp_path):
 @pytest.mark.slow
 def test_through_firmware_and_serial_line_the_windows_and_answers_are_those_of_the_files(tmp_path, capsys):
     need("gcc", "gcc")
-    done = demo_serial.run(tmp_path / "d", print, classes=3, recordings=3)
+    done = demo_serial.run(tmp_path / "d", print, classes=2, recordings=2)
     assert [row.learned[0] for row in done.rows] == [row.learned[1] for row in done.rows]
-    assert all(row.asked[0] == row.asked[1] > 50 for row in done.rows)
+    assert all(row.asked[0] == row.asked[1] > 20 for row in done.rows)
     assert abs(done.from_serial - done.from_file) <= 0.005
     assert done.from_serial > 0.5

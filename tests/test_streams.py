@@ -331,3 +331,13 @@ def test_ctrl_c_ends_a_stream_as_it_should_end(taught, tmp_path, capsys, monkeyp
     out, err = capsys.readouterr()
     assert json.loads(out)["label"] == "slow"
     assert "stopped after 8 windows" in err
+
+
+@pytest.mark.slow
+def test_a_wrong_baud_rate_is_what_an_error_points_at(taught, simulated, capsys, monkeypatch):
+    monkeypatch.setattr("edgecl.sources.streams.ANSWER", 1.5)
+    board = simulated()
+    assert main(["predict", "--state", taught, f"serial:{board.port}?baud=115200", "--seconds", "2"]) == 1
+    err = capsys.readouterr().err
+    assert "no frames of this protocol" in err
+    assert "?baud=" in err
