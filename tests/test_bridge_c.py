@@ -138,3 +138,14 @@ def test_the_host_side_loads_neither_onnx_nor_a_serial_library_before_it_is_used
     loaded = set(run(sys.executable, "-c", code).split())
     assert not loaded & {"serial", "onnxruntime", "onnx", "torch", "sqlite3", "PIL", "rich"}
     assert "cobs" in loaded
+
+
+LAYERS = ("schema faults", "framing build", "messages clock", "incoming commands", "session wires",
+          "link", "reader", "simulator")
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+
+
+@pytest.mark.parametrize("path", sorted((SOURCES.parent).glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_the_host_side_imports_downwards_and_of_edgecl_only_its_errors(path):
+    for name in re.findall(r"^\s*from (edgecl\S*|firmware_bridge\S*) import", path.read_text(), re.MULTILINE):
+        assert name == "edgecl.errors" or LEVEL[name.split(".")[1]] < LEVEL[path.stem], name
