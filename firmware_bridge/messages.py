@@ -42,7 +42,8 @@ class Channel:
         raw = np.frombuffer(payload, self.dtype) if len(payload) % np.dtype(self.dtype).itemsize == 0 else None
         if raw is None or raw.size % self.elements:
             raise Malformed(f"{len(payload)} bytes on {self.name}")
-        return np.multiply(raw.reshape(-1, self.elements), np.float32(self.scale), dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # a device may send any float
+            return np.multiply(raw.reshape(-1, self.elements), np.float32(self.scale), dtype=np.float32)
 
 
 @dataclass(frozen=True)

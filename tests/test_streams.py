@@ -79,6 +79,19 @@ def test_a_missing_sample_ends_the_windows_that_hold_it(size):
     assert timeline.taken == pytest.approx(299 / 50)
 
 
+def test_a_sample_that_is_not_finite_is_missing():
+    values = np.zeros((200, 2), np.float32)
+    values[70, 1], values[71, 0] = np.nan, np.inf
+    made = pushed(Timeline(50, 1.0, 0.5, 50), np.arange(200) / 50, values, 1)
+    assert [m.dropped for m in made if isinstance(m, Gap)] == [2]
+    assert all(np.isfinite(m.data).all() for m in made if isinstance(m, Window))
+
+
+def test_a_source_that_is_far_too_slow_is_refused():
+    with pytest.raises(BadInput, match=r"0\.001 Hz, windows are cut at 50"):
+        Timeline(50, 1.0, 0.5, 0.001)
+
+
 def test_a_clock_that_goes_back_is_a_gap():
     timeline = Timeline(50, 1.0, 0.5, 50)
     timeline.push(np.arange(30) / 50, np.zeros((30, 1), np.float32))

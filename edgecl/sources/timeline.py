@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgecl.errors import BadInput
 from edgecl.sources.windows import samples
 
 GAP = 1.5          # periods of the source between two samples beyond which one is missing
+SLOWEST = 10        # times: a slower source is no signal at the rate; it would only be filled in
 SAME = 1e-3         # periods within which a sample is taken as it is, to the last bit
 AVERAGE_FROM = 1.5  # a source so many times faster than the rate is averaged over a period: else it would alias
 
@@ -36,6 +38,9 @@ class Timeline:
     """
 
     def __init__(self, rate: float, window: float, hop: float, source_rate: float) -> None:
+        if not source_rate >= rate / SLOWEST:
+            raise BadInput(f"samples come at {source_rate:g} Hz, windows are cut at {rate:g} Hz",
+                           f"create the state with --rate {source_rate:g} or so")
         self._rate, self._source = rate, source_rate
         self._length, self._hop = samples(window, rate, "window"), samples(hop, rate, "hop")
         self._average = source_rate >= AVERAGE_FROM * rate
@@ -58,8 +63,13 @@ class Timeline:
         self._first = 0                       # where the next window starts
 
     def push(self, times: np.ndarray, values: np.ndarray) -> list[Window | Gap]:
-        """times float64 [n], device seconds; values float32 [n, channels]."""
+        """times float64 [n], device seconds; values float32 [n, channels]. Samples that are not finite are missing."""
         out: list[Window | Gap] = []
+        finite = np.isfinite(values).all(1)
+        if not finite.all():
+            times, values = times[finite], values[finite]
+        if not len(times):
+            return out
         steps = np.diff(times, prepend=self._times[-1] if len(self._times) else times[0] - 0.5 / self._source)
         breaks = set(np.flatnonzero((steps > GAP / self._source) | (steps <= 0)).tolist())
         starts = sorted({0, *breaks})
