@@ -18,7 +18,10 @@ from pathlib import Path
 from edgecl.commands import print_json, state_path
 from edgecl.config import format_size
 
-THIEVES = {"ModemManager": "probes new ports for modems", "brltty": "takes USB serial chips for Braille displays"}
+THIEVES = {  # program -> (what it does to serial ports, what stops it)
+    "ModemManager": ("probes new ports for modems", "copy configs/70-edgecl.rules to /etc/udev/rules.d, or "
+                     "sudo systemctl disable --now ModemManager"),
+    "brltty": ("takes USB serial chips for Braille displays", "without such a display: sudo apt remove brltty")}
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,9 @@ def ports(_: argparse.Namespace) -> list[Finding]:
             found.append(Finding("serial port", "note", f"{port} is in use{other}", "stop that program first"))
         else:
             found.append(Finding("serial port", "ok", f"{port}: try `edgecl predict serial:{port}`"))
-    found += [Finding(name, "note", f"is running: it {why}",
-                      "copy configs/99-edgecl.rules to /etc/udev/rules.d, or sudo systemctl disable --now " + name)
-              for name, why in THIEVES.items() if name in _running()]
+    running = _running()
+    found += [Finding(name, "note", f"is running: it {why}", cure) for name, (why, cure) in THIEVES.items()
+              if name in running]
     return found or [Finding("serial port", "note", "none found: /dev/serial/by-id, /dev/ttyACM*, /dev/ttyUSB*",
                              "plug a board in; in a container, pass the device through")]
 
