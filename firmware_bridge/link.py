@@ -15,7 +15,7 @@ from firmware_bridge.wires import SerialWire, Wire
 
 REOPEN = 0.1    # seconds between tries while the port is gone
 LOST = 1.5      # seconds of silence at a changed baud rate before the first one is tried
-GATHER = 0.004  # bytes that come within it are read at once: fewer wake-ups. Not while a stamp or a result is awaited
+GATHER = 0.015  # bytes that come within it are read at once: fewer wake-ups. Not while a stamp or a result is awaited
 
 
 class Link:
