@@ -4,7 +4,8 @@
     STATE/learned.log            generations that only added samples, until they move into the database
     STATE/reserved               what the quota has left, kept on the disk
     STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
-                                 between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec
+                                 between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec;
+                                 .features  of older samples by a tuned backbone;  .parts  what its method keeps
 
 What a generation knows is its latest snapshot at or before it plus the samples journaled since. Files are
 content-addressed: written, fsynced and renamed before the transaction that names them, deleted after the one
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from edgecl.codec import FeatureCodec
 
-JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples
+JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
+FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
 HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
 
 
@@ -194,7 +196,24 @@ class Archive:
                     raise StateError(f"{self.log.path} is damaged at generation {generation.id}",
                                      "go back with `edgecl rollback N`, see `edgecl history`")
                 found |= {row.id or 0: row for row in rows}
-        return [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
+        rows = [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
+        tuned = self.tuned(until)
+        if tuned is None or not (names := [name for name, number, _ in self.files(FEATURES) if number == tuned]):
+            return rows
+        moved = {row.id: row for name in names if self.blobs.intact(name) for row in self.rows(name)}
+        return [_moved(row, moved[row.id]) if row.id in moved else row for row in rows
+                if row.id in moved or (row.generation or 0) > tuned]
+
+    def tuned(self, until: int | None = None) -> int | None:
+        """The newest generation, up to `until`, in which a learning round changed the backbone; None without any."""
+        rounds = [g.id for g in self.alive() if g.action == "round" and (until is None or g.id <= until)]
+        return rounds[-1] if rounds else None
+
+    def parts(self) -> bytes | None:
+        """What the method of the latest learning round keeps; None where there is none, or it is damaged."""
+        tuned = self.tuned()
+        names = [name for name, number, _ in self.files(PARTS) if number == tuned]
+        return (self.blobs.folder / names[0]).read_bytes() if names and self.blobs.intact(names[0]) else None
 
     def codec(self, name: str) -> FeatureCodec:
         """The feature codec of a name, as this state uses it. Raises StateError where its codebook is damaged."""
@@ -249,3 +268,8 @@ class Archive:
         """Bytes of the whole directory, counted in pages; what is only reserved does not count."""
         with translated(self.path):
             return self.ledger.usage().total
+
+
+def _moved(row: Row, after: Row) -> Row:
+    """A stored sample with its feature by a later backbone."""
+    return row._replace(feature=after.feature, trained=after.trained, judges=after.judges)

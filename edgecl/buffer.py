@@ -100,16 +100,17 @@ class Buffer:
 
 def held_out(rows: list[Row], statistics: ClassStatistics) -> dict[str, list[Row]]:
     """Those of the exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
-    by_class: dict[str, list[Row]] = {label: [] for label in statistics.labels}
+    chosen: dict[str, list[Row]] = {label: [] for label in statistics.labels}
+    eligible: dict[str, list[Row]] = {label: [] for label in statistics.labels}
     for row in rows:
-        if not row.coded:  # only what is as it was learned can be subtracted
-            by_class[row.label].append(row)
-    chosen: dict[str, list[Row]] = {}
-    for label, mine in by_class.items():
+        if row.judges:
+            chosen[row.label].append(row)
+        elif not (row.coded or row.trained):  # what is as it was learned, to be subtracted, and new to the backbone
+            eligible[row.label].append(row)
+    for label, mine in eligible.items():
         if mine:
             mine.sort(key=lambda row: row.key)
-            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine],
-                               statistics.counts[label], len(by_class))
-            if len(picked):
-                chosen[label] = [mine[i] for i in picked]
-    return chosen
+            others = statistics.counts[label] if not chosen[label] else len(mine)   # since a round held some back
+            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine], others, len(eligible))
+            chosen[label] += [mine[i] for i in picked]
+    return {label: mine for label, mine in chosen.items() if mine}

@@ -25,6 +25,7 @@ COMMANDS = {
     "rollback": ("change", "go back to an earlier generation"),
     "merge": ("change", "add what other states know, exactly"),
     "export": ("ask", "write backbone and head as one ONNX file"),
+    "round": ("round", "tune the backbone on stored samples in a worker process; a gate takes or refuses the result"),
     "methods": ("bench", "every named method, its parts and its paper; `methods show NAME` prints its .toml"),
     "bench": ("bench", "judge methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
     "profile": ("profile", "measure this board: milliseconds, memory, bytes per class; write a .toml to start from"),
@@ -123,6 +124,18 @@ def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("others", nargs="+", type=Path, metavar="STATE")
 
 
+def _round(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--method", metavar="NAME|FILE.toml", help="see `edgecl methods` (default first-session, in later rounds er)")
+    add("--time", metavar="TIME", help="for all of it (default 60s)")
+    add("--memory", metavar="SIZE", help="of the worker process at its peak (default 400MB)")
+    add("--blocks", type=int, metavar="N", help="tune the last N blocks of the backbone (default: the last map's)")
+    add("--epochs", type=int, metavar="N", help="at most, as far as the time allows (default 8)")
+    add("--threads", type=int, metavar="N", help="of the worker (default 1)")
+    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="of held-back accuracy that a class may "
+        "lose, or one held-back sample where that is more (default 0.1)")
+
+
 def _methods(command: argparse.ArgumentParser) -> None:
     command.add_argument("show", nargs="?", choices=["show"], help="print one method's .toml, with its sources")
     command.add_argument("name", nargs="?", metavar="NAME|FILE.toml", help="which one")
@@ -140,7 +153,9 @@ def _bench(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=1, metavar="N", help="a step (default 1)")
     add("--batch", type=int, metavar="N", help="samples (default 32, online 10)")
     add("--rate", type=float, metavar="R", help="learning rate (default: the method's)")
-    add("--backbone", metavar="NAME", help="mlp, cnn, tcn, ... (default: by the data)")
+    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, or a pretrained image backbone whose "
+        "last blocks are tuned (default: by the data)")
+    add("--blocks", type=int, metavar="N", help="of a pretrained backbone to tune (default: those of the last map)")
     add("--seeds", default="0,1,2", metavar="0,1,2", help="one run each (default 0,1,2)")
     add("--multi-head", action="store_true", help="also the accuracy with the step known")
     add("--per-class", type=int, metavar="N", help="only the first N training samples of each class")
@@ -152,7 +167,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
     "rollback": _rollback, "merge": _merge, "export": _export, "profile": _profile,
-    "methods": _methods, "bench": _bench}
+    "round": _round, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

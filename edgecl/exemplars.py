@@ -53,18 +53,22 @@ def reservoir(keys: NDArray[np.int64], spare: NDArray[np.bool_]) -> NDArray[np.i
     return np.minimum(WHOLE * by_recording, by_sample + by_sample // (WHOLE - 1) + 1)
 
 
-def herding(features: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.int64]:
+def herding(features: NDArray[np.float32], mean: NDArray[np.float64], count: int | None = None) -> NDArray[np.int64]:
     """The rank of each of a class's samples [n, d]: greedily, the next is the one with which the mean of those chosen
     so far comes nearest to the class mean [d], which is that of all samples ever learned (Rebuffi et al. 2017,
-    algorithm 4). Features and mean are L2-normalised. The order is that of a longer list cut short."""
+    algorithm 4). Features and mean are L2-normalised. The order is that of a longer list cut short.
+
+    count: how many are chosen at most, None for all; the rank of the others is n.
+    """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
     target = mean / max(float(np.linalg.norm(mean)), 1e-30)
-    ranks = np.full(len(unit), -1, np.int64)
+    ranks = np.full(len(unit), len(unit), np.int64)
     gap = unit @ target
     inner = np.zeros(len(unit))  # of each sample and the sum of the chosen
-    for k in range(len(unit)):  # argmin |(k + 1) target - total - f|^2, all f being of length 1
+    for k in range(min(len(unit), len(unit) if count is None else count)):
+        # argmin |(k + 1) target - total - f|^2, all f being of length 1
         score = (k + 1) * gap - inner
-        score[ranks >= 0] = -np.inf
+        score[ranks < k] = -np.inf
         best = int(np.argmax(score))
         ranks[best] = k
         inner += unit @ unit[best]

@@ -38,10 +38,10 @@ def export(serving: Serving, backbone_file: Path, out: Path,
         body = quantised(info.name, body, calibration)
     model = fuse(body, serving.head_model)
     reference = Backbone(body, 1)
-    probes = _probes(info.kind, info.input_shape) if calibration is None else calibration[:PROBES]
-    expected = serving.head.session.run(["logits"], {"input": reference.features(probes)})[0]
+    asked = probes(info.kind, info.input_shape) if calibration is None else calibration[:PROBES]
+    expected = serving.head.session.run(["logits"], {"input": reference.features(asked)})[0]
     session = open_session(model)
-    found = session.run(["logits"], {session.get_inputs()[0].name: probes})[0]
+    found = session.run(["logits"], {session.get_inputs()[0].name: asked})[0]
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
     if difference > PARITY:
         raise BackboneError(f"the fused model differs from its parts by {difference:.2g} (relative), over {PARITY}",
@@ -55,7 +55,8 @@ def export(serving: Serving, backbone_file: Path, out: Path,
     return answer
 
 
-def _probes(kind: str, shape: tuple[int, ...]) -> np.ndarray:
+def probes(kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples without meaning, to compare two runtimes on."""
     rng = np.random.default_rng(0)
     if KINDS[kind] == "uint8":
         return rng.integers(0, 256, (PROBES, *shape), dtype=np.uint8)

@@ -5,7 +5,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.budget import PAGE, pages
-from edgecl.heads import KINDS, coarser, forms
+from edgecl.heads import SERVED, coarser, forms
 from edgecl.statistics import ClassStatistics
 
 if TYPE_CHECKING:
@@ -155,10 +155,10 @@ def _item(kind: int) -> int:
 
 def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME) -> int:
     """Bytes of a head's file. name: characters of a class name, in the mean."""
-    lifted = KINDS[kind].lifted
+    lifted = SERVED[kind].lifted
     d = form.projected if lifted else dimension
     numbers = (classes + 1) * d + classes
-    if form.second_moment and not KINDS[kind].normalised and classes > 1:
+    if form.second_moment and not SERVED[kind].normalised and classes > 1:
         directions = min(classes - 1, d)  # in which the class means differ: what unknown samples are told by
         numbers += 2 * classes * (directions + 1) + directions
     return HEAD_FRAME + 4 * numbers + classes * (name + 4) + (dimension * d if lifted else 0)
@@ -181,11 +181,11 @@ def class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int =
 
 def form_of(kind: str, dimension: int, present: Form) -> Form:
     """The form of statistics with which a head kind is counted: the present one where that serves it."""
-    if KINDS[kind].lifted and not present.projected:
+    if SERVED[kind].lifted and not present.projected:
         return forms(kind, dimension)[0]
-    if KINDS[kind].second_moment and not present.second_moment:
+    if SERVED[kind].second_moment and not present.second_moment:
         return forms(kind, dimension)[0]
-    return present if KINDS[kind].second_moment else present._replace(projected=0)
+    return present if SERVED[kind].second_moment else present._replace(projected=0)
 
 
 class Room(NamedTuple):

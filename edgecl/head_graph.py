@@ -27,7 +27,7 @@ def build_head(head: Head) -> bytes:
     Its metadata names the labels, the kind, and the threshold over which `novelty` means unknown (absent: never).
     """
     from edgecl.backbones.graph import GraphBuilder, set_metadata
-    from edgecl.heads import KINDS
+    from edgecl.heads import SERVED
 
     g, lift = GraphBuilder(), head.lift
     x = "input"
@@ -39,7 +39,7 @@ def build_head(head: Head) -> bytes:
                                             g.weight("scale", np.array(lift.scale, np.float32))])
         x = g.node("Relu", [g.node("MatMul", [x, signs])])
     centred = g.node("Sub", [x, g.weight("reference", head.reference)])
-    normalised = KINDS[head.kind].normalised
+    normalised = SERVED[head.kind].normalised
     z = g.node("Gemm", [centred, g.weight("weight", head.weight), g.weight("bias", head.bias)],
                None if normalised else "logits", transB=1)
     if normalised:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.budget import Form
+from edgecl.errors import StateError
 from edgecl.pooled import solve_positive
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class HeadKind:
     lifted: bool = False
 
 
+def _trained(pooled: Pooled) -> Affine:
+    raise StateError("a head that a learning round has trained can't be solved from statistics", "solve another kind")
+
+
 KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
     "nearest-mean": HeadKind(nearest_mean, second_moment=False),
     "cosine": HeadKind(cosine, second_moment=False, normalised=True),
@@ -83,6 +88,9 @@ KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
     "ridge": HeadKind(ridge),
     "ridge-projected": HeadKind(ridge, lifted=True),
 }
+TRAINED = {"trained": HeadKind(_trained, second_moment=False),      # by a learning round; what is learned next is not
+           "trained-cosine": HeadKind(_trained, second_moment=False, normalised=True)}  # in it, so that another serves
+SERVED = {**KINDS, **TRAINED}
 
 
 def coarser(form: Form, dimension: int) -> list[Form]:
@@ -124,7 +132,7 @@ class Head:
     def logits(self, h: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits float64 [n, C] of h float32 [n, d]: the reference that the exported graph is checked against."""
         z: NDArray[np.float64] = (h.astype(np.float64) - self.reference) @ self.weight.T.astype(np.float64) + self.bias
-        if KINDS[self.kind].normalised:
+        if SERVED[self.kind].normalised:
             z /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
         return z
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecl import upkeep
+from edgecl.archive import FEATURES
 from edgecl.budget import PAGE, pages, statistics_bytes
 from edgecl.codebook import Codebook, wanted
 from edgecl.errors import BudgetError, EdgeclError, StateError
@@ -75,8 +76,10 @@ class Journal:
                                [row for row in rows if (row.generation or 0) > base.id], rows)
         return knowledge
 
-    def commit(self, knowledge: Knowledge, change: Change, rewrite: bool = False) -> tuple[int, Judgement]:
-        """Solve, judge and store what is known now, inside `Store.exclusive`: the generation and the judgement.
+    def commit(self, knowledge: Knowledge, change: Change, rewrite: bool = False,
+               judgement: Judgement | None = None) -> tuple[int, Judgement]:
+        """Solve, judge and store what is known now, inside `Store.exclusive`: the generation and the judgement, which
+        may have been made before.
 
         Samples are journaled while that writes less than the statistics would; `rewrite` forces the statistics. What
         is committed leaves room to write the statistics once more, so that a class can always be forgotten. Raises
@@ -84,12 +87,12 @@ class Journal:
         """
         self._kept = None  # should the commit fail, memory is dropped and read again
         store = self.store
-        if change.backbone is not None and self.foundation is not None:
+        if "foundation" in change.meta and self.foundation is not None:
             raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
         store.meta = {**store.meta, **change.meta}  # until `exclusive` ends: then it is what was committed
         exemplars = knowledge.exemplars(decode=False)
-        judgement, head = self._judge(knowledge, exemplars, change)
-        sizes = self._codebook_wanted(knowledge, len(exemplars))
+        judgement, head = self._judge(knowledge, exemplars, change, judgement)
+        sizes = None if change.moved else self._codebook_wanted(knowledge, len(exemplars))
         change.detail["classes"] = len(knowledge.labels)
         base = self._base(store.current)
         if change.undo_after is None and not (base and not rewrite and not sizes
@@ -140,7 +143,7 @@ class Journal:
     def _codebook_wanted(self, knowledge: Knowledge, kept: int) -> tuple[int, int] | None:
         """Sizes of the codebook that is to be made; None where the buffer holds everything, or needs no other one."""
         foundation, buffer = self.foundation, knowledge.buffer
-        if foundation is None or not knowledge.labels or kept == len(knowledge.stored):
+        if foundation is None or not knowledge.labels or kept == len(knowledge.stored) or self.store.files(FEATURES):
             return None
         return wanted(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels), buffer.codebook)
 
@@ -179,14 +182,15 @@ class Journal:
             change.meta["foundation"] = replace(foundation, form=knowledge.form).to_meta()
         return kept
 
-    def _judge(self, knowledge: Knowledge, exemplars: list[Row], change: Change) -> tuple[Judgement, bytes | None]:
+    def _judge(self, knowledge: Knowledge, exemplars: list[Row], change: Change,
+               judgement: Judgement | None) -> tuple[Judgement, bytes | None]:
         """The judgement, put into the change, and the head to serve; at a rollback it is the one that served then."""
         if change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
             if then.head is not None or not knowledge.labels:
                 change.detail |= {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
                 return Judgement(None, then.detail.get("held_back", {})), None
-        judgement = knowledge.judge(self.settings.head, exemplars)
+        judgement = judgement or knowledge.judge(self.settings.head, exemplars)
         change.detail |= judgement.summary()
         head = build_head(judgement.head) if judgement.head is not None else None
         if change.undo_after is not None:

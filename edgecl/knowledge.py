@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from edgecl import novelty
 from edgecl.buffer import ENOUGH, Buffer, held_out
+from edgecl.drift import Pairs, moved
 from edgecl.exemplars import near_duplicates
-from edgecl.heads import KINDS, solve
+from edgecl.heads import KINDS, SERVED, TRAINED, solve
 from edgecl.records import Row
 from edgecl.statistics import ClassStatistics, check_features
-from edgecl.trial import Trial
+from edgecl.trial import Trial, class_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence, Set
 
     from numpy.typing import NDArray
 
@@ -31,11 +32,13 @@ PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The head to serve (None where no class is known), and the held-back accuracy of each class that has held-back
-    samples."""
+    """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
+    samples, how many it has, and the class-balanced log loss over all of them (None without any)."""
 
     head: Head | None
     accuracy: dict[str, float]
+    held: dict[str, int] = field(default_factory=dict)
+    loss: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
@@ -80,7 +83,13 @@ class Knowledge:
         spare = near_duplicates(lifted[self.lifts[0]], self.plain.spread(lifted[self.lifts[0]]))
         self.stored += map(Row._make, zip(
             [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
-            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys)))
+            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys), [False] * len(keys), [False] * len(keys)))
+
+    def shown_to_backbone(self, label: str) -> bool:
+        """Whether a backbone may have been tuned on samples of a class: on one that is stored, or on one that is not
+        any more."""
+        mine = [row for row in self.stored if row.label == label]
+        return any(row.trained for row in mine) or len(mine) < self.plain.counts[label]
 
     def forget(self, label: str) -> bool:
         """Forget a class; whether that was exact: True where every sample of it was still stored as it was learned."""
@@ -92,6 +101,25 @@ class Knowledge:
             self.statistics[lift] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
         return exact
+
+    def moved(self, features: Mapping[int, NDArray[np.float32]], tuned: Set[int], held: Set[int]) -> Knowledge:
+        """The same by another backbone: what is stored is learned anew, what is not is moved, see `edgecl.drift`.
+
+        features: row id -> its new feature [d]; rows without one are let go of; tuned: ids that the backbone was tuned
+        on; held: ids that were held back from it. Raises StateError, BadInput.
+        """
+        codec, rows = self.buffer.codec.feature, [row for row in self.stored if row.id in features]
+        new = np.stack([features[row.id] for row in rows if row.id is not None])
+        new = codec.decode(codec.encode(new))
+        known = Knowledge(self.lifts, self.form, self.buffer)
+        places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
+        for lift, statistics in self.statistics.items():
+            pairs = {label: Pairs(lift(np.stack([rows[i].feature for i in mine])), lift(new[mine]),
+                                  np.array([not rows[i].coded for i in mine])) for label, mine in places.items() if mine}
+            known.statistics[lift] = moved(statistics, pairs)
+        known.stored = [row._replace(feature=h, trained=row.trained or row.id in tuned, judges=row.id in held)
+                        for row, h in zip(rows, new)]
+        return known
 
     def merge(self, other: Knowledge) -> None:
         """Add all that another learner with the same lifts knows."""
@@ -108,8 +136,9 @@ class Knowledge:
         decode: see `Codebook.take`."""
         return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode) if self.stored else []
 
-    def judge(self, head: str, exemplars: list[Row] | None = None) -> Judgement:
-        """The head for all that is known, chosen and calibrated on held-back exemplars. exemplars: of `exemplars()`.
+    def judge(self, head: str, exemplars: list[Row] | None = None, trained: Head | None = None) -> Judgement:
+        """The head for all that is known, chosen and calibrated on held-back exemplars. exemplars: of `exemplars()`;
+        trained: by a learning round on what is not held back, on trial like any other.
 
         The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
         those that are tried nor the one that serves. head: "auto" or a kind.
@@ -131,16 +160,21 @@ class Knowledge:
             if best is None or trial.beats(best):
                 best = trial
         assert best is not None
-        lift = best.head.lift
-        best = self._penalised(best, *rests[lift])
+        rest = rests[best.head.lift]
+        if trained is not None and len(truth) and trained.labels == tuple(self.labels):
+            trial = Trial.run(trained, rest[0], trained.lift(np.concatenate(list(held.values()))), truth)
+            best = trial if trial.beats(best) else best
+        best = self._penalised(best, *rest)
         hits = best.logits.argmax(1) == truth
         accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
-        return Judgement(replace(best.head, novelty=self._novelty(best, rests[lift][0])), accuracy)
+        loss = float(class_weights(truth) @ best.losses) if len(truth) else None
+        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
+                         {label: len(h) for label, h in held.items()}, loss)
 
     def _penalised(self, best: Trial, rest: Pooled, held: NDArray[np.float32]) -> Trial:
         """The same kind of head with another ridge penalty, where held-back samples call for it."""
         default = best.head
-        if len(best.truth) < ENOUGH or not KINDS[default.kind].second_moment:
+        if len(best.truth) < ENOUGH or not SERVED[default.kind].second_moment:
             return best
         for factor in PENALTIES:
             e = rest.shrinkage
@@ -173,7 +207,8 @@ class Knowledge:
 
     def _novelty(self, trial: Trial, rest: Pooled) -> novelty.Novelty | None:
         """How the head tells unknown samples, its threshold set on held-back ones."""
-        fitted = None if KINDS[trial.head.kind].normalised else novelty.fit(trial.head, rest)
+        unfit = SERVED[trial.head.kind].normalised or trial.head.kind in TRAINED
+        fitted = None if unfit else novelty.fit(trial.head, rest)
         return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
 
     def snapshot(self) -> bytes:

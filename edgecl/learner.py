@@ -29,6 +29,11 @@ from edgecl.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgecl.knowledge import Judgement, Knowledge
+    from edgecl.results import Rounded
+    from edgecl.rounds import Wish
+    from edgecl.worker import Watch
+
 Progress = Callable[[int], None]
 
 
@@ -105,9 +110,12 @@ class Learner:
             if progress:
                 progress(len(fitted))
         change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
+        used = self._session[0] if self._session and not model else None
         if model:
             change.meta["foundation"] = foundation.to_meta()
         with self.store.exclusive():
+            if used is not None and used != self.store.newest.backbone:
+                raise StateError(f"a learning round has just changed the backbone of {self.store.path}", "try again")
             before = self._held_back_accuracy()
             knowledge = self._journal.known(foundation)
             knowledge.add(label, keys, np.concatenate(features), inputs)
@@ -136,7 +144,8 @@ class Learner:
             knowledge = self._journal.known()
             if label not in knowledge.labels:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
-            exact = knowledge.forget(label)
+            shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
+            exact = knowledge.forget(label) and not shown
             change = Change("forget", {"class": label, "exact": exact}, erase=True)
             generation, _ = self._journal.commit(knowledge, change, rewrite=True)
         return {"class": label, "generation": generation, "exact": exact}
@@ -167,6 +176,20 @@ class Learner:
                 raise BadInput("no state to merge was named", "give at least one STATE folder")
             with self.store.exclusive():
                 return merge_into(self._journal, opened)
+
+    def round(self, wish: Wish | None = None, watch: Watch | None = None) -> Rounded:
+        """Tune the backbone in a worker process, and take it over where the gate finds it better; see `rounds`."""
+        from edgecl.rounds import Wish, run_round
+
+        return run_round(self, wish or Wish(), watch)
+
+    def recall(self) -> Knowledge:
+        """What is known now. Raises StateError for a state that has learned nothing."""
+        return self._journal.known()
+
+    def commit_round(self, knowledge: Knowledge, change: Change, judgement: Judgement) -> tuple[int, Judgement]:
+        """Store what is known by a tuned backbone, inside `Store.exclusive`. Raises BudgetError past the quota."""
+        return self._journal.commit(knowledge, change, rewrite=True, judgement=judgement)
 
     def features(self, samples: Samples) -> np.ndarray:
         """The backbone's features float32 [n, d]; nothing is learned. Raises StateError without a backbone."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAGIC = b"\xecCL1"
 HEADER = struct.Struct("<4sII16s16s")  # magic, bytes of JSON and of samples, digest of each
 INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1"), ("input", "<u4")]
-SPARE = 1
+SPARE, TRAINED, JUDGES = 1, 2, 4
 FRAME, NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec's name in it
 
 
@@ -33,7 +33,8 @@ class Row(NamedTuple):
     """One stored sample: its feature float32 [d]; key: see `edgecl.samples.sample_keys`. id and generation are None
     until it is committed; ids rise in the order in which samples came. input: the encoded input itself, where the
     codec keeps it; spare: a near-duplicate, which goes first where room is short; coded: the codebook of a lossy codec
-    that `feature` went through, so that it can't be subtracted from statistics any more; "" for none."""
+    that `feature` went through, so that it can't be subtracted from statistics any more; "" for none; trained: the
+    backbone was tuned on it, so that it can't judge any more; judges: it was held back then, and so it stays."""
 
     id: int | None
     generation: int | None
@@ -43,6 +44,8 @@ class Row(NamedTuple):
     input: bytes = b""
     spare: bool = False
     coded: str = ""
+    trained: bool = False
+    judges: bool = False
 
 
 class Generation(NamedTuple):
@@ -67,7 +70,8 @@ class Change:
     """What one commit does. rows: samples to add; snapshot: the statistics after it, where they are written anew;
     meta: values to set; erase: forget older generations too, and the class that `detail` names without a trace;
     undo_after: go back to that generation, its head included; codebook: of the exemplars from now on; spare: bytes of
-    the quota that must stay free."""
+    the quota that must stay free; moved: stored samples with the features that they have from now on; parts: what the
+    method of a learning round keeps until the next."""
 
     action: str
     detail: dict[str, Any]
@@ -80,6 +84,8 @@ class Change:
     undo_after: int | None = None
     codebook: bytes | None = None
     spare: int = 0
+    moved: list[Row] = field(default_factory=list)
+    parts: bytes | None = None
 
     @property
     def logs(self) -> bool:
@@ -101,7 +107,7 @@ def pack(parts: Sequence[tuple[list[Row], FeatureCodec]], about: dict[str, Any] 
     places = {label: place for place, label in enumerate(labels)}
     index = np.zeros(len(rows), INDEX)
     for name, values in (("id", [r.id for r in rows]), ("key", [r.key for r in rows]),
-                         ("label", [places[r.label] for r in rows]), ("flags", [SPARE * r.spare for r in rows]),
+                         ("label", [places[r.label] for r in rows]), ("flags", [_flags(r) for r in rows]),
                          ("input", [len(r.input) for r in rows])):
         index[name] = values
     features = [codec.encode(np.stack([r.feature for r in part])).tobytes() for part, codec in parts if part]
@@ -109,6 +115,10 @@ def pack(parts: Sequence[tuple[list[Row], FeatureCodec]], about: dict[str, Any] 
     codecs = [[part[0].coded or codec.name, len(part)] for part, codec in parts if part]
     text = _json({**(about or {}), "labels": labels, "d": len(rows[0].feature) if rows else 0, "codecs": codecs})
     return HEADER.pack(MAGIC, len(text), len(body), _digest(text), _digest(body)) + text + body
+
+
+def _flags(row: Row) -> int:
+    return SPARE * row.spare + TRAINED * row.trained + JUDGES * row.judges
 
 
 def row_bytes(codec: FeatureCodec, dimension: int) -> int:
@@ -179,7 +189,7 @@ def _rows(body: bytes, about: dict[str, Any], names: Callable[[str], FeatureCode
         place += encoded.nbytes
         for feature, (number, key, label, flags, _) in zip(codec.decode(encoded), entries):
             rows.append(Row(number, number >> 32, about["labels"][label], key, feature, b"", bool(flags & SPARE),
-                            name if codec.lossy else ""))
+                            name if codec.lossy else "", bool(flags & TRAINED), bool(flags & JUDGES)))
     ends = place + np.cumsum(index["input"], dtype=np.int64)
     return [row._replace(input=body[end - length:end]) if length else row
             for row, end, length in zip(rows, ends.tolist(), index["input"].tolist())]

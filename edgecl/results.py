@@ -30,6 +30,27 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """What a learning round came to. accepted: whether its candidate serves now, as `generation`; checks: (name, what
+    was found, whether it passed) of the gate; held_back: as in `Learned`; steps of planned ones; samples: that it was
+    tuned on; seconds of all, and of training; peak_rss_bytes of the worker, and what it was allowed."""
+
+    accepted: bool
+    method: str
+    generation: int | None
+    checks: tuple[tuple[str, str, bool], ...]
+    held_back: dict[str, tuple[float | None, float | None]]
+    steps: int
+    planned_steps: int
+    samples: int
+    seconds: float
+    train_seconds: float
+    peak_rss_bytes: int
+    memory_limit_bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """accuracy over the samples of known classes; per_class: class -> accuracy; n: those samples; unknown_rate: share
     of them called unknown; untaught: class never taught -> share of its samples called unknown."""

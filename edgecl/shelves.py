@@ -65,8 +65,8 @@ def place_of(row: Row) -> tuple[str, int, int]:
     return row.label, row.key, row.id or 0
 
 
-def _as_stored(row: Row) -> tuple[tuple[str, int, int], str]:
-    return place_of(row), row.coded
+def _as_stored(row: Row) -> tuple[tuple[str, int, int], str, bool, bool, bytes]:
+    return place_of(row), row.coded, row.trained, row.judges, row.feature.tobytes()
 
 
 def _cut(rows: list[Row], starts: list[tuple[str, int, int]]) -> list[list[Row]]:

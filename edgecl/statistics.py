@@ -94,6 +94,23 @@ class ClassStatistics:
                 self._moment += block.T @ block
             self._waiting = waiting[len(waiting) - len(waiting) % BLOCK:].copy()
 
+    def remove(self, label: str, h: NDArray[np.float32]) -> None:
+        """Take samples h [n, d] of one class out again, exactly; with its last sample a class is gone.
+
+        Raises StateError where the class has fewer, or where G was at rest as a diagonal and a rank.
+        """
+        rows = self._centred(h)
+        left = self.counts.get(label, 0) - len(rows)
+        if left < 0 or self.diagonal is not None:
+            raise StateError(f"{len(rows)} of {left + len(rows)} samples of class {label!r} can't be taken out",
+                             "take out only samples that are still contained exactly")
+        if left:
+            self.counts[label], self.sums[label] = left, self.sums[label] - rows.sum(0)
+        else:
+            del self.counts[label], self.sums[label]
+        if self._moment is not None:
+            self._moment -= rows.T @ rows
+
     def without(self, label: str, samples: NDArray[np.float32] | None = None) -> ClassStatistics:
         """A copy that has forgotten a class.
 
@@ -101,16 +118,32 @@ class ClassStatistics:
         and the class's scatter about it stays, anonymous, as `residual` degrees of freedom.
         """
         left = self.copy()
-        n, q = left.counts.pop(label), left.sums.pop(label)
-        if left._moment is None:
-            return left
         if samples is not None and self.diagonal is None:
-            rows = self._centred(samples)
-            left._moment -= rows.T @ rows
-        else:
+            left.remove(label, samples)
+            return left
+        n, q = left.counts.pop(label), left.sums.pop(label)
+        if left._moment is not None:
             left._moment -= np.outer(q, q / n)
             left.residual += n - 1
         return left
+
+    def affine(self, weight: NDArray[np.float64], shifts: Mapping[str, NDArray[np.float64]],
+               noise: NDArray[np.float64]) -> ClassStatistics:
+        """The statistics of A h + b_c + noise, about their mean. weight: A [d', d]; shifts: b_c [d'] of each class;
+        noise: its covariance within classes [d', d']. G is approximate afterwards where it was."""
+        means = {label: weight @ self.mean(label) + shifts[label] for label in self.counts}
+        total: NDArray[np.float64] = sum((n * means[label] for label, n in self.counts.items()), np.zeros(len(weight)))
+        image = ClassStatistics(total / max(self.total, 1), self._moment is not None)
+        image.counts, image.residual = dict(self.counts), self.residual
+        image.sums = {label: n * (means[label] - image.reference) for label, n in self.counts.items()}
+        if image._moment is not None and self.degrees_of_freedom > 0:  # else the scatter is rounding
+            scatter = weight @ self.scatter() @ weight.T
+            image._moment += (scatter + scatter.T) / 2 + self.degrees_of_freedom * noise
+        if image._moment is not None:
+            rows = image._weighted_means()
+            image._moment += rows.T @ rows
+        image.diagonal = None if self.diagonal is None else np.zeros(len(weight))
+        return image
 
     def about_its_mean(self, second_moment: bool = True) -> ClassStatistics:
         """The same about the mean of its own classes (0 without any): the old reference may be a forgotten sample."""
@@ -166,7 +199,7 @@ class ClassStatistics:
         if self._moment is not None and freedom < 1:
             covariance = np.zeros_like(self._moment)
         elif self._moment is not None and self.diagonal is not None:
-            covariance = self._scatter(self._weighted_means()) / self.degrees_of_freedom
+            covariance = self.scatter() / self.degrees_of_freedom
         elif self._moment is not None:
             covariance = self._scatter(np.sqrt(counts)[:, None] * means, *rows.values()) / freedom
         return Pooled(tuple(labels), counts, self.reference + mean, means - mean, covariance, freedom)
@@ -175,6 +208,10 @@ class ClassStatistics:
     def degrees_of_freedom(self) -> int:
         """N - C, plus what forgotten classes left."""
         return self.total - len(self.counts) + self.residual
+
+    def scatter(self) -> NDArray[np.float64]:
+        """G about the class means: the scatter within classes, float64 [d, d]."""
+        return self._scatter(self._weighted_means())
 
     def _scatter(self, *rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """G - R^T R of rows R [n, d] about the reference."""
@@ -206,7 +243,7 @@ class ClassStatistics:
         if moment is not None and rank is None:
             arrays["moment"] = np.concatenate([moment[i, i:] for i in range(d)]).astype(np.float32)
         elif moment is not None and rank is not None:
-            scatter = self._scatter(self._weighted_means())
+            scatter = self.scatter()
             values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
             factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
             arrays["factor"] = factor.astype(np.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl import database, upkeep
-from edgecl.archive import HISTORY, JOURNAL, Archive
+from edgecl.archive import FEATURES, HISTORY, JOURNAL, PARTS, Archive
 from edgecl.blobs import sync_folder
 from edgecl.budget import PAGE, pages
 from edgecl.config import format_size
@@ -100,8 +100,9 @@ class Store(Archive):
 
     def needed_bytes(self, change: Change) -> int:
         """Bytes the change may add at its peak, and must spare: new files, and what the database grows by."""
-        blobs = change.backbone, change.head, change.snapshot, change.codebook
+        blobs = change.backbone, change.head, change.snapshot, change.codebook, change.parts
         files = sum(pages(len(blob)) for blob in blobs if blob)
+        files += pages(packed_bytes([(change.moved, self.exact)])) if change.moved else 0
         text = len(json.dumps([change.detail, change.meta])) + 400
         samples = pages(packed_bytes([(change.rows, self.exact)], text)) + PAGE if change.rows else 0
         if change.logs:
@@ -127,10 +128,9 @@ class Store(Archive):
         """Commit a change inside `exclusive`: its generation's id, and its rows with theirs. Raises BudgetError past
         the quota or on a full disk; then nothing has changed."""
         self.ledger.ask(self.needed_bytes(change), f"`{change.action}`")
-        newest = max((g.id for g in self.generations()), default=0)
-        number = max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
+        number = self.next_number()
         rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = _now()
         head = self.blobs.write(change.head, "onnx") if change.head else None
         if change.logs:
             self.log.append(pack([(rows, self.exact)], {"id": number, "created": now, "action": change.action,
@@ -148,6 +148,23 @@ class Store(Archive):
             self.log.append(pack([], {"head_of": generation, "head": name}))
         else:
             self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
+
+    def note(self, action: str, detail: dict[str, Any]) -> int:
+        """Write something into the history, inside `exclusive`, that changed nothing; its number."""
+        text = len(json.dumps(detail)) + 400
+        self.ledger.ask(self.transaction_bytes(text), f"`{action}`")
+        number = self.next_number()
+        upkeep.move_log(self)
+        self.insert(Generation(number, _now(), action, detail, None, None, None, False, True))
+        self.connection.execute("UPDATE generations SET undone = ? WHERE id = ?", (upkeep.ERASED, number))
+        upkeep.retire(self, upkeep.HEADS, upkeep.SNAPSHOTS)
+        self.connection.execute("COMMIT")
+        return number
+
+    def next_number(self) -> int:
+        """The id of the next generation."""
+        newest = max((g.id for g in self.generations()), default=0)
+        return max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
 
     def set_meta(self, key: str, value: object) -> None:
         """Set a value in the transaction that is open."""
@@ -172,6 +189,10 @@ class Store(Archive):
             self.set_meta(key, value)
         self.insert(generation._replace(backbone=backbone, snapshot=snapshot))
         self.add_file(rows, JOURNAL)
+        if change.moved:
+            self._add(pack([([row._replace(input=b"") for row in change.moved], self.exact)]), FEATURES, generation.id)
+        if change.parts:
+            self._add(change.parts, PARTS, generation.id)
         upkeep.retire(self, upkeep.HEADS, upkeep.SNAPSHOTS, change.detail["class"] if change.erase else None)
         growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / NAME).stat().st_size
         self.ledger.ask(max(growth, 0), f"`{change.action}`")
@@ -207,8 +228,15 @@ class Store(Archive):
         """Write committed samples as one file, and name it in the transaction that is open."""
         if rows:
             spans = [row.generation for row in rows if row.generation is not None]
-            self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
-                                    (self.blobs.write(pack(self.by_codec(rows)), kind), min(spans), max(spans)))
+            self._add(pack(self.by_codec(rows)), kind, min(spans), max(spans))
+
+    def _add(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
+        self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
+                                (self.blobs.write(blob, kind), oldest, oldest if newest is None else newest))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _clear_unfinished(path: Path) -> None:

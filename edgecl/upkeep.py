@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from edgecl.archive import HISTORY, JOURNAL
+from edgecl.archive import EXEMPLARS, FEATURES, HISTORY, JOURNAL, PARTS
 from edgecl.budget import PAGE
 from edgecl.database import NAME, PATIENCE
 from edgecl.errors import EdgeclError, StateError
@@ -36,7 +36,7 @@ def retire(store: Store, heads: int, snapshots: int, erased: str | None = None) 
     every = store.generations()
     alive = [g for g in every if not g.undone] if erased is None else every[-1:]
     keep = [g.id for g in alive if g.head][-heads:], [g.id for g in alive if g.snapshot][-snapshots:]
-    run, unfinished = store.connection.execute, erasing(store)
+    run, unfinished, tuned = store.connection.execute, erasing(store), store.tuned()
     for g in every[:-1]:
         head, snapshot = (name if g.id in kept else None for name, kept in zip((g.head, g.snapshot), keep))
         detail = {key: value for key, value in g.detail.items()
@@ -44,7 +44,8 @@ def retire(store: Store, heads: int, snapshots: int, erased: str | None = None) 
         if (head, snapshot, detail) != (g.head, g.snapshot, g.detail):
             run("UPDATE generations SET head = ?, snapshot = ?, detail = ? WHERE id = ?",
                 (head, snapshot, json.dumps(detail), g.id))
-        if not (head or snapshot or "merged" in detail or detail.get("exact") is False or g in unfinished):
+        if not (head or snapshot or "merged" in detail or detail.get("exact") is False or g in unfinished
+                or g.id == tuned):
             run("DELETE FROM generations WHERE id = ? AND id <= ? AND undone <> 1", (g.id, every[-1].id - HISTORY))
 
 
@@ -107,7 +108,8 @@ def compact(store: Store, kept: list[Row] | None = None) -> None:
 
     Commits. Raises BudgetError where the quota has no room for one file more.
     """
-    alive, since = store.living(), needed_since(store)
+    alive, since, tuned = store.living(), needed_since(store), store.tuned()
+    kept = _as_on_disk(store, kept) if kept is not None and tuned is not None and since < tuned else kept
     base = max((g.id for g in store.alive() if g.snapshot), default=0)
     spent: list[str] = []
     for name, _, newest in store.files(JOURNAL):
@@ -122,7 +124,18 @@ def compact(store: Store, kept: list[Row] | None = None) -> None:
         left = [row for row in found if alive(row)]
         if len(left) < len(found):
             put(store, [name], [left] if left else [], JOURNAL)
+    numbers = {g.id for g in store.alive()}
+    spent += [name for name, number, _ in store.files(FEATURES)
+              if number not in numbers or (kept is not None and number <= since)]
+    spent += [name for name, number, _ in store.files(PARTS) if number not in numbers or number < min(tuned or 0, since)]
     arrange(store, alive, None if kept is None else [row for row in kept if (row.generation or 0) <= since], spent)
+
+
+def _as_on_disk(store: Store, kept: list[Row]) -> list[Row]:
+    """The same samples with the features of the backbone before the last round, as long as a way back needs those."""
+    names = [name for kind in (EXEMPLARS, JOURNAL) for name, *_ in store.files(kind) if store.blobs.intact(name)]
+    found = {row.id: row for name in names for row in store.rows(name)}
+    return [found[row.id] for row in kept if row.id in found]
 
 
 def needed_since(store: Store) -> int:

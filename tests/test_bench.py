@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgecl.evaluation import bench
 from edgecl.evaluation.bench import FIELDS, Job
 from edgecl.evaluation.datasets import load
 from edgecl.method import method_names
-from edgecl.training.bench_seed import session_settings
+from edgecl.training.bench_seed import judge, session_settings
 
 # Nearest mean; its memory and its seed decide how it fails.
 FAKE = '''
@@ -83,6 +84,30 @@ def test_a_line_for_each_method_and_seed_has_the_fields_of_the_design(run, fake,
     assert one["samples_per_second"] == pytest.approx(1352 / one["train_seconds"])
     assert 10e6 < one["peak_rss_bytes"] < 200e6
     assert not [path for path in tmp_path.iterdir() if path.name != "fake.py"]
+
+
+class _Watches:
+    """Learns nothing, and looks whether what it was given before is still in memory."""
+
+    nbytes = 0
+
+    def __init__(self):
+        self.given, self.left = [], []
+
+    def learn(self, x, y):
+        self.left.append(sum(array() is not None for array in self.given))
+        self.given += [weakref.ref(x), weakref.ref(y)]
+
+    def predict(self, x, among=None):
+        return np.zeros(len(x), np.int64)
+
+
+def test_what_was_taught_leaves_the_memory():
+    job, watches = Job("finetune", "digits"), _Watches()
+    split, steps = bench.prepare(job)
+    rounds = [(split.x_train[step.train], split.y_train[step.train]) for step in steps]
+    judge(watches, job, rounds, split, steps, lambda _: None)
+    assert watches.left == [0] * 5 and not rounds
 
 
 def test_task_aware_accuracy_is_measured_when_asked(run, fake):  # noqa: F811

@@ -18,7 +18,8 @@ def rng(seed=0):
 
 
 def step(logits, targets, old=None, known=0):
-    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known)
+    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known, len(logits),
+                0 if old is None else len(old))
 
 
 # distillation -----------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ def test_labels_drawn_from_the_model_give_the_exact_expectation_on_average():
         torch.testing.assert_close(drawn[name], f, rtol=0.1, atol=0.02 * float(f.max()))
 
 
-@pytest.mark.parametrize("kind", ["convolution", "cosine", "window"])
+@pytest.mark.parametrize("kind", ["convolution", "uneven", "dilated", "cosine", "window"])
 def test_fisher_of_every_kind_of_layer(kind):
     torch.manual_seed(1)
     head = (Cosine if kind == "cosine" else Softmax)(4)
@@ -115,6 +116,11 @@ def test_fisher_of_every_kind_of_layer(kind):
     layers, x = {
         "convolution": ([nn.Conv2d(2, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
                          nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.Linear(36, 4)], torch.randn(5, 2, 10, 10)),
+        "uneven": ([nn.Conv2d(2, 3, (3, 2), (1, 2), (0, 1)), nn.Tanh(), nn.Conv2d(3, 2, 3, padding="same"), nn.Tanh(),
+                    nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(84, 4, bias=False)],
+                   torch.randn(5, 2, 9, 7)),
+        "dilated": ([nn.Conv2d(2, 4, 3, dilation=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+                    torch.randn(5, 2, 8, 8)),
         "cosine": ([nn.Linear(6, 4), nn.ReLU()], torch.randn(5, 6)),
         "window": ([nn.Conv1d(2, 4, 3, dilation=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()],
                    torch.randn(5, 2, 9)),
@@ -152,7 +158,7 @@ def test_the_penalty_by_hand_online_and_with_new_outputs():
     first = fisher(network, new.x, "exact", rng())
     part.end(network, new, rng())
     network.head.extend(3, rng())
-    part.begin(network, 1e-4)
+    part.begin(network, [1e-4] * 9)
     with torch.no_grad():
         network.head.weight += 0.2      # the new output as well: it has no penalty
         network.head.bias[0] -= 0.1
@@ -162,22 +168,51 @@ def test_the_penalty_by_hand_online_and_with_new_outputs():
     part.end(network, new, rng())
     torch.testing.assert_close(part.fisher["head.weight"][:2], second["head.weight"][:2] + 0.5 * first["head.weight"])
     torch.testing.assert_close(part.fisher["head.weight"][2], second["head.weight"][2])
-    part.begin(network, 1e-4)
+    part.begin(network, [1e-4] * 9)
     assert part.penalty(step(torch.zeros(1, 3), [0])).item() == 0       # about the newest weights
+
+
+def test_the_gradient_added_by_hand_is_that_of_the_penalty():
+    """Against autograd in float64, with new outputs, with a scalar parameter, and where a parameter has no gradient."""
+    network = build("mlp", (6,), "float32", Cosine, 0)
+    network.head.extend(2, rng())
+    part = Fisher(importance=3.0, gamma=1.0, samples=0, labels="exact")
+    part.end(network, vectors(), rng())
+    network.head.extend(3, rng())
+    part.begin(network, [0.05] * 9)
+    weights = dict(network.named_parameters())
+    then = {name: p.detach().clone() for name, p in weights.items()}
+    with torch.no_grad():
+        for p in weights.values():
+            p += torch.randn_like(p)
+    wanted, twins = 0.0, {name: p.detach().double().requires_grad_() for name, p in weights.items()}
+    for name, f in part.fisher.items():
+        end = slice(len(f)) if f.dim() else ...
+        moved = twins[name][end] - then[name].double()[end]
+        wanted = wanted + ((3 * f.double()).clamp(max=1 / 0.05) * moved ** 2).sum() / 2
+    wanted.backward()
+    assert float(part.penalty(step(torch.zeros(1, 3), [0]))) == pytest.approx(wanted.item(), rel=1e-5)
+    start = [torch.ones_like(p) if place != 1 else None for place, p in enumerate(weights.values())]
+    for name, before, found in zip(weights, start, part.project([g if g is None else g.clone() for g in start])):
+        if before is None:
+            assert found is None
+        else:
+            torch.testing.assert_close(found.double(), 1 + twins[name].grad, rtol=1e-5, atol=1e-6)
+    assert not twins["head.weight"].grad[2].any()       # the new output is free
 
 
 def test_a_step_of_sgd_never_passes_where_the_penalty_leads():
     network, part = small(), Fisher(importance=1e9, gamma=1.0, samples=0, labels="exact")
     part.end(network, vectors(), rng())
     exact = {name: f.clone() for name, f in part.fisher.items()}
-    part.begin(network, 0.1)
+    part.begin(network, [0.1] * 9)
     before = [p.detach().clone() for p in network.parameters()]
     with torch.no_grad():
         for p in network.parameters():
             p += 0.5
-    part.penalty(step(torch.zeros(1, 2), [0])).backward()
-    for p, old in zip(network.parameters(), before):
-        after = (p - 0.1 * p.grad).detach()
+    pull = part.project([torch.zeros_like(p) for p in network.parameters()])
+    for p, old, gradient in zip(network.parameters(), before, pull):
+        after = (p - 0.1 * gradient).detach()
         assert (after > old - 1e-5).all() and (after < old + 0.5 + 1e-5).all()
     assert all(torch.equal(f, exact[name]) for name, f in part.fisher.items())      # F itself is not clamped
 

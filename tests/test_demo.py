@@ -25,10 +25,16 @@ def test_demo_learns_without_forgetting(tmp_path, capsys):
     assert told["exported_accuracy"] == pytest.approx(steps[-1]["edgecl"])
     report = (tmp_path / "d/report.html").read_text()
     assert report.count("<svg") == 1
+    assert report.count("<table") == 2      # the steps, and the checks of the learning round
     assert f"{steps[-1]['edgecl']:.3f}" in report
     assert (tmp_path / "d/model.onnx").stat().st_size > 0
     assert main(["evaluate", str(tmp_path / "d/recordings/test"), "--state", str(tmp_path / "d/state"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(steps[-1]["edgecl"])
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(told["round"]["accuracy"])
+    assert told["round"]["accuracy"] > steps[-1]["edgecl"] - 0.02       # whatever the gate said
+    assert main(["history", "--state", str(tmp_path / "d/state"), "--json"]) == 0
+    last = json.loads(capsys.readouterr().out)[-1]
+    assert last["action"] == "round"
+    assert ("refused" in last) == (not told["round"]["accepted"])
 
 
 def test_demo_clears_no_folder_of_somebody_else(tmp_path):

@@ -45,6 +45,7 @@ def test_herding_is_greedy_towards_the_class_mean_and_its_order_survives_a_cut()
         chosen.append(rest[int(np.argmin(gaps))])
     ranks = herding(x, mean)
     assert np.argsort(ranks).tolist() == chosen
+    assert np.array_equal(herding(x, mean, 7), np.where(ranks < 7, ranks, 30)) and (herding(x, mean, 99) == ranks).all()
     cut = np.sort(chosen[:12])
     assert cut[np.argsort(herding(x[cut], mean))].tolist() == chosen[:12]
 

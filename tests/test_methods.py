@@ -90,17 +90,26 @@ def test_saved_and_loaded_goes_on_as_if_never_stopped(method, tmp_path):
     assert np.array_equal(resumed.predict(everything()), taught(method).predict(everything()))
 
 
+@pytest.mark.parametrize("writeable", [True, False])       # what is not can't share its memory with a tensor
 @pytest.mark.parametrize("method", METHODS)
-def test_input_is_neither_changed_nor_kept(method):
+def test_input_is_neither_changed_nor_kept(method, writeable):
     learner, copies = session(method), [(x.copy(), y.copy()) for x, y in steps()]
     for (x, y), (again, numbers) in zip(copies, steps()):
-        x.flags.writeable = y.flags.writeable = False
+        x.flags.writeable = y.flags.writeable = writeable
         learner.learn(x, y)
         assert np.array_equal(x, again) and np.array_equal(y, numbers)
         x.flags.writeable = y.flags.writeable = True
         x[:], y[:] = 7, 99
     assert same(learner.state(), taught(method).state())
     assert np.array_equal(learner.predict(everything()), taught(method).predict(everything()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_samples_may_lie_in_memory_in_any_order(method):
+    learner = session(method)
+    for x, y in steps():
+        learner.learn(np.flip(np.flip(x, -1).copy(), -1), y)
+    assert same(learner.state(), taught(method).state())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -52,7 +52,8 @@ def plain(head=Softmax, classes=0, width=6):
 
 
 def step(logits, targets, old=None, known=0):
-    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known)
+    return Step(torch.empty(len(logits), 0), logits, torch.tensor(targets), old, known, len(logits),
+                0 if old is None else len(old))
 
 
 # the contract: every row ------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def test_memory_keeps_its_bytes_its_input_and_its_state(name):
 @pytest.mark.parametrize("name", PARTS["constraint"])
 def test_a_constraint_is_0_at_first_and_not_0_once_something_moved(name):
     part, network, new = made("constraint", name), plain(classes=2), batch([0, 1])
-    part.begin(network, 0.01)
+    part.begin(network, [0.01] * 9)
     assert float(part.penalty(step(network(new.x)[1], new.y.tolist()))) == 0
     assert part.nbytes == 0
     part.end(network, new, rng())
@@ -107,7 +108,7 @@ def test_a_constraint_is_0_at_first_and_not_0_once_something_moved(name):
     for each in (part, twin):
         network, old = plain(classes=2), plain(classes=2)(new.x)[1].detach()
         network.head.extend(3, rng(1))
-        each.begin(network, 0.01)
+        each.begin(network, [0.01] * 9)
         penalties = []
         for shift in (0.0, 0.3):
             with torch.no_grad():
@@ -115,9 +116,9 @@ def test_a_constraint_is_0_at_first_and_not_0_once_something_moved(name):
                 network.head.weight[0] += shift
             penalties.append(each.penalty(step(network(new.x)[1], new.y.tolist(), old, 2)))
         found.append([penalty.item() for penalty in penalties])
-        assert penalties[1].shape == () and penalties[1].requires_grad
-        gradients = [torch.ones(2), None]
-        assert len(each.project(gradients)) == 2
+        pull = each.project([torch.zeros_like(p) for p in network.parameters()])
+        assert penalties[1].shape == () and penalties[1].requires_grad != any(bool(g.any()) for g in pull)    # not both
+        assert each.project([None] * len(pull)) == [None] * len(pull)
         each.after_step()
     assert found[0] == found[1] and abs(found[0][0]) < 1e-6 and found[0][1] > 1e-4
 
@@ -203,7 +204,7 @@ def test_herding_rounds_down():
 def test_nearest_mean_of_exemplars_with_their_mirror_images():
     """A network whose features are the pixels: means against float64."""
     nothing = Batch(torch.empty((0, 3, 4, 1), dtype=torch.uint8), NOTHING.y)
-    network = Network(_Pixels(), nn.Identity(), Softmax(12), 12).eval()
+    network = Network(_Pixels(), nn.Identity(), Softmax(12), 12, mirror=2).eval()
     network.head.extend(2, rng())
     x = torch.from_numpy(rng().integers(0, 256, (20, 3, 4, 1), dtype=np.uint8))
     memory = Herding(2 * 3 * 12 + 32, nothing)

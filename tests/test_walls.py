@@ -22,16 +22,18 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "errors pickled results lift exemplars",
     "config images pooled database blobs backbone readings",
     "method limits samples statistics backbones quantiser codec",
-    "records batches budget codebook",
+    "records batches budget codebook job gate",
+    "worker",
     "heads log",
     "archive sources",
     "shelves",
     "upkeep",
     "store",
-    "novelty trial head_graph forecast buffer",
+    "novelty trial head_graph forecast buffer drift",
     "knowledge",
     "founding serving exporting",
     "journal merging",
+    "rounds",
     "learner",
     "rehearsal",
     "footprint",
@@ -196,3 +198,20 @@ def test_predict_on_vectors_needs_no_photo_decoder(tmp_path):
     modules, text = command("predict", "--state", tmp_path / "state", tmp_path / "x.csv")
     assert not modules & {"PIL", "onnx", "torch", "rich"}
     assert [json.loads(line)["label"] for line in text.splitlines()] == ["a", "b"]
+
+
+ROUNDS = """
+import numpy as np
+from edgecl.training.session import Session
+x, y = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 1), dtype=np.uint8), np.arange(40) // 10
+for method in ("finetune", "er", "ewc", "lwf", "icarl"):
+    session = Session(method, "cnn", (9, 9, 1), "uint8", 2000, 0)
+    for part in (y < 2, y > 1):
+        session.learn(x[part], y[part])
+    session.predict(x)
+"""
+
+
+def test_learning_rounds_load_no_onnx_and_no_compiler():
+    modules, _ = loaded(ROUNDS)
+    assert "torch" in modules and not modules & {"onnx", "google", "onnxruntime", "torch._dynamo", "torch.onnx", "PIL"}

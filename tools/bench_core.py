@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -243,13 +243,9 @@ def measure(quick: bool) -> list[Figure]:
     return figures
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object a figure")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    options = parser.parse_args()
-    figures = measure(options.quick)
-    if options.json:
+def show(figures: Sequence[Figure], as_json: bool) -> int:
+    """Print them; 1 where one was missed."""
+    if as_json:
         for figure in figures:
             print(json.dumps({**figure._asdict(), "kept": figure.kept}))
     else:
@@ -261,6 +257,14 @@ def main() -> int:
             if note:
                 print(f"    {note}")
     return 0 if all(figure.kept for figure in figures) else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object a figure")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats")
+    options = parser.parse_args()
+    return show(measure(options.quick), options.json)
 
 
 if __name__ == "__main__":

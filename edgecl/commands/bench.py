@@ -74,7 +74,8 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     if not methods:
         raise BadInput("--method names none", "give one or more, such as er,icarl; `edgecl methods` lists them")
     return [Job(method, options.data, options.scenario, options.steps, parse_size(options.memory), seed, options.epochs,
-                options.batch, options.rate, options.backbone, options.multi_head, options.order, options.per_class)
+                options.batch, options.rate, options.backbone, options.multi_head, options.order, options.per_class,
+                options.blocks)
             for method in dict.fromkeys(methods) for seed in dict.fromkeys(seeds)]
 
 

@@ -22,13 +22,19 @@ def demo(options: argparse.Namespace) -> None:
     done, seconds = timed(options.out, say)
     if options.json:
         print_json({"steps": [asdict(step) for step in done.steps], "test_windows": done.test_windows,
-                    "head": done.head,
+                    "head": done.head, "round": None if done.round is None else {
+                        "accepted": done.round.accepted, "method": done.round.method, "accuracy": done.tuned},
                     "exported_accuracy": done.exported, "seconds": round(seconds, 2),
                     "report": str(done.out / "report.html"), "model": str(done.out / "model.onnx")})
         return
     print()
     print_table("accuracy on people never seen, over all classes so far", COLUMNS,
                 [row(number, step) for number, step in enumerate(done.steps, 1)])
+    if done.round is not None:
+        verdict = f"took it: generation {done.round.generation} serves" if done.round.accepted else "refused it"
+        why = next((found for name, found, passed in done.round.checks if not passed), done.round.checks[-2][1])
+        print(f"learning round ({done.round.method}, {done.round.seconds:.0f} s): the gate {verdict} ({why}); "
+              f"right on {percent(done.tuned)} now")
     print(f"{done.out / 'model.onnx'}: by ONNX Runtime alone right on {percent(done.exported)} of the same windows\n"
           f"{done.out / 'report.html'}: the curve and the table\n"
           f"{seconds:.0f} s in all; try `edgecl status --state {done.out / 'state'}`")

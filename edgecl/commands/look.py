@@ -63,8 +63,14 @@ def history(options: argparse.Namespace) -> None:
         return
     rows = []
     for g in generations:
-        what = g.detail.get("class") or (f"to {g.detail['to']}" if "to" in g.detail else "")
-        mark = "current" if g.id == current else "undone" if g.undone else "yes" if g.id in restorable else "no"
-        rows.append([f"{g.id:3} {g.action} {what}".rstrip(), str(g.detail.get("samples", "")),
+        about = g.detail
+        what = about.get("class") or about.get("method") or (f"to {about['to']}" if "to" in about else "")
+        mark = next(word for word, fits in (
+            ("refused", "refused" in about), ("current", g.id == current), ("undone", g.undone),
+            ("yes", g.id in restorable), ("no", True)) if fits)
+        rows.append([f"{g.id:3} {g.action} {what}".rstrip(), str(about.get("samples", about.get("tuned_samples", ""))),
                      str(g.detail.get("classes", 0)), g.created[:19].replace("T", " "), mark])
     print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], rows)
+    for g in generations:
+        for why in g.detail.get("refused", []):
+            print(f"{g.id:3} was refused: {why}")

@@ -37,7 +37,8 @@ Tell = Callable[[dict[str, Any]], None]
 class Job:
     """One method and one seed. method: a name or a .toml file; data: a name or an .npz file; memory: bytes; backbone:
     None takes what fits the data; steps, batch: None takes the scenario's; rate: None takes the method's; order: of the
-    classes, "natural", "seeded" or numbers with commas; per_class: only so many training samples of each class."""
+    classes, "natural", "seeded" or numbers with commas; per_class: only so many training samples of each class; blocks:
+    of a pretrained backbone to tune, None for the usual number."""
 
     method: str
     data: str
@@ -52,10 +53,11 @@ class Job:
     multi_head: bool = False
     order: str = "natural"
     per_class: int | None = None
+    blocks: int | None = None
 
     def __post_init__(self) -> None:
         for flag, value in (("--steps", self.steps), ("--epochs", self.epochs), ("--batch", self.batch),
-                            ("--rate", self.rate), ("--per-class", self.per_class)):
+                            ("--rate", self.rate), ("--per-class", self.per_class), ("--blocks", self.blocks)):
             if value is not None and not 0 < value < 1e15:
                 raise BadInput(f"{flag} {value}", "give a number above 0")
         if not 0 <= self.seed < 2**32:

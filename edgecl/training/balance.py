@@ -15,6 +15,7 @@ from edgecl.training.network import outputs
 
 if TYPE_CHECKING:
     from edgecl.heads import Head as Solved
+    from edgecl.training.heads import AffineMap
     from edgecl.training.memory import Nothing
     from edgecl.training.network import Network
 
@@ -54,8 +55,8 @@ class ExemplarMeans(Balance):
         held = memory.exemplars()
         rows = torch.full((network.head.classes, network.head.weight.shape[1]), torch.nan)
         for column, samples in held.items():
-            views = [samples, samples.flip(2)] if samples.dim() == 4 else [samples]     # [n, h, w, c]
-            means = [F.normalize(outputs(network.features, view)).mean(0) for view in views]
+            views = [samples] if network.mirror is None else [samples, samples.flip(network.mirror)]
+            means = [F.normalize(outputs(network.features, view, network.block)).mean(0) for view in views]
             rows[column] = F.normalize(torch.stack(means).mean(0), dim=0)
         self.means = rows
 
@@ -73,6 +74,12 @@ class Nearest(nn.Module):
         known = means.isfinite().all(1)
         self.register_buffer("means", torch.where(known[:, None], means, 0))
         self.register_buffer("offset", torch.where(known, -1.0, -10.0))     # a class without an exemplar comes last
+
+    def affine(self) -> AffineMap | None:
+        """See `Softmax.affine`; None where a class has no exemplar."""
+        if not torch.equal(self.offset, torch.full_like(self.offset, -1.0)):
+            return None
+        return 2 * self.means.cpu().numpy(), np.zeros(len(self.means), np.float32), True
 
     def forward(self, features: Tensor) -> Tensor:
         return 2 * F.normalize(features) @ self.means.T + self.offset

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edgecl.evaluation.datasets import Split
 
 BACKBONES = {"image": "cnn", "window": "tcn", "feature": "mlp"}    # where none is named
-BLOCK = 1000       # test samples asked at once: their copies count in the peak
+BLOCK = 256        # test samples asked at once: their copies count in the peak
 UNTAUGHT = -1      # the answer to a sample whose class has not been taught: wrong, whatever is said
 
 
@@ -58,7 +59,10 @@ def serve(session: Callable[[], Callable[..., Learns]]) -> int:
 
     try:
         split, steps = prepare(job)
-        result = judge(session()(**session_settings(job, split)), job, split, steps, tell)
+        settings = session_settings(job, split)
+        rounds = [(split.x_train[step.train], split.y_train[step.train]) for step in steps]
+        split = replace(split, x_train=split.x_train[:0].copy(), y_train=split.y_train[:0].copy())
+        result = judge(session()(**settings), job, rounds, split, steps, tell)
     except EdgeclError as error:
         tell({"refused": {"what": error.what, "cure": error.cure}})
         return 1
@@ -71,11 +75,15 @@ def session_settings(job: Job, split: Split) -> dict[str, Any]:
     batch = job.batch or (ONLINE_BATCH if job.scenario == "online" else 32)
     return {"method": job.method, "network": job.backbone or BACKBONES[kind_of(split.x_train)],
             "input_shape": split.x_train.shape[1:], "dtype": split.x_train.dtype.name, "memory": job.memory,
-            "seed": job.seed, "epochs": job.epochs, "batch": batch, "rate": job.rate}
+            "seed": job.seed, "epochs": job.epochs, "batch": batch, "rate": job.rate, "blocks": job.blocks}
 
 
-def judge(session: Learns, job: Job, split: Split, steps: Sequence[Step], tell: Tell) -> dict[str, Any]:
+def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np.int64]]], split: Split,
+          steps: Sequence[Step], tell: Tell) -> dict[str, Any]:
     """Teach the steps in order and test after each; all of the result but the peak memory of the process.
+
+    rounds: the training samples and classes of each step, taken from the list as they are taught, since what was taught
+    needs no more memory; split: has the test samples.
 
     memory_bytes: the most that was kept after any step; samples_per_second: new samples, by the seconds of `learn`
     alone. tell: called after each step with {"step", "of", "accuracy"}.
@@ -83,8 +91,8 @@ def judge(session: Learns, job: Job, split: Split, steps: Sequence[Step], tell: 
     matrix: list[list[float]] = []
     over_seen: list[float] = []
     kept, seconds, tests = 0, 0.0, [step.test for step in steps]
-    for number, step in enumerate(steps, 1):
-        x, y = split.x_train[step.train], split.y_train[step.train]
+    for number in range(1, len(steps) + 1):
+        x, y = rounds.pop(0)
         started = time.perf_counter()
         session.learn(x, y)
         seconds += time.perf_counter() - started

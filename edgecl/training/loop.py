@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from edgecl.errors import BadInput
-from edgecl.training.heads import Step
+from edgecl.training.allowance import Allowance
 from edgecl.training.network import outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -37,7 +37,9 @@ class Plan:
     """How a round is trained.
 
     epochs: 0 leaves the network as it is; batch: new samples a step; rate, momentum, decay: of SGD; milestones: the
-    shares of all steps after which the rate is divided by `factor`; clip: the largest norm of all gradients, 0 for any.
+    shares of all steps after which the rate is divided by `factor`; clip: the largest norm of all gradients, 0 for any;
+    head_rate: of the head, 0 for the same; cosine: the rate falls to 0 along a half wave (Loshchilov & Hutter 2017);
+    smoothing: of labels (Szegedy et al. 2016, section 7); mirror: every other image is turned left to right.
     """
 
     epochs: int
@@ -48,72 +50,89 @@ class Plan:
     milestones: tuple[float, ...] = ()
     factor: float = 1.0
     clip: float = 0.0
+    head_rate: float = 0.0
+    cosine: bool = False
+    smoothing: float = 0.0
+    mirror: bool = False
 
     def rate_after(self, share: float) -> float:
         """The rate after that share of all steps."""
-        return self.rate / self.factor ** sum(share >= milestone for milestone in self.milestones)
+        wave = (1 + math.cos(math.pi * share)) / 2 if self.cosine else 1.0
+        return self.rate * wave / self.factor ** sum(share >= milestone for milestone in self.milestones)
 
 
 class Sgd:
-    """Gradient descent with momentum as torch.optim.SGD, whose first step would load torch's compiler: 90 MB."""
+    """Gradient descent with momentum as torch.optim.SGD, whose first step would load torch's compiler: 90 MB.
 
-    def __init__(self, weights: Sequence[Tensor], plan: Plan) -> None:
+    paces: what each weight's gradient is multiplied with, see `Network.paces`.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], plan: Plan, paces: Sequence[Tensor | float] = ()) -> None:
         self.weights, self.plan = [weight.detach() for weight in weights], plan     # the same memory
+        self.paces = paces or [1.0] * len(weights)
         self.speed = [torch.zeros_like(weight) for weight in weights]
 
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Clip the gradients' common norm, and step."""
-        norm = torch.stack([g.norm() for g in gradients if g is not None]).norm().item() if self.plan.clip else 0.0
-        shrink = min(1.0, self.plan.clip / norm) if norm > 0 else 1.0
-        for weight, speed, gradient in zip(self.weights, self.speed, gradients):
-            if gradient is not None:
-                speed.mul_(self.plan.momentum).add_(gradient, alpha=shrink).add_(weight, alpha=self.plan.decay)
-                weight.sub_(speed, alpha=rate)
+        used = [(w, v, g * pace if isinstance(pace, torch.Tensor) or pace != 1.0 else g) for w, v, g, pace
+                in zip(self.weights, self.speed, gradients, self.paces) if g is not None]
+        weights, speed, given = (list(column) for column in zip(*used))
+        norm = torch.stack(torch._foreach_norm(given)).norm().item() if self.plan.clip else 0.0
+        torch._foreach_mul_(speed, self.plan.momentum)
+        torch._foreach_add_(speed, given, alpha=min(1.0, self.plan.clip / norm) if norm > 0 else 1.0)
+        if self.plan.decay:
+            torch._foreach_add_(speed, weights, alpha=self.plan.decay)
+        torch._foreach_add_(weights, speed, alpha=-rate)
 
 
-def learning_round(network: Network, parts: Parts, new: Batch, classes: int, plan: Plan,
-                   generator: np.random.Generator, progress: Callable[[int, float], None] | None = None) -> None:
+def learning_round(network: Network, parts: Parts, new: Batch, classes: int, plan: Plan, generator: np.random.Generator,
+                   progress: Callable[[int, float], None] | None = None, allowance: Allowance | None = None) -> None:
     """Teach the network one round of new samples; it then has `classes` outputs.
 
-    progress: called after each step with the samples done, replayed ones included, and the loss. Raises BadInput where
-    the training diverges; the network is then of no use.
+    progress: called after each step with the samples done, replayed ones included, and the loss; allowance: of time and
+    memory (default: without bounds). Raises BadInput where the training diverges; the network is then of no use.
     """
-    memory, constraints, head = parts.memory, parts.constraints, network.head
+    memory, constraints, head, allowance = parts.memory, parts.constraints, network.head, allowance or Allowance()
     known, data = head.classes, memory.dataset(new)
     asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
-    old = outputs(lambda x: network(x)[1], data.x) if asked else None      # once a round, never again
+    old = outputs(lambda x: network(x)[1], data.x, network.block) if asked else None   # once a round, never again
     head.extend(classes, generator)
+    weights, paces = list(network.parameters()), network.paces((plan.head_rate or plan.rate) / (plan.rate or 1.0))
+    sgd = Sgd(weights, plan, paces)
     for part in constraints:
-        part.begin(network, plan.rate)
+        part.begin(network, [plan.rate * pace for pace in paces])
     network.train()
-    weights = list(network.parameters())
-    sgd = Sgd(weights, plan)
     steps, done, samples = plan.epochs * -(-len(data) // plan.batch), 0, 0
-    for epoch in range(plan.epochs):
-        for rows in torch.from_numpy(generator.permutation(len(data))).split(plan.batch):
-            fresh, replayed = data.take(rows), memory.replay(len(rows), generator)
-            batch = fresh if replayed is None else fresh.join(replayed)
-            features, logits = network(batch.x)
-            step = Step(features, logits, batch.y, None if old is None else old[rows], known)
-            loss = head.loss(step)
-            for part in constraints:
-                loss = loss + part.penalty(step)
-            gradients: Sequence[Tensor | None] = torch.autograd.grad(loss, weights, allow_unused=True)
-            for part in constraints:
-                gradients = part.project(gradients)
-            sgd.step(gradients, plan.rate_after(done / steps))
-            for part in constraints:
-                part.after_step()
-            if epoch == 0:
-                memory.observe(data.take(rows[rows < len(new)]), generator)
-            done, samples, value = done + 1, samples + len(batch), loss.item()
-            if not math.isfinite(value):
-                raise BadInput(f"the loss is {value} after {samples} samples at a rate of {plan.rate:g}",
-                               "give a smaller rate, or a weaker constraint")
-            if progress:
-                progress(samples, value)
+    for rows in shuffled(len(data), plan, generator):
+        if (share := max(done / steps, allowance.spent())) >= 1.0:
+            break
+        fresh, replayed = data.take(rows), memory.replay(len(rows), generator)
+        batch = fresh if replayed is None else fresh.join(replayed)
+        if plan.mirror and network.mirror is not None:
+            batch = batch.mirrored(network.mirror, generator)
+        value, gradients = allowance.passes(network, constraints, batch, None if old is None else old[rows], known,
+                                            weights, plan.smoothing)
+        for part in constraints:
+            gradients = part.project(gradients)
+        sgd.step(gradients, plan.rate_after(share))
+        for part in constraints:
+            part.after_step()
+        if done < steps // plan.epochs:
+            memory.observe(data.take(rows[rows < len(new)]), generator)
+        done, samples = done + 1, samples + len(batch)
+        if not math.isfinite(value):
+            raise BadInput(f"the loss is {value} after {samples} samples at a rate of {plan.rate:g}",
+                           "give a smaller rate, or a weaker constraint")
+        if progress:
+            progress(samples, value)
     network.eval()
     for part in constraints:
         part.end(network, new, generator)
     memory.update(new, network)
     parts.balance.finish(network, memory)
+
+
+def shuffled(count: int, plan: Plan, generator: np.random.Generator) -> Iterator[Tensor]:
+    """The rows of each step: every epoch in an order of its own."""
+    for _ in range(plan.epochs):
+        yield from torch.from_numpy(generator.permutation(count)).split(plan.batch)

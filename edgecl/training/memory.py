@@ -35,12 +35,17 @@ class Batch:
         return len(self.y)
 
     def take(self, rows: Tensor) -> Batch:
-        """The samples of those rows, copied."""
-        return Batch(self.x[rows], self.y[rows])
+        """The samples of those rows, int64 [m], copied."""
+        return Batch(self.x.index_select(0, rows), self.y.index_select(0, rows))
 
     def join(self, other: Batch) -> Batch:
         """Both, copied."""
         return Batch(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
+
+    def mirrored(self, axis: int, generator: np.random.Generator) -> Batch:
+        """Every other sample, drawn by lot, turned round along an axis."""
+        lots = torch.from_numpy(generator.random(len(self)) < 0.5).view(-1, *[1] * (self.x.dim() - 1))
+        return Batch(torch.where(lots, self.x.flip(axis), self.x), self.y)
 
 
 class Nothing(Part):
@@ -54,6 +59,9 @@ class Nothing(Part):
 
     def check(self, classes: int) -> None:
         """Raise BudgetError where exemplars of so many classes would not fit."""
+
+    def hold(self, old: Batch) -> None:
+        """Take samples as kept from earlier rounds, without copying them."""
 
     def dataset(self, new: Batch) -> Batch:
         """What a round goes through: its new samples first, then what the memory adds as a whole."""
@@ -93,6 +101,11 @@ class Exemplars(Nothing):
     def capacity(self) -> int:
         """How many exemplars fit beside the bookkeeping of the classes known now."""
         return max(self.room - PER_CLASS * len(self.kept), 0) // self.size
+
+    def hold(self, old: Batch) -> None:
+        for sample, column in zip(old.x, old.y.tolist()):
+            self.kept.setdefault(column, []).append(sample)
+        self.seen = {column: len(kept) for column, kept in self.kept.items()}
 
     def exemplars(self) -> dict[int, Tensor]:
         return {column: torch.stack(kept) for column, kept in self.kept.items() if kept}
@@ -162,9 +175,9 @@ class Herding(Exemplars):
                 del kept[share:]
                 continue
             candidates = torch.cat([*(sample[None] for sample in kept), new.x[new.y == column]])
-            h = outputs(network.features, candidates)
+            h = outputs(network.features, candidates, network.block)
             unit = torch.nn.functional.normalize(h).numpy()
-            best = np.argsort(herding(unit, unit.mean(0, dtype=np.float64)))[:share]
+            best = np.argsort(herding(unit, unit.mean(0, dtype=np.float64), share))[:share]
             self.kept[column] = [candidates[int(i)].clone() for i in best]
 
 
@@ -176,6 +189,9 @@ class Everything(Nothing):
     def __init__(self, room: int, nothing: Batch) -> None:
         super().__init__(room, nothing)
         self.all = nothing
+
+    def hold(self, old: Batch) -> None:
+        self.all = old
 
     def dataset(self, new: Batch) -> Batch:
         return new.join(self.all)
@@ -211,7 +227,7 @@ class Statistics(Nothing):
         return Lift(source, self.projection or source, self.power, self.projection > 0)
 
     def update(self, new: Batch, network: Network) -> None:
-        f = outputs(network.body if self.layer == "map" else network.features, new.x).numpy()
+        f = outputs(network.body if self.layer == "map" else network.features, new.x, network.block).numpy()
         h = self.lift(f.shape[1])(f)
         statistics = self.statistics() if self.arrays else ClassStatistics(h.mean(0))
         for column in new.y.unique().tolist():

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from edgecl.errors import BadInput, StateError
 from edgecl.method import PARTS, Method, read_method
-from edgecl.training.export import export
 from edgecl.training.loop import Parts, Plan, learning_round
 from edgecl.training.memory import Batch
-from edgecl.training.network import build, outputs
+from edgecl.training.network import NETWORKS, build, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from edgecl.training.pretrained import Trunk
 
 DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -26,13 +27,16 @@ DTYPES = {"uint8": torch.uint8, "float32": torch.float32}
 class Session:
     """One learner through the steps of a scenario.
 
-    method: a name or a .toml file; input_shape and dtype: of one sample, "uint8" images [h, w, c], or "float32"
-    windows [time, channels] or vectors [d]; memory: bytes for exemplars; rate: of SGD, None for the method's own.
+    method: a name or a .toml file; network: see `edgecl.training.network`, or a pretrained image backbone, of which the
+    last `blocks` are tuned: what is kept of a sample then is its activation below them; input_shape and dtype: of one
+    sample, "uint8" images [h, w, c], or "float32" windows [time, channels] or vectors [d]; memory: bytes for exemplars;
+    rate: of SGD, None for the method's own.
     Raises BadInput for what is not known or can't be, BudgetError where the memory can't hold an exemplar.
     """
 
     def __init__(self, method: str | Path, network: str, input_shape: tuple[int, ...], dtype: str, memory: int,
-                 seed: int, epochs: int = 1, batch: int = 32, rate: float | None = None, threads: int = 1) -> None:
+                 seed: int, epochs: int = 1, batch: int = 32, rate: float | None = None, threads: int = 1,
+                 blocks: int | None = None) -> None:
         if min(epochs, batch, threads, *input_shape) < 1 or min(memory, seed) < 0 or dtype not in DTYPES:
             raise BadInput(f"epochs {epochs}, batch {batch}, threads {threads}, memory {memory}, seed {seed}, samples "
                            f"of {dtype} {list(input_shape)}", f"give counts, and a dtype of {' or '.join(DTYPES)}")
@@ -41,11 +45,19 @@ class Session:
         torch.set_num_threads(threads)
         self.method, self.seed, self.rounds = read_method(method), seed, 0
         self.classes: list[int] = []
-        self.nothing = Batch(torch.empty((0, *input_shape), dtype=DTYPES[dtype]), torch.empty(0, dtype=torch.int64))
+        self.input = torch.empty((0, *input_shape), dtype=DTYPES[dtype])
+        self.trunk: Trunk | None = None
+        kept, top = self.input, None
+        if network not in NETWORKS:
+            from edgecl.training import pretrained  # brings onnx
+
+            top = pretrained.Top(network, blocks, threads)
+            self.trunk, kept = top.trunk, top.nothing
+        self.nothing = Batch(kept, torch.empty(0, dtype=torch.int64))
         (memory_part,), (balance,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "balance", "head"))
         self.parts = Parts(memory_part(memory, self.nothing), balance(),
                            [constraint() for constraint in parts_of(self.method, "constraint")])
-        self.network = build(network, tuple(input_shape), dtype, head, seed)
+        self.network = top.network(head) if top else build(network, tuple(input_shape), dtype, head, seed)
         training = self.method.training
         self.plan = Plan(epochs, batch, training["rate"] if rate is None else rate, training["momentum"],
                          training["decay"], tuple(training["milestones"]), training["factor"], training["clip"])
@@ -114,8 +126,10 @@ class Session:
 
     def export(self) -> bytes:
         """What serves, as ONNX: input -> features, logits; see `edgecl.training.export`."""
+        from edgecl.training.export import export  # onnx takes 8 MB, and training needs none of it
+
         example = torch.zeros((2, *self.nothing.x.shape[1:]), dtype=self.nothing.x.dtype)
-        return export(self._served(), example, self.classes)
+        return export(self._served(), example, self.classes, self.trunk.model if self.trunk else None)
 
     def _served(self) -> nn.Module:
         if not self.classes:
@@ -127,14 +141,16 @@ class Session:
                 *((f"constraint{i}", part) for i, part in enumerate(self.parts.constraints))]
 
     def _samples(self, x: np.ndarray) -> Tensor:
-        """A copy as a tensor."""
-        x, wanted = np.asarray(x), self.nothing.x
+        """As a tensor, which may share the memory of x: what is kept is copied by the parts."""
+        x, wanted = np.asarray(x), self.input
         dtype = str(wanted.dtype).removeprefix("torch.")
         if x.shape[1:] != tuple(wanted.shape[1:]) or x.dtype != dtype or x.ndim < 2:
             raise BadInput(f"samples of {x.dtype} {list(x.shape)}", f"give {dtype} {['n', *wanted.shape[1:]]}")
         if not np.isfinite(x).all():
             raise BadInput(f"{int((~np.isfinite(x)).sum())} values are NaN or infinite", "leave those samples out")
-        return torch.tensor(x)
+        if self.trunk is not None:
+            return torch.from_numpy(self.trunk(x))
+        return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
 
 def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:

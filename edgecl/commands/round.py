@@ -1,0 +1,83 @@
+"""`edgecl round`: one learning round, with a bar that shows what it costs, and the gate's verdict."""
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from edgecl.commands import opened, percent, print_json, print_table
+from edgecl.config import format_size, parse_seconds, parse_size
+from edgecl.errors import BadInput
+
+if TYPE_CHECKING:
+    from edgecl.results import Rounded
+
+
+def round(options: argparse.Namespace) -> None:
+    """Tune the backbone in a worker process; the gate takes or refuses what comes out."""
+    from edgecl.gate import Bounds
+    from edgecl.rounds import MEMORY, SECONDS, Wish
+
+    given = {"epochs": options.epochs, "blocks": options.blocks, "threads": options.threads}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise BadInput(f"--{name} {value}", "give 1 or more")
+    if not 0 <= options.max_regression <= 1:
+        raise BadInput(f"--max-regression {options.max_regression}", "give a share from 0 to 1, such as 0.1")
+    wish = Wish(options.method, parse_seconds(options.time) if options.time else SECONDS,
+                parse_size(options.memory) if options.memory else MEMORY, bounds=Bounds(options.max_regression),
+                **{name: value for name, value in given.items() if value is not None})
+    with opened(options) as learner, RoundBar(wish.memory) as bar:
+        done = learner.round(wish, bar)
+    if options.json:
+        print_json({**asdict(done), "checks": [dict(zip(("name", "found", "passed"), check)) for check in done.checks]})
+    else:
+        show(done)
+
+
+def show(done: Rounded) -> None:
+    """The verdict, with every check, and the classes whose held-back accuracy has changed."""
+    print(f"{done.method}: {done.steps} of {done.planned_steps} steps on {done.samples} samples, "
+          f"{done.seconds:.0f} s ({done.train_seconds:.0f} s of training), peak "
+          f"{format_size(done.peak_rss_bytes)} of {format_size(done.memory_limit_bytes)}, {done.device}")
+    for name, found, passed in done.checks:
+        print(f"{'✓' if passed else '✗'} {name:11} {found}")
+    print(f"the gate took it: generation {done.generation} serves" if done.accepted else
+          "the gate refused it: what served before goes on, and nothing else has changed")
+    moved = [[name, percent(before), percent(after)] for name, (before, after) in done.held_back.items()
+             if before != after]
+    if moved:
+        print_table("held-back accuracy that differs" + ("" if done.accepted else ", had it been taken"),
+                    ["class", "before", "after"], moved)
+
+
+class RoundBar:
+    """A bar on stderr, where that is a terminal: loss, samples a second, memory against its limit, time left."""
+
+    def __init__(self, memory: int) -> None:
+        self._memory, self._bar = memory, None
+
+    def __call__(self, told: dict[str, float]) -> None:
+        """A line of the worker's progress."""
+        if self._bar is None:
+            return
+        self._bar.update(self._bar.task_ids[0], completed=told["share"], description=(
+            f"loss {told['loss']:.3f}  {told['samples_per_second']:.0f} samples/s  {format_size(told['rss'])} of "
+            f"{format_size(self._memory)}"), left=f"{max(told['left'], 0):.0f} s left at most")
+
+    def __enter__(self) -> RoundBar:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+            bar: Any = Progress(BarColumn(24), TaskProgressColumn(), TextColumn("{task.description}"),
+                                TextColumn("{task.fields[left]}"), console=Console(stderr=True), transient=True)
+            bar.start()
+            bar.add_task("the frozen part reads all stored samples", total=1.0, left="")
+            self._bar = bar
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
