@@ -148,6 +148,12 @@ def test_a_table_without_a_clock_goes_by_the_rate(tmp_path):
     assert len(list(read(Path(f"csv:{tmp_path}/t.csv"), Spec(rate=50, window=1, hop=.5, seconds=1.5)))) == 2
 
 
+def test_rows_of_a_table_are_vectors_where_the_state_takes_vectors(tmp_path):
+    (tmp_path / "t.csv").write_text("t,a,b\n0,1,2\n0.5,3,4\n1.5,5,6\n")
+    made = list(read(Path(f"csv:{tmp_path}/t.csv"), Spec(vectors=True, seconds=1.0)))
+    assert [m.data.tolist() for m in made] == [[1, 2], [3, 4]]
+
+
 @pytest.mark.parametrize(("text", "says"), [("1,2\n3,x\n", "line 2"), ("1,2\n3\n", "line 2 holds 1"),
                                             ("1,nan\n", "finite"), ("", "no samples")])
 def test_a_bad_row_of_a_stream_is_named(tmp_path, text, says):
