@@ -32,6 +32,8 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
 
+SOURCES = "file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE"
+
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
@@ -75,12 +77,15 @@ def _learn(command: argparse.ArgumentParser) -> None:
     what.add_argument("--class", dest="label", metavar="NAME", help="the class that all sources show")
     what.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
                       help="one class per subfolder, in order; or an .npz file")
-    command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help="file, folder, .npz, .csv")
-    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of a recording")
+    command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
 
 
 def _sources(command: argparse.ArgumentParser) -> None:
-    command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="file, folder, .npz, .csv")
+    command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
+    command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--debounce", type=int, metavar="N", help="of a stream, print a label once N windows in a row "
+                         "agree on a new one (default 3; 0: every window)")
 
 
 def _export(command: argparse.ArgumentParser) -> None:
@@ -91,6 +96,8 @@ def _export(command: argparse.ArgumentParser) -> None:
 
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report (edgecl-demo)")
+    command.add_argument("--serial", action="store_true", help="send the recordings through the compiled "
+                         "firmware and a serial line as well, and compare; needs gcc")
 
 
 def _profile(command: argparse.ArgumentParser) -> None:

@@ -4,7 +4,8 @@
     ├── BadInput              a photo, recording, table, name or number that can't be used
     ├── BackboneError         a model file or its weights: missing, altered, or of the wrong shape
     ├── StateError            the state directory: missing, locked, read-only, damaged, of a newer version
-    └── BudgetError           bytes, memory, time or disk space would not suffice
+    ├── BudgetError           bytes, memory, time or disk space would not suffice
+    └── LinkError             a device on a wire: missing, busy, silent, or of another protocol
 """
 from __future__ import annotations
 
@@ -32,3 +33,7 @@ class StateError(EdgeclError):
 
 class BudgetError(EdgeclError):
     """Bytes, memory, time or disk space would not suffice."""
+
+
+class LinkError(EdgeclError):
+    """A device on a wire: missing, busy, silent, or of another protocol."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers_bridge import need
 
 from edgecl.cli import main
 from edgecl.errors import BadInput
 from edgecl.evaluation import demo as demo_module
+from edgecl.evaluation import demo_serial
 
 
 @pytest.mark.slow
@@ -40,3 +42,13 @@ def test_demo_clears_no_folder_of_somebody_else(tmp_path):
     with pytest.raises(BadInput, match="holds something else"):
         demo_module.run(tmp_path, print)
     assert (tmp_path / "thesis.txt").read_text() == "the only copy"
+
+
+@pytest.mark.slow
+def test_through_firmware_and_serial_line_the_windows_and_answers_are_those_of_the_files(tmp_path, capsys):
+    need("gcc", "gcc")
+    done = demo_serial.run(tmp_path / "d", print, classes=2, recordings=2)
+    assert [row.learned[0] for row in done.rows] == [row.learned[1] for row in done.rows]
+    assert all(row.asked[0] == row.asked[1] > 20 for row in done.rows)
+    assert abs(done.from_serial - done.from_file) <= 0.005
+    assert done.from_serial > 0.5

@@ -36,16 +36,18 @@ quietly() {
     rm -f "$log"
 }
 
-# system_package COMMAND PACKAGE: installs a Debian package that some tests need, where that is allowed.
+# system_package COMMAND PACKAGE...: installs Debian packages that some tests need, where that is allowed.
 system_package() {
-    command -v "$1" >/dev/null && return
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo -n"
     if command -v apt-get >/dev/null && { [ -z "$sudo" ] || sudo -n true 2>/dev/null; }; then
-        echo "installing $2 ..." >&2
+        echo "installing $* ..." >&2
         quietly $sudo apt-get update -q
-        DEBIAN_FRONTEND=noninteractive quietly $sudo apt-get install -q -y --no-install-recommends "$2"
+        DEBIAN_FRONTEND=noninteractive quietly $sudo apt-get install -q -y --no-install-recommends "$@"
     else
-        echo "$1 is missing, so some tests are skipped; to enable them: apt-get install $2" >&2
+        echo "$command is missing, so some tests are skipped; to enable them: apt-get install $*" >&2
     fi
 }

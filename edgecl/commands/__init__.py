@@ -102,10 +102,10 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Iterator[Item]:
     """All samples of several sources. A bad file among several is refused alone; a bad single source is an error."""
-    from edgecl.sources import read
+    from edgecl.sources import is_stream, read
 
     for path in sources:
-        if not path.exists():
+        if not (path.exists() or is_stream(path)):
             raise BadInput(f"{path} does not exist", "name a file or a folder")
     for path in sources:
         try:

@@ -24,12 +24,20 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def predict(options: argparse.Namespace) -> None:
-    """One JSON line a sample: source, label, confidence, unknown, milliseconds."""
+    """One JSON line a sample, or for a stream one a change: source, label, confidence, unknown, milliseconds."""
     from edgecl.batches import batches_of
+    from edgecl.commands.stream import predict_stream
+    from edgecl.sources import is_stream
 
     keep_memory_low()
+    streams = [source for source in options.sources if is_stream(source)]
+    if streams and len(options.sources) > 1:
+        raise BadInput(f"{streams[0]} beside other sources", "give one stream, or files and folders")
     with opened(options) as learner:
-        intake = Intake(learner, read_all(options.sources, spec_of(learner)))
+        if streams:
+            predict_stream(learner, streams[0], options.seconds, options.debounce)
+            return
+        intake = Intake(learner, read_all(options.sources, spec_of(learner, options.seconds)))
         for batch in batches_of(intake):
             for answer, source in zip(learner.predict(batch.data), batch.sources):
                 print_json({**asdict(answer), "source": source})

@@ -12,6 +12,10 @@ def demo(options: argparse.Namespace) -> None:
     """Run the demo and show its table."""
     from edgecl.evaluation.demo import COLUMNS, row, timed
 
+    if options.serial:
+        demo_serial(options)
+        return
+
     def say(line: str) -> None:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
@@ -34,3 +38,18 @@ def demo(options: argparse.Namespace) -> None:
     print(f"{done.out / 'model.onnx'}: by ONNX Runtime alone right on {percent(done.exported)} of the same windows\n"
           f"{done.out / 'report.html'}: the curve and the table\n"
           f"{seconds:.0f} s in all; try `edgecl status --state {done.out / 'state'}`")
+
+
+def demo_serial(options: argparse.Namespace) -> None:
+    """The same recordings through the firmware bridge."""
+    from edgecl.evaluation.demo_serial import run
+
+    done = run(options.out, lambda line: print(line, file=sys.stderr if options.json else sys.stdout, flush=True))
+    if options.json:
+        print_json(asdict(done))
+        return
+    print_table("windows of people never seen, named right", ["class", "learned", "asked", "from files", "from serial"],
+                [[row.label, "/".join(map(str, row.learned)), "/".join(map(str, row.asked)),
+                  *(percent(right / asked) for right, asked in zip(row.right, row.asked))] for row in done.rows])
+    print(f"in all {percent(done.from_file)} from files, {percent(done.from_serial)} through firmware and serial line "
+          f"({100 * (done.from_serial - done.from_file):+.2f} points)")

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import getpass
 import glob
+import grp
 import os
 import shutil
 import subprocess
@@ -10,9 +13,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from edgecl.commands import print_json, state_path
 from edgecl.config import format_size
+
+THIEVES = {  # program -> (what it does to serial ports, what stops it)
+    "ModemManager": ("probes new ports for modems", "copy configs/70-edgecl.rules to /etc/udev/rules.d, or "
+                     "sudo systemctl disable --now ModemManager"),
+    "brltty": ("takes USB serial chips for Braille displays", "without such a display: sudo apt remove brltty")}
 
 
 @dataclass(frozen=True)
@@ -87,17 +96,47 @@ def processor(_: argparse.Namespace) -> list[Finding]:
 
 def cameras(_: argparse.Namespace) -> list[Finding]:
     """Video devices and whether they may be read."""
-    return _devices("camera", ["/dev/video*"], "video") or [Finding("camera", "note", "none found")]
+    return _devices("camera", ["/dev/video*"]) or [Finding("camera", "note", "none found")]
 
 
 def ports(_: argparse.Namespace) -> list[Finding]:
-    """Serial ports, and who takes them away."""
-    found = _devices("serial port", ["/dev/ttyACM*", "/dev/ttyUSB*", "/dev/serial/by-id/*"], "dialout")
-    for name, why in (("ModemManager", "probes new ports for modems"), ("brltty", "takes USB serial chips")):
-        if subprocess.run(["pgrep", "-x", name], capture_output=True, check=False).returncode == 0 \
-                if shutil.which("pgrep") else False:
-            found.append(Finding(name, "note", f"is running: it {why}", f"sudo systemctl disable --now {name}"))
-    return found or [Finding("serial port", "note", "none found")]
+    """Serial ports under the names that stay the same, whether they can be opened now, and who takes them away."""
+    from firmware_bridge.wires import holder
+    from firmware_bridge.wires import ports as serial_ports
+
+    found = []
+    for port in serial_ports():
+        other = holder(port)
+        if not os.access(port, os.R_OK | os.W_OK):
+            found.append(Finding("serial port", "bad", f"{port}: no permission", _group_cure(port)))
+        elif other:
+            found.append(Finding("serial port", "note", f"{port} is in use{other}", "stop that program first"))
+        else:
+            found.append(Finding("serial port", "ok", f"{port}: try `edgecl predict serial:{port}`"))
+    running = _running()
+    found += [Finding(name, "note", f"is running: it {why}", cure) for name, (why, cure) in THIEVES.items()
+              if name in running]
+    return found or [Finding("serial port", "note", "none found: /dev/serial/by-id, /dev/ttyACM*, /dev/ttyUSB*",
+                             "plug a board in; in a container, pass the device through")]
+
+
+def _running() -> set[str]:
+    names = set()
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            names.add(comm.read_text().strip())
+    return names
+
+
+def _group_cure(path: str) -> str:
+    """How to be let in: the group of the device, and whether this login only lacks to be renewed."""
+    from firmware_bridge.wires import group_of
+
+    group = group_of(path)
+    with contextlib.suppress(KeyError):
+        if getpass.getuser() in grp.getgrnam(group).gr_mem:
+            return f"you are in the group {group} since you logged in: log out and in again"
+    return f"sudo usermod -aG {group} $USER, then log in again"
 
 
 def state(options: argparse.Namespace) -> list[Finding]:
@@ -123,12 +162,12 @@ def state(options: argparse.Namespace) -> list[Finding]:
     return found
 
 
-def _devices(check: str, patterns: list[str], group: str) -> list[Finding]:
+def _devices(check: str, patterns: list[str]) -> list[Finding]:
     found = []
     for path in sorted({device for pattern in patterns for device in glob.glob(pattern)}):
         readable = os.access(path, os.R_OK | os.W_OK)
         found.append(Finding(check, "ok" if readable else "bad", path + ("" if readable else ": no permission"),
-                             "" if readable else f"sudo usermod -aG {group} $USER, then log in again"))
+                             "" if readable else _group_cure(path)))
     return found
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgecl.learner import Learner
     from edgecl.results import Learned
 
+CALIBRATION_SECONDS = 20.0  # of a stream
+
 
 def settings_of(options: argparse.Namespace) -> Settings:
     """Settings from flags, then --config, then defaults."""
@@ -60,9 +62,10 @@ def init(options: argparse.Namespace) -> None:
 def calibration_of(source: Path, settings: Settings) -> np.ndarray:
     """Unlabelled samples [n, ...], spread over all of a source."""
     from edgecl.founding import CALIBRATION_SAMPLES
-    from edgecl.sources import Spec, read, stack
+    from edgecl.sources import Spec, is_stream, read, stack
 
-    spec = Spec(rate=settings.rate, window=settings.window, hop=settings.hop, vectors=settings.backbone == "identity")
+    spec = Spec(rate=settings.rate, window=settings.window, hop=settings.hop, vectors=settings.backbone == "identity",
+                seconds=CALIBRATION_SECONDS if is_stream(source) else None)
     with ProgressBar("calibrating") as bar:
         def counted() -> Any:
             for item in read(source, spec):
@@ -79,6 +82,7 @@ def learn(options: argparse.Namespace) -> None:
         raise BadInput("no source was named", "give photos, recordings or a folder after --class NAME")
     if options.folder is not None and options.sources:
         raise BadInput("--from takes one folder and nothing beside it", "leave the other sources away")
+    check_streams(options)
     path = state_path(options)
     if not path.exists():
         learner = Learner.create(path, settings_of(options))
@@ -90,6 +94,15 @@ def learn(options: argparse.Namespace) -> None:
         learn_class(learner, options, options.label, Intake(learner, read_all(options.sources, spec, options.label)))
     else:
         learn_folder(learner, options)
+
+
+def check_streams(options: argparse.Namespace) -> None:
+    """Raises BadInput for a stream that would be learned from for ever."""
+    from edgecl.sources import is_stream
+    from edgecl.sources.streams import endless
+
+    if any(map(is_stream, options.sources)) and options.seconds is None and any(map(endless, options.sources)):
+        raise BadInput("a stream has no end", "say how much of it shows the class, such as --seconds 20")
 
 
 def learn_folder(learner: Learner, options: argparse.Namespace) -> None:

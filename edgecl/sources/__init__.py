@@ -1,4 +1,4 @@
-"""Sources: folders, files, .npz and .csv as iterators of Sample, with what could not be read named beside them."""
+"""Sources: folders, files, .npz, .csv and streams as iterators of Sample, what could not be read named beside them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Item = Sample | Refusal
+STREAMS = ("serial:", "udp:", "csv:")
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -33,11 +34,21 @@ class Spec:
     seconds: float | None = None
 
 
+def is_stream(path: Path) -> bool:
+    """Whether it names a stream, `serial:`, `udp:` or `csv:`, and no file."""
+    return str(path).startswith(STREAMS) and not path.exists()
+
+
 def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
-    """The samples of a photo, recording, .npz file, or of all photos and recordings in a folder, sorted by name.
+    """The samples of a photo, recording, .npz file, stream, or of all files in a folder, sorted by name.
 
     Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
     """
+    if is_stream(path):
+        from edgecl.sources.streams import read_stream
+
+        yield from read_stream(str(path), spec, label)
+        return
     if path.is_dir():
         found = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not entry.name.startswith(".")]
         known = [entry for entry in found if entry.suffix.lower() in READERS]

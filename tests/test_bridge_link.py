@@ -1,0 +1,139 @@
+"""The link on a bad wire: commands once, cables pulled, resets, garbage, other schemas."""
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import Counter
+
+import numpy as np
+import psutil
+import pytest
+from helpers_bridge import APP_COUNT, link_to, need, ramp, u32
+
+from edgecl.errors import LinkError
+from firmware_bridge.schema import SCHEMA
+from firmware_bridge.session import Connected, Samples
+from firmware_bridge.simulator import Simulator
+from firmware_bridge.wires import SerialWire
+
+COMMANDS = int(os.environ.get("EDGECL_COMMANDS", "10000"))
+UNPLUGGED = float(os.environ.get("EDGECL_UNPLUGGED", "3"))  # seconds; 30 by hand
+
+
+@pytest.fixture
+def board(tmp_path):
+    """Starts simulated boards and ends them."""
+    need("gcc", "gcc")
+    ramp(tmp_path / "ramp.csv")
+    with contextlib.ExitStack() as stack:
+        yield lambda *options: stack.enter_context(Simulator(
+            tmp_path, [tmp_path / "ramp.csv"], "--rate", "100", "--gap", "0", "--repeat", *options))
+
+
+@pytest.mark.slow
+def test_ten_thousand_commands_are_executed_once_each_whatever_the_wire_does(board, tmp_path):
+    simulator = board("--batch", "5", "--flips", "1e-4", "--drops", "1e-4", "--doubles", "1e-4", "--delay", "0.002",
+                      "--split", "--seed", "7", "--effects", str(tmp_path / "effects"))
+    with contextlib.closing(link_to(simulator)) as link:
+        session, answered = link.session, []
+        resets = iter(range(COMMANDS // 20, COMMANDS, COMMANDS // 10))
+        next_reset = next(resets)
+        for number in range(COMMANDS):
+            answered.append(session.submit(APP_COUNT, u32(number)))
+            if len(session.commands.queue) >= 50:
+                link.wait(lambda: len(session.commands.queue) < 10, 30)
+            if number >= next_reset:
+                simulator.tell("reset")
+                next_reset = next(resets, COMMANDS)
+        link.wait(lambda: all(p.status for p in answered), 30)
+        damage = simulator.stats()
+    executed = Counter(np.fromfile(tmp_path / "effects", "<u4").tolist())
+    told = Counter(p.status for p in answered)
+    assert told["ok"] + told["interrupted"] == COMMANDS  # interrupted: killed within a command, and said so
+    assert told["interrupted"] <= 1
+    assert max(executed.values()) == 1
+    assert all(executed[number] for number, p in enumerate(answered) if p.status == "ok")
+    assert session.counts["restarts"] == 10
+    assert session.commands.retransmitted > COMMANDS // 100
+    assert min(damage["up"]["flips"], damage["down"]["flips"], damage["up"]["drops"], damage["up"]["doubles"]) > 0
+
+
+@pytest.mark.slow
+def test_a_pulled_cable_is_back_within_a_second_and_costs_no_memory(board):
+    simulator = board("--batch", "5")
+    with contextlib.closing(link_to(simulator)) as link:
+        link.wait(lambda: link.session.clock.synchronised, 5)
+        before, connected = psutil.Process().memory_info().rss, []
+        simulator.tell(f"unplug {UNPLUGGED}")
+        link.wait(lambda: not link.connected, 2)
+        while not simulator.port.exists():
+            connected += link.pump(0.05)
+        replugged = time.monotonic()
+        after = psutil.Process().memory_info().rss
+        while not (connected := [event for event in connected if isinstance(event, Connected)]):
+            connected = link.pump(0.05)
+            assert time.monotonic() - replugged < 1
+        assert not connected[0].restarted  # the board kept its power
+        assert link.counts["reconnects"] == 1
+        events = link.wait(lambda: any(isinstance(e, Samples) for e in link.pump(0.05)), 2)
+        assert all(isinstance(e, (Samples, Connected)) for e in events)
+    assert after - before < 1_000_000
+
+
+@pytest.mark.slow
+def test_a_flood_of_garbage_passes(board):
+    simulator = board("--batch", "5")
+    with contextlib.closing(link_to(simulator)) as link:
+        link.wait(lambda: link.connected, 5)
+        simulator.tell("flood 100000")
+        link.wait(lambda: link.session.decoder.counts["malformed"] > 100, 5)
+        assert link.command(SCHEMA.COMMAND_ECHO, b"x").data == b"x"
+        assert len(link.session.decoder._rest) <= 2048
+
+
+@pytest.mark.slow
+def test_a_board_without_power_for_a_moment_forgets_and_says_so(board):
+    simulator = board("--batch", "5")
+    with contextlib.closing(link_to(simulator)) as link:
+        assert link.command(APP_COUNT, u32(1)).status == "ok"
+        simulator.tell("unplug 0.3")
+        link.wait(lambda: not link.connected, 2)
+        flying = link.session.submit(APP_COUNT, u32(2))
+        flying.sent = None
+        simulator.tell("power")
+        link.wait(lambda: link.connected, 5)
+        assert link.session.counts["restarts"] == 1
+        assert link.command(APP_COUNT, u32(3)).data == u32(2)  # its own count began again, with the one that had waited
+        assert flying.status == "ok"  # it was never sent before
+
+
+@pytest.mark.slow
+def test_the_baud_rate_changes_and_comes_back_where_it_does_not_work(board):
+    simulator = board("--batch", "5")
+    with contextlib.closing(link_to(simulator)) as link:
+        link.wait(lambda: link.connected, 5)
+        assert link.set_baud(230400)
+        assert link.command(SCHEMA.COMMAND_ECHO, b"fast").data == b"fast"
+        assert not link.set_baud(300)  # the board refuses it
+        assert link.command(SCHEMA.COMMAND_ECHO, b"back").data == b"back"
+
+
+@pytest.mark.slow
+def test_another_schema_is_refused_with_the_cure(board, monkeypatch):
+    simulator = board()
+    monkeypatch.setattr(SCHEMA, "hash", SCHEMA.hash ^ 1)
+    with contextlib.closing(link_to(simulator)) as link, pytest.raises(LinkError, match=r"schema .* flash firmware"):
+        link.wait(lambda: link.connected, 3)
+
+
+@pytest.mark.slow
+def test_a_port_has_one_reader_and_names_it(board):
+    simulator = board()
+    with contextlib.closing(link_to(simulator)), pytest.raises(LinkError, match="in use"):
+        SerialWire(str(simulator.port), 921600)
+
+
+def test_a_missing_port_names_those_that_are_there(tmp_path):
+    with pytest.raises(LinkError, match=r"does not exist.*ports here"):
+        SerialWire(str(tmp_path / "ttyACM9"), 115200)
