@@ -2,7 +2,7 @@
 
     job.json        the `Job`                               result.json     what was done, or why not
     backbone.onnx   that serves                             candidate.onnx  the same graph with other weights
-    samples.npz     stored samples, see `write_samples`     features.npy    float32 [n, d] of all samples by it
+    samples.npz     stored samples, see `Stored`            features.npy    float32 [n, d] of all samples by it
     before.npz      what the method kept, where it did      probes.npy      of the first few, from exact activations
                                                             parts.npz       what the method keeps now
                                                             head.npz        weight, bias, normalised: the trained head
@@ -75,13 +75,21 @@ class Stored(NamedTuple):
                  inputs=np.frombuffer(b"".join(self.inputs), np.uint8))
 
     @classmethod
-    def read(cls, folder: Path) -> Stored:
-        """The inverse of `write`."""
+    def read(cls, folder: Path, inputs: bool = True) -> Stored:
+        """The inverse of `write`. inputs: whether to read those."""
         with np.load(folder / "samples.npz", allow_pickle=False) as file:
-            ends = np.cumsum(file["lengths"])
-            whole = file["inputs"].tobytes()
-            inputs = [whole[end - length:end] for end, length in zip(ends.tolist(), file["lengths"].tolist())]
-            return cls(file["column"], file["fresh"], file["held"], file["features"], inputs)
+            whole, lengths = memoryview(file["inputs"] if inputs else b""), file["lengths"].tolist() if inputs else []
+            ends = np.cumsum(lengths, dtype=np.int64).tolist()
+            return cls(file["column"], file["fresh"], file["held"], file["features"],
+                       [bytes(whole[end - length:end]) for end, length in zip(ends, lengths)])
+
+    def arranged(self) -> tuple[NDArray[np.int64], int, int]:
+        """The order in which a round goes through them: what it may tune on first, the fresh ones behind the others,
+        then what is held back; where the fresh ones begin, and where they end. Where none is fresh, all count so."""
+        group = np.where(self.held, 2, self.fresh if (self.fresh & ~self.held).any() else 1)
+        order = np.argsort(group, kind="stable")
+        begin, end = np.searchsorted(group[order], [1, 2]).tolist()
+        return order, begin, end
 
 
 def answer(folder: Path, **values: Any) -> None:

@@ -33,7 +33,8 @@ class Learned:
 class Rounded:
     """What a learning round came to. accepted: whether its candidate serves now, as `generation`; checks: (name, what
     was found, whether it passed) of the gate; held_back: as in `Learned`; steps of planned ones; samples: that it was
-    tuned on; seconds of all, and of training; peak_rss_bytes of the worker, and what it was allowed."""
+    tuned on; seconds of all, and of training; peak_rss_bytes of the worker, and what it was allowed; blocks of the
+    backbone that were tuned, less than wished where the memory did not do."""
 
     accepted: bool
     method: str
@@ -48,6 +49,8 @@ class Rounded:
     peak_rss_bytes: int
     memory_limit_bytes: int
     device: str
+    blocks: int
+    wished_blocks: int
 
 
 @dataclass(frozen=True)

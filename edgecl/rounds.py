@@ -43,13 +43,15 @@ LEAST = 2                               # classes, and as many samples of each
 @dataclass(frozen=True)
 class Wish:
     """What a round is to be. method: a name or a .toml file, None for the default; seconds: for all of it; memory: bytes
-    of the worker; blocks: of the backbone to tune, None for the usual number; epochs: at most."""
+    of the worker; blocks: of the backbone to tune, None for the usual number; epochs: at most; batch: new samples a
+    step."""
 
     method: str | None = None
     seconds: float = SECONDS
     memory: int = MEMORY
     blocks: int | None = None
     epochs: int = 8
+    batch: int = 32
     threads: int = 1
     bounds: gate.Bounds = gate.Bounds()
     limits: Limits = Limits(load=100.0)     # a round that a person asks for runs beside other programs: it gives way
@@ -88,7 +90,7 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
             (folder / "before.npz").write_bytes(before)
         job = Job(method, tuple(classes), known, foundation.codec if codec.input else "", wish.blocks, wish.memory,
                   max(wish.seconds - (time.monotonic() - begun) - GATE, 0.1), wish.threads, learner.settings.seed,
-                  wish.epochs)
+                  wish.epochs, wish.batch)
         job.write(folder)
         answer = worker.run(folder, job, watch)
         candidate = (folder / "candidate.onnx").read_bytes()
@@ -121,7 +123,7 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
             store.note("round", {**detail, "refused": why, "classes": len(now.labels)})
     return Rounded(generation is not None, Path(method).stem, generation, tuple(map(tuple, checks)), pairs,
                    answer["steps"], answer["of"], len(free), time.monotonic() - begun, answer["train_seconds"],
-                   answer["peak_rss_bytes"], wish.memory, answer["device"])
+                   answer["peak_rss_bytes"], wish.memory, answer["device"], answer["blocks"], answer["wished_blocks"])
 
 
 def _method(learner: Learner, wish: Wish) -> str:

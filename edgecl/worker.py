@@ -22,7 +22,7 @@ COMMAND = (sys.executable, "-m", "edgecl.training.round")
 GRACE = 0.5     # seconds that a worker has to end by itself after its time, and again after being asked to
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Large blocks go back to the system at once: what is resident is what is used. glibc would else raise both by itself.
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**20), "MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_ARENA_MAX": "1"}
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**18), "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
 
 Watch = Callable[[dict[str, float]], None]
 
@@ -57,8 +57,7 @@ def run(folder: Path, job: Job, watch: Watch | None = None) -> dict[str, Any]:
             if child.stdout is not None:
                 child.stdout.close()
         errors.seek(0)
-        text = errors.read(); os.environ.get("EDGECL_DEBUG") and print(text)
-        last = ([line.strip() for line in text.splitlines() if line.strip()] or ["no message"])[-1][:200]
+        last = ([line.strip() for line in errors if line.strip()] or ["no message"])[-1][:200]
     return _answer(folder, child.returncode, last)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ class Anatomy:
 
     def places(self) -> list[Cut]:
         """All activations that everything after them depends on alone."""
-        shapes, left = self._shapes(), self._uses()
+        shapes, left = self.shapes, self._uses()
         alive, found = {self.model.graph.input[0].name}, list[tuple[int, str]]()
         for place, node in enumerate(self.nodes):
             for name in filter(left.__contains__, node.input):
@@ -119,8 +120,7 @@ class Anatomy:
 
     def live(self, cut: Cut) -> int:
         """Numbers of all activations above a cut, for one sample."""
-        shapes = self._shapes()
-        return sum(math.prod(shapes.get(name, (0,))) for node in self._above(cut) for name in node.output)
+        return sum(math.prod(self.shapes.get(name, (0,))) for node in self._above(cut) for name in node.output)
 
     def _above(self, cut: Cut) -> list[onnx.NodeProto]:
         first = next((i for i, node in enumerate(self.nodes) if cut.tensor in node.output), -1) + 1
@@ -143,7 +143,8 @@ class Anatomy:
             uses[name] = uses.get(name, 0) + 1
         return uses
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one sample's activation, where it is known and is float32."""
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
         found: dict[str, tuple[int, ...]] = {}

@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import gc
+import time
 from typing import TYPE_CHECKING
 
 import torch
 
-from edgecl.errors import BudgetError
+from edgecl.training.confines import out_of_memory
 from edgecl.training.heads import Step
 
 if TYPE_CHECKING:
@@ -18,37 +19,72 @@ if TYPE_CHECKING:
     from edgecl.training.memory import Batch
     from edgecl.training.network import Network
 
+FORWARD = 1 / 3     # of a pass forward and back
+LATE = 1.3          # times what is forecast of the work after the last step
+FILES = 0.7         # seconds that it takes beside passes
+
+
+class Clock:
+    """When the last step must be done. left: seconds until all must be done; closing: samples that go forward after the
+    last step; each: seconds of a sample forward and back, until steps tell; batch: samples of a step."""
+
+    def __init__(self, left: float, closing: float, each: float, batch: int,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        self.now, self.begun, self.left, self.closing, self.each, self.batch = now, now(), left, closing, each, batch
+        self._first: tuple[float, int] | None = None
+
+    def spent(self, samples: int) -> float:
+        """The share of the time for steps that has passed; samples: done by now. The first step is slower than others:
+        the pace is that of those since."""
+        now = self.now()
+        if samples and self._first is None:
+            self._first = now, samples
+        elif self._first is not None and samples > self._first[1]:
+            self.each = (now - self._first[0]) / (samples - self._first[1])
+        whole = self.left - self.last
+        return (now - self.begun) / whole if whole > 0 else 1.0
+
+    @property
+    def last(self) -> float:
+        """Seconds that one more step and all that comes after it take."""
+        return FILES + self.each * (self.batch + LATE * FORWARD * self.closing)
+
 
 class Allowance:
-    """piece: samples that go through the network at a time, None for the whole batch; spent: the share of the time that
-    has passed, 1 or more to stop; tight: whether memory is nearly used up."""
+    """piece: samples that go through the network at a time, None for the whole batch; clock: of the time, None for any;
+    stopped: whether to end at once; tight: whether memory is nearly used up, asked after each step."""
 
-    def __init__(self, piece: int | None = None, spent: Callable[[], float] = lambda: 0.0,
-                 tight: Callable[[], bool] = lambda: False) -> None:
-        self.piece, self.spent, self.tight = piece, spent, tight
+    def __init__(self, piece: int | None = None, clock: Clock | None = None,
+                 stopped: Callable[[], bool] = lambda: False, tight: Callable[[], bool] = lambda: False) -> None:
+        self.piece, self.clock, self.stopped, self.tight, self.samples = piece, clock, stopped, tight, 0
+
+    def spent(self) -> float:
+        """The share of the time that has passed, 1 or more to stop."""
+        if self.stopped():
+            return 1.0
+        return self.clock.spent(self.samples) if self.clock else 0.0
 
     def passes(self, network: Network, constraints: Sequence[Constraint], batch: Batch, old: Tensor | None, known: int,
                weights: Sequence[Tensor], smoothing: float) -> tuple[float, Sequence[Tensor | None]]:
         """The loss and its gradients over a whole batch. old: logits of its first samples, see `Step`.
 
-        Where memory runs out, pieces are halved and the batch begins anew; raises BudgetError where one sample is too
-        much.
+        Where memory runs out, pieces are halved and the batch begins anew; raises what torch does where one sample is
+        too much.
         """
         while True:
             piece = min(self.piece or len(batch), len(batch))
             try:
                 with reduced_precision(network.device):
                     found = _accumulated(network, constraints, batch, old, known, weights, smoothing, piece)
+            except (RuntimeError, MemoryError) as error:
+                if piece == 1 or not out_of_memory(error):
+                    raise
+                self.piece = piece // 2
+            else:
+                self.samples += len(batch)
                 if self.tight():
                     self.piece = max(piece // 2, 1)
                 return found
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if piece == 1:
-                    raise BudgetError("one sample is too much for the memory of this round", "give --memory more") \
-                        from error
-                self.piece = piece // 2
             gc.collect()    # outside the handler: its traceback holds what was allocated
 
 
@@ -67,6 +103,7 @@ def _accumulated(network: Network, constraints: Sequence[Constraint], batch: Bat
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         value += loss.item()
         total = [a if b is None else b if a is None else a.add_(b) for a, b in zip(total, gradients)] or list(gradients)
+        del features, logits, step, loss, gradients     # or they would be held while the next piece is computed
     return value, total
 
 
@@ -74,8 +111,3 @@ def reduced_precision(device: torch.device) -> torch.autocast:
     """bfloat16 where the device computes in it; elsewhere nothing changes."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=able)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"))

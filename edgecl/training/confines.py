@@ -1,8 +1,7 @@
-"""How a worker confines itself: priority, memory that it must not pass, and what its work will take. Without torch."""
+"""How a worker confines itself: it takes what time no one wants, and no more memory than it may. Without torch."""
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import resource
 import signal
@@ -13,24 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgecl.backbones.surgery import Anatomy, Cut
+    from collections.abc import Callable
 
-TORCH = 262 * 10**6         # resident with torch, numpy and onnx loaded and a first pass done, measured with torch 2.13
-LIVE = 2.6                  # times the activations above a cut: they, their gradients, and what a layer works with
-WEIGHTS = 4                 # of the learned weights: they, gradient, speed, and their copy in the file
-HARD = 1.03                 # times the memory: where allocations fail
-SLACK = 0.97                # of the memory: where batches begin to be cut into smaller pieces
-PDEATHSIG = 1               # of prctl
+HARD = 1.02         # times the memory: where allocations fail
+SLACK = 0.97        # of the memory: what is planned for, and where batches begin to be cut into smaller pieces
+LOOK = 0.01         # seconds between two looks at the resident size
+PDEATHSIG = 1       # of prctl
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
+         "Failed to allocate")
 
 
 def step_back() -> None:
     """Take only time that no one else wants, and end with the parent."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     with suppress(OSError):
         os.nice(19)
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent ends; a fork does not inherit that."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
 
 
 def status(*names: str) -> list[int]:
@@ -39,49 +43,62 @@ def status(*names: str) -> list[int]:
     return [1024 * int(lines[name].split()[0]) for name in names]
 
 
-def peak_rss() -> int:
+class Peak:
     """The most resident bytes that this process has had."""
-    return status("VmHWM")[0]
 
+    def __init__(self) -> None:
+        self._earlier = 0
 
-def forget_peak() -> None:
-    """Let `peak_rss` begin anew, where the kernel allows it."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    def __call__(self) -> int:
+        self._earlier = max(self._earlier, status("VmHWM")[0])
+        return self._earlier
+
+    def raised_by(self, work: Callable[[], object]) -> int | None:
+        """How far some work raises the resident size while it runs; None where the kernel does not tell."""
+        self()
+        before = status("VmRSS")[0]
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            before = -1
+        work()
+        return max(status("VmHWM")[0] - before, 0) if before >= 0 else None
 
 
 def limit(memory: int) -> None:
-    """Let allocations fail that would take the process past `memory` resident bytes."""
-    resident, data = status("VmRSS", "VmData")
-    most = data + max(int(HARD * memory) - resident, 0)
+    """Let allocations fail that would take the process past `memory` resident bytes. What is reserved and was not
+    touched until now, such as stacks and the workspace of BLAS, does not count."""
+    data, anonymous, files = status("VmData", "RssAnon", "RssFile")
+    most = max(int(HARD * memory) - files, 0) + max(data - anonymous, 0)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def per_sample(anatomy: Anatomy, cut: Cut) -> float:
-    """Bytes that one sample more takes in a pass above a cut."""
-    return LIVE * 4 * anatomy.live(cut)
+def trim() -> None:
+    """Give memory back that is free but still held, where the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
-def forecast(anatomy: Anatomy, cut: Cut, samples: int) -> int:
-    """Bytes at the peak of a round above a cut, one sample a pass; samples: those whose activations are held."""
-    kept = samples * cut.values * (2 if len(cut.shape) == 3 else 4)
-    return math.ceil(TORCH + WEIGHTS * 4 * cut.weights + 2 * kept + per_sample(anatomy, cut))
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is why something failed, in Python, torch or ONNX Runtime."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 class Watch:
     """Reads the resident size all the time. tight: whether it has come close to what is allowed since last asked."""
 
     def __init__(self, memory: int) -> None:
-        self.memory, self._close = memory, False
+        self._most, self._close = int(SLACK * memory), False
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
         while True:
-            self._close |= status("VmRSS")[0] > SLACK * self.memory
-            time.sleep(0.02)
+            self._close |= status("VmRSS")[0] > self._most
+            time.sleep(LOOK)
 
     def tight(self) -> bool:
-        """Asked once a step."""
+        """Asked once a step; what is free by then is given back."""
         close, self._close = self._close, False
+        trim()
         return close

@@ -119,7 +119,8 @@ class Fisher(Constraint):
         x = new.x
         if 0 < self.samples < len(x):
             x = x[torch.from_numpy(generator.choice(len(x), self.samples, replace=False))]
-        for name, fresh in fisher(network, x, self.labels, generator).items():
+        block = max(getattr(network, "block", 2 * CHUNK) // 2, 1)     # inputs and gradients of all layers at once
+        for name, fresh in fisher(network, x, self.labels, generator, min(block, CHUNK)).items():
             if (old := self.fisher.get(name)) is not None:
                 _known(fresh, old).add_(old, alpha=self.gamma)
             self.fisher[name] = fresh
@@ -136,16 +137,18 @@ def _known(values: Tensor, old: Tensor) -> Tensor:
     return values[:len(old)] if old.dim() else values
 
 
-def fisher(network: nn.Module, x: Tensor, labels: str, generator: np.random.Generator) -> dict[str, Tensor]:
+def fisher(network: nn.Module, x: Tensor, labels: str, generator: np.random.Generator,
+           chunk: int = CHUNK) -> dict[str, Tensor]:
     """The diagonal Fisher information of a network in evaluation mode: parameter name -> mean over x [n, ...] of
-    E_label (d log p(label | x) / d theta)^2, the label "drawn" once from the model or its "exact" expectation.
+    E_label (d log p(label | x) / d theta)^2, the label "drawn" once from the model or its "exact" expectation. chunk:
+    samples that pass at a time.
 
     One backward pass gives the gradients at every layer's output, from which each layer's own follow by sample; a layer
     may be used once in a pass.
     """
     found = {name: torch.zeros_like(p, requires_grad=False) for name, p in network.named_parameters()}
     layers = {name: part for name, part in network.named_modules() if list(part.parameters(recurse=False))}
-    for part in x.split(CHUNK):
+    for part in x.split(chunk):
         logits, ends = _watched(network, layers, part)
         likelihood = F.log_softmax(logits, 1)
         for label, chance in _labels(likelihood.detach().exp(), labels, generator):

@@ -36,12 +36,12 @@ class Graph(nn.Module):
         self.origin: dict[str, tuple[str, bool]] = {}       # parameter of this module -> weight, transposed
         self.steps: list[tuple[Callable[..., Tensor], list[str], str, list[str]]] = []   # ..., what is done with then
         self.input, self.output = top.input, top.output
-        self.constants = {name: torch.tensor(values) for name, values in top.weights.items()}
+        self.constants: dict[str, Tensor] = {}      # what is used and not learned
         uses = [name for node in top.nodes for name in node.given] + [top.output]
         for place, (kind, names, made, attributes) in enumerate(top.nodes):
             given = [name for name in names if name]
             del uses[:len(names)]
-            done = [name for name in dict.fromkeys(given) if name not in uses and name not in self.constants]
+            done = [name for name in dict.fromkeys(given) if name not in uses and name not in top.weights]
             weights = {name: top.weights[name] for name in given if name in top.weights}
             if kind in LAYERS and len(weights) == len(given) - 1:
                 layer, origin = LAYERS[kind](given, weights, attributes)
@@ -50,6 +50,7 @@ class Graph(nn.Module):
                 self.origin |= {f"layers.{key}.{name}": where for name, where in origin.items()}
                 self.steps.append((layer, given[:1], made, done))
             elif kind in OPERATORS:
+                self.constants |= {name: torch.tensor(values) for name, values in weights.items()}
                 self.steps.append((OPERATORS[kind](attributes), given, made, done))
             else:
                 raise BackboneError(f"a backbone with the operator {kind} can't be tuned",

@@ -1,7 +1,7 @@
-"""The worker of a learning round: `python -m edgecl.training.round FOLDER`, a job in, a candidate out; see `edgecl.job`.
+"""The worker of a learning round: `python -m edgecl.training.round FOLDER`, a job in, a candidate out, see `edgecl.job`.
 
-It limits itself before it loads anything large, tells its progress in lines of JSON, and answers a SIGTERM or the end of
-its time with what it has learned so far. The frozen trunk runs in a process before it, so that ONNX Runtime and torch
+It limits itself before it loads anything large, tells its progress in lines of JSON, and answers a SIGTERM or the end
+of its time with what it has learned so far. The frozen trunk runs in a process before it, so that ONNX Runtime and torch
 are never in memory together.
 """
 from __future__ import annotations
@@ -11,22 +11,27 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecl.errors import BudgetError, EdgeclError
 from edgecl.job import Job, Stored, answer
-from edgecl.training import confines
+from edgecl.method import read_method
+from edgecl.training import confines, needs
 
 if TYPE_CHECKING:
-    from edgecl.backbones.surgery import Anatomy, Cut
+    from edgecl.backbones.surgery import Cut
+
+FAILED = 1      # exit status
+TICK = 0.02     # seconds between two looks at the process of the trunk
 
 
 class Stop:
-    """Whether the round was asked to end, or its time is over."""
+    """Whether the round was asked to end, and how much of its time is left."""
 
     def __init__(self, seconds: float) -> None:
-        self.begun, self.seconds, self.asked, self.tail = time.monotonic(), seconds, False, 0.0
+        self.begun, self.seconds, self.asked = time.monotonic(), seconds, False
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, *_: object) -> None:
@@ -39,17 +44,21 @@ class Stop:
 
 
 def main(folder: Path) -> int:
-    job, stop = Job.read(folder), None
+    job = Job.read(folder)
+    stop, peak = Stop(job.seconds), confines.Peak()
     confines.step_back()
-    stop = Stop(job.seconds)
     try:
-        anatomy, cut = choose(folder, job)
+        cut, blocks = choose(folder, job)
         prepare_activations(folder, job, cut, stop)
         from edgecl.training.tuning import tune
 
-        answer(folder, **tune(folder, job, anatomy, cut, stop, tell))
+        answer(folder, **tune(folder, job, cut, stop, peak, tell), **blocks, peak_rss_bytes=peak())
     except EdgeclError as error:
-        answer(folder, refused={"what": error.what, "cure": error.cure}, peak_rss_bytes=confines.peak_rss())
+        refuse(folder, error)
+    except (MemoryError, RuntimeError) as error:
+        if not confines.out_of_memory(error):
+            raise
+        refuse(folder, too_small(job))
     return 0
 
 
@@ -58,59 +67,65 @@ def tell(**values: float) -> None:
     print(json.dumps(values), flush=True)
 
 
-def choose(folder: Path, job: Job) -> tuple[Anatomy, Cut]:
-    """The backbone, and the lowest cut that the memory is likely to allow: freezing from below. Raises BudgetError."""
+def refuse(folder: Path, error: EdgeclError) -> None:
+    """Answer that it can't be done, and why."""
+    answer(folder, refused={"what": error.what, "cure": error.cure})
+
+
+def too_small(job: Job) -> BudgetError:
+    """What is said where memory runs out beside a step."""
+    return BudgetError(f"{job.memory} bytes of memory were too small", f"give --memory {int(1.1 * job.memory)} or more")
+
+
+def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
+    """The lowest cut above which the memory will do: freezing from below; how many blocks are tuned, and were to be.
+    Raises BudgetError where there is none."""
     from edgecl.backbones.surgery import ADAPTER_INPUT, Anatomy
 
-    anatomy, samples = Anatomy((folder / "backbone.onnx").read_bytes()), Stored.read(folder)
-    if not job.codec:
-        return anatomy, anatomy.cut_at(ADAPTER_INPUT)
-    lowest, cuts = anatomy.cut(job.blocks), anatomy.cuts()
-    above = [cut for cut in cuts[cuts.index(lowest):]]
-    needs = [confines.forecast(anatomy, cut, len(samples.column)) for cut in above]
-    for cut, need in zip(above, needs):
-        if need <= job.memory:
-            return anatomy, cut
-    raise BudgetError(f"a round on {len(samples.column)} samples takes {min(needs)} bytes of memory at least, "
-                      f"{job.memory} are allowed", f"give --memory {min(needs)} or more")
+    content = (folder / "backbone.onnx").read_bytes()
+    anatomy, samples, method = Anatomy(content), len(Stored.read(folder, inputs=False).column), read_method(job.method)
+    cuts = anatomy.cuts() if job.codec else [anatomy.cut_at(ADAPTER_INPUT)]
+    able = cuts[cuts.index(anatomy.cut(job.blocks)):] if job.codec else cuts
+    inputs = (folder / "samples.npz").stat().st_size
+    least = [max(needs.memory(anatomy, cut, len(content), method, samples, job.batch),
+                 needs.trunk_memory(len(content), inputs)) for cut in able]
+    for place, cut in enumerate(able):
+        if least[place] <= job.memory:
+            return cut, {"blocks": len(able) - place, "wished_blocks": len(able)}
+    raise BudgetError(f"a round on {samples} samples takes {min(least)} bytes of memory at least, {job.memory} are "
+                      "allowed", f"give --memory {min(least)} or more")
 
 
 def prepare_activations(folder: Path, job: Job, cut: Cut, stop: Stop) -> None:
-    """Write activations.npy and, exact, probes_in.npy, by a child process. Raises EdgeclError."""
+    """Write activations.npy and probes_in.npy, see `trunk.run`, by a child process. Raises BudgetError; ends where the
+    child has failed."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        status = 1
+        status = FAILED
         try:
+            confines.end_with_parent()
             from edgecl.training.trunk import run
 
-            run(folder, job, cut, stop)
+            run(folder, job, cut, stop.left)
             status = 0
         except EdgeclError as error:
-            answer(folder, refused={"what": error.what, "cure": error.cure}, peak_rss_bytes=confines.peak_rss())
-            status = 3
-        except MemoryError:
-            status = 4
+            refuse(folder, error)
+        except Exception as error:      # ONNX Runtime's classes have no common public base
+            if confines.out_of_memory(error):
+                refuse(folder, too_small(job))
+            else:
+                traceback.print_exc()
         finally:
             os._exit(status)
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if stop.asked:
             os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
-    if status == 0:
-        return
-    (folder / "activations.npy").unlink(missing_ok=True)
-    refusal = folder / "result.json"
-    if refusal.exists():
-        told = json.loads(refusal.read_text("utf-8"))["refused"]
-        raise BudgetError(told["what"], told["cure"])
+        time.sleep(TICK)
     if stop.asked:
-        raise BudgetError("the round was stopped before it learned anything", "start it again")
-    raise BudgetError(f"the frozen part of the backbone does not fit into {job.memory} bytes of memory",
-                      "give --memory more")
+        raise BudgetError("the round was stopped before it learned anything", "start it again, or give --time more")
+    if ended[1] != 0:       # what there is to say, the child has said
+        sys.exit(0 if (folder / "result.json").exists() else FAILED)
 
 
 if __name__ == "__main__":

@@ -114,12 +114,12 @@ class Session:
         head.extend(len(classes), np.random.default_rng(0))
         self.network.head = head
         try:
-            self.network.load_state_dict({name: torch.tensor(a) for name, a in _below("network", state).items()})
+            self.network.load_state_dict({name: torch.tensor(a) for name, a in below("network", state).items()})
         except RuntimeError as error:
             raise StateError(f"the state does not fit: {' '.join(str(error).split())[:200]}",
                              "load it into a session with its network and input") from error
         for owner, values in self._owners():
-            values.load(_below(owner, state))
+            values.load(below(owner, state))
         self.classes, (self.seed, self.rounds) = classes, (int(number) for number in state["rounds"])
         if self.rounds:
             self.parts.balance.finish(self.network, self.parts.memory)
@@ -163,5 +163,6 @@ def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:
     return classes
 
 
-def _below(owner: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def below(owner: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of one owner, named as it names them."""
     return {name.removeprefix(f"{owner}/"): array for name, array in state.items() if name.startswith(f"{owner}/")}

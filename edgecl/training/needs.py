@@ -1,0 +1,58 @@
+"""What a round on a backbone will take, told before torch is loaded: bytes of memory, and work after the last step."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgecl.training.confines import SLACK
+
+if TYPE_CHECKING:
+    from edgecl.backbones.surgery import Anatomy, Cut
+    from edgecl.method import Method
+
+# Measured with torch 2.13 for processors and ONNX Runtime 1.32; tools/check_rounds.py shows whether they hold.
+TORCH = 292 * 10**6     # resident with torch, numpy and onnx after a few steps of a small network
+CODE = 14 * 10**6       # of it what the first steps load
+RUNTIME = 75 * 10**6    # resident with ONNX Runtime
+SESSION = 5             # times the backbone's file: read, cut, written out, loaded, and packed for the processor
+WRITING = 4             # times the backbone's file: read, copied with other weights, and written out
+STEPPING = 4            # times the learned weights: they, their speed, their gradient, and that at its own pace
+BATCH = 4               # times the activations of a step: drawn, joined, turned round, and chosen from both
+FISHER = 6              # passes forward that the squared gradients of one sample take
+
+COPIES = {"reservoir": 2, "herding": 3, "everything": 3}    # of all activations, by the method's memory; else 1
+BESIDE = {"fisher": 3}                                      # times the learned weights, by the constraint; else 0
+
+
+def activations(cut: Cut, samples: int) -> int:
+    """Bytes of the activations of samples, as they are kept."""
+    return samples * cut.values * (2 if len(cut.shape) == 3 else 4)
+
+
+def beside_a_pass(cut: Cut, method: Method, samples: int, batch: int) -> int:
+    """Bytes that a step holds beside network, activations and the gradient of a pass."""
+    copies = COPIES.get(method.parts["memory"][0], 1) - 1
+    weights = STEPPING - 2 + sum(BESIDE.get(name, 0) for name in method.parts["constraint"])
+    return copies * activations(cut, samples) + BATCH * activations(cut, 2 * batch) + 4 * weights * cut.weights
+
+
+def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, samples: int, batch: int) -> int:
+    """The least memory in bytes that will do above a cut, one sample a pass. file: bytes of the backbone's."""
+    kept, weights = activations(cut, samples), 4 * cut.weights
+    training = 2 * weights + beside_a_pass(cut, method, samples, batch) + 4 * anatomy.live(cut)
+    return int((TORCH + kept + max(training, 2 * weights + WRITING * file)) / SLACK)
+
+
+def trunk_memory(file: int, inputs: int) -> int:
+    """The least memory in bytes that will do below it. inputs: bytes of all samples."""
+    return int((RUNTIME + SESSION * file + 2 * inputs) / SLACK)
+
+
+def closing(method: Method, samples: int, fresh: int) -> float:
+    """How many samples go forward once the last step is done, those of the candidate's features included. fresh: of
+    the samples, those that are new."""
+    herded = fresh if method.parts["memory"] == ("herding",) else 0
+    means = 2 * samples if method.parts["balance"] == ("exemplar-means",) else 0
+    most = int(method.numbers.get("samples", 0)) if "fisher" in method.parts["constraint"] else -1
+    graded = 0 if most < 0 else min(most, fresh) if most else fresh
+    return samples + herded + means + FISHER * graded
+
