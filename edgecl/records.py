@@ -69,7 +69,8 @@ class Change:
     """What one commit does. rows: samples to add; snapshot: the statistics after it, where they are written anew;
     meta: values to set; erase: forget older generations too, and the class that `detail` names without a trace;
     undo_after: go back to that generation, its head included; codebook: of the exemplars from now on; spare: bytes of
-    the quota that must stay free; moved: stored samples with the features that they have from now on; parts: what the
+    the quota that must stay free; moved: stored samples with the features that they have from now on, without
+    their inputs; parts: what the
     method of a learning round keeps until the next."""
 
     action: str
@@ -106,7 +107,8 @@ def pack(parts: Sequence[tuple[list[Row], FeatureCodec]], about: dict[str, Any] 
     places = {label: place for place, label in enumerate(labels)}
     index = np.zeros(len(rows), INDEX)
     for name, values in (("id", [r.id for r in rows]), ("key", [r.key for r in rows]),
-                         ("label", [places[r.label] for r in rows]), ("flags", [SPARE * r.spare + TRAINED * r.trained for r in rows]),
+                         ("label", [places[r.label] for r in rows]),
+                         ("flags", [SPARE * r.spare + TRAINED * r.trained for r in rows]),
                          ("input", [len(r.input) for r in rows])):
         index[name] = values
     features = [codec.encode(np.stack([r.feature for r in part])).tobytes() for part, codec in parts if part]
