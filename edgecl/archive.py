@@ -117,7 +117,7 @@ class Archive:
                     raise damaged(self.path, "its history can't be read") from error
             stored = self._listed[1]
             backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
-            return [*stored, *(g._replace(backbone=backbone) for g in logged)]
+            return sorted([*stored, *(g._replace(backbone=backbone) for g in logged)], key=lambda g: g.id)
 
     def logged(self) -> list[Entry]:
         """The generations that stand in the log, with their samples."""
@@ -154,6 +154,8 @@ class Archive:
             last = max((g.id for g in alive if g.snapshot), default=0)
             last = max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
             base: int | None = None
+            backbones = {name: self.blobs.intact(name) for name in {g.backbone for g in alive} if name}
+            tuned = self.tuned()
             for g in alive:
                 if g.action == "init":
                     base = g.id
@@ -162,6 +164,7 @@ class Archive:
                 elif not g.journaled:
                     base = None
                 complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in lost)
+                complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
                 headless = not g.detail.get("classes") or (g.head is None and g.id > last)
                 if complete and (self.blobs.intact(g.head) if g.head else headless):
                     found.add(g.id)
@@ -205,9 +208,9 @@ class Archive:
                 if row.id in moved or (row.generation or 0) > tuned]
 
     def tuned(self, until: int | None = None) -> int | None:
-        """The newest generation, up to `until`, in which a learning round changed the backbone; None without any."""
-        rounds = [g.id for g in self.alive() if g.action == "round" and (until is None or g.id <= until)]
-        return rounds[-1] if rounds else None
+        """The newest generation, up to `until`, to which a backbone came from a learning round; None without any."""
+        rounds = [g.id for g in self.alive() if g.action == "round" or "tuned" in g.detail]
+        return max((number for number in rounds if until is None or number <= until), default=None)
 
     def parts(self) -> bytes | None:
         """What the method of the latest learning round keeps; None where there is none, or it is damaged."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
 DATABASE = 28 * PAGE        # tables and history, and as much again for the rollback journal
 RESERVE = "reserved"
-PURPOSES = {".onnx": "models", ".npz": "statistics", ".exemplars": "exemplars", ".codebook": "exemplars",
-            ".features": "journal", ".parts": "models",
-            ".journal": "journal", "learned.log": "journal", "edgecl.db": "database", "edgecl.db-journal": "database"}
+PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
+            ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
+            "edgecl.db": "database", "edgecl.db-journal": "database"}
 PLANNED_CLASSES = 50        # room that a plan keeps for classes; more are taken as long as they fit
 
 

@@ -110,7 +110,7 @@ def held_out(rows: list[Row], statistics: ClassStatistics) -> dict[str, list[Row
     for label, mine in eligible.items():
         if mine:
             mine.sort(key=lambda row: row.key)
-            others = statistics.counts[label] if not chosen[label] else len(mine)   # since a round held some back
-            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine], others, len(eligible))
+            count = len(mine) if chosen[label] else statistics.counts[label]     # a round has held some back before
+            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine], count, len(eligible))
             chosen[label] += [mine[i] for i in picked]
     return {label: mine for label, mine in chosen.items() if mine}

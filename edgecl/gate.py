@@ -38,9 +38,12 @@ class Bounds:
     max_regression: float = 0.1
 
 
+BOUNDS = Bounds()
+
+
 def check_file(candidate: bytes, sha256: str, serving: bytes, samples: np.ndarray, expected: np.ndarray) -> list[Check]:
-    """Digest, form, size, parity and latency of a candidate. samples [n, ...]: prepared; expected [n, d]: their features
-    as the worker computed them. What comes after a failed check is not looked at."""
+    """Digest, form, size, parity and latency of a candidate. samples [n, ...]: prepared; expected [n, d]: their
+    features as the worker computed them. What comes after a failed check is not looked at."""
     digest = hashlib.sha256(candidate).hexdigest()
     checks = [Check("digest", digest[:16], digest == sha256),
               Check("size", f"{len(candidate)} bytes, {len(serving)} before",

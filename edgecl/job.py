@@ -28,8 +28,8 @@ PROBES = 8   # samples by which the two runtimes are compared
 class Job:
     """What a worker is to do. method: a name or a .toml file; classes: of all samples, in the order in which they came;
     known: how many of them had been in the last round; codec: of the samples' inputs, "" where features are tuned on;
-    blocks: of the backbone to tune, None for the usual number; memory: bytes that the worker may hold; seconds: until it
-    must have ended; epochs, batch, rate, head_rate, smoothing: see `edgecl.training.loop.Plan`."""
+    blocks: of the backbone to tune, None for the usual number; memory: bytes that the worker may hold; seconds: until
+    it must have ended; epochs, batch, rate, head_rate, smoothing: see `edgecl.training.loop.Plan`."""
 
     method: str
     classes: tuple[str, ...]

@@ -170,7 +170,8 @@ class Journal:
         kept = knowledge.exemplars()
         change.rows = [row for row in kept if row.id is None]
         planned = knowledge.form
-        for form in (planned, *coarser(planned, knowledge.lifts[0].dimension)):
+        others = [] if change.moved else coarser(planned, knowledge.lifts[0].dimension)  # a round is judged already
+        for form in (planned, *others):
             knowledge.form = form
             change.snapshot = knowledge.snapshot()
             change.spare = 0 if change.erase else self._spare(change)
@@ -190,7 +191,7 @@ class Journal:
             if then.head is not None or not knowledge.labels:
                 change.detail |= {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
                 return Judgement(None, then.detail.get("held_back", {})), None
-        judgement = judgement or knowledge.judge(self.settings.head, exemplars)
+        judgement = judgement or knowledge.judge(self.settings.head, knowledge.judges(exemplars))
         change.detail |= judgement.summary()
         head = build_head(judgement.head) if judgement.head is not None else None
         if change.undo_after is not None:
@@ -233,11 +234,15 @@ class Journal:
         return store.packing_bytes() + max(pages(len(change.head or b"")) + pages(len(change.snapshot or b"")) - old, 0)
 
     def _make_room(self, change: Change, kept: list[Row]) -> None:
-        """Let go of what only a rollback needs, then of exemplars that will not stay, until the change fits."""
+        """Let go of what only a rollback needs, then of exemplars that will not stay, until the change fits. For a
+        round only where that will be enough: one that is refused leaves no trace."""
+        if change.moved and not self.store.fits(change, upkeep.spendable(self.store)):
+            return
         while not self.store.fits(change):
             if not upkeep.prune(self.store):
                 with suppress(BudgetError):
-                    self._evict_early(kept)
+                    if not change.moved:
+                        self._evict_early(kept)
                 return
 
     def _evict_early(self, kept: list[Row]) -> None:

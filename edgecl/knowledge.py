@@ -102,11 +102,16 @@ class Knowledge:
         self.stored = [s for s in self.stored if s.label != label]
         return exact
 
-    def moved(self, features: Mapping[int, NDArray[np.float32]], tuned: Set[int], held: Set[int]) -> Knowledge:
+    def mark(self, tuned: Set[int], held: Set[int]) -> None:
+        """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
+        held back from it, which judge from now on."""
+        self.stored = [row._replace(trained=row.trained or row.id in tuned, judges=row.judges or row.id in held)
+                       for row in self.stored]
+
+    def moved(self, features: Mapping[int, NDArray[np.float32]]) -> Knowledge:
         """The same by another backbone: what is stored is learned anew, what is not is moved, see `edgecl.drift`.
 
-        features: row id -> its new feature [d]; rows without one are let go of; tuned: ids that the backbone was tuned
-        on; held: ids that were held back from it. Raises StateError, BadInput.
+        features: row id -> its new feature [d]; rows without one are let go of. Raises StateError, BadInput.
         """
         codec, rows = self.buffer.codec.feature, [row for row in self.stored if row.id in features]
         new = np.stack([features[row.id] for row in rows if row.id is not None])
@@ -115,10 +120,10 @@ class Knowledge:
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
         for lift, statistics in self.statistics.items():
             pairs = {label: Pairs(lift(np.stack([rows[i].feature for i in mine])), lift(new[mine]),
-                                  np.array([not rows[i].coded for i in mine])) for label, mine in places.items() if mine}
+                                  np.array([not rows[i].coded for i in mine]))
+                     for label, mine in places.items() if mine}
             known.statistics[lift] = moved(statistics, pairs)
-        known.stored = [row._replace(feature=h, trained=row.trained or row.id in tuned, judges=row.id in held)
-                        for row, h in zip(rows, new)]
+        known.stored = [row._replace(feature=h) for row, h in zip(rows, new)]
         return known
 
     def merge(self, other: Knowledge) -> None:
@@ -136,18 +141,23 @@ class Knowledge:
         decode: see `Codebook.take`."""
         return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode) if self.stored else []
 
-    def judge(self, head: str, exemplars: list[Row] | None = None, trained: Head | None = None) -> Judgement:
-        """The head for all that is known, chosen and calibrated on held-back exemplars. exemplars: of `exemplars()`;
-        trained: by a learning round on what is not held back, on trial like any other.
+    def judges(self, exemplars: list[Row] | None = None) -> dict[str, list[Row]]:
+        """The exemplars that are held back, by class. exemplars: of `exemplars()`."""
+        if not self.labels:
+            return {}
+        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
+
+    def judge(self, head: str, judges: Mapping[str, list[Row]] | None = None, trained: Head | None = None) -> Judgement:
+        """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`; trained:
+        by a learning round on what is not held back, on trial like any other.
 
         The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
         those that are tried nor the one that serves. head: "auto" or a kind.
         """
         if not self.labels:
             return Judgement(None, {})
-        exemplars = self.exemplars(decode=False) if exemplars is None else exemplars
-        held = {label: np.stack([row.feature for row in rows])
-                for label, rows in held_out(exemplars, self.plain).items()}
+        judges = self.judges() if judges is None else judges
+        held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
         rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgecl.backbone import Backbone
 from edgecl.batches import Batch, Samples, batches_of
+from edgecl.candidate import clear_killed, rerun
 from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
 from edgecl.founding import Foundation, check_codec, found, waits_for_samples
@@ -97,6 +98,7 @@ class Learner:
         label = check_class_name(label)
         foundation, model, batches = self._founded(batches_of(samples, groups), label)
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
+        used, tuned = self._session[0] if self._session and not model else None, self.store.tuned()
         features: list[np.ndarray] = []
         keys: list[int] = []
         inputs: list[bytes] = []
@@ -110,15 +112,18 @@ class Learner:
             if progress:
                 progress(len(fitted))
         change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
-        used = self._session[0] if self._session and not model else None
         if model:
             change.meta["foundation"] = foundation.to_meta()
+        learned = np.concatenate(features)
         with self.store.exclusive():
-            if used is not None and used != self.store.newest.backbone:
-                raise StateError(f"a learning round has just changed the backbone of {self.store.path}", "try again")
+            now = self.store.newest.backbone
+            if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
+                if codec is None and tuned is not None:
+                    raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
+                learned = rerun(self.store.blob_path(now).read_bytes(), learned, inputs, codec)
             before = self._held_back_accuracy()
             knowledge = self._journal.known(foundation)
-            knowledge.add(label, keys, np.concatenate(features), inputs)
+            knowledge.add(label, keys, learned, inputs)
             generation, judgement = self._journal.commit(knowledge, change)
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
                        self.store.used_bytes(),
@@ -139,7 +144,8 @@ class Learner:
         return *found(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
-        """Forget a class and every older generation; {"class", "generation", "exact"}. Raises BadInput, StateError."""
+        """Forget a class and every older generation; {"class", "generation", "exact"}: False also where a backbone may
+        have been tuned on it. Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self._journal.known()
             if label not in knowledge.labels:
@@ -148,6 +154,7 @@ class Learner:
             exact = knowledge.forget(label) and not shown
             change = Change("forget", {"class": label, "exact": exact}, erase=True)
             generation, _ = self._journal.commit(knowledge, change, rewrite=True)
+        clear_killed(self.store.path)
         return {"class": label, "generation": generation, "exact": exact}
 
     def rollback(self, generation: int | None = None) -> int:

@@ -38,6 +38,8 @@ def _adopt(other: Journal, change: Change) -> Foundation:
     foundation = other.foundation
     assert foundation is not None
     change.backbone = other.store.blob_path(_backbone(other)).read_bytes()
+    if other.store.tuned() is not None:
+        change.detail["tuned"] = True
     change.meta["foundation"] = foundation.to_meta()
     return foundation
 
@@ -73,6 +75,9 @@ def _check_alike(journal: Journal, other: Journal, foundation: Foundation, chang
         differ.append("form of statistics")
     if mine is not None and mine != _backbone(other):
         differ.append("backbone file")
+    if differ == ["backbone file"] and {journal.store.tuned(), other.store.tuned()} != {None}:
+        raise StateError(f"{other.store.path} can't be merged: a learning round has changed one's backbone",
+                         "merge before the first round, or `edgecl rollback` to before it")
     if differ or journal.settings.seed != other.settings.seed:
         raise StateError(f"{other.store.path} can't be merged: it differs in {', '.join(differ) or 'seed'}",
                          "create states that shall be merged with the same --backbone, --calibrate, --quota, --codec "

@@ -70,7 +70,8 @@ class Change:
     """What one commit does. rows: samples to add; snapshot: the statistics after it, where they are written anew;
     meta: values to set; erase: forget older generations too, and the class that `detail` names without a trace;
     undo_after: go back to that generation, its head included; codebook: of the exemplars from now on; spare: bytes of
-    the quota that must stay free; moved: stored samples with the features that they have from now on; parts: what the
+    the quota that must stay free; moved: stored samples with the features that they have from now on, without
+    their inputs; parts: what the
     method of a learning round keeps until the next."""
 
     action: str

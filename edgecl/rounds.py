@@ -3,19 +3,17 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecl import gate, worker
-from edgecl.backbone import Backbone
-from edgecl.buffer import held_out
+from edgecl.candidate import Candidate, clear_killed, decoded, take_in, workshop_prefix
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.heads import Head
 from edgecl.job import PROBES, Job, Stored
@@ -23,7 +21,6 @@ from edgecl.lift import Lift
 from edgecl.limits import Limits, Need, may_run
 from edgecl.method import read_method
 from edgecl.readings import read
-from edgecl.records import Change
 from edgecl.results import Rounded
 
 if TYPE_CHECKING:
@@ -38,13 +35,14 @@ FIRST, LATER = "first-session", "er"    # the default method of the first round,
 SECONDS, MEMORY = 60.0, 400 * 10**6
 GATE = 1.5                              # seconds of a round that are left for the gate
 LEAST = 2                               # classes, and as many samples of each
+ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a round is to be. method: a name or a .toml file, None for the default; seconds: for all of it; memory: bytes
-    of the worker; blocks: of the backbone to tune, None for the usual number; epochs: at most; batch: new samples a
-    step."""
+    """What a round is to be. method: a name or a .toml file, None for the default; seconds: for all of it; memory:
+    bytes of the worker; blocks: of the backbone to tune, None for the usual number; epochs: at most; batch: new samples
+    a step."""
 
     method: str | None = None
     seconds: float = SECONDS
@@ -53,8 +51,8 @@ class Wish:
     epochs: int = 8
     batch: int = 32
     threads: int = 1
-    bounds: gate.Bounds = gate.Bounds()
-    limits: Limits = Limits(load=100.0)     # a round that a person asks for runs beside other programs: it gives way
+    bounds: gate.Bounds = gate.BOUNDS
+    limits: Limits = ASKED
 
 
 def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -> Rounded:
@@ -73,19 +71,18 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
     method = _method(learner, wish)
     with store.reading():
         knowledge, serving = learner.recall(), store.blob_path(store.newest.backbone or "").read_bytes()
-        before, tuned = store.parts(), store.tuned()
+        begun_at, before, last = store.current, store.parts(), store.tuned()
     codec = foundation.buffer(learner.settings).codec
     rows = _rows(knowledge, codec.input is not None)
-    model = serving if codec.input else _adapted(serving)
-    out = held_out(knowledge.exemplars(), knowledge.plain)
-    held = {row.id for mine in out.values() for row in mine if row.id is not None}
+    held = {row.id for mine in knowledge.judges().values() for row in mine}
     with workshop(store.path) as folder:
-        classes, known = _classes(rows, tuned, before)
+        classes, known = _classes(rows, before)
         places = {name: place for place, name in enumerate(classes)}
         Stored(np.array([places[row.label] for row in rows], np.int64),
-               np.array([(row.generation or 0) > (tuned or 0) for row in rows]), np.array([row.id in held for row in rows]),
+               np.array([(row.generation or 0) > (last or 0) for row in rows]),
+               np.array([row.id in held for row in rows]),
                np.stack([row.feature for row in rows]), [row.input for row in rows]).write(folder)
-        (folder / "backbone.onnx").write_bytes(model)
+        (folder / "backbone.onnx").write_bytes(serving if codec.input else _adapted(serving))
         if before is not None:
             (folder / "before.npz").write_bytes(before)
         job = Job(method, tuple(classes), known, foundation.codec if codec.input else "", wish.blocks, wish.memory,
@@ -93,36 +90,19 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
                   wish.epochs, wish.batch)
         job.write(folder)
         answer = worker.run(folder, job, watch)
-        candidate = (folder / "candidate.onnx").read_bytes()
+        model = (folder / "candidate.onnx").read_bytes()
         features = np.load(folder / "features.npy", allow_pickle=False)
-        probes = _inputs(rows[:PROBES], foundation, learner) if codec.input else None
+        probes = decoded([row.input for row in rows[:PROBES]], codec.input) if codec.input else None
         expected = np.load(folder / "probes.npy", allow_pickle=False)
         parts, head = (folder / "parts.npz").read_bytes(), _trained_head(folder, classes)
-    checks = gate.check_file(candidate, answer["sha256"], serving, *(
-        (probes, expected) if probes is not None else _made_up(foundation, candidate)))
-    moved = {row.id: feature for row, feature in zip(rows, features) if row.id is not None}
-    free = {row.id for row in rows if row.id is not None and row.id not in held}
-    with store.exclusive():
-        now = learner.recall()
-        _rerun(now, moved, candidate, foundation, learner)
-        old, after = now.judge(learner.settings.head), now.moved(moved, free, held)
-        judgement = after.judge(learner.settings.head, trained=head)
-        checks += gate.check_accuracy(old, judgement, wish.bounds) if all(c.passed for c in checks) else []
-        pairs = {name: (old.accuracy.get(name), judgement.accuracy.get(name)) for name in now.labels}
-        detail: dict[str, Any] = {"method": Path(method).stem, "tuned_samples": len(free)}
-        generation = None
-        if all(check.passed for check in checks):
-            change = Change("round", {**detail, "checks": [list(check[:2]) for check in checks]}, backbone=candidate,
-                            moved=[row for row in after.stored if row.id is not None], parts=parts)
-            try:
-                generation, _ = learner.commit_round(after, change, judgement)
-            except BudgetError as error:
-                checks.append(gate.Check("quota", error.what, False))
-        if generation is None:
-            why = [f"{check.name}: {check.found}" for check in checks if not check.passed]
-            store.note("round", {**detail, "refused": why, "classes": len(now.labels)})
-    return Rounded(generation is not None, Path(method).stem, generation, tuple(map(tuple, checks)), pairs,
-                   answer["steps"], answer["of"], len(free), time.monotonic() - begun, answer["train_seconds"],
+    checks = gate.check_file(model, answer["sha256"], serving, *(
+        (probes, expected) if probes is not None else _made_up(foundation, model)))
+    found = {row.id: feature for row, feature in zip(rows, features) if row.id is not None}
+    tuned = frozenset(found) - held
+    took = take_in(learner, Candidate(Path(method).stem, begun_at, model, found, tuned, parts, head, tuple(checks)),
+                   wish.bounds)
+    return Rounded(took.generation is not None, Path(method).stem, took.generation, took.checks, took.held_back,
+                   answer["steps"], answer["of"], len(tuned), time.monotonic() - begun, answer["train_seconds"],
                    answer["peak_rss_bytes"], wish.memory, answer["device"], answer["blocks"], answer["wished_blocks"])
 
 
@@ -131,8 +111,8 @@ def _method(learner: Learner, wish: Wish) -> str:
     name = wish.method or (FIRST if tuned is None else LATER)
     method = read_method(name)
     if method.tuned == "none":
-        raise BadInput(f"{method.name} tunes no backbone", "`edgecl learn` does that already; take a method that tunes, "
-                       f"such as {FIRST}")
+        raise BadInput(f"{method.name} tunes no backbone",
+                       f"`edgecl learn` does that already; take a method that tunes, such as {FIRST}")
     if method.tuned == "first" and tuned is not None:
         raise BadInput(f"{method.name} tunes in the first round only, and generation {tuned} was one",
                        f"give --method {LATER}, or roll back to before it")
@@ -162,7 +142,7 @@ def _adapted(serving: bytes) -> bytes:
     return with_adapter(serving, 0)
 
 
-def _classes(rows: list[Row], tuned: int | None, before: bytes | None) -> tuple[list[str], int]:
+def _classes(rows: list[Row], before: bytes | None) -> tuple[list[str], int]:
     """The classes in the order in which they came, those of the last round first; how many those are."""
     order: list[str] = []
     if before is not None:
@@ -172,12 +152,6 @@ def _classes(rows: list[Row], tuned: int | None, before: bytes | None) -> tuple[
     order = [name for name in order if name in here] if set(order) <= here else []
     known = len(order)
     return [*order, *dict.fromkeys(row.label for row in rows if row.label not in order)], known
-
-
-def _inputs(rows: list[Row], foundation: Foundation, learner: Learner) -> np.ndarray:
-    codec = foundation.buffer(learner.settings).codec.input
-    assert codec is not None
-    return np.stack([codec.decode(row.input) for row in rows])
 
 
 def _made_up(foundation: Foundation, candidate: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -205,32 +179,14 @@ def _trained_head(folder: Path, classes: list[str]) -> Head | None:
                 np.zeros(d, np.float32), Lift(d, d))
 
 
-def _rerun(now: Knowledge, moved: dict[int, np.ndarray], candidate: bytes, foundation: Foundation,
-           learner: Learner) -> None:
-    """Add the features of samples that arrived while the worker ran."""
-    arrived = [row for row in now.stored if row.id is not None and row.id not in moved]
-    codec = foundation.buffer(learner.settings).codec.input
-    if codec is None:
-        from edgecl.backbones.surgery import adapted
-
-        found = adapted(candidate, np.stack([row.feature for row in arrived])) if arrived else ()
-    else:
-        arrived = [row for row in arrived if row.input]
-        found = Backbone(candidate).features(_inputs(arrived, foundation, learner)) if arrived else ()
-    moved |= {row.id: feature for row, feature in zip(arrived, found) if row.id is not None}
-
-
 @contextmanager
 def workshop(state: Path) -> Iterator[Path]:
     """A folder beside the state for one round; what a killed round of the same state left is cleared. Raises
     BudgetError where the disk is too full."""
-    prefix = f".{state.name}-round-"
-    for left in state.absolute().parent.glob(f"{prefix}*"):
-        owner = left.name.removeprefix(prefix).split("-")[0]
-        if not Path("/proc", owner).exists():
-            shutil.rmtree(left, ignore_errors=True)
+    clear_killed(state)
     try:
-        with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=state.absolute().parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f"{workshop_prefix(state)}{os.getpid()}-",
+                                         dir=state.absolute().parent) as folder:
             yield Path(folder)
     except OSError as error:
         raise BudgetError(f"a round needs a folder beside {state} ({error.strerror})",

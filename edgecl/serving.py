@@ -34,22 +34,25 @@ class Serving:
             if store.writable and store.log.damaged:
                 self.warnings.append(f"{store.log.path} is damaged at its end: what was learned last may be lost")
             self.current = alive[-1].id
-            self.generation, self.backbone_name, self.head_model = self._choose(store, alive, solve)
+            self.generation, self.backbone_name, self.head_model = self._choose(store, alive, open_backbone, solve)
             self.backbone = open_backbone(self.backbone_name)
             self.head = HeadSession(self.head_model)
 
-    def _choose(self, store: Store, alive: list[Generation], solve: Callable[[], bytes]) -> tuple[int, str, bytes]:
-        """The newest generation with an intact head, and that one's backbone and head."""
+    def _choose(self, store: Store, alive: list[Generation], open_backbone: Callable[[str], Backbone],
+                solve: Callable[[], bytes]) -> tuple[int, str, bytes]:
+        """The newest generation whose backbone and head are intact, and these."""
         newest = alive[-1]
         problem = StateError(f"{store.path} has learned nothing yet", "teach it with `edgecl learn --class NAME ...`")
         for generation in reversed(alive if newest.detail.get("classes") else []):
             if generation.backbone is None or (generation.head is None and generation != newest):
                 continue
             try:
+                open_backbone(generation.backbone)
                 head = solve() if generation.head is None else store.blob_path(generation.head).read_bytes()
             except StateError as error:
                 problem = error
-                self.warnings.append(error.what)
+                if error.what not in self.warnings:
+                    self.warnings.append(error.what)
                 continue
             return generation.id, generation.backbone, head
         raise problem

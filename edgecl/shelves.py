@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgecl.records import Row
     from edgecl.store import Store
 
+
 def arrange(store: Store, alive: Callable[[Row], bool], kept: list[Row] | None, spent: list[str]) -> None:
     """Make the files hold exactly the exemplars `kept` (None: those in them that are `alive`), then delete the files
     `spent`. Commits. Raises BudgetError."""
@@ -43,20 +44,21 @@ def arrange(store: Store, alive: Callable[[Row], bool], kept: list[Row] | None, 
                if len(old) > 1 or not old[0] or [*map(_as_stored, rows)] != sorted(map(_as_stored, found[old[0]]))]
     changed.sort(key=lambda step: _bytes(store, step[1]) - sum(_bytes(store, found[name]) for name in step[0] if name))
     for old, rows in changed:
-        put(store, [name for name in old if name], _split(store, rows), EXEMPLARS)
+        put(store, [name for name in old if name], split(store, rows), EXEMPLARS)
     put(store, spent, [], EXEMPLARS)
     store.drop_codebooks()
 
 
-def put(store: Store, names: list[str], parts: list[list[Row]], kind: str) -> None:
-    """Write samples as one file a part in the place of the files `names`. Commits. Raises BudgetError."""
+def put(store: Store, names: list[str], parts: list[list[Row]], kind: str, tuned: int | None = None) -> None:
+    """Write samples as one file a part in the place of the files `names`; tuned: see `Store.add_file`. Commits. Raises
+    BudgetError."""
     if not names and not parts:
         return
     need = sum(pages(_bytes(store, rows)) + PAGE for rows in parts) + store.journal_bytes() + 2 * PAGE
     store.ledger.ask(need, "packing samples")
     store.connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in names])
     for rows in parts:
-        store.add_file(rows, kind)
+        store.add_file(rows, kind, tuned)
     store.step()
 
 
@@ -77,7 +79,7 @@ def _cut(rows: list[Row], starts: list[tuple[str, int, int]]) -> list[list[Row]]
     return parts
 
 
-def _split(store: Store, rows: list[Row]) -> list[list[Row]]:
+def split(store: Store, rows: list[Row]) -> list[list[Row]]:
     """The samples in as many parts as it takes for each to fit a segment."""
     count = -(-_bytes(store, rows) // store.segment) if rows else 0
     return [rows[len(rows) * number // count:len(rows) * (number + 1) // count] for number in range(count)]

@@ -20,6 +20,7 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.log import NAME as LOG
 from edgecl.log import first_record, new_epoch
 from edgecl.records import Change, Generation, Row, pack, packed_bytes
+from edgecl.shelves import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,15 +95,16 @@ class Store(Archive):
                 raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                                  "free some space; the next edgecl command erases them")
 
-    def fits(self, change: Change) -> bool:
-        """Whether the change, its temporaries and what it must spare included, stays within the quota."""
-        return self.ledger.fits(self.needed_bytes(change))
+    def fits(self, change: Change, freed: int = 0) -> bool:
+        """Whether the change, its temporaries and what it must spare included, stays within the quota once `freed`
+        bytes more are."""
+        return self.ledger.fits(self.needed_bytes(change) - freed)
 
     def needed_bytes(self, change: Change) -> int:
         """Bytes the change may add at its peak, and must spare: new files, and what the database grows by."""
         blobs = change.backbone, change.head, change.snapshot, change.codebook, change.parts
         files = sum(pages(len(blob)) for blob in blobs if blob)
-        files += pages(packed_bytes([(change.moved, self.exact)])) if change.moved else 0
+        files += sum(pages(packed_bytes(self.by_codec(part))) + PAGE for part in split(self, change.moved))
         text = len(json.dumps([change.detail, change.meta])) + 400
         samples = pages(packed_bytes([(change.rows, self.exact)], text)) + PAGE if change.rows else 0
         if change.logs:
@@ -150,15 +152,14 @@ class Store(Archive):
             self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
 
     def note(self, action: str, detail: dict[str, Any]) -> int:
-        """Write something into the history, inside `exclusive`, that changed nothing; its number."""
-        text = len(json.dumps(detail)) + 400
-        self.ledger.ask(self.transaction_bytes(text), f"`{action}`")
-        number = self.next_number()
-        upkeep.move_log(self)
+        """Write into the history, inside `exclusive`, what has changed nothing; its number. Raises BudgetError."""
+        self.ledger.ask(pages(len(json.dumps(detail)) + 400) + 2 * PAGE + self.journal_bytes(), f"`{action}`")
+        number, run = self.next_number(), self.connection.execute
         self.insert(Generation(number, _now(), action, detail, None, None, None, False, True))
-        self.connection.execute("UPDATE generations SET undone = ? WHERE id = ?", (upkeep.ERASED, number))
-        upkeep.retire(self, upkeep.HEADS, upkeep.SNAPSHOTS)
-        self.connection.execute("COMMIT")
+        run("UPDATE generations SET undone = ? WHERE id = ?", (upkeep.ERASED, number))
+        run("DELETE FROM generations WHERE action = ? AND undone = ? AND id <= ?",
+            (action, upkeep.ERASED, number - HISTORY))
+        run("COMMIT")
         return number
 
     def next_number(self) -> int:
@@ -189,8 +190,10 @@ class Store(Archive):
             self.set_meta(key, value)
         self.insert(generation._replace(backbone=backbone, snapshot=snapshot))
         self.add_file(rows, JOURNAL)
-        if change.moved:
-            self._add(pack([([row._replace(input=b"") for row in change.moved], self.exact)]), FEATURES, generation.id)
+        for part in split(self, change.moved):
+            self.add_file(part, FEATURES, generation.id)
+        if change.erase:  # a method keeps what it has learned of every class
+            run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
         if change.parts:
             self._add(change.parts, PARTS, generation.id)
         upkeep.retire(self, upkeep.HEADS, upkeep.SNAPSHOTS, change.detail["class"] if change.erase else None)
@@ -224,11 +227,13 @@ class Store(Archive):
         self.connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", (
             g.id, g.created, g.action, json.dumps(g.detail), g.backbone, g.head, g.snapshot, g.journaled))
 
-    def add_file(self, rows: list[Row], kind: str) -> None:
-        """Write committed samples as one file, and name it in the transaction that is open."""
+    def add_file(self, rows: list[Row], kind: str, tuned: int | None = None) -> None:
+        """Write committed samples as one file, and name it in the transaction that is open. tuned: the round that gave
+        them their features, where the file is for those."""
         if rows:
-            spans = [row.generation for row in rows if row.generation is not None]
-            self._add(pack(self.by_codec(rows)), kind, min(spans), max(spans))
+            spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
+            about = None if tuned is None else {"round": tuned}  # so that no two rounds' files are one
+            self._add(pack(self.by_codec(rows), about), kind, min(spans), max(spans))
 
     def _add(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
         self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)",

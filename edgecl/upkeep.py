@@ -12,8 +12,8 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from edgecl.archive import EXEMPLARS, FEATURES, HISTORY, JOURNAL, PARTS
-from edgecl.budget import PAGE
+from edgecl.archive import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.budget import PAGE, pages
 from edgecl.database import NAME, PATIENCE
 from edgecl.errors import EdgeclError, StateError
 from edgecl.log import new_epoch
@@ -31,21 +31,31 @@ ERASED = 2     # `undone` of a generation whose samples are deleted
 
 
 def retire(store: Store, heads: int, snapshots: int, erased: str | None = None) -> None:
-    """Let go of all but the newest heads and snapshots, and of old history; with `erased`, of everything that is older
-    than the current generation, and of that class's name."""
+    """Let go of all but the newest heads and snapshots, of backbones that go with none of these, and of old history;
+    with `erased`, of everything that is older than the current generation, and of that class's name."""
     every = store.generations()
-    alive = [g for g in every if not g.undone] if erased is None else every[-1:]
+    alive = [g for g in every if not g.undone]
+    current = alive[-1]
+    alive = alive if erased is None else [current]
     keep = [g.id for g in alive if g.head][-heads:], [g.id for g in alive if g.snapshot][-snapshots:]
-    run, unfinished, tuned = store.connection.execute, erasing(store), store.tuned()
-    for g in every[:-1]:
+    oldest = min(keep[1], default=0)
+    backbones = {g.backbone for g in alive if g.id in keep[0] or g.id >= oldest}
+    run, unfinished = store.connection.execute, erasing(store)
+    rounds = {store.tuned(), *(number for _, number, _ in store.files(FEATURES))}
+    for g in every:
+        if g.id == current.id:
+            continue
         head, snapshot = (name if g.id in kept else None for name, kept in zip((g.head, g.snapshot), keep))
+        backbone = g.backbone if g.backbone in backbones else None
         detail = {key: value for key, value in g.detail.items()
                   if (head or key != "held_back") and (key != "class" or value != erased)}
-        if (head, snapshot, detail) != (g.head, g.snapshot, g.detail):
-            run("UPDATE generations SET head = ?, snapshot = ?, detail = ? WHERE id = ?",
-                (head, snapshot, json.dumps(detail), g.id))
+        if erased is not None and "refused" in detail:
+            detail["refused"] = [why.partition(":")[0] if erased in why else why for why in detail["refused"]]
+        if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):
+            run("UPDATE generations SET backbone = ?, head = ?, snapshot = ?, detail = ? WHERE id = ?",
+                (backbone, head, snapshot, json.dumps(detail), g.id))
         if not (head or snapshot or "merged" in detail or detail.get("exact") is False or g in unfinished
-                or g.id == tuned):
+                or g.id in rounds):
             run("DELETE FROM generations WHERE id = ? AND id <= ? AND undone <> 1", (g.id, every[-1].id - HISTORY))
 
 
@@ -71,6 +81,14 @@ def prune(store: Store) -> bool:
         return False
     store.step(vacuum=heads < 2 and snapshots < 2)
     return True
+
+
+def spendable(store: Store) -> int:
+    """Bytes that `prune` can free, one call after the other."""
+    alive = store.alive()
+    named = {name for g in alive for name in (g.backbone, g.head, g.snapshot) if name}
+    heads, snapshots = ([name for g in alive if (name := getattr(g, kind))] for kind in ("head", "snapshot"))
+    return sum(pages(store.blobs.bytes(name)) for name in named - {alive[-1].backbone, *heads[-1:], *snapshots[-1:]})
 
 
 def move_log(store: Store) -> None:
@@ -108,8 +126,10 @@ def compact(store: Store, kept: list[Row] | None = None) -> None:
 
     Commits. Raises BudgetError where the quota has no room for one file more.
     """
-    alive, since, tuned = store.living(), needed_since(store), store.tuned()
-    kept = _as_on_disk(store, kept) if kept is not None and tuned is not None and since < tuned else kept
+    alive, since = store.living(), needed_since(store)
+    if kept is not None and any(number > since for _, number, _ in store.files(FEATURES)):
+        then = {row.id: row for row in store.samples(since, since)}  # going back takes features by the backbone of then
+        kept = [then[row.id] for row in kept if row.id in then]
     base = max((g.id for g in store.alive() if g.snapshot), default=0)
     spent: list[str] = []
     for name, _, newest in store.files(JOURNAL):
@@ -125,17 +145,17 @@ def compact(store: Store, kept: list[Row] | None = None) -> None:
         if len(left) < len(found):
             put(store, [name], [left] if left else [], JOURNAL)
     numbers = {g.id for g in store.alive()}
-    spent += [name for name, number, _ in store.files(FEATURES)
-              if number not in numbers or (kept is not None and number <= since)]
-    spent += [name for name, number, _ in store.files(PARTS) if number not in numbers or number < min(tuned or 0, since)]
+    for name, number, _ in store.files(FEATURES):
+        if number not in numbers or (kept is not None and number <= since):
+            spent.append(name)
+        elif store.blobs.intact(name):
+            found = store.rows(name)
+            left = [row for row in found if alive(row)]
+            if len(left) < len(found):
+                put(store, [name], [left] if left else [], FEATURES, number)
+    spent += [name for name, number, _ in store.files(PARTS)
+              if number not in numbers or number < (store.tuned(since) or 0)]
     arrange(store, alive, None if kept is None else [row for row in kept if (row.generation or 0) <= since], spent)
-
-
-def _as_on_disk(store: Store, kept: list[Row]) -> list[Row]:
-    """The same samples with the features of the backbone before the last round, as long as a way back needs those."""
-    names = [name for kind in (EXEMPLARS, JOURNAL) for name, *_ in store.files(kind) if store.blobs.intact(name)]
-    found = {row.id: row for name in names for row in store.rows(name)}
-    return [found[row.id] for row in kept if row.id in found]
 
 
 def needed_since(store: Store) -> int:

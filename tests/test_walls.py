@@ -33,6 +33,7 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "knowledge",
     "founding serving exporting",
     "journal merging",
+    "candidate",
     "rounds",
     "learner",
     "rehearsal",

@@ -4,7 +4,8 @@
     python tools/first_session.py GROCERY [--first 20] [--time 10m] [--memory 800MB] [--rounds 1] [--exemplars 16MB]
 
 GROCERY: the Grocery Store Dataset as {train,test}/CLASS/*.jpg. Each photo is read once, in the order of the class
-names; accuracy is on the official test part, over all classes taught so far. The same state without any round runs beside it.
+names; accuracy is on the official test part, over all classes taught so far. The same state without any round runs
+beside it.
 """
 from __future__ import annotations
 

@@ -79,8 +79,9 @@ class Anatomy:
 
     def cuts(self) -> list[Cut]:
         """The places between blocks above which something can be learned, the lowest first; none in int8."""
-        places = list({cut.weights: cut for cut in self.places()}.values())     # of those with the same above: the highest
-        return [cut for place, cut in enumerate(places) if cut.weights and _narrow(places[:place], cut, places[place + 1:])]
+        places = list({cut.weights: cut for cut in self.places()}.values())     # of those with the same above the last
+        return [cut for place, cut in enumerate(places)
+                if cut.weights and _narrow(places[:place], cut, places[place + 1:])]
 
     def places(self) -> list[Cut]:
         """All activations that everything after them depends on alone."""
@@ -220,7 +221,7 @@ def with_adapter(model: bytes, seed: int) -> bytes:
 
 
 def _narrow(below: list[Cut], cut: Cut, above: list[Cut]) -> bool:
-    """Whether a place lies between blocks: not where a block has widened what it was given, until it narrows it again."""
+    """Whether a place lies between blocks: not where one has widened what it was given, until it narrows it again."""
     before = next((other for other in reversed(below) if other.values != cut.values), None)
     after = next((other for other in above if other.values != cut.values), None)
     return (before is None or before.values > cut.values) and (

@@ -194,9 +194,10 @@ def round_parts(demo: Demo) -> list[str]:
     verdict = "took" if done.accepted else "refused"
     return [heading("A learning round"), paragraph(
         f"{done.method} tuned an adapter on {done.samples} stored windows in a process of its own "
-        f"({done.seconds:.0f} s, {format_size(done.peak_rss_bytes)} at its peak). The gate {verdict} the result; on the "
-        f"unseen people edgecl is right on {100 * (demo.tuned or 0):.1f} % now, "
-        f"{100 * demo.steps[-1].edgecl:.1f} % before. What decides is accuracy on held-back windows, which neither the backbone nor any head has learned from."),
+        f"({done.seconds:.0f} s, {format_size(done.peak_rss_bytes)} at its peak). The gate {verdict} the result; on "
+        f"the unseen people edgecl is right on {100 * (demo.tuned or 0):.1f} % now, "
+        f"{100 * demo.steps[-1].edgecl:.1f} % before. What decides is accuracy on held-back windows, which neither "
+        "the backbone nor any head has learned from."),
         table(["check", "found", "passed"], [[name, found, "yes" if passed else "no"]
                                              for name, found, passed in done.checks])]
 
