@@ -92,8 +92,8 @@ def _latency(new: Backbone, old: Backbone, sample: np.ndarray) -> tuple[float, f
 
 
 def check_accuracy(before: Judgement, after: Judgement, bounds: Bounds) -> list[Check]:
-    """Accuracy on the same held-back samples: of all classes alike it must have risen, or the loss fallen at the same accuracy,
-    and no class may have lost more than `max_regression`."""
+    """Accuracy on the same held-back samples: of all classes alike it must have risen, or the loss fallen at the same
+    accuracy, and no class may have lost more than `max_regression`."""
     classes = sorted(before.accuracy)
     if not classes:
         return [Check("accuracy", "no class has held-back samples", False)]

@@ -17,7 +17,8 @@ PASSED = gate.Check("accuracy", "better by assumption", True)
 def matrix(seed: int) -> np.ndarray:
     """A change of features float32 [d, d]: a turn and a stretch."""
     rng = np.random.default_rng([77, seed])
-    return (np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0] * rng.uniform(0.5, 2, DIMENSION)).astype(np.float32)
+    turn = np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0]
+    return (turn * rng.uniform(0.5, 2, DIMENSION)).astype(np.float32)
 
 
 def linear(weight: np.ndarray, slow: int = 0, kind: str = "feature") -> bytes:
