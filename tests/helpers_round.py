@@ -22,12 +22,15 @@ def matrix(seed: int) -> np.ndarray:
 
 
 def linear(weight: np.ndarray, slow: int = 0, kind: str = "feature") -> bytes:
-    """A backbone for vectors that multiplies with a matrix [d, d']; slow: as many useless layers before it."""
+    """A backbone for vectors that multiplies with a matrix [d, d']; slow: as many useless steps before it."""
     g, d = GraphBuilder(), weight.shape[0]
     last = "input"
-    for number in range(slow):
-        wide = g.node("MatMul", [last, g.weight(f"wide{number}", np.zeros((d, 50_000 // slow), np.float32))])
-        last = g.node("Add", [last, g.node("ReduceMax", [wide], axes=[1], keepdims=1)])
+    if slow:
+        wide = g.node("Tile", [last, g.weight("times", np.array([1, 4000]))])
+        for _ in range(slow):
+            wide = g.node("Sin", [wide])
+        nothing = g.node("Mul", [g.node("ReduceMax", [wide], axes=[1]), g.weight("zero", np.float32(0))])
+        last = g.node("Add", [last, nothing])
     g.node("MatMul", [last, g.weight("matrix", weight)], "features")
     ends = {"input": ("float32", ["n", d])}, {"features": ("float32", ["n", weight.shape[1]])}
     return finish_backbone(g.model("linear", *ends), "identity", kind, [d], weight.shape[1])

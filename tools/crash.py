@@ -29,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import onnx.helper  # noqa: E402, F401
 import onnxruntime  # noqa: E402, F401  (imported before the forks; sessions are opened only in children)
+from helpers_round import candidate, matrix, world  # noqa: E402
 from helpers_state import create, fingerprint, vectors  # noqa: E402
 
-from edgecl import upkeep  # noqa: E402
+from edgecl import gate, upkeep  # noqa: E402
 from edgecl.backbones import graph  # noqa: E402, F401
+from edgecl.candidate import take_in  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
@@ -61,6 +63,35 @@ def half_forgotten(state: Path) -> None:
     learner.forget("cat")
 
 
+def take_round(state: Path) -> None:
+    """Take a tuned backbone in, whose accuracy counts as better."""
+    gate.check_accuracy = lambda *_: []
+    learner = Learner.open(state)
+    seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
+    if take_in(learner, candidate(learner, seen, matrix(1)), gate.BOUNDS).generation is None:
+        raise SystemExit("the round was refused")
+
+
+def refuse_round(state: Path) -> None:
+    """Have a tuned backbone refused."""
+    gate.check_accuracy = lambda *_: [gate.Check("accuracy", "worse by assumption", False)]
+    learner = Learner.open(state)
+    seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
+    take_in(learner, candidate(learner, seen, matrix(1)), gate.BOUNDS)
+
+
+def after_round(state: Path) -> None:
+    """A round, and a class that came after it."""
+    take_round(state)
+    Learner.open(state).learn(vectors("fox", 25), "fox")
+
+
+def back_across(state: Path) -> None:
+    """Go back to before the last round."""
+    learner = Learner.open(state)
+    learner.rollback(max(g for g in learner.store.restorable() if g < learner.store.tuned()))
+
+
 @dataclass
 class Command:
     """One command on a copy of the prepared folder; `first` makes the state that it starts from."""
@@ -80,6 +111,12 @@ COMMANDS: dict[str, Command] = {
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
+    "round": Command(take_round),
+    "round, refused": Command(refuse_round),
+    "round, then statistics anew": Command(
+        lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu"), after_round),
+    "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
+    "round, then rollback": Command(back_across, after_round),
     "open after a killed forget": Command(lambda state: Learner.open(state), half_forgotten),
 }
 
