@@ -254,9 +254,9 @@ def check_kills(kills: int, seed: int, folder: Path) -> dict[str, Counter[str]]:
         time.sleep(LOOK)
     length = time.monotonic() - begun
     outcomes: dict[str, Counter[str]] = {whom: Counter() for whom in ("worker", "trunk", "parent")}
-    for number in range(kills):
-        whom = list(outcomes)[number % 3]
-        moment = random_.uniform(0, 0.1 if whom == "trunk" else 0.6) * length
+    while sum(count for found in outcomes.values() for what, count in found.items() if what != "missed") < kills:
+        whom = min(outcomes, key=lambda whom: outcomes[whom].total() - outcomes[whom]["missed"])
+        moment = random_.uniform(0, 0.1 if whom == "trunk" else 0.5) * length
         outcomes[whom][kill(copy(state), whom, moment)] += 1
     for path in state.parent.glob(".copy-round-*"):
         outcomes["parent"]["folders left"] += path.is_dir()

@@ -18,6 +18,7 @@ WRITING = 4             # times the backbone's file: read, copied with other wei
 STEPPING = 4            # times the learned weights: they, their speed, their gradient, and that at its own pace
 BATCH = 2               # times the activations of a step: drawn, and turned round
 TURNING = 2             # times them beside, before a pass
+PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
 FISHER = 6              # passes forward that the squared gradients of one sample take
 
 COPIES = {"reservoir": 2, "herding": 3, "everything": 3}    # of all activations, by the method's memory; else 1
@@ -45,9 +46,11 @@ def step(cut: Cut, batch: int, one: float) -> float:
 def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, samples: int, batch: int) -> int:
     """The least memory in bytes that will do above a cut, one sample a pass. file: bytes of the backbone's."""
     kept, weights = activations(cut, samples), 4 * cut.weights
-    one = step(cut, batch, weights + 4 * anatomy.live(cut))
+    one = step(cut, batch, PASS * (weights + 4 * anatomy.live(cut)))
     training = weights + beside_a_pass(cut, method, samples, batch) + one
-    return int((TORCH + kept + max(training, 2 * weights + WRITING * file)) / SLACK)
+    constraints = sum(BESIDE.get(name, 0) for name in method.parts["constraint"])
+    writing = (2 + constraints) * weights + WRITING * file
+    return int((TORCH + kept + max(training, writing)) / SLACK)
 
 
 def trunk_memory(file: int, inputs: int) -> int:
