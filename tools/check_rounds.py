@@ -190,9 +190,9 @@ def check_setting(setting: Setting, folder: Path) -> bool:
         what = found.what[:70] if isinstance(found, BudgetError) else \
             f"{found.steps}/{found.planned_steps} steps, {found.blocks}/{found.wished_blocks} blocks"
         name = f"{'' if within else '!'}{wished.network}"
-        print(f"{name:17}{setting.method:14}{'later' if setting.later else 'first':6}"
-              f"{setting.batch:4}{setting.memory / 1e6:8.1f} MB{peak / 1e6:8.1f} MB{memory:7.3f}"
-              f"{setting.seconds:7.1f} s{taken:7.1f} s{os.getloadavg()[0]:6.1f}  {'refused: ' * refused}{what}", flush=True)
+        print(f"{name:17}{setting.method:14}{'later' if setting.later else 'first':6}{setting.batch:4}"
+              f"{setting.memory / 1e6:8.1f} MB{peak / 1e6:8.1f} MB{memory:7.3f}{setting.seconds:7.1f} s{taken:7.1f} s"
+              f"{os.getloadavg()[0]:6.1f}  {'refused: ' * refused}{what}", flush=True)
         if again is None or refusals > 3:
             return good
         setting = again

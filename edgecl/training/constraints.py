@@ -106,7 +106,8 @@ class Fisher(Constraint):
                 self.springs.append(Spring(place, now, now.clone(), stiffness))
 
     def penalty(self, step: Step) -> Tensor | float:
-        return sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs) / 2 * step.share
+        held = sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs)
+        return held / 2 * step.share
 
     def project(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Adds the penalty's gradient, which autograd would take four times as long to find."""
@@ -189,15 +190,15 @@ def _squares(layer: nn.Module, given: Tensor, goal: Tensor, weights: Tensor) -> 
     if isinstance(layer, nn.Linear | Softmax) and given.dim() == 2:
         scaled = goal.square() * weights[:, None]
         return {"weight": scaled.T @ given.square(), "bias": scaled.sum(0)}
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1) \
-            and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+    plain = getattr(layer, "padding_mode", "") == "zeros" and not isinstance(layer.padding, str)
+    if plain and isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
         outs, total = goal.flatten(2), torch.zeros_like(layer.weight, requires_grad=False).flatten()
         few = max(HELD // len(total), 1)
         for part, x, out in zip(weights.split(few), given.split(few), outs.split(few)):
             total.addmv_((out @ _patches(layer, x)).flatten(1).square_().T, part)
         weight = total.view(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2)
         return {"weight": weight, "bias": weights @ outs.sum(2).square_()}
-    if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+    if plain and isinstance(layer, nn.Conv1d | nn.Conv2d):
         n, backward = len(given), CONVOLUTIONS[goal.dim() - 2]      # each sample as a group of its own
         own = backward(given.reshape(1, -1, *given.shape[2:]), (n * len(layer.weight), *layer.weight.shape[1:]),
                        goal.reshape(1, -1, *goal.shape[2:]), layer.stride, layer.padding, layer.dilation,
