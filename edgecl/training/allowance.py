@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 FORWARD = 1 / 3     # of a pass forward and back
 LATE = 1.3          # times what is forecast of the work after the last step
-FILES = 0.7         # seconds that it takes beside passes
+FIRST = 3           # times a later step that the first one may take: code is loaded
 
 
 class Clock:
     """When the last step must be done. left: seconds until all must be done; closing: samples that go forward after the
-    last step; each: seconds of a sample forward and back, until steps tell; batch: samples of a step."""
+    last step; files: seconds that it takes to write them; each: seconds of a sample forward and back, until steps tell;
+    batch: samples of a step."""
 
-    def __init__(self, left: float, closing: float, each: float, batch: int,
+    def __init__(self, left: float, closing: float, files: float, each: float, batch: int,
                  now: Callable[[], float] = time.monotonic) -> None:
-        self.now, self.begun, self.left, self.closing, self.each, self.batch = now, now(), left, closing, each, batch
+        self.now, self.begun, self.left, self.closing, self.files, self.each, self.batch = \
+            now, now(), left, closing, files, each, batch
         self._first: tuple[float, int] | None = None
 
     def spent(self, samples: int) -> float:
@@ -47,7 +49,8 @@ class Clock:
     @property
     def last(self) -> float:
         """Seconds that one more step and all that comes after it take."""
-        return FILES + self.each * (self.batch + LATE * FORWARD * self.closing)
+        step = self.batch * (FIRST if self._first is None else 1)
+        return self.files + self.each * (step + LATE * FORWARD * self.closing)
 
 
 class Allowance:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from edgecl.training.heads import Softmax, Step
 from edgecl.training.part import Part
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Ends = dict[str, tuple[Tensor, Tensor]]
 
 CHUNK = 32      # samples that pass at a time: 64 take 8 MB more, and less time by a tenth
+CONVOLUTIONS = {1: conv1d_weight, 2: conv2d_weight}
 HELD = 2**17    # numbers of samples' own gradients that are held at a time: they stay in the cache
 
 
@@ -104,8 +106,8 @@ class Fisher(Constraint):
                 self.springs.append(Spring(place, now, now.clone(), stiffness))
 
     def penalty(self, step: Step) -> Tensor | float:
-        energy = sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs)
-        return energy / 2 * step.share
+        held = sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs)
+        return held / 2 * step.share
 
     def project(self, gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Adds the penalty's gradient, which autograd would take four times as long to find."""
@@ -188,14 +190,21 @@ def _squares(layer: nn.Module, given: Tensor, goal: Tensor, weights: Tensor) -> 
     if isinstance(layer, nn.Linear | Softmax) and given.dim() == 2:
         scaled = goal.square() * weights[:, None]
         return {"weight": scaled.T @ given.square(), "bias": scaled.sum(0)}
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1) \
-            and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+    plain = getattr(layer, "padding_mode", "") == "zeros" and not isinstance(layer.padding, str)
+    if plain and isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
         outs, total = goal.flatten(2), torch.zeros_like(layer.weight, requires_grad=False).flatten()
         few = max(HELD // len(total), 1)
         for part, x, out in zip(weights.split(few), given.split(few), outs.split(few)):
             total.addmv_((out @ _patches(layer, x)).flatten(1).square_().T, part)
         weight = total.view(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2)
         return {"weight": weight, "bias": weights @ outs.sum(2).square_()}
+    if plain and isinstance(layer, nn.Conv1d | nn.Conv2d):
+        n, backward = len(given), CONVOLUTIONS[goal.dim() - 2]      # each sample as a group of its own
+        own = backward(given.reshape(1, -1, *given.shape[2:]), (n * len(layer.weight), *layer.weight.shape[1:]),
+                       goal.reshape(1, -1, *goal.shape[2:]), layer.stride, layer.padding, layer.dilation,
+                       n * layer.groups)
+        return {"weight": (weights @ own.view(n, -1).square_()).view_as(layer.weight),
+                "bias": weights @ goal.flatten(2).sum(2).square_()}
 
     def along(values: dict[str, Tensor], sample: Tensor, goal: Tensor) -> Tensor:
         return (functional_call(layer, (values, dict(layer.named_buffers())), (sample[None],))[0] * goal).sum()

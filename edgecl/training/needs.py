@@ -10,16 +10,19 @@ if TYPE_CHECKING:
     from edgecl.method import Method
 
 # Measured with torch 2.13 for processors and ONNX Runtime 1.32; tools/check_rounds.py shows whether they hold.
-TORCH = 292 * 10**6     # resident with torch, numpy and onnx after a few steps of a small network
+TORCH = 284 * 10**6     # resident with torch, numpy and onnx after a few steps of a small network
 CODE = 14 * 10**6       # of it what the first steps load
 RUNTIME = 75 * 10**6    # resident with ONNX Runtime
 SESSION = 5             # times the backbone's file: read, cut, written out, loaded, and packed for the processor
 WRITING = 4             # times the backbone's file: read, copied with other weights, and written out
 STEPPING = 4            # times the learned weights: they, their speed, their gradient, and that at its own pace
-BATCH = 4               # times the activations of a step: drawn, joined, turned round, and chosen from both
+BATCH = 2               # times the activations of a step: drawn, and turned round
+TURNING = 2             # times them beside, before a pass
+PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
 FISHER = 6              # passes forward that the squared gradients of one sample take
 
 COPIES = {"reservoir": 2, "herding": 3, "everything": 3}    # of all activations, by the method's memory; else 1
+WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
 BESIDE = {"fisher": 3}                                      # times the learned weights, by the constraint; else 0
 
 
@@ -35,16 +38,29 @@ def beside_a_pass(cut: Cut, method: Method, samples: int, batch: int) -> int:
     return copies * activations(cut, samples) + BATCH * activations(cut, 2 * batch) + 4 * weights * cut.weights
 
 
+def step(cut: Cut, batch: int, one: float) -> float:
+    """Bytes that a step takes in turn: to make the batch, or for the pass of `one` sample."""
+    return max(one, TURNING * activations(cut, 2 * batch))
+
+
 def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, samples: int, batch: int) -> int:
     """The least memory in bytes that will do above a cut, one sample a pass. file: bytes of the backbone's."""
     kept, weights = activations(cut, samples), 4 * cut.weights
-    training = 2 * weights + beside_a_pass(cut, method, samples, batch) + 4 * anatomy.live(cut)
-    return int((TORCH + kept + max(training, 2 * weights + WRITING * file)) / SLACK)
+    one = step(cut, batch, PASS * (weights + 4 * anatomy.live(cut)))
+    training = weights + beside_a_pass(cut, method, samples, batch) + one
+    constraints = sum(BESIDE.get(name, 0) for name in method.parts["constraint"])
+    writing = (2 + constraints) * weights + WRITING * file
+    return int((TORCH + kept + max(training, writing)) / SLACK)
 
 
 def trunk_memory(file: int, inputs: int) -> int:
     """The least memory in bytes that will do below it. inputs: bytes of all samples."""
     return int((RUNTIME + SESSION * file + 2 * inputs) / SLACK)
+
+
+def files(size: int) -> float:
+    """Seconds of a processor that it takes to write the candidate. size: bytes of the backbone's file."""
+    return 0.4 + 4e-8 * size
 
 
 def closing(method: Method, samples: int, fresh: int) -> float:

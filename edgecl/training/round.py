@@ -1,8 +1,8 @@
-"""The worker of a round: `python -m edgecl.training.round FOLDER`, a job in, a candidate out, see `edgecl.job`.
+"""The worker of a learning round: `python -m edgecl.training.round FOLDER`, a job in, a candidate out.
 
 It limits itself before it loads anything large, tells its progress in lines of JSON, and answers a SIGTERM or the end
 of its time with what it has learned so far. The frozen trunk runs in a process before it, so that ONNX Runtime and
-torch are never in memory together.
+torch are never in memory together. What lies in the folder: see `edgecl.job`.
 """
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BLOCK = 4
 SURE = 1.0      # seconds after which the time of all is foretold
 SHARE = 0.6     # of the time that this may take: a round must still learn
-MARGIN = 1.2    # times what was foretold
+MARGIN = 1.5    # times what was foretold
 BESIDE = 5      # seconds of a round for torch's start and the gate
 
 

@@ -48,13 +48,15 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
     x = torch.from_numpy(np.load(folder / "activations.npy", allow_pickle=False))
     columns = torch.from_numpy(samples.column[order])
     (head,) = parts_of(method, "head")
-    network = network_above(Anatomy((folder / "backbone.onnx").read_bytes()), cut, head).to(_device(job))
+    file = folder / "backbone.onnx"
+    network = network_above(Anatomy(file.read_bytes()), cut, head).to(_device(job))
     parts, before = compose(method, cut), _before(folder)
     kept = adopt(network, parts, before, job)
     parts.memory.hold(Batch(x[:begin], columns[:begin]))
     new = Batch(x[begin:end], columns[begin:end])
-    allowance = fit(network, x, job, cut, method, len(new), stop, peak)
-    begun, steps, last = time.monotonic(), -(-len(new) // job.batch) * job.epochs, 0.0
+    allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak)
+    samples_an_epoch = len(new) + begin * (method.parts["memory"][0] in needs.WHOLE)
+    begun, steps, last = time.monotonic(), -(-samples_an_epoch // job.batch) * job.epochs, 0.0
     seen = 0
 
     def progress(done: int, loss: float) -> None:
@@ -102,18 +104,21 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
     return int(before["rounds"])
 
 
-def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, fresh: int, stop: Stop,
+def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, fresh: int, size: int, stop: Stop,
         peak: confines.Peak) -> Allowance:
-    """Measure passes of a few samples, and choose how many go through at a time and when the last step must be done.
-    fresh: samples to learn from. Raises BudgetError where one sample is too much, or the time too short for a step."""
-    few, weights, taken = x[:FEW], list(network.body.parameters()), 0.0
+    """Measure passes of a few samples; choose how many go through at a time, and when the last step must be done.
+
+    fresh: samples to learn from; size: bytes of the backbone's file. Raises BudgetError where one sample is too much,
+    or the time too short for a step.
+    """
+    few, weights, taken, worked = x[:FEW], list(network.body.parameters()), 0.0, 0.0
 
     def passed(count: int) -> int | None:
-        nonlocal taken
-        begun = time.monotonic()
+        nonlocal taken, worked
+        begun, working = time.monotonic(), time.process_time()
         raised = peak.raised_by(lambda: torch.autograd.grad(
             network.features(few[:count]).square().sum(), weights, allow_unused=True))
-        taken = time.monotonic() - begun
+        taken, worked = time.monotonic() - begun, time.process_time() - working
         confines.trim()
         return raised
 
@@ -122,14 +127,16 @@ def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, f
     told = 4 * cut.weights + few[:1].nbytes
     one, all_of_them = (told if cost is None else cost for cost in costs)
     each = max((all_of_them - one) / max(len(few) - 1, 1), 2 * few[:1].nbytes)
-    needed = (confines.status("VmRSS")[0] + needs.CODE + one
+    needed = (confines.status("VmRSS")[0] + needs.CODE + needs.step(cut, job.batch, one)
               + needs.beside_a_pass(cut, method, len(x), job.batch))
-    if needed > confines.SLACK * job.memory:
+    if needed > job.memory:
         least = math.ceil(needed / confines.SLACK)
         raise BudgetError(f"a round here takes {least} bytes of memory at least, {job.memory} are allowed",
                           f"give --memory {least} or more")
-    network.block = int(min((confines.SLACK * job.memory - needed) / each + 1, 2 * job.batch))
-    clock = Clock(stop.left, needs.closing(method, len(x), fresh), taken / len(few), 2 * job.batch)
+    network.block = int(min(max(confines.SLACK * job.memory - needed, 0) / each + 1, 2 * job.batch))
+    shared = max(taken / max(worked, 1e-3), 1.0)    # with other programs
+    clock = Clock(stop.left, needs.closing(method, len(x), fresh), shared * needs.files(size), taken / len(few),
+                  2 * job.batch)
     if clock.spent(0) >= 1:
         raise BudgetError(f"{job.seconds:.1f} s are too short to learn anything and to write it down",
                           f"give --time {math.ceil(job.seconds + MARGIN * (clock.last - stop.left) + BESIDE)}s or more")
