@@ -10,7 +10,7 @@ import pytest
 from helpers_round import accept, candidate, matrix, world
 from helpers_state import DIMENSION, answers, create, fingerprint, knowledge, traces, tree, vectors
 
-from edgecl import journal
+from edgecl import journal, upkeep
 from edgecl.blobs import Blobs
 from edgecl.candidate import take_in, workshop_prefix
 from edgecl.errors import BudgetError
@@ -71,7 +71,10 @@ def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(l
         sizes.append((learner.store.path / "edgecl.db").stat().st_size)
     assert max(sizes[90:]) == sizes[90], "it has stopped growing"
     assert len(learner.history()) < 70
+    with learner.store.exclusive():
+        upkeep.prune(learner.store)
     assert learner.store.newest.detail["held_back"] == held
+    assert knowledge(learner) == before
     learner.learn(vectors("elk", 1500), "elk")
     assert [c.name for c in learner.classes()] == ["ant", "cat", "dog", "elk", "wasp"]
     assert len(before[1]) == 100

@@ -6,6 +6,7 @@ import pytest
 from helpers_round import accept, by, candidate, linear, matrix, world
 from helpers_state import DIMENSION, PROBE, answers, create, directory_bytes, fingerprint, knowledge, traces, vectors
 
+from edgecl import upkeep
 from edgecl.buffer import held_out
 from edgecl.learner import Learner
 from edgecl.statistics import ClassStatistics
@@ -178,6 +179,21 @@ def test_forgetting_a_class_after_a_round_leaves_none_of_its_bytes(learner, monk
     assert len({g.backbone for g in learner.history() if g.backbone}) == 1
     assert [c.name for c in learner.classes()] == ["ant", "cat"]
     assert knowledge(Learner.open(path)) == knowledge(learner)
+
+
+def test_a_forget_that_could_not_pack_its_exemplars_erases_the_class_from_the_overlay(learner, monkeypatch):
+    accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
+    by_it = np.stack([row.feature for row in learner.recall().stored if row.label == "wasp"])
+    monkeypatch.setattr(upkeep, "evict", lambda *_: None)
+    learner.forget("wasp")
+    monkeypatch.undo()
+    assert kinds(learner, "features"), "it still holds the other classes"
+    assert not traces(learner.store.path, by_it, ["wasp"])
+    assert not traces(learner.store.path, vectors("wasp", 25), [])
+    other = Learner.open(learner.store.path)
+    for row in other.recall().stored:
+        np.testing.assert_allclose(row.feature, by(matrix(1), world(*THREE)[row.key]), rtol=1e-3, atol=1e-3)
+    assert knowledge(other) == knowledge(learner)
 
 
 def test_what_was_held_back_before_a_round_judges_after_it(learner, monkeypatch):
