@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
-from helpers_round import linear, matrix
+from helpers_candidates import linear, matrix
 from helpers_state import DIMENSION, PROBE
 
 from edgecl.backbone import METADATA_KEY, Backbone

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers_round import accept, candidate, matrix, world
+from helpers_candidates import accept, candidate, matrix, world
 from helpers_state import DIMENSION, answers, create, fingerprint, knowledge, traces, tree, vectors
 
 from edgecl import journal, upkeep

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers_round import accept, by, candidate, linear, matrix, world
+from helpers_candidates import accept, by, candidate, linear, matrix, world
 from helpers_state import DIMENSION, PROBE, answers, create, directory_bytes, fingerprint, knowledge, traces, vectors
 
 from edgecl import upkeep

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import onnx.helper  # noqa: E402, F401
 import onnxruntime  # noqa: E402, F401  (imported before the forks; sessions are opened only in children)
-from helpers_round import candidate, matrix, world  # noqa: E402
+from helpers_candidates import candidate, matrix, world  # noqa: E402
 from helpers_state import create, fingerprint, vectors  # noqa: E402
 
 from edgecl import gate, upkeep  # noqa: E402
