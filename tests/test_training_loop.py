@@ -305,3 +305,11 @@ def test_a_diverging_round_is_refused(tmp_path):
     learner = Session(tmp_path / "own.toml", "cnn", (16, 16, 1), "uint8", 0, 0, epochs=5)
     with pytest.raises(BadInput, match=r"the loss is (nan|inf) after .* at a rate of 100000; give a smaller rate"):
         learner.learn(x, y)
+
+
+def test_the_norm_that_is_clipped_is_that_of_the_gradients_before_their_paces():
+    """Gradients (3, 4) have a norm of 5, clipped to 1: steps are 0.6 and 0.8, times their paces."""
+    weights = [torch.zeros(1), torch.zeros(1)]
+    sgd = Sgd(weights, Plan(1, 1, 1.0, clip=1.0), [torch.tensor([10.0]), 2.0])
+    sgd.step([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
+    assert [w.item() for w in weights] == pytest.approx([-6.0, -1.6])

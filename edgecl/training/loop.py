@@ -74,10 +74,11 @@ class Sgd:
 
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Clip the gradients' common norm, and step."""
-        used = [(w, v, g * pace if isinstance(pace, torch.Tensor) or pace != 1.0 else g) for w, v, g, pace
-                in zip(self.weights, self.speed, gradients, self.paces) if g is not None]
-        weights, speed, given = (list(column) for column in zip(*used))
+        used = [row for row in zip(self.weights, self.speed, gradients, self.paces) if row[2] is not None]
+        weights, speed, given, paces = (list(column) for column in zip(*used))
         norm = torch.stack(torch._foreach_norm(given)).norm().item() if self.plan.clip else 0.0
+        if any(isinstance(pace, torch.Tensor) or pace != 1.0 for pace in paces):
+            given = [gradient * pace for gradient, pace in zip(given, paces)]
         torch._foreach_mul_(speed, self.plan.momentum)
         torch._foreach_add_(speed, given, alpha=min(1.0, self.plan.clip / norm) if norm > 0 else 1.0)
         if self.plan.decay:
