@@ -64,7 +64,8 @@ def take_in(learner: Learner, candidate: Candidate, bounds: gate.Bounds) -> Take
         checks += [gate.Check("meanwhile", f"`{action}` has changed the state", False) for action in meanwhile[:1]]
         now = learner.recall()
         if all(check.passed for check in checks):
-            now.mark(candidate.tuned, frozenset(candidate.features) - candidate.tuned)
+            held_out = frozenset(candidate.features) - candidate.tuned
+            now.mark(candidate.tuned, held_out if candidate.tuned else frozenset())
             after = now.moved(candidate.features | _arrived(now, candidate, learner))
             there = {row.id: row for row in after.stored}
             held = {label: [row for row in rows if row.id in there] for label, rows in now.judges().items()}

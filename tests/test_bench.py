@@ -25,7 +25,7 @@ from edgecl.errors import BudgetError
 from edgecl.training.bench_seed import serve
 
 class Session:
-    def __init__(self, method, network, input_shape, dtype, memory, seed, epochs, batch, rate):
+    def __init__(self, method, network, input_shape, dtype, memory, seed, epochs, batch, rate, blocks):
         if memory < 1000:
             raise BudgetError(f"{memory} bytes are too few", "give --memory 1KB or more")
         self.means, self.nbytes, self.seed, self.memory = {}, 0, seed, memory
@@ -207,7 +207,7 @@ def test_the_session_gets_what_was_asked_for():
     job = Job("er", "digits", "online", memory=5, rate=0.1, seed=4)
     assert session_settings(job, load("digits")) == {
         "method": "er", "network": "mlp", "input_shape": (64,), "dtype": "float32", "memory": 5, "seed": 4, "epochs": 1,
-        "batch": 10, "rate": 0.1}
+        "batch": 10, "rate": 0.1, "blocks": None}
 
 
 def test_methods(run):  # noqa: F811

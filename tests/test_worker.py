@@ -161,7 +161,7 @@ def test_a_round_stays_inside_memory_and_time_and_asked_to_end_it_exports_what_i
     assert time.monotonic() - begun < 30
     assert 3 < found.steps < found.planned_steps
     assert found.peak_rss_bytes <= 1.05 * 400_000_000
-    assert (found.blocks, found.wished_blocks) == (3, 3)
+    assert (found.blocks, found.wished_blocks) == (2, 2)
     assert found.checks[3][0] == "parity" and found.checks[3][2]
     assert told[-1]["rss"] <= 1.05 * 400_000_000
 
