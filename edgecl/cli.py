@@ -133,7 +133,7 @@ def _round(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, metavar="N", help="at most, as far as the time allows (default 8)")
     add("--threads", type=int, metavar="N", help="of the worker (default 1)")
     add("--max-regression", type=float, default=0.1, metavar="SHARE", help="of held-back accuracy that a class may "
-        "lose, or one held-back sample where that is more (default 0.1)")
+        "lose, where that is three of its held-back samples or more (default 0.1)")
 
 
 def _methods(command: argparse.ArgumentParser) -> None:
