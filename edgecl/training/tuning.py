@@ -93,14 +93,17 @@ def compose(method: Method, cut: Cut) -> Parts:
 
 
 def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job: Job) -> int:
-    """Go on where the last round ended: its head and, where the method is the same, what its parts keep; how many
-    rounds there were."""
-    if not before or list(before["classes"]) != list(job.classes[:job.known]) or str(before["method"]) != job.method:
-        return int(before["rounds"]) if before else 0
-    network.head.extend(job.known, np.random.default_rng(0))
-    network.head.load_state_dict({name: torch.tensor(array) for name, array in below("head", before).items()})
-    for i, part in enumerate(parts.constraints):
-        part.load(below(f"constraint{i}", before))
+    """Go on where the last round ended; how many rounds there were. By whatever method it was, its head answers for the
+    classes known then, as far as it is of the same form; what parts keep is for the same method only."""
+    if not before:
+        return 0
+    head = below("head", before)
+    if list(before["classes"]) == list(job.classes[:job.known]) and head.keys() == network.head.state_dict().keys():
+        network.head.extend(job.known, np.random.default_rng(0))
+        network.head.load_state_dict({name: torch.tensor(array) for name, array in head.items()})
+        if str(before["method"]) == job.method:
+            for i, part in enumerate(parts.constraints):
+                part.load(below(f"constraint{i}", before))
     return int(before["rounds"])
 
 
