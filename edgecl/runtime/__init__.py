@@ -1,0 +1,1 @@
+"""The daemon: sources in, answers out, teaching and rounds beside them. It never imports torch."""
