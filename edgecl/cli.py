@@ -32,7 +32,8 @@ COMMANDS = {
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
 
-SOURCES = "file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE"
+SOURCES = ("file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE, camera:/dev/video0, csi://0, "
+           "fake:FOLDER")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +25,21 @@ def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
 
     Raises BadInput for what is no photo of FORMATS, is broken, or has more than MOST_PIXELS pixels.
     """
+    return _read(path, str(path), height, width)
+
+
+def decode_image(data: bytes, name: str, height: int, width: int) -> NDArray[np.uint8]:
+    """`read_image` of a file's bytes. name: what an error calls them."""
+    return _read(BytesIO(data), name, height, width)
+
+
+def _read(file: Path | BytesIO, name: str, height: int, width: int) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise BadInput(f"{path} has {image.width} x {image.height} pixels",
+                    raise BadInput(f"{name} has {image.width} x {image.height} pixels",
                                    f"give photos of at most {MOST_PIXELS // 10**6} megapixels")
                 image.draft("RGB", (2 * width, 2 * height))
                 upright = ImageOps.exif_transpose(image)
@@ -37,9 +47,15 @@ def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     except BadInput:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning) as error:
-        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else str(error).replace(str(path), "it")
-        raise BadInput(f"{path} can't be read as a photo ({reason})",
+        reason = "it is empty" if _empty(file) else str(error).replace(str(file), "it")
+        raise BadInput(f"{name} can't be read as a photo ({reason})",
                        "give a complete JPEG, PNG, WebP, BMP, GIF or TIFF") from error
+
+
+def _empty(file: Path | BytesIO) -> bool:
+    if isinstance(file, BytesIO):
+        return not file.getbuffer().nbytes
+    return file.is_file() and file.stat().st_size == 0
 
 
 def fit_array(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -21,10 +21,15 @@ DEFAULT_STATE = Path("edgecl-state")
 
 
 def configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """The values of --config, or nothing."""
+    """What --config says of the state, or nothing; the daemon's keys beside it are the daemon's to judge."""
     from edgecl.config import SETTING_NAMES, read_toml
 
-    return read_toml(options.config, SETTING_NAMES | {"state"}) if options.config else {}
+    if not options.config:
+        return {}
+    from edgecl.runtime.settings import DAEMON_NAMES
+
+    known = SETTING_NAMES | {"state"}
+    return {name: value for name, value in read_toml(options.config, known | DAEMON_NAMES).items() if name in known}
 
 
 def state_path(options: argparse.Namespace) -> Path:

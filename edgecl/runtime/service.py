@@ -69,7 +69,8 @@ class Service:
         raise NotImplementedError
 
     def rounds(self) -> list[dict[str, Any]]:
-        """[{generation, method, taken: bool, reasons: [str], checks: [[name, found]], seconds | None, when}], the newest first."""
+        """[{generation, method, taken: bool, reasons: [str], checks: [[name, found]], seconds | None, when}],
+        the newest first."""
         raise NotImplementedError
 
     def review(self) -> list[dict[str, Any]]:

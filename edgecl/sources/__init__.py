@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Item = Sample | Refusal
-STREAMS = ("serial:", "udp:", "csv:")
+SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -35,8 +35,13 @@ class Spec:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether it names a stream, `serial:`, `udp:` or `csv:`, and no file."""
-    return str(path).startswith(STREAMS) and not path.exists()
+    """Whether it names a stream of windows or photos, and no file."""
+    return str(path).startswith(SIGNALS + CAMERAS) and not path.exists()
+
+
+def endless(path: Path) -> bool:
+    """Whether a stream goes on until somebody stops it: all but a table."""
+    return is_stream(path) and not str(path).startswith("csv:")
 
 
 def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
@@ -44,6 +49,11 @@ def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
 
     Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
     """
+    if str(path).startswith(CAMERAS) and not path.exists():
+        from edgecl.sources.cameras import read_camera
+
+        yield from read_camera(str(path), spec, label)
+        return
     if is_stream(path):
         from edgecl.sources.streams import read_stream
 
