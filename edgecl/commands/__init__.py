@@ -52,12 +52,9 @@ def opened(options: argparse.Namespace) -> Iterator[Learner]:
 
 def spec_of(learner: Learner, seconds: float | None = None) -> Spec:
     """How files become samples of this learner."""
-    from edgecl.sources import Spec
+    from edgecl.sources import spec_for
 
-    settings, foundation = learner.settings, learner.foundation
-    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
-    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
-    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
+    return spec_for(learner.settings, learner.foundation, seconds)
 
 
 class Intake:

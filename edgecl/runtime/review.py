@@ -79,8 +79,7 @@ class Review:
             raise BadInput(f"frame {number} is not on the review list", "it was named, or newer ones took its place")
         return found
 
-    def drop(self, number: int) -> None:
-        """Take an entry off the list. Raises BadInput."""
-        gone = self.get(number)
+    def discard(self, number: int) -> None:
+        """Take an entry off the list, where it is there."""
         with self._lock:
-            self._entries = [e for e in self._entries if e is not gone]
+            self._entries = [e for e in self._entries if e.number != number]
