@@ -56,11 +56,13 @@ def test_commands_go_through_the_daemon(folder):
         code, out, _ = cli(folder, "rollback", "--state", "state", "--json")
         assert told(out)["classes"] == 1
         assert told(cli(folder, "forget", "--state", "state", "--class", "mug", "--json")[1])["exact"] is True
-        for arguments, word in ((("forget", "--class", "mug"), "no class is called"), (("rollback", "99"), "restorable"),
+        for arguments, word in ((("forget", "--class", "mug"), "no class is called"),
+                                (("rollback", "99"), "restorable"),
                                 (("learn", "--class", "../x", "--last", "1s"), "holds '/'"),
                                 (("learn", "--class", "x", "--last", "1s", "--source", "y"), "there are: cam"),
                                 (("learn", "--class", "x", "--last", "1s", "photos"), "no other source"),
-                                (("round",), "a round needs 2 classes"), (("learn", "--class", "x", "robot.toml"), "kind")):
+                                (("round",), "a round needs 2 classes"),
+                                (("learn", "--class", "x", "robot.toml"), "kind")):
             code, out, err = cli(folder, *arguments, "--state", "state")
             assert code == 1 and word in err and err.count("\n") == 1 and "Traceback" not in err
         assert daemon.end() == (pytest.approx(0, abs=2.0), 0)
