@@ -5,9 +5,9 @@
 
 start: from `edgecl daemon` to its first answer, and `edgecl status` through it. latency: offer to answer in the loop,
 and a bare `session.run` on the same session, by turns. round: the p99 of answers while a round runs and while none
-does, by turns, and frames dropped. memory: resident bytes against a process that only runs the backbone, and their slope,
-threads and descriptors over `minutes` at `fps`, while `cycles` times a class is learned and forgotten. Exits 1 where
-something promised is missed; what the machine did beside it is in the load.
+does, by turns, and frames dropped. memory: resident bytes against a process that only runs the backbone, and their
+slope, threads and descriptors over `minutes` at `fps`, while `cycles` times a class is learned and forgotten. Exits 1
+where something promised is missed; what the machine did beside it is in the load.
 """
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def memory(folder: Path, given: argparse.Namespace) -> bool:
           f"{rest / 1e6:.1f} at rest after {done} cycles of learn and forget: {rest / bare:.2f} times (asked "
           f"{RESIDENT}); while it was taught {np.median(late[:, 1]) / 1e6:.1f}, at most {table[:, 1].max() / 1e6:.1f}")
     print(f"over {given.minutes:g} min at {given.fps:g} fps (the first quarter left out): {slope:+.2f} MB an hour "
-          f"(asked < {GROWTH}), threads {threads}, descriptors {handles}; {counted['frames_total']['cam']} frames answered")
+          f"(asked < {GROWTH}), threads {threads}, descriptors {handles}; {counted['frames_total']['cam']} answers")
     return rest <= RESIDENT * bare and slope < GROWTH and len(threads) == 1
 
 
