@@ -46,9 +46,9 @@ class DaemonSettings:
     """The whole file. learner: settings of a new state; limits: of learning rounds.
 
     control: path of the socket, None for `control.sock` in the state; control_users: names that may change things,
-    beside root and the daemon's own user; rounds: "idle" or "off"; round_samples: taught since the last one that make a round due;
-    round_idle: seconds without teaching before it; round_pause: seconds between two; review_below: confidence under
-    which a frame is put up for review.
+    beside root and the daemon's own user; rounds: "idle" or "off"; round_samples: taught since the last one that make a
+    round due; round_idle: seconds without teaching before it; round_pause: seconds between two; review_below:
+    confidence under which a frame is put up for review.
     """
 
     state: Path
