@@ -99,7 +99,8 @@ def play(items: Iterable[Item], door: Door, pace: Pace, known: Iterable[str], fo
 
 
 def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
-    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known, new, late_seconds}.
+    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known, new,
+    late_seconds}.
 
     accuracy: of all samples, those of classes never taught before count as wrong; accuracy_known: of the others, or
     None.
