@@ -33,8 +33,8 @@ class Door(Protocol):
 
 @dataclass(frozen=True)
 class Heard:
-    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that also said "unknown";
-    known: samples of classes that had been taught before it; new: classes that it taught first; late: seconds behind
+    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said "unknown"; known:
+    samples of classes that had been taught before it; new: classes that it taught first; late: seconds behind
     the recording's pace."""
 
     seconds: float
@@ -94,7 +94,8 @@ def play(samples: Iterable[Sample], door: Door, pace: Pace, known: Iterable[str]
         new = tuple(label for label in labels if label not in taught)
         taught |= set(labels)
         done += len(batch)
-        yield Heard(done * pace.period, len(batch), right, sum(answer.unknown for answer in answers), seen, new, max(0.0, clock() - due))
+        unknown = sum(answer.unknown for answer in answers)
+        yield Heard(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
     if not done:
         raise BadInput("the recording holds no labelled sample", "give a FOLDER with one subfolder per class, an .npz "
                        "file, or a .csv with a column `label`")
