@@ -305,7 +305,7 @@ def _bound(path: Path) -> socket.socket:
                 made.bind(name)
         finally:
             os.umask(before)
-        made.listen(CLIENTS)
+        made.listen(4 * CLIENTS)
     except OSError as error:
         made.close()
         raise StateError(f"the control socket {path} can't be made ({error.strerror})",
