@@ -37,8 +37,13 @@ PARTS: dict[str, dict[str, Part]] = {
                            gives=STATISTICS)},
     "constraint": {
         "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
-        "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
-                                              "labels": ("exact", "drawn")})},
+        "l2": Part("importances.Quadratic", {"importance": float}),
+        "fisher": Part("importances.Fisher", {"importance": float, "gamma": float, "samples": int,
+                                              "labels": ("exact", "drawn"), "form": ("online", "offline")}),
+        "path-integral": Part("importances.PathIntegral", {"importance": float, "damping": float}),
+        "riemannian-walk": Part("importances.RiemannianWalk", {"importance": float, "alpha": float, "every": int,
+                                                               "damping": float}),
+        "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int})},
     "plasticity": {},
     "balance": {
         "none": Part("balance.Balance"),
@@ -120,8 +125,14 @@ def _check_numbers(path: Path, method: Method) -> None:
         raise BadInput(f"{path.name}: " + "; ".join(
             [f"none of its parts takes {name}" for name in unused] + [f"{name} is missing" for name in missing]),
             f"its parts take {', '.join(wanted) or 'no numbers'}")
+    takers: dict[str, list[str]] = {}
     for name, kind in wanted.items():
         _check_type(path, name, method.numbers[name], kind)
+        takers[name] = [part for kind_of_part, parts in method.parts.items() for part in parts
+                        if name in PARTS[kind_of_part][part].numbers]
+    if shared := [name for name, parts in takers.items() if len(parts) > 1]:
+        raise BadInput(f"{path.name}: {shared[0]} would be of both {' and '.join(takers[shared[0]])}",
+                       "give a method one of them")
     for name, value in method.training.items():
         for number in value if name == "milestones" and isinstance(value, list | tuple) else [value]:
             _check_type(path, name, number, float)

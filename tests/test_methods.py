@@ -191,11 +191,12 @@ CLOSED = 'paper = "x"\nmemory = "statistics"\nlayer = "map"\npower = 1\nprojecti
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (GOOD + "speed = 3\n", "unknown keys: speed; known keys are balance, clip, constraint"),
+    (GOOD + "speed = 3\n", "unknown keys: speed; known keys are alpha, balance, clip"),
     (GOOD + 'memory = "big"\n', "memory = 'big'; give one of none, reservoir, herding, everything, statistics"),
     (GOOD + 'memory = ["none", "herding"]\n', "give one of none"),
     (GOOD + "head = 3\n", "head = 3; give one of softmax, sigmoid, cosine"),
-    (GOOD + 'constraint = ["fisher", "fisher"]\n', "give a list of distillation, fisher"),
+    (GOOD + 'constraint = ["fisher", "fisher"]\n', "give a list of distillation, l2, fisher"),
+    (GOOD + 'constraint = ["l2", "sensitivity"]\nimportance = 1\nsamples = 0\n', "importance .* both l2 and sensitivity"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = 1\n',
      "squared is missing; its parts take temperature"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = -1\nsquared = true\n', "strength = -1"),
@@ -224,7 +225,7 @@ def test_a_composition_of_ones_own_is_one_file(tmp_path):
         GOOD + 'memory = "reservoir"\nhead = "cosine"\nbalance = "exemplar-means"\n'
         'constraint = ["distillation", "fisher"]\n'
         "temperature = 2\nstrength = 1\nsquared = true\n"
-        'importance = 1\ngamma = 1\nsamples = 5\nlabels = "exact"\n')
+        'importance = 1\ngamma = 1\nsamples = 5\nlabels = "exact"\nform = "online"\n')
     learner = session(tmp_path / "own.toml")
     for x, y in steps():
         learner.learn(x, y)
@@ -239,8 +240,9 @@ def test_an_unknown_method_lists_the_known():
 
 
 def test_no_number_is_named_like_a_key():
-    numbers = [name for rows in PARTS.values() for row in rows.values() for name in row.numbers]
-    assert len(numbers) == len(set(numbers)) and not KEYS & set(numbers)
+    rows = [row.numbers for kind in PARTS.values() for row in kind.values()]
+    assert not KEYS & {name for numbers in rows for name in numbers}
+    assert all(a[name] == b[name] for a in rows for b in rows for name in a.keys() & b.keys())     # one name, one kind
 
 
 # what a session refuses --------------------------------------------------------------------------

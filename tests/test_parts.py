@@ -18,7 +18,8 @@ from edgecl.training.network import Network
 
 ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
 VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "strength": 1.0, "squared": True,
-          "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "solver": "slda"}
+          "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "form": "online", "damping": 0.1,
+          "alpha": 0.9, "every": 2, "solver": "slda"}
 
 
 def class_of(kind, name):
@@ -94,12 +95,24 @@ def test_memory_keeps_its_bytes_its_input_and_its_state(name):
         assert again == [None, None] or (torch.equal(again[0].x, again[1].x) and len(again[0]) == 5)
 
 
+def descend(part, network, new, rate=0.1):
+    """A step of the loop."""
+    weights = list(network.parameters())
+    gradients = torch.autograd.grad(network.head.loss(step(network(new.x)[1], new.y.tolist())), weights)
+    part.observe(new, gradients)
+    with torch.no_grad():
+        for p, gradient in zip(weights, part.project(gradients)):
+            p -= rate * gradient
+    part.after_step()
+
+
 @pytest.mark.parametrize("name", PARTS["constraint"])
 def test_a_constraint_is_0_at_first_and_not_0_once_something_moved(name):
     part, network, new = made("constraint", name), plain(classes=2), batch([0, 1])
     part.begin(network, [0.01] * 9)
     assert float(part.penalty(step(network(new.x)[1], new.y.tolist()))) == 0
     assert part.nbytes == 0
+    descend(part, network, new)
     part.end(network, new, rng())
     twin = made("constraint", name)
     twin.load({name: array.copy() for name, array in part.state().items()})

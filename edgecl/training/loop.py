@@ -114,7 +114,11 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
         value, gradients = allowance.passes(network, constraints, batch, None if old is None else old[rows], known,
                                             weights, plan.smoothing)
         for part in constraints:
-            gradients = part.project(gradients)
+            part.observe(batch, gradients)
+        for part in constraints:
+            references = [allowance.passes(network, (), asked, None, known, weights, plan.smoothing)[1]
+                          for asked in part.references(memory, generator)]
+            gradients = part.project(gradients, references)
         sgd.step(gradients, plan.rate_after(share))
         for part in constraints:
             part.after_step()

@@ -23,7 +23,9 @@ FISHER = 6              # passes forward that the squared gradients of one sampl
 
 COPIES = {"reservoir": 2, "herding": 3, "everything": 3}    # of all activations, by the method's memory; else 1
 WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
-BESIDE = {"fisher": 3}                                      # times the learned weights, by the constraint; else 0
+BESIDE = {"l2": 2, "fisher": 3, "sensitivity": 3, "path-integral": 8, "riemannian-walk": 12}
+# times the learned weights that a constraint holds, else 0
+GRADED = {"fisher", "sensitivity"}                          # constraints that look at single samples after the last step
 
 
 def activations(cut: Cut, samples: int) -> int:
@@ -68,7 +70,7 @@ def closing(method: Method, samples: int, fresh: int) -> float:
     the samples, those that are new."""
     herded = fresh if method.parts["memory"] == ("herding",) else 0
     means = 2 * samples if method.parts["balance"] == ("exemplar-means",) else 0
-    most = int(method.numbers.get("samples", 0)) if "fisher" in method.parts["constraint"] else -1
+    most = int(method.numbers.get("samples", 0)) if GRADED & {*method.parts["constraint"]} else -1
     graded = 0 if most < 0 else min(most, fresh) if most else fresh
     return samples + herded + means + FISHER * graded
 
