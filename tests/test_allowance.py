@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from edgecl.training.allowance import FIRST, FORWARD, LATE, Allowance, Clock
-from edgecl.training.constraints import Distillation, Fisher
+from edgecl.training.distillation import Distillation
+from edgecl.training.importances import Fisher
 from edgecl.training.heads import Sigmoid, Softmax
 from edgecl.training.memory import Batch
 from edgecl.training.network import build, outputs
@@ -45,7 +46,7 @@ def gradients(made_up, piece, **allowed):
     """The loss and all gradients, as a step would use them, and what was allowed in the end."""
     network, parts, batch, old = made_up
     allowance = Allowance(piece, **allowed)
-    value, found = allowance.passes(network, parts, batch, old, KNOWN, list(network.parameters()), 0.1)
+    value, found = allowance.passes(network, parts, batch, old, KNOWN, list(network.parameters()), 0.1)[:2]
     for part in parts:
         found = part.project(found)
     return value, [g.numpy().copy() for g in found], allowance
