@@ -33,6 +33,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "reservoir": Part("memory.Reservoir", gives=EXEMPLARS),
         "herding": Part("memory.Herding", gives=EXEMPLARS),
         "everything": Part("memory.Everything", gives=EXEMPLARS),
+        "episodes": Part("episodes.Episodes", {"each": int}, gives=EXEMPLARS),
         "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
                            gives=STATISTICS)},
     "constraint": {
@@ -43,7 +44,10 @@ PARTS: dict[str, dict[str, Part]] = {
         "path-integral": Part("importances.PathIntegral", {"importance": float, "damping": float}),
         "riemannian-walk": Part("importances.RiemannianWalk", {"importance": float, "alpha": float, "every": int,
                                                                "damping": float}),
-        "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int})},
+        "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int}),
+        "task-gradients": Part("projections.TaskGradients", {"reference": int, "margin": float, "ridge": float},
+                               needs=EXEMPLARS),
+        "average-gradient": Part("projections.AverageGradient", {"reference": int}, needs=EXEMPLARS)},
     "plasticity": {},
     "balance": {
         "none": Part("balance.Balance"),

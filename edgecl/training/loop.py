@@ -116,8 +116,8 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
         for part in constraints:
             part.observe(batch, gradients)
         for part in constraints:
-            references = [allowance.passes(network, (), asked, None, known, weights, plan.smoothing)[1]
-                          for asked in part.references(memory, generator)]
+            references = (allowance.passes(network, (), some, None, known, weights, plan.smoothing)[1]
+                          for some in part.references(memory, generator))
             gradients = part.project(gradients, references)
         sgd.step(gradients, plan.rate_after(share))
         for part in constraints:
