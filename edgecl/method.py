@@ -37,6 +37,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "greedy": Part("replay.Greedy", gives=EXEMPLARS),
         "recorded": Part("replay.Recorded", {"replayed": float}, gives=EXEMPLARS | LOGITS),
         "by-gradient": Part("replay.ByGradient", gives=EXEMPLARS),
+        "episodes": Part("episodes.Episodes", {"each": int}, gives=EXEMPLARS),
         "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
                            gives=STATISTICS)},
     "constraint": {
@@ -55,7 +56,10 @@ PARTS: dict[str, dict[str, Part]] = {
         "path-integral": Part("importances.PathIntegral", {"importance": float, "damping": float}),
         "riemannian-walk": Part("importances.RiemannianWalk", {"importance": float, "alpha": float, "every": int,
                                                                "damping": float}),
-        "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int})},
+        "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int}),
+        "task-gradients": Part("projections.TaskGradients", {"reference": int, "margin": float, "ridge": float},
+                               needs=EXEMPLARS),
+        "average-gradient": Part("projections.AverageGradient", {"reference": int}, needs=EXEMPLARS)},
     "plasticity": {},
     "balance": {
         "imprinting": Part("rectify.Imprinting"),

@@ -9,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.by_sample import fisher
 from edgecl.training.distillation import Distillation
-from edgecl.training.importances import Fisher
 from edgecl.training.heads import Cosine, Softmax, Step
+from edgecl.training.importances import Fisher
 from edgecl.training.memory import Batch
 from edgecl.training.network import build
 
@@ -138,7 +138,8 @@ def test_fisher_moves_no_batch_norm_and_leaves_no_gradient_or_hook():
     network = _Deep(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head=head)
     network.eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    Fisher(1.0, 1.0, 0, "drawn", "online").end(network, Batch(torch.randn(9, 2, 5, 5) + 3, torch.zeros(9).long()), rng())
+    new = Batch(torch.randn(9, 2, 5, 5) + 3, torch.zeros(9).long())
+    Fisher(1.0, 1.0, 0, "drawn", "online").end(network, new, rng())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
     assert not any(part._forward_hooks for part in network.modules())
@@ -168,7 +169,8 @@ def test_the_penalty_by_hand_online_and_with_new_outputs():
     assert part.penalty(step(torch.zeros(1, 3), [0])).item() == pytest.approx(float(wanted), rel=1e-5)
     second = fisher(network.eval(), new.x, "exact", rng())
     part.end(network, new, rng())
-    torch.testing.assert_close(part.omega["head.weight"][:2], second["head.weight"][:2] + 0.5 * first["head.weight"])
+    torch.testing.assert_close(part.omega["head.weight"][:2],
+                               second["head.weight"][:2] + 0.5 * first["head.weight"])
     torch.testing.assert_close(part.omega["head.weight"][2], second["head.weight"][2])
     part.begin(network, [1e-4] * 9)
     assert part.penalty(step(torch.zeros(1, 3), [0])).item() == 0       # about the newest weights

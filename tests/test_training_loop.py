@@ -77,7 +77,7 @@ class Diary(Constraint):
         return [vectors(3)]
 
     def project(self, gradients, references):
-        assert [g.shape for g in references[0]] == [g.shape for g in gradients]
+        assert [[g.shape for g in found] for found in references] == [[g.shape for g in gradients]]
         self.calls.append("project")
         return [torch.zeros_like(g) for g in gradients] if self.stop else gradients
 
@@ -97,7 +97,7 @@ class Ledger(Nothing):
     def dataset(self, new):
         return new.join(self.extra)
 
-    def observe(self, new, generator):
+    def observe(self, new, generator, seen=None):
         self.seen += new.x[:, 0].tolist()
 
     def replay(self, n, generator):
@@ -112,8 +112,8 @@ def test_the_parts_are_called_in_their_order():
     losses = []
     learning_round(learner, Parts(NOTHING, Balance(), [diary]), vectors(columns=3), 3, Plan(2, 20, 0.1), rng(),
                    lambda done, loss: losses.append((done, loss)))
-    steps = [["penalty", f"observe {n}", "references", "project", "after_step"] for n in (20, 20, 10) * 2]
-    assert diary.calls == ["begin 3", *sum(steps, []), "end 50 False"]
+    assert diary.calls == ["begin 3", *(call for n in (20, 20, 10) * 2 for call in (
+        "penalty", f"observe {n}", "references", "project", "after_step")), "end 50 False"]
     assert [done for done, _ in losses] == [20, 40, 50, 70, 90, 100]
     assert not learner.training
 

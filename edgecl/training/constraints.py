@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from edgecl.training.part import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from torch import Tensor, nn
@@ -20,6 +20,10 @@ class Constraint(Part):
 
     needs_old = False               # the old network's logits of the round's data set
     needs_old_features = False      # and its features
+
+    def beside(self, numbers: int, memory: Nothing) -> int:
+        """Bytes that the next round takes of those for exemplars. numbers: of all parameters."""
+        return 0
 
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
         """Before the first step of a round, with the network as it was left but for the outputs of new classes. rates:
@@ -43,9 +47,9 @@ class Constraint(Part):
         return ()
 
     def project(self, gradients: Sequence[Tensor | None],
-                references: Sequence[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
-        """The gradients to step with; they may be changed in place. references: the gradients of the loss alone over
-        each of `references`."""
+                references: Iterable[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
+        """The gradients to step with; they may be changed in place. references: the gradients of the head's loss over
+        each of `references`, computed one by one as they are asked for."""
         return gradients
 
     def after_step(self) -> None:

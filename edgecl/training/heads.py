@@ -160,7 +160,8 @@ class Proxies(nn.Module):
     """Local similarity classifier (Douillard et al. 2020, section 3.3): an output is the mean of the cosine similarities
     to its proxies, weighted by their softmax; the loss is NCA with a margin, on similarities times a learned scale.
 
-    proxies: of each class, k; weight [C, k, d]; the scale starts at 1, the margin is 0.6 (the authors' program).
+    proxies: of each class, k; weight [C, k, d]; the margin is 0.6 (the authors' program). The scale starts at 10 as the
+    cosine head's: from the authors' 1, the first steps made it negative.
     """
 
     needs_old = False
@@ -170,7 +171,7 @@ class Proxies(nn.Module):
     def __init__(self, dimension: int, proxies: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(0, proxies, dimension))
-        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.scale = nn.Parameter(torch.tensor(10.0))
 
     classes = Softmax.classes
 

@@ -10,7 +10,7 @@ from edgecl.training.by_sample import CHUNK, fisher, sensitivity
 from edgecl.training.constraints import Constraint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -66,7 +66,7 @@ class Quadratic(Constraint):
         return held / 2 * step.share
 
     def project(self, gradients: Sequence[Tensor | None],
-                references: Sequence[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
+                references: Iterable[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
         """Adds the penalty's gradient, which autograd would take four times as long to find."""
         for place, now, then, stiffness in self.springs:
             if (gradient := gradients[place]) is not None:

@@ -174,9 +174,8 @@ class Run:
             for part in constraints:
                 part.observe(batch, gradients)
             for part in constraints:
-                references = [allowance.passes(network, (), asked, None, self.known, weights,
-                                               plan.smoothing).gradients
-                              for asked in part.references(memory, generator)]
+                references = (allowance.passes(network, (), some, None, self.known, weights, plan.smoothing).gradients
+                              for some in part.references(memory, generator))
                 gradients = part.project(gradients, references)
             sgd.step(gradients, plan.rate_after(share))
             for part in constraints:

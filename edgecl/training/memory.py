@@ -106,6 +106,8 @@ class Nothing(Part):
 
     bounded = True      # by the bytes that the user allows for exemplars
     withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
+    reserved = 0    # of these bytes, those that the next round takes beside exemplars
+    each = 0        # samples of a round that a constraint is to look at, 0 for all
 
     def __init__(self, room: int, nothing: Batch) -> None:
         """`room`: bytes for exemplars; `nothing`: a batch without samples that has their shape and dtype."""
@@ -113,6 +115,10 @@ class Nothing(Part):
 
     def check(self, classes: int) -> None:
         """Raise BudgetError where exemplars of so many classes would not fit."""
+
+    def beside(self) -> str:
+        """What is to be said of the bytes beside exemplars."""
+        return f"{self.reserved} bytes of tasks' gradients and " if self.reserved else ""
 
     def hold(self, old: Batch) -> None:
         """Take samples as kept from earlier rounds, without copying them."""
@@ -145,6 +151,10 @@ class Nothing(Part):
         return {column: samples[torch.from_numpy(~held_back(Batch(samples, torch.full((len(samples),), column))))]
                 for column, samples in held.items()} if self.withholds else held
 
+    def tasks(self) -> list[Batch]:
+        """What is kept of each round, where rounds are kept apart; else nothing."""
+        return []
+
 
 class Exemplars(Nothing):
     """Samples as they came, in lists by class; the bytes, bookkeeping included, never pass `room`."""
@@ -157,14 +167,14 @@ class Exemplars(Nothing):
         self.check(1)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + PER_CLASS)
+        least = classes * (self.size + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold an exemplar of {self.size} bytes of each of {classes} "
-                              f"class{'es' * (classes > 1)}", f"give --memory {least} or more")
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes of each "
+                              f"of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def capacity(self) -> int:
         """How many exemplars fit beside the bookkeeping of the classes known now."""
-        return max(self.room - PER_CLASS * len(self.kept), 0) // self.size
+        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // self.size
 
     def drawn(self, n: int, generator: np.random.Generator) -> list[tuple[int, int]]:
         """Columns and places of n exemplars, of every class with the same chance; none where there are none."""

@@ -25,7 +25,7 @@ COPIES = {"reservoir": 2, "herding": 3, "everything": 3}    # of all activations
 WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
 BESIDE = {"l2": 2, "fisher": 3, "sensitivity": 3, "path-integral": 8, "riemannian-walk": 12}
 # times the learned weights that a constraint holds, else 0
-GRADED = {"fisher", "sensitivity"}                          # constraints that look at single samples after the last step
+GRADED = {"fisher", "sensitivity"}                          # constraints that pass single samples at the end
 
 
 def activations(cut: Cut, samples: int) -> int:

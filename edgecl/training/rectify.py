@@ -137,6 +137,8 @@ class Rectified(Balance):
         self.confidence = np.append(self.confidence, np.full(len(fresh), conf)).astype(np.float32)
         self.factors = np.array([self.first[column] / max(now.get(column, self.first[column]), 1e-6)
                                  * conf / self.confidence[column] for column in found[:done.known]], np.float32)
+        if done.known == len(found):
+            self.factors = self.factors[:0]     # none is new
 
     def fold(self, network: Network, served: Served | None = None) -> Served:
         return Rescored(served or network, torch.from_numpy(self.factors)) if len(self.factors) else served or network

@@ -54,13 +54,13 @@ class Recorded(Reservoir):
         super().__init__(room, nothing)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + FLOAT * max(classes, self.width) + PER_CLASS)
+        least = classes * (self.size + FLOAT * max(classes, self.width) + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold an exemplar of {self.size} bytes and its logits of each of "
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its logits of each of "
                               f"{classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def capacity(self) -> int:
-        return max(self.room - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT * self.width)
+        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT * self.width)
 
     def begin(self, network: Network) -> None:
         self.width = max(self.width, network.head.classes)
@@ -105,7 +105,7 @@ class Recorded(Reservoir):
 
     def state(self) -> Arrays:
         rows = [logits for column in self.kept for logits in self.logits.get(column, ())]
-        padded = [F.pad(logits, (0, self.width - len(logits)), value=torch.nan) for logits in rows]
+        padded = [F.pad(logits, (0, self.width - len(logits)), value=-torch.inf) for logits in rows]
         return super().state() | {"logits": (torch.stack(padded) if padded else torch.empty(0, self.width)).numpy()}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
@@ -130,12 +130,12 @@ class ByGradient(Exemplars):
         super().__init__(room, nothing)
 
     def capacity(self) -> int:
-        return max(self.room - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT)
+        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + FLOAT + PER_CLASS)
+        least = classes * (self.size + FLOAT + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold an exemplar of {self.size} bytes and its score of each of "
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its score of each of "
                               f"{classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def hold(self, old: Batch) -> None:

@@ -74,7 +74,9 @@ class Session:
             raise BadInput(f"labels of {y.dtype} {list(y.shape)} for {len(samples)} samples",
                            "give class numbers [n], n > 0")
         classes = self.classes + sorted(set(y.tolist()) - set(self.classes))
-        self.parts.memory.check(len(classes))
+        memory = self.parts.memory
+        memory.reserved = sum(part.beside(self._numbers(len(classes)), memory) for part in self.parts.constraints)
+        memory.check(len(classes))
         column = {number: i for i, number in enumerate(classes)}
         new = Batch(samples, torch.tensor([column[number] for number in y.tolist()]))
         tuned = self.method.tuned == "all" or (self.method.tuned == "first" and self.rounds == 0)
@@ -137,6 +139,11 @@ class Session:
         if not self.classes:
             raise StateError("nothing was learned yet", "call learn first")
         return self.parts.balance.fold(self.network).eval()
+
+    def _numbers(self, classes: int) -> int:
+        """Of all parameters, once there are so many outputs."""
+        return sum(p.shape[1:].numel() * classes if name.startswith("head.") and p.dim() else p.numel()
+                   for name, p in self.network.named_parameters())
 
     def _owners(self) -> list[tuple[str, Any]]:
         return [("memory", self.parts.memory), ("balance", self.parts.balance),
