@@ -11,8 +11,8 @@ import torch
 
 from edgecl.training.allowance import FIRST, FORWARD, LATE, Allowance, Clock
 from edgecl.training.distillation import Distillation
-from edgecl.training.importances import Fisher
 from edgecl.training.heads import Sigmoid, Softmax
+from edgecl.training.importances import Fisher
 from edgecl.training.memory import Batch
 from edgecl.training.network import build, outputs
 from edgecl.worker import MALLOC

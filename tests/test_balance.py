@@ -1,4 +1,4 @@
-"""Rehearsal, distillation and balance: for each trap of their papers a case worked by hand or a reference in float64."""
+"""Rehearsal, distillation and balance: for each trap a case worked by hand or a reference in float64."""
 from __future__ import annotations
 
 import math
@@ -10,14 +10,31 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.balance import Balance, Chain, Done, Folded
-from edgecl.training.distillation import (ByRound, ClassShare, FixedClasses, GradientNoise, LessForget, LogitReplay,
-                                          MarginRanking, PooledOutputs)
+from edgecl.training.distillation import (
+    ByRound,
+    ClassShare,
+    FixedClasses,
+    GradientNoise,
+    LessForget,
+    LogitReplay,
+    MarginRanking,
+    PooledOutputs,
+)
 from edgecl.training.heads import Asymmetric, Cosine, Proxies, Softmax, Step
 from edgecl.training.loop import Parts, Plan, learning_round
 from edgecl.training.memory import Batch, Herding, Nothing, Reservoir, Seen, balanced, held_back
 from edgecl.training.network import Network, build
-from edgecl.training.rectify import (Alignment, BiasCorrection, FineTuning, Imprinting, Rectified, Rescored, Scaled,
-                                     Temperature, fit)
+from edgecl.training.rectify import (
+    Alignment,
+    BiasCorrection,
+    FineTuning,
+    Imprinting,
+    Rectified,
+    Rescored,
+    Scaled,
+    Temperature,
+    fit,
+)
 from edgecl.training.replay import ByGradient, Greedy, Recorded, replacing, scores
 
 NOTHING = Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64))
@@ -45,7 +62,8 @@ def plain(classes, head=Softmax):
 def step(logits, targets, old=None, known=0, **more):
     more.setdefault("features", torch.empty(len(logits), 0))
     features = more.pop("features")
-    return Step(features, logits, torch.tensor(targets), old, known, len(logits), 0 if old is None else len(old), **more)
+    olds = 0 if old is None else len(old)
+    return Step(features, logits, torch.tensor(targets), old, known, len(logits), olds, **more)
 
 
 def gradient(loss, weights):
@@ -136,7 +154,8 @@ def test_der_loss_of_a_step_is_the_papers():
     assert len(one.logits) == 24
     ce = F.cross_entropy(one.logits, one.targets, reduction="none").detach()
     told = one.recorded[8:16].isfinite()
-    gap = torch.where(told, one.logits[8:16].detach() - one.recorded[8:16].nan_to_num(), 0).square().sum(1) / told.sum(1)
+    gap = torch.where(told, one.logits[8:16].detach() - one.recorded[8:16].nan_to_num(), 0)
+    gap = gap.square().sum(1) / told.sum(1)
     assert values[0] == pytest.approx(float(ce[:8].mean() + 0.5 * ce[16:].mean() + 0.3 * gap.mean()), rel=1e-5)
 
 
@@ -266,7 +285,8 @@ def test_new_weights_are_imprinted():
     Imprinting().start(network, new, 2)
     unit = new.x.numpy().astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    wanted = unit.mean(0) / np.linalg.norm(unit.mean(0)) * np.linalg.norm(network.head.weight[:2].detach(), axis=1).mean()
+    length = np.linalg.norm(network.head.weight[:2].detach(), axis=1).mean()
+    wanted = length * unit.mean(0) / np.linalg.norm(unit.mean(0))
     np.testing.assert_allclose(network.head.weight[2].detach(), wanted, rtol=1e-5)
 
 
@@ -416,7 +436,8 @@ def test_a_bias_is_fitted_on_logits_once_and_by_class():
     logits[np.arange(60), y] += 1
     logits[:, 2:] = 1.7 * logits[:, 2:] + 2
     mine = np.arange(4) >= 2
-    a, b = fit(np.where(mine, 0, logits), np.stack([np.where(mine, logits, 0), mine + 0 * logits]), y, np.array([1., 0]))
+    designs = np.stack([np.where(mine, logits, 0), mine + 0 * logits])
+    a, b = fit(np.where(mine, 0, logits), designs, y, np.array([1.0, 0.0]))
 
     def loss(a, b):
         z = torch.from_numpy(np.where(mine, a * logits + b, logits))
@@ -486,7 +507,8 @@ def test_the_statistics_of_each_state_are_mean_scores():
     part.finish(network, memory, Done(2, second, NOTHING, network))
     now, conf = network(first.x)[1].detach().softmax(1).numpy(), network(second.x)[1].softmax(1).max(1).values.mean()
     means = np.array([now[:20, 0].mean(), now[20:, 1].mean()])
-    np.testing.assert_allclose(part.factors, part.first[:2] / means * float(conf.detach()) / part.confidence[:2], rtol=1e-4)
+    wanted = part.first[:2] / means * float(conf.detach()) / part.confidence[:2]
+    np.testing.assert_allclose(part.factors, wanted, rtol=1e-4)
 
 
 def test_a_temperature_changes_no_answer_and_lowers_the_held_back_loss():
@@ -517,6 +539,6 @@ def test_parts_fold_one_upon_another_and_keep_their_state():
     assert isinstance(served, Scaled) and isinstance(served.served, Rescored) and served.affine() is None
     again.load(chain.state())
     assert torch.equal(again.fold(network)(data.x)[1], served(data.x)[1])
-    weight, bias, _ = Chain([Temperature()]).fold(network).affine()
+    weight, _, _ = Chain([Temperature()]).fold(network).affine()
     np.testing.assert_array_equal(weight, network.head.weight.detach())
     assert not isinstance(served, Folded)

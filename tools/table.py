@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Methods on one protocol, several seeds, as a table in markdown; runs that are done are read from a file of JSON lines.
+"""Methods on one protocol, several seeds, as a table in markdown; what is done is read from a file of JSON lines.
 
     python tools/table.py [--data fashion] [--epochs 1] [--seeds 0,1,2] [--methods er,bic] [--rates 0.02]
                           [--out FILE.jsonl] [--without METHOD.toml ...]
@@ -22,11 +22,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.update({name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")})
+os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-from edgecl.errors import EdgeclError  # noqa: E402  (the threads must be set before)
-from edgecl.evaluation.bench import Job, run_one  # noqa: E402
-from edgecl.limits import format_size  # noqa: E402
+from edgecl.errors import EdgeclError
+from edgecl.evaluation.bench import Job, run_one
+from edgecl.limits import format_size
 
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from edgecl.errors import StateError
 from edgecl.heads import solve
 from edgecl.training.memory import Statistics
-from edgecl.training.network import outputs
+from edgecl.training.network import Served, outputs
 from edgecl.training.part import Part
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
-    Served = nn.Module      # with `affine`, see `heads.Softmax`
 
 
 class Done(NamedTuple):
@@ -103,7 +102,7 @@ class Chain(Balance):
             part.load({name.removeprefix(f"{i}/"): array for name, array in state.items() if name.startswith(f"{i}/")})
 
 
-class Folded(nn.Module):
+class Folded(Served):
     """Features through a readout other than the network's own head. layer: "map" or "features"."""
 
     def __init__(self, network: Network, readout: nn.Module, layer: str) -> None:
@@ -112,7 +111,6 @@ class Folded(nn.Module):
         self.readout = readout
 
     def affine(self) -> AffineMap | None:
-        """See `heads.Softmax.affine`."""
         return self.readout.affine() if isinstance(self.readout, Nearest) else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

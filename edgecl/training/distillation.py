@@ -14,7 +14,7 @@ from edgecl.training.constraints import Constraint
 RECORDED = 3    # times the samples with recorded logits are all of a step, see `replay.Recorded`
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -240,7 +240,7 @@ class GradientNoise(Constraint):
         return ()
 
     def project(self, gradients: Sequence[Tensor | None],
-                references: Sequence[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
+                references: Iterable[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
         deviation = math.sqrt(self.eta / (1 + self.done) ** self.fading)
         self.done += 1
         for gradient in gradients:

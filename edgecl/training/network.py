@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 BLOCK = 64    # samples that are run at a time where nothing is trained: 256 take 16 MB more and 6 % less time
 
 
-class Network(nn.Module):
+class Served(nn.Module):
+    """What serves: an input -> (features, logits)."""
+
+    def affine(self) -> AffineMap | None:
+        """See `heads.Softmax.affine`."""
+        return None
+
+
+class Network(Served):
     """uint8 images [n, h, w, c], float32 windows [n, time, channels] or vectors [n, d], or float16 activations of a
     frozen trunk [n, c, h, w] -> features and logits.
 
@@ -66,7 +74,6 @@ class Network(nn.Module):
         self.head.load_state_dict(fresh.state_dict())
 
     def affine(self) -> AffineMap | None:
-        """See `heads.Softmax.affine`."""
         return self.head.affine()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,20 +1,19 @@
 """Balance of new against old in a trained head: by a few numbers, fitted or measured when a round is over."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgecl.training.balance import Balance, Done, Phase
 from edgecl.training.memory import Batch, held_back
-from edgecl.training.network import outputs
+from edgecl.training.network import Served, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgecl.training.balance import Served
     from edgecl.training.heads import AffineMap
     from edgecl.training.loop import Plan
     from edgecl.training.memory import Nothing
@@ -133,7 +132,7 @@ class Rectified(Balance):
         fresh = [float(mine[done.learned.y == column, column].mean()) if (done.learned.y == column).any() else 1.0
                  for column in found[len(self.first):]]
         now = {column: float(scored(samples)[:, column].mean()) for column, samples in memory.exemplars().items()}
-        self.first = np.append(self.first, np.float32(fresh)).astype(np.float32)
+        self.first = np.append(self.first, np.array(fresh, np.float32)).astype(np.float32)
         self.confidence = np.append(self.confidence, np.full(len(fresh), conf)).astype(np.float32)
         self.factors = np.array([self.first[column] / max(now.get(column, self.first[column]), 1e-6)
                                  * conf / self.confidence[column] for column in found[:done.known]], np.float32)
@@ -150,7 +149,7 @@ class Rectified(Balance):
         self.first, self.confidence, self.factors = (np.array(state[name]) for name in self.state())
 
 
-class Scaled(nn.Module):
+class Scaled(Served):
     """What serves, its logits multiplied."""
 
     def __init__(self, served: Served, factor: float) -> None:
@@ -158,9 +157,7 @@ class Scaled(nn.Module):
         self.served, self.factor = served, factor
 
     def affine(self) -> AffineMap | None:
-        """See `heads.Softmax.affine`."""
-        below: Any = self.served
-        if (found := below.affine()) is None:
+        if (found := self.served.affine()) is None:
             return None
         weight, bias, normalised = found
         return np.float32(self.factor) * weight, np.float32(self.factor) * bias, normalised
@@ -170,7 +167,7 @@ class Scaled(nn.Module):
         return features, self.factor * logits
 
 
-class Rescored(nn.Module):
+class Rescored(Served):
     """See `Rectified`. factors [n]: of the old classes, the first ones."""
 
     gains: Tensor
@@ -179,10 +176,6 @@ class Rescored(nn.Module):
         super().__init__()
         self.served = served
         self.register_buffer("gains", factors.clamp(min=1e-30).log())
-
-    def affine(self) -> AffineMap | None:
-        """It is none."""
-        return None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self.served(x)

@@ -56,8 +56,9 @@ class Recorded(Reservoir):
     def check(self, classes: int) -> None:
         least = classes * (self.size + FLOAT * max(classes, self.width) + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its logits of each of "
-                              f"{classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its "
+                              f"logits of each of {classes} class{'es' * (classes > 1)}",
+                              f"give --memory {least} or more")
 
     def capacity(self) -> int:
         return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT * self.width)
@@ -135,8 +136,9 @@ class ByGradient(Exemplars):
     def check(self, classes: int) -> None:
         least = classes * (self.size + FLOAT + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its score of each of "
-                              f"{classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its "
+                              f"score of each of {classes} class{'es' * (classes > 1)}",
+                              f"give --memory {least} or more")
 
     def hold(self, old: Batch) -> None:
         super().hold(old)

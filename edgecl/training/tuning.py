@@ -88,8 +88,8 @@ def compose(method: Method, cut: Cut) -> Parts:
     (memory,) = parts_of(method, "memory")
     closed = "closed-form" in method.parts["balance"]
     constraints = [constraint() for constraint in parts_of(method, "constraint")]
-    return Parts(Nothing(ROOM, nothing) if closed else memory(ROOM, nothing), Balance() if closed else balance_of(method),
-                 constraints)
+    return Parts(Nothing(ROOM, nothing) if closed else memory(ROOM, nothing),
+                 Balance() if closed else balance_of(method), constraints)
 
 
 def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job: Job) -> int:
