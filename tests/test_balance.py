@@ -105,7 +105,7 @@ def test_the_loop_says_which_samples_are_new():
 
 
 def recorded(room=1000):
-    memory = Recorded(room, NOTHING, 0.5)
+    memory = Recorded(room, NOTHING, 0.5, "insertion")
     for k in range(2):      # one class, then another: two logits, then three
         new = batch([k], 20, seed=k)
         made = torch.arange(20 * (2 + k), dtype=torch.float32).reshape(20, 2 + k)
@@ -160,7 +160,7 @@ def test_der_loss_of_a_step_is_the_papers():
 
 
 def test_logits_that_are_missing_are_those_of_the_network_as_it_came():
-    memory, network = Recorded(1000, NOTHING, 0.5), plain(2)
+    memory, network = Recorded(1000, NOTHING, 0.5, "insertion"), plain(2)
     memory.hold(batch([0, 1]))
     memory.begin(network)
     wanted = network(torch.stack(memory.kept[1]))[1]
@@ -265,7 +265,7 @@ def test_margin_ranking_looks_at_old_samples_and_their_hardest_new_classes():
     part.begin(network, [])
     h = torch.tensor([[0.8, 0, 0.6, 0.0, 0.0, 0], [0.0, 0, 1.0, 0, 0, 0]])     # of old class 0, and of new class 2
     one = step(network.head(h), [0, 2], known=2, features=h)
-    assert float(part.penalty(one)) == pytest.approx((max(0, .5 - .8 + .6) + max(0, .5 - .8 + 0)) / 2)
+    assert float(part.penalty(one).detach()) == pytest.approx((max(0, .5 - .8 + .6) + max(0, .5 - .8 + 0)) / 2)
 
 
 def test_old_embeddings_stay_and_new_ones_learn():

@@ -105,6 +105,7 @@ class Nothing(Part):
     """Keeps nothing; the base of all memories."""
 
     bounded = True      # by the bytes that the user allows for exemplars
+    replays = False     # whether `replay` gives anything, once something is kept
     withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
     reserved = 0    # of these bytes, those that the next round takes beside exemplars
     each = 0        # samples of a round that a constraint is to look at, 0 for all
@@ -215,6 +216,8 @@ class Exemplars(Nothing):
 class Reservoir(Exemplars):
     """A class-balanced reservoir: within a class, a uniform part of all its samples ever seen; what does not fit is
     taken from the largest class (Chrysakis & Moens 2020, algorithm 1)."""
+
+    replays = True
 
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         for sample, column in zip(new.x, new.y.tolist()):
