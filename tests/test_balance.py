@@ -124,18 +124,26 @@ def test_two_draws_are_independent_one_for_logits_and_one_for_labels():
     assert same / (40 * n) == pytest.approx(1 / held, abs=0.02)      # and not 1
 
 
-def test_logits_are_those_of_the_insertion_and_later_outputs_are_left_alone():
-    memory = recorded()
+def test_logits_are_those_of_the_insertion_and_later_outputs_have_those_they_began_with():
+    """No output is left out of what is replayed, as none is where all are there from the start."""
+    memory, network = recorded(), plain(4)
+    memory.begin(network)
     for column, samples in memory.exemplars().items():
         new = batch([column], 20, seed=column)
         for sample, logits in zip(samples, memory.logits[column]):
             row = int(torch.nonzero((new.x == sample).all(1))[0])
-            assert logits.tolist() == [row * (2 + column) + i for i in range(2 + column)]
-    held = torch.tensor([[1.0, 3.0, math.nan], [math.nan] * 3])
+            assert logits[:2 + column].tolist() == [row * (2 + column) + i for i in range(2 + column)]
+            torch.testing.assert_close(logits[2 + column:], network(sample[None])[1][0, 2 + column:].detach())
+    drawn = memory.replay(10, rng())
+    assert drawn.recorded[:10].isfinite().all() and memory.nbytes <= memory.room
+
+
+def test_logit_replay_is_the_mean_squared_difference_of_the_first_draw():
+    held = torch.tensor([[1.0, 3.0, 9.0], [math.nan] * 3])
     logits = torch.tensor([[2.0, 5.0, 9.0], [7.0, 7.0, 7.0]], requires_grad=True)
     loss = LogitReplay(0.5).penalty(Step(torch.empty(2, 0), logits, torch.tensor([0, 1]), None, 2, 6, 0, recorded=held))
-    assert float(loss.detach()) == pytest.approx(0.5 * (1 + 4) / 2 / 2)      # mean over outputs, then over 6 / 3 draws
-    assert gradient(loss, logits)[:, 2].tolist() == [0, 0]
+    assert float(loss.detach()) == pytest.approx(0.5 * (1 + 4) / 3 / 2)      # over outputs, then over 6 / 3 draws
+    assert gradient(loss, logits)[1].tolist() == [0, 0, 0]
 
 
 def test_der_loss_of_a_step_is_the_papers():

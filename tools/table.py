@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Methods on one protocol, several seeds, as a table in markdown; what is done is read from a file of JSON lines.
 
-    python tools/table.py [--data fashion] [--epochs 1] [--seeds 0,1,2] [--methods er,bic] [--rates 0.02]
-                          [--out FILE.jsonl] [--without METHOD.toml ...]
+    python tools/table.py [--data fashion] [--ablation] [--epochs 1] [--seeds 0,1,2] [--methods er,bic] [--rates 0.02]
+                          [--out FILE.jsonl]
                           [--peer PYTHON --peer-script FILE]
 
 Fashion-MNIST: 5 steps of 2 classes, the first 1,000 images a class, the bytes of 200 exemplars; digits and watch: 5
 steps, the bytes of 100 and of 60. Of several rates, each method's line is that with the best median of the final
-accuracy. The peer, where given, runs its strategy of the same name at the same rates, its runs between ours: it draws
-its 1,000 images a class by the seed, and has 200 exemplars whatever it keeps beside them.
+accuracy. --ablation: er alone, and with each part that balances new against old. The peer, where given, runs its
+strategy of the same name at the same rates, its runs between ours: it draws its 1,000 images a class by the seed, and
+has 200 exemplars whatever it keeps beside them.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -25,7 +27,7 @@ from typing import Any
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 from edgecl.errors import EdgeclError
-from edgecl.evaluation.bench import Job, run_one
+from edgecl.evaluation.bench import Job, method_file, run_one
 from edgecl.limits import format_size
 
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
@@ -33,6 +35,21 @@ STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "ic
 MEMORY = {"fashion": 200 * 784 + 160, "digits": 100 * 256 + 160, "watch": 60 * 3600 + 300}
 COUNT = {"fashion": 200, "digits": 100}
 Result = dict[str, Any]
+
+
+PARTS = {"er": "", "er+fine-tuning": 'balance = "fine-tuning"\npasses = 5\nslower = 10\nafresh = false\n',
+         "er+bias-correction": 'balance = "bias-correction"\n', "er+rectified": 'balance = "rectified"\n',
+         "er+alignment": 'balance = "alignment"\n', "er+cosine": 'head = "cosine"\n',
+         "er+cosine+imprinting": 'head = "cosine"\nbalance = "imprinting"\n',
+         "er+temperature": 'balance = "temperature"\n', "er+asymmetric": 'head = "asymmetric"\n'}
+
+
+def ablated(folder: Path) -> list[str]:
+    """Files of er with each part."""
+    base = method_file("er").read_text("utf-8")
+    for name, lines in PARTS.items():
+        (folder / f"{name}.toml").write_text(base + lines, "utf-8")
+    return [str(folder / f"{name}.toml") for name in PARTS]
 
 
 def ours(method: str, options: argparse.Namespace, seed: int, rate: float | None) -> Result:
@@ -93,14 +110,15 @@ def main() -> int:
     parser.add_argument("--methods", default="finetune,er,er-ace,der++,gdumb,gss,icarl,ucir,podnet,eeil,bic,il2m,wa")
     parser.add_argument("--rates", default="", help="with commas; none takes each method's own")
     parser.add_argument("--out", type=Path, help="where runs are kept and looked up")
+    parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
     parser.add_argument("--peer-script", metavar="FILE", type=Path)
     options = parser.parse_args()
     lines = options.out.read_text("utf-8").splitlines() if options.out and options.out.exists() else []
     kept = {place(result): result for result in map(json.loads, lines)}
     rates = [float(rate) for rate in options.rates.split(",")] if options.rates else [None]
-    wanted = []
-    for method in options.methods.split(","):
+    wanted, scratch = [], tempfile.TemporaryDirectory()
+    for method in ablated(Path(scratch.name)) if options.ablation else options.methods.split(","):
         for rate in rates:
             for seed in map(int, options.seeds.split(",")):
                 for by, run in (("edgecl", ours), ("peer", theirs)):

@@ -109,11 +109,11 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     memory, constraints, balance = parts.memory, parts.constraints, parts.balance
     known, allowance, told = network.head.classes, allowance or Allowance(), progress or (lambda done, loss: None)
     learned, held = split(new, balance, memory)
-    memory.begin(network)
     data, later = memory.dataset(learned), balance.phases(plan)
     first = replace(plan, epochs=0) if any(phase.afresh for phase in later) else plan
     teacher = Teacher(network, parts, data, first)      # the network as it was
     network.head.extend(classes, generator)
+    memory.begin(network)
     balance.start(network, learned, known)
     rates = network.paces(plan.head_pace)
     for part in constraints:
@@ -226,7 +226,10 @@ class Teacher:
         return told[:, -self.known:], told[:, :-self.known] if self.featured else None
 
     def _told(self, network: Network, x: Tensor) -> Tensor:
-        return outputs(lambda part: torch.cat(network(part), 1) if self.featured else network(part)[1], x, network.block)
+        def told(part: Tensor) -> Tensor:
+            return torch.cat(network(part), 1) if self.featured else network(part)[1]
+
+        return outputs(told, x, network.block)
 
 
 def shuffled(count: int, plan: Plan, generator: np.random.Generator) -> Iterator[Tensor]:

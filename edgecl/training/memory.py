@@ -125,7 +125,7 @@ class Nothing(Part):
         """Take samples as kept from earlier rounds, without copying them."""
 
     def begin(self, network: Network) -> None:
-        """Before a round, with the network as it was left."""
+        """Before a round, with the network as it was left but for the outputs of new classes."""
 
     def dataset(self, new: Batch) -> Batch:
         """What a round goes through: its new samples first, then what the memory adds as a whole."""

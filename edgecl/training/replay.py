@@ -46,7 +46,8 @@ class Recorded(Reservoir):
     `replayed` times those of new samples.
 
     recording: the logits are those of the pass in which a sample came ("insertion"), or of the network when its round
-    is over ("round"). A sample that was held without logits gets those of the network that a round begins with.
+    is over ("round"). Outputs that come later are recorded when they come, before they learn: where all outputs are
+    there from the start, as in the paper, they are part of what is replayed too.
     """
 
     def __init__(self, room: int, nothing: Batch, replayed: float, recording: str) -> None:
@@ -75,10 +76,11 @@ class Recorded(Reservoir):
         for column, kept in self.kept.items():
             logits = self.logits.setdefault(column, [])
             logits += [torch.empty(0)] * (len(kept) - len(logits))
-            if network.head.classes and (lacking := [place for place, each in enumerate(logits) if not len(each)]):
+            lacking = [place for place, each in enumerate(logits) if len(each) < self.width]
+            if lacking:
                 samples = torch.stack([kept[place] for place in lacking])
                 for place, found in zip(lacking, outputs(lambda x: network(x)[1], samples, network.block)):
-                    logits[place] = found.clone()
+                    logits[place] = torch.cat([logits[place], found[len(logits[place]):]])
         self._shrink(np.random.default_rng(sum(self.seen.values())))    # longer logits take more room
 
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
