@@ -30,7 +30,8 @@ def network(classes=4):
 
 def samples(n=6, seed=0, classes=4):
     generator = rng(seed)
-    return Batch(torch.from_numpy(generator.standard_normal((n, 5))), torch.from_numpy(generator.integers(0, classes, n)))
+    x, y = generator.standard_normal((n, 5)), generator.integers(0, classes, n)
+    return Batch(torch.from_numpy(x), torch.from_numpy(y))
 
 
 def step(batch, logits):
@@ -106,7 +107,7 @@ def test_how_many_samples_pass_at_a_time_changes_nothing(take):
 def test_samples_pass_in_pieces_that_fit_the_rounds_memory():
     learner, passed = network(), []
     learner.body.register_forward_hook(lambda _, given, out: passed.append(len(given[0])))
-    learner.block = 6       # samples that fit where nothing is trained: inputs and gradients of all layers are twice as many
+    learner.block = 6       # samples that fit where nothing is trained: with gradients of all layers, half as many
     for part in (Fisher(1.0, 1.0, 0, "drawn", "online"), Sensitivity(1.0, 0)):
         part.end(learner, samples(7), rng())
     assert passed == [3, 3, 1] * 2
@@ -196,14 +197,14 @@ def test_the_credit_along_a_straight_path_is_what_the_loss_lost():
     learner, batch, part = network(), samples(), PathIntegral(1.0, 0.1)
     part.begin(learner, RATES)
     way = [-g for g in gradients(learner, batch)]
-    first = float(learner.head.loss(step(batch, learner(batch.x)[1])))
+    first = learner.head.loss(step(batch, learner(batch.x)[1])).item()
     for _ in range(400):
         part.observe(batch, gradients(learner, batch))
         with torch.no_grad():
             for p, d in zip(learner.parameters(), way):
                 p += d / 400
         part.after_step()
-    lost = first - float(learner.head.loss(step(batch, learner(batch.x)[1])))
+    lost = first - learner.head.loss(step(batch, learner(batch.x)[1])).item()
     credit = [c.clone() for c in part.path.credit]
     assert lost > 0.1 and sum(float(c.sum()) for c in credit) == pytest.approx(lost, rel=0.01)
     part.end(learner, batch, rng())
