@@ -111,8 +111,8 @@ def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, f
         peak: confines.Peak, rounds: int) -> Allowance:
     """Measure passes of a few samples; choose how many go through at a time, and when the last step must be done.
 
-    fresh: samples to learn from; size: bytes of the backbone's file; rounds: that there were. Raises BudgetError where one sample is too much,
-    or the time too short for a step.
+    fresh: samples to learn from; size: bytes of the backbone's file; rounds: that there were. Raises BudgetError where
+    one sample is too much, or the time too short for a step.
     """
     few, weights, taken, worked = x[:FEW], list(network.body.parameters()), 0.0, 0.0
 
