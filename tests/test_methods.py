@@ -196,11 +196,11 @@ CLOSED = 'paper = "x"\nmemory = "statistics"\nlayer = "map"\npower = 1\nprojecti
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (GOOD + "speed = 3\n", "unknown keys: speed; known keys are alpha, balance, clip"),
-    (GOOD + 'memory = "big"\n', "memory = 'big'; give one of none, reservoir, herding, everything, episodes"),
+    (GOOD + "speed = 3\n", "unknown keys: speed; known keys are afresh, alpha, balance"),
+    (GOOD + 'memory = "big"\n', "memory = 'big'; give one of none, reservoir, herding, everything, greedy"),
     (GOOD + 'memory = ["none", "herding"]\n', "give one of none"),
-    (GOOD + "head = 3\n", "head = 3; give one of softmax, sigmoid, cosine"),
-    (GOOD + 'constraint = ["fisher", "fisher"]\n', "give a list of distillation, l2, fisher"),
+    (GOOD + "head = 3\n", "head = 3; give one of softmax, sigmoid, asymmetric, cosine"),
+    (GOOD + 'constraint = ["fisher", "fisher"]\n', "give a list of distillation, class-share, by-round"),
     (GOOD + 'constraint = ["l2", "sensitivity"]\nimportance = 1\nsamples = 0\n',
      "importance would be of both l2 and sensitivity"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = 1\n',

@@ -97,7 +97,7 @@ class Ledger(Nothing):
     def dataset(self, new):
         return new.join(self.extra)
 
-    def observe(self, new, generator):
+    def observe(self, new, generator, seen=None):
         self.seen += new.x[:, 0].tolist()
 
     def replay(self, n, generator):

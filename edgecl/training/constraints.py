@@ -1,9 +1,7 @@
-"""What holds old knowledge in place while the network learns: the hooks of the loop, and penalties on activations."""
+"""What holds old knowledge in place while the network learns: the hooks of the loop."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.part import Part
 
@@ -20,7 +18,8 @@ if TYPE_CHECKING:
 class Constraint(Part):
     """Constrains nothing; the base of all."""
 
-    needs_old = False   # the old network's logits of the round's data set
+    needs_old = False               # the old network's logits of the round's data set
+    needs_old_features = False      # and its features
 
     def beside(self, numbers: int, memory: Nothing) -> int:
         """Bytes that the next round takes of those for exemplars. numbers: of all parameters."""
@@ -29,6 +28,10 @@ class Constraint(Part):
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
         """Before the first step of a round, with the network as it was left but for the outputs of new classes. rates:
         the largest step of each parameter, or of each row of it, for a gradient of 1."""
+
+    def of_labels(self, step: Step) -> float:
+        """What the head's loss is multiplied with."""
+        return 1.0
 
     def penalty(self, step: Step) -> Tensor | float:
         """A scalar that is added to the loss: this piece's share of the whole step's. A part that adds its gradient in
@@ -54,24 +57,3 @@ class Constraint(Part):
 
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         """After the last step, with the network in evaluation mode."""
-
-
-class Distillation(Constraint):
-    """Cross-entropy between softened old and new responses of the old outputs (Li & Hoiem 2016, equations 2 and 3).
-
-    squared: multiply by T^2, so that the gradient does not shrink with T (Hinton et al. 2015, section 2); Li & Hoiem
-    do not. Its least value, the entropy of the old responses, is subtracted: 0 where nothing changed, same gradient.
-    """
-
-    needs_old = True
-
-    def __init__(self, temperature: float, strength: float, squared: bool) -> None:
-        self.temperature = temperature
-        self.factor = strength * (temperature ** 2 if squared else 1.0)
-
-    def penalty(self, step: Step) -> Tensor | float:
-        if step.old is None:
-            return 0.0
-        now = F.log_softmax(step.logits[:len(step.old), :step.known] / self.temperature, 1)
-        before = F.log_softmax(step.old / self.temperature, 1)
-        return self.factor * F.kl_div(now, before, reduction="sum", log_target=True) / step.old_of
