@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> None:
     for data in options.only:
         results: list[Result] = []
 
-        def done(result: Result, results: list[Result] = results) -> None:
+        def done(result: Result, data: str = data, results: list[Result] = results) -> None:
             result = {**result, "method": Path(result["method"]).stem}
             results.append(result)
             print(json.dumps({name: result[name] for name in (
@@ -131,7 +131,7 @@ def compare(options: argparse.Namespace) -> None:
             if any((result["method"], result["seed"]) == (method, seed) for result in results):
                 continue
             job = Job(method, "fashion", memory=room(method, "fashion"), seed=seed, per_class=1000)
-            ours = json.loads(subprocess.run([sys.executable, __file__, "child", str(options.out)], check=True, text=True,
+            ours = json.loads(subprocess.run([sys.executable, __file__, "child", str(options.out)], text=True, check=True,
                                              input=json.dumps(asdict(job)), stdout=subprocess.PIPE).stdout)
             command = [options.peer, str(options.peer_script), "--strategy", strategy, "--data", "fashion", "--seed",
                        str(seed), "--lr", "0.02", "--threads", "1"]
@@ -163,7 +163,6 @@ def strengths(options: argparse.Namespace) -> None:
             path.write_text(text, "utf-8")
             found = [run_one(Job(str(path), str(npz), seed=seed, multi_head=True, order="seeded"), lambda step: None)
                      for seed in options.seeds]
-            theirs["samples_per_s"] = theirs["train_samples"] / theirs["train_cpu_s"]
             results.append({"method": method, "importance": value,
                             "task_aware_accuracy": [result["task_aware_accuracy"] for result in found]})
             print(results[-1], flush=True)
