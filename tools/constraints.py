@@ -131,7 +131,7 @@ def compare(options: argparse.Namespace) -> None:
             if any((result["method"], result["seed"]) == (method, seed) for result in results):
                 continue
             job = Job(method, "fashion", memory=room(method, "fashion"), seed=seed, per_class=1000)
-            ours = json.loads(subprocess.run([sys.executable, __file__, "child", str(options.out)], text=True, check=True,
+            ours = json.loads(subprocess.run([sys.executable, __file__, "child", "."], text=True, check=True,
                                              input=json.dumps(asdict(job)), stdout=subprocess.PIPE).stdout)
             command = [options.peer, str(options.peer_script), "--strategy", strategy, "--data", "fashion", "--seed",
                        str(seed), "--lr", "0.02", "--threads", "1"]
