@@ -26,9 +26,9 @@ from typing import Any
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
+from edgecl.config import format_size
 from edgecl.errors import EdgeclError
 from edgecl.evaluation.bench import Job, method_file, run_one
-from edgecl.limits import format_size
 
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}

@@ -134,6 +134,18 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     balance.finish(network, memory, Done(known, learned, held, network))
 
 
+def planned_steps(parts: Parts, old: Tensor, new: Batch, plan: Plan, whole: bool) -> int:
+    """How many steps a round takes where all is kept and nothing stops it. old: columns of what is kept already; whole:
+    whether each epoch goes through that too."""
+    learned, _ = split(new, parts.balance, parts.memory)
+    later, counts = parts.balance.phases(plan), torch.cat([old, learned.y]).bincount()
+    first = 0 if any(phase.afresh for phase in later) else plan.epochs
+    counts = counts[counts > 0]
+    sizes = [len(learned) + len(old) * whole, *[int(counts.min()) * len(counts)] * len(later)]
+    return sum(epochs * -(-size // plan.batch)
+               for epochs, size in zip([first, *(phase.plan.epochs for phase in later)], sizes))
+
+
 @dataclass
 class Run:
     """The steps of a round, in one phase or several. known: outputs before it; samples: done by now."""

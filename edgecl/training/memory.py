@@ -248,7 +248,7 @@ class Herding(Exemplars):
     """
 
     def dataset(self, new: Batch) -> Batch:
-        for column, samples in self.exemplars().items():
+        for column, samples in self.learned().items():
             new = new.join(Batch(samples, torch.full((len(samples),), column)))
         return new
 
@@ -282,7 +282,8 @@ class Everything(Nothing):
         self.all = old
 
     def dataset(self, new: Batch) -> Batch:
-        return new.join(self.all)
+        return new.join(self.all.take(torch.from_numpy(np.flatnonzero(~held_back(self.all)))) if self.withholds else
+                        self.all)
 
     def update(self, new: Batch, network: Network) -> None:
         self.all = self.all.join(new)

@@ -16,7 +16,7 @@ from edgecl.method import read_method
 from edgecl.training import confines, needs
 from edgecl.training.allowance import Allowance, Clock
 from edgecl.training.balance import Balance
-from edgecl.training.loop import Parts, Plan, learning_round
+from edgecl.training.loop import Parts, Plan, learning_round, planned_steps
 from edgecl.training.memory import Batch, Nothing
 from edgecl.training.network import outputs
 from edgecl.training.pretrained import empty, network_above
@@ -54,9 +54,11 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
     kept = adopt(network, parts, before, job)
     parts.memory.hold(Batch(x[:begin], columns[:begin]))
     new = Batch(x[begin:end], columns[begin:end])
-    allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak)
-    samples_an_epoch = len(new) + begin * (method.parts["memory"][0] in needs.WHOLE)
-    begun, steps, last = time.monotonic(), -(-samples_an_epoch // job.batch) * job.epochs, 0.0
+    allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak, kept)
+    plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
+                head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
+    steps = planned_steps(parts, columns[:begin], new, plan, method.parts["memory"][0] in needs.WHOLE)
+    begun, last = time.monotonic(), 0.0
     seen = 0
 
     def progress(done: int, loss: float) -> None:
@@ -67,8 +69,6 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
             tell(step=seen, steps=steps, loss=loss, rss=confines.status("VmRSS")[0], left=stop.left,
                  samples_per_second=done / max(now - begun, 1e-9), share=min(max(seen / steps, allowance.spent()), 1.0))
 
-    plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
-                head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
     learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, kept]), progress,
                    allowance)
     if not seen:
@@ -109,11 +109,11 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
 
 
 def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, fresh: int, size: int, stop: Stop,
-        peak: confines.Peak) -> Allowance:
+        peak: confines.Peak, rounds: int) -> Allowance:
     """Measure passes of a few samples; choose how many go through at a time, and when the last step must be done.
 
-    fresh: samples to learn from; size: bytes of the backbone's file. Raises BudgetError where one sample is too much,
-    or the time too short for a step.
+    fresh: samples to learn from; size: bytes of the backbone's file; rounds: that there were. Raises BudgetError where
+    one sample is too much, or the time too short for a step.
     """
     few, weights, taken, worked = x[:FEW], list(network.body.parameters()), 0.0, 0.0
 
@@ -132,7 +132,7 @@ def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, f
     one, all_of_them = (told if cost is None else cost for cost in costs)
     each = max((all_of_them - one) / max(len(few) - 1, 1), 2 * few[:1].nbytes)
     needed = (confines.status("VmRSS")[0] + needs.CODE + needs.step(cut, job.batch, one)
-              + needs.beside_a_pass(cut, method, len(x), job.batch))
+              + needs.beside_a_pass(cut, method, len(x), job.batch, rounds))
     if needed > job.memory:
         least = math.ceil(needed / confines.SLACK)
         raise BudgetError(f"a round here takes {least} bytes of memory at least, {job.memory} are allowed",
