@@ -1,7 +1,9 @@
 """Photos to arrays: a short list of formats, a pixel cap, and one way to fit a photo to a backbone."""
 from __future__ import annotations
 
+import re
 import warnings
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,17 +21,18 @@ CENTRE = 7 / 8
 MOST_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 12 to 50
 
 
-def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    """The photo as uint8 [height, width, 3] RGB, turned upright as its EXIF says, fitted by `fit`.
+def read_image(path: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """The photo, a file or its bytes, as uint8 [height, width, 3] RGB, turned upright as its EXIF says, fitted by `fit`.
 
     Raises BadInput for what is no photo of FORMATS, is broken, or has more than MOST_PIXELS pixels.
     """
+    name = "the photo" if isinstance(path, bytes) else path
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise BadInput(f"{path} has {image.width} x {image.height} pixels",
+                    raise BadInput(f"{name} has {image.width} x {image.height} pixels",
                                    f"give photos of at most {MOST_PIXELS // 10**6} megapixels")
                 image.draft("RGB", (2 * width, 2 * height))
                 upright = ImageOps.exif_transpose(image)
@@ -37,9 +40,15 @@ def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     except BadInput:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning) as error:
-        reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else str(error).replace(str(path), "it")
-        raise BadInput(f"{path} can't be read as a photo ({reason})",
+        empty = not path if isinstance(path, bytes) else path.is_file() and path.stat().st_size == 0
+        reason = "it is empty" if empty else _reason(error, path)
+        raise BadInput(f"{name} can't be read as a photo ({reason})",
                        "give a complete JPEG, PNG, WebP, BMP, GIF or TIFF") from error
+
+
+def _reason(error: BaseException, path: Path | bytes) -> str:
+    return re.sub("<_io.BytesIO object at 0x[0-9a-f]+>", "it", str(error)) if isinstance(path, bytes) else \
+        str(error).replace(str(path), "it")
 
 
 def fit_array(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
