@@ -28,11 +28,13 @@ COMMANDS = {
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate takes or refuses the result"),
     "methods": ("bench", "every named method, its parts and its paper; `methods show NAME` prints its .toml"),
     "bench": ("bench", "judge methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
+    "daemon": ("daemon", "serve sources, answer, take teaching, run rounds when idle; see docs/daemon.md"),
     "profile": ("profile", "measure this board: milliseconds, memory, bytes per class; write a .toml to start from"),
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
 
-SOURCES = "file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE"
+SOURCES = ("file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE, camera:/dev/video0, csi://0, "
+           "fake:FOLDER")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +81,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--last", metavar="TIME", help="what a source of the daemon showed in the last TIME, such as 5s")
+    command.add_argument("--source", metavar="NAME", help="which one, where the daemon has several")
 
 
 def _sources(command: argparse.ArgumentParser) -> None:

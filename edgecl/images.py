@@ -1,7 +1,6 @@
 """Photos to arrays: a short list of formats, a pixel cap, and one way to fit a photo to a backbone."""
 from __future__ import annotations
 
-import re
 import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -21,16 +20,24 @@ CENTRE = 7 / 8
 MOST_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 12 to 50
 
 
-def read_image(path: Path | bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """The photo, a file or its bytes, as uint8 [height, width, 3] RGB, turned upright as its EXIF says, fitted by `fit`.
+def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """The photo as uint8 [height, width, 3] RGB, turned upright as its EXIF says, fitted by `fit`.
 
     Raises BadInput for what is no photo of FORMATS, is broken, or has more than MOST_PIXELS pixels.
     """
-    name = "the photo" if isinstance(path, bytes) else path
+    return _read(path, str(path), height, width)
+
+
+def decode_image(data: bytes, name: str, height: int, width: int) -> NDArray[np.uint8]:
+    """`read_image` of a file's bytes. name: what an error calls them."""
+    return _read(BytesIO(data), name, height, width)
+
+
+def _read(file: Path | BytesIO, name: str, height: int, width: int) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(path) if isinstance(path, bytes) else path, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise BadInput(f"{name} has {image.width} x {image.height} pixels",
                                    f"give photos of at most {MOST_PIXELS // 10**6} megapixels")
@@ -40,15 +47,15 @@ def read_image(path: Path | bytes, height: int, width: int) -> NDArray[np.uint8]
     except BadInput:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Warning) as error:
-        empty = not path if isinstance(path, bytes) else path.is_file() and path.stat().st_size == 0
-        reason = "it is empty" if empty else _reason(error, path)
+        reason = "it is empty" if _empty(file) else str(error).replace(str(file), "it")
         raise BadInput(f"{name} can't be read as a photo ({reason})",
                        "give a complete JPEG, PNG, WebP, BMP, GIF or TIFF") from error
 
 
-def _reason(error: BaseException, path: Path | bytes) -> str:
-    return re.sub("<_io.BytesIO object at 0x[0-9a-f]+>", "it", str(error)) if isinstance(path, bytes) else \
-        str(error).replace(str(path), "it")
+def _empty(file: Path | BytesIO) -> bool:
+    if isinstance(file, BytesIO):
+        return not file.getbuffer().nbytes
+    return file.is_file() and file.stat().st_size == 0
 
 
 def fit_array(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

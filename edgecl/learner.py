@@ -211,7 +211,7 @@ class Learner:
 
     def predict(self, samples: Samples) -> list[Prediction]:
         """One prediction a sample, in order. Raises BadInput, StateError."""
-        serving = self._serve()
+        serving = self.serving()
         answers: list[Prediction] = []
         for batch in batches_of(samples):
             started = time.perf_counter()
@@ -224,7 +224,7 @@ class Learner:
 
     def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
         """Accuracy on labelled samples. Raises BadInput where none has a label."""
-        known = set(self._serve().head.labels)
+        known = set(self.serving().head.labels)
         hits: dict[str, list[bool]] = {}
         strange: dict[str, list[bool]] = {}
         for batch in batches_of(samples):
@@ -245,7 +245,7 @@ class Learner:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `exporting.export`."""
         from edgecl.exporting import export
 
-        serving = self._serve()
+        serving = self.serving()
         return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class Learner:
     @property
     def damage(self) -> list[str]:
         """What is damaged so that an older generation serves, one line each; empty where all is well."""
-        return self._serve().warnings
+        return self.serving().warnings
 
     # within -------------------------------------------------------------------------------------
 
@@ -300,7 +300,8 @@ class Learner:
             self._session = name, Backbone(self.store.blob_path(name), self.settings.threads)
         return self._session[1]
 
-    def _serve(self) -> Serving:
+    def serving(self) -> Serving:
+        """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         if self._serving is None or self._serving.current != self.store.current:
             self._serving = Serving(self.store, self._backbone, self._journal.head)
         return self._serving

@@ -41,6 +41,7 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "profiler",
     "evaluation",
     "training",
+    "runtime",
     "commands",
     "cli",
 )

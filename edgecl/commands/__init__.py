@@ -21,10 +21,15 @@ DEFAULT_STATE = Path("edgecl-state")
 
 
 def configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """The values of --config, or nothing."""
+    """What --config says of the state, or nothing; the daemon's keys beside it are the daemon's to judge."""
     from edgecl.config import SETTING_NAMES, read_toml
 
-    return read_toml(options.config, SETTING_NAMES | {"state"}) if options.config else {}
+    if not options.config:
+        return {}
+    from edgecl.runtime.settings import DAEMON_NAMES
+
+    known = SETTING_NAMES | {"state"}
+    return {name: value for name, value in read_toml(options.config, known | DAEMON_NAMES).items() if name in known}
 
 
 def state_path(options: argparse.Namespace) -> Path:
@@ -47,12 +52,9 @@ def opened(options: argparse.Namespace) -> Iterator[Learner]:
 
 def spec_of(learner: Learner, seconds: float | None = None) -> Spec:
     """How files become samples of this learner."""
-    from edgecl.sources import Spec
+    from edgecl.sources import spec_for
 
-    settings, foundation = learner.settings, learner.foundation
-    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
-    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
-    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
+    return spec_for(learner.settings, learner.foundation, seconds)
 
 
 class Intake:

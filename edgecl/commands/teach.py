@@ -98,10 +98,9 @@ def learn(options: argparse.Namespace) -> None:
 
 def check_streams(options: argparse.Namespace) -> None:
     """Raises BadInput for a stream that would be learned from for ever."""
-    from edgecl.sources import is_stream
-    from edgecl.sources.streams import endless
+    from edgecl.sources import endless
 
-    if any(map(is_stream, options.sources)) and options.seconds is None and any(map(endless, options.sources)):
+    if options.seconds is None and any(map(endless, options.sources)):
         raise BadInput("a stream has no end", "say how much of it shows the class, such as --seconds 20")
 
 

@@ -11,6 +11,7 @@ from edgecl.limits import RANGES, Limits
 
 ROUND = "round_"     # before the name of a limit of learning rounds
 SIZES, TIMES = {"keep"}, {"round_idle", "round_pause"}
+ROUND_LIMITS = Limits(memory=400 * 10**6, time=120.0)
 TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
@@ -44,8 +45,8 @@ class SourceSettings:
 class DaemonSettings:
     """The whole file. learner: settings of a new state; limits: of learning rounds.
 
-    control: path of the socket, None for `control.sock` in the state; control_users: names that may change things, beside root
-    and the daemon's own user; rounds: "idle" or "off"; round_samples: taught since the last one that make a round due;
+    control: path of the socket, None for `control.sock` in the state; control_users: names that may change things,
+    beside root and the daemon's own user; rounds: "idle" or "off"; round_samples: taught since the last one that make a round due;
     round_idle: seconds without teaching before it; round_pause: seconds between two; review_below: confidence under
     which a frame is put up for review.
     """
@@ -53,7 +54,7 @@ class DaemonSettings:
     state: Path
     sources: tuple[SourceSettings, ...] = ()
     learner: dict[str, Any] | None = None
-    limits: Limits = Limits(memory=400 * 10**6, time=120.0)
+    limits: Limits = ROUND_LIMITS
     control: str | None = None
     control_users: tuple[str, ...] = ()
     rounds: str = "idle"

@@ -12,8 +12,11 @@ from edgecl.samples import Refusal, Sample
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.config import Settings
+    from edgecl.founding import Foundation
+
 Item = Sample | Refusal
-STREAMS = ("serial:", "udp:", "csv:")
+SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -34,9 +37,21 @@ class Spec:
     seconds: float | None = None
 
 
+def spec_for(settings: Settings, foundation: Foundation | None, seconds: float | None = None) -> Spec:
+    """How files become samples of a learner; foundation: None before it was taught."""
+    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
+    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
+    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
+
+
 def is_stream(path: Path) -> bool:
-    """Whether it names a stream, `serial:`, `udp:` or `csv:`, and no file."""
-    return str(path).startswith(STREAMS) and not path.exists()
+    """Whether it names a stream of windows or photos, and no file."""
+    return str(path).startswith(SIGNALS + CAMERAS) and not path.exists()
+
+
+def endless(path: Path) -> bool:
+    """Whether a stream goes on until somebody stops it: all but a table."""
+    return is_stream(path) and not str(path).startswith("csv:")
 
 
 def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
@@ -44,6 +59,11 @@ def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
 
     Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
     """
+    if str(path).startswith(CAMERAS) and not path.exists():
+        from edgecl.sources.cameras import read_camera
+
+        yield from read_camera(str(path), spec, label)
+        return
     if is_stream(path):
         from edgecl.sources.streams import read_stream
 

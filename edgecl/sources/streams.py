@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
     from edgecl.sources import Item, Spec
     from firmware_bridge.link import Link
 
-OPTIONS = {"serial": {"baud", "channel"}, "udp": {"channel", "listen"}, "csv": {"rate", "time"}}
+FRAMES = {"width", "height", "fps"}
+OPTIONS = {"serial": {"baud", "channel"}, "udp": {"channel", "listen"}, "csv": {"rate", "time"},
+           "camera": FRAMES, "csi": FRAMES, "fake": {"fps"}}
 BAUD = 921600    # a 6-axis int16 IMU at 1 kHz does not fit 115200
 ANSWER = 5.0     # seconds for a device to say hello: opening a port resets many boards
 SILENCE = 10.0   # seconds without a sample after which a stream of --seconds N has ended
@@ -47,14 +48,18 @@ class Block(NamedTuple):
 
 
 def parse_stream(text: str) -> Stream:
-    """The parts of a stream's name. Raises BadInput where the kind, an option or its value is not known."""
+    """The parts of a stream's name. Raises BadInput where the kind or an option is not known.
+
+    pathlib makes one slash of the two in `csi://0`.
+    """
     kind, _, rest = text.partition(":")
     address, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     known = OPTIONS.get(kind)
     if known is None or not address:
         raise BadInput(f"{text} names no stream",
-                       "give serial:/dev/ttyACM0, udp:HOST:PORT, udp:PORT, csv:FILE or csv:- for standard input")
+                       "give serial:/dev/ttyACM0, udp:HOST:PORT, udp:PORT, csv:FILE or csv:- for standard input, "
+                       "camera:/dev/video0, csi://0 or fake:FOLDER")
     wrong = [name for name in options if name not in known]
     wrong += [part for part in query.split("&") if part and "=" not in part]
     if wrong:
@@ -63,9 +68,12 @@ def parse_stream(text: str) -> Stream:
     return Stream(text, kind, address, options)
 
 
-def endless(path: Path) -> bool:
-    """Whether a source goes on until somebody stops it."""
-    return str(path).startswith(("serial:", "udp:"))
+def number_option(stream: Stream, name: str, default: int, most: int, text: str | None = None) -> int:
+    """A whole number among a stream's options. Raises BadInput outside 1..most."""
+    text = stream.options.get(name, str(default)) if text is None else text
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise BadInput(f"{stream.text}: the {name} is {text!r}", f"give a whole number from 1 to {most}")
+    return int(text)
 
 
 def read_stream(text: str, spec: Spec, label: str | None) -> Iterator[Item]:
@@ -139,18 +147,11 @@ def open_link(stream: Stream) -> Link:
 
     wanted = {stream.options["channel"]} if stream.options.get("channel") else None
     if stream.kind == "serial":
-        baud = _number(stream, "baud", BAUD, 4_000_000)
+        baud = number_option(stream, "baud", BAUD, 4_000_000)
         return Link(lambda: SerialWire(stream.address, baud), wanted)
     host, _, port = stream.address.rpartition(":")
-    number = _number(stream, "port", 0, 65535, port)
+    number = number_option(stream, "port", 0, 65535, port)
     return Link(lambda: UdpWire(number, host or None, stream.options.get("listen", "127.0.0.1")), wanted)
-
-
-def _number(stream: Stream, name: str, default: int, most: int, text: str | None = None) -> int:
-    text = stream.options.get(name, str(default)) if text is None else text
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise BadInput(f"{stream.text}: the {name} is {text!r}", f"give a whole number from 1 to {most}")
-    return int(text)
 
 
 def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block | Refusal]:

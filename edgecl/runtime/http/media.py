@@ -40,9 +40,9 @@ def batch_of(body: bytes, content_type: str, kind: str | None, shape: list[int] 
     if content_type in IMAGES:
         if kind not in (None, "image"):
             raise BadInput(f"a photo, and this state takes {kind}s", "send JSON, text/csv or .npz")
-        from edgecl.images import read_image
+        from edgecl.images import decode_image
 
-        return read_image(body, *(shape[:2] if shape else DEFAULT_SIZE))[None]
+        return decode_image(body, "the photo", *(shape[:2] if shape else DEFAULT_SIZE))[None]
     if content_type in ARRAYS:
         batch = _unpack(body)
     elif content_type == "application/json":

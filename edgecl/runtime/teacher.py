@@ -1,0 +1,282 @@
+"""The thread that changes a state: learns, forgets, goes back, runs rounds; everything is told once it is on the disk."""
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgecl.errors import BudgetError, EdgeclError, StateError
+from edgecl.limits import Need, may_run
+from edgecl.readings import Readings, read
+from edgecl.runtime.rounding import RoundProcess
+from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
+
+if TYPE_CHECKING:
+    from edgecl.learner import Learner
+    from edgecl.limits import Verdict
+    from edgecl.runtime.counters import Counters
+    from edgecl.runtime.settings import DaemonSettings
+    from edgecl.serving import Serving
+
+T = TypeVar("T")
+TICK = 0.5               # seconds between two looks at a running round
+OUTSIDE = 2.0            # ... at what other processes do to the state
+LOOK = 10.0              # ... at the machine, and at whether a round is due
+WAITING = 64             # jobs
+WAITING_BYTES = 64 * 10**6   # of taught samples that wait; past these teaching is refused, never dropped
+NICE = 5                 # of this thread: the loop goes first
+
+log = logging.getLogger("edgecl")
+
+
+@dataclass(frozen=True)
+class View:
+    """What a state looked like after its last change; never altered, so that any thread may read it."""
+
+    status: dict[str, Any]
+    classes: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+    kind: str | None
+    input_shape: list[int] | None
+    spec: dict[str, Any]
+    new_samples: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Job:
+    """Work for the teacher. nbytes: of the samples that it holds."""
+
+    work: Callable[[Learner], Any]
+    changes: bool
+    nbytes: int
+    done: Future[Any]
+
+
+class Teacher:
+    """Owns the learner. publish: called after each change, in the teacher's thread, with what serves from now on (None
+    before anything was taught); told: called with each verdict of a round."""
+
+    def __init__(self, learner: Learner, settings: DaemonSettings, counters: Counters,
+                 publish: Callable[[View, Serving | None], None], told: Callable[[dict[str, Any]], None]) -> None:
+        self.learner, self.settings, self._counters = learner, settings, counters
+        self._publish, self._told = publish, told
+        self.drift, self.readings = PageHinkley(), Readings()
+        self.plan: Run | Wait = Wait("the daemon has just started")
+        self.round_result: dict[str, Any] | None = None
+        self._round: RoundProcess | None = None
+        self._jobs: queue.Queue[Job | None] = queue.Queue(WAITING)
+        self._bytes, self._lock = 0, threading.Lock()
+        self._stop = threading.Event()
+        self._taught: float | None = None
+        self._rounded: float | None = None
+        self._seen = (-1, -1)
+        self._next_look = self._next_outside = 0.0
+        self._thread = threading.Thread(target=self._run, name="teacher", daemon=True)
+
+    # from any thread ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Publish what the state holds, then take work."""
+        self.refresh()
+        self._look()
+        self._thread.start()
+
+    def submit(self, work: Callable[[Learner], T], changes: bool = True, nbytes: int = 0) -> Future[T]:
+        """Have work done in the teacher's thread; its result is there once a change is on the disk and serves. Raises
+        BudgetError where too much waits."""
+        job = Job(work, changes, nbytes, Future())
+        with self._lock:
+            if self._stop.is_set():
+                raise stopping()
+            if self._bytes + nbytes > WAITING_BYTES and self._bytes:
+                raise _busy()
+            try:
+                self._jobs.put_nowait(job)
+            except queue.Full:
+                raise _busy() from None
+            self._bytes += nbytes
+        return job.done
+
+    @property
+    def stopping(self) -> bool:
+        """Whether work is to end now, unfinished."""
+        return self._stop.is_set()
+
+    @property
+    def round_running(self) -> bool:
+        """Whether a round's process runs."""
+        return self._round is not None
+
+    def verdict(self) -> Verdict:
+        """Whether the machine has room for a round now, by the last readings."""
+        limits = self.settings.limits
+        return may_run(self.readings, limits, Need(limits.memory or 0, limits.time or 0.0, limits.threads),
+                       self.round_running)
+
+    def stop(self, timeout: float) -> bool:
+        """Take no more work, end the round; whether the thread has ended in that time. What waited is refused."""
+        with self._lock:
+            self._stop.set()
+        with suppress(queue.Full):
+            self._jobs.put_nowait(None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # in its own ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        try:
+            while not self._stop.is_set():
+                try:
+                    job = self._jobs.get(timeout=TICK)
+                except queue.Empty:
+                    job = None
+                try:
+                    if job is not None:
+                        self._do(job)
+                    self._tick()
+                except Exception:  # the outermost loop of this thread
+                    log.exception("the teacher has failed at something it does by itself")
+        finally:
+            if self._round is not None:
+                self._round.stop()
+            while not self._jobs.empty():
+                if (left := self._jobs.get_nowait()) is not None:
+                    left.done.set_exception(stopping())
+            with suppress(EdgeclError):
+                self.learner.close()
+
+    def _do(self, job: Job) -> None:
+        try:
+            result = job.work(self.learner)
+            if job.changes:
+                self._taught = time.monotonic()
+                self.refresh()
+        except BaseException as error:  # it is the caller's, and goes there
+            job.done.set_exception(error)
+        else:
+            job.done.set_result(result)
+        finally:
+            with self._lock:
+                self._bytes -= job.nbytes
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._round is not None:
+            self._watch(self._round)
+        if now >= self._next_outside:
+            self._next_outside = now + OUTSIDE
+            if self._mark() != self._seen:
+                self.refresh()
+        if now >= self._next_look:
+            self._look()
+            if isinstance(self.plan, Run):
+                log.info("a learning round begins: %s", self.plan.why)
+                self.begin_round()
+
+    def _mark(self) -> tuple[int, int]:
+        newest = self.learner.store.generations()[-1:]
+        return self.learner.store.current, newest[0].id if newest else 0
+
+    def refresh(self) -> None:
+        """Publish what the state holds now."""
+        learner = self.learner
+        self._seen = self._mark()
+        serving = None
+        if learner.store.newest.detail.get("classes"):
+            try:
+                serving = learner.serving()
+            except StateError as error:  # nothing intact: what served goes on
+                log.error("%s", error)
+        if serving is not None:
+            for line in serving.warnings:
+                log.warning("%s; an older generation answers, `edgecl rollback` repairs the state", line)
+        self.drift.reset()
+        self._publish(view_of(learner, serving.warnings if serving else []), serving)
+
+    def _look(self) -> None:
+        """Read the machine, and decide on a round."""
+        now = time.monotonic()
+        self._next_look = now + LOOK
+        self.readings = read()
+        since = [None if at is None else now - at for at in (self._taught, self._rounded)]
+        if self._round is not None:
+            verdict = self.verdict()
+            if not verdict:
+                self._round.stop(str(verdict.reasons[0]))
+        self.plan = decide(
+            Situation(find_spec("torch") is not None, self.learner.store.newest.detail.get("classes", 0),
+                      new_samples(self.learner), self.drift.fallen, self._round is not None, *since, self.verdict()),
+            Policy(self.settings.rounds == "idle", self.settings.round_samples, self.settings.round_idle,
+                   self.settings.round_pause))
+
+    def begin_round(self, method: str | None = None, seconds: float | None = None, memory: int | None = None,
+                    **wish: Any) -> None:
+        """Start a round's process. Raises StateError where one runs."""
+        if self._round is not None:
+            raise StateError("a learning round runs already", "wait for its verdict, see `edgecl history`")
+        limits = self.settings.limits
+        self._round = RoundProcess(self.learner.store.path, {
+            "method": method or self.settings.round_method, "seconds": seconds or limits.time or 60.0,
+            "memory": memory or limits.memory or 400 * 10**6, "threads": limits.threads, **wish})
+        self.round_result = None
+        self._told({"state": "started", "method": method})
+
+    def _watch(self, running: RoundProcess) -> None:
+        found = running.poll()
+        if found is None:
+            return
+        self._round, self._rounded, self.round_result = None, time.monotonic(), found
+        verdict = "failed" if "error" in found else "accepted" if found["accepted"] else "refused"
+        self._counters.count_round(verdict)
+        log.info("the learning round has ended: %s", found["error"]["what"] if "error" in found else verdict)
+        self.refresh()
+        self._told({"state": "ended", "verdict": verdict, **found})
+
+
+def view_of(learner: Learner, warnings: list[str]) -> View:
+    """What a learner shows now."""
+    from edgecl.sources import spec_for
+
+    store, foundation = learner.store, learner.foundation
+    with store.reading():
+        restorable, current, generations = store.restorable(), store.current, learner.history()
+        return View(
+            asdict(learner.status()), [asdict(each) for each in learner.classes()] if foundation else [],
+            history_of(generations, restorable, current), foundation.kind if foundation else None,
+            list(foundation.input_shape) if foundation else None,
+            asdict(spec_for(learner.settings, foundation)), new_samples(learner), list(warnings))
+
+
+def history_of(generations: list[Any], restorable: set[int], current: int) -> list[dict[str, Any]]:
+    """As `edgecl history --json`."""
+    return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
+             "restorable": g.id in restorable, "undone": g.undone, **g.detail} for g in generations]
+
+
+def new_samples(learner: Learner) -> int:
+    """Samples taught since the last learning round, taken or refused."""
+    generations = learner.history()
+    last = max((g.id for g in generations if g.action == "round"), default=0)
+    return sum(g.detail.get("samples", 0) for g in generations if g.id > last and g.action == "learn" and not g.undone)
+
+
+def stopping() -> StateError:
+    """The daemon ends before this was done."""
+    return StateError("the daemon is stopping", "nothing of this was kept; try again when it runs")
+
+
+def _busy() -> BudgetError:
+    return BudgetError("too much waits to be learned", "nothing of this was kept; try again in a few seconds")
