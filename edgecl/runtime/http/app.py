@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from starlette.routing import Route, Router
 
 from edgecl.errors import BadInput
 from edgecl.runtime.http import media, metrics
+from edgecl.runtime.http.access import COOKIE
 from edgecl.runtime.http.bodies import Turns, media_type, read_values
 from edgecl.runtime.http.events import Broadcaster, EventReply
 from edgecl.runtime.http.guards import Guard
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Endpoint = Callable[["Request"], Awaitable[Response]]
 WORKERS = 4   # threads that call the service
-PAGE = {"/": ("index.html", "text/html"), "/app.js": ("app.js", "text/javascript"),
-        "/style.css": ("style.css", "text/css"), "/icon.svg": ("icon.svg", "image/svg+xml")}
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 YEAR = 365 * 86400
 
 
@@ -42,15 +42,14 @@ class Application:
         self._service, self._access = service, access
         self._broadcaster, self._turns, self._replies = Broadcaster(service), Turns(), Counter[int]()
         self._threads: anyio.CapacityLimiter | None = None
-        folder = files("edgecl.runtime") / "page"
-        self._page = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
-        self._app = Guard(self._route, access, self._replies)
+        self._page = dict(_page())
+        self._app = Guard(self._route, access, self._replies, self._page.keys())
         self._router = Router([Route(path, endpoint, methods=[method]) for method, path, endpoint in self._routes()],
                               redirect_slashes=False, default=_missing)
 
     def _routes(self) -> list[tuple[str, str, Endpoint]]:
         service = self._service
-        pages: list[tuple[str, str, Endpoint]] = [("GET", path, self._static) for path in PAGE]
+        pages: list[tuple[str, str, Endpoint]] = [("GET", path, self._static) for path in self._page]
         looks = {"info": service.info, "status": service.status, "classes": service.classes,
                  "history": service.history, "rounds": service.rounds, "review": service.review,
                  "latest": service.latest, "budget": service.budget}
@@ -78,7 +77,7 @@ class Application:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._router(scope, receive, send)
+            await self._router({**scope, "app": self}, receive, send)
         except HTTPException as error:
             what = {404: f"there is no {scope['path'][:80]!r}", 405: f"{scope['path']} takes no {scope['method']}"}
             raise Refusal(error.status_code, what.get(error.status_code, error.detail), "see README.md for the routes",
@@ -146,8 +145,6 @@ class Application:
             raise Refusal(401, "that is not the token", "it stands in the file that http_token_file names")
         answer = reply({"ok": True})
         if not self._access.open:
-            from edgecl.runtime.http.access import COOKIE
-
             answer.set_cookie(COOKIE, self._access.cookie, max_age=YEAR, httponly=True, samesite="strict",
                               secure=request.headers.get("origin", "").startswith("https:"))
         return answer
@@ -191,6 +188,14 @@ class Application:
         values = await read_values(request, {"method": (str,), "time": (float, int), "memory": (int,)})
         return reply(await self._call(self._service.start_round, values.get("method"), values.get("time"),
                                       values.get("memory")), 202)
+
+
+def _page() -> Iterator[tuple[str, tuple[bytes, str]]]:
+    """Each path of the page, its content and media type."""
+    for file in (files("edgecl.runtime") / "page").iterdir():
+        kind = TYPES.get("." + file.name.rpartition(".")[2])
+        if kind:
+            yield "/" if file.name == "index.html" else f"/{file.name}", (file.read_bytes(), kind)
 
 
 async def _missing(scope: Scope, receive: Receive, send: Send) -> None:

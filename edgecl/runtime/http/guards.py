@@ -11,20 +11,23 @@ from edgecl.errors import EdgeclError
 from edgecl.runtime.http.replies import HEADERS, Refusal, refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from edgecl.runtime.http.access import Access
 
 MOST_REQUESTS = 128  # at work, or waiting for their turn; past these 503
-OPEN = ("/", "/app.js", "/style.css", "/icon.svg", "/api/login")  # hold nothing of the state
+LOGIN = "/api/login"
 log = logging.getLogger("edgecl")
 
 
 class Guard:
-    """An ASGI application before another. replies: how many of each code, for /metrics."""
+    """An ASGI application before another. replies: how many of each code, for /metrics; page: paths that anybody may see,
+    since they hold nothing of the state."""
 
-    def __init__(self, app: ASGIApp, access: Access, replies: Counter[int]) -> None:
-        self._app, self._access, self._replies, self._active = app, access, replies, 0
+    def __init__(self, app: ASGIApp, access: Access, replies: Counter[int], page: Collection[str]) -> None:
+        self._app, self._access, self._replies, self._page, self._active = app, access, replies, page, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on; whatever goes wrong behind is told as JSON."""
@@ -67,9 +70,9 @@ class Guard:
             raise Refusal(403, f"the Host {host[:80]!r} is not this machine", "ask by its address, or as localhost")
         if origin is not None and not self._access.knows_origin(origin, host):
             raise Refusal(403, f"a page of {origin[:80]!r} may not ask here", "open the page that this daemon serves")
-        if scope["path"] not in OPEN[:-1] and site not in (None, "same-origin", "none"):
+        if scope["path"] not in self._page and site not in (None, "same-origin", "none"):
             raise Refusal(403, "another site's page may not ask here", "open the page that this daemon serves")
-        if scope["path"] not in OPEN and not self._access.accepts(headers.get("authorization", ""),
+        if scope["path"] not in (*self._page, LOGIN) and not self._access.accepts(headers.get("authorization", ""),
                                                                   headers.get("cookie", "")):
             raise Refusal(401, "the token is missing or wrong", "send Authorization: Bearer TOKEN, or log in on the page",
                           WWW_Authenticate="Bearer")
