@@ -20,11 +20,11 @@ MAKE = "make one: (umask 077; python3 -c 'import secrets; print(secrets.token_ur
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of `127.0.0.1:8080`, `[::1]:8080`, `robot.local:8080` or `8080` (loopback). Raises BadInput."""
+    """Host and port of `127.0.0.1:8470`, `[::1]:8470`, `robot.local:8470` or `8470` (loopback). Raises BadInput."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     if not port.isascii() or not port.isdigit() or int(port) > 65535 or re.search(r"[\s/@\[\]]", host):
-        raise BadInput(f"http_listen is {text!r}", 'write it like "127.0.0.1:8080" or "0.0.0.0:8080"')
+        raise BadInput(f"http_listen is {text!r}", 'write it like "127.0.0.1:8470" or "0.0.0.0:8470"')
     return host, int(port)
 
 

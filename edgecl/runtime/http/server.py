@@ -105,7 +105,7 @@ class Handle:
 
 def serve(service: Service, listen: str | None, token_file: str | None) -> Handle:
     """Listen and serve; see `edgecl.runtime.http.start`."""
-    host, port = parse_address(listen or "127.0.0.1:8080")
+    host, port = parse_address(listen or "127.0.0.1:8470")
     access = Access(host, read_token(Path(token_file)) if token_file else None)
     listener = _listen(host, port)
     application = Application(service, access)

@@ -101,9 +101,8 @@ const classes = once(found => {
     const button = el('button', {type: 'button', className: 'link', textContent: 'Forget', onclick: () => forget(each.name)});
     button.setAttribute('aria-label', `Forget ${each.name}`);
     const card = el('li', {className: 'card class'}, thumbs, el('div', {className: 'head'}, el('h3', {textContent: each.name}), button),
-      each.held_back_accuracy === null ? null : measure('Held-back', percent(each.held_back_accuracy), each.held_back_accuracy),
-      el('p', {className: 'quiet small', textContent: `${count(each.samples, 'sample')} learned, ${each.exemplars} kept`}));
-    card.querySelector('.bar')?.classList.remove('near', 'full');
+      el('p', {className: 'quiet small', textContent: count(each.samples, 'sample')
+        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} right on held-back ones`)}));
     takesFiles(card, () => each.name, refresh);
     thumbnails(each, thumbs);
     return card;
@@ -153,7 +152,7 @@ const review = once((found, names) => {
 const rounds = once((found, running, plan) => {
   $('start').disabled = running;
   $('start').textContent = running ? 'A round is running …' : 'Start a round';
-  $('plan').textContent = running ? 'It answers as before meanwhile.' : plan ? `Next one: ${plan}.` : '';
+  $('plan').textContent = running ? 'It answers as before meanwhile.' : plan ? `${plan[0].toUpperCase()}${plan.slice(1)}.` : '';
   $('verdicts').replaceChildren(...found.slice(0, 8).map(each => {
     const checks = el('dl', {}, ...(each.checks ?? []).flatMap(([name, seen]) => [el('dt', {textContent: name}), el('dd', {className: 'quiet', textContent: seen})]));
     return el('li', {}, el('div', {className: 'head'}, el('span', {textContent: `${each.method}${each.seconds ? `, ${Math.round(each.seconds)} s` : ''}`}),
