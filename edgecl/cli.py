@@ -81,7 +81,7 @@ def _learn(command: argparse.ArgumentParser) -> None:
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
-    command.add_argument("--last", metavar="TIME", help="what a source of the daemon showed in the last TIME, such as 5s")
+    command.add_argument("--last", metavar="TIME", help="what a source of the daemon showed last, such as 5s of it")
     command.add_argument("--source", metavar="NAME", help="which one, where the daemon has several")
 
 

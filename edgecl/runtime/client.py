@@ -49,6 +49,9 @@ class Client:
             self._socket.close()
             raise StateError(f"{path} may not be used by this user", "run it as the daemon's user, or as a member of "
                              "the socket's group") from error
+        except (BlockingIOError, TimeoutError) as error:
+            self._socket.close()
+            raise StateError(f"the daemon at {path} has too many clients", "try again in a moment") from error
         except OSError as error:
             self._socket.close()
             raise NoDaemon from error

@@ -176,8 +176,8 @@ class Control:
         self._go_on(peer)
 
     def _go_on(self, peer: Peer) -> None:
-        """Take up the requests that have come, then wait for the right thing of a client: that it reads its answer, that
-        its command is done, or the next one."""
+        """Take up the requests that have come, then wait for the right thing of a client: that it reads its answer,
+        that its command is done, or the next one."""
         while not (peer.busy or peer.answer or peer.last) and self._next_line(peer):
             pass
         if peer.last and not peer.answer:
@@ -305,7 +305,7 @@ def _bound(path: Path) -> socket.socket:
                 made.bind(name)
         finally:
             os.umask(before)
-        made.listen(CLIENTS)
+        made.listen(4 * CLIENTS)
     except OSError as error:
         made.close()
         raise StateError(f"the control socket {path} can't be made ({error.strerror})",

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgecl.errors import EdgeclError, StateError
 from edgecl.runtime.control import Control
@@ -21,13 +21,13 @@ from edgecl.runtime.feeds import Feed
 from edgecl.runtime.loop import Loop
 from edgecl.runtime.notify import Notifier
 from edgecl.runtime.service import Service
-from edgecl.runtime.settings import SOCKET, DaemonSettings
+from edgecl.runtime.wire import SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgecl.learner import Learner
-    from edgecl.runtime.settings import SourceSettings
+    from edgecl.runtime.settings import DaemonSettings, SourceSettings
 
 ENDS = 1.5       # seconds in which everything has ended after SIGTERM; what has not is cut off, as by a kill
 DOORS = {"http": "http_listen", "mqtt": "mqtt_host"}   # module -> the setting that asks for it
@@ -132,7 +132,8 @@ class Daemon:
         except OSError:
             os.close(lock)
             learner.close()
-            raise StateError(f"another daemon serves {state}", "stop it first, or give this one another state") from None
+            raise StateError(f"another daemon serves {state}",
+                             "stop it first, or give this one another state") from None
         self._locks.append(lock)
         service = Service(learner, self.settings)
         self.services[state] = service
@@ -178,12 +179,12 @@ def run(settings: DaemonSettings, opened: Callable[[Path], Learner], again: Call
     """Run until SIGTERM or SIGINT; SIGHUP: read the settings `again`. The exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="edgecl: %(message)s")
     heard: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put may be called from a signal handler
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: heard.put(number))
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, lambda number, _: heard.put(number))
     daemon = Daemon(settings, opened, Notifier())
     daemon.start()
     log.info("serves %s: %s", settings.state, daemon._summary())
-    while (number := heard.get()) == signal.SIGHUP:
+    while heard.get() == signal.SIGHUP:
         try:
             daemon.reload(again())
             log.info("has read its settings again: %s", daemon._summary())
@@ -195,8 +196,3 @@ def run(settings: DaemonSettings, opened: Callable[[Path], Learner], again: Call
         sys.stderr.flush()
         os._exit(0)  # a thread hangs in a driver: everything that counts is on the disk
     return 0
-
-
-def threads() -> dict[str, Any]:
-    """Threads and descriptors of this process, to see that they do not grow."""
-    return {"threads": threading.active_count(), "descriptors": len(os.listdir("/proc/self/fd"))}

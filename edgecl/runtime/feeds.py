@@ -1,4 +1,4 @@
-"""One source of a daemon: a thread that reads it, what it saw last, and restarts with a growing pause where it fails."""
+"""One source of a daemon: a thread that reads it, what it saw last, and restarts with growing pauses."""
 from __future__ import annotations
 
 import threading
@@ -133,11 +133,11 @@ class Feed:
                 return
             failures = 1 if time.monotonic() - begun > STEADY else failures + 1
             over = failures > self.settings.restarts
-            if ended or over:
-                self.error = f"given up after {failures - 1} restarts: {self.error}" if over and not ended else self.error
-                self._tell(False)
-                return
+            if over and not ended:
+                self.error = f"given up after {failures - 1} restarts: {self.error}"
             self._tell(False)
+            if ended or over:
+                return
             self._stop.wait(min(self._pause * 2 ** (failures - 1), LONGEST_PAUSE))
             self.restarts += 1
 
@@ -159,7 +159,7 @@ class Feed:
         except Exception as error:  # of a driver or a library: the source is restarted, the daemon goes on
             self.error = f"{type(error).__name__}: {error}"
         else:
-            from edgecl.sources.streams import endless
+            from edgecl.sources import endless
 
             if not endless(Path(self.settings.uri)):
                 self.error = ""

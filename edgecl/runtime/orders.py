@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,11 @@ LARGEST = 2 ** 26     # bytes of one sample
 @dataclass(frozen=True)
 class Order:
     """A command. call: what it does, with the service, its values and the descriptor of its samples; writes: changes
-    the state, so that not everybody may; waits: takes long, so that a thread of its own does it; samples: needs some."""
+    the state, so that not everybody may; waits: takes long, so that another thread does it; samples: needs some."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
-    needs: dict[str, tuple[type, ...]] = field(default_factory=dict)
-    takes: dict[str, tuple[type, ...]] = field(default_factory=dict)
+    needs: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    takes: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
     writes: bool = False
     waits: bool = False
     samples: bool = False
@@ -56,8 +56,9 @@ def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
     with os.fdopen(os.dup(file), "rb") as stream:
         try:
             stream.seek(0)
-            version = npy.read_magic(stream)
-            shape, fortran, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
+            if npy.read_magic(stream) != (1, 0):
+                raise ValueError("not of version 1.0")
+            shape, fortran, dtype = npy.read_array_header_1_0(stream)
         except (ValueError, OSError) as error:
             raise BadInput(f"the samples are no .npy ({str(error)[:80]})", "send them as edgecl does") from None
         each = math.prod(shape[1:]) * dtype.itemsize

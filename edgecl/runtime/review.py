@@ -39,7 +39,7 @@ class Review:
         self._entries: list[Entry] = []
         self._number, self._lock = 0, threading.Lock()
         self._last: dict[str, float] = {}
-        self._mean: NDArray[np.float32] | None = None
+        self._mean: NDArray[Any] | None = None
         self._spread = 0.0
 
     def see(self, source: str, said: Prediction, data: np.ndarray, feature: NDArray[np.float32]) -> None:

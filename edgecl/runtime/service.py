@@ -17,7 +17,7 @@ from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
 from edgecl.runtime.feeds import Answer
 from edgecl.runtime.review import Review
-from edgecl.runtime.teacher import Teacher, View, stopping
+from edgecl.runtime.teacher import Teacher, View, rolled_back, stopping
 from edgecl.runtime.triggers import Run
 from edgecl.samples import Sample, check_class_name, kind_of, prepare
 from edgecl.sources import Spec
@@ -158,8 +158,8 @@ class Service:
         return self.teacher.submit(decoded, changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """{source: {label, confidence, unknown, milliseconds, age_seconds, stable}}; stable: the label that came several
-        times in a row, or None."""
+        """{source: {label, confidence, unknown, milliseconds, age_seconds, stable}}; stable: the label that came
+        several times in a row, or None."""
         now = time.monotonic()
         return {feed.name: {"label": said.label, "confidence": said.confidence, "unknown": said.unknown,
                             "milliseconds": said.milliseconds, "age_seconds": round(now - said.at, 3),
@@ -265,12 +265,7 @@ class Service:
 
     def rollback(self, generation: int | None = None) -> dict[str, Any]:
         """{generation, restored, classes}. Raises StateError."""
-        def back(learner: Learner) -> dict[str, Any]:
-            number = learner.rollback(generation)
-            detail = learner.store.newest.detail
-            return {"generation": number, "restored": detail["to"], "classes": detail["classes"]}
-
-        return self._change(back)
+        return self._change(lambda learner: rolled_back(learner, generation))
 
     def _change(self, work: Callable[[Learner], dict[str, Any]]) -> dict[str, Any]:
         return self.teacher.submit(work).result()
@@ -279,8 +274,8 @@ class Service:
 
     def start_round(self, method: str | None = None, time: float | None = None, memory: int | None = None,
                     **wish: Any) -> dict[str, Any]:
-        """{"started": true}; the verdict comes as an event, and in `rounds`. time: seconds; memory: bytes; wish: further
-        fields of `rounds.Wish`, and max_regression. Raises StateError where one runs."""
+        """{"started": true}; the verdict comes as an event, and in `rounds`. time: seconds; memory: bytes; wish:
+        further fields of `rounds.Wish`, and max_regression. Raises StateError where one runs."""
         self.teacher.submit(lambda _: self.teacher.begin_round(method, time, memory, **wish), changes=False).result()
         return {"started": True}
 

@@ -8,6 +8,7 @@ from typing import Any
 from edgecl.config import SETTING_NAMES, parse_seconds, parse_size, read_toml
 from edgecl.errors import BadInput
 from edgecl.limits import RANGES, Limits
+from edgecl.runtime.wire import SOCKET
 
 ROUND = "round_"     # before the name of a limit of learning rounds
 SIZES, TIMES = {"keep"}, {"round_idle", "round_pause"}
@@ -46,9 +47,9 @@ class DaemonSettings:
     """The whole file. learner: settings of a new state; limits: of learning rounds.
 
     control: path of the socket, None for `control.sock` in the state; control_users: names that may change things,
-    beside root and the daemon's own user; rounds: "idle" or "off"; round_samples: taught since the last one that make a round due;
-    round_idle: seconds without teaching before it; round_pause: seconds between two; review_below: confidence under
-    which a frame is put up for review.
+    beside root and the daemon's own user; rounds: "idle" or "off"; round_samples: taught since the last one that make a
+    round due; round_idle: seconds without teaching before it; round_pause: seconds between two; review_below:
+    confidence under which a frame is put up for review.
     """
 
     state: Path
@@ -90,7 +91,6 @@ class DaemonSettings:
         return Path(self.control) if self.control else self.state / SOCKET
 
 
-SOCKET = "control.sock"
 OWN = {field.name for field in fields(DaemonSettings)} - {"state", "sources", "learner", "limits"}
 DAEMON_NAMES = OWN | {"source", "state"} | {ROUND + name for name in RANGES}
 

@@ -1,4 +1,4 @@
-"""The thread that changes a state: learns, forgets, goes back, runs rounds; everything is told once it is on the disk."""
+"""The thread that changes a state: it learns, forgets, goes back and runs rounds; told is what is on the disk."""
 from __future__ import annotations
 
 import logging
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.limits import Need, may_run
 from edgecl.readings import Readings, read
+from edgecl.results import history_rows
 from edgecl.runtime.rounding import RoundProcess
 from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
 
@@ -211,14 +212,15 @@ class Teacher:
         now = time.monotonic()
         self._next_look = now + LOOK
         self.readings = read()
-        since = [None if at is None else now - at for at in (self._taught, self._rounded)]
+        since_taught, since_round = (None if at is None else now - at for at in (self._taught, self._rounded))
         if self._round is not None:
             verdict = self.verdict()
             if not verdict:
                 self._round.stop(str(verdict.reasons[0]))
+        classes = self.learner.store.newest.detail.get("classes", 0)
         self.plan = decide(
-            Situation(find_spec("torch") is not None, self.learner.store.newest.detail.get("classes", 0),
-                      new_samples(self.learner), self.drift.fallen, self._round is not None, *since, self.verdict()),
+            Situation(find_spec("torch") is not None, classes, new_samples(self.learner), self.drift.fallen,
+                      self._round is not None, since_taught, since_round, self.verdict()),
             Policy(self.settings.rounds == "idle", self.settings.round_samples, self.settings.round_idle,
                    self.settings.round_pause))
 
@@ -255,15 +257,16 @@ def view_of(learner: Learner, warnings: list[str]) -> View:
         restorable, current, generations = store.restorable(), store.current, learner.history()
         return View(
             asdict(learner.status()), [asdict(each) for each in learner.classes()] if foundation else [],
-            history_of(generations, restorable, current), foundation.kind if foundation else None,
+            history_rows(generations, restorable, current), foundation.kind if foundation else None,
             list(foundation.input_shape) if foundation else None,
             asdict(spec_for(learner.settings, foundation)), new_samples(learner), list(warnings))
 
 
-def history_of(generations: list[Any], restorable: set[int], current: int) -> list[dict[str, Any]]:
-    """As `edgecl history --json`."""
-    return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
-             "restorable": g.id in restorable, "undone": g.undone, **g.detail} for g in generations]
+def rolled_back(learner: Learner, generation: int | None) -> dict[str, Any]:
+    """Go back; {generation, restored, classes}. Raises StateError."""
+    number = learner.rollback(generation)
+    detail = learner.store.newest.detail
+    return {"generation": number, "restored": detail["to"], "classes": detail["classes"]}
 
 
 def new_samples(learner: Learner) -> int:

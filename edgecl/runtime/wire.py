@@ -15,6 +15,7 @@ from typing import Any
 from edgecl import errors
 from edgecl.errors import EdgeclError
 
+SOCKET = "control.sock"   # in the state, unless the settings say otherwise
 LINE = 64 * 1024          # bytes of a request, newline included: a command has a few hundred
 ANSWER = 16 * 2 ** 20     # of an answer: a history of thousands of generations
 CODES = {name: kind for name, kind in vars(errors).items()
