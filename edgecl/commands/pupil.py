@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from edgecl.commands import ProgressBar, opened, socket_path
+from edgecl.commands import opened, socket_path
 from edgecl.errors import BadInput
 from edgecl.results import Learned, Prediction
 from edgecl.runtime.client import Client, NoDaemon
@@ -37,13 +37,18 @@ class Direct:
         foundation = self.learner.foundation
         return None if foundation is None or foundation.kind == "image" else foundation.input_shape
 
-    def learn(self, samples: Iterable[Sample], label: str, progress: ProgressBar) -> Learned:
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """See `Learner.learn`."""
         return self.learner.learn(samples, label, progress=progress)
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`."""
         return self.learner.predict(batch)
+
+    @property
+    def known(self) -> list[str]:
+        """The classes that were taught."""
+        return [each.name for each in self.learner.classes()]
 
     @property
     def damage(self) -> list[str]:
@@ -70,7 +75,13 @@ class Served:
         info = self._client.ask("info")
         return None if info["kind"] in (None, "image") else tuple(info["input_shape"])
 
-    def learn(self, samples: Iterable[Sample], label: str, progress: ProgressBar) -> Learned:
+    @property
+    def known(self) -> list[str]:
+        """The classes that were taught."""
+        names: list[str] = self._client.ask("info")["classes"]
+        return names
+
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """Have samples learned; raises what the daemon refuses with."""
         with Parcel() as parcel:
             for sample in samples:

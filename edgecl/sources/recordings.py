@@ -1,8 +1,10 @@
 """`.csv` recordings: a row per sample, a column per channel, an optional header; cut into windows."""
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from edgecl.sources import Spec
 
 CLOCKS = {"t", "time", "timestamp", "seconds"}  # header names of columns that are no channel
+LABELS = {"label", "class", "activity"}         # and of one that says what a row shows
 CURE = "give a row per sample with the same number of columns, all finite numbers"
 
 
@@ -43,6 +46,38 @@ def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample
                        "give a longer recording, or create the state with a shorter --window")
     for i, window in enumerate(windows):
         yield Sample(window, f"{path}@{i * hop:.2f}s", str(path), label)
+
+
+def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
+    """The windows of a recording whose header has a column of LABELS, each within a stretch of one label; rows without
+    one are left out. Raises BadInput."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            dialect = csv.Sniffer().sniff(file.readline(), ",;\t")
+            file.seek(0)
+            header, *rows = csv.reader(file, dialect)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise BadInput(f"{path} can't be read as a table with a header ({error})", CURE) from error
+    names = [name.strip().lower() for name in header]
+    at = next((i for i, name in enumerate(names) if name in LABELS), None)
+    if at is None:
+        raise BadInput(f"{path} has no column of {', '.join(sorted(LABELS))}", f"its columns are {', '.join(header)}")
+    if spec.rate is None or spec.window is None:
+        raise BadInput(f"{path} is a recording and this state has no rate and window",
+                       "create the state with `edgecl init --rate 50 --window 3`")
+    keep = [i for i, name in enumerate(names) if i != at and name not in CLOCKS]
+    hop = spec.hop or spec.window / 2
+    row = 0
+    for label, stretch in groupby(rows, lambda cells: cells[at].strip() if len(cells) == len(names) else ""):
+        cells = list(stretch)
+        try:
+            values = np.array([[float(line[i]) for i in keep] for line in cells if label], np.float32)
+        except ValueError as error:
+            raise BadInput(f"{path}: near row {row + 2}: {error}", CURE) from error
+        if label:
+            for i, window in enumerate(cut(values, spec.rate, spec.window, hop)):
+                yield Sample(window, f"{path}@{row / spec.rate + i * hop:.2f}s", f"{path}#{row}", label)
+        row += len(cells)
 
 
 def load_csv(path: Path) -> NDArray[np.float32]:
