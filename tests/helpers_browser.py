@@ -1,4 +1,4 @@
-"""A headless Chromium of the system, driven by selenium with the driver that Debian ships beside it: nothing is downloaded."""
+"""A headless Chromium of the system, driven by selenium and the driver beside it: nothing is downloaded."""
 from __future__ import annotations
 
 import os

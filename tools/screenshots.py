@@ -21,11 +21,11 @@ from PIL import Image
 from selenium import webdriver
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from helpers_browser import browser  # noqa: E402
+from helpers_browser import browser
 
-from edgecl.config import Settings  # noqa: E402
-from edgecl.learner import Learner  # noqa: E402
-from edgecl.sources import Spec, read  # noqa: E402
+from edgecl.config import Settings
+from edgecl.learner import Learner
+from edgecl.sources import Spec, read
 
 CLASSES = ("Banana", "Avocado", "Oatly-Oat-Milk", "Lemon", "Ginger", "Red-Bell-Pepper")
 SEEN = (*CLASSES, "Aubergine")   # the last one is new to it

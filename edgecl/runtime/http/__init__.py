@@ -1,4 +1,4 @@
-"""HTTP of the daemon: the API, the page, events and metrics (`[http]` extra). Loaded only where the configuration asks for it."""
+"""HTTP of the daemon (`[http]` extra): API, page, events, metrics. Loaded only where the configuration asks for it."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 from edgecl.errors import BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from edgecl.runtime.http.server import Handle
     from edgecl.runtime.service import Service
     from edgecl.runtime.settings import DaemonSettings
@@ -13,13 +16,15 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'edgecl[http]'"
 
 
-def start(service: Service, settings: DaemonSettings) -> Handle:
-    """Serve at `http_listen` in a thread of its own, until `Handle.close`.
+def start(services: Mapping[Path, Service], settings: DaemonSettings) -> Handle:
+    """Serve at `http_listen` in a thread of its own, until `Handle.close`. services: by the directories of their
+    states, more may come; that of `settings.state` is meant where a request names none.
 
-    Raises BadInput for an address or token file that won't do, or where the extra is missing; LinkError for a busy port.
+    Raises BadInput for an address or token file that won't do, or without the extra; LinkError for a busy port.
     """
     try:
         from edgecl.runtime.http.server import serve
+        from edgecl.runtime.http.states import States
     except ImportError as error:
         raise BadInput(f"http_listen is set and {error.name} is missing", INSTALL) from error
-    return serve(service, settings.http_listen, settings.http_token_file)
+    return serve(States(services, settings.state), settings.http_listen, settings.http_token_file)

@@ -94,7 +94,7 @@ class Access:
             return True
         scheme, _, shown = authorization.partition(" ")
         given = self.is_token(shown.strip()) if scheme.lower() == "bearer" else False
-        kept = SimpleCookie[str]()
+        kept = SimpleCookie()
         with suppress(CookieError):
             kept.load(cookies)
         crumb = kept[COOKIE].value if COOKIE in kept else ""

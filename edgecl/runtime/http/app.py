@@ -26,21 +26,24 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from edgecl.runtime.http.access import Access
+    from edgecl.runtime.http.states import States
     from edgecl.runtime.service import Service
 
 T = TypeVar("T")
 Endpoint = Callable[["Request"], Awaitable[Response]]
+LOOKS = ("status", "classes", "history", "rounds", "review", "latest", "budget")  # routes that are calls of the service
 WORKERS = 4   # threads that call the service
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 YEAR = 365 * 86400
 
 
 class Application:
-    """The ASGI application of one service."""
+    """The ASGI application. Every route takes ?state=NAME, where a daemon has several."""
 
-    def __init__(self, service: Service, access: Access) -> None:
-        self._service, self._access = service, access
-        self._broadcaster, self._turns, self._replies = Broadcaster(service), Turns(), Counter[int]()
+    def __init__(self, states: States, access: Access) -> None:
+        self._states, self._access = states, access
+        self._broadcasters: dict[Service, Broadcaster] = {}
+        self._turns, self._replies = Turns(), Counter[int]()
         self._threads: anyio.CapacityLimiter | None = None
         self._page = dict(_page())
         self._app = Guard(self._route, access, self._replies, self._page.keys())
@@ -48,16 +51,13 @@ class Application:
                               redirect_slashes=False, default=_missing)
 
     def _routes(self) -> list[tuple[str, str, Endpoint]]:
-        service = self._service
-        pages: list[tuple[str, str, Endpoint]] = [("GET", path, self._static) for path in self._page]
-        looks = {"info": service.info, "status": service.status, "classes": service.classes,
-                 "history": service.history, "rounds": service.rounds, "review": service.review,
-                 "latest": service.latest, "budget": service.budget}
         return [
-            *pages, *(("GET", f"/api/{name}", self._look(call)) for name, call in looks.items()),
+            *(("GET", path, self._static) for path in self._page),
+            *(("GET", f"/api/{name}", self._look) for name in LOOKS),
             ("POST", "/api/login", self._login),
-            ("GET", "/metrics", self._metrics),
+            ("GET", "/api/info", self._info),
             ("GET", "/api/events", self._events),
+            ("GET", "/metrics", self._metrics),
             ("GET", "/api/exemplars", self._exemplars),
             ("GET", "/api/picture", self._picture),
             ("GET", "/api/review/{number:int}", self._review_picture),
@@ -87,7 +87,8 @@ class Application:
 
     def close(self) -> None:
         """End the streams of events."""
-        self._broadcaster.close()
+        for broadcaster in list(self._broadcasters.values()):
+            broadcaster.close()
 
     async def _call(self, call: Callable[..., T], *values: Any) -> T:
         """A call of the service in another thread; at most WORKERS at once."""
@@ -95,36 +96,44 @@ class Application:
             self._threads = anyio.CapacityLimiter(WORKERS)
         return await anyio.to_thread.run_sync(partial(call, *values), limiter=self._threads)
 
+    def _service(self, request: Request) -> Service:
+        return self._states.pick(request.query_params.get("state"))
+
     # looking ------------------------------------------------------------------------------------
 
     async def _static(self, request: Request) -> Response:
         content, kind = self._page[request.url.path]
         return Response(content, media_type=kind)
 
-    def _look(self, call: Callable[[], Any]) -> Endpoint:
-        async def look(_: Request) -> Response:
-            return reply(await self._call(call))
-        return look
+    async def _look(self, request: Request) -> Response:
+        return reply(await self._call(getattr(self._service(request), request.url.path.rpartition("/")[2])))
+
+    async def _info(self, request: Request) -> Response:
+        """Of the service, and the names of all states."""
+        named, service = self._states.named(), self._service(request)
+        own = next(name for name, each in named.items() if each is service)
+        return reply({**await self._call(service.info), "state": own, "states": list(named)})
 
     async def _metrics(self, _: Request) -> Response:
-        service = self._service
-        found = await self._call(lambda: (service.info(), service.budget(), service.counters()))
-        return Response(metrics.exposition(*found, self._replies), headers={"Content-Type": metrics.CONTENT_TYPE})
+        found = await self._call(lambda: [metrics.Found(name, each.info(), each.budget(), each.counters())
+                                          for name, each in self._states.named().items()])
+        return Response(metrics.exposition(found, self._replies), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def _events(self, _: Request) -> Response:
-        return EventReply(self._broadcaster)
+    async def _events(self, request: Request) -> Response:
+        service = self._service(request)
+        return EventReply(self._broadcasters.setdefault(service, Broadcaster(service)))
 
     async def _exemplars(self, request: Request) -> Response:
         """?class=NAME: up to four stored samples of a class as pictures."""
-        label = _asked(request, "class")
-        return reply(await self._call(lambda: [media.picture(each) for each in self._service.exemplars(label, 4)]))
+        service, label = self._service(request), _asked(request, "class")
+        return reply(await self._call(lambda: [media.picture(each) for each in service.exemplars(label, 4)]))
 
     async def _picture(self, request: Request) -> Response:
         """?source=NAME: what a source saw last."""
         source = _asked(request, "source")
 
         def look() -> dict[str, Any]:
-            sample = self._service.latest_sample(source)
+            sample = self._service(request).latest_sample(source)
             if sample is None:
                 raise Refusal(404, f"the source {source!r} has seen nothing yet", "wait for its first sample")
             return media.picture(sample)
@@ -134,7 +143,7 @@ class Application:
         number = request.path_params["number"]
 
         def look() -> dict[str, Any]:
-            return media.picture(self._service.review_sample(number))
+            return media.picture(self._service(request).review_sample(number))
         return reply(await self._call(_found, look))
 
     # changing -----------------------------------------------------------------------------------
@@ -151,42 +160,42 @@ class Application:
 
     async def _predict(self, request: Request) -> Response:
         async with self._turns.upload(request) as body:
-            return reply(await self._call(lambda: self._service.predict(self._batch(request, body))))
+            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
 
     async def _learn(self, request: Request) -> Response:
         """?class=NAME."""
         label = _asked(request, "class")
         async with self._turns.upload(request) as body:
-            return reply(await self._call(lambda: self._service.learn(label, self._batch(request, body))))
+            return reply(await self._call(lambda: self._service(request).learn(label, self._batch(request, body))))
 
     def _batch(self, request: Request, body: bytes) -> Any:
-        info = self._service.info()
+        info = self._service(request).info()
         return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
 
     async def _learn_last(self, request: Request) -> Response:
         values = await read_values(request, {"class": (str,), "seconds": (float, int), "source": (str,)})
         label, seconds = _needed(values, "class"), _needed(values, "seconds")
-        return reply(await self._call(self._service.learn_last, label, float(seconds), values.get("source")))
+        return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source")))
 
     async def _review_name(self, request: Request) -> Response:
         label = _needed(await read_values(request, {"class": (str,)}), "class")
-        return reply(await self._call(self._service.review_name, request.path_params["number"], label))
+        return reply(await self._call(self._service(request).review_name, request.path_params["number"], label))
 
     async def _review_drop(self, request: Request) -> Response:
-        await self._call(self._service.review_drop, request.path_params["number"])
+        await self._call(self._service(request).review_drop, request.path_params["number"])
         return reply({"ok": True})
 
     async def _forget(self, request: Request) -> Response:
         label = _needed(await read_values(request, {"class": (str,)}), "class")
-        return reply(await self._call(self._service.forget, label))
+        return reply(await self._call(self._service(request).forget, label))
 
     async def _rollback(self, request: Request) -> Response:
         values = await read_values(request, {"generation": (int,)})
-        return reply(await self._call(self._service.rollback, values.get("generation")))
+        return reply(await self._call(self._service(request).rollback, values.get("generation")))
 
     async def _round(self, request: Request) -> Response:
         values = await read_values(request, {"method": (str,), "time": (float, int), "memory": (int,)})
-        return reply(await self._call(self._service.start_round, values.get("method"), values.get("time"),
+        return reply(await self._call(self._service(request).start_round, values.get("method"), values.get("time"),
                                       values.get("memory")), 202)
 
 

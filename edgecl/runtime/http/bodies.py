@@ -68,7 +68,8 @@ async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> d
     if not isinstance(values, dict) or not set(values) <= set(known):
         raise Refusal(400, "the body is no object of the known keys", cure)
     for name, value in values.items():
-        if value is not None and (not isinstance(value, known[name]) or isinstance(value, bool)):
+        fits = isinstance(value, known[name]) and not isinstance(value, bool)
+        if value is not None and (not fits or (isinstance(value, (int, float)) and not abs(value) <= 2 ** 53)):
             raise Refusal(400, f"{name} is {str(value)[:80]!r}", f"give a {known[name][0].__name__}")
     return values
 

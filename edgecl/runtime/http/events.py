@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from edgecl.runtime.events import Subscription
     from edgecl.runtime.service import Service
 
 MOST_STREAMS = 32       # clients at once; past these 429
@@ -54,6 +55,7 @@ class Broadcaster:
         self._streams: set[Stream] = set()
         self._closed = False
         self._pump: threading.Thread | None = None
+        self._subscription: Subscription | None = None
         self._lock = threading.Lock()
 
     def subscribe(self) -> Stream:
@@ -92,23 +94,21 @@ class Broadcaster:
     def close(self) -> None:
         """End all streams; from any thread."""
         self._closed = True
-        pump = self._pump
-        if pump is not None:
-            pump.join(2)
+        if (subscription := self._subscription) is not None:
+            subscription.close()
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        subscription = self._service.subscribe()
+        self._subscription = subscription = self._service.subscribe()
         try:
             while True:
-                event = subscription.get(timeout=0.5)
+                event = subscription.get(timeout=1.0)
                 if event is not None:
                     loop.call_soon_threadsafe(self._deliver, event)
                 with self._lock:
-                    if self._closed or not self._streams:
+                    if self._closed or subscription.closed or not self._streams:
                         self._pump = None
                         break
-            if self._closed:
-                loop.call_soon_threadsafe(self._wake)
+            loop.call_soon_threadsafe(self._wake)
         except RuntimeError:  # the loop has ended
             self._pump = None
         finally:

@@ -23,8 +23,8 @@ log = logging.getLogger("edgecl")
 
 
 class Guard:
-    """An ASGI application before another. replies: how many of each code, for /metrics; page: paths that anybody may see,
-    since they hold nothing of the state."""
+    """An ASGI application before another. replies: how many of each code, for /metrics; page: paths that anybody may
+    see, since they hold nothing of the state."""
 
     def __init__(self, app: ASGIApp, access: Access, replies: Counter[int], page: Collection[str]) -> None:
         self._app, self._access, self._replies, self._page, self._active = app, access, replies, page, 0
@@ -72,7 +72,7 @@ class Guard:
             raise Refusal(403, f"a page of {origin[:80]!r} may not ask here", "open the page that this daemon serves")
         if scope["path"] not in self._page and site not in (None, "same-origin", "none"):
             raise Refusal(403, "another site's page may not ask here", "open the page that this daemon serves")
-        if scope["path"] not in (*self._page, LOGIN) and not self._access.accepts(headers.get("authorization", ""),
-                                                                  headers.get("cookie", "")):
-            raise Refusal(401, "the token is missing or wrong", "send Authorization: Bearer TOKEN, or log in on the page",
-                          WWW_Authenticate="Bearer")
+        shown = headers.get("authorization", ""), headers.get("cookie", "")
+        if scope["path"] not in (*self._page, LOGIN) and not self._access.accepts(*shown):
+            raise Refusal(401, "the token is missing or wrong",
+                          "send Authorization: Bearer TOKEN, or log in on the page", WWW_Authenticate="Bearer")

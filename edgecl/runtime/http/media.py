@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
 from edgecl.runtime.http.replies import Refusal
@@ -71,13 +72,13 @@ def _unpack(body: bytes) -> np.ndarray:
             if about.file_size > MOST_UNPACKED:
                 raise BadInput(f"the array unpacks to {about.file_size} bytes", f"send at most {MOST_UNPACKED}")
             with packed.open(about) as file:  # the header first: its shape decides what is allocated
-                version = np.lib.format.read_magic(file)
-                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-                shape, _, dtype = read(file)
+                if npy.read_magic(file) != (1, 0):
+                    raise BadInput("the array is of a form that is not needed for numbers", cure)
+                shape, _, dtype = npy.read_array_header_1_0(file)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize > about.file_size or min(shape, default=1) < 1:
                 raise BadInput(f"an array {dtype} {list(shape)} in {about.file_size} bytes", cure)
             with packed.open(about) as file:
-                found: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+                found: np.ndarray = npy.read_array(file, allow_pickle=False)
     except BadInput:
         raise
     except (ValueError, KeyError, EOFError, OSError, NotImplementedError, RuntimeError, zipfile.BadZipFile,

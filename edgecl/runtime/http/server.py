@@ -21,13 +21,14 @@ from edgecl.runtime.http.replies import HEADERS
 if TYPE_CHECKING:
     import asyncio
 
-    from edgecl.runtime.service import Service
+    from edgecl.runtime.http.states import States
 
 MOST_CONNECTIONS = 160     # past these new ones are closed
 HEAD_SECONDS = 10.0        # from the first byte of a request, or the connection, to the end of its headers
 WRITE_SECONDS = 15.0       # that something may wait to be taken by the client
 HEAD_BYTES = 16 * 1024
 START_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
 
 
 class Connection(H11Protocol):
@@ -91,24 +92,24 @@ class Server(uvicorn.Server):
 
 
 class Handle:
-    """A running server. url: where the page is."""
+    """A running server. url: where the page is; thread: its own."""
 
     def __init__(self, server: Server, thread: threading.Thread, application: Application, url: str) -> None:
-        self._server, self._thread, self._application, self.url = server, thread, application, url
+        self._server, self.thread, self._application, self.url = server, thread, application, url
 
     def close(self) -> None:
         """End all replies and the thread, in about a second."""
         self._application.close()
         self._server.should_exit = True
-        self._thread.join(5)
+        self.thread.join(CLOSE_SECONDS)  # a teaching that still runs ends when the service does
 
 
-def serve(service: Service, listen: str | None, token_file: str | None) -> Handle:
+def serve(states: States, listen: str | None, token_file: str | None) -> Handle:
     """Listen and serve; see `edgecl.runtime.http.start`."""
     host, port = parse_address(listen or "127.0.0.1:8470")
     access = Access(host, read_token(Path(token_file)) if token_file else None)
     listener = _listen(host, port)
-    application = Application(service, access)
+    application = Application(states, access)
     config = uvicorn.Config(application, http=Connection, ws="none", loop="asyncio", lifespan="off", log_config=None,
                             access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=20,
                             timeout_graceful_shutdown=1, h11_max_incomplete_event_size=HEAD_BYTES, backlog=128)
@@ -129,10 +130,11 @@ def serve(service: Service, listen: str | None, token_file: str | None) -> Handl
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise BadInput(f"http_listen names the host {host!r}, which has no address", "give an address of this machine") \
-            from error
+        raise BadInput(f"http_listen names the host {host!r}, which has no address",
+                       "give an address of this machine") from error
+    family, _, _, _, address = found[0]
     if is_loopback(host) and not is_loopback(str(address[0])):  # a "localhost" that points elsewhere
         raise BadInput(f"{host} is {address[0]}", "listen at 127.0.0.1")
     listener = socket.socket(family, socket.SOCK_STREAM)

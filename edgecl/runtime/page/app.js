@@ -1,76 +1,12 @@
 // The page: asks once, then follows the daemon's events.
 import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
+import {sees, sources} from './now.js';
 import {offer, say, takesFiles, teaching, told} from './teach.js';
 
-const PICTURE_EVERY = 300, LOOK_EVERY = 5000;   // milliseconds
+const LOOK_EVERY = 5000;                        // milliseconds
 const FEW = 6;                                  // generations shown at first
-const views = new Map();                        // source -> its elements
 const pictures = new Map();                     // class -> [samples it had, its pictures]
-let info = null, allGenerations = false;
-
-// what it sees now ------------------------------------------------------------------------------
-
-function view(source) {
-  if (views.has(source)) return views.get(source);
-  const made = {pane: el('div', {className: 'pane'}), label: el('p', {className: 'label', textContent: '…'}), confidence: el('span'),
-    time: el('span', {className: 'quiet'}), meter: el('div'), at: 0, busy: false, said: ''};
-  made.root = el('article', {className: 'card view'}, made.pane,
-    el('div', {className: 'under'}, el('p', {className: 'quiet small', textContent: source}), made.label, made.meter,
-      el('p', {className: 'meta small quiet'}, made.confidence, made.time)));
-  made.label.setAttribute('aria-live', 'polite');
-  views.set(source, made);
-  $('views').append(made.root);
-  return made;
-}
-
-function sees(source, said) {
-  const shown = view(source), text = said.unknown ? 'unknown' : said.label;
-  if (shown.said !== text) {
-    shown.said = text;
-    shown.label.textContent = said.unknown ? 'Something unknown' : said.label;
-    shown.label.classList.toggle('unknown', said.unknown);
-  }
-  const bar = measure('Confidence', percent(said.confidence), said.confidence).lastChild;
-  bar.className = 'bar';
-  shown.meter.replaceChildren(bar);
-  shown.confidence.textContent = said.unknown ? `nearest is ${said.label}, ${percent(said.confidence)}` : `${percent(said.confidence)} sure`;
-  shown.time.textContent = `${said.milliseconds.toFixed(1)} ms`;
-  look(source);
-}
-
-async function look(source) {
-  const shown = view(source), now = performance.now();
-  if (shown.busy || document.hidden || now - shown.at < PICTURE_EVERY) return;
-  [shown.busy, shown.at] = [true, now];
-  try {
-    const picture = await ask(query('/api/picture', {source}));
-    shown.root.classList.toggle('curves', !picture.image);
-    shown.pane.replaceChildren(drawing(picture, `What ${source} shows`));
-  } catch { /* the next one comes soon */ }
-  shown.busy = false;
-}
-
-function sources(found) {
-  for (const each of found) {
-    const shown = view(each.name);
-    if (!each.alive) {
-      [shown.said, shown.label.textContent] = ['', each.error ? 'No signal' : 'Waiting'];
-      shown.label.classList.add('unknown');
-      shown.confidence.textContent = each.error;
-      shown.time.textContent = '';
-      shown.meter.replaceChildren();
-    } else if (!info.classes.length) {
-      [shown.said, shown.label.textContent] = ['', 'Nothing is taught yet'];
-      shown.label.classList.add('unknown');
-      look(each.name);
-    }
-  }
-  for (const [name, shown] of views)
-    if (!found.some(each => each.name === name)) { shown.root.remove(); views.delete(name); }
-  if (!found.length && !$('views').children.length)
-    $('views').append(el('div', {className: 'card view'}, el('div', {className: 'under'}, el('p', {className: 'label unknown', textContent: 'No source'}),
-      el('p', {className: 'quiet', textContent: 'Name a camera or sensor as [[source]] in the daemon’s configuration. Files can be taught all the same.'}))));
-}
+let allGenerations = false;
 
 // budget ----------------------------------------------------------------------------------------
 
@@ -79,7 +15,7 @@ const budget = once(b => {
     measure('State on disk', `${size(b.used_bytes)} of ${size(b.quota_bytes)}`, b.used_bytes / b.quota_bytes),
     measure('Exemplars', `${size(b.exemplar_bytes)} of ${size(b.exemplar_limit_bytes)}`, b.exemplar_bytes / Math.max(b.exemplar_limit_bytes, 1))];
   if (b.heat_celsius !== null) bars.push(measure('Heat', `${Math.round(b.heat_celsius)} °C${b.heat_limit === null ? '' : ` of ${Math.round(b.heat_limit)} °C`}`, b.heat_limit ? b.heat_celsius / b.heat_limit : 0));
-  if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery > 1 ? b.battery / 100 : b.battery), b.battery > 1 ? b.battery / 100 : b.battery));
+  if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery / 100), b.battery / 100));
   bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory. ` + (b.may_run.ok ? 'There is room for a learning round.' : `No learning round now: ${b.may_run.reason}.`)));
   $('bars').replaceChildren(...bars);
 });
@@ -141,8 +77,8 @@ const review = once((found, names) => {
       el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown, nearest' : 'Perhaps'} ${each.label}, ${percent(each.confidence)} · ${each.source}`}),
       el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
       form, el('button', {type: 'button', className: 'link small', textContent: 'Leave it out',
-        onclick: () => tried(async () => { await ask(`/api/review/${each.id}`, {method: 'DELETE'}); gone(); })}));
-    ask(`/api/review/${each.id}`).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.id} of ${each.source}`, 'shot')), () => item.remove());
+        onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })}));
+    ask(query(`/api/review/${each.id}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.id} of ${each.source}`, 'shot')), () => item.remove());
     return item;
   }));
 });
@@ -198,17 +134,26 @@ async function refresh() {
   refreshing = true;
   try {
     const [about, known, past, ran, open, spent, latest] = await Promise.all(
-      ['info', 'classes', 'history', 'rounds', 'review', 'budget', 'latest'].map(name => ask(`/api/${name}`)));
-    info = about;
+      ['info', 'classes', 'history', 'rounds', 'review', 'budget', 'latest'].map(name => ask(query(`/api/${name}`))));
     $('about').textContent = [about.backbone, count(about.classes.length, 'class', 'classes'), `generation ${about.generation}`].filter(Boolean).join(' · ');
     online(true);
-    offer(about); sources(about.sources); classes(known); budget(spent); review(open, about.classes);
+    states({state: about.state, states: about.states});
+    offer(about); sources(about); classes(known); budget(spent); review(open, about.classes);
     rounds(ran, about.round_running, about.round_plan); history(past, allGenerations);
     for (const [name, said] of Object.entries(latest)) if (about.sources.find(each => each.name === name)?.alive) sees(name, said);
   } catch (error) { online(false, error); }
   refreshing = null;
   if (again) { again = false; refresh(); }
 }
+
+const states = once(({state, states: names}) => {
+  $('states').hidden = names.length < 2;
+  $('states').replaceChildren(...names.map(name => {
+    const link = el('a', {href: `/?${new URLSearchParams({state: name})}`, textContent: name});
+    if (name === state) link.setAttribute('aria-current', 'page');
+    return link;
+  }));
+});
 
 function online(is, error) {
   $('line').className = `pill ${is ? 'on' : 'off'}`;
@@ -217,7 +162,7 @@ function online(is, error) {
 }
 
 function listen() {
-  const events = new EventSource('/api/events');
+  const events = new EventSource(query('/api/events'));
   events.addEventListener('prediction', event => { const said = JSON.parse(event.data); sees(said.source, said); });
   for (const kind of ['generation', 'source']) events.addEventListener(kind, refresh);
   events.addEventListener('round', event => {
@@ -232,7 +177,7 @@ function listen() {
 async function start() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token');
   if (token) {  // a link that brings the token: it leaves the address bar at once
-    window.history.replaceState(null, '', '/');
+    window.history.replaceState(null, '', location.pathname + location.search);
     await post('/api/login', {token}).catch(() => {});
   }
   teaching(refresh);

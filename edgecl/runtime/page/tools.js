@@ -21,8 +21,14 @@ export async function ask(path, {method = 'GET', body, type} = {}) {
   return value;
 }
 
-export const post = (path, body = {}) => ask(path, {method: 'POST', body});
-export const query = (path, values) => `${path}?${new URLSearchParams(values)}`;
+// A path with values in its query, and the state that the page is about.
+export function query(path, values = {}) {
+  const found = new URLSearchParams(values), state = new URLSearchParams(location.search).get('state');
+  if (state) found.set('state', state);
+  return found.size ? `${path}?${found}` : path;
+}
+
+export const post = (path, body = {}) => ask(query(path), {method: 'POST', body});
 
 function login() {  // one dialog, however many requests wait for it
   return loggingIn ??= new Promise(done => {

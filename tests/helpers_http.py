@@ -1,0 +1,147 @@
+"""The HTTP server in this process on a service of vectors, and clients of it: well-behaved, and raw."""
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from urllib.parse import urlsplit
+
+import numpy as np
+from helpers_daemon import serving
+from PIL import Image
+
+from edgecl.backbones.graph import GraphBuilder, finish_backbone
+from edgecl.config import Settings
+from edgecl.learner import Learner
+from edgecl.runtime import http as door
+from edgecl.runtime.service import Service
+from edgecl.runtime.settings import DaemonSettings
+
+
+class Web:
+    """A client of one server. headers: of every request."""
+
+    def __init__(self, url, **headers):
+        self.address = (urlsplit(url).hostname, urlsplit(url).port)
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def ask(self, method, path, body=None, **headers):
+        """Status, headers and body; the body parsed where it is JSON."""
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        try:
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            if isinstance(body, (dict, list)):
+                body, given = json.dumps(body).encode(), {"Content-Type": "application/json", **given}
+            connection.request(method, path, body, {**self.headers, **given})
+            answer = connection.getresponse()
+            text = answer.read()
+            found = json.loads(text) if answer.headers["content-type"] == "application/json" else text
+            return answer.status, answer.headers, found
+        finally:
+            connection.close()
+
+    def get(self, path, **headers):
+        """The value of a GET that must succeed."""
+        status, _, found = self.ask("GET", path, **headers)
+        assert status == 200, found
+        return found
+
+    def post(self, path, body=None, status=200, **headers):
+        """The value of a POST that must answer so."""
+        found_status, _, found = self.ask("POST", path, body, **headers)
+        assert found_status == status, found
+        return found
+
+    def refused(self, status, method, path, body=None, **headers):
+        """The error of a request that must be refused so; error and cure are there."""
+        found_status, _, found = self.ask(method, path, body, **headers)
+        assert found_status == status, (found_status, found)
+        assert found["error"] and found["cure"], found
+        return found["error"]
+
+    def raw(self, data, timeout=10.0):
+        """All that comes back for these bytes."""
+        with socket.create_connection(self.address, timeout=timeout) as client:
+            with suppress(OSError):
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+            return everything(client)
+
+
+def everything(client):
+    """What comes until the other side closes."""
+    found = b""
+    with suppress(OSError):
+        while block := client.recv(1 << 16):
+            found += block
+    return found
+
+
+@contextmanager
+def web(path, token=None, listen="127.0.0.1:0", **settings):
+    """A server on a service of vectors: a client, the service, the loop, and its tap."""
+    token_file = None
+    if token:
+        token_file = path.parent / "token"
+        token_file.write_text(token)
+        token_file.chmod(0o600)
+    with serving(path, **settings) as (service, loop, taps):
+        handle = door.start({path: service}, DaemonSettings(path, http_listen=listen, http_token_file=token_file))
+        try:
+            yield Web(handle.url), service, loop, taps
+        finally:
+            handle.close()
+            assert not handle.thread.is_alive()
+
+
+def image_state(path, classes=("dark", "light"), **settings):
+    """A state of 16 x 16 photos on a small exported backbone that knows shades."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    g = GraphBuilder()
+    pooled = g.node("ReduceMean", [g.node("Cast", ["input"], to=1)], axes=[1], keepdims=0)
+    g.node("Flatten", [pooled], "features", axis=1)
+    model = g.model("small", {"input": ("uint8", ["n", 16, 16, 3])}, {"features": ("float32", ["n", 48])})
+    backbone = path.parent / "small.onnx"
+    backbone.write_bytes(finish_backbone(model, "small", "image", [16, 16, 3], 48))
+    learner = Learner.create(path, Settings(backbone=str(backbone), **{
+        "quota": 3_000_000, "exemplars": 200_000, "codec": "jpeg", **settings}))
+    for number, label in enumerate(classes):
+        learner.learn(shades(20 + number * 130, 25, number), label)
+    return learner
+
+
+def shades(level, count, seed=0):
+    """Photos uint8 [count, 16, 16, 3] about one brightness."""
+    return np.random.default_rng(seed).integers(level, level + 60, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def photo(level, form="PNG", size=(40, 30), seed=0):
+    """The bytes of a photo about one brightness."""
+    pixels = np.random.default_rng(seed).integers(level, level + 60, (size[1], size[0], 3), dtype=np.uint8)
+    packed = BytesIO()
+    Image.fromarray(pixels).save(packed, form)
+    return packed.getvalue()
+
+
+@contextmanager
+def web_of(learner):
+    """A server on any learner: a client and the service."""
+    path = learner.store.path
+    settings = DaemonSettings(path, rounds="off", http_listen="127.0.0.1:0")
+    service = Service(learner, settings)
+    service.start()
+    handle = door.start({path: service}, settings)
+    try:
+        yield Web(handle.url), service
+    finally:
+        handle.close()
+        assert service.stop(5.0)
+
+
+def packed(**arrays):
+    """The bytes of an .npz file."""
+    file = BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
