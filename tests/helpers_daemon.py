@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 from helpers_state import create, vectors
 from PIL import Image
 
@@ -130,9 +131,8 @@ class Running:
 
     @property
     def children(self):
-        """Ids of the processes that it has started."""
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return text.read_text().split() if text.exists() else []
+        """The processes that it has started."""
+        return psutil.Process(self.process.pid).children()
 
 
 @contextmanager

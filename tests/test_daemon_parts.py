@@ -375,5 +375,5 @@ def test_labels_are_debounced(tmp_path):
             loop.step(1.0)
             shown.append(service.latest()["tap"]["stable"])
         assert shown == [None] * 5 + ["ant"] * 3 + ["wasp"]
-        told = [events.get(0) for _ in range(10)]
-        assert [e["changed"] for e in told if e and e["type"] == "prediction"] == [False] * 5 + [True, False, False, True]
+        told = [event for _ in range(10) if (event := events.get(0)) and event["type"] == "prediction"]
+        assert [event["changed"] for event in told] == [False] * 5 + [True, False, False, True]

@@ -85,8 +85,6 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
 
 def learn(options: argparse.Namespace) -> None:
     """Learn a class, or a folder of classes, or what a source of the daemon has just shown."""
-    from edgecl.learner import Learner
-
     if options.last is not None or options.source is not None:
         learn_last(options)
         return
@@ -95,13 +93,14 @@ def learn(options: argparse.Namespace) -> None:
     if options.folder is not None and options.sources:
         raise BadInput("--from takes one folder and nothing beside it", "leave the other sources away")
     check_streams(options)
+    from edgecl.commands.pupil import pupil
+    from edgecl.learner import Learner
+
     path = state_path(options)
     if not path.exists():
         learner = Learner.create(path, settings_of(options))
         print(f"edgecl: created {path} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
         learner.close()
-    from edgecl.commands.pupil import pupil
-
     with pupil(options) as one:
         if options.label is not None:
             learn_class(one, options, options.label,

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,8 @@ class Client:
         given = {name: value for name, value in values.items() if value is not None}
         line = encode({"command": command, **given})
         try:
-            if file is None:
-                self._socket.sendall(line)
-            else:
-                sent = socket.send_fds(self._socket, [line], [file])
+            with suppress(BrokenPipeError):  # one that was turned away is told why all the same
+                sent = socket.send_fds(self._socket, [line], [file]) if file is not None else 0
                 self._socket.sendall(line[sent:])
             answer = bytearray()
             while not answer.endswith(b"\n"):

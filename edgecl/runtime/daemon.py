@@ -67,9 +67,11 @@ class Daemon:
         try:
             for state in dict.fromkeys([self.settings.state, *map(self._state_of, self.settings.sources)]):
                 self._serve(state)
-            self._doors = {name: self._door(name) for name in DOORS if self._wanted(name, self.settings)}
             self._connect(self.settings)
             self._thread.start()
+            self._doors = {name: self._door(name) for name in DOORS if self._wanted(name, self.settings)}
+            for state in self.services:
+                self._open_socket(state)
         except BaseException:
             self.stop()
             raise
@@ -88,6 +90,7 @@ class Daemon:
             for state in dict.fromkeys(map(self._state_of, settings.sources)):
                 if state not in self.services:
                     self._serve(state)
+                    self._open_socket(state)
             self.settings = settings
             for service in self.services.values():
                 service.reload(settings)
@@ -124,7 +127,7 @@ class Daemon:
         return all(ended) and not self._thread.is_alive()
 
     def _serve(self, state: Path) -> None:
-        """Open a state and its control socket."""
+        """Open a state. Raises StateError where another daemon has it."""
         learner = self._opened(state)
         lock = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -138,8 +141,12 @@ class Daemon:
         service = Service(learner, self.settings)
         self.services[state] = service
         service.start()
+
+    def _open_socket(self, state: Path) -> None:
+        """Take commands for a state from now on."""
         main = state == self.settings.state
-        control = Control(self.settings.socket if main else state / SOCKET, service, self.settings.control_users)
+        control = Control(self.settings.socket if main else state / SOCKET, self.services[state],
+                          self.settings.control_users)
         self.controls[state] = control
         control.start()
 

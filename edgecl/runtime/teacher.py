@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +17,7 @@ from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.limits import Need, may_run
 from edgecl.readings import Readings, read
 from edgecl.results import history_rows
+from edgecl.rounds import ASKED
 from edgecl.runtime.rounding import RoundProcess
 from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
 
@@ -74,6 +75,7 @@ class Teacher:
         self.plan: Run | Wait = Wait("the daemon has just started")
         self.round_result: dict[str, Any] | None = None
         self._round: RoundProcess | None = None
+        self._asked = False
         self._jobs: queue.Queue[Job | None] = queue.Queue(WAITING)
         self._bytes, self._lock = 0, threading.Lock()
         self._stop = threading.Event()
@@ -120,6 +122,8 @@ class Teacher:
     def verdict(self) -> Verdict:
         """Whether the machine has room for a round now, by the last readings."""
         limits = self.settings.limits
+        if self._asked:
+            limits = replace(limits, load=ASKED.load)
         return may_run(self.readings, limits, Need(limits.memory or 0, limits.time or 0.0, limits.threads),
                        self.round_running)
 
@@ -225,22 +229,23 @@ class Teacher:
                    self.settings.round_pause))
 
     def begin_round(self, method: str | None = None, seconds: float | None = None, memory: int | None = None,
-                    **wish: Any) -> None:
-        """Start a round's process. Raises StateError where one runs."""
+                    asked: bool = False, **wish: Any) -> None:
+        """Start a round's process. asked: by a person, so that it runs beside other programs. Raises StateError where
+        one runs."""
         if self._round is not None:
             raise StateError("a learning round runs already", "wait for its verdict, see `edgecl history`")
         limits = self.settings.limits
         self._round = RoundProcess(self.learner.store.path, {
             "method": method or self.settings.round_method, "seconds": seconds or limits.time or 60.0,
             "memory": memory or limits.memory or 400 * 10**6, "threads": limits.threads, **wish})
-        self.round_result = None
+        self.round_result, self._asked = None, asked
         self._told({"state": "started", "method": method})
 
     def _watch(self, running: RoundProcess) -> None:
         found = running.poll()
         if found is None:
             return
-        self._round, self._rounded, self.round_result = None, time.monotonic(), found
+        self._round, self._rounded, self.round_result, self._asked = None, time.monotonic(), found, False
         verdict = "failed" if "error" in found else "accepted" if found["accepted"] else "refused"
         self._counters.count_round(verdict)
         log.info("the learning round has ended: %s", found["error"]["what"] if "error" in found else verdict)
