@@ -48,8 +48,7 @@ def read_token(path: Path) -> str:
     if not stat.S_ISREG(about.st_mode) or about.st_mode & 0o077 or about.st_uid not in (0, os.geteuid()):
         raise BadInput(f"the token file {path} has mode {about.st_mode & 0o7777:04o} and owner {about.st_uid}",
                        f"only the daemon's user may read it: chmod 600 {path}")
-    few = len(text) < 32 if re.fullmatch("[0-9a-fA-F]*", text) else len(set(text)) < 10
-    if not TOKEN.fullmatch(text) or few:
+    if not TOKEN.fullmatch(text) or len(set(text)) < 8 or (re.fullmatch("[0-9a-fA-F]*", text) and len(text) < 32):
         raise BadInput(f"the token in {path} has less than 128 bits or unusual characters", MAKE)
     return text
 

@@ -22,6 +22,7 @@ from edgecl.runtime.http.guards import Guard
 from edgecl.runtime.http.replies import Refusal, reply
 
 if TYPE_CHECKING:
+    import numpy as np
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
@@ -140,11 +141,8 @@ class Application:
         return reply(await self._call(look))
 
     async def _review_picture(self, request: Request) -> Response:
-        number = request.path_params["number"]
-
-        def look() -> dict[str, Any]:
-            return media.picture(self._service(request).review_sample(number))
-        return reply(await self._call(_found, look))
+        service, number = self._service(request), request.path_params["number"]
+        return reply(await self._call(lambda: media.picture(_frame(service, number))))
 
     # changing -----------------------------------------------------------------------------------
 
@@ -178,11 +176,15 @@ class Application:
         return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source")))
 
     async def _review_name(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
         label = _needed(await read_values(request, {"class": (str,)}), "class")
-        return reply(await self._call(self._service(request).review_name, request.path_params["number"], label))
+        await self._call(_frame, service, number)
+        return reply(await self._call(service.review_name, number, label))
 
     async def _review_drop(self, request: Request) -> Response:
-        await self._call(self._service(request).review_drop, request.path_params["number"])
+        service, number = self._service(request), request.path_params["number"]
+        await self._call(_frame, service, number)
+        await self._call(service.review_drop, number)
         return reply({"ok": True})
 
     async def _forget(self, request: Request) -> Response:
@@ -211,10 +213,10 @@ async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404)
 
 
-def _found(look: Callable[[], T]) -> T:
-    """What is asked for by a number in the path, or 404."""
+def _frame(service: Service, number: int) -> np.ndarray:
+    """A frame of the review list. Raises Refusal (404)."""
     try:
-        return look()
+        return service.review_sample(number)
     except BadInput as error:
         raise Refusal(404, error.what, error.cure) from error
 
