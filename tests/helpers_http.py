@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import selectors
 import socket
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -62,12 +64,45 @@ class Web:
         return found["error"]
 
     def raw(self, data, timeout=10.0):
-        """All that comes back for these bytes."""
+        """The first reply to these bytes, b"" where the other side closes without one."""
         with socket.create_connection(self.address, timeout=timeout) as client:
             with suppress(OSError):
                 client.sendall(data)
-                client.shutdown(socket.SHUT_WR)
-            return everything(client)
+            return reply_of(client)
+
+    def burst(self, requests, quiet=0.3):
+        """What comes back for each of several requests on connections of their own, until all are quiet."""
+        lines = [socket.create_connection(self.address, timeout=10) for _ in requests]
+        found = {line: b"" for line in lines}
+        with selectors.DefaultSelector() as waiting:
+            for line, data in zip(lines, requests):
+                with suppress(OSError):
+                    line.sendall(data)
+                waiting.register(line, selectors.EVENT_READ)
+            while waiting.get_map() and (ready := waiting.select(quiet)):
+                for key, _ in ready:
+                    block = b""
+                    with suppress(OSError):
+                        block = key.fileobj.recv(1 << 16)
+                    found[key.fileobj] += block
+                    if not block:
+                        waiting.unregister(key.fileobj)
+        for line in lines:
+            line.close()
+        return list(found.values())
+
+
+def reply_of(client):
+    """One reply: its head, and as much of a body as its Content-Length says."""
+    found = b""
+    with suppress(OSError):
+        while block := client.recv(1 << 16):
+            found += block
+            head, end, body = found.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if end and length and len(body) >= int(length[1]):
+                break
+    return found
 
 
 def everything(client):

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from edgecl.runtime.http.media import most_bytes
 from edgecl.runtime.http.replies import Refusal
@@ -30,25 +31,21 @@ async def read_body(request: Request, most: int) -> bytes:
     """The whole body. Raises Refusal: 413 past `most` bytes, whatever its Content-Length says, 408 where it is slow."""
     declared = request.headers.get("content-length", "")
     large = declared.isdigit() and int(declared) > most
-    body, count, until = bytearray(), 0, time.monotonic() + BODY_SECONDS
+    body, count = bytearray(), 0
     if not (large and (int(declared) > DISCARD or "expect" in request.headers)):
-        parts = request.stream().__aiter__()
-        while True:
-            try:
-                part = await asyncio.wait_for(parts.__anext__(), max(until - time.monotonic(), 0))
-            except StopAsyncIteration:
-                break
-            except asyncio.TimeoutError:
-                raise Refusal(408, f"the body did not come in {BODY_SECONDS:.0f} s", "send less, or over a faster line",
-                              Connection="close") from None
-            count += len(part)
-            if large or count > most:
-                large = True
-                body.clear()
-                if count > DISCARD:
-                    break
-            else:
-                body += part
+        with anyio.move_on_after(BODY_SECONDS) as clock:
+            async for part in request.stream():
+                count += len(part)
+                large = large or count > most
+                if large:
+                    body.clear()
+                    if count > DISCARD:
+                        break
+                else:
+                    body += part
+        if clock.cancelled_caught:
+            raise Refusal(408, f"the body did not come in {BODY_SECONDS:.0f} s", "send less, or over a faster line",
+                          Connection="close")
     if large:
         raise Refusal(413, f"the body has more than {most} bytes", "send fewer samples, or a smaller photo, at a time",
                       Connection="close")
@@ -83,11 +80,11 @@ class Turns:
     @asynccontextmanager
     async def upload(self, request: Request) -> AsyncIterator[bytes]:
         """The body of a sample; the turn lasts as long as the block. Raises Refusal: 429 where too many wait."""
-        try:
-            await asyncio.wait_for(self._free.acquire(), WAIT_SECONDS)
-        except asyncio.TimeoutError:
+        with anyio.move_on_after(WAIT_SECONDS) as clock:
+            await self._free.acquire()
+        if clock.cancelled_caught:
             raise Refusal(429, f"{AT_ONCE} uploads are at work, and others wait", "send one after the other",
-                          Retry_After="5") from None
+                          Retry_After="5")
         try:
             yield await read_body(request, most_bytes(media_type(request)))
         finally:

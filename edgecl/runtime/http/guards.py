@@ -51,10 +51,12 @@ class Guard:
             self._check(scope)
             await self._app(scope, receive, dressed)
         except (Refusal, EdgeclError) as error:
+            error.__traceback__ = None  # its frames hold the body, in a ring with a future that only the collector ends
             if not begun:
                 await refuse(error)(scope, receive, dressed)
-        except Exception:  # the outermost place of a request: the server goes on
+        except Exception as error:  # the outermost place of a request: the server goes on
             log.exception("%s %s failed", scope["method"], scope["path"])
+            error.__traceback__ = None
             if not begun:
                 await refuse(Refusal(500, "something went wrong inside", "the daemon's log says what"))(
                     scope, receive, dressed)
