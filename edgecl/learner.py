@@ -194,6 +194,10 @@ class Learner:
         """What is known now. Raises StateError for a state that has learned nothing."""
         return self._journal.known()
 
+    def release(self) -> None:
+        """Let go of what is only kept in memory so that the next `learn` need not read it: 13 MB for Lite0."""
+        self._journal.release()
+
     def commit_round(self, knowledge: Knowledge, change: Change, judgement: Judgement) -> tuple[int, Judgement]:
         """Store what is known by a tuned backbone, inside `Store.exclusive`. Raises BudgetError past the quota."""
         return self._journal.commit(knowledge, change, rewrite=True, judgement=judgement)

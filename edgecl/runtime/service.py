@@ -276,7 +276,8 @@ class Service:
                     **wish: Any) -> dict[str, Any]:
         """{"started": true}; the verdict comes as an event, and in `rounds`. time: seconds; memory: bytes; wish:
         further fields of `rounds.Wish`, and max_regression. Raises StateError where one runs."""
-        self.teacher.submit(lambda _: self.teacher.begin_round(method, time, memory, True, **wish), changes=False).result()
+        self.teacher.submit(lambda _: self.teacher.begin_round(method, time, memory, True, **wish),
+                            changes=False).result()
         return {"started": True}
 
     def round_result(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ OUTSIDE = 2.0            # ... at what other processes do to the state
 LOOK = 10.0              # ... at the machine, and at whether a round is due
 WAITING = 64             # jobs
 WAITING_BYTES = 64 * 10**6   # of taught samples that wait; past these teaching is refused, never dropped
+KEPT = 2.0               # seconds after its last work that class statistics stay in memory
 NICE = 5                 # of this thread: the loop goes first
 
 log = logging.getLogger("edgecl")
@@ -80,6 +81,7 @@ class Teacher:
         self._bytes, self._lock = 0, threading.Lock()
         self._stop = threading.Event()
         self._taught: float | None = None
+        self._busy_until: float | None = time.monotonic()
         self._rounded: float | None = None
         self._seen = (-1, -1)
         self._next_look = self._next_outside = 0.0
@@ -174,11 +176,15 @@ class Teacher:
         else:
             job.done.set_result(result)
         finally:
+            self._busy_until = time.monotonic() + KEPT
             with self._lock:
                 self._bytes -= job.nbytes
 
     def _tick(self) -> None:
         now = time.monotonic()
+        if self._busy_until is not None and now >= self._busy_until:
+            self._busy_until = None
+            self.learner.release()
         if self._round is not None:
             self._watch(self._round)
         if now >= self._next_outside:
