@@ -38,7 +38,7 @@ def replay(options: argparse.Namespace) -> None:
     late = f"; it was up to {total['late_seconds']:.1f} s behind" if total["late_seconds"] > 1 else ""
     print_table(f"{total['samples']} samples, {percent(total['accuracy'])} right before they were taught, "
                 f"{percent(total['accuracy_known'])} of known classes; it knows {total['classes']} now{late}",
-                ["until", "samples", "right", "of known classes", "first taught"],
+                ["seconds", "samples", "right", "of known", "unknown", "first taught"],
                 [_row(row) for row in summary(heard)])
 
 
@@ -59,5 +59,6 @@ def _counted(items: Iterable[Item], bar: ProgressBar) -> Iterator[Item]:
 
 def _row(row: dict[str, Any]) -> list[str]:
     new = row["new"]
-    return [f"{row['seconds']:.0f} s", str(row["samples"]), percent(row["accuracy"]), percent(row["accuracy_known"]),
+    return [f"{row['seconds']:.0f}", str(row["samples"]), percent(row["accuracy"]), percent(row["accuracy_known"]),
+            percent(row["unknown_rate"]),
             ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else "")]

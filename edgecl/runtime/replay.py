@@ -33,12 +33,14 @@ class Door(Protocol):
 
 @dataclass(frozen=True)
 class Heard:
-    """One batch. seconds: its place in the recording; right: answers that were; known: samples of classes that had been
-    taught before it; new: classes that it taught first; late: seconds behind the recording's pace."""
+    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said so; known: samples of
+    classes that had been taught before it; new: classes that it taught first; late: seconds behind the recording's
+    pace."""
 
     seconds: float
     samples: int
     right: int
+    unknown: int
     known: int
     new: tuple[str, ...]
     late: float
@@ -83,7 +85,7 @@ def play(samples: Iterable[Sample], door: Door, pace: Pace, known: Iterable[str]
         due = begin + (done + len(batch)) * pace.period / pace.speed
         sleep(max(0.0, due - clock()))
         answers = door.predict(np.stack([item.data for item in batch])) if taught else []
-        right = sum(not answer.unknown and answer.label == item.label for answer, item in zip(answers, batch))
+        right = sum(answer.label == item.label for answer, item in zip(answers, batch))
         seen, credit = sum(item.label in taught for item in batch), credit + pace.teach
         labels = list(dict.fromkeys(str(item.label) for item in batch)) if credit >= 1.0 else []
         credit -= credit >= 1.0
@@ -92,15 +94,16 @@ def play(samples: Iterable[Sample], door: Door, pace: Pace, known: Iterable[str]
         new = tuple(label for label in labels if label not in taught)
         taught |= set(labels)
         done += len(batch)
-        yield Heard(done * pace.period, len(batch), right, seen, new, max(0.0, clock() - due))
+        unknown = sum(answer.unknown for answer in answers)
+        yield Heard(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
     if not done:
         raise BadInput("the recording holds no labelled sample", "give a FOLDER with one subfolder per class, an .npz "
                        "file, or a .csv with a column `label`")
 
 
 def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
-    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known, new,
-    late_seconds}.
+    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known,
+    unknown_rate, new, late_seconds}.
 
     accuracy: of all samples, those of classes never taught before count as wrong; accuracy_known: of the others, or
     None.
@@ -114,7 +117,8 @@ def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
 
 
 def shares(heard: list[Heard]) -> dict[str, Any]:
-    """{samples, accuracy, accuracy_known} of some batches."""
+    """{samples, accuracy, accuracy_known, unknown_rate} of some batches."""
     samples, known = sum(one.samples for one in heard), sum(one.known for one in heard)
     right = sum(one.right for one in heard)
-    return {"samples": samples, "accuracy": right / samples, "accuracy_known": right / known if known else None}
+    return {"samples": samples, "accuracy": right / samples, "accuracy_known": right / known if known else None,
+            "unknown_rate": sum(one.unknown for one in heard) / samples}
