@@ -97,7 +97,8 @@ def photos(folder, count=6, seed=0):
 class Running:
     """A daemon process. folder: where its robot.toml and log are."""
 
-    def __init__(self, folder: Path, text: str, state: str = "state") -> None:
+    def __init__(self, folder: Path, text: str, state: str = "state", **environment: str) -> None:
+        self.environment = environment
         self.folder, self.state, self.log = folder, folder / state, folder / "daemon.log"
         (folder / "robot.toml").write_text(text)
         self.begin()
@@ -107,7 +108,8 @@ class Running:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edgecl.cli", "daemon", "--config", "robot.toml"], cwd=self.folder, stderr=log,
-                stdout=log, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+                stdout=log, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+                                 **self.environment})
 
     def client(self, seconds=30.0):
         end = time.monotonic() + seconds
@@ -136,8 +138,8 @@ class Running:
 
 
 @contextmanager
-def running(folder, text):
-    made = Running(folder, text)
+def running(folder, text, **environment):
+    made = Running(folder, text, **environment)
     try:
         yield made
     finally:

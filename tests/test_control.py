@@ -17,10 +17,11 @@ from helpers_state import vectors
 
 from edgecl.commands.pupil import Parcel
 from edgecl.errors import BadInput, StateError
-from edgecl.runtime import control as module
+from edgecl.runtime import peers
 from edgecl.runtime.client import Client, NoDaemon
-from edgecl.runtime.control import CLIENTS, Control
+from edgecl.runtime.control import Control
 from edgecl.runtime.orders import ORDERS
+from edgecl.runtime.peers import CLIENTS
 from edgecl.runtime.wire import LINE, Refused
 
 
@@ -132,7 +133,7 @@ def test_recordings_stay_recordings_on_the_way(daemon):
 
 def test_only_some_may_change_things(daemon, monkeypatch):
     service, path = daemon
-    real = module.CREDENTIALS
+    real = peers.CREDENTIALS
 
     class Stranger:
         size = real.size
@@ -144,7 +145,7 @@ def test_only_some_may_change_things(daemon, monkeypatch):
             return pid, 54321, gid
 
     before = service.history()
-    monkeypatch.setattr(module, "CREDENTIALS", Stranger)
+    monkeypatch.setattr(peers, "CREDENTIALS", Stranger)
     with Client(path) as client, parcel(vectors("cat", 5)) as cats:
         for name, order in ORDERS.items():
             if order.writes:

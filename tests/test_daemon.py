@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -177,6 +178,23 @@ def test_settings_are_read_again(folder):
             until(lambda: daemon.ask("counters")["frames_total"].get(f"eye {number}"))  # noqa: B023
         until(lambda: threads() == before)
         assert daemon.end()[1] == 0
+
+
+def test_systemd_is_told(folder):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(folder / "notify"))
+        manager.settimeout(20.0)
+        with running(folder, BASE, NOTIFY_SOCKET=str(folder / "notify"), WATCHDOG_USEC="800000") as daemon:
+            first = [manager.recv(500) for _ in range(4)]
+            assert sum(each.startswith(b"READY=1") for each in first) == 1 and first.count(b"WATCHDOG=1") == 3
+            daemon.process.send_signal(signal.SIGHUP)
+            heard = [manager.recv(500)]
+            while not heard[-1].startswith(b"READY=1"):
+                heard.append(manager.recv(500))
+            assert sum(each.startswith(b"RELOADING=1") for each in heard) == 1
+            assert daemon.end()[1] == 0
+            while heard[-1] != b"STOPPING=1":
+                heard.append(manager.recv(500))
 
 
 def test_two_states_in_one_daemon(folder):

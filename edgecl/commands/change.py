@@ -24,7 +24,7 @@ def forget(options: argparse.Namespace) -> None:
 def rollback(options: argparse.Namespace) -> None:
     """Go back."""
     def directly(learner: Learner) -> dict[str, Any]:
-        from edgecl.runtime.teacher import rolled_back
+        from edgecl.runtime.view import rolled_back
 
         return rolled_back(learner, options.generation)
 

@@ -6,18 +6,17 @@ import os
 import pwd
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, EdgeclError, StateError
-from edgecl.runtime.client import Client, NoDaemon, short
+from edgecl.runtime import peers
 from edgecl.runtime.orders import ORDERS
+from edgecl.runtime.peers import CLIENTS, Peer, bound, closed
 from edgecl.runtime.wire import ANSWER, LINE, Refused, encode, parse, refusal
 
 if TYPE_CHECKING:
@@ -26,29 +25,12 @@ if TYPE_CHECKING:
 
     from edgecl.runtime.service import Service
 
-CLIENTS = 64         # at once
 IDLE = 60.0          # seconds of a client that asks nothing,
 SLOW = 10.0          # ... that has begun a line and does not end it, or does not read its answer
 WAITERS = 4          # threads for commands that take long
 FILES = 4            # descriptors beside one read; all but the first are closed
-CREDENTIALS = struct.Struct("3i")
 
 log = logging.getLogger("edgecl")
-
-
-@dataclass
-class Peer:
-    """One client. busy: its command is being worked on, so that it is read no further; until: monotonic seconds at
-    which it is given up."""
-
-    socket: socket.socket
-    uid: int
-    until: float
-    heard: bytearray = field(default_factory=bytearray)
-    answer: bytearray = field(default_factory=bytearray)
-    file: int | None = None
-    busy: bool = False
-    last: bool = False
 
 
 class Control:
@@ -62,7 +44,7 @@ class Control:
         self._peers: dict[int, Peer] = {}
         self._done: deque[tuple[Peer, bytes]] = deque()
         self._stopping = False
-        self._socket = _bound(path)
+        self._socket = bound(path)
         self._waker, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         for listener in (self._socket, self._woken):
@@ -145,7 +127,7 @@ class Control:
         except OSError:
             return
         made.setblocking(False)
-        _, uid, _ = CREDENTIALS.unpack(made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+        uid = peers.user_of(made)
         if len(self._peers) >= CLIENTS:
             with suppress(OSError):
                 made.send(refusal(Refused("busy", f"{CLIENTS} clients are connected", "try again in a moment")))
@@ -210,12 +192,12 @@ class Control:
                               "run it as the daemon's user, or name this user in control_users")
             order.check(request, file)
         except Refused as error:
-            _close(file)
+            closed(file)
             self._say(peer, refusal(error))
             return True
         if not order.waits:
             self._say(peer, _answer(lambda: order.call(self._service, request, file)))
-            _close(file)
+            closed(file)
             return True
         peer.busy = True
 
@@ -223,7 +205,7 @@ class Control:
             try:
                 answer = _answer(lambda: order.call(self._service, request, file))
             finally:
-                _close(file)
+                closed(file)
             self._done.append((peer, answer))
             self._wake()
 
@@ -264,7 +246,7 @@ class Control:
     def _part(self, peer: Peer) -> None:
         self._listen(peer, 0)
         self._peers.pop(peer.socket.fileno(), None)
-        _close(peer.file)
+        closed(peer.file)
         peer.file = None
         peer.socket.close()
 
@@ -280,34 +262,3 @@ def _answer(call: Any) -> bytes:
     except Exception as error:  # of one request: the daemon goes on
         log.exception("a request has failed")
         return refusal(Refused("internal", f"the daemon has failed at this ({type(error).__name__})", "see its log"))
-
-
-def _close(file: int | None) -> None:
-    if file is not None:
-        os.close(file)
-
-
-def _bound(path: Path) -> socket.socket:
-    """A listening socket of mode 0660. Raises StateError where somebody listens there already."""
-    try:
-        Client(path, 1.0).close()
-    except NoDaemon:
-        pass
-    else:
-        raise StateError(f"another daemon listens at {path}", "stop it first, or give this one another state")
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        with suppress(FileNotFoundError):
-            path.unlink()
-        before = os.umask(0o117)
-        try:
-            with short(path) as name:
-                made.bind(name)
-        finally:
-            os.umask(before)
-        made.listen(4 * CLIENTS)
-    except OSError as error:
-        made.close()
-        raise StateError(f"the control socket {path} can't be made ({error.strerror})",
-                         "give the rights to its folder, or set control to another path") from error
-    return made

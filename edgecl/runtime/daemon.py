@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -112,14 +111,17 @@ class Daemon:
         for feed in self._feeds:
             feed.stop()
         self.loop.stop()
-        for door in self._doors.values():
-            with suppress(Exception):
-                door.close()
+        closing = [threading.Thread(target=door.close, daemon=True) for door in self._doors.values()]
+        for each in closing:  # a broker or a browser must not hold it up
+            each.start()
         ended = [service.stop(max(until - time.monotonic(), 0.1)) for service in self.services.values()]
         for control in self.controls.values():
             control.stop(max(until - time.monotonic(), 0.1))
         if self._thread.ident is not None:
             self._thread.join(max(until - time.monotonic(), 0.1))
+        for each in closing:
+            each.join(max(until - time.monotonic(), 0.1))
+        ended += [not each.is_alive() for each in closing]
         ended += [feed.join(max(until - time.monotonic(), 0.0)) for feed in self._feeds]
         for lock in self._locks:
             os.close(lock)

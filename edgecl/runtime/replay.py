@@ -33,9 +33,9 @@ class Door(Protocol):
 
 @dataclass(frozen=True)
 class Heard:
-    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said so; known: samples of
-    classes that had been taught before it; new: classes that it taught first; late: seconds behind the recording's
-    pace."""
+    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said so; known:
+    samples of classes that had been taught before it; new: classes that it taught first; late: seconds behind the
+    recording's pace."""
 
     seconds: float
     samples: int

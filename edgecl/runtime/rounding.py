@@ -1,6 +1,7 @@
 """A learning round as a process of its own, so that serving never waits for it: `python -m edgecl.runtime.rounding`."""
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from edgecl.errors import EdgeclError
 
 COMMAND = (sys.executable, "-m", "edgecl.runtime.rounding")
 GRACE = 30.0     # seconds beyond its time after which a round's process is killed
+PDEATHSIG = 1    # of prctl
 MOST = 2 ** 20   # characters of its answer that are read
 
 
@@ -54,9 +56,9 @@ class RoundProcess:
 
 def main(state: str, text: str) -> int:
     """Run one round as asked, and print the answer."""
-    for name in ("SCHED_IDLE",):  # as its worker: it takes what nobody wants
-        with suppress(OSError, AttributeError):
-            os.sched_setscheduler(0, getattr(os, name), os.sched_param(0))
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))   # as its worker: it takes what nobody wants
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)           # and ends with the daemon
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"
     from edgecl.gate import Bounds

@@ -17,8 +17,9 @@ from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
 from edgecl.runtime.feeds import Answer
 from edgecl.runtime.review import Review
-from edgecl.runtime.teacher import Teacher, View, rolled_back, stopping
+from edgecl.runtime.teacher import Teacher, stopping
 from edgecl.runtime.triggers import Run
+from edgecl.runtime.view import View, rolled_back
 from edgecl.samples import Sample, check_class_name, kind_of, prepare
 from edgecl.sources import Spec
 
@@ -173,14 +174,9 @@ class Service:
     def budget(self) -> dict[str, Any]:
         """{used_bytes, quota_bytes, exemplar_bytes, exemplar_limit_bytes, rss_bytes, heat_celsius, heat_limit, battery,
         may_run: {ok, reason}}; None for what the machine does not tell."""
-        status, readings, limits = self.view.status, self.teacher.readings, self.settings.limits
-        zone = max(readings.zones, key=lambda zone: zone.degrees - limits.below(zone), default=None)
-        verdict = self.teacher.verdict()
-        return {**{name: status[name] for name in ("used_bytes", "quota_bytes", "exemplar_bytes",
-                                                   "exemplar_limit_bytes")},
-                "rss_bytes": machine.resident_bytes(), "heat_celsius": zone.degrees if zone else None,
-                "heat_limit": limits.below(zone) if zone else None, "battery": readings.battery,
-                "may_run": {"ok": bool(verdict), "reason": "; ".join(map(str, verdict.reasons)) or None}}
+        used = {name: self.view.status[name] for name in ("used_bytes", "quota_bytes", "exemplar_bytes",
+                                                          "exemplar_limit_bytes")}
+        return used | machine.room(self.teacher.readings, self.settings.limits, self.teacher.verdict())
 
     def counters(self) -> dict[str, Any]:
         """{frames_total: {source: n}, dropped_total: {source: n}, restarts_total: {source: n}, learned_total: n,

@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.limits import Need, may_run
 from edgecl.readings import Readings, read
-from edgecl.results import history_rows
 from edgecl.rounds import ASKED
 from edgecl.runtime.rounding import RoundProcess
 from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
+from edgecl.runtime.view import View, new_samples, view_of
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -38,20 +38,6 @@ KEPT = 2.0               # seconds after its last work that class statistics sta
 NICE = 5                 # of this thread: the loop goes first
 
 log = logging.getLogger("edgecl")
-
-
-@dataclass(frozen=True)
-class View:
-    """What a state looked like after its last change; never altered, so that any thread may read it."""
-
-    status: dict[str, Any]
-    classes: list[dict[str, Any]]
-    history: list[dict[str, Any]]
-    kind: str | None
-    input_shape: list[int] | None
-    spec: dict[str, Any]
-    new_samples: int = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -92,6 +78,7 @@ class Teacher:
     def start(self) -> None:
         """Publish what the state holds, then take work."""
         self.refresh()
+        self._taught = time.monotonic()  # a robot that has just started is not idle
         self._look()
         self._thread.start()
 
@@ -137,6 +124,10 @@ class Teacher:
             self._jobs.put_nowait(None)
         if self._thread.ident is not None:
             self._thread.join(timeout)
+            if (running := self._round) is not None:  # the thread is late: the round must not outlive it
+                running.stop()
+        else:
+            self.learner.close()
         return not self._thread.is_alive()
 
     # in its own ---------------------------------------------------------------------------------
@@ -257,34 +248,6 @@ class Teacher:
         log.info("the learning round has ended: %s", found["error"]["what"] if "error" in found else verdict)
         self.refresh()
         self._told({"state": "ended", "verdict": verdict, **found})
-
-
-def view_of(learner: Learner, warnings: list[str]) -> View:
-    """What a learner shows now."""
-    from edgecl.sources import spec_for
-
-    store, foundation = learner.store, learner.foundation
-    with store.reading():
-        restorable, current, generations = store.restorable(), store.current, learner.history()
-        return View(
-            asdict(learner.status()), [asdict(each) for each in learner.classes()] if foundation else [],
-            history_rows(generations, restorable, current), foundation.kind if foundation else None,
-            list(foundation.input_shape) if foundation else None,
-            asdict(spec_for(learner.settings, foundation)), new_samples(learner), list(warnings))
-
-
-def rolled_back(learner: Learner, generation: int | None) -> dict[str, Any]:
-    """Go back; {generation, restored, classes}. Raises StateError."""
-    number = learner.rollback(generation)
-    detail = learner.store.newest.detail
-    return {"generation": number, "restored": detail["to"], "classes": detail["classes"]}
-
-
-def new_samples(learner: Learner) -> int:
-    """Samples taught since the last learning round, taken or refused."""
-    generations = learner.history()
-    last = max((g.id for g in generations if g.action == "round"), default=0)
-    return sum(g.detail.get("samples", 0) for g in generations if g.id > last and g.action == "learn" and not g.undone)
 
 
 def stopping() -> StateError:
