@@ -3,7 +3,7 @@
 
     python tools/screenshots.py GROCERY OUT     # GROCERY: {train,test}/CLASS/*.jpg, such as the Grocery Store Dataset
 
-Needs Chromium and its driver: apt-get install chromium chromium-driver. The PNG files are reduced to 128 colours.
+Needs Chromium and its driver: apt-get install chromium chromium-driver. A learning round runs first, of a minute.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from io import BytesIO
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -25,17 +26,18 @@ from helpers_browser import browser
 
 from edgecl.config import Settings
 from edgecl.learner import Learner
+from edgecl.rounds import Wish
 from edgecl.sources import Spec, read
 
-CLASSES = ("Banana", "Avocado", "Oatly-Oat-Milk", "Lemon", "Ginger", "Red-Bell-Pepper")
-SEEN = (*CLASSES, "Aubergine")   # the last one is new to it
+CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk", "Avocado")
+SEEN = (*CLASSES, "Mango", "Kiwi")   # the last ones are new to it
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grocery", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=12, help="before the first photograph")
+    parser.add_argument("--seconds", type=float, default=20, help="before the first photograph")
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -48,7 +50,7 @@ def main() -> None:
             for scheme in ("light", "dark"):
                 for device, width, height in (("desktop", 1280, 900), ("phone", 390, 844)):
                     with browser(width, height, scheme) as driver:
-                        photograph(driver, url, options.out / f"page-{device}-{scheme}.png", width)
+                        photograph(driver, url, options.out / f"page-{device}-{scheme}.webp", width)
         finally:
             daemon.terminate()
             daemon.wait(10)
@@ -60,18 +62,19 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
                                                         exemplars=4 * 10**6, codec="jpeg"))
     for name in CLASSES:
         learner.learn(read(grocery / "train" / name, Spec(), name), name.replace("-", " ").lower())  # type: ignore[arg-type]
+    learner.round(Wish(seconds=60, memory=800 * 10**6))
     learner.close()
     photos = folder / "photos"
     photos.mkdir()
     for place, name in enumerate(SEEN):
-        for number, photo in enumerate(sorted((grocery / "test" / name).glob("*.jpg"))[:6]):
-            shutil.copy(photo, photos / f"{(place + 4) % len(SEEN)}-{number}.jpg")
+        for number, photo in enumerate(sorted((grocery / "test" / name).glob("*.jpg"))[:4]):
+            shutil.copy(photo, photos / f"{number}-{place}.jpg")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = folder / "daemon.toml"
     config.write_text(f'state = "{folder / "state"}"\nhttp_listen = "127.0.0.1:{port}"\nrounds = "off"\n'
-                      f'[[source]]\nname = "camera"\nuri = "fake:{photos}?fps=2"\n')
+                      f'[[source]]\nname = "camera"\nuri = "fake:{photos}?fps=3"\n')
     return config, f"http://127.0.0.1:{port}/"
 
 
@@ -88,19 +91,16 @@ def wait_for(url: str, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def photograph(driver: webdriver.Chrome, url: str, path: Path, width: int) -> None:
-    """The whole page as a PNG file."""
+    """The whole page as a WebP file."""
     driver.get(url)
     time.sleep(3)
     height = driver.execute_script("return document.documentElement.scrollHeight")
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
     time.sleep(1)
-    driver.save_screenshot(str(path))
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(128).save(path, optimize=True)
+    with Image.open(BytesIO(driver.get_screenshot_as_png())) as image:
+        image.convert("RGB").save(path, quality=82, method=6)
     print(path, path.stat().st_size, "bytes", (width, height))
-    for line in driver.get_log("browser"):
-        print(line)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ const classes = once(found => {
     button.setAttribute('aria-label', `Forget ${each.name}`);
     const card = el('li', {className: 'card class'}, thumbs, el('div', {className: 'head'}, el('h3', {textContent: each.name}), button),
       el('p', {className: 'quiet small', textContent: count(each.samples, 'sample')
-        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} right on held-back ones`)}));
+        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} right`)}));
     takesFiles(card, () => each.name, refresh);
     thumbnails(each, thumbs);
     return card;
@@ -73,11 +73,11 @@ const review = once((found, names) => {
     other.setAttribute('aria-label', `Another name for frame ${each.id}`);
     const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
     form.addEventListener('submit', event => { event.preventDefault(); if (other.value.trim()) named(other.value.trim()); });
-    const item = el('li', {className: 'frame'}, shot,
-      el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown, nearest' : 'Perhaps'} ${each.label}, ${percent(each.confidence)} · ${each.source}`}),
+    const item = el('li', {className: 'frame'}, shot, el('div', {className: 'naming'},
+      el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown, nearest' : 'Perhaps'} ${each.label}, ${percent(each.confidence)}`}),
       el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
       form, el('button', {type: 'button', className: 'link small', textContent: 'Leave it out',
-        onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })}));
+        onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })})));
     ask(query(`/api/review/${each.id}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.id} of ${each.source}`, 'shot')), () => item.remove());
     return item;
   }));
@@ -108,7 +108,7 @@ const history = once((found, all) => {
     const button = each.restorable && !each.current ? el('button', {type: 'button', textContent: 'Go back', onclick: () => goBack(each)}) : null;
     button?.setAttribute('aria-label', `Go back to generation ${each.generation}`);
     return el('li', {}, el('span', {}, el('b', {textContent: `${each.generation} `}), what,
-      el('br'), el('span', {className: 'quiet small', textContent: `${ago(Math.max(seconds, 0))}${each.undone ? ', undone' : ''}`})),
+      el('br'), el('span', {className: 'quiet small', textContent: `${ago(Math.max(seconds, 0))}${each.refused ? ', refused' : each.undone ? ', undone' : ''}`})),
       each.current ? el('span', {className: 'tag yes', textContent: 'answers now'}) : button);
   }));
 });
