@@ -3,15 +3,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import selectors
 import socket
+import threading
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from urllib.parse import urlsplit
 
 import numpy as np
-from helpers_daemon import serving
+import psutil
+from helpers_daemon import serving, until
 from PIL import Image
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
@@ -20,6 +23,8 @@ from edgecl.learner import Learner
 from edgecl.runtime import http as door
 from edgecl.runtime.service import Service
 from edgecl.runtime.settings import DaemonSettings
+
+HEAD = b"Host: localhost\r\n"
 
 
 class Web:
@@ -73,7 +78,7 @@ class Web:
     def burst(self, requests, quiet=0.3):
         """What comes back for each of several requests on connections of their own, until all are quiet."""
         lines = [socket.create_connection(self.address, timeout=10) for _ in requests]
-        found = {line: b"" for line in lines}
+        found = dict.fromkeys(lines, b"")
         with selectors.DefaultSelector() as waiting:
             for line, data in zip(lines, requests):
                 with suppress(OSError):
@@ -180,3 +185,35 @@ def packed(**arrays):
     file = BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
+
+
+@contextmanager
+def steady(path):
+    """A client and a service: after the test all that was opened for it is gone again, and nothing has changed."""
+    with web(path) as (client, service, _, _):
+        client.get("/api/info")
+        before = service.status()
+
+        def counts():
+            return len(os.listdir("/proc/self/fd")), sum(t.name.startswith("http") for t in threading.enumerate())
+        start = counts()
+        yield client, service
+        assert client.get("/api/info")["classes"] == ["ant", "wasp"]
+        assert service.status() == before
+        until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1], 15)
+
+
+def resident():
+    return psutil.Process().memory_info().rss
+
+
+def with_length(size, declared=None):
+    return (b"POST /api/learn?class=x HTTP/1.1\r\n" + HEAD + b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+            % (declared or size)) + b"x" * size
+
+
+def in_chunks(size, chunk=65536):
+    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in
+                    (b"x" * min(chunk, size - at) for at in range(0, size, chunk)))
+    return (b"POST /api/learn?class=x HTTP/1.1\r\n" + HEAD +
+            b"Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")

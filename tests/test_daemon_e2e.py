@@ -1,5 +1,5 @@
-"""End to end: one daemon with a fake camera and an IMU on a serial line, taught by command line, HTTP and page, through a
-round and its swap, a kill and a restart. A state takes samples of one kind, so that the IMU has a state of its own."""
+"""End to end: one daemon with a fake camera and an IMU on a serial line, taught by command line, HTTP and page, through
+a round and its swap, a kill and a restart. A state takes samples of one kind: the IMU has a state of its own."""
 from __future__ import annotations
 
 import re
@@ -200,7 +200,7 @@ state = "imu"
         assert share >= 0.85, share
         for name in ("two", "four"):
             camera.show(test[name])
-            until(lambda: client.get("/api/latest")["camera"]["stable"] == name, 10)
+            until(lambda name=name: client.get("/api/latest")["camera"]["stable"] == name, 10)
         assert until(lambda: client.get("/api/latest?state=imu").get("imu"), 20)["label"] == "moving"
         camera.show([path for name in DIGITS for path in test[name][:4]])
         # a round, and its swap

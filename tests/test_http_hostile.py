@@ -1,9 +1,8 @@
-"""The HTTP door against strangers: nonsense, floods, slow and greedy clients. It must answer on, and grow by nothing."""
+"""The HTTP door against strangers: nonsense, floods, slow and greedy clients. It answers on, and grows by nothing."""
 from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import socket
 import struct
@@ -14,42 +13,20 @@ import zlib
 from contextlib import suppress
 
 import numpy as np
-import psutil
 import pytest
 from helpers_daemon import until
-from helpers_http import everything, image_state, packed, photo, reply_of, web, web_of
+from helpers_http import HEAD, image_state, in_chunks, packed, photo, resident, steady, web, web_of, with_length
 from helpers_state import vectors
 
 from edgecl.runtime.http import bodies, events, guards, media, server
 
 MOST = media.MOST_BODY
-HEAD = b"Host: localhost\r\n"
 
 
-@pytest.fixture
-def served(tmp_path):
-    with web(tmp_path / "state") as found:
+@pytest.fixture(name="steady")
+def _steady(tmp_path):
+    with steady(tmp_path / "state") as found:
         yield found
-
-
-@pytest.fixture
-def steady(served):
-    """After the test everything that was opened for it is gone again."""
-    client, service, _, _ = served
-    client.get("/api/info")
-    before = service.status()
-
-    def counts():
-        return len(os.listdir("/proc/self/fd")), sum(t.name.startswith("http") for t in threading.enumerate())
-    start = counts()
-    yield client, service
-    assert client.get("/api/info")["classes"] == ["ant", "wasp"]
-    assert service.status() == before
-    until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1], 15)
-
-
-def resident():
-    return psutil.Process().memory_info().rss
 
 
 def replies_of(answer):
@@ -128,18 +105,6 @@ def test_a_thousand_malformed_requests(steady):
 
 
 # too much -------------------------------------------------------------------------------------------
-
-
-def with_length(size, declared=None):
-    return (b"POST /api/learn?class=x HTTP/1.1\r\n" + HEAD + b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-            % (declared or size)) + b"x" * size
-
-
-def in_chunks(size, chunk=65536):
-    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in
-                    (b"x" * min(chunk, size - at) for at in range(0, size, chunk)))
-    return (b"POST /api/learn?class=x HTTP/1.1\r\n" + HEAD +
-            b"Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize("form", [with_length, in_chunks])
@@ -231,7 +196,8 @@ def test_a_photo_of_too_many_pixels(tmp_path):
     with web_of(image_state(tmp_path / "state")) as (client, _):
         before = resident()
         for size in ((7100, 7100), (20_000, 9_000)):
-            assert "pixels" in client.refused(400, "POST", "/api/predict", large_png(*size), Content_Type="image/png") or True
+            error = client.refused(400, "POST", "/api/predict", large_png(*size), Content_Type="image/png")
+            assert "pixels" in error
         assert resident() - before < 40 * 2 ** 20
         assert client.post("/api/predict", photo(20), Content_Type="image/png")[0]["label"] == "dark"
 
@@ -318,7 +284,10 @@ def test_past_the_most_streams_of_events_new_ones_are_told_429(steady):
 def first_bytes(client):
     with socket.create_connection(client.address, timeout=5) as line:
         line.sendall(b"GET /api/events HTTP/1.1\r\n" + HEAD + b"\r\n")
-        return line.recv(4096) + line.recv(4096)
+        text = b""
+        while b"retry" not in text and b" 429 " not in text:
+            text += line.recv(4096)
+        return text
 
 
 def test_past_the_most_requests_503(tmp_path, monkeypatch):
@@ -336,103 +305,3 @@ def test_past_the_most_requests_503(tmp_path, monkeypatch):
             thread.join()
         del service.status
         assert client.get("/api/info")
-
-
-# too slow -------------------------------------------------------------------------------------------
-
-
-def test_clients_that_never_finish_their_headers_are_cut_off(steady, monkeypatch):
-    client, _ = steady
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
-    lines = [socket.create_connection(client.address, timeout=10) for _ in range(60)]
-    begun = time.monotonic()
-    for number, line in enumerate(lines):
-        line.sendall(b"" if number % 3 == 0 else b"GET / HTTP/1.1\r\nHost: loc")
-    alive = set(range(2, 60, 3))
-    while alive and time.monotonic() - begun < 8:      # a third drips on
-        for number in list(alive):
-            try:
-                lines[number].sendall(b"a")
-            except OSError:
-                alive.discard(number)
-        assert client.get("/api/info")
-        time.sleep(0.1)
-    assert not alive
-    for line in lines:
-        assert everything(line) == b""
-        line.close()
-
-
-def test_a_second_request_that_drips_on_the_same_connection_is_cut_off(steady, monkeypatch):
-    client, _ = steady
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
-    with socket.create_connection(client.address, timeout=5) as line:
-        line.sendall(b"GET /api/info HTTP/1.1\r\n" + HEAD + b"\r\n")
-        assert b" 200 " in reply_of(line)
-        line.sendall(b"GET ")
-        assert everything(line) == b""
-
-
-def test_a_body_that_drips_is_told_408(steady, monkeypatch):
-    client, _ = steady
-    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.5)
-    with socket.create_connection(client.address, timeout=5) as line:
-        line.sendall(with_length(5, declared=1000))
-        for _ in range(4):
-            time.sleep(0.1)
-            line.sendall(b"x")
-        assert b" 408 " in everything(line)
-
-
-def test_a_body_that_goes_on_after_its_reply_is_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
-    with web(tmp_path / "state") as (client, _, _, _), socket.create_connection(client.address, timeout=5) as line:
-        line.sendall(b"POST /api/learn?class=x HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 1000000\r\n\r\n")
-        assert b" 403 " in line.recv(4096)
-        with pytest.raises(OSError, match=r"reset|Broken"):
-            for _ in range(100):
-                line.sendall(b"x" * 100)
-                time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_a_client_that_does_not_read_its_events_is_cut_off_and_holds_up_nobody(steady, monkeypatch):
-    client, service = steady
-    monkeypatch.setattr(server, "WRITE_SECONDS", 1.0)
-    with socket.socket() as slow, socket.create_connection(client.address, timeout=10) as quick:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        slow.connect(client.address)
-        for line in (slow, quick):
-            line.sendall(b"GET /api/events HTTP/1.1\r\n" + HEAD + b"\r\n")
-        until(lambda: service.hub.heard)
-        time.sleep(0.2)
-        before, stop = resident(), threading.Event()
-
-        def shout():
-            while not stop.is_set():
-                service.hub.say({"type": "prediction", "source": "tap", "label": "x" * 8000})
-                time.sleep(0.0005)
-        shouting = threading.Thread(target=shout)
-        shouting.start()
-        try:
-            heard, end = 0, time.monotonic() + 4
-            while time.monotonic() < end:
-                heard += len(quick.recv(1 << 16))
-        finally:
-            stop.set()
-            shouting.join()
-        assert heard > 10**6
-        assert resident() - before < 16 * 2 ** 20
-        slow.settimeout(5)
-        assert len(everything(slow)) < 2**22        # what the kernels held; then the end
-    until(lambda: not service.hub.heard)
-
-
-def test_clients_that_leave_in_the_middle(steady):
-    client, _ = steady
-    for asked in (with_length(1000, declared=10**6), b"GET /api/info HTTP/1.1\r\n" + HEAD + b"\r\n", in_chunks(10**5)[:5000],
-                  b"GET /api/events HTTP/1.1\r\n" + HEAD + b"\r\n"):
-        for _ in range(20):
-            with socket.create_connection(client.address, timeout=5) as line:
-                line.sendall(asked)
-                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed

@@ -3,7 +3,7 @@
 
     python tools/screenshots.py GROCERY OUT     # GROCERY: {train,test}/CLASS/*.jpg, such as the Grocery Store Dataset
 
-Needs Chromium and its driver: apt-get install chromium chromium-driver. A learning round runs first, of a minute.
+Needs Chromium and its driver: apt-get install chromium chromium-driver. A learning round runs first, of two minutes.
 """
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from edgecl.learner import Learner
 from edgecl.rounds import Wish
 from edgecl.sources import Spec, read
 
-CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk", "Avocado")
+CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk",
+           "Avocado")
 SEEN = (*CLASSES, "Mango", "Kiwi")   # the last ones are new to it
 
 
@@ -62,7 +63,7 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
                                                         exemplars=4 * 10**6, codec="jpeg"))
     for name in CLASSES:
         learner.learn(read(grocery / "train" / name, Spec(), name), name.replace("-", " ").lower())  # type: ignore[arg-type]
-    learner.round(Wish(seconds=60, memory=800 * 10**6))
+    learner.round(Wish(seconds=140, memory=800 * 10**6))
     learner.close()
     photos = folder / "photos"
     photos.mkdir()
