@@ -22,7 +22,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +35,8 @@ import numpy as np  # noqa: E402  (the threads must be set before)
 
 from edgecl.config import format_size  # noqa: E402
 from edgecl.evaluation.bench import Job, prepare, run_one, write_json  # noqa: E402
-from edgecl.evaluation.datasets import fashion  # noqa: E402
+from edgecl.evaluation.datasets import Split, fashion  # noqa: E402
+from edgecl.evaluation.scenarios import Step  # noqa: E402
 from edgecl.method import FOLDER  # noqa: E402
 from edgecl.training.bench_seed import Learns, judge, session_settings  # noqa: E402
 
@@ -105,12 +107,18 @@ class Timed:
         self.seconds += time.process_time() - begun
 
 
+@lru_cache(1)
+def prepared(job: Job) -> tuple[Split, list[Step]]:
+    """The data and steps of jobs that differ in their method."""
+    return prepare(job)
+
+
 def timed(job: Job) -> Result:
     """What `edgecl bench` would say, in this process, but samples by seconds of the processor: other work on the
     machine disturbs them least. The peer's script tells the same of its own."""
     from edgecl.training.session import Session
 
-    split, steps = prepare(job)
+    split, steps = prepared(replace(job, method="finetune", memory=0))
     rounds = [(split.x_train[step.train], split.y_train[step.train]) for step in steps]
     session = Timed(Session(**session_settings(job, split)))
     result = judge(session, job, rounds, split, steps, lambda step: None)
@@ -129,7 +137,7 @@ def compare(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         for method, strategy in PEERS.items():
             if (any((result["method"], result["seed"]) == (method, seed) for result in results)
-                    or options.method is not None and method not in options.method):
+                    or (options.method is not None and method not in options.method)):
                 continue
             job = Job(method, "fashion", memory=room(method, "fashion"), seed=seed, per_class=1000)
             ours = json.loads(subprocess.run([sys.executable, __file__, "child", "."], text=True, check=True,
