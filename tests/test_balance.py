@@ -105,7 +105,7 @@ def test_the_loop_says_which_samples_are_new():
 
 
 def recorded(room=1000):
-    memory = Recorded(room, NOTHING, 0.5)
+    memory = Recorded(room, NOTHING, 0.5, "insertion")
     for k in range(2):      # one class, then another: two logits, then three
         new = batch([k], 20, seed=k)
         made = torch.arange(20 * (2 + k), dtype=torch.float32).reshape(20, 2 + k)
@@ -124,18 +124,26 @@ def test_two_draws_are_independent_one_for_logits_and_one_for_labels():
     assert same / (40 * n) == pytest.approx(1 / held, abs=0.02)      # and not 1
 
 
-def test_logits_are_those_of_the_insertion_and_later_outputs_are_left_alone():
-    memory = recorded()
+def test_logits_are_those_of_the_insertion_and_later_outputs_have_those_they_began_with():
+    """No output is left out of what is replayed, as none is where all are there from the start."""
+    memory, network = recorded(), plain(4)
+    memory.begin(network)
     for column, samples in memory.exemplars().items():
         new = batch([column], 20, seed=column)
         for sample, logits in zip(samples, memory.logits[column]):
             row = int(torch.nonzero((new.x == sample).all(1))[0])
-            assert logits.tolist() == [row * (2 + column) + i for i in range(2 + column)]
-    held = torch.tensor([[1.0, 3.0, math.nan], [math.nan] * 3])
+            assert logits[:2 + column].tolist() == [row * (2 + column) + i for i in range(2 + column)]
+            torch.testing.assert_close(logits[2 + column:], network(sample[None])[1][0, 2 + column:].detach())
+    drawn = memory.replay(10, rng())
+    assert drawn.recorded[:10].isfinite().all() and memory.nbytes <= memory.room
+
+
+def test_logit_replay_is_the_mean_squared_difference_of_the_first_draw():
+    held = torch.tensor([[1.0, 3.0, 9.0], [math.nan] * 3])
     logits = torch.tensor([[2.0, 5.0, 9.0], [7.0, 7.0, 7.0]], requires_grad=True)
     loss = LogitReplay(0.5).penalty(Step(torch.empty(2, 0), logits, torch.tensor([0, 1]), None, 2, 6, 0, recorded=held))
-    assert float(loss.detach()) == pytest.approx(0.5 * (1 + 4) / 2 / 2)      # mean over outputs, then over 6 / 3 draws
-    assert gradient(loss, logits)[:, 2].tolist() == [0, 0]
+    assert float(loss.detach()) == pytest.approx(0.5 * (1 + 4) / 3 / 2)      # over outputs, then over 6 / 3 draws
+    assert gradient(loss, logits)[1].tolist() == [0, 0, 0]
 
 
 def test_der_loss_of_a_step_is_the_papers():
@@ -160,7 +168,7 @@ def test_der_loss_of_a_step_is_the_papers():
 
 
 def test_logits_that_are_missing_are_those_of_the_network_as_it_came():
-    memory, network = Recorded(1000, NOTHING, 0.5), plain(2)
+    memory, network = Recorded(1000, NOTHING, 0.5, "insertion"), plain(2)
     memory.hold(batch([0, 1]))
     memory.begin(network)
     wanted = network(torch.stack(memory.kept[1]))[1]
@@ -265,7 +273,7 @@ def test_margin_ranking_looks_at_old_samples_and_their_hardest_new_classes():
     part.begin(network, [])
     h = torch.tensor([[0.8, 0, 0.6, 0.0, 0.0, 0], [0.0, 0, 1.0, 0, 0, 0]])     # of old class 0, and of new class 2
     one = step(network.head(h), [0, 2], known=2, features=h)
-    assert float(part.penalty(one)) == pytest.approx((max(0, .5 - .8 + .6) + max(0, .5 - .8 + 0)) / 2)
+    assert float(part.penalty(one).detach()) == pytest.approx((max(0, .5 - .8 + .6) + max(0, .5 - .8 + 0)) / 2)
 
 
 def test_old_embeddings_stay_and_new_ones_learn():

@@ -19,7 +19,8 @@ from edgecl.training.network import Network
 ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
 VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "strength": 1.0, "squared": True,
           "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "form": "online", "damping": 0.1,
-          "alpha": 0.9, "every": 2, "solver": "slda", "replayed": 0.5, "lambda_base": 5.0, "margin": 0.5, "hardest": 2,
+          "alpha": 0.9, "every": 2, "solver": "slda", "replayed": 0.5, "recording": "insertion",
+          "lambda_base": 5.0, "margin": 0.5, "hardest": 2,
           "spatial": 3.0, "flat": 1.0, "eta": 0.3, "fading": 0.55, "passes": 0.5, "slower": 10.0, "afresh": False,
           "proxies": 3, "each": 5, "ridge": 0.001, "reference": 4}
 

@@ -15,7 +15,7 @@ from edgecl.learner import Learner
 from edgecl.method import method_names, read_method
 from edgecl.rounds import Wish
 
-KEEPING = ("ewc", "ewc-offline", "l2", "si", "mas", "rwalk", "gem")
+KEEPING = ("ewc", "ewc-offline", "l2", "si", "mas", "rwalk", "gem", "eeil")
 TUNING = [name for name in method_names() if read_method(name).tuned != "none"]
 KINDS = ["ash", "elm", "fir", "oak"]
 pytestmark = pytest.mark.slow

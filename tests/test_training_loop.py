@@ -17,7 +17,7 @@ from edgecl.training.balance import Balance
 from edgecl.training.constraints import Constraint
 from edgecl.training.heads import Softmax
 from edgecl.training.loop import Parts, Plan, Sgd, learning_round
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.memory import Batch, Nothing, Reservoir
 from edgecl.training.network import NETWORKS, build
 from edgecl.training.session import Session
 
@@ -145,6 +145,19 @@ def test_old_outputs_are_those_of_the_old_network_row_by_row_and_computed_once()
     torch.testing.assert_close(recorded, torch.stack(list(rows.values())).sort(0).values)
     first = diary.steps[0]      # before anything was trained, the new network's old outputs are the old ones
     torch.testing.assert_close(first.old, first.logits[:len(first.old), :2].detach())
+
+
+def test_old_outputs_of_what_is_replayed_are_those_of_the_old_network_too():
+    diary, learner, memory = Diary(), network(2), Reservoir(1000, NOTHING.nothing)
+    memory.observe(vectors(), rng())
+    before = network(2)
+    xs = []
+    learner.body.register_forward_hook(
+        lambda body, x, out: xs.append(x[0].clone()) if body.training and len(x[0]) != 3 else None)    # a reference
+    learning_round(learner, Parts(memory, Balance(), [diary]), vectors(seed=1), 3, Plan(2, 16, 0.5), rng())
+    for step, x in zip(diary.steps, xs, strict=True):
+        assert len(step.old) == len(step.logits) == 2 * step.fresh
+        torch.testing.assert_close(step.old, before(x)[1].detach())
 
 
 def test_each_new_sample_is_observed_once_whatever_the_epochs():

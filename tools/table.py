@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Methods on one protocol, several seeds, as a table in markdown; what is done is read from a file of JSON lines.
 
-    python tools/table.py [--data fashion] [--epochs 1] [--seeds 0,1,2] [--methods er,bic] [--rates 0.02]
-                          [--out FILE.jsonl] [--without METHOD.toml ...]
+    python tools/table.py [--data fashion] [--ablation] [--epochs 1] [--seeds 0,1,2] [--methods er,bic] [--rates 0.02]
+                          [--out FILE.jsonl]
                           [--peer PYTHON --peer-script FILE]
 
 Fashion-MNIST: 5 steps of 2 classes, the first 1,000 images a class, the bytes of 200 exemplars; digits and watch: 5
 steps, the bytes of 100 and of 60. Of several rates, each method's line is that with the best median of the final
-accuracy. The peer, where given, runs its strategy of the same name at the same rates, its runs between ours: it draws
-its 1,000 images a class by the seed, and has 200 exemplars whatever it keeps beside them.
+accuracy. --ablation: er alone, and with each part that balances new against old. The peer, where given, runs its
+strategy of the same name at the same rates, its runs between ours: it draws its 1,000 images a class by the seed, and
+has 200 exemplars whatever it keeps beside them.
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -24,9 +26,10 @@ from typing import Any
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
+from edgecl.config import format_size
 from edgecl.errors import EdgeclError
-from edgecl.evaluation.bench import Job, run_one
-from edgecl.limits import format_size
+from edgecl.evaluation.bench import Job, method_file, run_one
+from edgecl.method import read_method
 
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}
@@ -35,7 +38,22 @@ COUNT = {"fashion": 200, "digits": 100}
 Result = dict[str, Any]
 
 
-def ours(method: str, options: argparse.Namespace, seed: int, rate: float | None) -> Result:
+PARTS = {"er": "", "er+fine-tuning": 'balance = "fine-tuning"\npasses = 5\nslower = 10\nafresh = false\n',
+         "er+bias-correction": 'balance = "bias-correction"\n', "er+rectified": 'balance = "rectified"\n',
+         "er+alignment": 'balance = "alignment"\n', "er+cosine": 'head = "cosine"\n',
+         "er+cosine+imprinting": 'head = "cosine"\nbalance = "imprinting"\n',
+         "er+temperature": 'balance = "temperature"\n', "er+asymmetric": 'head = "asymmetric"\n'}
+
+
+def ablated(folder: Path) -> list[str]:
+    """Files of er with each part."""
+    base = method_file("er").read_text("utf-8")
+    for name, lines in PARTS.items():
+        (folder / f"{name}.toml").write_text(base + lines, "utf-8")
+    return [str(folder / f"{name}.toml") for name in PARTS]
+
+
+def ours(method: str, options: argparse.Namespace, seed: int, rate: float) -> Result:
     job = Job(method, options.data, memory=MEMORY[options.data], seed=seed, epochs=options.epochs, rate=rate,
               per_class=1000 if options.data == "fashion" else None)
     return {"by": "edgecl", "rate": rate, "epochs": options.epochs, **run_one(job, lambda _: None)} | {
@@ -76,7 +94,7 @@ def table(results: list[Result]) -> list[str]:
         finals = sorted(result["final_accuracy"] for result in mine)
         kept = mine[0]["memory_bytes"]
         rows.append((middle(mine, "final_accuracy"), [
-            method if side == "edgecl" else f"{method} (peer)", "its own" if rate is None else f"{rate:g}",
+            method if side == "edgecl" else f"{method} (peer)", f"{rate:g}",
             f"{middle(mine, 'average_incremental_accuracy'):.3f}",
             f"{median(finals):.3f} ({finals[0]:.3f} to {finals[-1]:.3f})", f"{middle(mine, 'forgetting'):.3f}",
             "" if kept is None else format_size(kept), f"{middle(mine, 'train_seconds'):.1f}", str(len(mine))]))
@@ -93,15 +111,16 @@ def main() -> int:
     parser.add_argument("--methods", default="finetune,er,er-ace,der++,gdumb,gss,icarl,ucir,podnet,eeil,bic,il2m,wa")
     parser.add_argument("--rates", default="", help="with commas; none takes each method's own")
     parser.add_argument("--out", type=Path, help="where runs are kept and looked up")
+    parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
     parser.add_argument("--peer-script", metavar="FILE", type=Path)
     options = parser.parse_args()
     lines = options.out.read_text("utf-8").splitlines() if options.out and options.out.exists() else []
     kept = {place(result): result for result in map(json.loads, lines)}
-    rates = [float(rate) for rate in options.rates.split(",")] if options.rates else [None]
-    wanted = []
-    for method in options.methods.split(","):
-        for rate in rates:
+    rates = [float(rate) for rate in options.rates.split(",")] if options.rates else []
+    wanted, scratch = [], tempfile.TemporaryDirectory()
+    for method in ablated(Path(scratch.name)) if options.ablation else options.methods.split(","):
+        for rate in rates or [read_method(method).training["rate"]]:
             for seed in map(int, options.seeds.split(",")):
                 for by, run in (("edgecl", ours), ("peer", theirs)):
                     if by == "peer" and not (options.peer and method in STRATEGIES):

@@ -92,7 +92,7 @@ class ByRound(Distillation):
 
 class LogitReplay(Constraint):
     """strength x mean squared difference from the logits that replayed samples were stored with (Buzzega et al. 2020,
-    equation 6). Outputs that came later than a sample have no record, and are left alone."""
+    equation 6); see `replay.Recorded`."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

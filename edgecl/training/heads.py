@@ -158,7 +158,7 @@ class Cosine(nn.Module):
 
 class Proxies(nn.Module):
     """Local similarity classifier (Douillard et al. 2020, section 3.3): an output is the mean of the cosine
-    similarities to its proxies, weighted by their softmax; the loss is NCA with a margin, on them times a learned scale.
+    similarities to its proxies, weighted by their softmax; the loss is NCA with a margin, on them times a scale.
 
     proxies: of each class, k; weight [C, k, d]; the margin is 0.6 (the authors' program). The scale starts at 10 as the
     cosine head's: from the authors' 1, the first steps made it negative.

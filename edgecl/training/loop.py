@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -108,18 +109,18 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     memory, constraints, balance = parts.memory, parts.constraints, parts.balance
     known, allowance, told = network.head.classes, allowance or Allowance(), progress or (lambda done, loss: None)
     learned, held = split(new, balance, memory)
-    memory.begin(network)
     data, later = memory.dataset(learned), balance.phases(plan)
     first = replace(plan, epochs=0) if any(phase.afresh for phase in later) else plan
-    old = answers(network, parts, data, first)      # of the network as it was
+    teacher = Teacher(network, parts, data, first)      # the network as it was
     network.head.extend(classes, generator)
+    memory.begin(network)
     balance.start(network, learned, known)
     rates = network.paces(plan.head_pace)
     for part in constraints:
         part.begin(network, [plan.rate * pace for pace in rates])
     ends = np.cumsum([first.epochs, *(phase.plan.epochs for phase in later)]) / max(plan.epochs, 1)
     run = Run(network, parts, known, generator, told, allowance)
-    seen = run.phase(data, first, old, ends[0] / ends[-1] if ends[-1] else 1.0, len(learned))
+    seen = run.phase(data, first, teacher, ends[0] / ends[-1] if ends[-1] else 1.0, len(learned))
     for left in (learned.take(torch.from_numpy(np.flatnonzero(~seen))), held):
         memory.observe(left, generator)
     memory.update(new, network)
@@ -127,10 +128,22 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
         if phase.afresh:
             network.restart(generator)
         data = balanced(memory)
-        run.phase(data, phase.plan, answers(network, parts, data, phase.plan), end / ends[-1])
+        run.phase(data, phase.plan, Teacher(network, parts, data, phase.plan), end / ends[-1])
     for part in constraints:
         part.end(network, new, generator)
     balance.finish(network, memory, Done(known, learned, held, network))
+
+
+def planned_steps(parts: Parts, old: Tensor, new: Batch, plan: Plan, whole: bool) -> int:
+    """How many steps a round takes where all is kept and nothing stops it. old: columns of what is kept already; whole:
+    whether each epoch goes through that too."""
+    learned, _ = split(new, parts.balance, parts.memory)
+    later, counts = parts.balance.phases(plan), torch.cat([old, learned.y]).bincount()
+    first = 0 if any(phase.afresh for phase in later) else plan.epochs
+    counts = counts[counts > 0]
+    sizes = [len(learned) + len(old) * whole, *[int(counts.min()) * len(counts)] * len(later)]
+    return sum(epochs * -(-size // plan.batch)
+               for epochs, size in zip([first, *(phase.plan.epochs for phase in later)], sizes))
 
 
 @dataclass
@@ -145,12 +158,12 @@ class Run:
     allowance: Allowance
     samples: int = 0
 
-    def phase(self, data: Batch, plan: Plan, old: tuple[Tensor, Tensor | None], until: float,
+    def phase(self, data: Batch, plan: Plan, teacher: Teacher, until: float,
               fresh: int = 0) -> NDArray[np.bool_]:
         """Train on data, of which the first `fresh` samples are new; which of those were shown to the memory, bool.
 
-        old: logits and features of the data by an earlier network, or None; until: the share of the time, for all
-        phases, at which this one ends.
+        until: the share of the time, for all phases, at which this one ends. Only beside new samples is anything
+        replayed.
         """
         network, parts, allowance, generator = self.network, self.parts, self.allowance, self.generator
         constraints, memory, shown = parts.constraints, parts.memory, np.zeros(fresh, bool)
@@ -163,13 +176,13 @@ class Run:
             share = max(done / steps, 1.0 if spent >= until else (spent - begun) / (until - begun))
             if share >= 1.0:
                 break
-            mine, replayed = data.take(rows), memory.replay(len(rows), generator)
+            mine, replayed = data.take(rows), memory.replay(len(rows), generator) if fresh else None
             batch = mine if replayed is None else mine.join(replayed)
             if plan.mirror and network.mirror is not None:
                 batch = batch.mirrored(network.mirror, generator)
-            before = tuple(None if each is None else each[rows] for each in old)
-            made = allowance.passes(network, constraints, batch, before[0], self.known, weights, plan.smoothing,
-                                    before[1], len(rows))
+            old, old_features = teacher(rows, replayed)
+            made = allowance.passes(network, constraints, batch, old, self.known, weights, plan.smoothing, old_features,
+                                    len(rows))
             value, gradients = made.loss, made.gradients
             for part in constraints:
                 part.observe(batch, gradients)
@@ -203,17 +216,32 @@ def split(new: Batch, balance: Balance, memory: Nothing) -> tuple[Batch, Batch]:
     return tuple(new.take(torch.from_numpy(np.flatnonzero(rows))) for rows in (~held, held))  # type: ignore[return-value]
 
 
-def answers(network: Network, parts: Parts, data: Batch, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
-    """Logits and features of the data by the network as it is, of what a part asks for: once, never again."""
-    known, asking = network.head.classes, (network.head, *parts.constraints)
-    logits, features = (any(getattr(part, name, False) for part in asking)
-                        for name in ("needs_old", "needs_old_features"))
-    if not (known and plan.epochs and (logits or features)):
-        return None, None
-    if not features:
-        return outputs(lambda x: network(x)[1], data.x, network.block), None
-    both = outputs(lambda x: torch.cat(network(x), 1), data.x, network.block)
-    return both[:, -known:], both[:, :-known]
+class Teacher:
+    """Logits and features by the network as it is now, where a part asks for them: of a data set once, never again, and
+    of what is replayed beside it by a copy of the network, sample by sample."""
+
+    def __init__(self, network: Network, parts: Parts, data: Batch, plan: Plan) -> None:
+        asking, self.known = (network.head, *parts.constraints), network.head.classes
+        logits, self.featured = (any(getattr(part, name, False) for part in asking)
+                                 for name in ("needs_old", "needs_old_features"))
+        self.asked = bool(self.known and plan.epochs and (logits or self.featured))
+        self.network = deepcopy(network).eval() if self.asked and parts.memory.replays else None
+        self.kept = self._told(network, data.x) if self.asked else None
+
+    def __call__(self, rows: Tensor, replayed: Batch | None) -> tuple[Tensor | None, Tensor | None]:
+        """Of those rows of the data set and of what is replayed."""
+        if self.kept is None:
+            return None, None
+        told = self.kept[rows]
+        if replayed is not None and self.network is not None:
+            told = torch.cat([told, self._told(self.network, replayed.x)])
+        return told[:, -self.known:], told[:, :-self.known] if self.featured else None
+
+    def _told(self, network: Network, x: Tensor) -> Tensor:
+        def told(part: Tensor) -> Tensor:
+            return torch.cat(network(part), 1) if self.featured else network(part)[1]
+
+        return outputs(told, x, network.block)
 
 
 def shuffled(count: int, plan: Plan, generator: np.random.Generator) -> Iterator[Tensor]:

@@ -105,6 +105,7 @@ class Nothing(Part):
     """Keeps nothing; the base of all memories."""
 
     bounded = True      # by the bytes that the user allows for exemplars
+    replays = False     # whether `replay` gives anything, once something is kept
     withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
     reserved = 0    # of these bytes, those that the next round takes beside exemplars
     each = 0        # samples of a round that a constraint is to look at, 0 for all
@@ -124,7 +125,7 @@ class Nothing(Part):
         """Take samples as kept from earlier rounds, without copying them."""
 
     def begin(self, network: Network) -> None:
-        """Before a round, with the network as it was left."""
+        """Before a round, with the network as it was left but for the outputs of new classes."""
 
     def dataset(self, new: Batch) -> Batch:
         """What a round goes through: its new samples first, then what the memory adds as a whole."""
@@ -216,6 +217,8 @@ class Reservoir(Exemplars):
     """A class-balanced reservoir: within a class, a uniform part of all its samples ever seen; what does not fit is
     taken from the largest class (Chrysakis & Moens 2020, algorithm 1)."""
 
+    replays = True
+
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         for sample, column in zip(new.x, new.y.tolist()):
             kept = self.kept.setdefault(column, [])
@@ -245,7 +248,7 @@ class Herding(Exemplars):
     """
 
     def dataset(self, new: Batch) -> Batch:
-        for column, samples in self.exemplars().items():
+        for column, samples in self.learned().items():
             new = new.join(Batch(samples, torch.full((len(samples),), column)))
         return new
 
@@ -279,7 +282,8 @@ class Everything(Nothing):
         self.all = old
 
     def dataset(self, new: Batch) -> Batch:
-        return new.join(self.all)
+        return new.join(self.all.take(torch.from_numpy(np.flatnonzero(~held_back(self.all)))) if self.withholds else
+                        self.all)
 
     def update(self, new: Batch, network: Network) -> None:
         self.all = self.all.join(new)

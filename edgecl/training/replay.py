@@ -45,11 +45,13 @@ class Recorded(Reservoir):
     DER++). Two draws are replayed, independent of each other: one for its logits, one for its labels, which count
     `replayed` times those of new samples.
 
-    A sample that was held without logits gets those of the network that a round begins with.
+    recording: the logits are those of the pass in which a sample came ("insertion"), or of the network when its round
+    is over ("round"). Outputs that come later are recorded when they come, before they learn: where all outputs are
+    there from the start, as in the paper, they are part of what is replayed too.
     """
 
-    def __init__(self, room: int, nothing: Batch, replayed: float) -> None:
-        self.replayed, self.width = replayed, 0
+    def __init__(self, room: int, nothing: Batch, replayed: float, recording: str) -> None:
+        self.replayed, self.recording, self.width = replayed, recording, 0
         self.logits: dict[int, list[Tensor]] = {}
         super().__init__(room, nothing)
 
@@ -64,18 +66,28 @@ class Recorded(Reservoir):
         return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT * self.width)
 
     def begin(self, network: Network) -> None:
+        self._complete(network)
+
+    def update(self, new: Batch, network: Network) -> None:
+        self._complete(network)
+
+    def _complete(self, network: Network) -> None:
         self.width = max(self.width, network.head.classes)
         for column, kept in self.kept.items():
             logits = self.logits.setdefault(column, [])
             logits += [torch.empty(0)] * (len(kept) - len(logits))
-            if network.head.classes and (lacking := [place for place, each in enumerate(logits) if not len(each)]):
+            lacking = [place for place, each in enumerate(logits) if len(each) < self.width]
+            if lacking:
                 samples = torch.stack([kept[place] for place in lacking])
                 for place, found in zip(lacking, outputs(lambda x: network(x)[1], samples, network.block)):
-                    logits[place] = found.clone()
+                    logits[place] = torch.cat([logits[place], found[len(logits[place]):]])
+        self._shrink(np.random.default_rng(sum(self.seen.values())))    # longer logits take more room
 
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         found = seen.logits if seen else torch.empty(len(new), 0)
         self.width = max(self.width, found.shape[1])
+        if self.recording == "round":
+            found = found[:, :0]
         for sample, column, logits in zip(new.x, new.y.tolist(), found):
             kept, recorded = self.kept.setdefault(column, []), self.logits.setdefault(column, [])
             self.seen[column] = self.seen.get(column, 0) + 1
@@ -85,12 +97,15 @@ class Recorded(Reservoir):
             elif generator.random() * self.seen[column] < len(kept):
                 place = int(generator.integers(len(kept)))
                 kept[place], recorded[place] = sample.clone(), logits.clone()
-            while sum(map(len, self.kept.values())) > self.capacity():
-                largest = max(self.kept, key=lambda column: len(self.kept[column]))
-                place = int(generator.integers(len(self.kept[largest])))
-                for values in (self.kept[largest], self.logits[largest]):
-                    values[place] = values[-1]
-                    values.pop()
+            self._shrink(generator)
+
+    def _shrink(self, generator: np.random.Generator) -> None:
+        while sum(map(len, self.kept.values())) > self.capacity():
+            largest = max(self.kept, key=lambda column: len(self.kept[column]))
+            place = int(generator.integers(len(self.kept[largest])))
+            for values in (self.kept[largest], self.logits[largest]):
+                values[place] = values[-1]
+                values.pop()
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
         drawn = self.drawn(n, generator) + self.drawn(n, generator)
@@ -125,6 +140,8 @@ class ByGradient(Exemplars):
     C_i / (c + C_i). Gradients are those of the last layer, (p - y) (x) h, whose cosine is the product of two: the
     exemplars that were replayed in the same step are the random ones.
     """
+
+    replays = True
 
     def __init__(self, room: int, nothing: Batch) -> None:
         self.scores: dict[int, list[float]] = {}

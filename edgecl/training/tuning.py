@@ -16,7 +16,7 @@ from edgecl.method import read_method
 from edgecl.training import confines, needs
 from edgecl.training.allowance import Allowance, Clock
 from edgecl.training.balance import Balance
-from edgecl.training.loop import Parts, Plan, learning_round
+from edgecl.training.loop import Parts, Plan, learning_round, planned_steps
 from edgecl.training.memory import Batch, Nothing
 from edgecl.training.network import outputs
 from edgecl.training.pretrained import empty, network_above
@@ -55,8 +55,10 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
     parts.memory.hold(Batch(x[:begin], columns[:begin]))
     new = Batch(x[begin:end], columns[begin:end])
     allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak, kept)
-    samples_an_epoch = len(new) + begin * (method.parts["memory"][0] in needs.WHOLE)
-    begun, steps, last = time.monotonic(), -(-samples_an_epoch // job.batch) * job.epochs, 0.0
+    plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
+                head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
+    steps = planned_steps(parts, columns[:begin], new, plan, method.parts["memory"][0] in needs.WHOLE)
+    begun, last = time.monotonic(), 0.0
     seen = 0
 
     def progress(done: int, loss: float) -> None:
@@ -67,8 +69,6 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
             tell(step=seen, steps=steps, loss=loss, rss=confines.status("VmRSS")[0], left=stop.left,
                  samples_per_second=done / max(now - begun, 1e-9), share=min(max(seen / steps, allowance.spent()), 1.0))
 
-    plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
-                head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
     learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, kept]), progress,
                    allowance)
     if not seen:
