@@ -17,6 +17,7 @@ from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.limits import Need, may_run
 from edgecl.readings import Readings, read
 from edgecl.rounds import ASKED
+from edgecl.runtime import machine
 from edgecl.runtime.rounding import RoundProcess
 from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
 from edgecl.runtime.view import View, new_samples, view_of
@@ -176,6 +177,7 @@ class Teacher:
         if self._busy_until is not None and now >= self._busy_until:
             self._busy_until = None
             self.learner.release()
+            machine.trim()
         if self._round is not None:
             self._watch(self._round)
         if now >= self._next_outside:
