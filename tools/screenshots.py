@@ -100,7 +100,7 @@ def photograph(driver: webdriver.Chrome, url: str, path: Path, width: int) -> No
                            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
     time.sleep(1)
     with Image.open(BytesIO(driver.get_screenshot_as_png())) as image:
-        image.convert("RGB").save(path, quality=82, method=6)
+        image.convert("RGB").save(path, quality=72, method=6)
     print(path, path.stat().st_size, "bytes", (width, height))
 
 

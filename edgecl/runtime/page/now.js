@@ -24,9 +24,7 @@ export function sees(source, said) {
     shown.label.textContent = said.unknown ? 'Something unknown' : said.label;
     shown.label.classList.toggle('unknown', said.unknown);
   }
-  const bar = measure('Confidence', percent(said.confidence), said.confidence).lastChild;
-  bar.className = 'bar';
-  shown.meter.replaceChildren(bar);
+  shown.meter.replaceChildren(measure('Confidence', percent(said.confidence), said.confidence, true).lastChild);
   shown.confidence.textContent = said.unknown ? `nearest is ${said.label}, ${percent(said.confidence)}` : `${percent(said.confidence)} sure`;
   shown.time.textContent = `${said.milliseconds.toFixed(1)} ms`;
   look(source);
