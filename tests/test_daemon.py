@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from helpers_daemon import cli, photos, running, told, until
 from helpers_rounds import conv_backbone
 
+from edgecl.commands.pupil import Parcel
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
 
@@ -97,7 +99,6 @@ def test_the_daemon_loads_no_torch(folder):
 def test_it_ends_within_two_seconds_while_it_learns(folder):
     with running(folder, BASE) as daemon:
         seen(daemon)
-        import threading
 
         def teach():
             try:
@@ -113,6 +114,30 @@ def test_it_ends_within_two_seconds_while_it_learns(folder):
         seconds, code = daemon.end()
         thread.join(10)
         assert (code, seconds < 2.0) == (0, True), daemon.log.read_text()
+
+
+def test_it_ends_within_two_seconds_while_it_answers_a_large_request(folder):
+    with running(folder, BASE) as daemon:
+        seen(daemon)
+        daemon.ask("learn_last", label="mug", seconds=5)
+        with daemon.client() as client, Parcel() as many:
+            for _ in range(20_000):
+                many.add(np.zeros((32, 32, 3), np.uint8))
+            caught = []
+
+            def predict():
+                try:
+                    client.ask("predict", many.seal())
+                except EdgeclError as error:
+                    caught.append(str(error))
+
+            thread = threading.Thread(target=predict)
+            thread.start()
+            time.sleep(0.3)
+            seconds, code = daemon.end()
+            thread.join(10)
+        assert (code, seconds < 2.0) == (0, True), daemon.log.read_text()
+        assert caught and ("stopping" in caught[0] or "did not answer" in caught[0])
 
 
 def test_after_a_kill_every_acknowledged_teaching_is_there(folder):

@@ -207,6 +207,8 @@ class Service:
         self._check(batch)
         info, answers = serving.backbone.info, []
         for sample in batch:   # one at a time: the loop gets its turn between two
+            if self.teacher.stopping:
+                raise stopping()
             begun = time.perf_counter()
             probabilities, unknown = serving.answer(prepare(sample[None], info.kind, info.input_shape))
             best = int(probabilities[0].argmax())
