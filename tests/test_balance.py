@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.balance import Balance, Chain, Done, Folded
+from edgecl.training.batch import Batch, Seen, held_back
 from edgecl.training.distillation import (
     ByRound,
     ClassShare,
@@ -22,7 +23,7 @@ from edgecl.training.distillation import (
 )
 from edgecl.training.heads import Asymmetric, Cosine, Proxies, Softmax, Step
 from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch, Herding, Nothing, Reservoir, Seen, balanced, held_back
+from edgecl.training.memory import Herding, Nothing, Reservoir, balanced
 from edgecl.training.network import Network, build
 from edgecl.training.rectify import (
     Alignment,

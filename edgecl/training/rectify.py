@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgecl.training.balance import Balance, Done, Phase
-from edgecl.training.memory import Batch, held_back
+from edgecl.training.batch import Batch, held_back
 from edgecl.training.network import Served, outputs
 
 if TYPE_CHECKING:
