@@ -89,12 +89,12 @@ const rounds = once((found, running, plan) => {
   $('start').disabled = running;
   $('start').textContent = running ? 'A round is running …' : 'Start a round';
   $('plan').textContent = running ? 'It answers as before meanwhile.' : plan ? `${plan[0].toUpperCase()}${plan.slice(1)}.` : '';
-  $('verdicts').replaceChildren(...found.slice(0, 8).map(each => {
+  $('verdicts').replaceChildren(...found.slice(0, 8).map((each, i) => {
     const checks = el('dl', {}, ...(each.checks ?? []).flatMap(([name, seen]) => [el('dt', {textContent: name}), el('dd', {className: 'quiet', textContent: seen})]));
     return el('li', {}, el('div', {className: 'head'}, el('span', {textContent: `${each.method}${each.seconds ? `, ${Math.round(each.seconds)} s` : ''}`}),
       el('span', {className: `tag ${each.taken ? 'yes' : 'no'}`, textContent: each.taken ? 'taken' : 'refused'})),
       el('p', {className: 'quiet small', textContent: each.taken ? `Generation ${each.generation} answers with it.` : (each.reasons ?? []).join('; ')}),
-      each.checks?.length ? el('details', {}, el('summary', {textContent: 'What the gate found'}), checks) : null);
+      each.checks?.length ? el('details', {open: !i}, el('summary', {textContent: 'What the gate found'}), checks) : null);
   }));
   if (!found.length) $('verdicts').replaceChildren(el('li', {className: 'quiet small', textContent: 'None yet. A round tunes the backbone in its own process; the gate takes its result only where it is better.'}));
 });
