@@ -3,7 +3,7 @@
 
     python tools/screenshots.py GROCERY OUT     # GROCERY: {train,test}/CLASS/*.jpg, such as the Grocery Store Dataset
 
-Needs Chromium and its driver: apt-get install chromium chromium-driver. A learning round runs first, of two minutes.
+Needs Chromium and its driver: apt-get install chromium chromium-driver. A learning round runs first.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -31,6 +32,7 @@ from edgecl.sources import Spec, read
 
 CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk",
            "Avocado")
+EACH, ROUND = 15, 300   # photos of a class, seconds at most
 SEEN = (*CLASSES, "Mango", "Kiwi")   # the last ones are new to it
 
 
@@ -62,20 +64,21 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
     learner = Learner.create(folder / "state", Settings(backbone="efficientnet-lite0", quota=64 * 10**6,
                                                         exemplars=4 * 10**6, codec="jpeg"))
     for name in CLASSES:
-        learner.learn(read(grocery / "train" / name, Spec(), name), name.replace("-", " ").lower())  # type: ignore[arg-type]
-    learner.round(Wish(seconds=140, memory=800 * 10**6))
+        photos = islice(read(grocery / "train" / name, Spec(), name), EACH)
+        learner.learn(photos, name.replace("-", " ").lower())  # type: ignore[arg-type]
+    learner.round(Wish(seconds=ROUND, memory=800 * 10**6, epochs=2))
     learner.close()
-    photos = folder / "photos"
-    photos.mkdir()
+    shown = folder / "photos"
+    shown.mkdir()
     for place, name in enumerate(SEEN):
         for number, photo in enumerate(sorted((grocery / "test" / name).glob("*.jpg"))[:4]):
-            shutil.copy(photo, photos / f"{number}-{place}.jpg")
+            shutil.copy(photo, shown / f"{number}-{place}.jpg")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = folder / "daemon.toml"
     config.write_text(f'state = "{folder / "state"}"\nhttp_listen = "127.0.0.1:{port}"\nrounds = "off"\n'
-                      f'[[source]]\nname = "camera"\nuri = "fake:{photos}?fps=3"\n')
+                      f'[[source]]\nname = "camera"\nuri = "fake:{shown}?fps=3"\n')
     return config, f"http://127.0.0.1:{port}/"
 
 
@@ -100,7 +103,7 @@ def photograph(driver: webdriver.Chrome, url: str, path: Path, width: int) -> No
                            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
     time.sleep(1)
     with Image.open(BytesIO(driver.get_screenshot_as_png())) as image:
-        image.convert("RGB").save(path, quality=82, method=6)
+        image.convert("RGB").save(path, quality=72, method=6)
     print(path, path.stat().st_size, "bytes", (width, height))
 
 

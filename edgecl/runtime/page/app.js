@@ -13,9 +13,9 @@ let allGenerations = false;
 const budget = once(b => {
   const bars = [
     measure('State on disk', `${size(b.used_bytes)} of ${size(b.quota_bytes)}`, b.used_bytes / b.quota_bytes),
-    measure('Exemplars', `${size(b.exemplar_bytes)} of ${size(b.exemplar_limit_bytes)}`, b.exemplar_bytes / Math.max(b.exemplar_limit_bytes, 1))];
+    measure('Exemplars', `${size(b.exemplar_bytes)} of ${size(b.exemplar_limit_bytes)}`, b.exemplar_bytes / Math.max(b.exemplar_limit_bytes, 1), true)];
   if (b.heat_celsius !== null) bars.push(measure('Heat', `${Math.round(b.heat_celsius)} °C${b.heat_limit === null ? '' : ` of ${Math.round(b.heat_limit)} °C`}`, b.heat_limit ? b.heat_celsius / b.heat_limit : 0));
-  if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery / 100), b.battery / 100));
+  if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery / 100), b.battery / 100, true));
   bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory. ` + (b.may_run.ok ? 'There is room for a learning round.' : `No learning round now: ${b.may_run.reason}.`)));
   $('bars').replaceChildren(...bars);
 });
@@ -67,8 +67,8 @@ const review = once((found, names) => {
   $('frames').replaceChildren(...found.slice(0, 12).map(each => {
     const shot = el('div', {className: 'shot'}), gone = () => { item.remove(); refresh(); };
     const named = name => tried(async () => { say(told(await post(`/api/review/${each.id}`, {class: name}))); gone(); });
-    const guesses = [each.label, ...names.filter(name => name !== each.label)].filter(Boolean).slice(0, 5);
-    const other = el('input', {placeholder: 'another name', maxLength: 64, autocomplete: 'off'});
+    const guesses = [each.label, ...names.filter(name => name !== each.label)].filter(Boolean).slice(0, 3);
+    const other = el('input', {placeholder: 'other name', maxLength: 64, autocomplete: 'off'});
     other.setAttribute('list', 'names');
     other.setAttribute('aria-label', `Another name for frame ${each.id}`);
     const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
@@ -89,12 +89,12 @@ const rounds = once((found, running, plan) => {
   $('start').disabled = running;
   $('start').textContent = running ? 'A round is running …' : 'Start a round';
   $('plan').textContent = running ? 'It answers as before meanwhile.' : plan ? `${plan[0].toUpperCase()}${plan.slice(1)}.` : '';
-  $('verdicts').replaceChildren(...found.slice(0, 8).map(each => {
+  $('verdicts').replaceChildren(...found.slice(0, 8).map((each, i) => {
     const checks = el('dl', {}, ...(each.checks ?? []).flatMap(([name, seen]) => [el('dt', {textContent: name}), el('dd', {className: 'quiet', textContent: seen})]));
     return el('li', {}, el('div', {className: 'head'}, el('span', {textContent: `${each.method}${each.seconds ? `, ${Math.round(each.seconds)} s` : ''}`}),
       el('span', {className: `tag ${each.taken ? 'yes' : 'no'}`, textContent: each.taken ? 'taken' : 'refused'})),
       el('p', {className: 'quiet small', textContent: each.taken ? `Generation ${each.generation} answers with it.` : (each.reasons ?? []).join('; ')}),
-      each.checks?.length ? el('details', {}, el('summary', {textContent: 'What the gate found'}), checks) : null);
+      each.checks?.length ? el('details', {open: !i}, el('summary', {textContent: 'What the gate found'}), checks) : null);
   }));
   if (!found.length) $('verdicts').replaceChildren(el('li', {className: 'quiet small', textContent: 'None yet. A round tunes the backbone in its own process; the gate takes its result only where it is better.'}));
 });

@@ -11,7 +11,6 @@ function view(source) {
   made.root = el('article', {className: 'card view'}, made.pane,
     el('div', {className: 'under'}, el('p', {className: 'quiet small', textContent: source}), made.label, made.meter,
       el('p', {className: 'meta small quiet'}, made.confidence, made.time)));
-  made.label.setAttribute('aria-live', 'polite');
   views.set(source, made);
   $('views').append(made.root);
   return made;
@@ -24,11 +23,10 @@ export function sees(source, said) {
     shown.label.textContent = said.unknown ? 'Something unknown' : said.label;
     shown.label.classList.toggle('unknown', said.unknown);
   }
-  const bar = measure('Confidence', percent(said.confidence), said.confidence).lastChild;
-  bar.className = 'bar';
-  shown.meter.replaceChildren(bar);
+  shown.meter.replaceChildren(measure('Confidence', percent(said.confidence), said.confidence, true).lastChild);
   shown.confidence.textContent = said.unknown ? `nearest is ${said.label}, ${percent(said.confidence)}` : `${percent(said.confidence)} sure`;
   shown.time.textContent = `${said.milliseconds.toFixed(1)} ms`;
+  if (said.changed) $('heard').textContent = `${source}: ${said.stable ?? 'something unknown'}`;  // not every frame
   look(source);
 }
 

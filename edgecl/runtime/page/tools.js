@@ -90,9 +90,9 @@ function curve(channels, about, cls) {
   return svg;
 }
 
-// A labelled bar: how much of what there may be.
-export function measure(title, text, share) {
-  const bar = el('div', {className: `bar${share >= .97 ? ' full' : share >= .85 ? ' near' : ''}`}, el('i'));
+// A labelled bar: how much of what there may be. calm: where all of it may be used without harm.
+export function measure(title, text, share, calm = false) {
+  const bar = el('div', {className: `bar${calm ? '' : share >= .97 ? ' full' : share >= .85 ? ' near' : ''}`}, el('i'));
   bar.setAttribute('role', 'meter');
   bar.setAttribute('aria-label', title);
   bar.setAttribute('aria-valuenow', Math.round(100 * share));
@@ -107,7 +107,7 @@ export function size(bytes) {
   return `${bytes} B`;
 }
 
-export const percent = share => `${Math.round(100 * share)} %`;
+export const percent = share => `${Math.round(100 * share)}\u00a0%`;
 export const count = (n, what, many = `${what}s`) => `${n.toLocaleString('en')} ${n === 1 ? what : many}`;
 
 export function ago(seconds) {
