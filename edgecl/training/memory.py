@@ -250,6 +250,8 @@ class Statistics(Nothing):
         return Lift(source, self.projection or source, self.power, self.projection > 0)
 
     def update(self, new: Batch, network: Network) -> None:
+        if self.withholds:
+            new = new.take(torch.from_numpy(np.flatnonzero(~held_back(new))))
         f = outputs(network.body if self.layer == "map" else network.features, new.x, network.block).numpy()
         h = self.lift(f.shape[1])(f)
         statistics = self.statistics() if self.arrays else ClassStatistics(h.mean(0))
