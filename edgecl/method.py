@@ -26,7 +26,7 @@ class Part:
     gives: frozenset[str] = frozenset()
 
 
-EXEMPLARS, STATISTICS = frozenset({"exemplars"}), frozenset({"statistics"})
+EXEMPLARS, STATISTICS, SUBNETWORKS = (frozenset({name}) for name in ("exemplars", "statistics", "sub-networks"))
 PARTS: dict[str, dict[str, Part]] = {
     "memory": {
         "none": Part("memory.Nothing"),
@@ -39,7 +39,13 @@ PARTS: dict[str, dict[str, Part]] = {
         "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
         "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
                                               "labels": ("exact", "drawn")})},
-    "plasticity": {},
+    "plasticity": {
+        "packnet": Part("packnet.PackNet", {"pruned": float}, gives=SUBNETWORKS)},
+    "task_rule": {
+        "none": Part("task_rules.TaskRule"),
+        "entropy": Part("task_rules.Entropy", needs=SUBNETWORKS),
+        "nearest-mean": Part("task_rules.NearestMean", needs=SUBNETWORKS),
+        "ncm": Part("task_rules.Gate", needs=SUBNETWORKS)},
     "balance": {
         "none": Part("balance.Balance"),
         "exemplar-means": Part("balance.ExemplarMeans", needs=EXEMPLARS),
@@ -49,7 +55,8 @@ PARTS: dict[str, dict[str, Part]] = {
         "sigmoid": Part("heads.Sigmoid"),
         "cosine": Part("heads.Cosine")},
 }
-DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "balance": "none", "head": "softmax"}
+DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "task_rule": "none",
+            "balance": "none", "head": "softmax"}
 TRAINING: dict[str, Any] = {"rate": 0.0, "momentum": 0.0, "decay": 0.0, "milestones": (), "factor": 1.0,
                             "clip": 0.0}
 KEYS = {"paper", "differs", "tuned", *PARTS, *TRAINING}
@@ -71,6 +78,11 @@ class Method:
     parts: dict[str, tuple[str, ...]]
     numbers: dict[str, Number]
     training: dict[str, Any]
+
+    @property
+    def plastic(self) -> bool:
+        """Whether each round gets a sub-network of its own, so that answers need a task or a rule that infers it."""
+        return bool(self.parts["plasticity"])
 
     def rows(self) -> list[tuple[str, Part]]:
         """(kind, row) of each part."""
@@ -145,9 +157,12 @@ def _check_works(path: Path, method: Method) -> None:
     given = frozenset().union(*(row.gives for _, row in method.rows()))
     for kind, row in method.rows():
         if lacks := row.needs - given:
-            makers = [name for name, memory in PARTS["memory"].items() if lacks <= memory.gives]
-            raise BadInput(f"{path.name}: its {kind} needs {', '.join(lacks)}, and its memory keeps none",
-                           f"give memory = {' or '.join(makers)}")
+            maker = "plasticity" if lacks == SUBNETWORKS else "memory"
+            makers = [name for name, part in PARTS[maker].items() if lacks <= part.gives]
+            raise BadInput(f"{path.name}: its {kind} needs {', '.join(lacks)}, and its {maker} keeps none",
+                           f"give {maker} = {' or '.join(makers)}")
+    if method.plastic:
+        _check_plastic(path, method)
     if method.tuned not in TUNED:
         raise BadInput(f"{path.name}: tuned = {method.tuned!r}", f"give one of {', '.join(TUNED)}")
     if method.tuned == "all" and "statistics" in given:
@@ -160,3 +175,20 @@ def _check_works(path: Path, method: Method) -> None:
         raise BadInput(f"{path.name}: a network is tuned and there is no rate", "give rate, the step size of SGD")
     if method.training["milestones"] and not method.training["factor"] >= 1:
         raise BadInput(f"{path.name}: factor = {method.training['factor']}", "give what divides the rate, 1 or more")
+
+
+def _check_plastic(path: Path, method: Method) -> None:
+    """What was learned in a sub-network stays as it is: nothing else may touch its weights, or need old outputs."""
+    if len(method.parts["plasticity"]) > 1:
+        raise BadInput(f"{path.name}: plasticity = {list(method.parts['plasticity'])}", "give one of them")
+    if method.parts["task_rule"] == ("none",):
+        rules = [rule for rule in PARTS["task_rule"] if rule != "none"]
+        raise BadInput(f"{path.name}: its sub-networks are one a task, and nothing tells which is to answer",
+                       f"give task_rule = {' or '.join(rules)}")
+    others = [kind for kind in ("memory", "constraint", "balance") if method.parts[kind] not in ((), ("none",))]
+    if others:
+        raise BadInput(f"{path.name}: plasticity beside {', '.join(others)}, though frozen sub-networks forget nothing",
+                       f"leave out {', '.join(others)}")
+    if method.tuned != "all" or method.training["decay"]:
+        raise BadInput(f"{path.name}: tuned = {method.tuned!r}, decay = {method.training['decay']} with plasticity",
+                       'give tuned = "all" and no decay: it would move weights that are frozen')

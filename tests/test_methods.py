@@ -15,6 +15,7 @@ from edgecl.training.session import Session
 
 METHODS = method_names()
 ROOM = 12 * (64 * 4 + 16)       # twelve digits or fewer
+SPACE = 500_000                 # for masks, own tensors and growth
 
 
 @cache
@@ -31,7 +32,8 @@ def everything():
 
 
 def session(method, seed=0, **more):
-    return Session(method, "mlp", (64,), "float32", ROOM, seed, **{"rate": 0.05, **more})
+    room = SPACE if read_method(method).plastic else ROOM
+    return Session(method, "mlp", (64,), "float32", room, seed, **{"rate": 0.05, **more})
 
 
 @cache

@@ -18,7 +18,7 @@ from edgecl.training.network import Network
 
 ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
 VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "strength": 1.0, "squared": True,
-          "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "solver": "slda"}
+          "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "solver": "slda", "pruned": 0.75}
 
 
 def class_of(kind, name):
@@ -62,7 +62,7 @@ def step(logits, targets, old=None, known=0):
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_a_row_names_a_class_and_its_very_numbers(kind, name):
     signature = inspect.signature(class_of(kind, name))
-    taken = [p for p in signature.parameters if p not in ("room", "nothing", "dimension", "args", "kwargs")]
+    taken = [p for p in signature.parameters if p not in ("room", "nothing", "dimension", "rule", "args", "kwargs")]
     assert taken == list(PARTS[kind][name].numbers)
     assert class_of(kind, name).__doc__
     assert set(PARTS[kind][name].numbers) <= set(VALUES), "give the new number a value in VALUES"

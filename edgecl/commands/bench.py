@@ -141,8 +141,10 @@ def more(result: Result) -> dict[str, float | None]:
     """What follows from the fields of a result."""
     from edgecl.evaluation import metrics
 
+    aware = result["task_aware_matrix"]
     return {"average_without_first_step": metrics.average_incremental_accuracy(result["step_accuracy"], first=False),
             "backward_transfer": metrics.backward_transfer(result["accuracy_matrix"]),
+            "task_aware_forgetting": metrics.forgetting(aware) if aware else None,
             "accuracy_per_byte": metrics.accuracy_per_byte(result["final_accuracy"], result["memory_bytes"])}
 
 
@@ -218,7 +220,8 @@ def write_page(job: Job, results: Sequence[Result], path: Path) -> None:
         return [*cells, *(_size(mine, name) for name in ("memory_bytes", "peak_rss_bytes")),
                 _cell(mine, "train_seconds", "{:.3g}", " "), _cell(mine, "samples_per_second", "{:,.0f}", " ")]
 
-    shown = [text for name, text in MEASURES.items() if results[0].get(name, 0) is not None]
+    shown = [text for name, text in MEASURES.items()
+             if {**results[0], **more(results[0])}[name] is not None]
     accuracies = {name: [spread([result["step_accuracy"][i] for result in mine])[0] for i in range(len(steps))]
                   for name, mine in methods.items()}
     names = list(methods)
@@ -244,4 +247,4 @@ def write_page(job: Job, results: Sequence[Result], path: Path) -> None:
 
 MEASURES = {"average_incremental_accuracy": "average", "average_without_first_step": "without first step",
             "final_accuracy": "final", "forgetting": "forgetting", "backward_transfer": "backward transfer",
-            "task_aware_accuracy": "task known"}
+            "task_aware_accuracy": "task known", "task_aware_forgetting": "forgotten, task known"}

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgecl.training.constraints import Constraint
     from edgecl.training.memory import Batch, Nothing
     from edgecl.training.network import Network
+    from edgecl.training.plasticity import Plasticity
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Parts:
     memory: Nothing
     balance: Balance
     constraints: list[Constraint] = field(default_factory=list)
+    plasticity: Plasticity | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Sgd:
         self.paces = paces or [1.0] * len(weights)
         self.speed = [torch.zeros_like(weight) for weight in weights]
 
+    def restart(self) -> None:
+        """Forget the momentum: what it was gathered for has changed."""
+        torch._foreach_zero_(self.speed)
+
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Clip the gradients' common norm, and step."""
         used = [row for row in zip(self.weights, self.speed, gradients, self.paces) if row[2] is not None]
@@ -98,6 +104,10 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
     old = outputs(lambda x: network(x)[1], data.x, network.block) if asked else None   # once a round, never again
     head.extend(classes, generator)
+    whole, plastic = network, parts.plasticity
+    if plastic is not None:     # what is trained is a sub-network for the new classes, with outputs of its own
+        network, data = plastic.begin(whole, data, generator)
+        plan, known, old = replace(plan, epochs=plan.epochs * plastic.passes), 0, None
     weights, paces = list(network.parameters()), network.paces((plan.head_rate or plan.rate) / (plan.rate or 1.0))
     sgd = Sgd(weights, plan, paces)
     for part in constraints:
@@ -115,7 +125,11 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
                                             weights, plan.smoothing)
         for part in constraints:
             gradients = part.project(gradients)
+        if plastic is not None:
+            gradients = plastic.mask(gradients)
         sgd.step(gradients, plan.rate_after(share))
+        if plastic is not None and plastic.after_step(max((done + 1) / steps, share)):
+            sgd.restart()
         for part in constraints:
             part.after_step()
         if done < steps // plan.epochs:
@@ -129,8 +143,10 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     network.eval()
     for part in constraints:
         part.end(network, new, generator)
+    if plastic is not None:
+        plastic.end(whole, data, generator)
     memory.update(new, network)
-    parts.balance.finish(network, memory)
+    parts.balance.finish(whole, memory)
 
 
 def shuffled(count: int, plan: Plan, generator: np.random.Generator) -> Iterator[Tensor]:
