@@ -40,7 +40,12 @@ PARTS: dict[str, dict[str, Part]] = {
         "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
                                               "labels": ("exact", "drawn")})},
     "plasticity": {
-        "packnet": Part("packnet.PackNet", {"pruned": float}, gives=SUBNETWORKS)},
+        "packnet": Part("packnet.PackNet", {"pruned": float}, gives=SUBNETWORKS),
+        "lottery": Part("lottery.Lottery", {"prunings": int, "each": float}, gives=SUBNETWORKS),
+        "clnp": Part("clnp.Clnp", {"sparsity": float, "margin": float}, gives=SUBNETWORKS),
+        "pathnet": Part("pathnet.PathNet", {"modules": int, "active": int, "population": int, "tournaments": int},
+                        gives=SUBNETWORKS),
+        "cpg": Part("cpg.Cpg", {"goal": float, "most": float, "mask_rate": float}, gives=SUBNETWORKS)},
     "task_rule": {
         "none": Part("task_rules.TaskRule"),
         "entropy": Part("task_rules.Entropy", needs=SUBNETWORKS),

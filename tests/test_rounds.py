@@ -15,7 +15,8 @@ from edgecl.learner import Learner
 from edgecl.method import method_names, read_method
 from edgecl.rounds import Wish
 
-TUNING = [name for name in method_names() if read_method(name).tuned != "none"]
+TUNING = [name for name in method_names() if read_method(name).tuned != "none"
+          and not read_method(name).plastic]
 KINDS = ["ash", "elm", "fir", "oak"]
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 """A network without the units that nothing goes into or comes out of, so that a smaller file answers the same."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def compacted(network: Network) -> tuple[Network, Tensor]:
         for layer in chain:
             _shrink(network.get_submodule(layer.name), layer, alive)
         features = alive[chain[-1].makes]
-        head = getattr(network.head, "head", network.head)
+        head: Any = getattr(network.head, "head", network.head)
         head.weight = nn.Parameter(head.weight[:, features].clone())
     return network, every[features]
 

@@ -32,6 +32,14 @@ def norm_names(network: nn.Module) -> list[str]:
             for part in ("weight", "bias", "running_mean", "running_var")]
 
 
+def fresh(weight: Tensor, generator: np.random.Generator) -> Tensor:
+    """Weights as at the start (He et al. 2015), biases of 0."""
+    if weight.dim() < 2:
+        return torch.zeros_like(weight)
+    drawn = generator.standard_normal(weight.shape, np.float32) * (2 / weight[0].numel()) ** 0.5
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
 def packed_bytes(values: int, bits: int) -> int:
     """Bytes of so many numbers of so many bits, as `pack` gives them."""
     return -(-values * bits // 8)

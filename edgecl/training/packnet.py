@@ -49,7 +49,11 @@ class Owned(Plasticity):
     def prune(self, share: float) -> None:
         """Give up that share of the task's weights in each layer, the smallest first; they become 0."""
         for name, weight in self.weights.items():
-            self.keep_only(name, self.largest(weight.abs(), self.mine[name], share))
+            self.keep_only(name, self.largest(self.scores(weight), self.mine[name], share))
+
+    def scores(self, weight: Tensor) -> Tensor:
+        """How much each weight is worth keeping."""
+        return weight.abs()
 
     def largest(self, scores: Tensor, mine: Tensor, share: float) -> Tensor:
         """bool: of the task's weights, those that are left when that share with the least scores is given up."""

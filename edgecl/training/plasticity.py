@@ -100,10 +100,10 @@ class Plasticity(Part):
         self.work = self.copied(network, columns)
         self.names = [name for name, _ in self.work.named_parameters()]
         self.free: dict[str, Tensor | bool] = {"head.head.scale": not self.tasks}
-        self.closed = False
-        self.open(network, generator)
         places = torch.tensor([columns.index(column) for column in new.y.tolist()])
-        return self.work, Batch(new.x, places)
+        self.samples = Batch(new.x, places)
+        self.open(network, generator)
+        return self.work, self.samples
 
     def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The gradients, without those of weights that are not free."""
@@ -131,7 +131,7 @@ class Plasticity(Part):
                     value.copy_(new_rows)
         own = {name: trained[name].clone() for name in self.own_names(network)}
         self.tasks = [task.without(set(columns)) for task in self.tasks] + [Task(columns, own, {})]
-        del self.work, self.free
+        del self.work, self.free, self.samples
         f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, new.x, network.block)
         first = f if len(self.tasks) == 1 else outputs(self.subnetwork(network, 0).features, new.x, network.block)
         self.tasks[-1].rule = self.rule.learn(f, first, new.y, len(columns))
@@ -205,14 +205,17 @@ class Plasticity(Part):
 
     def check(self, network: Network, classes: int) -> None:
         """Raise BudgetError where what a further task with so many classes adds would not fit."""
-        state = network.state_dict()
-        own = sum(state[name].nbytes for name in self.own_names(network))
-        width = network.head.weight.shape[1]
-        needed = (sum(self._task_bytes(task) for task in self.tasks) + own + 4 * classes
-                  + 4 * self.rule.numbers(width, classes) + self.mask_bytes(network, len(self.tasks) + 1))
+        needed = self.others(network, classes) + self.mask_bytes(network, len(self.tasks) + 1)
         if needed > self.room:
             raise BudgetError(f"{self.room} bytes can't hold the masks and the own tensors of {len(self.tasks) + 1} "
                               f"sub-network{'s' * bool(self.tasks)}", f"give --memory {needed} or more")
+
+    def others(self, network: Network, classes: int) -> int:
+        """Bytes of all but the masks, with one more task of so many classes."""
+        state = self.copied(network, []).state_dict()
+        own = sum(state[name].nbytes for name in self.own_names(network))
+        numbers = classes + self.rule.numbers(network.head.weight.shape[1], classes)
+        return sum(self._task_bytes(task) for task in self.tasks) + own + 4 * numbers
 
     @staticmethod
     def _task_bytes(task: Task) -> int:
