@@ -10,6 +10,7 @@ import torch
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.datasets import digits
+from edgecl.evaluation.report import tasks_and_units
 from edgecl.method import method_names, read_method
 from edgecl.training.clnp import Clnp
 from edgecl.training.compact import compacted
@@ -498,3 +499,31 @@ def test_cpgs_masks_follow_adam_on_the_straight_through_gradient():
         reference.grad = gradient.clone()
         adam.step()
     torch.testing.assert_close(part.real["w"], reference.detach())
+
+
+# the file ---------------------------------------------------------------------------------------
+
+
+def test_what_sub_networks_share_is_in_the_file_once(tmp_path):
+    """Nine tasks: their masks take more than a byte."""
+    (tmp_path / "own.toml").write_text(PLASTIC + 'task_rule = "entropy"\n')
+    learner = session(tmp_path / "own.toml")
+    for task in range(9):
+        x, y = steps()[task % 3]
+        learner.learn(x, y + 10 * task)
+    weights = 64 * 256 + 256 * 128
+    own = 9 * 4 * (256 + 128 + len(learner.classes) * 129)      # biases, and the head, of which each has a copy
+    exported = learner.export()
+    assert weights * 6 < len(exported) < weights * 6 + own + 60_000
+    runtime = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    found = runtime.run(None, {"input": everything()})
+    with torch.no_grad():
+        wanted = learner.parts.plasticity.serve(learner.network)(torch.from_numpy(everything()))
+    for a, b in zip(found, wanted):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_report_has_a_picture_of_what_each_task_uses():
+    learner = taught("clnp")
+    drawing = tasks_and_units(learner.usage())
+    assert drawing.count("<image") >= 2 and "body.1: 256 units" in drawing

@@ -87,7 +87,8 @@ def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np
 
     memory_bytes: the most that was kept after any step; samples_per_second: new samples, by the seconds of `learn`
     alone; task_aware_matrix: the matrix with the task known, None where job.multi_head was not asked for; units_used:
-    see `Session.usage`, None where there are no sub-networks. tell: called after each step with {"step", "of", "accuracy"}.
+    see `Session.usage`, None where there are no sub-networks. tell: called after each step with {"step", "of",
+    "accuracy"}.
     """
     matrix: list[list[float]] = []
     over_seen: list[float] = []
@@ -113,7 +114,8 @@ def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np
     return {"method": job.method, "data": job.data, "scenario": job.scenario, "seed": job.seed,
             "classes": len(split.class_names), "steps": len(steps), "accuracy_matrix": matrix,
             "step_accuracy": over_seen, "average_incremental_accuracy": metrics.average_incremental_accuracy(over_seen),
-            "final_accuracy": over_seen[-1], "forgetting": metrics.forgetting(matrix), "task_aware_accuracy": metrics.task_aware_accuracy(aware[-1]) if aware else None,
+            "final_accuracy": over_seen[-1], "forgetting": metrics.forgetting(matrix),
+            "task_aware_accuracy": metrics.task_aware_accuracy(aware[-1]) if aware else None,
             "task_aware_matrix": aware or None, "units_used": getattr(session, "usage", dict)() or None,
             "memory_bytes": kept, "train_seconds": seconds,
             "samples_per_second": sum(len(step.train) for step in steps) / seconds}

@@ -29,7 +29,7 @@ BETAS, TINY = (0.9, 0.999), 1e-8        # of Adam
 
 class Cpg(Owned):
     """Learn free weights and, by real-valued masks with a straight-through gradient, which frozen ones to pick; grow
-    where the accuracy's goal is not reached; prune in steps as long as it is (Hung et al. 2019, section 3, algorithm 1).
+    where the accuracy's goal is not reached; prune in steps as long as it is (Hung et al. 2019, section 3).
 
     goal: accuracy on the round's own samples, or what was reached where that is less; most: how many times as wide it
     may become; mask_rate: Adam's, of the masks. What is stored: owners, picks as a bit a weight and task, and what has

@@ -26,6 +26,8 @@ class Owned(Plasticity):
     """The base of methods whose weights have owners: 0 for no one, k + 1 for task k, whose sub-network is made of all
     weights that were owned by then. What is stored is the owner of each weight, in as few bits as it takes."""
 
+    compact = False
+
     def __init__(self, room: int, rule: TaskRule) -> None:
         super().__init__(room, rule)
         self.owner: dict[str, Tensor] = {}

@@ -78,11 +78,14 @@ class Plasticity(Part):
 
     A method says which weights a round may train (`open`, `after_step`), which it keeps (`close`), which belong to a
     task (`masks`), and how it stores that (`kept`, `take`, `mask_bytes`). passes: how many times the epochs of a round
-    it takes; shared_bias: whether a unit's bias is a weight like others, or each task has its own.
+    it takes; compact: whether units of no use are cut out of what serves; else what sub-networks share is stored once
+    in the exported file (`training.sharing`); shared_bias: whether a unit's bias is a weight like others, or each task
+    has its own.
     """
 
     needs_task_id = True
     passes = 1
+    compact = True
     shared_bias = False
 
     def __init__(self, room: int, rule: TaskRule) -> None:
@@ -191,7 +194,8 @@ class Plasticity(Part):
     def serve(self, network: Network) -> nn.Module:
         """An input -> (features of all sub-networks, logits of all classes), see `pick`; without units of no use."""
         if self.served is None:
-            self.served = Served([self.subnetwork(network, k) for k in range(len(self.tasks))], self.tasks, self.rule)
+            nets = [self.subnetwork(network, k) for k in range(len(self.tasks))]
+            self.served = Served(nets, self.tasks, self.rule, self.compact)
         return self.served.eval()
 
     def usage(self, network: Network) -> dict[str, list[list[float]]]:
@@ -242,9 +246,10 @@ class Plasticity(Part):
 class Served(nn.Module):
     """All sub-networks and the rule in one graph. Units of no use are gone, by `compact`."""
 
-    def __init__(self, nets: Sequence[Network], tasks: Sequence[Task], rule: TaskRule) -> None:
+    def __init__(self, nets: Sequence[Network], tasks: Sequence[Task], rule: TaskRule, compact: bool) -> None:
         super().__init__()
-        small = [compacted(net) for net in nets]
+        every = torch.arange(nets[0].head.weight.shape[1])
+        small = [compacted(net) if compact else (net, every) for net in nets]
         self.nets, self.rule = nn.ModuleList([net for net, _ in small]), rule
         places = [small[0 if rule.first else k][1] for k in range(len(tasks))]
         self.kept = [{name: t[:, units] if t.dim() == 2 else t for name, t in task.rule.items()}

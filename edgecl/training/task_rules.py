@@ -16,8 +16,8 @@ LEAST = 1e-6      # below which a spread or an entropy's bound counts as nothing
 class TaskRule:
     """No rule: for methods whose network answers for all classes at once; the base of all.
 
-    What a rule keeps of a task is a dict of tensors, a row a class. first: whether it looks at the features of the first
-    task's sub-network, not at the task's own.
+    What a rule keeps of a task is a dict of tensors, a row a class. first: whether it looks at the features of the
+    first task's sub-network, not at the task's own.
     """
 
     first = False
