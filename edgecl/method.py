@@ -45,7 +45,9 @@ PARTS: dict[str, dict[str, Part]] = {
         "clnp": Part("clnp.Clnp", {"sparsity": float, "margin": float}, gives=SUBNETWORKS),
         "pathnet": Part("pathnet.PathNet", {"modules": int, "active": int, "population": int, "tournaments": int},
                         gives=SUBNETWORKS),
-        "cpg": Part("cpg.Cpg", {"goal": float, "most": float, "mask_rate": float}, gives=SUBNETWORKS)},
+        "cpg": Part("cpg.Cpg", {"goal": float, "most": float, "mask_rate": float}, gives=SUBNETWORKS),
+        "den": Part("den.Den", {"l1": float, "l2": float, "group": float, "drift": float, "units": int, "loss": float,
+                                "split": float}, gives=SUBNETWORKS)},
     "task_rule": {
         "none": Part("task_rules.TaskRule"),
         "entropy": Part("task_rules.Entropy", needs=SUBNETWORKS),

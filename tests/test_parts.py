@@ -20,7 +20,8 @@ ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
 VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "strength": 1.0, "squared": True,
           "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "solver": "slda", "pruned": 0.75,
           "prunings": 3, "each": 0.2, "sparsity": 0.01, "margin": 0.01, "modules": 10, "active": 4, "population": 8,
-          "tournaments": 4, "goal": 0.97, "most": 1.5, "mask_rate": 1e-3}
+          "tournaments": 4, "goal": 0.97, "most": 1.5, "mask_rate": 1e-3,
+          "l1": 1e-4, "l2": 1e-4, "group": 1e-3, "drift": 0.5, "units": 10, "loss": 0.01, "split": 0.05}
 
 
 def class_of(kind, name):

@@ -15,15 +15,18 @@ from edgecl.method import method_names, read_method
 from edgecl.training.clnp import Clnp
 from edgecl.training.compact import compacted
 from edgecl.training.cpg import Cpg
+from edgecl.training.den import Den
 from edgecl.training.heads import Softmax
 from edgecl.training.lottery import Lottery
 from edgecl.training.masks import bits_for, pack, unpack, weight_names
+from edgecl.training.memory import Batch
 from edgecl.training.network import build, outputs
 from edgecl.training.pathnet import PathNet
 from edgecl.training.session import Session
 from edgecl.training.task_rules import pick
 
 METHODS = [name for name in method_names() if read_method(name).plastic]
+FROZEN = [name for name in METHODS if name != "den"]     # which goes on changing old units a little
 UNITS = ("clnp", "pathnet", "cpg", "den")      # whose units must be told apart
 SPACE = 500_000
 SHAPES = {"mlp": ((64,), "float32"), "cnn": ((16, 16, 1), "uint8"), "resnet32": ((16, 16, 3), "uint8"),
@@ -74,7 +77,7 @@ def made_up(network, seed, n=24):
 # the contract -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FROZEN)
 def test_a_frozen_sub_network_does_not_change_by_a_bit(method):
     learner, before = session(method, epochs=2), []
     for x, y in steps():
@@ -100,7 +103,8 @@ def test_other_networks_too_and_their_export_answers_the_same(method, network):
         learner.learn(*made_up(network, task))
         old = old or answers(learner, 0, made_up(network, 0)[0])
     x = made_up(network, 0)[0]
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(old, answers(learner, 0, x)))
+    same = [a.tobytes() == b.tobytes() for a, b in zip(old, answers(learner, 0, x))]
+    assert all(same) or method not in FROZEN
     found = onnxruntime.InferenceSession(learner.export(), providers=["CPUExecutionProvider"]).run(None, {"input": x})
     with torch.no_grad():
         wanted = learner.parts.plasticity.serve(learner.network)(torch.from_numpy(x))
@@ -527,3 +531,90 @@ def test_the_report_has_a_picture_of_what_each_task_uses():
     learner = taught("clnp")
     drawing = tasks_and_units(learner.usage())
     assert drawing.count("<image") >= 2 and "body.1: 256 units" in drawing
+
+
+# DEN --------------------------------------------------------------------------------------------
+
+
+def den(room=SPACE, epochs=2, **numbers):
+    learner = session("den", epochs=epochs)
+    values = {"l1": 5e-4, "l2": 1e-4, "group": 1e-3, "drift": 0.5, "units": 10, "loss": 0.01, "split": 0.05, **numbers}
+    learner.parts.plasticity = Den(room, learner.parts.plasticity.rule, **values)
+    for x, y in steps()[:2]:
+        learner.learn(x, y)
+    return learner.parts.plasticity, learner
+
+
+def counts(part):
+    """Group -> units that came with each task."""
+    return {group: [int((stamps == k).sum()) for k in (1, 2)] for group, stamps in part.stamps.items()}
+
+
+def test_den_adds_units_only_where_the_loss_stays_over_the_threshold():
+    assert counts(den(loss=1e9, split=1e9)[0]) == {"body.1": [256, 0], "neck.0": [128, 0]}
+    assert counts(den(loss=0.0, split=1e9)[0]) == {"body.1": [256, 10], "neck.0": [128, 10]}
+
+
+def test_dens_splits_are_triggered_by_drift():
+    part = den(loss=1e9, split=0.01)[0]
+    some = counts(part)
+    assert counts(den(loss=1e9, split=1e9)[0]) == {"body.1": [256, 0], "neck.0": [128, 0]}
+    assert all(0 < some[group][1] < size for group, size in (("body.1", 256), ("neck.0", 128)))
+    kept = part.kept()
+    wide = {group: sum(pair) for group, pair in some.items()}
+    weights = 64 * wide["body.1"] + wide["body.1"] * wide["neck.0"] + sum(wide.values())
+    assert len(kept["extra"]) == weights - 64 * 256 - 256 * 128 - 384, "what has grown is counted"
+
+
+def test_a_split_unit_goes_back_and_its_copy_answers_for_the_new_task(monkeypatch):
+    seen = {}
+    original = Den._split
+
+    def split(self):
+        seen["drift"] = self.drifted()
+        trained = {name: value.clone() for name, value in self.parameters.items()}
+        before = outputs(lambda x: self.work(x)[1], self.samples.x)
+        original(self)
+        for group, pairs in self.copies.items():
+            assert [old for old, _ in pairs] == (seen["drift"][group] > 0.01).nonzero().flatten().tolist()
+            for old, _ in pairs:
+                for part in ("weight", "bias"):
+                    name = f"{group}.{part}"
+                    assert torch.equal(self.parameters[name][old], self.before[name][old]), "the old one goes back"
+            if group == "body.1":
+                assert all(torch.equal(self.parameters["body.1.weight"][new], trained["body.1.weight"][old])
+                           for old, new in pairs), "the copy goes on"
+        after = outputs(lambda x: self.work(x)[1], self.samples.x)
+        seen["agree"] = float((before.argmax(1) == after.argmax(1)).float().mean())
+
+    monkeypatch.setattr(Den, "_split", split)
+    den(loss=1e9, split=0.01)
+    assert seen["agree"] > 0.9
+
+
+def test_den_follows_non_zero_paths_from_the_tasks_outputs():
+    part, learner = den()
+    part.begin(learner.network, Batch(torch.from_numpy(everything()[:8]), torch.arange(8) % 2), rng())
+    head, neck = part.parameters["head.head.weight"], part.parameters["neck.0.weight"]
+    head[part.rows[0], 5] = 1.0
+    neck[5] = 0
+    neck[5, [3, 200]] = 1.0
+    found = part.selected()
+    assert found["neck.0"].nonzero().flatten().tolist() == [5]
+    assert found["body.1"].nonzero().flatten().tolist() == [3, 200]
+
+
+def test_den_answers_for_a_task_without_units_that_came_later():
+    part, learner = den(loss=0.0)
+    net = part.subnetwork(learner.network, 0).state_dict()
+    late = part.stamps["body.1"] == 2
+    assert late.any() and not net["body.1.weight"][late].any() and not net["neck.0.weight"][:, late].any()
+    before = answers(learner, 0, everything())[1].argmax(1)
+    x, y = steps()[2]
+    learner.learn(x, y)
+    assert (answers(learner, 0, everything())[1].argmax(1) == before).mean() > 0.9, "it may drift, but little"
+
+
+def test_den_grows_no_further_than_its_memory():
+    _, learner = den(room=30_000, loss=0.0)
+    assert learner.nbytes <= 30_000

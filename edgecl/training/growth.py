@@ -1,7 +1,7 @@
 """Networks with more units: the old ones come first, so that what they compute among themselves is where it was."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def grow(network: Network, width: dict[str, int]) -> None:
-    """Give each group so many units; what is new is 0. The features keep their number, for the head's sake."""
+    """Give each group so many units; what is new is 0. The head reads as many features as there are then."""
     chain, before = layers(network), sizes(network)
     for layer in chain:
         module = network.get_submodule(layer.name)
@@ -29,10 +29,13 @@ def grow(network: Network, width: dict[str, int]) -> None:
             module.out_features, module.in_features = made, read
         else:
             module.out_channels, module.in_channels = made, read    # type: ignore[assignment]
+    head: Any = getattr(network.head, "head", network.head)
+    more = width[chain[-1].makes] - head.weight.shape[1]
+    head.weight = nn.Parameter(torch.cat([head.weight.detach(), head.weight.new_zeros(len(head.weight), more)], 1))
 
 
 def widths(network: Network, factor: float) -> dict[str, int]:
-    """Group -> units when all but the features are wider by a factor."""
+    """Group -> units when all but the features are wider by a factor: the head's weights are as they were."""
     found = sizes(network)
     last = layers(network)[-1].makes
     return {group: size if group == last else int(size * factor) for group, size in found.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BudgetError
 from edgecl.training.compact import compacted
@@ -100,7 +101,7 @@ class Plasticity(Part):
         """The network that this round trains, whose outputs are the classes of the new samples, and these with its
         columns."""
         columns = sorted(set(new.y.tolist()))
-        self.work = self.copied(network, columns)
+        self.work = self.working(network, columns)
         self.names = [name for name, _ in self.work.named_parameters()]
         self.free: dict[str, Tensor | bool] = {"head.head.scale": not self.tasks}
         places = torch.tensor([columns.index(column) for column in new.y.tolist()])
@@ -128,11 +129,12 @@ class Plasticity(Part):
         with torch.no_grad():
             for name, value in network.head.named_parameters():
                 new_rows = trained[f"head.head.{name}"]
-                if value.dim():
-                    value[columns] = new_rows[columns]
+                if value.dim():     # a head that has grown reads more features
+                    value[columns] = new_rows[columns][..., :value.shape[-1]] if value.dim() > 1 else new_rows[columns]
                 else:
                     value.copy_(new_rows)
         own = {name: trained[name].clone() for name in self.own_names(network)}
+        own |= self.beside(network)
         self.tasks = [task.without(set(columns)) for task in self.tasks] + [Task(columns, own, {})]
         del self.work, self.free, self.samples
         f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, new.x, network.block)
@@ -147,6 +149,14 @@ class Plasticity(Part):
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         """Give the network the weights of `work` that are to be kept."""
+
+    def working(self, network: Network, columns: Sequence[int]) -> Network:
+        """The network that a round trains."""
+        return self.copied(network, columns)
+
+    def beside(self, network: Network) -> dict[str, Tensor]:
+        """What else is a task's own once `work` is trained."""
+        return {}
 
     def masks(self, network: Network, task: int) -> dict[str, Tensor]:
         """bool, of the shape of each weight that the task's sub-network does not have all of."""
@@ -188,7 +198,8 @@ class Plasticity(Part):
             for name, mask in self.masks(network, task).items():
                 state[name].copy_(torch.where(mask, state[name], 0))
             for name, value in own.items():
-                state[name].copy_(value)
+                if name in state:
+                    state[name].copy_(value)
         return made
 
     def serve(self, network: Network) -> nn.Module:
@@ -216,9 +227,10 @@ class Plasticity(Part):
 
     def others(self, network: Network, classes: int) -> int:
         """Bytes of all but the masks, with one more task of so many classes."""
-        state = self.copied(network, []).state_dict()
+        wide = self.copied(network, [])
+        state = wide.state_dict()
         own = sum(state[name].nbytes for name in self.own_names(network))
-        numbers = classes + self.rule.numbers(network.head.weight.shape[1], classes)
+        numbers = classes + self.rule.numbers(wide.head.weight.shape[1], classes)
         return sum(self._task_bytes(task) for task in self.tasks) + own + 4 * numbers
 
     @staticmethod
@@ -252,8 +264,8 @@ class Served(nn.Module):
         small = [compacted(net) if compact else (net, every) for net in nets]
         self.nets, self.rule = nn.ModuleList([net for net, _ in small]), rule
         places = [small[0 if rule.first else k][1] for k in range(len(tasks))]
-        self.kept = [{name: t[:, units] if t.dim() == 2 else t for name, t in task.rule.items()}
-                     for task, units in zip(tasks, places)]
+        self.kept = [{name: F.pad(t, (0, len(every) - t.shape[1]))[:, units] if t.dim() == 2 else t
+                      for name, t in task.rule.items()} for task, units in zip(tasks, places)]   # or it has grown since
         order = [column for task in tasks for column in task.columns]
         self.order = torch.tensor(order).argsort()
         self.answering = [k for k, task in enumerate(tasks) if task.columns]

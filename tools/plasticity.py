@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Sub-networks beside separate networks, er and slda: `tools/plasticity.py OUT [--seeds 0,1,2]` -> docs/plasticity.md.
+
+Runs `edgecl bench` for each setting and task rule; what OUT holds already is not run again.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edgecl.evaluation.bench import Job, prepare
+from edgecl.method import FOLDER, PARTS, method_names, read_method
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/plasticity.md"
+SETTINGS = {    # name -> arguments of bench
+    "digits, 5 x 2, mlp": {"data": "digits", "backbone": "mlp", "epochs": 3},
+    "watch, 3 steps, tcn": {"data": "watch", "backbone": "tcn", "epochs": 3, "steps": 3},
+    "watch, 7 steps of one exercise, tcn": {"data": "watch", "backbone": "tcn", "epochs": 3, "steps": 7},
+    "Fashion-MNIST, 5 x 2, 200 a class, cnn": {"data": "fashion", "backbone": "cnn", "epochs": 2, "per_class": 200}}
+RULES = [rule for rule in PARTS["task_rule"] if rule != "none"]
+ORDER = ["packnet", "lottery", "clnp", "cpg", "pathnet", "den"]
+BESIDE = ["er", "slda"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", default="0,1,2")
+    options = parser.parse_args()
+    plastic = [name for name in ORDER if name in method_names() and read_method(name).plastic]
+    page = [PREFACE.format(seeds=len(options.seeds.split(",")))]
+    for title, given in SETTINGS.items():
+        results = bench(options.out, given, options.seeds, [*plastic, *BESIDE])
+        results |= bench(options.out, given, options.seeds.split(",")[0], with_rules(options.out, plastic))
+        separate = [apart(given, int(seed)) for seed in options.seeds.split(",")]
+        page.append(f"## {title}\n\n{table(plastic, results, separate)}")
+        PAGE.write_text("\n\n".join(page) + "\n", "utf-8")
+    return 0
+
+
+def with_rules(out: Path, methods: list[str]) -> list[str]:
+    """The .toml files of each method with each rule."""
+    made = []
+    for name in methods:
+        text, own = (FOLDER / f"{name}.toml").read_text("utf-8"), read_method(name).parts["task_rule"][0]
+        for rule in (rule for rule in RULES if rule != own):
+            path = out / "methods" / f"{name}.{rule}.toml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace(f'task_rule = "{own}"', f'task_rule = "{rule}"'), "utf-8")
+            made.append(str(path))
+    return made
+
+
+def bench(out: Path, given: dict[str, Any], seeds: str, methods: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Method -> its results, by `edgecl bench`."""
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    done = subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(methods), "--seeds", seeds,
+                           "--multi-head", "--json", "--out", str(out), *words], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in done.stdout.splitlines():
+        result = json.loads(line)
+        found.setdefault(Path(result["method"]).name.removesuffix(".toml"), []).append(result)
+    return found
+
+
+def apart(given: dict[str, Any], seed: int) -> tuple[float, int]:
+    """A network of its own for each task: the mean accuracy, and the bytes of all but the first."""
+    from edgecl.training.bench_seed import session_settings
+    from edgecl.training.session import Session
+
+    job = Job("finetune", seed=seed, **given)
+    split, steps = prepare(job)
+    right, size = [], 0
+    for step in steps:
+        learner = Session(**session_settings(job, split))
+        learner.learn(split.x_train[step.train], split.y_train[step.train])
+        right.append(float((learner.predict(split.x_test[step.test]) == split.y_test[step.test]).mean()))
+        size = sum(weight.nbytes for weight in learner.network.parameters())
+    return sum(right) / len(right), (len(steps) - 1) * size
+
+
+def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate: list[tuple[float, int]]) -> str:
+    """Markdown: medians over the seeds."""
+    lines = ["| method | task known | forgotten, task known | " + " | ".join(f"by {rule}" for rule in RULES)
+             + " | bytes kept | seconds |", "|---|" + "---:|" * (4 + len(RULES))]
+    for name in plastic:
+        if name not in results:
+            lines.append(f"| `{name}` | refused |" + " |" * (3 + len(RULES)))
+            continue
+        first, own = results[name], read_method(name).parts["task_rule"][0]
+        by_rule = [results.get(name if rule == own else f"{name}.{rule}") for rule in RULES]
+        shares = " | ".join(middle(mine, "final_accuracy") if mine else "" for mine in by_rule)
+        lines.append(f"| `{name}` | {middle(first, 'task_aware_accuracy')} | {max(map(lost, first)):.3f} | {shares}"
+                     f" | {middle(first, 'memory_bytes', '{:,.0f}')} | {middle(first, 'train_seconds', '{:.1f}')} |")
+    lines.append(f"| separate networks | {median(share for share, _ in separate):.3f} | 0.000 |"
+                 + " |" * len(RULES) + f" {separate[0][1]:,} | |")
+    for name in BESIDE:
+        if found := results.get(name):
+            lines.append(f"| `{name}` | {middle(found, 'task_aware_accuracy')} | {max(map(lost, found)):.3f} | "
+                         + f"{middle(found, 'final_accuracy')} (no rule) |" + " |" * (len(RULES) - 1)
+                         + f" {middle(found, 'memory_bytes', '{:,.0f}')} | "
+                         + f"{middle(found, 'train_seconds', '{:.1f}')} |")
+    return "\n".join(lines)
+
+
+def lost(result: dict[str, Any]) -> float:
+    """What was forgotten with the task known."""
+    from edgecl.evaluation.metrics import forgetting
+
+    return forgetting(result["task_aware_matrix"])
+
+
+def middle(results: list[dict[str, Any]], name: str, form: str = "{:.3f}") -> str:
+    return form.format(median(result[name] for result in results))
+
+
+PREFACE = """# Sub-networks: growing, choosing and masking
+
+`packnet`, `lottery`, `clnp`, `cpg`, `pathnet` and `den` give each round a sub-network of its own, which later rounds
+do not change. They need to know the task. Where it is not given, a rule infers it (`task_rule` in the method's file):
+`entropy` takes the sub-network that is surest; `nearest-mean` the one in whose features the sample lies nearest to a
+class mean, as a share of what is usual there; `ncm` the task of the nearest class mean in the first task's features.
+A state serves one network without a task id: `edgecl round` refuses these methods.
+
+Made by `tools/plasticity.py` from the results of `edgecl bench`: medians of {seeds} seeds (of other rules than the
+method's own: the first seed), final accuracies; what is
+forgotten is the most over seeds. Bytes are masks, owners, what has grown, each task's own biases and normalisation,
+and nothing of the served network. Separate networks are trained for as many epochs, one a task; their bytes are those
+of all but the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight
+times."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
