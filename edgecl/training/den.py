@@ -266,9 +266,15 @@ class Den(Plasticity):
         return float(F.cross_entropy(logits, self.samples.y))
 
     def _fits(self, width: dict[str, int]) -> bool:
-        classes, features = len(self.rows), width[self.last] - self.network.head.weight.shape[1]
-        return (self.others(self.network, classes) + self._bytes(self.network, width)
-                + 4 * classes * features + 4 * self.rule.numbers(width[self.last], classes)) <= self.room
+        classes, now = len(self.rows), self.width(self.network)[self.last]
+        more = classes * (width[self.last] - now) + self.rule.numbers(width[self.last], classes) \
+            - self.rule.numbers(now, classes)
+        return self.others(self.network, classes) + self._bytes(self.network, width) + 4 * more <= self.room
+
+    def others(self, network: Network, classes: int) -> int:
+        """With the outputs' weights of features that have grown."""
+        features = list(self.width(network).values())[-1] - network.head.weight.shape[1]
+        return super().others(network, classes) + 4 * classes * features
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         stamp = len(self.tasks) + 1
@@ -307,7 +313,6 @@ class Den(Plasticity):
         self.extra = torch.tensor(kept["extra"]) if "extra" in kept else torch.zeros(0)
 
     def mask_bytes(self, network: Network, tasks: int) -> int:
-        # and the task's outputs of features that have grown
         return self._bytes(network, self.width(network))
 
     def _bytes(self, network: Network, width: dict[str, int]) -> int:
