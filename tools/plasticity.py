@@ -21,8 +21,8 @@ from edgecl.method import FOLDER, PARTS, method_names, read_method
 PAGE = Path(__file__).resolve().parents[1] / "docs/plasticity.md"
 SETTINGS = {    # name -> arguments of bench
     "digits, 5 x 2, mlp": {"data": "digits", "backbone": "mlp", "epochs": 3},
-    "watch, 3 steps, tcn": {"data": "watch", "backbone": "tcn", "epochs": 3, "steps": 3},
     "Fashion-MNIST, 5 x 2, 200 a class, cnn": {"data": "fashion", "backbone": "cnn", "epochs": 2, "per_class": 200},
+    "watch, 3 steps, tcn": {"data": "watch", "backbone": "tcn", "epochs": 3, "steps": 3},
     "watch, 7 steps of one exercise, tcn": {"data": "watch", "backbone": "tcn", "epochs": 3, "steps": 7}}
 RULES = [rule for rule in PARTS["task_rule"] if rule != "none"]
 ORDER = ["packnet", "lottery", "clnp", "cpg", "pathnet", "den"]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-NAME = re.compile(r"nets\.(\d+)\.(.+)")     # of an initializer of `plasticity.Served`
+NAME = re.compile(r"nets\.(\d+)\.(.+)")     # of an initializer of `subnetworks.Served`
 AT_A_TIME = 8                               # sub-networks whose masks go into one byte
 
 
