@@ -9,7 +9,7 @@ from helpers_plasticity import SHAPES, answers, everything, made_up, rng, sessio
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.report import tasks_and_units
-from edgecl.method import method_names, read_method
+from edgecl.method import PARTS, method_names, read_method
 from edgecl.training.compact import compacted
 from edgecl.training.heads import Softmax
 from edgecl.training.masks import bits_for, pack, unpack, weight_names
@@ -123,9 +123,10 @@ def test_a_composition_that_cannot_work_is_refused(tmp_path, text, says):
 
 
 @pytest.mark.parametrize("rule", ["entropy", "nearest-mean", "ncm"])
-@pytest.mark.parametrize("head", ["softmax", "sigmoid", "cosine"])
+@pytest.mark.parametrize("head", list(PARTS["head"]))
 def test_every_rule_with_every_head_is_exported_as_it_answers(tmp_path, rule, head):
-    (tmp_path / "own.toml").write_text(PLASTIC + f'task_rule = "{rule}"\nhead = "{head}"\n')
+    (tmp_path / "own.toml").write_text(PLASTIC + f'task_rule = "{rule}"\nhead = "{head}"\n'
+                                       + "proxies = 3\n" * (head == "proxies"))
     learner = taught(tmp_path / "own.toml", epochs=2)
     exported = onnxruntime.InferenceSession(learner.export(), providers=["CPUExecutionProvider"])
     found = exported.run(["logits"], {"input": everything()})[0].argmax(1)

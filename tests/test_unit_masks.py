@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers_plasticity import SPACE, answers, everything, rng, session, steps, taught
 
+from edgecl.training.batch import Batch
 from edgecl.training.clnp import Clnp
 from edgecl.training.den import Den
-from edgecl.training.memory import Batch
 from edgecl.training.network import outputs
 from edgecl.training.pathnet import PathNet
 

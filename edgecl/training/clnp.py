@@ -15,8 +15,8 @@ from edgecl.training.units import Activity, into, layers, sizes, weights_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgecl.training.batch import Batch
     from edgecl.training.heads import Step
-    from edgecl.training.memory import Batch
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
     from edgecl.training.task_rules import TaskRule

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def compacted(network: Network) -> tuple[Network, Tensor]:
     """The network, changed in place, and the features that are left int64 [m]. Where units can't be told apart, all
     stay."""
-    every = torch.arange(network.head.weight.shape[1])
+    every = torch.arange(network.head.weight.shape[-1])
     try:
         chain = layers(network)
     except BadInput:
@@ -28,7 +28,7 @@ def compacted(network: Network) -> tuple[Network, Tensor]:
             _shrink(network.get_submodule(layer.name), layer, alive)
         features = alive[chain[-1].makes]
         head: Any = getattr(network.head, "head", network.head)
-        head.weight = nn.Parameter(head.weight[:, features].clone())
+        head.weight = nn.Parameter(head.weight[..., features].clone())
     return network, every[features]
 
 

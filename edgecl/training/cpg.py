@@ -16,7 +16,7 @@ from edgecl.training.units import layers, weights_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgecl.training.memory import Batch
+    from edgecl.training.batch import Batch
     from edgecl.training.task_rules import TaskRule
 
 LEARNING = 0.5                          # of a round's steps: it picks, and grows; then it compacts

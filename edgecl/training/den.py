@@ -17,8 +17,8 @@ from edgecl.training.units import between, layers, sizes, spread, weights_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edgecl.training.batch import Batch
     from edgecl.training.heads import Step
-    from edgecl.training.memory import Batch
     from edgecl.training.part import Arrays
     from edgecl.training.task_rules import TaskRule
 
@@ -76,7 +76,7 @@ class Den(Plasticity):
             more = task.own.get("head", torch.zeros(0, 0))
             with torch.no_grad():
                 for column, values in zip(task.columns, more):
-                    rows[column, network.head.weight.shape[1]:][:len(values)] = values
+                    rows[column, ..., network.head.weight.shape[-1]:][..., :values.shape[-1]] = values
         return made
 
     def working(self, network: Network, columns: Sequence[int]) -> Network:
@@ -138,7 +138,7 @@ class Den(Plasticity):
     def selected(self) -> dict[str, Tensor]:
         """Group -> bool [units]: those on non-zero paths from the task's outputs (algorithm 2)."""
         found = {group: torch.zeros(size, dtype=torch.bool) for group, size in self.most.items()}
-        found[self.last] = (self.parameters["head.head.weight"][self.rows] != 0).any(0)
+        found[self.last] = (self.parameters["head.head.weight"][self.rows] != 0).flatten(0, -2).any(0)
         for layer in reversed(self.chain):
             if layer.reads in found:
                 weight = self.parameters[f"{layer.name}.weight"]
@@ -254,7 +254,7 @@ class Den(Plasticity):
         if pairs := self.copies[self.last]:
             head, old, new = self.parameters["head.head.weight"], *map(list, zip(*pairs))
             rows = head[self.rows]
-            rows[:, new], rows[:, old] = rows[:, old], 0
+            rows[..., new], rows[..., old] = rows[..., old], 0
             head[self.rows] = rows
 
     def mean_loss(self) -> float:
@@ -267,14 +267,16 @@ class Den(Plasticity):
 
     def _fits(self, width: dict[str, int]) -> bool:
         classes, now = len(self.rows), self.width(self.network)[self.last]
-        more = classes * (width[self.last] - now) + self.rule.numbers(width[self.last], classes) \
-            - self.rule.numbers(now, classes)
+        outputs_of = classes * self.network.head.weight.shape[1:-1].numel()
+        more = outputs_of * (width[self.last] - now)
+        more += self.rule.numbers(width[self.last], classes) - self.rule.numbers(now, classes)
         return self.others(self.network, classes) + self._bytes(self.network, width) + 4 * more <= self.room
 
     def others(self, network: Network, classes: int) -> int:
         """With the outputs' weights of features that have grown."""
-        features = list(self.width(network).values())[-1] - network.head.weight.shape[1]
-        return super().others(network, classes) + 4 * classes * features
+        features = list(self.width(network).values())[-1] - network.head.weight.shape[-1]
+        proxies = network.head.weight.shape[1:-1].numel()
+        return super().others(network, classes) + 4 * classes * proxies * features
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         stamp = len(self.tasks) + 1
@@ -295,7 +297,7 @@ class Den(Plasticity):
 
     def beside(self, network: Network) -> dict[str, Tensor]:
         rows = self.work.state_dict()["head.head.weight"][self.rows]
-        return {"head": rows[:, network.head.weight.shape[1]:self.features].clone()}
+        return {"head": rows[..., network.head.weight.shape[-1]:self.features].clone()}
 
     # what is kept
 

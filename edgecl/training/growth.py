@@ -30,8 +30,9 @@ def grow(network: Network, width: dict[str, int]) -> None:
         else:
             module.out_channels, module.in_channels = made, read    # type: ignore[assignment]
     head: Any = getattr(network.head, "head", network.head)
-    more = width[chain[-1].makes] - head.weight.shape[1]
-    head.weight = nn.Parameter(torch.cat([head.weight.detach(), head.weight.new_zeros(len(head.weight), more)], 1))
+    *rows, before_it = head.weight.shape
+    more = head.weight.new_zeros(*rows, width[chain[-1].makes] - before_it)
+    head.weight = nn.Parameter(torch.cat([head.weight.detach(), more], -1))
 
 
 def widths(network: Network, factor: float) -> dict[str, int]:

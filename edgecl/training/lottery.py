@@ -11,7 +11,7 @@ from edgecl.training.packnet import Owned
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecl.training.memory import Batch
+    from edgecl.training.batch import Batch
     from edgecl.training.network import Network
     from edgecl.training.task_rules import TaskRule
 
@@ -21,12 +21,12 @@ class Lottery(Owned):
     its initial values, again and again; the last one is trained and frozen (Frankle & Carbin 2019, section 2,
     "iterative pruning with resetting").
 
-    prunings: how many times; each: the share of the ticket's weights in each layer that is given up at a time.
+    prunings: how many times; given_up: the share of the ticket's weights in each layer that is given up at a time.
     """
 
-    def __init__(self, room: int, rule: TaskRule, prunings: int, each: float) -> None:
+    def __init__(self, room: int, rule: TaskRule, prunings: int, given_up: float) -> None:
         super().__init__(room, rule)
-        self.prunings, self.each, self.passes = prunings, each, prunings + 1
+        self.prunings, self.given_up, self.passes = prunings, given_up, prunings + 1
 
     def open(self, network: Network, generator: np.random.Generator) -> None:
         super().open(network, generator)
@@ -40,7 +40,7 @@ class Lottery(Owned):
         if self.rounds == self.prunings or share * self.passes < self.rounds + 1:
             return False
         self.rounds += 1
-        self.prune(self.each)
+        self.prune(self.given_up)
         self.rewind()
         return True
 
@@ -52,6 +52,6 @@ class Lottery(Owned):
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         if self.rounds < self.prunings:     # stopped before its time: later tasks need room all the same
-            self.prune(1 - (1 - self.each) ** (self.prunings - self.rounds))
+            self.prune(1 - (1 - self.given_up) ** (self.prunings - self.rounds))
         super().close(network, new, generator)
         del self.initial

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from edgecl.training.memory import Batch
+    from edgecl.training.batch import Batch
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
     from edgecl.training.task_rules import TaskRule

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgecl.errors import BudgetError
+from edgecl.training.batch import Batch
 from edgecl.training.masks import bias_names, norm_names, weight_names
-from edgecl.training.memory import Batch
 from edgecl.training.network import Network, outputs
 from edgecl.training.part import Part
 from edgecl.training.subnetworks import Columns, Served, Task
@@ -178,7 +178,7 @@ class Plasticity(Part):
         wide = self.copied(network, [])
         state = wide.state_dict()
         own = sum(state[name].nbytes for name in self.own_names(network))
-        numbers = classes + self.rule.numbers(wide.head.weight.shape[1], classes)
+        numbers = classes + self.rule.numbers(wide.head.weight.shape[-1], classes)
         return sum(self._task_bytes(task) for task in self.tasks) + own + 4 * numbers
 
     @staticmethod

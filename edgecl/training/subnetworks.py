@@ -72,7 +72,7 @@ class Served(nn.Module):
 
     def __init__(self, nets: Sequence[Network], tasks: Sequence[Task], rule: TaskRule, compact: bool) -> None:
         super().__init__()
-        every = torch.arange(nets[0].head.weight.shape[1])
+        every = torch.arange(nets[0].head.weight.shape[-1])
         small = [compacted(net) if compact else (net, every) for net in nets]
         self.nets, self.rule = nn.ModuleList([net for net, _ in small]), rule
         places = [small[0 if rule.first else k][1] for k in range(len(tasks))]
