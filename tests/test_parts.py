@@ -12,8 +12,9 @@ from torch import nn
 
 from edgecl.method import EXEMPLARS, PARTS
 from edgecl.training.balance import Done, ExemplarMeans
+from edgecl.training.batch import Batch
 from edgecl.training.heads import Sigmoid, Softmax, Step
-from edgecl.training.memory import Batch, Herding, Reservoir
+from edgecl.training.memory import Herding, Reservoir
 from edgecl.training.network import Network
 
 ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]

@@ -8,8 +8,9 @@ import torch
 
 from edgecl.errors import BudgetError
 from edgecl.evaluation.datasets import digits
+from edgecl.training.batch import Batch
 from edgecl.training.episodes import Episodes, spread
-from edgecl.training.memory import Batch, Herding, Reservoir
+from edgecl.training.memory import Herding, Reservoir
 from edgecl.training.projections import AverageGradient, TaskGradients, by_round, drawn, dual
 from edgecl.training.session import Session
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from edgecl.errors import BudgetError
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.batch import Batch
+from edgecl.training.memory import Nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

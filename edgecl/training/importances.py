@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from edgecl.training.batch import Batch
     from edgecl.training.heads import Step
-    from edgecl.training.memory import Batch
     from edgecl.training.part import Arrays
 
     ByName = dict[str, Tensor]

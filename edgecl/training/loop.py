@@ -12,7 +12,8 @@ import torch
 from edgecl.errors import BadInput
 from edgecl.training.allowance import Allowance
 from edgecl.training.balance import Done
-from edgecl.training.memory import balanced, held_back
+from edgecl.training.batch import held_back
+from edgecl.training.memory import balanced
 from edgecl.training.network import outputs
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgecl.training.balance import Balance
+    from edgecl.training.batch import Batch
     from edgecl.training.constraints import Constraint
-    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.memory import Nothing
     from edgecl.training.network import Network
 
 

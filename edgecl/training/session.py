@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from edgecl.errors import BadInput, StateError
 from edgecl.method import PARTS, Method, read_method
 from edgecl.training.balance import Balance, Chain
+from edgecl.training.batch import Batch
 from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch
 from edgecl.training.network import NETWORKS, build, outputs
 
 if TYPE_CHECKING:
