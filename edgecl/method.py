@@ -26,8 +26,8 @@ class Part:
     gives: frozenset[str] = frozenset()
 
 
-EXEMPLARS, STATISTICS, LOGITS, AFFINE = (
-    frozenset({name}) for name in ("exemplars", "statistics", "logits", "affine outputs"))
+EXEMPLARS, STATISTICS, LOGITS, AFFINE, SUBNETWORKS = (
+    frozenset({name}) for name in ("exemplars", "statistics", "logits", "affine outputs", "sub-networks"))
 PARTS: dict[str, dict[str, Part]] = {
     "memory": {
         "none": Part("memory.Nothing"),
@@ -54,14 +54,27 @@ PARTS: dict[str, dict[str, Part]] = {
         "l2": Part("importances.Quadratic", {"importance": float}),
         "fisher": Part("importances.Fisher", {"importance": float, "gamma": float, "samples": int,
                                               "labels": ("exact", "drawn"), "form": ("online", "offline")}),
-        "path-integral": Part("importances.PathIntegral", {"importance": float, "damping": float}),
-        "riemannian-walk": Part("importances.RiemannianWalk", {"importance": float, "alpha": float, "every": int,
+        "path-integral": Part("paths.PathIntegral", {"importance": float, "damping": float}),
+        "riemannian-walk": Part("paths.RiemannianWalk", {"importance": float, "alpha": float, "every": int,
                                                                "damping": float}),
         "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int}),
         "task-gradients": Part("projections.TaskGradients", {"reference": int, "margin": float, "ridge": float},
                                needs=EXEMPLARS),
         "average-gradient": Part("projections.AverageGradient", {"reference": int}, needs=EXEMPLARS)},
-    "plasticity": {},
+    "plasticity": {
+        "packnet": Part("packnet.PackNet", {"pruned": float}, gives=SUBNETWORKS),
+        "lottery": Part("lottery.Lottery", {"prunings": int, "given_up": float}, gives=SUBNETWORKS),
+        "clnp": Part("clnp.Clnp", {"sparsity": float, "margin": float}, gives=SUBNETWORKS),
+        "pathnet": Part("pathnet.PathNet", {"modules": int, "active": int, "population": int, "tournaments": int},
+                        gives=SUBNETWORKS),
+        "cpg": Part("cpg.Cpg", {"goal": float, "most": float, "mask_rate": float}, gives=SUBNETWORKS),
+        "den": Part("den.Den", {"l1": float, "l2": float, "group": float, "drift": float, "units": int, "loss": float,
+                                "split": float}, gives=SUBNETWORKS)},
+    "task_rule": {
+        "none": Part("task_rules.TaskRule"),
+        "entropy": Part("task_rules.Entropy", needs=SUBNETWORKS),
+        "nearest-mean": Part("task_rules.NearestMean", needs=SUBNETWORKS),
+        "ncm": Part("task_rules.Gate", needs=SUBNETWORKS)},
     "balance": {
         "imprinting": Part("rectify.Imprinting"),
         "fine-tuning": Part("rectify.FineTuning", {"passes": float, "slower": float, "afresh": bool}, needs=EXEMPLARS),
@@ -78,7 +91,8 @@ PARTS: dict[str, dict[str, Part]] = {
         "cosine": Part("heads.Cosine"),
         "proxies": Part("heads.Proxies", {"proxies": int})},
 }
-DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "balance": (), "head": "softmax"}
+DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "task_rule": "none", "balance": (),
+            "head": "softmax"}
 TRAINING: dict[str, Any] = {"rate": 0.0, "momentum": 0.0, "decay": 0.0, "milestones": (), "factor": 1.0,
                             "clip": 0.0}
 KEYS = {"paper", "differs", "tuned", *PARTS, *TRAINING}
@@ -100,6 +114,11 @@ class Method:
     parts: dict[str, tuple[str, ...]]
     numbers: dict[str, Number]
     training: dict[str, Any]
+
+    @property
+    def plastic(self) -> bool:
+        """Whether each round gets a sub-network of its own, so that answers need a task or a rule that infers it."""
+        return bool(self.parts["plasticity"])
 
     def rows(self) -> list[tuple[str, Part]]:
         """(kind, row) of each part."""
@@ -185,6 +204,8 @@ def _check_works(path: Path, method: Method) -> None:
             maker = next(maker for maker, names in makers.items() if names)
             raise BadInput(f"{path.name}: its {kind} needs {', '.join(sorted(lacks))}, and its {maker} gives none",
                            f"give {maker} = {' or '.join(makers[maker])}")
+    if method.plastic:
+        _check_plastic(path, method)
     if method.tuned not in TUNED:
         raise BadInput(f"{path.name}: tuned = {method.tuned!r}", f"give one of {', '.join(TUNED)}")
     if method.tuned == "all" and "statistics" in given:
@@ -198,3 +219,20 @@ def _check_works(path: Path, method: Method) -> None:
         raise BadInput(f"{path.name}: a network is tuned and there is no rate", "give rate, the step size of SGD")
     if method.training["milestones"] and not method.training["factor"] >= 1:
         raise BadInput(f"{path.name}: factor = {method.training['factor']}", "give what divides the rate, 1 or more")
+
+
+def _check_plastic(path: Path, method: Method) -> None:
+    """What was learned in a sub-network stays as it is: nothing else may touch its weights, or need old outputs."""
+    if len(method.parts["plasticity"]) > 1:
+        raise BadInput(f"{path.name}: plasticity = {list(method.parts['plasticity'])}", "give one of them")
+    if method.parts["task_rule"] == ("none",):
+        rules = [rule for rule in PARTS["task_rule"] if rule != "none"]
+        raise BadInput(f"{path.name}: its sub-networks are one a task, and nothing tells which is to answer",
+                       f"give task_rule = {' or '.join(rules)}")
+    others = [kind for kind in ("memory", "constraint", "balance") if method.parts[kind] not in ((), ("none",))]
+    if others:
+        raise BadInput(f"{path.name}: plasticity beside {', '.join(others)}, though frozen sub-networks forget nothing",
+                       f"leave out {', '.join(others)}")
+    if method.tuned != "all" or method.training["decay"]:
+        raise BadInput(f"{path.name}: tuned = {method.tuned!r}, decay = {method.training['decay']} with plasticity",
+                       'give tuned = "all" and no decay: it would move weights that are frozen')

@@ -110,6 +110,9 @@ def _method(learner: Learner, wish: Wish) -> str:
     tuned = learner.store.tuned()
     name = wish.method or (FIRST if tuned is None else LATER)
     method = read_method(name)
+    if method.plastic:
+        raise BadInput(f"{method.name} answers from a sub-network a task, and a state serves one network with one head",
+                       f"give --method {LATER}, or measure and export it with `edgecl bench`")
     if method.tuned == "none":
         raise BadInput(f"{method.name} tunes no backbone",
                        f"`edgecl learn` does that already; take a method that tunes, such as {FIRST}")

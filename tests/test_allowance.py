@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from edgecl.training.allowance import FIRST, FORWARD, LATE, Allowance, Clock
+from edgecl.training.batch import Batch
 from edgecl.training.distillation import Distillation
 from edgecl.training.heads import Sigmoid, Softmax
 from edgecl.training.importances import Fisher
-from edgecl.training.memory import Batch
 from edgecl.training.network import build, outputs
 from edgecl.worker import MALLOC
 
@@ -144,7 +144,7 @@ import numpy as np, torch
 from edgecl.training import confines
 from edgecl.training.allowance import Allowance
 from edgecl.training.heads import Softmax
-from edgecl.training.memory import Batch
+from edgecl.training.batch import Batch
 from edgecl.training.network import build
 network = build("cnn", (96, 96, 3), "uint8", Softmax, 0)
 network.head.extend(4, np.random.default_rng(0))

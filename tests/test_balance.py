@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.balance import Balance, Chain, Done, Folded
+from edgecl.training.batch import Batch, Seen, held_back
 from edgecl.training.distillation import (
     ByRound,
     ClassShare,
@@ -22,7 +23,7 @@ from edgecl.training.distillation import (
 )
 from edgecl.training.heads import Asymmetric, Cosine, Proxies, Softmax, Step
 from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch, Herding, Nothing, Reservoir, Seen, balanced, held_back
+from edgecl.training.memory import Herding, Nothing, Reservoir, Statistics, balanced
 from edgecl.training.network import Network, build
 from edgecl.training.rectify import (
     Alignment,
@@ -517,6 +518,20 @@ def test_the_statistics_of_each_state_are_mean_scores():
     means = np.array([now[:20, 0].mean(), now[20:, 1].mean()])
     wanted = part.first[:2] / means * float(conf.detach()) / part.confidence[:2]
     np.testing.assert_allclose(part.factors, wanted, rtol=1e-4)
+
+
+def test_classes_of_another_methods_rounds_are_not_rectified():
+    network, memory, part = plain(3), Reservoir(10_000, NOTHING), Rectified()
+    memory.observe(batch([0, 1], 20), rng())
+    part.finish(network, memory, Done(2, batch([2], 20), NOTHING, network))
+    np.testing.assert_allclose(part.factors, [1, 1], rtol=1e-6)
+
+
+def test_statistics_know_nothing_of_what_is_held_back():
+    memory, new = Statistics(0, NOTHING, "map", 1.0, 0), batch([0, 1], 60)
+    memory.withholds = True
+    memory.update(new, plain(2))
+    assert sum(memory.statistics().counts.values()) == 120 - int(held_back(new).sum()) < 120
 
 
 def test_a_temperature_changes_no_answer_and_lowers_the_held_back_loss():

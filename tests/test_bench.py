@@ -149,7 +149,8 @@ def test_tables_and_report(run, fake, tmp_path):  # noqa: F811
         assert word in page
     kept = json.loads((tmp_path / "o/results.json").read_text())
     assert len(kept) == 9
-    assert {"average_without_first_step", "backward_transfer", "accuracy_per_byte"} == set(kept[0]) - set(FIELDS)
+    assert {"average_without_first_step", "backward_transfer", "task_aware_forgetting",
+            "accuracy_per_byte"} == set(kept[0]) - set(FIELDS)
 
 
 def test_a_failing_seed_is_named_and_the_others_go_on(run, fake):  # noqa: F811

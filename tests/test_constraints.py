@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from edgecl.training.batch import Batch
 from edgecl.training.by_sample import fisher
 from edgecl.training.distillation import Distillation
 from edgecl.training.heads import Cosine, Softmax, Step
 from edgecl.training.importances import Fisher
-from edgecl.training.memory import Batch
 from edgecl.training.network import build
 
 

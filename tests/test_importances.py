@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from edgecl.training.batch import Batch
 from edgecl.training.by_sample import fisher, sensitivity
 from edgecl.training.heads import Softmax, Step
-from edgecl.training.importances import Fisher, PathIntegral, Quadratic, RiemannianWalk, Sensitivity
-from edgecl.training.memory import Batch
+from edgecl.training.importances import Fisher, Quadratic, Sensitivity
 from edgecl.training.network import Network, build
+from edgecl.training.paths import PathIntegral, RiemannianWalk
 
 RATES = [1e-6] * 9      # so small that no strength is bounded
 

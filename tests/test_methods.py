@@ -15,6 +15,7 @@ from edgecl.training.session import Session
 
 METHODS = method_names()
 ROOM = 12 * (64 * 4 + 16)       # twelve digits or fewer
+SPACE = 500_000                 # for masks, own tensors and growth
 
 
 @cache
@@ -32,6 +33,8 @@ def everything():
 
 def room(method):
     """Of the gradients of two tasks as well, where a method holds them: those of 64 x 256, 256 x 128 and 129 x 6."""
+    if read_method(method).plastic:
+        return SPACE
     return ROOM + (2 * 4 * 50_310 if "task-gradients" in read_method(method).parts["constraint"] else 0)
 
 
@@ -196,7 +199,7 @@ CLOSED = 'paper = "x"\nmemory = "statistics"\nlayer = "map"\npower = 1\nprojecti
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (GOOD + "speed = 3\n", "unknown keys: speed; known keys are afresh, alpha, balance"),
+    (GOOD + "speed = 3\n", "unknown keys: speed; known keys are active, afresh, alpha"),
     (GOOD + 'memory = "big"\n', "memory = 'big'; give one of none, reservoir, herding, everything, greedy"),
     (GOOD + 'memory = ["none", "herding"]\n', "give one of none"),
     (GOOD + "head = 3\n", "head = 3; give one of softmax, sigmoid, asymmetric, cosine"),

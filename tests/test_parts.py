@@ -12,8 +12,9 @@ from torch import nn
 
 from edgecl.method import EXEMPLARS, PARTS
 from edgecl.training.balance import Done, ExemplarMeans
+from edgecl.training.batch import Batch
 from edgecl.training.heads import Sigmoid, Softmax, Step
-from edgecl.training.memory import Batch, Herding, Reservoir
+from edgecl.training.memory import Herding, Reservoir
 from edgecl.training.network import Network
 
 ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
@@ -22,7 +23,10 @@ VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "st
           "alpha": 0.9, "every": 2, "solver": "slda", "replayed": 0.5, "recording": "insertion",
           "lambda_base": 5.0, "margin": 0.5, "hardest": 2,
           "spatial": 3.0, "flat": 1.0, "eta": 0.3, "fading": 0.55, "passes": 0.5, "slower": 10.0, "afresh": False,
-          "proxies": 3, "each": 5, "ridge": 0.001, "reference": 4}
+          "proxies": 3, "each": 5, "ridge": 0.001, "reference": 4, "pruned": 0.75, "prunings": 3, "given_up": 0.2,
+          "sparsity": 0.01,
+          "modules": 10, "active": 4, "population": 8, "tournaments": 4, "goal": 0.97, "most": 1.5, "mask_rate": 1e-3,
+          "l1": 1e-4, "l2": 1e-4, "group": 1e-3, "drift": 0.5, "units": 10, "loss": 0.01, "split": 0.05}
 
 
 def class_of(kind, name):
@@ -66,7 +70,7 @@ def step(logits, targets, old=None, known=0):
 @pytest.mark.parametrize(("kind", "name"), ROWS)
 def test_a_row_names_a_class_and_its_very_numbers(kind, name):
     signature = inspect.signature(class_of(kind, name))
-    taken = [p for p in signature.parameters if p not in ("room", "nothing", "dimension", "args", "kwargs")]
+    taken = [p for p in signature.parameters if p not in ("room", "nothing", "dimension", "rule", "args", "kwargs")]
     assert taken == list(PARTS[kind][name].numbers)
     assert class_of(kind, name).__doc__
     assert set(PARTS[kind][name].numbers) <= set(VALUES), "give the new number a value in VALUES"

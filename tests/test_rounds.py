@@ -16,7 +16,8 @@ from edgecl.method import method_names, read_method
 from edgecl.rounds import Wish
 
 KEEPING = ("ewc", "ewc-offline", "l2", "si", "mas", "rwalk", "gem", "eeil")
-TUNING = [name for name in method_names() if read_method(name).tuned != "none"]
+TUNING = [name for name in method_names() if read_method(name).tuned != "none"
+          and not read_method(name).plastic]
 KINDS = ["ash", "elm", "fir", "oak"]
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,7 @@ def test_what_can_not_be_done_is_refused_with_the_cure(tmp_path, capsys):
     generation = Learner.open(state).status().generation
     for words, wanted in (
             (["--method", "slda"], "slda tunes no backbone"),
+            (["--method", "packnet"], "give --method er, or measure and export it with `edgecl bench`"),
             (["--method", "nothing"], "there is no method 'nothing'; give a .toml file or one of"),
             (["--time", "soon"], "'soon' is not a time; write it like"),
             (["--memory", "1MB"], "bytes of memory at least, 1000000 are allowed; give --memory "),

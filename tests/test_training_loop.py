@@ -14,10 +14,11 @@ from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import digits
 from edgecl.method import FOLDER
 from edgecl.training.balance import Balance
+from edgecl.training.batch import Batch
 from edgecl.training.constraints import Constraint
 from edgecl.training.heads import Softmax
 from edgecl.training.loop import Parts, Plan, Sgd, learning_round
-from edgecl.training.memory import Batch, Nothing, Reservoir
+from edgecl.training.memory import Nothing, Reservoir
 from edgecl.training.network import NETWORKS, build
 from edgecl.training.session import Session
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Constraints on weights and on gradients, measured: runs of `edgecl bench`, and the tables of docs/constraints.md.
+"""Constraints on weights and on gradients, measured as `edgecl bench` does, and the tables of docs/constraints.md.
 
-    python tools/constraints.py run OUT [--only fashion,digits,watch] [--seeds 0,1,2]
-    python tools/constraints.py peer OUT --peer PYTHON --peer-script FILE [--seeds 0,1,2]
+    python tools/constraints.py run OUT [--only fashion,digits,watch] [--seeds 0,1,2] [--method si,si+er]
+    python tools/constraints.py peer OUT --peer PYTHON --peer-script FILE [--seeds 0,1,2] [--method si]
     python tools/constraints.py strengths OUT [--seeds 100,101]
     python tools/constraints.py write OUT docs/constraints.md
 
@@ -22,7 +22,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,8 +34,9 @@ os.environ.update(THREADS)
 import numpy as np  # noqa: E402  (the threads must be set before)
 
 from edgecl.config import format_size  # noqa: E402
-from edgecl.evaluation.bench import Job, prepare, run, run_one, write_json  # noqa: E402
-from edgecl.evaluation.datasets import fashion  # noqa: E402
+from edgecl.evaluation.bench import Job, prepare, run_one, write_json  # noqa: E402
+from edgecl.evaluation.datasets import Split, fashion  # noqa: E402
+from edgecl.evaluation.scenarios import Step  # noqa: E402
 from edgecl.method import FOLDER  # noqa: E402
 from edgecl.training.bench_seed import Learns, judge, session_settings  # noqa: E402
 
@@ -73,19 +75,19 @@ def jobs(data: str, seeds: Sequence[int], out: Path) -> list[Job]:
 
 
 def measure(options: argparse.Namespace) -> None:
+    """In this process: what `edgecl bench` does in one for each run, its peak memory aside."""
     for data in options.only:
-        results: list[Result] = []
-
-        def done(result: Result, data: str = data, results: list[Result] = results) -> None:
-            result = {**result, "method": Path(result["method"]).stem}
-            results.append(result)
-            print(json.dumps({name: result[name] for name in (
-                "method", "data", "seed", "average_incremental_accuracy", "final_accuracy", "task_aware_accuracy",
-                "samples_per_second")}), flush=True)
-            write_json(options.out / f"{data}.json", results)
-
-        run(jobs(data, options.seeds, options.out), options.out, done, lambda error: print(error, file=sys.stderr),
-            lambda job, step: None)
+        path = options.out / f"{data}.json"
+        results: list[Result] = json.loads(path.read_text("utf-8")) if path.exists() else []
+        there = {(result["method"], result["seed"]) for result in results}
+        for job in jobs(data, options.seeds, options.out):
+            method = Path(job.method).stem
+            if (method, job.seed) not in there and (options.method is None or method in options.method):
+                results.append({**timed(job), "method": method})
+                print(json.dumps({name: results[-1][name] for name in (
+                    "method", "data", "seed", "average_incremental_accuracy", "final_accuracy", "task_aware_accuracy",
+                    "samples_per_second")}), flush=True)
+                write_json(path, results)
 
 
 class Timed:
@@ -105,12 +107,18 @@ class Timed:
         self.seconds += time.process_time() - begun
 
 
+@lru_cache(1)
+def prepared(job: Job) -> tuple[Split, list[Step]]:
+    """The data and steps of jobs that differ in their method."""
+    return prepare(job)
+
+
 def timed(job: Job) -> Result:
     """What `edgecl bench` would say, in this process, but samples by seconds of the processor: other work on the
     machine disturbs them least. The peer's script tells the same of its own."""
     from edgecl.training.session import Session
 
-    split, steps = prepare(job)
+    split, steps = prepared(replace(job, method="finetune", memory=0))
     rounds = [(split.x_train[step.train], split.y_train[step.train]) for step in steps]
     session = Timed(Session(**session_settings(job, split)))
     result = judge(session, job, rounds, split, steps, lambda step: None)
@@ -128,7 +136,8 @@ def compare(options: argparse.Namespace) -> None:
     results: list[Result] = json.loads(path.read_text("utf-8")) if path.exists() else []
     for seed in options.seeds:
         for method, strategy in PEERS.items():
-            if any((result["method"], result["seed"]) == (method, seed) for result in results):
+            if (any((result["method"], result["seed"]) == (method, seed) for result in results)
+                    or (options.method is not None and method not in options.method)):
                 continue
             job = Job(method, "fashion", memory=room(method, "fashion"), seed=seed, per_class=1000)
             ours = json.loads(subprocess.run([sys.executable, __file__, "child", "."], text=True, check=True,
@@ -179,11 +188,12 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def middle(mine: Sequence[Result], name: str) -> str:
     """The median, and the range where there is one."""
     values = sorted(float(result[name]) for result in mine)
-    return f"{median(values):.3f} ({values[0]:.3f}-{values[-1]:.3f})"
+    return f"{median(values):.3f}" + f" ({values[0]:.3f}-{values[-1]:.3f})" * (len(values) > 1)
 
 
 def by_method(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
-    for method in dict.fromkeys(result["method"] for result in results):
+    order = ["finetune", *ALONE, "er", *(f"{method}+er" for method in ALONE), "joint"]
+    for method in sorted({result["method"] for result in results}, key=order.index):
         yield method, [result for result in results if result["method"] == method]
 
 
@@ -191,7 +201,7 @@ def scenario(data: str, results: Sequence[Result]) -> list[str]:
     known = bool(SETTINGS[data].get("multi_head"))
     return markdown(["method", "average", "final", *["final, step known"] * known, "forgetting", "kept", "seeds"], [
         [f"`{method}`", middle(mine, "average_incremental_accuracy"), middle(mine, "final_accuracy"),
-         *[middle(mine, "task_aware_accuracy")] * known, middle(mine, "forgetting"),
+         *[middle(mine, name) for name in ["task_aware_accuracy"] * known], middle(mine, "forgetting"),
          format_size(max(result["memory_bytes"] for result in mine)),
          str(len(mine))] for method, mine in by_method(results)])
 
@@ -242,6 +252,7 @@ def main() -> None:
     parser.add_argument("page", type=Path, nargs="?", default=Path("docs/constraints.md"))
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(SETTINGS))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--method", type=lambda text: text.split(","), help="only these, such as si,si+er")
     parser.add_argument("--peer")
     parser.add_argument("--peer-script", type=Path)
     options = parser.parse_args()

@@ -29,6 +29,7 @@ os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL
 from edgecl.config import format_size
 from edgecl.errors import EdgeclError
 from edgecl.evaluation.bench import Job, method_file, run_one
+from edgecl.method import read_method
 
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}
@@ -52,7 +53,7 @@ def ablated(folder: Path) -> list[str]:
     return [str(folder / f"{name}.toml") for name in PARTS]
 
 
-def ours(method: str, options: argparse.Namespace, seed: int, rate: float | None) -> Result:
+def ours(method: str, options: argparse.Namespace, seed: int, rate: float) -> Result:
     job = Job(method, options.data, memory=MEMORY[options.data], seed=seed, epochs=options.epochs, rate=rate,
               per_class=1000 if options.data == "fashion" else None)
     return {"by": "edgecl", "rate": rate, "epochs": options.epochs, **run_one(job, lambda _: None)} | {
@@ -93,7 +94,7 @@ def table(results: list[Result]) -> list[str]:
         finals = sorted(result["final_accuracy"] for result in mine)
         kept = mine[0]["memory_bytes"]
         rows.append((middle(mine, "final_accuracy"), [
-            method if side == "edgecl" else f"{method} (peer)", "its own" if rate is None else f"{rate:g}",
+            method if side == "edgecl" else f"{method} (peer)", f"{rate:g}",
             f"{middle(mine, 'average_incremental_accuracy'):.3f}",
             f"{median(finals):.3f} ({finals[0]:.3f} to {finals[-1]:.3f})", f"{middle(mine, 'forgetting'):.3f}",
             "" if kept is None else format_size(kept), f"{middle(mine, 'train_seconds'):.1f}", str(len(mine))]))
@@ -116,10 +117,10 @@ def main() -> int:
     options = parser.parse_args()
     lines = options.out.read_text("utf-8").splitlines() if options.out and options.out.exists() else []
     kept = {place(result): result for result in map(json.loads, lines)}
-    rates = [float(rate) for rate in options.rates.split(",")] if options.rates else [None]
+    rates = [float(rate) for rate in options.rates.split(",")] if options.rates else []
     wanted, scratch = [], tempfile.TemporaryDirectory()
     for method in ablated(Path(scratch.name)) if options.ablation else options.methods.split(","):
-        for rate in rates:
+        for rate in rates or [read_method(method).training["rate"]]:
             for seed in map(int, options.seeds.split(",")):
                 for by, run in (("edgecl", ours), ("peer", theirs)):
                     if by == "peer" and not (options.peer and method in STRATEGIES):

@@ -141,8 +141,10 @@ def more(result: Result) -> dict[str, float | None]:
     """What follows from the fields of a result."""
     from edgecl.evaluation import metrics
 
+    aware = result["task_aware_matrix"]
     return {"average_without_first_step": metrics.average_incremental_accuracy(result["step_accuracy"], first=False),
             "backward_transfer": metrics.backward_transfer(result["accuracy_matrix"]),
+            "task_aware_forgetting": metrics.forgetting(aware) if aware else None,
             "accuracy_per_byte": metrics.accuracy_per_byte(result["final_accuracy"], result["memory_bytes"])}
 
 
@@ -204,7 +206,16 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 def write_page(job: Job, results: Sequence[Result], path: Path) -> None:
     """The report: plots, and tables with every measure."""
     from edgecl.evaluation.metrics import spread
-    from edgecl.evaluation.report import bars, curves, heading, paragraph, scatter, table, write_report
+    from edgecl.evaluation.report import (
+        bars,
+        curves,
+        heading,
+        paragraph,
+        scatter,
+        table,
+        tasks_and_units,
+        write_report,
+    )
 
     methods = {Path(method).stem: [{**result, **more(result)} for result in mine]
                for method, mine in by_method(results).items()}
@@ -218,9 +229,16 @@ def write_page(job: Job, results: Sequence[Result], path: Path) -> None:
         return [*cells, *(_size(mine, name) for name in ("memory_bytes", "peak_rss_bytes")),
                 _cell(mine, "train_seconds", "{:.3g}", " "), _cell(mine, "samples_per_second", "{:,.0f}", " ")]
 
-    shown = [text for name, text in MEASURES.items() if results[0].get(name, 0) is not None]
+    shown = [text for name, text in MEASURES.items()
+             if {**results[0], **more(results[0])}[name] is not None]
     accuracies = {name: [spread([result["step_accuracy"][i] for result in mine])[0] for i in range(len(steps))]
                   for name, mine in methods.items()}
+    pictures: list[str] = []
+    for name, mine in methods.items():
+        if mine[0]["units_used"]:
+            pictures += [heading(f"{name}: what each task uses"), paragraph(
+                f"Seed {mine[0]['seed']}. The darker a unit, the more of its inputs are part of the task's "
+                "sub-network."), tasks_and_units(mine[0]["units_used"])]
     names = list(methods)
     seeds = sorted({result["seed"] for result in results})
     write_report(path, "edgecl bench", f"{title(job, results)}. Seeds {', '.join(map(str, seeds))}; lines and bars are "
@@ -239,9 +257,9 @@ def write_page(job: Job, results: Sequence[Result], path: Path) -> None:
         bars(names, {"seconds": [middle(mine, "train_seconds") for mine in methods.values()]}, "seconds, all steps"),
         heading("Step by step"),
         table(["method", *map(str, steps)], [[name, *(f"{value:.3f}" for value in values)]
-                                             for name, values in accuracies.items()])])
+                                             for name, values in accuracies.items()]), *pictures])
 
 
 MEASURES = {"average_incremental_accuracy": "average", "average_without_first_step": "without first step",
             "final_accuracy": "final", "forgetting": "forgetting", "backward_transfer": "backward transfer",
-            "task_aware_accuracy": "task known"}
+            "task_aware_accuracy": "task known", "task_aware_forgetting": "forgotten, task known"}

@@ -24,8 +24,8 @@ from edgecl.evaluation.scenarios import KINDS, Step, build
 from edgecl.method import FOLDER, read_method
 
 FIELDS = ("method", "data", "scenario", "seed", "classes", "steps", "accuracy_matrix", "step_accuracy",
-          "average_incremental_accuracy", "final_accuracy", "forgetting", "task_aware_accuracy", "memory_bytes",
-          "train_seconds", "samples_per_second", "peak_rss_bytes")
+          "average_incremental_accuracy", "final_accuracy", "forgetting", "task_aware_accuracy", "task_aware_matrix",
+          "units_used", "memory_bytes", "train_seconds", "samples_per_second", "peak_rss_bytes")
 STEPS = {"nc": 5, "ni": 5, "nic": 20, "online": 5}
 COMMAND = (sys.executable, "-m", "edgecl.training.bench_seed")
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -117,6 +117,25 @@ def bars(names: Sequence[str], parts: dict[str, Sequence[float]], x_label: str, 
     return _svg(figure)
 
 
+def tasks_and_units(usage: Mapping[str, Sequence[Sequence[float]]]) -> str:
+    """A row a task and a column a unit, for each layer, as SVG: the darker, the more of a unit's inputs the task uses.
+    usage: layer -> [tasks][units], shares in 0..1. Raises BadInput without matplotlib."""
+    rows = len(next(iter(usage.values())))
+    figure, _ = _figure(0.5 + len(usage) * (0.55 + 0.13 * rows))
+    figure.clear()
+    panels = figure.subplots(len(usage), 1, squeeze=False)[:, 0]
+    for axes, (layer, shares) in zip(panels, usage.items()):
+        image = axes.imshow(shares, aspect="auto", interpolation="nearest", cmap="YlGn", vmin=0)
+        axes.set(yticks=range(rows), ylabel="task")
+        axes.set_yticklabels(range(1, rows + 1), fontsize=7)
+        axes.set_title(f"{layer}: {len(shares[0])} units", fontsize=9, loc="left")
+        axes.tick_params(axis="both", length=0, labelsize=7)
+        figure.colorbar(image, ax=axes, pad=0.01, format="%.2g").ax.tick_params(labelsize=7)
+    figure.subplots_adjust(left=0.07, right=1.02, top=1 - 0.25 / figure.get_figheight(),
+                           bottom=0.25 / figure.get_figheight(), hspace=0.6)
+    return _svg(figure)
+
+
 def _figure(height: float = 4.2) -> tuple[Any, Any]:
     try:
         import matplotlib

@@ -156,7 +156,7 @@ class Daemon:
         return getattr(settings, DOORS[name]) is not None
 
     def _door(self, name: str) -> Door:
-        door: Door = import_module(f"edgecl.runtime.{name}").start(self.main, self.settings)
+        door: Door = import_module(f"edgecl.runtime.{name}").start(self.services, self.settings)
         return door
 
     def _state_of(self, source: SourceSettings) -> Path:

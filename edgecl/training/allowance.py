@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from edgecl.training.batch import Seen
 from edgecl.training.confines import out_of_memory
 from edgecl.training.heads import Step
-from edgecl.training.memory import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from edgecl.training.batch import Batch
     from edgecl.training.constraints import Constraint
-    from edgecl.training.memory import Batch
     from edgecl.training.network import Network
 
 FORWARD = 1 / 3     # of a pass forward and back

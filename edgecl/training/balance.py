@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgecl.heads import Head as Solved
+    from edgecl.training.batch import Batch
     from edgecl.training.heads import AffineMap
     from edgecl.training.loop import Plan
-    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.memory import Nothing
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 

@@ -86,10 +86,13 @@ def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np
     needs no more memory; split: has the test samples.
 
     memory_bytes: the most that was kept after any step; samples_per_second: new samples, by the seconds of `learn`
-    alone. tell: called after each step with {"step", "of", "accuracy"}.
+    alone; task_aware_matrix: the matrix with the task known, None where job.multi_head was not asked for; units_used:
+    see `Session.usage`, None where there are no sub-networks. tell: called after each step with {"step", "of",
+    "accuracy"}.
     """
     matrix: list[list[float]] = []
     over_seen: list[float] = []
+    aware: list[list[float]] = []
     kept, seconds, tests = 0, 0.0, [step.test for step in steps]
     for number in range(1, len(steps) + 1):
         x, y = rounds.pop(0)
@@ -101,18 +104,19 @@ def judge(session: Learns, job: Job, rounds: list[tuple[NDArray[Any], NDArray[np
         known = np.flatnonzero(np.isin(split.y_test, seen))
         answers = np.full(len(split.y_test), UNTAUGHT, np.int64)
         answers[known] = predicted(session, split.x_test, known)
+        if job.multi_head:
+            aware.append([metrics.accuracy(split.y_test[step.test], predicted(session, split.x_test, step.test,
+                                                                              step.classes))
+                          for step in steps[:number]] + [0.0] * (len(steps) - number))
         matrix.append(metrics.accuracy_row(split.y_test, answers, tests))
         over_seen.append(metrics.step_accuracy(split.y_test, answers, seen))
         tell({"step": number, "of": len(steps), "accuracy": over_seen[-1]})
-    aware = None
-    if job.multi_head:
-        aware = metrics.task_aware_accuracy([
-            metrics.accuracy(split.y_test[step.test], predicted(session, split.x_test, step.test, step.classes))
-            for step in steps])
     return {"method": job.method, "data": job.data, "scenario": job.scenario, "seed": job.seed,
             "classes": len(split.class_names), "steps": len(steps), "accuracy_matrix": matrix,
             "step_accuracy": over_seen, "average_incremental_accuracy": metrics.average_incremental_accuracy(over_seen),
-            "final_accuracy": over_seen[-1], "forgetting": metrics.forgetting(matrix), "task_aware_accuracy": aware,
+            "final_accuracy": over_seen[-1], "forgetting": metrics.forgetting(matrix),
+            "task_aware_accuracy": metrics.task_aware_accuracy(aware[-1]) if aware else None,
+            "task_aware_matrix": aware or None, "units_used": getattr(session, "usage", dict)() or None,
             "memory_bytes": kept, "train_seconds": seconds,
             "samples_per_second": sum(len(step.train) for step in steps) / seconds}
 

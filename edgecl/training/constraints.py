@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from edgecl.training.batch import Batch
     from edgecl.training.heads import Step
-    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.memory import Nothing
 
 
 class Constraint(Part):

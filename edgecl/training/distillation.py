@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from edgecl.training.batch import Batch
     from edgecl.training.heads import Step
-    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.memory import Nothing
     from edgecl.training.part import Arrays
 
 
@@ -168,8 +169,8 @@ class FixedClasses(Constraint):
 class PooledOutputs(Constraint):
     """Pooled outputs distillation (Douillard et al. 2020, section 3.1): for each block, |a - a*| over squared
     activations summed along height and, apart, along width, L2-normalised; times spatial x sqrt(n / m). For features,
-    |h - h*| of L2-normalised ones, times flat x sqrt(n / m). Blocks are what lies before each ReLU's successor: maps
-    with two or more axes. The old network runs beside the new one while a round lasts."""
+    |h - h*| of L2-normalised ones, times flat x sqrt(n / m). Blocks are the body's own modules with
+    parameters, before what follows them. The old network runs beside the new one while a round lasts."""
 
     def __init__(self, spatial: float, flat: float) -> None:
         self.spatial, self.flat = spatial, flat

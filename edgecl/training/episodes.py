@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from edgecl.errors import BudgetError
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.batch import Batch
+from edgecl.training.memory import Nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,11 +56,20 @@ class Episodes(Nothing):
     def tasks(self) -> list[Batch]:
         return self.rounds if self.apart else []
 
+    def dataset(self, new: Batch) -> Batch:
+        self._shorten(self._share(len(self.rounds)))        # what the round takes beside exemplars has grown
+        return new
+
     def update(self, new: Batch, network: Network) -> None:
-        share = self._share(len(self.rounds) + 1)
         if self.apart:
-            self.rounds = [Batch(old.x[:share].clone(), old.y[:share].clone()) for old in self.rounds]
+            share = self._share(len(self.rounds) + 1)
+            self._shorten(share)
             self.rounds.append(new.take(spread(new.y, share)))
+
+    def _shorten(self, share: int) -> None:
+        if self.apart:
+            self.rounds = [old if len(old) <= share else Batch(old.x[:share].clone(), old.y[:share].clone())
+                           for old in self.rounds]
 
     def exemplars(self) -> dict[int, Tensor]:
         kept = Batch(torch.cat([self.nothing.x, *(old.x for old in self.rounds)]),

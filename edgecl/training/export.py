@@ -11,6 +11,7 @@ import onnx.compose
 import torch
 
 from edgecl.backbones.graph import OPSET, set_metadata
+from edgecl.training.sharing import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def export(served: nn.Module, example: Tensor, classes: Sequence[int], trunk: by
         torch.onnx.export(served.eval(), (example,), out, input_names=["input"], output_names=["features", "logits"],
                           opset_version=OPSET, dynamo=False,
                           dynamic_axes={name: {0: "n"} for name in ("input", "features", "logits")})
-    model = onnx.load_model_from_string(out.getvalue())
+    model = shared(onnx.load_model_from_string(out.getvalue()))
     if trunk is not None:
         below = onnx.load_model_from_string(trunk)
         kind = model.graph.input[0].type.tensor_type.elem_type      # as activations are kept

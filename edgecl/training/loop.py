@@ -12,7 +12,8 @@ import torch
 from edgecl.errors import BadInput
 from edgecl.training.allowance import Allowance
 from edgecl.training.balance import Done
-from edgecl.training.memory import balanced, held_back
+from edgecl.training.batch import held_back
+from edgecl.training.memory import balanced
 from edgecl.training.network import outputs
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgecl.training.balance import Balance
+    from edgecl.training.batch import Batch
     from edgecl.training.constraints import Constraint
-    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.memory import Nothing
     from edgecl.training.network import Network
+    from edgecl.training.plasticity import Plasticity
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Parts:
     memory: Nothing
     balance: Balance
     constraints: list[Constraint] = field(default_factory=list)
+    plasticity: Plasticity | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,10 @@ class Sgd:
         self.paces = paces or [1.0] * len(weights)
         self.speed = [torch.zeros_like(weight) for weight in weights]
 
+    def restart(self) -> None:
+        """Forget the momentum: what it was gathered for has changed."""
+        torch._foreach_zero_(self.speed)
+
     def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
         """Clip the gradients' common norm, and step."""
         used = [row for row in zip(self.weights, self.speed, gradients, self.paces) if row[2] is not None]
@@ -113,6 +121,9 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     first = replace(plan, epochs=0) if any(phase.afresh for phase in later) else plan
     teacher = Teacher(network, parts, data, first)      # the network as it was
     network.head.extend(classes, generator)
+    if parts.plasticity is not None:    # then there is no other part, see `edgecl.method`
+        plastic_round(network, parts.plasticity, parts, new, plan, generator, told, allowance)
+        return
     memory.begin(network)
     balance.start(network, learned, known)
     rates = network.paces(plan.head_pace)
@@ -132,6 +143,15 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     for part in constraints:
         part.end(network, new, generator)
     balance.finish(network, memory, Done(known, learned, held, network))
+
+
+def plastic_round(network: Network, plastic: Plasticity, parts: Parts, new: Batch, plan: Plan,
+                  generator: np.random.Generator, told: Callable[[int, float], None], allowance: Allowance) -> None:
+    """Train a sub-network for the new classes, with outputs of its own, and freeze it."""
+    work, data = plastic.begin(network, new, generator)
+    plan = replace(plan, epochs=plan.epochs * plastic.passes)
+    Run(work, parts, 0, generator, told, allowance).phase(data, plan, Teacher(work, parts, data, plan), 1.0)
+    plastic.end(network, data, generator)
 
 
 def planned_steps(parts: Parts, old: Tensor, new: Batch, plan: Plan, whole: bool) -> int:
@@ -190,7 +210,11 @@ class Run:
                 references = (allowance.passes(network, (), some, None, self.known, weights, plan.smoothing).gradients
                               for some in part.references(memory, generator))
                 gradients = part.project(gradients, references)
+            if parts.plasticity is not None:
+                gradients = parts.plasticity.mask(gradients)
             sgd.step(gradients, plan.rate_after(share))
+            if parts.plasticity is not None and parts.plasticity.after_step(max((done + 1) / steps, share)):
+                sgd.restart()
             for part in constraints:
                 part.after_step()
             if fresh and done < steps // plan.epochs:

@@ -1,9 +1,7 @@
 """What is kept of the data between rounds: exemplars within a fixed number of bytes, everything, or statistics."""
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,83 +11,19 @@ from edgecl.errors import BudgetError
 from edgecl.exemplars import herding
 from edgecl.lift import Lift
 from edgecl.statistics import ClassStatistics
+from edgecl.training.batch import Batch, held_back, is_held
 from edgecl.training.network import outputs
 from edgecl.training.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
+    from edgecl.training.batch import Seen
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
 PER_CLASS = 16    # bytes beside a class's samples: its number and its count, int32 each, and how many were seen, int64
-
-
 TRIES = 50        # draws of an exemplar that is not held back
-HOLD = 10         # one in so many samples is held back, where a part asks for it
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples as they came, uint8 or float32 [n, ...], and their columns (outputs of the network), int64 [n].
-
-    weight [n]: what the loss of a replayed sample's label counts against that of a new one, None for the mean over all;
-    recorded [n, k]: logits that a replayed sample was stored with, NaN where there are none.
-    """
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None = None
-    recorded: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: Tensor) -> Batch:
-        """The samples of those rows, int64 [m], copied."""
-        return Batch(self.x.index_select(0, rows), self.y.index_select(0, rows))
-
-    def join(self, other: Batch) -> Batch:
-        """Both, copied; what the other has besides is 1 and NaN here."""
-        weight = None if other.weight is None else torch.cat([torch.ones(len(self)), other.weight])
-        recorded = None if other.recorded is None else torch.cat([
-            other.recorded.new_full((len(self), other.recorded.shape[1]), torch.nan), other.recorded])
-        return Batch(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weight, recorded)
-
-    def mirrored(self, axis: int, generator: np.random.Generator) -> Batch:
-        """Every other sample, drawn by lot, turned round along an axis."""
-        lots = torch.from_numpy(generator.random(len(self)) < 0.5).view(-1, *[1] * (self.x.dim() - 1))
-        return replace(self, x=torch.where(lots, self.x.flip(axis), self.x))
-
-
-class Seen(NamedTuple):
-    """What the network made of samples in the step that they were trained in, before it: features [n, d] and logits
-    [n, C]; and of those that were replayed beside them [m, ...], with their columns."""
-
-    features: Tensor
-    logits: Tensor
-    old_features: Tensor
-    old_logits: Tensor
-    old_columns: Tensor
-
-
-def held_back(batch: Batch) -> NDArray[np.bool_]:
-    """Which samples are held back, one in HOLD, for ever and without a note of it: by their content. Classes with less
-    than two that are not have none."""
-    held = np.array([is_held(sample) for sample in batch.x], bool)
-    for column in batch.y.unique().tolist():
-        mine = batch.y.numpy() == column
-        if (mine & ~held).sum() < 2:
-            held[mine] = False
-    return held
-
-
-def is_held(sample: Tensor) -> bool:
-    """By its content."""
-    digest = hashlib.blake2b(sample.contiguous().numpy().tobytes(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") % HOLD == 0
 
 
 def balanced(memory: Nothing) -> Batch:
@@ -107,8 +41,8 @@ class Nothing(Part):
     bounded = True      # by the bytes that the user allows for exemplars
     replays = False     # whether `replay` gives anything, once something is kept
     withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
-    reserved = 0    # of these bytes, those that the next round takes beside exemplars
-    each = 0        # samples of a round that a constraint is to look at, 0 for all
+    reserved = 0        # of these bytes, those that the next round takes beside exemplars
+    each = 0            # samples of a round that a constraint is to look at, 0 for all
 
     def __init__(self, room: int, nothing: Batch) -> None:
         """`room`: bytes for exemplars; `nothing`: a batch without samples that has their shape and dtype."""
@@ -316,6 +250,8 @@ class Statistics(Nothing):
         return Lift(source, self.projection or source, self.power, self.projection > 0)
 
     def update(self, new: Batch, network: Network) -> None:
+        if self.withholds:
+            new = new.take(torch.from_numpy(np.flatnonzero(~held_back(new))))
         f = outputs(network.body if self.layer == "map" else network.features, new.x, network.block).numpy()
         h = self.lift(f.shape[1])(f)
         statistics = self.statistics() if self.arrays else ClassStatistics(h.mean(0))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from edgecl.training.batch import Batch
 from edgecl.training.constraints import Constraint
-from edgecl.training.memory import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

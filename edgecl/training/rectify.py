@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgecl.training.balance import Balance, Done, Phase
-from edgecl.training.memory import Batch, held_back
+from edgecl.training.batch import Batch, held_back
 from edgecl.training.network import Served, outputs
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ class Rectified(Balance):
 
         mine = scored(done.learned.x)
         conf, found = float(mine.max(1).values.mean()), np.arange(network.head.classes)
-        fresh = [float(mine[done.learned.y == column, column].mean()) if (done.learned.y == column).any() else 1.0
-                 for column in found[len(self.first):]]
         now = {column: float(scored(samples)[:, column].mean()) for column, samples in memory.exemplars().items()}
+        fresh = [now.get(column, 1.0) if column < done.known else       # learned by another method: as it is now
+                 float(mine[done.learned.y == column, column].mean()) for column in found[len(self.first):]]
         self.first = np.append(self.first, np.array(fresh, np.float32)).astype(np.float32)
         self.confidence = np.append(self.confidence, np.full(len(fresh), conf)).astype(np.float32)
         self.factors = np.array([self.first[column] / max(now.get(column, self.first[column]), 1e-6)

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BudgetError
-from edgecl.training.memory import PER_CLASS, Batch, Exemplars, Reservoir, Seen, is_held
+from edgecl.training.batch import Batch, Seen, is_held
+from edgecl.training.memory import PER_CLASS, Exemplars, Reservoir
 from edgecl.training.network import outputs
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from edgecl.errors import BadInput, StateError
 from edgecl.method import PARTS, Method, read_method
 from edgecl.training.balance import Balance, Chain
+from edgecl.training.batch import Batch
 from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch
 from edgecl.training.network import NETWORKS, build, outputs
 
 if TYPE_CHECKING:
@@ -58,6 +58,12 @@ class Session:
         (memory_part,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "head"))
         self.parts = Parts(memory_part(memory, self.nothing), balance_of(self.method),
                            [constraint() for constraint in parts_of(self.method, "constraint")])
+        if self.method.plastic:
+            (plasticity,), (rule,) = (parts_of(self.method, kind) for kind in ("plasticity", "task_rule"))
+            if top is not None:
+                raise BadInput(f"{self.method.name} divides the units of small networks, not those of {network}",
+                               f"give --backbone {', '.join(NETWORKS)}, or a method without plasticity")
+            self.parts.plasticity = plasticity(memory, rule())
         self.network = top.network(head) if top else build(network, tuple(input_shape), dtype, head, seed)
         training = self.method.training
         self.plan = Plan(epochs, batch, training["rate"] if rate is None else rate, training["momentum"],
@@ -77,6 +83,8 @@ class Session:
         memory = self.parts.memory
         memory.reserved = sum(part.beside(self._numbers(len(classes)), memory) for part in self.parts.constraints)
         memory.check(len(classes))
+        if self.parts.plasticity is not None:
+            self.parts.plasticity.check(self.network, len(np.unique(y)))
         column = {number: i for i, number in enumerate(classes)}
         new = Batch(samples, torch.tensor([column[number] for number in y.tolist()]))
         tuned = self.method.tuned == "all" or (self.method.tuned == "first" and self.rounds == 0)
@@ -93,6 +101,10 @@ class Session:
             raise BadInput(f"none of the classes {list(among or ())} is known", "teach one of them first")
         logits = outputs(lambda part: served(part)[1], self._samples(x)).numpy()
         return numbers[allowed][np.argmax(logits[:, allowed], 1)]
+
+    def usage(self) -> dict[str, list[list[float]]]:
+        """Layer -> for each round's sub-network, the share of each unit's inputs that it uses; empty without any."""
+        return self.parts.plasticity.usage(self.network) if self.parts.plasticity is not None else {}
 
     @property
     def nbytes(self) -> int:
@@ -138,6 +150,8 @@ class Session:
     def _served(self) -> nn.Module:
         if not self.classes:
             raise StateError("nothing was learned yet", "call learn first")
+        if self.parts.plasticity is not None:
+            return self.parts.plasticity.serve(self.network)
         return self.parts.balance.fold(self.network).eval()
 
     def _numbers(self, classes: int) -> int:
@@ -146,7 +160,8 @@ class Session:
                    for name, p in self.network.named_parameters())
 
     def _owners(self) -> list[tuple[str, Any]]:
-        return [("memory", self.parts.memory), ("balance", self.parts.balance),
+        plastic = [("plasticity", self.parts.plasticity)] if self.parts.plasticity is not None else []
+        return [("memory", self.parts.memory), ("balance", self.parts.balance), *plastic,
                 *((f"constraint{i}", part) for i, part in enumerate(self.parts.constraints))]
 
     def _samples(self, x: np.ndarray) -> Tensor:

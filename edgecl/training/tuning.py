@@ -16,8 +16,9 @@ from edgecl.method import read_method
 from edgecl.training import confines, needs
 from edgecl.training.allowance import Allowance, Clock
 from edgecl.training.balance import Balance
+from edgecl.training.batch import Batch
 from edgecl.training.loop import Parts, Plan, learning_round, planned_steps
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.memory import Nothing
 from edgecl.training.network import outputs
 from edgecl.training.pretrained import empty, network_above
 from edgecl.training.session import balance_of, below, parts_of

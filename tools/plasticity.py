@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Sub-networks beside separate networks, er and slda: `tools/plasticity.py OUT [--seeds 0,1,2]` -> docs/plasticity.md.
+
+Runs `edgecl bench` for each setting and task rule; what OUT holds already is not run again.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edgecl.evaluation.bench import Job, prepare
+from edgecl.evaluation.datasets import load
+from edgecl.method import FOLDER, PARTS, method_names, read_method
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/plasticity.md"
+SMALL, EACH = "fashion-small.npz", 100      # of its first training and test images, so many of each class
+SETTINGS: dict[str, dict[str, Any]] = {     # name -> arguments of bench
+    "digits, 5 x 2, mlp, 3 epochs": {"data": "digits", "backbone": "mlp", "epochs": 3},
+    "Fashion-MNIST, 5 x 2, 100 images a class, cnn, 2 epochs": {"data": SMALL, "backbone": "cnn", "epochs": 2},
+    "watch, 3 steps, tcn, 1 epoch": {"data": "watch", "backbone": "tcn", "epochs": 1, "steps": 3}}
+RULES = [rule for rule in PARTS["task_rule"] if rule != "none"]
+ORDER = ["packnet", "lottery", "clnp", "cpg", "pathnet", "den"]
+BESIDE = ["er", "slda"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rules", default="", metavar="TEXT", help="try other rules only in settings named so")
+    options = parser.parse_args()
+    plastic = [name for name in ORDER if name in method_names() and read_method(name).plastic]
+    page = [PREFACE]
+    for title, given in SETTINGS.items():
+        if given["data"] == SMALL:
+            given["data"] = small(options.out / SMALL)
+        results = bench(options.out, given, options.seeds, [*plastic, *BESIDE])
+        if options.rules in title:
+            results |= bench(options.out, given, options.seeds.split(",")[0], with_rules(options.out, plastic))
+        separate = [apart(given, int(seed)) for seed in options.seeds.split(",")]
+        page.append(section(title, plastic, results, separate))
+        PAGE.write_text("\n\n".join(page) + "\n", "utf-8")
+    PAGE.write_text("\n\n".join([*page, exports(plastic)]) + "\n", "utf-8")
+    return 0
+
+
+def small(path: Path) -> str:
+    """Fashion-MNIST with few images, since test images cost as much as training."""
+    split = load("fashion")
+    train, test = (np.sort(np.concatenate([np.flatnonzero(y == c)[:EACH] for c in range(len(split.class_names))]))
+                   for y in (split.y_train, split.y_test))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, x_train=split.x_train[train], y_train=split.y_train[train], x_test=split.x_test[test],
+             y_test=split.y_test[test])
+    return str(path)
+
+
+def with_rules(out: Path, methods: list[str]) -> list[str]:
+    """The .toml files of each method with each rule."""
+    made = []
+    for name in methods:
+        text, own = (FOLDER / f"{name}.toml").read_text("utf-8"), read_method(name).parts["task_rule"][0]
+        for rule in (rule for rule in RULES if rule != own):
+            path = out / "methods" / f"{name}.{rule}.toml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace(f'task_rule = "{own}"', f'task_rule = "{rule}"'), "utf-8")
+            made.append(str(path))
+    return made
+
+
+def bench(out: Path, given: dict[str, Any], seeds: str, methods: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Method -> its results, by `edgecl bench`."""
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    done = subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(methods), "--seeds", seeds,
+                           "--multi-head", "--json", "--out", str(out), *words], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in done.stdout.splitlines():
+        result = json.loads(line)
+        found.setdefault(Path(result["method"]).name.removesuffix(".toml"), []).append(result)
+    return found
+
+
+def apart(given: dict[str, Any], seed: int) -> tuple[float, int]:
+    """A network of its own for each task: the mean accuracy, and the bytes of all but the first."""
+    from edgecl.training.bench_seed import session_settings
+    from edgecl.training.session import Session
+
+    job = Job("finetune", seed=seed, **given)
+    split, steps = prepare(job)
+    right, size = [], 0
+    for step in steps:
+        learner = Session(**session_settings(job, split))
+        learner.learn(split.x_train[step.train], split.y_train[step.train])
+        right.append(float((learner.predict(split.x_test[step.test]) == split.y_test[step.test]).mean()))
+        size = sum(weight.nbytes for weight in learner.network.parameters())
+    return sum(right) / len(right), (len(steps) - 1) * size
+
+
+def section(title: str, plastic: list[str], results: dict[str, list[dict[str, Any]]],
+            separate: list[tuple[float, int]]) -> str:
+    return f"## {title}, {len(separate)} seed{'s' * (len(separate) > 1)}\n\n{table(plastic, results, separate)}"
+
+
+def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate: list[tuple[float, int]]) -> str:
+    """Markdown: medians over the seeds."""
+    lines = ["| method | task known | forgotten, task known | " + " | ".join(f"by {rule}" for rule in RULES)
+             + " | bytes kept | seconds |", "|---|" + "---:|" * (4 + len(RULES))]
+    for name in plastic:
+        if name not in results:
+            lines.append(f"| `{name}` | refused |" + " |" * (3 + len(RULES)))
+            continue
+        first, own = results[name], read_method(name).parts["task_rule"][0]
+        by_rule = [results.get(name if rule == own else f"{name}.{rule}") for rule in RULES]
+        shares = " | ".join(middle(mine, "final_accuracy") if mine else "" for mine in by_rule)
+        lines.append(f"| `{name}` | {middle(first, 'task_aware_accuracy')} | {max(map(lost, first)):.3f} | {shares}"
+                     f" | {middle(first, 'memory_bytes', '{:,.0f}')} | {middle(first, 'train_seconds', '{:.1f}')} |")
+    lines.append(f"| separate networks | {median(share for share, _ in separate):.3f} | 0.000 |"
+                 + " |" * len(RULES) + f" {separate[0][1]:,} | |")
+    for name in BESIDE:
+        if found := results.get(name):
+            lines.append(f"| `{name}` | {middle(found, 'task_aware_accuracy')} | {max(map(lost, found)):.3f} | "
+                         + f"{middle(found, 'final_accuracy')} (no rule) |" + " |" * (len(RULES) - 1)
+                         + f" {middle(found, 'memory_bytes', '{:,.0f}')} | "
+                         + f"{middle(found, 'train_seconds', '{:.1f}')} |")
+    return "\n".join(lines)
+
+
+def exports(methods: list[str]) -> str:
+    """Markdown: size and latency of what each method exports, and of one network without tasks."""
+    import onnxruntime
+
+    from edgecl.training.session import Session
+
+    split, steps = prepare(Job("finetune", "digits"))
+    sessions, sizes = {}, {}
+    for name in ["finetune", *methods]:
+        learner = Session(name, "mlp", split.x_train.shape[1:], "float32", 500_000, 0, epochs=3)
+        for step in steps:
+            learner.learn(split.x_train[step.train], split.y_train[step.train])
+        model = learner.export()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        sessions[name], sizes[name] = onnxruntime.InferenceSession(model, options), len(model)
+    taken: dict[str, list[float]] = {name: [] for name in sessions}
+    for place in range(300):        # in turn, so that what else runs slows them alike
+        x = np.ascontiguousarray(split.x_test[place:place + 1])
+        for name, runtime in sessions.items():
+            begun = time.perf_counter()
+            runtime.run(None, {"input": x})
+            taken[name].append(time.perf_counter() - begun)
+    plain = sizes["finetune"]
+    rows = [f"| `{name}` | {sizes[name]:,} | {sizes[name] / plain:.2f} | {1e6 * median(taken[name]):.0f} |"
+            for name in sessions]
+    return EXPORTS.format(count=len(steps)) + "\n".join(rows)
+
+
+EXPORTS = """## The exported file
+
+One graph with the sub-networks of {count} tasks and the rule (digits, mlp, 3 epochs), beside the one network of
+`finetune`. Units that a task of `clnp` or `pathnet` does not use are cut out of it; what the sub-networks of the others
+share is written once, with a byte a weight that says which have it. Microseconds of a sample on one thread: medians of
+300, taken in turn.
+
+| method | bytes | times one network | microseconds |
+|---|---:|---:|---:|
+"""
+
+
+def lost(result: dict[str, Any]) -> float:
+    """What was forgotten with the task known."""
+    from edgecl.evaluation.metrics import forgetting
+
+    return forgetting(result["task_aware_matrix"])
+
+
+def middle(results: list[dict[str, Any]], name: str, form: str = "{:.3f}") -> str:
+    return form.format(median(result[name] for result in results))
+
+
+PREFACE = """# Sub-networks: growing, choosing and masking
+
+`packnet`, `lottery`, `clnp`, `cpg`, `pathnet` and `den` give each round a sub-network of its own, which later rounds
+do not change. They need to know the task. Where it is not given, a rule infers it (`task_rule` in the method's file):
+`entropy` takes the sub-network that is surest; `nearest-mean` the one in whose features the sample lies nearest to a
+class mean, as a share of what is usual there; `ncm` the task of the nearest class mean in the first task's features.
+A state serves one network without a task id: `edgecl round` refuses these methods.
+
+Made by `tools/plasticity.py` from the results of `edgecl bench`: medians over seeds (of other rules than the
+method's own: the first seed), final accuracies; what is
+forgotten is the most over seeds. Bytes are masks, owners, what has grown, each task's own biases and normalisation,
+and nothing of the served network. Separate networks are trained for as many epochs, one a task; their bytes are those
+of all but the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight
+times."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Which method for which board: `tools/which_method.py RESULTS.json...` -> docs/which-method.md.
+
+Each RESULTS.json is what `edgecl bench --multi-head --out FOLDER` wrote; `--run OUT` makes them first, over all
+methods.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edgecl.config import format_size
+from edgecl.method import Method, method_names, read_method
+
+PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
+RUNS = {"digits": ["--data", "digits", "--epochs", "3"],
+        "watch": ["--data", "watch", "--epochs", "3", "--steps", "3"],
+        "fashion": ["--data", "fashion", "--per-class", "200", "--epochs", "2"]}
+BOUNDS = {"joint", "finetune"}      # what the others lie between
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="*")
+    parser.add_argument("--run", type=Path, metavar="OUT", help="run every method; what OUT holds is kept")
+    parser.add_argument("--seeds", default="0,1,2")
+    options = parser.parse_args()
+    files = list(options.results)
+    for name, given in RUNS.items() if options.run else ():
+        subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(method_names()), "--seeds",
+                        options.seeds, "--multi-head", "--out", str(options.run / name), *given], check=False)
+        files.append(options.run / name / "results.json")
+    results = [result for file in files for result in json.loads(file.read_text("utf-8"))]
+    if not results:
+        parser.error("no results: give results.json files of `edgecl bench --out`, or --run OUT")
+    PAGE.write_text(page(results), "utf-8")
+    return 0
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """Markdown: what each method needs, then a table for each data set and scenario, the most accurate first."""
+    settings: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
+    for result in results:
+        of = settings.setdefault((Path(result["data"]).stem, result["scenario"], result["steps"]), {})
+        of.setdefault(Path(result["method"]).stem, []).append(result)
+    known = [name for name in dict.fromkeys(name for of in settings.values() for name in of) if name in method_names()]
+    text = [PREFACE, "## Which to take\n\n" + "\n".join(best(of, title(key)) for key, of in settings.items()),
+            "## What each needs\n\n| method | keeps | answers need | `edgecl round` |\n|---|---|---|---|\n" + "\n".join(
+                f"| `{name}` | {' | '.join(needs(read_method(name)))} |" for name in sorted(known))]
+    for key, of in settings.items():
+        rows = sorted(of.items(), key=lambda item: -middle(item[1], "final_accuracy"))
+        text.append(f"## {title(key)}\n\n"
+                    "| method | final accuracy | task known | bytes kept | seconds | peak memory |\n"
+                    "|---|---:|---:|---:|---:|---:|\n" + "\n".join(row(name, mine) for name, mine in rows))
+    return "\n\n".join(text) + "\n"
+
+
+def title(key: tuple[str, str, int]) -> str:
+    return f"{key[0]}, {key[1]}, {key[2]} steps"
+
+
+def middle(results: list[dict[str, Any]], name: str) -> float:
+    """The median over seeds."""
+    return float(median(result[name] for result in results))
+
+
+def row(name: str, mine: list[dict[str, Any]]) -> str:
+    aware = "" if mine[0]["task_aware_accuracy"] is None else f"{middle(mine, 'task_aware_accuracy'):.3f}"
+    return (f"| `{name}` | {middle(mine, 'final_accuracy'):.3f} | {aware} | "
+            f"{format_size(int(middle(mine, 'memory_bytes')))} | {middle(mine, 'train_seconds'):.1f} | "
+            f"{format_size(int(middle(mine, 'peak_rss_bytes')))} |")
+
+
+def best(of: dict[str, list[dict[str, Any]]], where: str) -> str:
+    """A line: the most accurate method for each size of memory that buys more accuracy."""
+    chosen: list[tuple[int, float, str]] = []
+    for name, mine in of.items():
+        if name not in BOUNDS:
+            chosen.append((int(middle(mine, "memory_bytes")), middle(mine, "final_accuracy"), name))
+    front = [one for one in sorted(chosen) if not any(
+        other[0] <= one[0] and other[1] >= one[1] and other != one for other in chosen)]
+    return f"- {where}: " + ", ".join(f"`{name}` for {format_size(size)} ({share:.3f})" for size, share, name in front)
+
+
+def needs(method: Method) -> tuple[str, str, str]:
+    """What it keeps, what its answers need, and whether a state can have a round of it."""
+    given = {gift for _, part in method.rows() for gift in part.gives}
+    keeps = ", ".join(sorted(given) + [f"{name} constraint" for name in method.parts["constraint"]]) or "nothing"
+    asks = f"the task, or its rule ({method.parts['task_rule'][0]})" if method.plastic else "nothing"
+    rounds = "no" if method.plastic else {"none": "no", "first": "the first only", "all": "yes"}[method.tuned]
+    return keeps, asks, rounds
+
+
+PREFACE = """# Which method for which board
+
+Every method of `edgecl methods` on the same data, by `edgecl bench`: medians over seeds. Bytes are all that is kept
+between steps besides the served network; seconds are those of training on the machine that ran the benchmark, to be
+compared with one another; peak memory is the whole process's. With the task known, only its own classes may be
+answered. `joint` is the bound that keeps all data, `finetune` the one that keeps nothing. Made by
+`tools/which_method.py`."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
