@@ -188,7 +188,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def middle(mine: Sequence[Result], name: str) -> str:
     """The median, and the range where there is one."""
     values = sorted(float(result[name]) for result in mine)
-    return f"{median(values):.3f} ({values[0]:.3f}-{values[-1]:.3f})"
+    return f"{median(values):.3f}" + f" ({values[0]:.3f}-{values[-1]:.3f})" * (len(values) > 1)
 
 
 def by_method(results: Sequence[Result]) -> Iterator[tuple[str, list[Result]]]:
@@ -201,7 +201,7 @@ def scenario(data: str, results: Sequence[Result]) -> list[str]:
     known = bool(SETTINGS[data].get("multi_head"))
     return markdown(["method", "average", "final", *["final, step known"] * known, "forgetting", "kept", "seeds"], [
         [f"`{method}`", middle(mine, "average_incremental_accuracy"), middle(mine, "final_accuracy"),
-         *[middle(mine, "task_aware_accuracy")] * known, middle(mine, "forgetting"),
+         *[middle(mine, name) for name in ["task_aware_accuracy"] * known], middle(mine, "forgetting"),
          format_size(max(result["memory_bytes"] for result in mine)),
          str(len(mine))] for method, mine in by_method(results)])
 
