@@ -123,13 +123,14 @@ class Cpg(Owned):
         return self.old[name] & (self.real[name] > THRESHOLD)
 
     def _look(self) -> bool:
-        """Grow, where the goal is not reached, and there is room for it."""
+        """Grow, where the goal is not reached, and there is room for it and for one more task after this."""
         self.looked += 1
         wider = min(self.factor + GROWTH, self.most)
         if self.accuracy() >= self.goal or wider == self.factor:
             return False
-        masks, classes = self._bytes(self.network, len(self.tasks) + 1, wider), self.work.head.classes
-        if masks + self.others(self.network, classes) > self.room:
+        others = self.others(self.network, self.work.head.classes)
+        one = others - sum(self._task_bytes(task) for task in self.tasks)
+        if self._bytes(self.network, len(self.tasks) + 2, wider) + others + one > self.room:
             return False
         self.factor = wider
         self.release(self.region(self.network, wider), anew=False)     # what is new is drawn as at the start
