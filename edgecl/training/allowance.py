@@ -68,38 +68,43 @@ class Allowance:
         return self.clock.spent(self.samples) if self.clock else 0.0
 
     def passes(self, network: Network, constraints: Sequence[Constraint], batch: Batch, old: Tensor | None, known: int,
-               weights: Sequence[Tensor], smoothing: float) -> tuple[float, Sequence[Tensor | None]]:
-        """The loss and its gradients over a whole batch. old: logits of its first samples, see `Step`.
+               weights: Sequence[Tensor], smoothing: float, above: Batch | None = None
+               ) -> tuple[float, Sequence[Tensor | None]]:
+        """The loss and its gradients over a whole batch. old: logits of its first samples, see `Step`; above: samples
+        beside them that enter the network at a layer of their own.
 
         Where memory runs out, pieces are halved and the batch begins anew; raises what torch does where one sample is
         too much.
         """
         while True:
-            piece = min(self.piece or len(batch), len(batch))
+            parts = [batch] if above is None else [batch, above]
+            piece = min(self.piece or len(batch), max(map(len, parts)))
             try:
                 with reduced_precision(network.device):
-                    found = _accumulated(network, constraints, batch, old, known, weights, smoothing, piece)
+                    found = _accumulated(network, constraints, parts, old, known, weights, smoothing, piece)
             except (RuntimeError, MemoryError) as error:
                 if piece == 1 or not out_of_memory(error):
                     raise
                 self.piece = piece // 2
             else:
-                self.samples += len(batch)
+                self.samples += sum(map(len, parts))
                 if self.tight():
                     self.piece = max(piece // 2, 1)
                 return found
             gc.collect()    # outside the handler: its traceback holds what was allocated
 
 
-def _accumulated(network: Network, constraints: Sequence[Constraint], batch: Batch, old: Tensor | None, known: int,
-                 weights: Sequence[Tensor], smoothing: float, piece: int) -> tuple[float, Sequence[Tensor | None]]:
+def _accumulated(network: Network, constraints: Sequence[Constraint], parts: Sequence[Batch], old: Tensor | None,
+                 known: int, weights: Sequence[Tensor], smoothing: float, piece: int
+                 ) -> tuple[float, Sequence[Tensor | None]]:
     total: list[Tensor | None] = []
-    value, olds = 0.0, 0 if old is None else len(old)
-    for start in range(0, len(batch), piece):
+    value, olds, count = 0.0, 0 if old is None else len(old), sum(map(len, parts))
+    for batch, start in [(part, start) for part in parts for start in range(0, len(part), piece)]:
         x, y = batch.x[start:start + piece], batch.y[start:start + piece]
-        features, logits = network(x)
-        before = None if old is None or start >= olds else old[start:start + piece].to(logits.device)
-        step = Step(features, logits, y.to(logits.device), before, known, len(batch), olds, smoothing)
+        features, logits = network(x, batch.place)
+        first = batch is parts[0] and old is not None and start < olds
+        before = old[start:start + piece].to(logits.device) if first and old is not None else None
+        step = Step(features, logits, y.to(logits.device), before, known, count, olds, smoothing)
         loss = network.head.loss(step)
         for part in constraints:
             loss = loss + part.penalty(step)

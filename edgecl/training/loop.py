@@ -94,11 +94,14 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     memory (default: without bounds). Raises BadInput where the training diverges; the network is then of no use.
     """
     memory, constraints, head, allowance = parts.memory, parts.constraints, network.head, allowance or Allowance()
-    known, data = head.classes, memory.dataset(new)
+    whole, known = network, head.classes
+    network, new = memory.begin(new, network, generator)
+    data = memory.dataset(new)
     asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
     old = outputs(lambda x: network(x)[1], data.x, network.block) if asked else None   # once a round, never again
     head.extend(classes, generator)
-    weights, paces = list(network.parameters()), network.paces((plan.head_rate or plan.rate) / (plan.rate or 1.0))
+    weights = list(network.parameters())
+    paces = network.paces((plan.head_rate or plan.rate) / (plan.rate or 1.0), memory.place, memory.pace if known else 1)
     sgd = Sgd(weights, plan, paces)
     for part in constraints:
         part.begin(network, [plan.rate * pace for pace in paces])
@@ -107,12 +110,13 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     for rows in shuffled(len(data), plan, generator):
         if (share := max(done / steps, allowance.spent())) >= 1.0:
             break
-        fresh, replayed = data.take(rows), memory.replay(len(rows), generator)
-        batch = fresh if replayed is None else fresh.join(replayed)
+        fresh, replayed = data.take(rows), memory.replay(memory.beside(len(rows)), generator)
+        above = None if replayed is None or replayed.place is None else replayed
+        batch = fresh if replayed is None or above is not None else fresh.join(replayed)
         if plan.mirror and network.mirror is not None:
             batch = batch.mirrored(network.mirror, generator)
         value, gradients = allowance.passes(network, constraints, batch, None if old is None else old[rows], known,
-                                            weights, plan.smoothing)
+                                            weights, plan.smoothing, above)
         for part in constraints:
             gradients = part.project(gradients)
         sgd.step(gradients, plan.rate_after(share))
@@ -120,7 +124,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
             part.after_step()
         if done < steps // plan.epochs:
             memory.observe(data.take(rows[rows < len(new)]), generator)
-        done, samples = done + 1, samples + len(batch)
+        done, samples = done + 1, samples + len(batch) + (0 if above is None else len(above))
         if not math.isfinite(value):
             raise BadInput(f"the loss is {value} after {samples} samples at a rate of {plan.rate:g}",
                            "give a smaller rate, or a weaker constraint")
@@ -130,7 +134,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     for part in constraints:
         part.end(network, new, generator)
     memory.update(new, network)
-    parts.balance.finish(network, memory)
+    parts.balance.finish(whole, memory)
 
 
 def shuffled(count: int, plan: Plan, generator: np.random.Generator) -> Iterator[Tensor]:

@@ -26,10 +26,12 @@ PER_CLASS = 16    # bytes beside a class's samples: its number and its count, in
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as they came, uint8 or float32 [n, ...], and their columns (outputs of the network), int64 [n]."""
+    """Samples as they came, uint8 or float32 [n, ...], and their columns (outputs of the network), int64 [n]. place:
+    of activations, the layers of the network that lie below them; None for what the network takes."""
 
     x: Tensor
     y: Tensor
+    place: int | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -52,6 +54,7 @@ class Nothing(Part):
     """Keeps nothing; the base of all memories."""
 
     bounded = True  # by the bytes that the user allows for exemplars
+    place, pace = 0, 1.0    # the first `place` layers learn at that pace after the first round
 
     def __init__(self, room: int, nothing: Batch) -> None:
         """`room`: bytes for exemplars; `nothing`: a batch without samples that has their shape and dtype."""
@@ -62,6 +65,15 @@ class Nothing(Part):
 
     def hold(self, old: Batch) -> None:
         """Take samples as kept from earlier rounds, without copying them."""
+
+    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+        """Called once at the start of a round, before the network has new outputs: what is trained and on what. Where
+        the lower layers stay as they are, that is the part above them, and their activations."""
+        return network, new
+
+    def beside(self, n: int) -> int:
+        """How many samples are to be replayed beside n new ones."""
+        return n
 
     def dataset(self, new: Batch) -> Batch:
         """What a round goes through: its new samples first, then what the memory adds as a whole."""
