@@ -34,7 +34,9 @@ PARTS: dict[str, dict[str, Part]] = {
         "herding": Part("memory.Herding", gives=EXEMPLARS),
         "everything": Part("memory.Everything", gives=EXEMPLARS),
         "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
-                           gives=STATISTICS)},
+                           gives=STATISTICS),
+        "gaussians": Part("gaussians.Gaussians", {"rank": int, "pace": float, "moves": ("map", "means", "best", "none")}),
+        "translated": Part("gaussians.Translated")},
     "constraint": {
         "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
         "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
