@@ -36,7 +36,8 @@ PARTS: dict[str, dict[str, Part]] = {
         "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
                            gives=STATISTICS),
         "gaussians": Part("gaussians.Gaussians", {"rank": int, "pace": float, "moves": ("map", "means", "best", "none")}),
-        "translated": Part("gaussians.Translated")},
+        "translated": Part("gaussians.Translated"),
+        "latent": Part("latent.Latent", {"patterns": int, "bits": int})},
     "constraint": {
         "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
         "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from edgecl.training.network import Network
 
+PLACE = 4       # bytes of the place, int32
+
 
 class Above(Nothing):
     """The base: after the first round, the first `place` layers learn at `pace`, 0 being not at all.

@@ -9,7 +9,7 @@ import torch
 
 from edgecl.drift import Drift, Pairs
 from edgecl.errors import BudgetError
-from edgecl.training.above import Above, float_rows
+from edgecl.training.above import PLACE, Above, float_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from edgecl.training.part import Arrays
 
 PER_CLASS = 12      # bytes of its column, int32, and of how many samples it had, int64
-PLACE = 4           # bytes of the place, int32
 ROUNDING = 1e-12    # of the strongest direction
 
 

@@ -105,7 +105,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     sgd = Sgd(weights, plan, paces)
     for part in constraints:
         part.begin(network, [plan.rate * pace for pace in paces])
-    network.train()
+    network.train_above(memory.place if known else 0)
     steps, done, samples = plan.epochs * -(-len(data) // plan.batch), 0, 0
     for rows in shuffled(len(data), plan, generator):
         if (share := max(done / steps, allowance.spent())) >= 1.0:

@@ -56,6 +56,12 @@ class Network(nn.Module):
             x = layer(x)
         return x
 
+    def train_above(self, place: int) -> None:
+        """Training mode, but for the first `place` layers: their batch normalisation goes by what it has seen."""
+        self.train()
+        for _, layer in self.layers()[:max(place - self.start, 0)]:
+            layer.eval()
+
     def above(self, place: int) -> Network:
         """What lies above the first `place` layers as a network of its own: the same parameters, by the same names."""
         if place == self.start:
