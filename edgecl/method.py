@@ -37,7 +37,8 @@ PARTS: dict[str, dict[str, Part]] = {
                            gives=STATISTICS),
         "gaussians": Part("gaussians.Gaussians", {"rank": int, "pace": float, "moves": ("map", "means", "best", "none")}),
         "translated": Part("gaussians.Translated"),
-        "latent": Part("latent.Latent", {"patterns": int, "bits": int})},
+        "latent": Part("latent.Latent", {"patterns": int, "bits": int}),
+        "generator": Part("generator.GenerativeReplay", {"steps": int, "recalls": bool})},
     "constraint": {
         "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
         "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
