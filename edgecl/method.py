@@ -27,6 +27,7 @@ class Part:
 
 
 EXEMPLARS, STATISTICS = frozenset({"exemplars"}), frozenset({"statistics"})
+DUAL = frozenset({"a recent and a long-term memory"})
 PARTS: dict[str, dict[str, Part]] = {
     "memory": {
         "none": Part("memory.Nothing"),
@@ -38,7 +39,8 @@ PARTS: dict[str, dict[str, Part]] = {
         "gaussians": Part("gaussians.Gaussians", {"rank": int, "pace": float, "moves": ("map", "means", "best", "none")}),
         "translated": Part("gaussians.Translated"),
         "latent": Part("latent.Latent", {"patterns": int, "bits": int}),
-        "generator": Part("generator.GenerativeReplay", {"steps": int, "recalls": bool})},
+        "generator": Part("generator.GenerativeReplay", {"steps": int, "recalls": bool}),
+        "fearnet": Part("fearnet.FearNet", {"sleep": int, "dreams": int}, gives=DUAL)},
     "constraint": {
         "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
         "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
@@ -46,6 +48,7 @@ PARTS: dict[str, dict[str, Part]] = {
     "plasticity": {},
     "balance": {
         "none": Part("balance.Balance"),
+        "gate": Part("fearnet.Gated", needs=DUAL),
         "exemplar-means": Part("balance.ExemplarMeans", needs=EXEMPLARS),
         "closed-form": Part("balance.ClosedForm", {"solver": ("nearest-mean", "slda", "ridge")}, needs=STATISTICS)},
     "head": {

@@ -20,7 +20,7 @@ ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
 VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "strength": 1.0, "squared": True,
           "importance": 3.0, "gamma": 0.9, "samples": 0, "labels": "exact", "solver": "slda",
           "rank": 2, "pace": 0.1, "moves": "best", "patterns": 9, "bits": 8,
-          "steps": 3, "recalls": True}
+          "steps": 3, "recalls": True, "sleep": 2, "dreams": 5}
 
 
 def class_of(kind, name):

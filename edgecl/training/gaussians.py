@@ -75,6 +75,8 @@ class Gaussians(Above):
     samples best; or "none".
     """
 
+    lasting = True
+
     def __init__(self, room: int, nothing: Batch, rank: int, pace: float, moves: str) -> None:
         super().__init__(room, nothing)
         self.rank, self.pace, self.moves = rank, pace, moves
@@ -201,6 +203,8 @@ class Translated(Above):
     """FeTrIL (Petit et al. 2023, section 3.2, equation 1): the network below the head is frozen after the first round;
     a pseudo-feature of an old class C_p is that of a sample of the new class C_n whose mean is nearest, moved by
     mu(C_p) - mu(C_n). All that is kept of a class is its mean."""
+
+    lasting = True
 
     def __init__(self, room: int, nothing: Batch) -> None:
         super().__init__(room, nothing)

@@ -118,7 +118,7 @@ class GenerativeReplay(Above):
         if self.decoder is None:
             width, code = shape_for(self.room, x.shape[1])
             self.least, self.range = float(x.min()), max(float(x.max() - x.min()), 1e-6)
-            fresh = _initialised(decoder(code, width, x.shape[1]), generator)
+            fresh = initialised(decoder(code, width, x.shape[1]), generator)
         else:
             fresh = deepcopy(self.decoder).requires_grad_(True)
         x = ((x - self.least) / self.range).clamp(0, 1)
@@ -137,7 +137,7 @@ class GenerativeReplay(Above):
     def _trained(self, fresh: nn.Sequential, x: Tensor, generator: np.random.Generator) -> nn.Sequential:
         """Raise the evidence lower bound of the mix; the encoder. x: new samples in the generator's scale."""
         width, code = fresh[2].in_features, fresh[0].in_features
-        encoder = _initialised(nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), nn.Linear(width, 2 * code)),
+        encoder = initialised(nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), nn.Linear(width, 2 * code)),
                                generator)
         adam = Adam([*encoder.parameters(), *fresh.parameters()], RATE)
         recalls = self.recalls and self.decoder is not None
@@ -196,7 +196,7 @@ def mix(batch: int, rounds: int) -> int:
     return max(round(batch / rounds), 1)
 
 
-def _initialised(layers: nn.Sequential, generator: np.random.Generator) -> nn.Sequential:
+def initialised(layers: nn.Sequential, generator: np.random.Generator) -> nn.Sequential:
     """Weights after He et al. 2015, biases 0."""
     for layer in layers:
         if isinstance(layer, nn.Linear):

@@ -54,6 +54,7 @@ class Nothing(Part):
     """Keeps nothing; the base of all memories."""
 
     bounded = True  # by the bytes that the user allows for exemplars
+    lasting = False     # a worker keeps its state from round to round; else the state's own exemplars are held
     place, pace = 0, 1.0    # the first `place` layers learn at that pace after the first round
 
     def __init__(self, room: int, nothing: Batch) -> None:

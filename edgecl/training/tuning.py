@@ -104,6 +104,8 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
         if str(before["method"]) == job.method:
             for i, part in enumerate(parts.constraints):
                 part.load(below(f"constraint{i}", before))
+            if parts.memory.lasting:
+                parts.memory.load(below("memory", before))
     return int(before["rounds"])
 
 
@@ -168,6 +170,8 @@ def keep(folder: Path, network: Network, parts: Parts, job: Job, method: Method,
     """What the next round goes on from, and the trained head, where the method has one."""
     kept: dict[str, Any] = {f"constraint{i}/{name}": array for i, part in enumerate(parts.constraints)
             for name, array in part.state().items()}
+    if parts.memory.lasting:
+        kept |= {f"memory/{name}": array for name, array in parts.memory.state().items()}
     kept |= {f"head/{name}": value.cpu().numpy() for name, value in network.head.state_dict().items()}
     np.savez(folder / "parts.npz", method=np.array(job.method), classes=np.array(job.classes, np.str_),
              rounds=np.array(rounds), **kept)
