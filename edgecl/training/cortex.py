@@ -48,7 +48,7 @@ class Cortex(Part):
         self.numbers, self.code, width = numbers, code, HIDDEN * code
         self.encoder = nn.Sequential(nn.Linear(numbers, width), nn.ELU(), nn.Linear(width, code))
         self.decoder = nn.Sequential(nn.Linear(code, width), nn.ELU(), nn.Linear(width, numbers))
-        self.classifier = nn.utils.skip_init(nn.Linear, code, 0)
+        self.classifier = nn.Linear(code, 1)       # grows with the first class
         self.columns: list[int] = []
         self.means = torch.empty(0, code)
         self.covariances = torch.empty(0, code, code)
@@ -107,16 +107,16 @@ class Cortex(Part):
         self.covariances = torch.stack([torch.cov(part.T, correction=0).view(self.code, self.code) for part in own])
 
     def _grow(self, columns: list[int]) -> None:
-        fresh = nn.utils.skip_init(nn.Linear, self.code, len(columns))
+        fresh = nn.Linear(self.code, len(columns))
         with torch.no_grad():
             fresh.weight.zero_()
             fresh.bias.zero_()
-            fresh.weight[:len(self.columns)] = self.classifier.weight
-            fresh.bias[:len(self.columns)] = self.classifier.bias
+            fresh.weight[:len(self.columns)] = self.classifier.weight[:len(self.columns)]
+            fresh.bias[:len(self.columns)] = self.classifier.bias[:len(self.columns)]
         self.classifier, self.columns = fresh, columns
 
     def state(self) -> Arrays:
-        weights = {f"{name}/{key}": value.numpy().astype(np.float16) for name in ("encoder", "decoder", "classifier")
+        weights = {f"{name}/{key}": value.detach().numpy().astype(np.float16) for name in ("encoder", "decoder", "classifier")
                    for key, value in getattr(self, name).state_dict().items()}
         upper = torch.triu_indices(self.code, self.code)
         return {**weights, "columns": np.array(self.columns, np.int32), "means": self.means.numpy(),
