@@ -112,7 +112,8 @@ def write(runs: Path, out: Path) -> None:
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for entry in kept:
             groups.setdefault(tuple(entry["wanted"][:2]), []).append(entry["result"])
-        print(f"\n### {data}\n\n| method | `--memory` | kept | average | final (range) | seeds |\n|---|---|---|---|---|---|")
+        print(f"\n### {data}\n\n"
+              "| method | `--memory` | kept | average | final (range) | seeds |\n|---|---|---|---|---|---|")
         for (name, size), results in sorted(groups.items()):
             final = [result["final_accuracy"] for result in results]
             average = median(result["average_incremental_accuracy"] for result in results)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgecl.training.network import Network
 
 PLACE = 4       # bytes of the place, int32
+PER_CLASS = 12  # of a class: its column, int32, and how many samples it had, int64
 
 
 class Above(Nothing):

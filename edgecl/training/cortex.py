@@ -95,8 +95,8 @@ class Cortex(Part):
             hidden = self.encoder[1](self.encoder[0](x[rows]))
             code = self.encoder[2](hidden)
             mirrored = self.decoder[1](self.decoder[0](code))
-            loss = (F.cross_entropy(self.classifier(code), target[rows]) + F.mse_loss(self.decoder[2](mirrored), x[rows])
-                    + HIDDEN_SHARE * F.mse_loss(mirrored, hidden))
+            missed = F.mse_loss(self.decoder[2](mirrored), x[rows]) + HIDDEN_SHARE * F.mse_loss(mirrored, hidden)
+            loss = F.cross_entropy(self.classifier(code), target[rows]) + missed
             adam.step(torch.autograd.grad(loss, weights))
         with torch.no_grad():
             for p in weights:
@@ -116,7 +116,8 @@ class Cortex(Part):
         self.classifier, self.columns = fresh, columns
 
     def state(self) -> Arrays:
-        weights = {f"{name}/{key}": value.detach().numpy().astype(np.float16) for name in ("encoder", "decoder", "classifier")
+        weights = {f"{name}/{key}": value.detach().numpy().astype(np.float16)
+                   for name in ("encoder", "decoder", "classifier")
                    for key, value in getattr(self, name).state_dict().items()}
         upper = torch.triu_indices(self.code, self.code)
         return {**weights, "columns": np.array(self.columns, np.int32), "means": self.means.numpy(),

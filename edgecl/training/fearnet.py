@@ -138,10 +138,10 @@ class FearNet(Above):
         self.recent, self.of = torch.tensor(state["recent"]).float(), torch.tensor(state["of"]).long()
         self.cortex = self.gate = None
         if "cortex/columns" in state:
-            code, width = state["cortex/encoder/2.weight"].shape
-            numbers = state["cortex/encoder/0.weight"].shape[1]
+            code, numbers = len(state["cortex/encoder/2.weight"]), state["cortex/encoder/0.weight"].shape[1]
             self.cortex = Cortex(numbers, code)
-            self.cortex.load({name.removeprefix("cortex/"): a for name, a in state.items() if name.startswith("cortex/")})
+            self.cortex.load({name.removeprefix("cortex/"): array for name, array in state.items()
+                              if name.startswith("cortex/")})
             self.columns = sorted({*self.cortex.columns, *self.of.tolist()})
             self.shape = self.shape if self.place == 0 else torch.Size([numbers])
             if "gate/0.weight" in state:
@@ -196,7 +196,8 @@ class Served(nn.Module):
     def neighbours(self, h: Tensor) -> Tensor:
         """P_HC [n, classes]: of each class with recent samples, the inverse distance of the nearest, equation 1."""
         squares = (h.square().sum(1, keepdim=True) - 2 * h @ self.recent.T + self.recent.square().sum(1)).clamp(min=0)
-        near = {column: 1 / (NEAR + squares[:, rows].amin(1, keepdim=True).sqrt()) for column, rows in self.groups.items()}
+        near = {column: 1 / (NEAR + squares[:, rows].amin(1, keepdim=True).sqrt())
+                for column, rows in self.groups.items()}
         found = self._spread(near, h)
         return found / found.sum(1, keepdim=True)
 

@@ -49,8 +49,8 @@ def shape_for(room: int, numbers: int) -> tuple[int, int]:
 
 
 def decoder(code: int, width: int, numbers: int) -> nn.Sequential:
-    """code [n, z] -> logits [n, numbers] of samples in the generator's scale, 0..1: unbounded ones would grow from round
-    to round, as each generator learns from the last one's."""
+    """code [n, z] -> logits [n, numbers] of samples in the generator's scale, 0..1: unbounded ones would grow from
+    round to round, as each generator learns from the last one's."""
     return nn.Sequential(nn.Linear(code, width), nn.ReLU(), nn.Linear(width, numbers))
 
 
@@ -81,7 +81,7 @@ class GenerativeReplay(Above):
 
     def check(self, classes: int) -> None:
         if self.decoder is not None and self.nbytes_for(classes) > self.room:
-            raise BudgetError(f"{self.room} bytes can't hold a generator of {classes} classes beside what it has learned",
+            raise BudgetError(f"{self.room} bytes can't hold a generator of {classes} classes, wide as it is",
                               f"give --memory {4 * self.room} from the first round on")
         if self.place >= 0 and self.decoder is None and not shape_for(self.room, self.shape.numel())[0]:
             least = 2 * (BESIDE + 2 * (2 * self.shape.numel() + 2))
@@ -129,7 +129,8 @@ class GenerativeReplay(Above):
             kept = ~torch.isin(columns, y)
             x, y = torch.cat([x, old[kept]]), torch.cat([y, columns[kept]])
         mean, spread = outputs(encoder, x).chunk(2, 1)
-        self.modes = {column: _half(_mode(mean[y == column], spread[y == column])) for column in sorted(set(y.tolist()))}
+        self.modes = {column: _half(_mode(mean[y == column], spread[y == column]))
+                      for column in sorted(set(y.tolist()))}
         self.decoder = _stored(fresh)
         self.solver, self.before = None, None
         self.rounds, self.columns = self.rounds + 1, list(self.modes)

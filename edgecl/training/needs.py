@@ -21,7 +21,7 @@ TURNING = 2             # times them beside, before a pass
 PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
 FISHER = 6              # passes forward that the squared gradients of one sample take
 
-COPIES = {"reservoir": 2, "latent": 2, "herding": 3, "everything": 3}    # of all activations, by the method's memory; else 1
+COPIES = {"reservoir": 2, "latent": 2, "herding": 3, "everything": 3}    # of all activations, by the memory; else 1
 WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
 BESIDE = {"fisher": 3}                                      # times the learned weights, by the constraint; else 0
 
