@@ -4,10 +4,12 @@
     python tools/pseudo_rehearsal.py --data digits [--sizes 16KB,64KB] [--epochs 5] [--per-class N] [--steps 5]
         [--seeds 0,1,2] [--ablate] [--runs FOLDER]
     python tools/pseudo_rehearsal.py --write [--runs FOLDER] [--out docs]
+    python tools/pseudo_rehearsal.py --pictures [--out docs]
 
 The first form runs `edgecl bench` jobs and keeps their results as FOLDER/DATA.json (--data: a name or an .npz file);
 results that are there already, of the same settings, are not run again. The second writes pseudo-rehearsal.svg and
-prints the tables of pseudo-rehearsal.md from them.
+prints the tables of pseudo-rehearsal.md from them; the third writes dgr-samples.svg, what dgr's generator makes after
+each step of the digits, with and without its own replay.
 """
 from __future__ import annotations
 
@@ -50,8 +52,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("pseudo-rehearsal-runs"))
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--pictures", action="store_true")
     options = parser.parse_args()
-    if options.write:
+    if options.pictures:
+        pictures(options.out)
+    elif options.write:
         write(options.runs, options.out)
     else:
         measure(options)
@@ -130,6 +135,39 @@ def write(runs: Path, out: Path) -> None:
         axis.set(xscale="log", xlabel="bytes kept", ylabel="final accuracy", title=data)
         axis.legend(fontsize=7)
     figure.savefig(out / "pseudo-rehearsal.svg", metadata={"Date": None})
+
+
+def pictures(out: Path) -> None:
+    """Rows: steps; columns: a sample of each class known by then, with replay on the left, without on the right."""
+    import matplotlib
+    import numpy as np
+
+    from edgecl.evaluation.datasets import digits
+    from edgecl.training.generator import GenerativeReplay
+    from edgecl.training.session import Session
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    data = digits()
+    figure, axes = pyplot.subplots(5, 20, figsize=(10, 2.8))
+    with tempfile.TemporaryDirectory() as folder:
+        for half, method in enumerate(("dgr", ablated("dgr, generator without replay", Path(folder)))):
+            learner = Session(method, "mlp", (64,), "float32", 32_000, 0, epochs=5)
+            for step in range(5):
+                rows = np.isin(data.y_train, [2 * step, 2 * step + 1])
+                learner.learn(data.x_train[rows], data.y_train[rows])
+                memory = learner.parts.memory
+                assert isinstance(memory, GenerativeReplay)
+                made, of = memory.generated(400, np.random.default_rng(step))
+                first = {int(column): i for i, column in reversed(list(enumerate(of)))}
+                for column in range(10):
+                    axis = axes[step][10 * half + column]
+                    axis.axis("off")
+                    if column in first:
+                        axis.imshow(1 - made[first[column]].reshape(8, 8), cmap="gray", vmin=0, vmax=1)
+    figure.suptitle("after each step: generator with its own replay (left), without (right)", fontsize=9)
+    figure.savefig(out / "dgr-samples.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
