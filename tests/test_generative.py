@@ -143,7 +143,7 @@ def test_a_pseudo_feature_is_that_of_the_nearest_new_class_moved_to_the_old_mean
     network, memory = network_of(6, 4), Translated(10_000, nothing(6))
     old, new = classes_of([0, 1]), classes_of([2, 3], seed=9)
     memory.update(old, network)
-    memory.begin(new, network, rng())
+    memory.enter(new, network, rng())
     drawn = memory.replay(200, rng())
     assert set(drawn.y.tolist()) == {0, 1} and drawn.place == 2
     for column in (0, 1):
@@ -197,16 +197,16 @@ def test_the_cut_follows_from_the_bytes():
 def test_the_mix_is_one_in_t_new():
     assert [mix(60, t) for t in (1, 2, 3, 4)] == [60, 30, 20, 15]
     memory, network = GenerativeReplay(4000, nothing(6), 3, True), network_of(6, 2)
-    assert memory.beside(32) == 0
+    assert memory.amount(32) == 0
     for t in (2, 3, 4):
         memory.update(classes_of([0, 1]), network)
-        assert 32 / (32 + memory.beside(32)) == 1 / t
+        assert 32 / (32 + memory.amount(32)) == 1 / t
 
 
 def test_replay_is_labelled_by_the_old_solver():
     memory, network = GenerativeReplay(4000, nothing(6), 20, True), network_of(6, 3)
     memory.update(classes_of([0, 1, 2]), network)
-    memory.begin(classes_of([3]), network, rng())
+    memory.enter(classes_of([3]), network, rng())
     with torch.no_grad():
         asked = network.head.weight.clone()
         network.head.weight.add_(7)                     # the solver goes on learning

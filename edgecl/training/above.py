@@ -35,7 +35,7 @@ class Above(Nothing):
         self.fresh = 1                      # classes of this round
         self.before: Batch | None = None    # this round's samples above `place`, as they were at its start
 
-    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         arrived = set(new.y.tolist())
         self.choose(network, new.x)
         self.check(len(arrived.union(self.columns)))
@@ -63,7 +63,7 @@ class Above(Nothing):
             return x
         return outputs(lambda part: network.below(part, self.place), x, network.block)
 
-    def beside(self, n: int) -> int:
+    def amount(self, n: int) -> int:
         return -(-n * len(self.replayable) // self.fresh)
 
     def arrive(self, x: Tensor, y: Tensor) -> Batch:

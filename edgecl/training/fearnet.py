@@ -81,9 +81,9 @@ class FearNet(Above):
                               f"class{'es' * (classes > 1)}", f"give --memory {max(least, 2 * self.room * bool(code))} "
                               "or more from the first round on")
 
-    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         self.seed = int(generator.integers(2**31))
-        return super().begin(new, network, generator)
+        return super().enter(new, network, generator)
 
     def update(self, new: Batch, network: Network) -> None:
         self.choose(network, new.x)

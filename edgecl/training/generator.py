@@ -94,14 +94,14 @@ class GenerativeReplay(Above):
         code = self.decoder[0].in_features
         return BESIDE + 2 * sum(p.numel() for p in self.decoder.parameters()) + classes * mode_bytes(int(code))
 
-    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         self.seed = int(generator.integers(2**31))
-        found = super().begin(new, network, generator)
+        found = super().enter(new, network, generator)
         if self.decoder is not None:
             self.solver = deepcopy(network.above(self.place)).eval()
         return found
 
-    def beside(self, n: int) -> int:
+    def amount(self, n: int) -> int:
         """t - 1 times as many as new ones."""
         return n * self.rounds
 

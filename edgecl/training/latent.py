@@ -101,9 +101,9 @@ class Latent(Above):
         self.store.hold(self.packed(old.x, old.y))
         self.columns = list(self.store.kept)
 
-    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         self.seed = int(generator.integers(2**31))
-        return super().begin(new, network, generator)
+        return super().enter(new, network, generator)
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
         drawn = self.store.replay(n, generator) if self.store is not None and n else None

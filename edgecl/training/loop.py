@@ -95,7 +95,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     """
     memory, constraints, head, allowance = parts.memory, parts.constraints, network.head, allowance or Allowance()
     whole, known = network, head.classes
-    network, new = memory.begin(new, network, generator)
+    network, new = memory.enter(new, network, generator)
     data = memory.dataset(new)
     asked = known and plan.epochs and any(part.needs_old for part in (head, *constraints))
     old = outputs(lambda x: network(x)[1], data.x, network.block) if asked else None   # once a round, never again
@@ -110,7 +110,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     for rows in shuffled(len(data), plan, generator):
         if (share := max(done / steps, allowance.spent())) >= 1.0:
             break
-        fresh, replayed = data.take(rows), memory.replay(memory.beside(len(rows)), generator)
+        fresh, replayed = data.take(rows), memory.replay(memory.amount(len(rows)), generator)
         above = None if replayed is None or replayed.place is None else replayed
         batch = fresh if replayed is None or above is not None else fresh.join(replayed)
         if plan.mirror and network.mirror is not None:

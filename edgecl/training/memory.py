@@ -67,12 +67,12 @@ class Nothing(Part):
     def hold(self, old: Batch) -> None:
         """Take samples as kept from earlier rounds, without copying them."""
 
-    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         """Called once at the start of a round, before the network has new outputs: what is trained and on what. Where
         the lower layers stay as they are, that is the part above them, and their activations."""
         return network, new
 
-    def beside(self, n: int) -> int:
+    def amount(self, n: int) -> int:
         """How many samples are to be replayed beside n new ones."""
         return n
 

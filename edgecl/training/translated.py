@@ -41,8 +41,8 @@ class Translated(Above):
             raise BudgetError(f"{self.room} bytes can't hold a mean of {self.shape.numel()} features of each of "
                               f"{classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
-    def begin(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
-        network, new = super().begin(new, network, generator)
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+        network, new = super().enter(new, network, generator)
         if self.before is not None:
             h, y = self.before.x.numpy().astype(np.float64), new.y.numpy()
             fresh = {int(column): h[y == column] for column in np.unique(y)}
