@@ -28,6 +28,8 @@ COMMANDS = {
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate takes or refuses the result"),
     "methods": ("bench", "every named method, its parts and its paper; `methods show NAME` prints its .toml"),
     "bench": ("bench", "judge methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
+    "daemon": ("daemon", "serve sources, answer, take teaching, run rounds when idle; see docs/daemon.md"),
+    "replay": ("replay", "play a labelled recording into the daemon: accuracy over time, asked before taught"),
     "profile": ("profile", "measure this board: milliseconds, memory, bytes per class; write a .toml to start from"),
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
@@ -80,6 +82,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--last", metavar="TIME", help="what a source of the daemon showed last, such as 5s of it")
+    command.add_argument("--source", metavar="NAME", help="which one, where the daemon has several")
 
 
 def _sources(command: argparse.ArgumentParser) -> None:
@@ -125,6 +129,16 @@ def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("others", nargs="+", type=Path, metavar="STATE")
 
 
+def _replay(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("recording", type=Path, metavar="RECORDING", help="a folder of classes, an .npz file (its training part), or a "
+        ".csv with a column `label`, in the order in which it happened")
+    add("--speed", type=float, default=1.0, metavar="N", help="times faster than it was recorded (default 1)")
+    add("--fps", type=float, default=10.0, metavar="N", help="photos or vectors a second in it (default 10)")
+    add("--batch", type=int, default=10, metavar="N", help="samples asked and taught at once (default 10)")
+    add("--teach", type=float, default=1.0, metavar="SHARE", help="of the batches; 0 only asks (default 1)")
+
+
 def _round(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--method", metavar="NAME|FILE.toml", help="see `edgecl methods` (default first-session, in later rounds er)")
@@ -168,7 +182,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
     "rollback": _rollback, "merge": _merge, "export": _export, "profile": _profile,
-    "round": _round, "methods": _methods, "bench": _bench}
+    "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

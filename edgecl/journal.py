@@ -62,6 +62,10 @@ class Journal:
             self._kept = None
         return knowledge
 
+    def release(self) -> None:
+        """Let go of the knowledge in memory; it is read again when it is asked for."""
+        self._kept = None
+
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: its base's statistics, and the samples journaled since."""
         foundation = self.foundation or foundation

@@ -194,6 +194,10 @@ class Learner:
         """What is known now. Raises StateError for a state that has learned nothing."""
         return self._journal.known()
 
+    def release(self) -> None:
+        """Let go of what is only kept in memory so that the next `learn` need not read it: 13 MB for Lite0."""
+        self._journal.release()
+
     def commit_round(self, knowledge: Knowledge, change: Change, judgement: Judgement) -> tuple[int, Judgement]:
         """Store what is known by a tuned backbone, inside `Store.exclusive`. Raises BudgetError past the quota."""
         return self._journal.commit(knowledge, change, rewrite=True, judgement=judgement)
@@ -211,7 +215,7 @@ class Learner:
 
     def predict(self, samples: Samples) -> list[Prediction]:
         """One prediction a sample, in order. Raises BadInput, StateError."""
-        serving = self._serve()
+        serving = self.serving()
         answers: list[Prediction] = []
         for batch in batches_of(samples):
             started = time.perf_counter()
@@ -224,7 +228,7 @@ class Learner:
 
     def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
         """Accuracy on labelled samples. Raises BadInput where none has a label."""
-        known = set(self._serve().head.labels)
+        known = set(self.serving().head.labels)
         hits: dict[str, list[bool]] = {}
         strange: dict[str, list[bool]] = {}
         for batch in batches_of(samples):
@@ -245,7 +249,7 @@ class Learner:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `exporting.export`."""
         from edgecl.exporting import export
 
-        serving = self._serve()
+        serving = self.serving()
         return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
@@ -288,7 +292,7 @@ class Learner:
     @property
     def damage(self) -> list[str]:
         """What is damaged so that an older generation serves, one line each; empty where all is well."""
-        return self._serve().warnings
+        return self.serving().warnings
 
     # within -------------------------------------------------------------------------------------
 
@@ -300,7 +304,8 @@ class Learner:
             self._session = name, Backbone(self.store.blob_path(name), self.settings.threads)
         return self._session[1]
 
-    def _serve(self) -> Serving:
+    def serving(self) -> Serving:
+        """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         if self._serving is None or self._serving.current != self.store.current:
             self._serving = Serving(self.store, self._backbone, self._journal.head)
         return self._serving

@@ -26,14 +26,20 @@ class Part:
     gives: frozenset[str] = frozenset()
 
 
-EXEMPLARS, STATISTICS = frozenset({"exemplars"}), frozenset({"statistics"})
 DUAL = frozenset({"a recent and a long-term memory"})
+EXEMPLARS, STATISTICS, LOGITS, AFFINE = (
+    frozenset({name}) for name in ("exemplars", "statistics", "logits", "affine outputs"))
 PARTS: dict[str, dict[str, Part]] = {
     "memory": {
         "none": Part("memory.Nothing"),
         "reservoir": Part("memory.Reservoir", gives=EXEMPLARS),
         "herding": Part("memory.Herding", gives=EXEMPLARS),
         "everything": Part("memory.Everything", gives=EXEMPLARS),
+        "greedy": Part("replay.Greedy", gives=EXEMPLARS),
+        "recorded": Part("replay.Recorded", {"replayed": float, "recording": ("insertion", "round")},
+                         gives=EXEMPLARS | LOGITS),
+        "by-gradient": Part("replay.ByGradient", gives=EXEMPLARS),
+        "episodes": Part("episodes.Episodes", {"each": int}, gives=EXEMPLARS),
         "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
                            gives=STATISTICS),
         "gaussians": Part("gaussians.Gaussians", {"rank": int, "pace": float,
@@ -43,21 +49,44 @@ PARTS: dict[str, dict[str, Part]] = {
         "generator": Part("generator.GenerativeReplay", {"steps": int, "recalls": bool}),
         "fearnet": Part("fearnet.FearNet", {"sleep": int, "dreams": int}, gives=DUAL)},
     "constraint": {
-        "distillation": Part("constraints.Distillation", {"temperature": float, "strength": float, "squared": bool}),
-        "fisher": Part("constraints.Fisher", {"importance": float, "gamma": float, "samples": int,
-                                              "labels": ("exact", "drawn")})},
+        "distillation": Part("distillation.Distillation", {"temperature": float, "strength": float, "squared": bool}),
+        "class-share": Part("distillation.ClassShare", {"temperature": float}),
+        "by-round": Part("distillation.ByRound", {"temperature": float}),
+        "logit-replay": Part("distillation.LogitReplay", {"strength": float}, needs=LOGITS),
+        "less-forget": Part("distillation.LessForget", {"lambda_base": float}),
+        "margin-ranking": Part("distillation.MarginRanking", {"margin": float, "hardest": int}),
+        "fixed-classes": Part("distillation.FixedClasses"),
+        "pooled-outputs": Part("distillation.PooledOutputs", {"spatial": float, "flat": float}),
+        "gradient-noise": Part("distillation.GradientNoise", {"eta": float, "fading": float}),
+        "l2": Part("importances.Quadratic", {"importance": float}),
+        "fisher": Part("importances.Fisher", {"importance": float, "gamma": float, "samples": int,
+                                              "labels": ("exact", "drawn"), "form": ("online", "offline")}),
+        "path-integral": Part("paths.PathIntegral", {"importance": float, "damping": float}),
+        "riemannian-walk": Part("paths.RiemannianWalk", {"importance": float, "alpha": float, "every": int,
+                                                               "damping": float}),
+        "sensitivity": Part("importances.Sensitivity", {"importance": float, "samples": int}),
+        "task-gradients": Part("projections.TaskGradients", {"reference": int, "margin": float, "ridge": float},
+                               needs=EXEMPLARS),
+        "average-gradient": Part("projections.AverageGradient", {"reference": int}, needs=EXEMPLARS)},
     "plasticity": {},
     "balance": {
-        "none": Part("balance.Balance"),
         "gate": Part("fearnet.Gated", needs=DUAL),
+        "imprinting": Part("rectify.Imprinting"),
+        "fine-tuning": Part("rectify.FineTuning", {"passes": float, "slower": float, "afresh": bool}, needs=EXEMPLARS),
+        "bias-correction": Part("rectify.BiasCorrection", needs=EXEMPLARS | AFFINE),
+        "alignment": Part("rectify.Alignment", needs=AFFINE),
+        "rectified": Part("rectify.Rectified", needs=EXEMPLARS),
+        "temperature": Part("rectify.Temperature"),
         "exemplar-means": Part("balance.ExemplarMeans", needs=EXEMPLARS),
         "closed-form": Part("balance.ClosedForm", {"solver": ("nearest-mean", "slda", "ridge")}, needs=STATISTICS)},
     "head": {
-        "softmax": Part("heads.Softmax"),
-        "sigmoid": Part("heads.Sigmoid"),
-        "cosine": Part("heads.Cosine")},
+        "softmax": Part("heads.Softmax", gives=AFFINE),
+        "sigmoid": Part("heads.Sigmoid", gives=AFFINE),
+        "asymmetric": Part("heads.Asymmetric", gives=AFFINE),
+        "cosine": Part("heads.Cosine"),
+        "proxies": Part("heads.Proxies", {"proxies": int})},
 }
-DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "balance": "none", "head": "softmax"}
+DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "balance": (), "head": "softmax"}
 TRAINING: dict[str, Any] = {"rate": 0.0, "momentum": 0.0, "decay": 0.0, "milestones": (), "factor": 1.0,
                             "clip": 0.0}
 KEYS = {"paper", "differs", "tuned", *PARTS, *TRAINING}
@@ -128,8 +157,14 @@ def _check_numbers(path: Path, method: Method) -> None:
         raise BadInput(f"{path.name}: " + "; ".join(
             [f"none of its parts takes {name}" for name in unused] + [f"{name} is missing" for name in missing]),
             f"its parts take {', '.join(wanted) or 'no numbers'}")
+    takers: dict[str, list[str]] = {}
     for name, kind in wanted.items():
         _check_type(path, name, method.numbers[name], kind)
+        takers[name] = [part for kind_of_part, parts in method.parts.items() for part in parts
+                        if name in PARTS[kind_of_part][part].numbers]
+    if shared := [name for name, parts in takers.items() if len(parts) > 1]:
+        raise BadInput(f"{path.name}: {shared[0]} would be of both {' and '.join(takers[shared[0]])}",
+                       "give a method one of them")
     for name, value in method.training.items():
         for number in value if name == "milestones" and isinstance(value, list | tuple) else [value]:
             _check_type(path, name, number, float)
@@ -153,15 +188,17 @@ def _check_works(path: Path, method: Method) -> None:
     given = frozenset().union(*(row.gives for _, row in method.rows()))
     for kind, row in method.rows():
         if lacks := row.needs - given:
-            makers = [name for name, memory in PARTS["memory"].items() if lacks <= memory.gives]
-            raise BadInput(f"{path.name}: its {kind} needs {', '.join(lacks)}, and its memory keeps none",
-                           f"give memory = {' or '.join(makers)}")
+            makers = {maker: [name for name, part in rows.items() if lacks & part.gives]
+                      for maker, rows in PARTS.items()}
+            maker = next(maker for maker, names in makers.items() if names)
+            raise BadInput(f"{path.name}: its {kind} needs {', '.join(sorted(lacks))}, and its {maker} gives none",
+                           f"give {maker} = {' or '.join(makers[maker])}")
     if method.tuned not in TUNED:
         raise BadInput(f"{path.name}: tuned = {method.tuned!r}", f"give one of {', '.join(TUNED)}")
     if method.tuned == "all" and "statistics" in given:
         raise BadInput(f"{path.name}: statistics of a network that goes on changing would be stale",
                        'give tuned = "first" or "none"')
-    if method.tuned != "all" and method.parts["balance"] == ("none",):
+    if method.tuned != "all" and not {"closed-form", "exemplar-means", "gate"}.intersection(method.parts["balance"]):
         raise BadInput(f"{path.name}: nothing learns where the network is not tuned",
                        'give tuned = "all", or balance = "closed-form"')
     if method.tuned != "none" and not method.training["rate"] > 0:

@@ -148,7 +148,7 @@ def _latencies(learner: Learner, folder: Path, result: Profile, seconds: float) 
         for count in threads:
             run = partial(Backbone(model, count).features, one)
             result.latency.append(Latency("backbone", precision, count, *_percentiles(run, share)))
-    serving = learner._serve()
+    serving = learner.serving()
     features = serving.backbone.features(one)
     for count in threads:
         run = partial(HeadSession(serving.head_model, count), features)

@@ -1,7 +1,12 @@
 """What a learner answers."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecl.records import Generation
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,9 @@ class Status:
     unknown_threshold: float | None
     restorable: list[int]
     warnings: list[str]
+
+
+def history_rows(generations: Iterable[Generation], restorable: Set[int], current: int) -> list[dict[str, Any]]:
+    """The history as `edgecl history --json` has it. restorable: what can be gone back to; current: what serves."""
+    return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
+             "restorable": g.id in restorable, "undone": g.undone, **g.detail} for g in generations]

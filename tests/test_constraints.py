@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from edgecl.training.constraints import Distillation, Fisher, fisher
+from edgecl.training.batch import Batch
+from edgecl.training.by_sample import fisher
+from edgecl.training.distillation import Distillation
 from edgecl.training.heads import Cosine, Softmax, Step
-from edgecl.training.memory import Batch
+from edgecl.training.importances import Fisher
 from edgecl.training.network import build
 
 
@@ -136,7 +138,8 @@ def test_fisher_moves_no_batch_norm_and_leaves_no_gradient_or_hook():
     network = _Deep(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head=head)
     network.eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    Fisher(1.0, 1.0, 0, "drawn").end(network, Batch(torch.randn(9, 2, 5, 5) + 3, torch.zeros(9).long()), rng())
+    new = Batch(torch.randn(9, 2, 5, 5) + 3, torch.zeros(9).long())
+    Fisher(1.0, 1.0, 0, "drawn", "online").end(network, new, rng())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
     assert not any(part._forward_hooks for part in network.modules())
@@ -154,7 +157,7 @@ def vectors():
 
 def test_the_penalty_by_hand_online_and_with_new_outputs():
     network, new = small(), vectors()
-    part = Fisher(importance=3.0, gamma=0.5, samples=0, labels="exact")
+    part = Fisher(importance=3.0, gamma=0.5, samples=0, labels="exact", form="online")
     first = fisher(network, new.x, "exact", rng())
     part.end(network, new, rng())
     network.head.extend(3, rng())
@@ -166,8 +169,9 @@ def test_the_penalty_by_hand_online_and_with_new_outputs():
     assert part.penalty(step(torch.zeros(1, 3), [0])).item() == pytest.approx(float(wanted), rel=1e-5)
     second = fisher(network.eval(), new.x, "exact", rng())
     part.end(network, new, rng())
-    torch.testing.assert_close(part.fisher["head.weight"][:2], second["head.weight"][:2] + 0.5 * first["head.weight"])
-    torch.testing.assert_close(part.fisher["head.weight"][2], second["head.weight"][2])
+    torch.testing.assert_close(part.omega["head.weight"][:2],
+                               second["head.weight"][:2] + 0.5 * first["head.weight"])
+    torch.testing.assert_close(part.omega["head.weight"][2], second["head.weight"][2])
     part.begin(network, [1e-4] * 9)
     assert part.penalty(step(torch.zeros(1, 3), [0])).item() == 0       # about the newest weights
 
@@ -176,7 +180,7 @@ def test_the_gradient_added_by_hand_is_that_of_the_penalty():
     """Against autograd in float64, with new outputs, with a scalar parameter, and where a parameter has no gradient."""
     network = build("mlp", (6,), "float32", Cosine, 0)
     network.head.extend(2, rng())
-    part = Fisher(importance=3.0, gamma=1.0, samples=0, labels="exact")
+    part = Fisher(importance=3.0, gamma=1.0, samples=0, labels="exact", form="online")
     part.end(network, vectors(), rng())
     network.head.extend(3, rng())
     part.begin(network, [0.05] * 9)
@@ -186,7 +190,7 @@ def test_the_gradient_added_by_hand_is_that_of_the_penalty():
         for p in weights.values():
             p += torch.randn_like(p)
     wanted, twins = 0.0, {name: p.detach().double().requires_grad_() for name, p in weights.items()}
-    for name, f in part.fisher.items():
+    for name, f in part.omega.items():
         end = slice(len(f)) if f.dim() else ...
         moved = twins[name][end] - then[name].double()[end]
         wanted = wanted + ((3 * f.double()).clamp(max=1 / 0.05) * moved ** 2).sum() / 2
@@ -202,9 +206,9 @@ def test_the_gradient_added_by_hand_is_that_of_the_penalty():
 
 
 def test_a_step_of_sgd_never_passes_where_the_penalty_leads():
-    network, part = small(), Fisher(importance=1e9, gamma=1.0, samples=0, labels="exact")
+    network, part = small(), Fisher(importance=1e9, gamma=1.0, samples=0, labels="exact", form="online")
     part.end(network, vectors(), rng())
-    exact = {name: f.clone() for name, f in part.fisher.items()}
+    exact = {name: f.clone() for name, f in part.omega.items()}
     part.begin(network, [0.1] * 9)
     before = [p.detach().clone() for p in network.parameters()]
     with torch.no_grad():
@@ -214,11 +218,11 @@ def test_a_step_of_sgd_never_passes_where_the_penalty_leads():
     for p, old, gradient in zip(network.parameters(), before, pull):
         after = (p - 0.1 * gradient).detach()
         assert (after > old - 1e-5).all() and (after < old + 0.5 + 1e-5).all()
-    assert all(torch.equal(f, exact[name]) for name, f in part.fisher.items())      # F itself is not clamped
+    assert all(torch.equal(f, exact[name]) for name, f in part.omega.items())      # F itself is not clamped
 
 
 def test_samples_bounds_the_work():
-    network, part, seen = small(), Fisher(1.0, 1.0, 5, "drawn"), []
+    network, part, seen = small(), Fisher(1.0, 1.0, 5, "drawn", "online"), []
     network.body.register_forward_hook(lambda _, x, out: seen.append(len(x[0])))
     part.end(network, vectors(), rng())
     assert sum(seen) == 5

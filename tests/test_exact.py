@@ -84,7 +84,7 @@ def taught(path, parts, head="auto", reopen=0):
 
 def served(learner):
     """Kind, initializers and threshold of the head that serves."""
-    serving = learner._serve()
+    serving = learner.serving()
     model = onnx.load_model_from_string(serving.head_model)
     return serving.head.kind, {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
 

@@ -11,6 +11,8 @@ from torch import nn
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.datasets import digits
 from edgecl.method import read_method
+from edgecl.training.balance import Balance
+from edgecl.training.batch import Batch
 from edgecl.training.cortex import Cortex
 from edgecl.training.fearnet import FearNet, answered
 from edgecl.training.gaussians import Gaussian, Gaussians, best_move, by_map, by_means
@@ -18,7 +20,6 @@ from edgecl.training.generator import GenerativeReplay, mix, shape_for
 from edgecl.training.heads import Softmax
 from edgecl.training.latent import Latent
 from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch
 from edgecl.training.network import Network, build
 from edgecl.training.session import Session
 from edgecl.training.translated import Translated
@@ -125,15 +126,10 @@ def test_old_classes_follow_where_the_layers_below_move():
         memory = Gaussians(10**6, Batch(torch.from_numpy(images[:0]), torch.empty(0).long()), 16, 0.3, moves)
         for k, rows in enumerate(steps):
             batch = Batch(torch.from_numpy(images[rows]), torch.from_numpy(data.y_train[rows]))
-            learning_round(network, Parts(memory, _Balance()), batch, 2 * k + 2, Plan(2, 32, 0.02, 0.9), rng(k))
+            learning_round(network, Parts(memory, Balance()), batch, 2 * k + 2, Plan(2, 32, 0.02, 0.9), rng(k))
         now = memory.activations(torch.from_numpy(images[data.y_train == 0]), network).double().numpy().mean(0)
         gaps[moves] = np.linalg.norm(memory.classes[0].mean - now)
     assert 0 < gaps["map"] < 0.7 * gaps["none"]
-
-
-class _Balance:
-    def finish(self, network, memory):
-        pass
 
 
 # FeTrIL -----------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_the_statistics_of_a_round_are_those_of_the_new_features(tmp_path, head,
     asked = [(each.label, each.unknown) for each in one.predict(PROBE)]
     if head == "slda":  # its held-back samples are others, so that only what is far from a border must agree
         assert np.mean([a == b.label for (a, _), b in zip(asked, afresh.predict(by(weight, PROBE)))]) > 0.9
-    served = one._serve()
+    served = one.serving()
     np.testing.assert_allclose(served.backbone.features(PROBE), by(weight, PROBE), rtol=1e-4, atol=1e-4)
     assert {label for label, *_ in asked} <= {"ant", "wasp", "cat", "dog"}
 
@@ -215,10 +215,10 @@ def test_a_round_serves_in_every_open_process_at_the_next_prediction(learner, mo
     other = Learner.open(learner.store.path)
     asked = vectors("cat", 9, 3)
     assert {each.label for each in other.predict(asked)} == {"cat"}
-    old = other._serve().backbone_name
+    old = other.serving().backbone_name
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
     assert {each.label for each in other.predict(asked)} == {"cat"}
-    assert other._serve().backbone_name == learner.store.newest.backbone != old
+    assert other.serving().backbone_name == learner.store.newest.backbone != old
 
 
 def test_a_damaged_tuned_backbone_lets_the_one_before_serve(learner, monkeypatch):

@@ -14,10 +14,11 @@ from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import digits
 from edgecl.method import FOLDER
 from edgecl.training.balance import Balance
+from edgecl.training.batch import Batch
 from edgecl.training.constraints import Constraint
 from edgecl.training.heads import Softmax
 from edgecl.training.loop import Parts, Plan, Sgd, learning_round
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.memory import Nothing, Reservoir
 from edgecl.training.network import NETWORKS, build
 from edgecl.training.session import Session
 
@@ -69,7 +70,15 @@ class Diary(Constraint):
         self.steps.append(step)
         return self.amount
 
-    def project(self, gradients):
+    def observe(self, batch, gradients):
+        self.calls.append(f"observe {len(batch)}")
+
+    def references(self, memory, generator):
+        self.calls.append("references")
+        return [vectors(3)]
+
+    def project(self, gradients, references):
+        assert [[g.shape for g in found] for found in references] == [[g.shape for g in gradients]]
         self.calls.append("project")
         return [torch.zeros_like(g) for g in gradients] if self.stop else gradients
 
@@ -89,7 +98,7 @@ class Ledger(Nothing):
     def dataset(self, new):
         return new.join(self.extra)
 
-    def observe(self, new, generator):
+    def observe(self, new, generator, seen=None):
         self.seen += new.x[:, 0].tolist()
 
     def replay(self, n, generator):
@@ -104,7 +113,8 @@ def test_the_parts_are_called_in_their_order():
     losses = []
     learning_round(learner, Parts(NOTHING, Balance(), [diary]), vectors(columns=3), 3, Plan(2, 20, 0.1), rng(),
                    lambda done, loss: losses.append((done, loss)))
-    assert diary.calls == ["begin 3", *["penalty", "project", "after_step"] * 6, "end 50 False"]
+    assert diary.calls == ["begin 3", *(call for n in (20, 20, 10) * 2 for call in (
+        "penalty", f"observe {n}", "references", "project", "after_step")), "end 50 False"]
     assert [done for done, _ in losses] == [20, 40, 50, 70, 90, 100]
     assert not learner.training
 
@@ -136,6 +146,19 @@ def test_old_outputs_are_those_of_the_old_network_row_by_row_and_computed_once()
     torch.testing.assert_close(recorded, torch.stack(list(rows.values())).sort(0).values)
     first = diary.steps[0]      # before anything was trained, the new network's old outputs are the old ones
     torch.testing.assert_close(first.old, first.logits[:len(first.old), :2].detach())
+
+
+def test_old_outputs_of_what_is_replayed_are_those_of_the_old_network_too():
+    diary, learner, memory = Diary(), network(2), Reservoir(1000, NOTHING.nothing)
+    memory.observe(vectors(), rng())
+    before = network(2)
+    xs = []
+    learner.body.register_forward_hook(
+        lambda body, x, out: xs.append(x[0].clone()) if body.training and len(x[0]) != 3 else None)    # a reference
+    learning_round(learner, Parts(memory, Balance(), [diary]), vectors(seed=1), 3, Plan(2, 16, 0.5), rng())
+    for step, x in zip(diary.steps, xs, strict=True):
+        assert len(step.old) == len(step.logits) == 2 * step.fresh
+        torch.testing.assert_close(step.old, before(x)[1].detach())
 
 
 def test_each_new_sample_is_observed_once_whatever_the_epochs():

@@ -217,3 +217,23 @@ for method in ("finetune", "er", "ewc", "lwf", "icarl"):
 def test_learning_rounds_load_no_onnx_and_no_compiler():
     modules, _ = loaded(ROUNDS)
     assert "torch" in modules and not modules & {"onnx", "google", "onnxruntime", "torch._dynamo", "torch.onnx", "PIL"}
+
+
+DAEMON = """
+import time
+from pathlib import Path
+from edgecl.learner import Learner
+from edgecl.runtime.daemon import Daemon
+from edgecl.runtime.settings import DaemonSettings
+state = Path(sys.argv[1])
+daemon = Daemon(DaemonSettings(state, rounds="off", http_listen=sys.argv[2] or None), Learner.open)
+daemon.start()
+assert daemon.stop()
+"""
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1:0"])
+def test_the_daemon_loads_the_http_stack_only_where_it_is_asked_for_and_torch_never(image_state, listen):
+    modules, _ = loaded(DAEMON, image_state[0], listen)
+    assert not modules & {"torch", "torchvision", "prometheus_client", "multipart", "rich", "paho"}
+    assert bool(modules & {"starlette", "uvicorn", "anyio", "h11"}) == bool(listen)

@@ -116,7 +116,9 @@ def test_what_a_method_keeps_and_how_many_samples_there_are_counts_in_its_memory
         return needs.memory(anatomy, cut, len(model), read_method(name), samples, 32)
 
     assert told("first-session", 5000) < told("er", 5000) < told("icarl", 5000) == told("joint", 5000)
-    assert told("ewc", 5000) > told("finetune", 5000)
+    assert told("rwalk", 5000) > told("si", 5000) > told("mas", 5000) == told("ewc", 5000) > told("finetune", 5000)
+    by_rounds = [needs.memory(anatomy, cut, len(model), read_method("gem"), 5000, 32, rounds) for rounds in (1, 2, 3)]
+    assert by_rounds[2] - by_rounds[1] == pytest.approx(4 * cut.weights / confines.SLACK, abs=2)    # a gradient each
     kept = 2 * 3 * 32 * 32      # float16
     for name, copies in (("first-session", 1), ("er", 2), ("icarl", 3)):
         assert told(name, 9000) - told(name, 5000) == pytest.approx(copies * 4000 * kept / confines.SLACK, rel=1e-6)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,29 @@ def state_path(options: argparse.Namespace) -> Path:
     return options.state or configured
 
 
+def socket_path(options: argparse.Namespace) -> Path:
+    """Where the daemon of the state listens, if there is one."""
+    from edgecl.runtime.wire import SOCKET
+
+    if options.config and options.state is None:
+        from edgecl.runtime.settings import read_settings
+
+        return read_settings(options.config).socket
+    return state_path(options) / SOCKET
+
+
+def asked(options: argparse.Namespace, command: str, directly: Callable[[Learner], Any], **values: Any) -> Any:
+    """What the daemon that serves the state answers to a command; where none does, what is done `directly`."""
+    from edgecl.runtime.client import Client, NoDaemon
+
+    try:
+        with Client(socket_path(options)) as client:
+            return client.ask(command, **values)
+    except NoDaemon:
+        with opened(options) as learner:
+            return directly(learner)
+
+
 @contextlib.contextmanager
 def opened(options: argparse.Namespace) -> Iterator[Learner]:
     """The learner on the state that the options name."""
@@ -50,22 +73,13 @@ def opened(options: argparse.Namespace) -> Iterator[Learner]:
         learner.close()
 
 
-def spec_of(learner: Learner, seconds: float | None = None) -> Spec:
-    """How files become samples of this learner."""
-    from edgecl.sources import Spec
-
-    settings, foundation = learner.settings, learner.foundation
-    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
-    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
-    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
-
-
 class Intake:
-    """Samples of sources that fit a learner; what does not is kept in `refused`."""
+    """Samples of sources that fit a learner; what does not is kept in `refused`. shape: of its windows or vectors, None
+    where it takes photos or was taught nothing."""
 
-    def __init__(self, learner: Learner, items: Iterable[Item], progress: ProgressBar | None = None) -> None:
-        foundation = learner.foundation
-        self._shape = None if foundation is None or foundation.kind == "image" else foundation.input_shape
+    def __init__(self, shape: tuple[int, ...] | None, items: Iterable[Item],
+                 progress: ProgressBar | None = None) -> None:
+        self._shape = shape
         self._items, self._progress = items, progress
         self.taken = 0
         self.refused: list[Refusal] = []
@@ -121,9 +135,9 @@ def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Itera
             yield Refusal(str(path), error.what)
 
 
-def report_damage(learner: Learner) -> None:
-    """Say on stderr that an older generation serves, and why."""
-    for line in learner.damage:
+def report_damage(damage: Iterable[str]) -> None:
+    """Say on stderr that an older generation serves, and why. damage: `Learner.damage`."""
+    for line in damage:
         print(f"edgecl: {line}; an older generation answers, `edgecl rollback` repairs the state", file=sys.stderr)
 
 

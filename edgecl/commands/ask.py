@@ -15,7 +15,6 @@ from edgecl.commands import (
     print_table,
     read_all,
     report_damage,
-    spec_of,
 )
 from edgecl.config import format_size
 from edgecl.errors import BadInput
@@ -26,6 +25,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 def predict(options: argparse.Namespace) -> None:
     """One JSON line a sample, or for a stream one a change: source, label, confidence, unknown, milliseconds."""
     from edgecl.batches import batches_of
+    from edgecl.commands.pupil import pupil
     from edgecl.commands.stream import predict_stream
     from edgecl.sources import is_stream
 
@@ -33,15 +33,16 @@ def predict(options: argparse.Namespace) -> None:
     streams = [source for source in options.sources if is_stream(source)]
     if streams and len(options.sources) > 1:
         raise BadInput(f"{streams[0]} beside other sources", "give one stream, or files and folders")
-    with opened(options) as learner:
-        if streams:
+    if streams:
+        with opened(options) as learner:
             predict_stream(learner, streams[0], options.seconds, options.debounce)
-            return
-        intake = Intake(learner, read_all(options.sources, spec_of(learner, options.seconds)))
+        return
+    with pupil(options) as one:
+        intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds)))
         for batch in batches_of(intake):
-            for answer, source in zip(learner.predict(batch.data), batch.sources):
+            for answer, source in zip(one.predict(batch.data), batch.sources):
                 print_json({**asdict(answer), "source": source})
-        report_damage(learner)
+        report_damage(one.damage)
         intake.report()
         if not intake.taken:
             raise BadInput("nothing could be read", "give photos, recordings or arrays of the form this state takes")
@@ -49,12 +50,14 @@ def predict(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Accuracy on a labelled folder or .npz file."""
+    from edgecl.commands.pupil import Direct
     from edgecl.sources import read_labelled
 
     with opened(options) as learner, ProgressBar("evaluating") as bar:
-        intake = Intake(learner, read_labelled(options.folder, spec_of(learner)), bar)
+        one = Direct(learner)
+        intake = Intake(one.shape, read_labelled(options.folder, one.spec()), bar)
         result = learner.evaluate(intake)
-        report_damage(learner)
+        report_damage(learner.damage)
         intake.report()
     if options.json:
         print_json({**asdict(result), "refused": len(intake.refused)})

@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-from edgecl.commands import opened, print_json
+from edgecl.commands import asked, opened, print_json
+
+if TYPE_CHECKING:
+    from edgecl.learner import Learner
 
 
 def forget(options: argparse.Namespace) -> None:
     """Forget a class."""
-    with opened(options) as learner:
-        answer = learner.forget(options.label)
+    answer = asked(options, "forget", lambda learner: learner.forget(options.label), label=options.label)
     if options.json:
         print_json(answer)
         return
@@ -20,13 +23,17 @@ def forget(options: argparse.Namespace) -> None:
 
 def rollback(options: argparse.Namespace) -> None:
     """Go back."""
-    with opened(options) as learner:
-        generation = learner.rollback(options.generation)
-        detail = learner.store.newest.detail
+    def directly(learner: Learner) -> dict[str, Any]:
+        from edgecl.runtime.view import rolled_back
+
+        return rolled_back(learner, options.generation)
+
+    answer = asked(options, "rollback", directly, generation=options.generation)
     if options.json:
-        print_json({"generation": generation, "restored": detail["to"], "classes": detail["classes"]})
+        print_json(answer)
     else:
-        print(f"back to generation {detail['to']} with {detail['classes']} classes; this is generation {generation}")
+        print(f"back to generation {answer['restored']} with {answer['classes']} classes; this is generation "
+              f"{answer['generation']}")
 
 
 def merge(options: argparse.Namespace) -> None:

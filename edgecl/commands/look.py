@@ -4,29 +4,39 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from typing import Any
 
-from edgecl.commands import opened, percent, print_json, print_table
+from edgecl.commands import asked, opened, percent, print_json, print_table, socket_path
 from edgecl.config import format_size
+from edgecl.results import ClassSummary, Status, history_rows
 
 
 def classes(options: argparse.Namespace) -> None:
     """What the learner knows."""
-    with opened(options) as learner:
-        known = learner.classes()
+    known = asked(options, "classes", lambda learner: [asdict(each) for each in learner.classes()])
     if options.json:
-        print_json([asdict(each) for each in known])
+        print_json(known)
         return
     print_table(f"{len(known)} classes", ["class", "samples", "exemplars", "held-back accuracy"],
-                [[c.name, str(c.samples), str(c.exemplars), percent(c.held_back_accuracy)] for c in known])
+                [[c.name, str(c.samples), str(c.exemplars), percent(c.held_back_accuracy)]
+                 for c in (ClassSummary(**each) for each in known)])
 
 
 def status(options: argparse.Namespace) -> None:
     """Where the state stands."""
-    with opened(options) as learner:
-        s = learner.status()
+    from edgecl.runtime.client import Client, NoDaemon
+
+    info: dict[str, Any] | None = None
+    try:
+        with Client(socket_path(options)) as client:
+            found, info = client.ask("status"), client.ask("info")
+    except NoDaemon:
+        with opened(options) as learner:
+            found = asdict(learner.status())
     if options.json:
-        print_json(asdict(s))
+        print_json(found)
         return
+    s = Status(**found)
     bar = _bar(s.used_bytes / s.quota_bytes)
     rows = [
         ["bytes", f"{bar} {format_size(s.used_bytes)} of {format_size(s.quota_bytes)}"],
@@ -41,6 +51,11 @@ def status(options: argparse.Namespace) -> None:
         ["head", s.head or "-"],
         ["unknown", "told by distance" if s.unknown_threshold is not None else "not told: too few held-back samples"],
         ["generation", f"{s.generation}, can go back to {', '.join(map(str, s.restorable[:-1])) or 'none'}"]]
+    if info is not None:
+        rows.append(["daemon", f"up {info['uptime_seconds']:.0f} s; rounds: {info['round_plan']}"])
+        for source in info["sources"]:
+            how = f"{source['fps']:g} a second" if source["alive"] else source["error"] or "it has ended"
+            rows.append(["source", f"{source['name']} ({source['uri']}): {how}"])
     for name, value in rows:
         print(f"{name:11} {value}")
     for warning in s.warnings:
@@ -54,23 +69,21 @@ def _bar(share: float, width: int = 24) -> str:
 
 def history(options: argparse.Namespace) -> None:
     """Every generation."""
-    with opened(options) as learner:
-        generations, restorable = learner.history(), learner.store.restorable()
-        current = learner.store.current
+    rows = asked(options, "history", lambda learner: history_rows(learner.history(), learner.store.restorable(),
+                                                                  learner.store.current))
     if options.json:
-        print_json([{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
-                     "restorable": g.id in restorable, "undone": g.undone, **g.detail} for g in generations])
+        print_json(rows)
         return
-    rows = []
-    for g in generations:
-        about = g.detail
-        what = about.get("class") or about.get("method") or (f"to {about['to']}" if "to" in about else "")
+    table = []
+    for g in rows:
+        what = g.get("class") or g.get("method") or (f"to {g['to']}" if "to" in g else "")
         mark = next(word for word, fits in (
-            ("refused", "refused" in about), ("current", g.id == current), ("undone", g.undone),
-            ("yes", g.id in restorable), ("no", True)) if fits)
-        rows.append([f"{g.id:3} {g.action} {what}".rstrip(), str(about.get("samples", about.get("tuned_samples", ""))),
-                     str(g.detail.get("classes", 0)), g.created[:19].replace("T", " "), mark])
-    print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], rows)
-    for g in generations:
-        for why in g.detail.get("refused", []):
-            print(f"{g.id:3} was refused: {why}")
+            ("refused", "refused" in g), ("current", g["current"]), ("undone", g["undone"]),
+            ("yes", g["restorable"]), ("no", True)) if fits)
+        table.append([f"{g['generation']:3} {g['action']} {what}".rstrip(),
+                      str(g.get("samples", g.get("tuned_samples", ""))), str(g.get("classes", 0)),
+                      g["created"][:19].replace("T", " "), mark])
+    print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], table)
+    for g in rows:
+        for why in g.get("refused", []):
+            print(f"{g['generation']:3} was refused: {why}")

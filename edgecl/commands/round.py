@@ -3,15 +3,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecl.commands import opened, percent, print_json, print_table
+from edgecl.commands import opened, percent, print_json, print_table, socket_path
 from edgecl.config import format_size, parse_seconds, parse_size
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, StateError
+from edgecl.runtime.client import Client, NoDaemon
 
 if TYPE_CHECKING:
     from edgecl.results import Rounded
+
+
+LOOK = 0.5   # seconds between two looks at a daemon's round
 
 
 def round(options: argparse.Namespace) -> None:
@@ -28,12 +34,35 @@ def round(options: argparse.Namespace) -> None:
     wish = Wish(options.method, parse_seconds(options.time) if options.time else SECONDS,
                 parse_size(options.memory) if options.memory else MEMORY, bounds=Bounds(options.max_regression),
                 **{name: value for name, value in given.items() if value is not None})
-    with opened(options) as learner, RoundBar(wish.memory) as bar:
-        done = learner.round(wish, bar)
+    try:
+        with Client(socket_path(options)) as client:
+            done = served(client, options, given)
+    except NoDaemon:
+        with opened(options) as learner, RoundBar(wish.memory) as bar:
+            done = learner.round(wish, bar)
     if options.json:
         print_json({**asdict(done), "checks": [dict(zip(("name", "found", "passed"), check)) for check in done.checks]})
     else:
         show(done)
+
+
+def served(client: Client, options: argparse.Namespace, given: dict[str, int | None]) -> Rounded:
+    """The round that a daemon runs; what is not asked for is as its settings say."""
+    from edgecl.results import Rounded
+    from edgecl.runtime.wire import result_of
+
+    method = str(Path(options.method).absolute()) if str(options.method).endswith(".toml") else options.method
+    client.ask("start_round", method=method, time=parse_seconds(options.time) if options.time else None,
+               memory=parse_size(options.memory) if options.memory else None, max_regression=options.max_regression,
+               **given)
+    try:
+        while (found := client.ask("round_result"))["running"]:
+            time.sleep(LOOK)
+    except KeyboardInterrupt:
+        raise StateError("the daemon goes on with the round", "see `edgecl history` for its verdict") from None
+    if "error" in found["result"]:
+        result_of({"error": {"code": found["result"]["error"].get("type", "StateError"), **found["result"]["error"]}})
+    return Rounded(**found["result"])
 
 
 def show(done: Rounded) -> None:

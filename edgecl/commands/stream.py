@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecl.commands import print_json, report_damage, spec_of
+from edgecl.commands import print_json, report_damage
 from edgecl.errors import BadInput
 from edgecl.samples import Refusal
 
@@ -18,7 +18,7 @@ DEBOUNCE = 3  # windows in a row, as Frigate publishes a state
 
 def predict_stream(learner: Learner, source: Path, seconds: float | None, debounce: int | None) -> None:
     """Print a label once it came `debounce` times in a row and is a new one; with 0, every window's."""
-    from edgecl.sources import read
+    from edgecl.sources import read, spec_for
     from edgecl.sources.streams import Debounce
 
     times = DEBOUNCE if debounce is None else debounce
@@ -26,14 +26,14 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
         raise BadInput(f"--debounce is {times}", "give windows in a row, or 0 to print every window")
     changed, windows = Debounce(times), 0
     try:
-        for item in read(source, spec_of(learner, seconds)):
+        for item in read(source, spec_for(learner.settings, learner.foundation, seconds)):
             if isinstance(item, Refusal):
                 print(f"edgecl: {item.source}: {item.reason}", file=sys.stderr)
                 continue
             windows += 1
             answer = learner.predict(item.data[None])[0]
             if windows == 1:
-                report_damage(learner)
+                report_damage(learner.damage)
             if not times or changed(None if answer.unknown else answer.label):
                 print_json({**asdict(answer), "source": item.source})
     except KeyboardInterrupt:

@@ -7,14 +7,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecl.commands import Intake, ProgressBar, configuration, percent, print_json, read_all, spec_of, state_path
+from edgecl.commands import (
+    Intake,
+    ProgressBar,
+    configuration,
+    percent,
+    print_json,
+    read_all,
+    socket_path,
+    state_path,
+)
 from edgecl.config import Settings, format_size, parse_seconds, parse_size
 from edgecl.errors import BadInput
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecl.learner import Learner
+    from edgecl.commands.pupil import Direct, Served
     from edgecl.results import Learned
 
 CALIBRATION_SECONDS = 20.0  # of a stream
@@ -75,25 +84,47 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
 
 
 def learn(options: argparse.Namespace) -> None:
-    """Learn a class, or a folder of classes."""
-    from edgecl.learner import Learner
-
+    """Learn a class, or a folder of classes, or what a source of the daemon has just shown."""
+    if options.last is not None or options.source is not None:
+        learn_last(options)
+        return
     if options.label is not None and not options.sources:
-        raise BadInput("no source was named", "give photos, recordings or a folder after --class NAME")
+        raise BadInput("no source was named", "give photos, recordings or a folder after --class NAME, or --last 5s")
     if options.folder is not None and options.sources:
         raise BadInput("--from takes one folder and nothing beside it", "leave the other sources away")
     check_streams(options)
+    from edgecl.commands.pupil import pupil
+    from edgecl.learner import Learner
+
     path = state_path(options)
     if not path.exists():
         learner = Learner.create(path, settings_of(options))
         print(f"edgecl: created {path} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
-    else:
-        learner = Learner.open(path)
-    spec = spec_of(learner, options.seconds)
-    if options.label is not None:
-        learn_class(learner, options, options.label, Intake(learner, read_all(options.sources, spec, options.label)))
-    else:
-        learn_folder(learner, options)
+        learner.close()
+    with pupil(options) as one:
+        if options.label is not None:
+            learn_class(one, options, options.label,
+                        Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label)))
+        else:
+            learn_folder(one, options)
+
+
+def learn_last(options: argparse.Namespace) -> None:
+    """Have the daemon learn what it saw last."""
+    from edgecl.results import Learned
+    from edgecl.runtime.client import Client, NoDaemon
+
+    if options.last is None or options.label is None or options.sources or options.seconds is not None:
+        raise BadInput("--last and --source go with --class and no other source",
+                       "such as edgecl learn --class mug --last 5s")
+    try:
+        with Client(socket_path(options)) as client:
+            learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
+                                           source=options.source))
+            tell(options, learned, 0, client.ask("status")["quota_bytes"])
+    except NoDaemon:
+        raise BadInput(f"--last {options.last}: no daemon serves {state_path(options)}",
+                       "start `edgecl daemon`, or name a source such as camera:/dev/video0 --seconds 5") from None
 
 
 def check_streams(options: argparse.Namespace) -> None:
@@ -104,7 +135,7 @@ def check_streams(options: argparse.Namespace) -> None:
         raise BadInput("a stream has no end", "say how much of it shows the class, such as --seconds 20")
 
 
-def learn_folder(learner: Learner, options: argparse.Namespace) -> None:
+def learn_folder(one: Direct | Served, options: argparse.Namespace) -> None:
     """One generation per class, in the order of the names."""
     from edgecl.samples import check_class_name
     from edgecl.sources import class_folders, read
@@ -117,34 +148,38 @@ def learn_folder(learner: Learner, options: argparse.Namespace) -> None:
     for name in places:
         check_class_name(name)
     for name, place in places.items():
-        learn_class(learner, options, name, Intake(learner, read(place, spec_of(learner, options.seconds), name)))
+        learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
 
 
-def learn_class(learner: Learner, options: argparse.Namespace, label: str, intake: Intake) -> None:
+def learn_class(one: Direct | Served, options: argparse.Namespace, label: str, intake: Intake) -> None:
     """Learn one class and say what it did."""
     from edgecl.samples import check_class_name
 
     label = check_class_name(label)
     try:
         with ProgressBar(f"learning {label}") as bar:
-            learned = learner.learn(intake, label, progress=bar)
+            learned = one.learn(intake, label, bar)
     except BadInput as error:
         cause = intake.explain(label) if intake.refused and not intake.taken else error
         intake.report()
         raise cause from None
     intake.report()
+    tell(options, learned, len(intake.refused), one.quota)
+
+
+def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
+    """Say what a `learn` did."""
     if options.json:
-        print_json({"class": label, "samples": learned.samples, "refused": len(intake.refused),
+        print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
                     "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
                     "held_back": {name: list(pair) for name, pair in learned.held_back.items()}})
     else:
-        print(summary(learner, learned, len(intake.refused)))
+        print(summary(learned, refused, quota))
 
 
-def summary(learner: Learner, learned: Learned, refused: int) -> str:
+def summary(learned: Learned, refused: int, quota: int) -> str:
     """What a person wants to know after a `learn`."""
-    quota = learner.settings.quota
     lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]

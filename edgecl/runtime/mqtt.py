@@ -13,6 +13,8 @@ from edgecl.errors import BadInput
 from edgecl.sources.streams import Debounce
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from paho.mqtt.client import Client
 
     from edgecl.runtime.service import Service
@@ -138,7 +140,7 @@ class Handle:
         self._client.loop_stop()
 
 
-def start(service: Service, settings: DaemonSettings) -> Handle:
+def start(services: Mapping[Path, Service], settings: DaemonSettings) -> Handle:
     """Publish to the broker that the settings name, for as long as it runs; a broker that is away is tried again.
 
     Raises BadInput without paho-mqtt, or for a password file that can't be read.
@@ -155,7 +157,7 @@ def start(service: Service, settings: DaemonSettings) -> Handle:
     client.will_set(topics.available, "offline", qos=1, retain=True)
     if settings.mqtt_user is not None:
         client.username_pw_set(settings.mqtt_user, password(settings.mqtt_password_file))
-    publisher = Publisher(service, client, topics)
+    publisher = Publisher(services[settings.state], client, topics)
 
     def connected(client: Client, *_: object) -> None:
         client.subscribe(BIRTH)
@@ -167,7 +169,7 @@ def start(service: Service, settings: DaemonSettings) -> Handle:
 
     client.on_connect, client.on_message = connected, heard
     client.connect_async(settings.mqtt_host, settings.mqtt_port)
-    return Handle(service, client, topics, publisher)
+    return Handle(services[settings.state], client, topics, publisher)
 
 
 def password(file: str | None) -> str | None:

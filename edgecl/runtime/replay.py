@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgecl.errors import BadInput
-from edgecl.samples import Refusal, Sample, prepare
 
 if TYPE_CHECKING:
+    from edgecl.results import Learned, Prediction
+    from edgecl.samples import Sample
     from edgecl.sources import Item, Spec
 
 MARKS = 10      # rows of a report
@@ -23,21 +24,23 @@ MARKS = 10      # rows of a report
 class Door(Protocol):
     """How a daemon is asked and taught."""
 
-    def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """An answer for each sample: {label, unknown, ...}."""
+    def predict(self, batch: np.ndarray) -> list[Prediction]:
+        """An answer for each sample of a batch [n, ...]."""
 
-    def learn(self, label: str, batch: np.ndarray) -> dict[str, Any]:
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """Learn samples of one class."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One batch. seconds: its place in the recording; right: answers that were; known: samples of classes that had been
-    taught before it; new: classes that it taught first; late: seconds behind the recording's pace."""
+    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said so; known:
+    samples of classes that had been taught before it; new: classes that it taught first; late: seconds behind the
+    recording's pace."""
 
     seconds: float
     samples: int
     right: int
+    unknown: int
     known: int
     new: tuple[str, ...]
     late: float
@@ -68,39 +71,39 @@ def recording(path: Path, spec: Spec) -> Iterator[Item]:
     return read_annotated(path, spec) if path.suffix.lower() == ".csv" else read_labelled(path, spec, "train")
 
 
-def play(items: Iterable[Item], door: Door, pace: Pace, known: Iterable[str], form: tuple[str, tuple[int, ...]] | None,
+def play(samples: Iterable[Sample], door: Door, pace: Pace, known: Iterable[str] = (),
+         progress: Callable[[int], None] = lambda _: None,
          clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Iterator[Heard]:
     """Each batch as it has been asked and taught.
 
-    known: classes that the daemon knows before; form: kind and shape of its samples, None where it has learned nothing.
-    Raises BadInput for a recording without a labelled sample, and what the door raises.
+    known: classes that the daemon knows before; progress: called with the number of samples taught. Raises BadInput for
+    a recording without a labelled sample, and what the door raises.
     """
     taught, begin, done, credit = set(known), clock(), 0, 0.0
-    samples = (item for item in items if isinstance(item, Sample) and item.label is not None)
-    while batch := list(islice(samples, pace.batch)):
-        if form is not None:
-            batch = [Sample(prepare(item.data[None], *form)[0], item.source, item.group, item.label) for item in batch]
+    labelled = (sample for sample in samples if sample.label is not None)
+    while batch := list(islice(labelled, pace.batch)):
         due = begin + (done + len(batch)) * pace.period / pace.speed
         sleep(max(0.0, due - clock()))
         answers = door.predict(np.stack([item.data for item in batch])) if taught else []
-        right = sum(not answer["unknown"] and answer["label"] == item.label for answer, item in zip(answers, batch))
+        right = sum(answer.label == item.label for answer, item in zip(answers, batch))
         seen, credit = sum(item.label in taught for item in batch), credit + pace.teach
         labels = list(dict.fromkeys(str(item.label) for item in batch)) if credit >= 1.0 else []
         credit -= credit >= 1.0
         for label in labels:
-            door.learn(label, np.stack([item.data for item in batch if item.label == label]))
+            door.learn([item for item in batch if item.label == label], label, progress)
         new = tuple(label for label in labels if label not in taught)
         taught |= set(labels)
         done += len(batch)
-        yield Heard(done * pace.period, len(batch), right, seen, new, max(0.0, clock() - due))
+        unknown = sum(answer.unknown for answer in answers)
+        yield Heard(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
     if not done:
         raise BadInput("the recording holds no labelled sample", "give a FOLDER with one subfolder per class, an .npz "
                        "file, or a .csv with a column `label`")
 
 
 def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
-    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known, new,
-    late_seconds}.
+    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known,
+    unknown_rate, new, late_seconds}.
 
     accuracy: of all samples, those of classes never taught before count as wrong; accuracy_known: of the others, or
     None.
@@ -114,15 +117,8 @@ def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
 
 
 def shares(heard: list[Heard]) -> dict[str, Any]:
-    """{samples, accuracy, accuracy_known} of some batches."""
+    """{samples, accuracy, accuracy_known, unknown_rate} of some batches."""
     samples, known = sum(one.samples for one in heard), sum(one.known for one in heard)
     right = sum(one.right for one in heard)
-    return {"samples": samples, "accuracy": right / samples, "accuracy_known": right / known if known else None}
-
-
-def refusals(items: Iterable[Item], into: list[Refusal]) -> Iterator[Item]:
-    """All items, what could not be read also put into a list."""
-    for item in items:
-        if isinstance(item, Refusal):
-            into.append(item)
-        yield item
+    return {"samples": samples, "accuracy": right / samples, "accuracy_known": right / known if known else None,
+            "unknown_rate": sum(one.unknown for one in heard) / samples}

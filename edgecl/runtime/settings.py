@@ -8,6 +8,7 @@ from typing import Any
 from edgecl.config import SETTING_NAMES, parse_seconds, parse_size, read_toml
 from edgecl.errors import BadInput
 from edgecl.limits import RANGES, Limits
+from edgecl.runtime.wire import SOCKET
 
 ROUND = "round_"     # before the name of a limit of learning rounds
 SIZES, TIMES = {"keep"}, {"round_idle", "round_pause"}
@@ -90,7 +91,6 @@ class DaemonSettings:
         return Path(self.control) if self.control else self.state / SOCKET
 
 
-SOCKET = "control.sock"
 OWN = {field.name for field in fields(DaemonSettings)} - {"state", "sources", "learner", "limits"}
 DAEMON_NAMES = OWN | {"source", "state"} | {ROUND + name for name in RANGES}
 

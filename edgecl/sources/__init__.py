@@ -12,6 +12,9 @@ from edgecl.samples import Refusal, Sample
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.config import Settings
+    from edgecl.founding import Foundation
+
 Item = Sample | Refusal
 SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -32,6 +35,13 @@ class Spec:
     hop: float | None = None
     vectors: bool = False
     seconds: float | None = None
+
+
+def spec_for(settings: Settings, foundation: Foundation | None, seconds: float | None = None) -> Spec:
+    """How files become samples of a learner; foundation: None before it was taught."""
+    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
+    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
+    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
 
 
 def is_stream(path: Path) -> bool:

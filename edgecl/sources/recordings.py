@@ -86,6 +86,11 @@ def load_csv(path: Path) -> NDArray[np.float32]:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} can't be read as text ({error})", CURE) from error
+    return parse_csv(text, str(path))
+
+
+def parse_csv(text: str, path: str) -> NDArray[np.float32]:
+    """The same of a text; `path` names it in errors."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise BadInput(f"{path} is empty", CURE)

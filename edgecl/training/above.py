@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.batch import Batch
+from edgecl.training.memory import Nothing
 from edgecl.training.network import outputs
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Above(Nothing):
 
     def arrive(self, x: Tensor, y: Tensor) -> Batch:
         """Replayed activations; those of a network without layers below join the new samples."""
-        return Batch(x, y, None if self.place == 0 else self.place)
+        return Batch(x, y, place=None if self.place == 0 else self.place)
 
     def state(self) -> dict[str, np.ndarray]:
         return {"place": np.array(self.place, np.int32), "columns": np.array(self.columns, np.int32)}

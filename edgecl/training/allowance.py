@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from edgecl.training.batch import Seen
 from edgecl.training.confines import out_of_memory
 from edgecl.training.heads import Step
 
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from edgecl.training.batch import Batch
     from edgecl.training.constraints import Constraint
-    from edgecl.training.memory import Batch
     from edgecl.training.network import Network
 
 FORWARD = 1 / 3     # of a pass forward and back
@@ -53,6 +55,20 @@ class Clock:
         return self.files + self.each * (step + LATE * FORWARD * self.closing)
 
 
+class Pass(NamedTuple):
+    """The loss, its gradients, and features [n, d] and logits [n, C] of the batch as they were before the step."""
+
+    loss: float
+    gradients: Sequence[Tensor | None]
+    features: Tensor
+    logits: Tensor
+
+    def seen(self, places: Tensor, batch: Batch, fresh: int) -> Seen:
+        """Of samples at these places, and of those that were replayed: the last ones, from `fresh` on."""
+        return Seen(self.features[places].float(), self.logits[places].float(), self.features[fresh:].float(),
+                    self.logits[fresh:].float(), batch.y[fresh:])
+
+
 class Allowance:
     """piece: samples that go through the network at a time, None for the whole batch; clock: of the time, None for any;
     stopped: whether to end at once; tight: whether memory is nearly used up, asked after each step."""
@@ -68,10 +84,11 @@ class Allowance:
         return self.clock.spent(self.samples) if self.clock else 0.0
 
     def passes(self, network: Network, constraints: Sequence[Constraint], batch: Batch, old: Tensor | None, known: int,
-               weights: Sequence[Tensor], smoothing: float, above: Batch | None = None
-               ) -> tuple[float, Sequence[Tensor | None]]:
-        """The loss and its gradients over a whole batch. old: logits of its first samples, see `Step`; above: samples
-        beside them that enter the network at a layer of their own.
+               weights: Sequence[Tensor], smoothing: float, old_features: Tensor | None = None,
+               fresh: int | None = None, above: Batch | None = None) -> Pass:
+        """One pass over a whole batch. old, old_features: logits and features of its first samples; fresh: those of its
+        first samples that are not replayed, None for all; see `Step`; above: samples beside
+        them that enter the network at a layer of their own.
 
         Where memory runs out, pieces are halved and the batch begins anew; raises what torch does where one sample is
         too much.
@@ -81,7 +98,8 @@ class Allowance:
             piece = min(self.piece or len(batch), max(map(len, parts)))
             try:
                 with reduced_precision(network.device):
-                    found = _accumulated(network, constraints, parts, old, known, weights, smoothing, piece)
+                    found = _accumulated(network, constraints, parts, (old, old_features), known, weights, smoothing,
+                                         piece, len(batch) if fresh is None else fresh)
             except (RuntimeError, MemoryError) as error:
                 if piece == 1 or not out_of_memory(error):
                     raise
@@ -94,25 +112,35 @@ class Allowance:
             gc.collect()    # outside the handler: its traceback holds what was allocated
 
 
-def _accumulated(network: Network, constraints: Sequence[Constraint], parts: Sequence[Batch], old: Tensor | None,
-                 known: int, weights: Sequence[Tensor], smoothing: float, piece: int
-                 ) -> tuple[float, Sequence[Tensor | None]]:
+def _accumulated(network: Network, constraints: Sequence[Constraint], parts: Sequence[Batch],
+                 old: tuple[Tensor | None, Tensor | None], known: int, weights: Sequence[Tensor], smoothing: float,
+                 piece: int, fresh: int) -> Pass:
     total: list[Tensor | None] = []
-    value, olds, count = 0.0, 0 if old is None else len(old), sum(map(len, parts))
-    for batch, start in [(part, start) for part in parts for start in range(0, len(part), piece)]:
-        x, y = batch.x[start:start + piece], batch.y[start:start + piece]
-        features, logits = network(x, batch.place)
-        first = batch is parts[0] and old is not None and start < olds
-        before = old[start:start + piece].to(logits.device) if first and old is not None else None
-        step = Step(features, logits, y.to(logits.device), before, known, count, olds, smoothing)
-        loss = network.head.loss(step)
+    value, olds, made = 0.0, max(0 if each is None else len(each) for each in old), []
+    batch, count = parts[0], sum(map(len, parts))
+    present = batch.y[:fresh].unique().to(network.device)
+    weight = None if batch.weight is None else batch.weight * (len(batch) / max(fresh, 1))
+    for each, start in [(part, start) for part in parts for start in range(0, len(part), piece)]:
+        end, first = start + piece, each is batch
+        features, logits = network(each.x[start:end], each.place)
+
+        def part_of(values: Tensor | None, here: slice = slice(start, end), to: Tensor = logits, none: bool = not first
+                    ) -> Tensor | None:
+            return None if none or values is None or here.start >= len(values) else values[here].to(to.device)
+
+        y = each.y[start:end].to(logits.device)
+        step = Step(features, logits, y, part_of(old[0]), known, count, olds, smoothing, part_of(old[1]),
+                    min(max(fresh - start, 0), len(y)) * first, present, part_of(weight), part_of(batch.recorded))
+        loss = network.head.loss(step) * math.prod(part.of_labels(step) for part in constraints)
         for part in constraints:
             loss = loss + part.penalty(step)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         value += loss.item()
+        if first:
+            made.append((features.detach().cpu(), logits.detach().cpu()))
         total = [a if b is None else b if a is None else a.add_(b) for a, b in zip(total, gradients)] or list(gradients)
-        del features, logits, step, loss, gradients     # or they would be held while the next piece is computed
-    return value, total
+        del features, logits, step, loss, gradients, part_of    # or they would be held while the next piece is computed
+    return Pass(value, total, *(torch.cat(each) for each in zip(*made)))
 
 
 def reduced_precision(device: torch.device) -> torch.autocast:

@@ -14,12 +14,14 @@ from edgecl.training.adam import Adam
 from edgecl.training.balance import Balance
 from edgecl.training.cortex import BATCH, CODES, Cortex, class_bytes, network_bytes
 from edgecl.training.generator import initialised
-from edgecl.training.network import outputs
+from edgecl.training.network import Served, outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgecl.training.memory import Batch, Nothing
+    from edgecl.training.balance import Done
+    from edgecl.training.batch import Batch
+    from edgecl.training.memory import Nothing
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
@@ -154,16 +156,19 @@ class FearNet(Above):
 class Gated(Balance):
     """Answers by recent or by long-term memory, as the gate says."""
 
-    def finish(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Nothing) -> None:
         if not isinstance(memory, FearNet):
             raise StateError(f"{type(memory).__name__} has no gate", 'give memory = "fearnet"')
         self.memory, self.classes = memory, network.head.classes
 
-    def fold(self, network: Network) -> nn.Module:
-        return Served(network, self.memory, self.classes)
+    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+        self.restore(network, memory)
+
+    def fold(self, network: Network, served: Served | None = None) -> Served:
+        return Answers(network, self.memory, self.classes)
 
 
-class Served(nn.Module):
+class Answers(Served):
     """Input -> features, logits: log P(class | x) of the memory that the gate trusts (section 4.3, equations 4 and 5):
     HC where max P_HC A / (1 - A) > max P_mPFC, A being what the gate says."""
 

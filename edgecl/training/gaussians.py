@@ -14,7 +14,7 @@ from edgecl.training.above import PER_CLASS, PLACE, Above, float_rows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgecl.training.memory import Batch
+    from edgecl.training.batch import Batch
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 

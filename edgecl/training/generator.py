@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from edgecl.errors import BudgetError
 from edgecl.training.above import PLACE, Above
 from edgecl.training.adam import Adam
-from edgecl.training.memory import Batch
+from edgecl.training.batch import Batch
 from edgecl.training.network import outputs
 
 if TYPE_CHECKING:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+HIDDEN = -1e9       # a logit that no softmax sees
+GROUPING = 10       # rounds of k-means
+
 AffineMap = tuple[np.ndarray, np.ndarray, bool]
 
 
@@ -15,9 +18,11 @@ class Step(NamedTuple):
     """What the parts may see of one step, or of a piece of it where memory is short: losses are sums over the piece
     divided by `of` or `old_of`, so that those of all pieces add up to the means over the step.
 
-    features [n, d]; logits [n, C]; targets: columns, int64 [n]; old: logits [m, known] of the first m samples by the
-    network as it was before the round, or None where no part asked for them or nothing was known; known: outputs then;
-    of, old_of: samples of the whole step, and those of them with old logits; smoothing: of labels.
+    features [n, d]; logits [n, C]; targets: columns, int64 [n]; old, old_features: logits and features of the first m
+    samples by the network as it was before, or None where no part asked for them or nothing was known; known: outputs
+    before the round; of, old_of: samples of the whole step, and those of them with old logits; smoothing: of labels;
+    fresh: how many of the first samples are not replayed; present: their columns, of the whole step; weight [n]: what
+    each label's loss counts, None for 1; recorded [n, k]: logits that replayed samples were stored with, else NaN.
     """
 
     features: Tensor
@@ -28,17 +33,31 @@ class Step(NamedTuple):
     of: int
     old_of: int
     smoothing: float = 0.0
+    old_features: Tensor | None = None
+    fresh: int = 0
+    present: Tensor | None = None
+    weight: Tensor | None = None
+    recorded: Tensor | None = None
 
     @property
     def share(self) -> float:
         """How much of the step it is."""
         return len(self.targets) / self.of
 
+    def mean(self, losses: Tensor) -> Tensor:
+        """This piece's part of the mean over the step of each sample's loss [n]."""
+        return (losses if self.weight is None else losses * self.weight).sum() / self.of
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """The mean over the step's samples."""
+        return self.mean(F.cross_entropy(logits, self.targets, reduction="none", label_smoothing=self.smoothing))
+
 
 class Softmax(nn.Module):
     """One affine map, cross-entropy over all outputs."""
 
     needs_old = False
+    signed = False      # whether features may be negative: a last ReLU is left out where the network is ours
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -61,6 +80,16 @@ class Softmax(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return F.linear(features, self.weight, self.bias)
 
+    def cosines(self, features: Tensor) -> Tensor:
+        """Of features [n, d] and the weights of each output, [n, C]."""
+        return F.linear(F.normalize(features), F.normalize(self.weight))
+
+    def imprint(self, column: int, features: Tensor, known: int) -> None:
+        """Start an output from features of its class [m, d]: the mean of the L2-normalised ones, as long as the weights
+        of the `known` outputs are on average (Qi et al. 2018, section 3.2; Hou et al. 2019, the authors' program)."""
+        mean = F.normalize(F.normalize(features).mean(0), dim=0)
+        self.weight.data[column] = mean.to(self.weight) * self.weight.data[:known].norm(dim=1).mean()
+
     def affine(self) -> AffineMap | None:
         """What it computes, for a head of the fast learner's: weight [C, d], bias [C], and whether logits are to be
         divided by |f|; None where it can't be said so."""
@@ -68,7 +97,7 @@ class Softmax(nn.Module):
 
     def loss(self, step: Step) -> Tensor:
         """A scalar, the mean over the step's samples."""
-        return F.cross_entropy(step.logits, step.targets, reduction="sum", label_smoothing=step.smoothing) / step.of
+        return step.cross_entropy(step.logits)
 
 
 class Sigmoid(Softmax):
@@ -81,14 +110,27 @@ class Sigmoid(Softmax):
         """A scalar."""
         targets = F.one_hot(step.targets, step.logits.shape[1]).to(step.logits)
         if step.old is not None:
-            targets[:len(step.old), :step.known] = torch.sigmoid(step.old)
-        return F.binary_cross_entropy_with_logits(step.logits, targets, reduction="sum") / step.of
+            targets[:len(step.old), :step.known] = torch.sigmoid(step.old[:, :step.known])
+        return step.mean(F.binary_cross_entropy_with_logits(step.logits, targets, reduction="none").sum(1))
+
+
+class Asymmetric(Softmax):
+    """New samples are compared with the classes of the step's new samples only, so that their arrival does not push the
+    old ones away; replayed samples with all (Caccia et al. 2022, ER-ACE, section 4.2, equation 3)."""
+
+    def loss(self, step: Step) -> Tensor:
+        """A scalar."""
+        absent = torch.ones(step.logits.shape[1], dtype=torch.bool, device=step.logits.device)
+        absent[step.present] = False
+        hidden = absent & (torch.arange(len(step.targets), device=absent.device) < step.fresh)[:, None]
+        return step.cross_entropy(step.logits.masked_fill(hidden, HIDDEN))
 
 
 class Cosine(nn.Module):
     """Cosine similarity times a learned scale, cross-entropy (Hou et al. 2019, section 3.2; the scale starts at 10)."""
 
     needs_old = False
+    signed = True
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -97,6 +139,8 @@ class Cosine(nn.Module):
 
     classes = Softmax.classes
     loss = Softmax.loss
+    cosines = Softmax.cosines
+    imprint = Softmax.imprint
 
     def extend(self, classes: int, generator: np.random.Generator) -> None:
         """Add outputs up to `classes`; the old stay bit for bit."""
@@ -109,7 +153,66 @@ class Cosine(nn.Module):
         return weight, np.zeros(len(weight), np.float32), True
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+        return self.scale * self.cosines(features)
 
 
-Head = Softmax | Cosine
+class Proxies(nn.Module):
+    """Local similarity classifier (Douillard et al. 2020, section 3.3): an output is the mean of the cosine
+    similarities to its proxies, weighted by their softmax; the loss is NCA with a margin, on them times a scale.
+
+    proxies: of each class, k; weight [C, k, d]; the margin is 0.6 (the authors' program). The scale starts at 10 as the
+    cosine head's: from the authors' 1, the first steps made it negative.
+    """
+
+    needs_old = False
+    signed = True
+    margin = 0.6
+
+    def __init__(self, dimension: int, proxies: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, proxies, dimension))
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    classes = Softmax.classes
+
+    def extend(self, classes: int, generator: np.random.Generator) -> None:
+        """Add outputs up to `classes`; the old stay bit for bit."""
+        bound, (_, proxies, d) = self.weight.shape[2] ** -0.5, self.weight.shape
+        new = torch.from_numpy(generator.uniform(-bound, bound, (classes - self.classes, proxies, d)))
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), new.to(self.weight)]))
+
+    def affine(self) -> AffineMap | None:
+        return None
+
+    def cosines(self, features: Tensor) -> Tensor:
+        """Weighted by their softmax over the proxies, [n, C]."""
+        near = F.linear(F.normalize(features), F.normalize(self.weight, dim=2).flatten(0, 1))
+        near = near.unflatten(1, self.weight.shape[:2])
+        return (near * near.softmax(2)).sum(2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * self.cosines(features)
+
+    def imprint(self, column: int, features: Tensor, known: int) -> None:
+        """Start the proxies of an output from features of its class [m, d]: the means of k groups of the L2-normalised
+        ones (Douillard et al. 2020, section 3.3), as long as known ones are on average."""
+        unit = F.normalize(features)
+        count = min(self.weight.shape[1], len(unit))
+        centres = unit[torch.linspace(0, len(unit) - 1, count).long()].clone()
+        for _ in range(GROUPING):
+            nearest = (unit @ centres.T).argmax(1)
+            for place in nearest.unique().tolist():
+                centres[place] = F.normalize(unit[nearest == place].mean(0), dim=0)
+        length = self.weight.data[:known].norm(dim=2).mean()
+        self.weight.data[column, :count] = centres.to(self.weight) * length
+
+    def loss(self, step: Step) -> Tensor:
+        """A scalar: -log of exp(s (y - margin)) / sum over the others of exp(s z), not below 0."""
+        margins = self.scale * self.margin * F.one_hot(step.targets, step.logits.shape[1])
+        shifted = step.logits - margins
+        own = shifted.gather(1, step.targets[:, None])[:, 0]
+        others = shifted.scatter(1, step.targets[:, None], HIDDEN).logsumexp(1)
+        return step.mean(F.relu(others - own))
+
+
+Head = Softmax | Cosine | Proxies

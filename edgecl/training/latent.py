@@ -8,7 +8,8 @@ import torch
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.training.above import PLACE, Above
-from edgecl.training.memory import PER_CLASS, Batch, Reservoir
+from edgecl.training.batch import Batch
+from edgecl.training.memory import PER_CLASS, Reservoir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

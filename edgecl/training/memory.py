@@ -1,7 +1,6 @@
 """What is kept of the data between rounds: exemplars within a fixed number of bytes, everything, or statistics."""
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,48 +11,38 @@ from edgecl.errors import BudgetError
 from edgecl.exemplars import herding
 from edgecl.lift import Lift
 from edgecl.statistics import ClassStatistics
+from edgecl.training.batch import Batch, held_back, is_held
 from edgecl.training.network import outputs
 from edgecl.training.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edgecl.training.batch import Seen
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
 PER_CLASS = 16    # bytes beside a class's samples: its number and its count, int32 each, and how many were seen, int64
+TRIES = 50        # draws of an exemplar that is not held back
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Samples as they came, uint8 or float32 [n, ...], and their columns (outputs of the network), int64 [n]. place:
-    of activations, the layers of the network that lie below them; None for what the network takes."""
-
-    x: Tensor
-    y: Tensor
-    place: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: Tensor) -> Batch:
-        """The samples of those rows, int64 [m], copied."""
-        return Batch(self.x.index_select(0, rows), self.y.index_select(0, rows))
-
-    def join(self, other: Batch) -> Batch:
-        """Both, copied."""
-        return Batch(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
-
-    def mirrored(self, axis: int, generator: np.random.Generator) -> Batch:
-        """Every other sample, drawn by lot, turned round along an axis."""
-        lots = torch.from_numpy(generator.random(len(self)) < 0.5).view(-1, *[1] * (self.x.dim() - 1))
-        return Batch(torch.where(lots, self.x.flip(axis), self.x), self.y)
+def balanced(memory: Nothing) -> Batch:
+    """As many exemplars of each class as of that which has the fewest, the first ones, without those held back."""
+    held = {column: samples for column, samples in memory.learned().items() if len(samples)}
+    least = min((len(samples) for samples in held.values()), default=0)
+    nothing = memory.nothing
+    return Batch(torch.cat([nothing.x, *(samples[:least] for samples in held.values())]),
+                 torch.cat([nothing.y, *(torch.full((least,), column) for column in held)]))
 
 
 class Nothing(Part):
     """Keeps nothing; the base of all memories."""
 
-    bounded = True  # by the bytes that the user allows for exemplars
+    bounded = True      # by the bytes that the user allows for exemplars
+    replays = False     # whether `replay` gives anything, once something is kept
+    withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
+    reserved = 0        # of these bytes, those that the next round takes beside exemplars
+    each = 0            # samples of a round that a constraint is to look at, 0 for all
     lasting = False     # a worker keeps its state from round to round; else the state's own exemplars are held
     place, pace = 0, 1.0    # the first `place` layers learn at that pace after the first round
 
@@ -63,6 +52,10 @@ class Nothing(Part):
 
     def check(self, classes: int) -> None:
         """Raise BudgetError where exemplars of so many classes would not fit."""
+
+    def beside(self) -> str:
+        """What is to be said of the bytes beside exemplars."""
+        return f"{self.reserved} bytes of tasks' gradients and " if self.reserved else ""
 
     def hold(self, old: Batch) -> None:
         """Take samples as kept from earlier rounds, without copying them."""
@@ -76,12 +69,16 @@ class Nothing(Part):
         """How many samples are to be replayed beside n new ones."""
         return n
 
+    def begin(self, network: Network) -> None:
+        """Before a round, with the network as it was left but for the outputs of new classes."""
+
     def dataset(self, new: Batch) -> Batch:
         """What a round goes through: its new samples first, then what the memory adds as a whole."""
         return new
 
-    def observe(self, new: Batch, generator: np.random.Generator) -> None:
-        """Called with each new sample once a round, after it was trained on."""
+    def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
+        """Called with each new sample once a round, after it was trained on, if it was. seen: what the network made of
+        it then."""
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
         """n samples to train on beside n new ones, or None."""
@@ -93,6 +90,16 @@ class Nothing(Part):
     def exemplars(self) -> dict[int, Tensor]:
         """Column -> samples kept [m, ...]."""
         return {}
+
+    def learned(self) -> dict[int, Tensor]:
+        """Those of them that may be trained on."""
+        held = self.exemplars()
+        return {column: samples[torch.from_numpy(~held_back(Batch(samples, torch.full((len(samples),), column))))]
+                for column, samples in held.items()} if self.withholds else held
+
+    def tasks(self) -> list[Batch]:
+        """What is kept of each round, where rounds are kept apart; else nothing."""
+        return []
 
 
 class Exemplars(Nothing):
@@ -106,14 +113,28 @@ class Exemplars(Nothing):
         self.check(1)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + PER_CLASS)
+        least = classes * (self.size + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold an exemplar of {self.size} bytes of each of {classes} "
-                              f"class{'es' * (classes > 1)}", f"give --memory {least} or more")
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes of each "
+                              f"of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def capacity(self) -> int:
         """How many exemplars fit beside the bookkeeping of the classes known now."""
-        return max(self.room - PER_CLASS * len(self.kept), 0) // self.size
+        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // self.size
+
+    def drawn(self, n: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+        """Columns and places of n exemplars, of every class with the same chance; none where there are none."""
+        columns = [column for column, kept in self.kept.items() if kept]
+        chosen = [columns[i] for i in generator.integers(len(columns), size=n)] if columns else []
+        found = []
+        for column, u in zip(chosen, generator.random(n) if chosen else ()):
+            place = int(u * len(self.kept[column]))
+            for _ in range(TRIES if self.withholds else 0):     # more than that where nearly all are held back
+                if not is_held(self.kept[column][place]):
+                    break
+                place = int(generator.integers(len(self.kept[column])))
+            found.append((column, place))
+        return found
 
     def hold(self, old: Batch) -> None:
         for sample, column in zip(old.x, old.y.tolist()):
@@ -141,7 +162,9 @@ class Reservoir(Exemplars):
     """A class-balanced reservoir: within a class, a uniform part of all its samples ever seen; what does not fit is
     taken from the largest class (Chrysakis & Moens 2020, algorithm 1)."""
 
-    def observe(self, new: Batch, generator: np.random.Generator) -> None:
+    replays = True
+
+    def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         for sample, column in zip(new.x, new.y.tolist()):
             kept = self.kept.setdefault(column, [])
             self.seen[column] = self.seen.get(column, 0) + 1
@@ -156,12 +179,9 @@ class Reservoir(Exemplars):
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
         """Every class with the same chance."""
-        columns = [column for column, kept in self.kept.items() if kept]
-        if not columns:
-            return None
-        drawn = [columns[i] for i in generator.integers(len(columns), size=n)]
-        samples = [self.kept[column][int(u * len(self.kept[column]))] for column, u in zip(drawn, generator.random(n))]
-        return Batch(torch.stack(samples), torch.tensor(drawn))
+        drawn = self.drawn(n, generator)
+        return Batch(torch.stack([self.kept[column][place] for column, place in drawn]),
+                     torch.tensor([column for column, _ in drawn])) if drawn else None
 
 
 class Herding(Exemplars):
@@ -173,7 +193,7 @@ class Herding(Exemplars):
     """
 
     def dataset(self, new: Batch) -> Batch:
-        for column, samples in self.exemplars().items():
+        for column, samples in self.learned().items():
             new = new.join(Batch(samples, torch.full((len(samples),), column)))
         return new
 
@@ -207,7 +227,8 @@ class Everything(Nothing):
         self.all = old
 
     def dataset(self, new: Batch) -> Batch:
-        return new.join(self.all)
+        return new.join(self.all.take(torch.from_numpy(np.flatnonzero(~held_back(self.all)))) if self.withholds else
+                        self.all)
 
     def update(self, new: Batch, network: Network) -> None:
         self.all = self.all.join(new)

@@ -21,9 +21,16 @@ TURNING = 2             # times them beside, before a pass
 PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
 FISHER = 6              # passes forward that the squared gradients of one sample take
 
-COPIES = {"reservoir": 2, "latent": 2, "herding": 3, "everything": 3}    # of all activations, by the memory; else 1
+COPIES = {"reservoir": 2, "herding": 3, "everything": 3, "greedy": 2, "recorded": 2, "by-gradient": 2, "episodes": 2,
+          "latent": 2}
+# of all activations, by the memory; else 1
 WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
-BESIDE = {"fisher": 3}                                      # times the learned weights, by the constraint; else 0
+BESIDE = {"l2": 2, "fisher": 3, "sensitivity": 3, "path-integral": 8, "riemannian-walk": 12, "task-gradients": 3,
+          "average-gradient": 1, "class-share": 1, "by-round": 1, "less-forget": 1,
+          "pooled-outputs": 1, "gradient-noise": 1}
+# times the learned weights that a constraint holds, else 0; and once for each earlier round:
+BY_ROUND = {"task-gradients"}
+GRADED = {"fisher", "sensitivity"}                          # constraints that pass single samples at the end
 
 
 def activations(cut: Cut, samples: int) -> int:
@@ -31,10 +38,15 @@ def activations(cut: Cut, samples: int) -> int:
     return samples * cut.values * (2 if len(cut.shape) == 3 else 4)
 
 
-def beside_a_pass(cut: Cut, method: Method, samples: int, batch: int) -> int:
-    """Bytes that a step holds beside network, activations and the gradient of a pass."""
+def held(method: Method, rounds: int) -> int:
+    """Times the learned weights that its constraints hold. rounds: that there were."""
+    return sum(BESIDE.get(name, 0) + rounds * (name in BY_ROUND) for name in method.parts["constraint"])
+
+
+def beside_a_pass(cut: Cut, method: Method, samples: int, batch: int, rounds: int = 0) -> int:
+    """Bytes that a step holds beside network, activations and the gradient of a pass. rounds: that there were."""
     copies = COPIES.get(method.parts["memory"][0], 1) - 1
-    weights = STEPPING - 2 + sum(BESIDE.get(name, 0) for name in method.parts["constraint"])
+    weights = STEPPING - 2 + held(method, rounds)
     return copies * activations(cut, samples) + BATCH * activations(cut, 2 * batch) + 4 * weights * cut.weights
 
 
@@ -43,13 +55,14 @@ def step(cut: Cut, batch: int, one: float) -> float:
     return max(one, TURNING * activations(cut, 2 * batch))
 
 
-def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, samples: int, batch: int) -> int:
-    """The least memory in bytes that will do above a cut, one sample a pass. file: bytes of the backbone's."""
+def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, samples: int, batch: int,
+           rounds: int = 0) -> int:
+    """The least memory in bytes that will do above a cut, one sample a pass. file: bytes of the backbone's; rounds:
+    that there were."""
     kept, weights = activations(cut, samples), 4 * cut.weights
     one = step(cut, batch, PASS * (weights + 4 * anatomy.live(cut)))
-    training = weights + beside_a_pass(cut, method, samples, batch) + one
-    constraints = sum(BESIDE.get(name, 0) for name in method.parts["constraint"])
-    writing = (2 + constraints) * weights + WRITING * file
+    training = weights + beside_a_pass(cut, method, samples, batch, rounds) + one
+    writing = (2 + held(method, 0)) * weights + WRITING * file
     return int((TORCH + kept + max(training, writing)) / SLACK)
 
 
@@ -68,7 +81,7 @@ def closing(method: Method, samples: int, fresh: int) -> float:
     the samples, those that are new."""
     herded = fresh if method.parts["memory"] == ("herding",) else 0
     means = 2 * samples if method.parts["balance"] == ("exemplar-means",) else 0
-    most = int(method.numbers.get("samples", 0)) if "fisher" in method.parts["constraint"] else -1
+    most = int(method.numbers.get("samples", 0)) if GRADED & {*method.parts["constraint"]} else -1
     graded = 0 if most < 0 else min(most, fresh) if most else fresh
     return samples + herded + means + FISHER * graded
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +15,22 @@ from edgecl.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgecl.training.heads import Head
+    import numpy as np
+
+    from edgecl.training.heads import AffineMap, Head
 
 BLOCK = 64    # samples that are run at a time where nothing is trained: 256 take 16 MB more and 6 % less time
 
 
-class Network(nn.Module):
+class Served(nn.Module):
+    """What serves: an input -> (features, logits)."""
+
+    def affine(self) -> AffineMap | None:
+        """See `heads.Softmax.affine`."""
+        return None
+
+
+class Network(Served):
     """uint8 images [n, h, w, c], float32 windows [n, time, channels] or vectors [n, d], or float16 activations of a
     frozen trunk [n, c, h, w] -> features and logits.
 
@@ -88,6 +99,23 @@ class Network(nn.Module):
                 known.get(name.removeprefix("body."), 1.0) * (lower if name.startswith(slow) else 1.0)
                 for name, _ in self.named_parameters()]
 
+    def restart(self, generator: np.random.Generator) -> None:
+        """Draw all weights anew, in place; those of a graph stay, since they were pretrained."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator.integers(2**62)))
+            if not hasattr(self.body, "paces"):
+                self.body.apply(_initialise)
+            self.neck.apply(_initialise)
+        fresh = deepcopy(self.head)
+        fresh.weight = nn.Parameter(fresh.weight.detach()[:0])
+        if hasattr(fresh, "bias"):
+            fresh.bias = nn.Parameter(fresh.bias.detach()[:0])
+        fresh.extend(self.head.classes, generator)
+        self.head.load_state_dict(fresh.state_dict())
+
+    def affine(self) -> AffineMap | None:
+        return self.head.affine()
+
     def forward(self, x: Tensor, place: int | None = None) -> tuple[Tensor, Tensor]:
         features = self.features(x, place)
         return features, self.head(features)
@@ -152,10 +180,11 @@ class Residual(nn.Module):
         self.stride, self.more = (1, 0) if inside == outside else (2, outside - inside)
         self.first = nn.Sequential(nn.Conv2d(inside, outside, 3, self.stride, 1, bias=False), nn.BatchNorm2d(outside))
         self.second = nn.Sequential(nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside))
+        self.out: nn.Module = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2)) if self.more else x
-        return F.relu(self.second(F.relu(self.first(x))) + short)
+        return self.out(self.second(F.relu(self.first(x))) + short)
 
 
 def resnet32(shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
@@ -205,6 +234,17 @@ def _initialise(layer: nn.Module) -> None:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        layer.reset_parameters()
+
+
+def _unbind(network: Network) -> None:
+    """Leave out the last ReLU, so that features may be negative."""
+    if isinstance(network.neck, nn.Sequential) and isinstance(network.neck[-1], nn.ReLU):
+        network.neck = network.neck[:-1]
+    else:
+        last = [part for part in network.body.modules() if isinstance(part, Residual)][-1]
+        last.out = nn.Identity()
 
 
 def build(name: str, shape: tuple[int, ...], dtype: str, head: Callable[[int], Head], seed: int) -> Network:
@@ -225,4 +265,6 @@ def build(name: str, shape: tuple[int, ...], dtype: str, head: Callable[[int], H
         flat = outputs(body.eval(), sample)
         mirror = 2 if axes == 3 else None
         network = Network(body, neck, head(outputs(neck, flat).shape[1]), flat.shape[1], mirror).eval()
+        if network.head.signed:
+            _unbind(network)
     return network.to(memory_format=torch.channels_last) if axes == 3 else network

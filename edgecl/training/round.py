@@ -87,13 +87,25 @@ def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
     cuts = anatomy.cuts() if job.codec else [anatomy.cut_at(ADAPTER_INPUT)]
     able = cuts[cuts.index(anatomy.cut(job.blocks)):] if job.codec else cuts
     inputs = (folder / "samples.npz").stat().st_size
-    least = [max(needs.memory(anatomy, cut, len(content), method, samples, job.batch),
+    rounds = rounds_before(folder)
+    least = [max(needs.memory(anatomy, cut, len(content), method, samples, job.batch, rounds),
                  needs.trunk_memory(len(content), inputs)) for cut in able]
     for place, cut in enumerate(able):
         if least[place] <= job.memory:
             return cut, {"blocks": len(able) - place, "wished_blocks": len(able)}
     raise BudgetError(f"a round on {samples} samples takes {min(least)} bytes of memory at least, {job.memory} are "
                       "allowed", f"give --memory {min(least)} or more")
+
+
+def rounds_before(folder: Path) -> int:
+    """How many there were, by what the last one kept."""
+    import numpy as np
+
+    path = folder / "before.npz"
+    if not path.exists():
+        return 0
+    with np.load(path, allow_pickle=False) as kept:
+        return int(kept["rounds"])
 
 
 def prepare_activations(folder: Path, job: Job, cut: Cut, stop: Stop) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from edgecl.errors import BadInput, StateError
 from edgecl.method import PARTS, Method, read_method
+from edgecl.training.balance import Balance, Chain
+from edgecl.training.batch import Batch
 from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch
 from edgecl.training.network import NETWORKS, build, outputs
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Session:
             top = pretrained.Top(network, blocks, threads)
             self.trunk, kept = top.trunk, top.nothing
         self.nothing = Batch(kept, torch.empty(0, dtype=torch.int64))
-        (memory_part,), (balance,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "balance", "head"))
-        self.parts = Parts(memory_part(memory, self.nothing), balance(),
+        (memory_part,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "head"))
+        self.parts = Parts(memory_part(memory, self.nothing), balance_of(self.method),
                            [constraint() for constraint in parts_of(self.method, "constraint")])
         self.network = top.network(head) if top else build(network, tuple(input_shape), dtype, head, seed)
         training = self.method.training
@@ -73,7 +74,9 @@ class Session:
             raise BadInput(f"labels of {y.dtype} {list(y.shape)} for {len(samples)} samples",
                            "give class numbers [n], n > 0")
         classes = self.classes + sorted(set(y.tolist()) - set(self.classes))
-        self.parts.memory.check(len(classes))
+        memory = self.parts.memory
+        memory.reserved = sum(part.beside(self._numbers(len(classes)), memory) for part in self.parts.constraints)
+        memory.check(len(classes))
         column = {number: i for i, number in enumerate(classes)}
         new = Batch(samples, torch.tensor([column[number] for number in y.tolist()]))
         tuned = self.method.tuned == "all" or (self.method.tuned == "first" and self.rounds == 0)
@@ -110,7 +113,8 @@ class Session:
             raise StateError(f"the state is of {state['method']}, not {self.method.name}",
                              "load it into a session of its own method")
         classes = [int(number) for number in state["classes"]]
-        head = type(self.network.head)(self.network.head.weight.shape[1])
+        (make,) = parts_of(self.method, "head")
+        head = make(self.network.head.weight.shape[-1])
         head.extend(len(classes), np.random.default_rng(0))
         self.network.head = head
         try:
@@ -122,7 +126,7 @@ class Session:
             values.load(below(owner, state))
         self.classes, (self.seed, self.rounds) = classes, (int(number) for number in state["rounds"])
         if self.rounds:
-            self.parts.balance.finish(self.network, self.parts.memory)
+            self.parts.balance.restore(self.network, self.parts.memory)
 
     def export(self) -> bytes:
         """What serves, as ONNX: input -> features, logits; see `edgecl.training.export`."""
@@ -136,8 +140,13 @@ class Session:
             raise StateError("nothing was learned yet", "call learn first")
         return self.parts.balance.fold(self.network).eval()
 
+    def _numbers(self, classes: int) -> int:
+        """Of all parameters, once there are so many outputs."""
+        return sum(p.shape[1:].numel() * classes if name.startswith("head.") and p.dim() else p.numel()
+                   for name, p in self.network.named_parameters())
+
     def _owners(self) -> list[tuple[str, Any]]:
-        return [("memory", self.parts.memory),
+        return [("memory", self.parts.memory), ("balance", self.parts.balance),
                 *((f"constraint{i}", part) for i, part in enumerate(self.parts.constraints))]
 
     def _samples(self, x: np.ndarray) -> Tensor:
@@ -151,6 +160,11 @@ class Session:
         if self.trunk is not None:
             return torch.from_numpy(self.trunk(x))
         return torch.from_numpy(np.require(x, requirements=("C", "W")))
+
+
+def balance_of(method: Method) -> Balance:
+    """Its parts of that kind, as one."""
+    return Chain([balance() for balance in parts_of(method, "balance")])
 
 
 def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from edgecl.training.memory import Batch
+    from edgecl.training.batch import Batch
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 

@@ -16,11 +16,12 @@ from edgecl.method import read_method
 from edgecl.training import confines, needs
 from edgecl.training.allowance import Allowance, Clock
 from edgecl.training.balance import Balance
-from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Batch, Nothing
+from edgecl.training.batch import Batch
+from edgecl.training.loop import Parts, Plan, learning_round, planned_steps
+from edgecl.training.memory import Nothing
 from edgecl.training.network import outputs
 from edgecl.training.pretrained import empty, network_above
-from edgecl.training.session import below, parts_of
+from edgecl.training.session import balance_of, below, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -54,9 +55,11 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
     kept = adopt(network, parts, before, job)
     parts.memory.hold(Batch(x[:begin], columns[:begin]))
     new = Batch(x[begin:end], columns[begin:end])
-    allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak)
-    samples_an_epoch = len(new) + begin * (method.parts["memory"][0] in needs.WHOLE)
-    begun, steps, last = time.monotonic(), -(-samples_an_epoch // job.batch) * job.epochs, 0.0
+    allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak, kept)
+    plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
+                head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
+    steps = planned_steps(parts, columns[:begin], new, plan, method.parts["memory"][0] in needs.WHOLE)
+    begun, last = time.monotonic(), 0.0
     seen = 0
 
     def progress(done: int, loss: float) -> None:
@@ -65,10 +68,8 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
         if (now := time.monotonic()) - last > EACH:
             last = now
             tell(step=seen, steps=steps, loss=loss, rss=confines.status("VmRSS")[0], left=stop.left,
-                 samples_per_second=done / max(now - begun, 1e-9), share=max(seen / steps, allowance.spent()))
+                 samples_per_second=done / max(now - begun, 1e-9), share=min(max(seen / steps, allowance.spent()), 1.0))
 
-    plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
-                head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
     learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, kept]), progress,
                    allowance)
     if not seen:
@@ -85,11 +86,11 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: confines.Peak,
 def compose(method: Method, cut: Cut) -> Parts:
     """The method's parts; statistics and what is solved from them are the state's own."""
     nothing = Batch(empty(cut), torch.empty(0, dtype=torch.int64))
-    (memory,), (balance,) = (parts_of(method, kind) for kind in ("memory", "balance"))
-    closed = method.parts["balance"] == ("closed-form",)
+    (memory,) = parts_of(method, "memory")
+    closed = "closed-form" in method.parts["balance"]
     constraints = [constraint() for constraint in parts_of(method, "constraint")]
-    return Parts(Nothing(ROOM, nothing) if closed else memory(ROOM, nothing), Balance() if closed else balance(),
-                 constraints)
+    return Parts(Nothing(ROOM, nothing) if closed else memory(ROOM, nothing),
+                 Balance() if closed else balance_of(method), constraints)
 
 
 def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job: Job) -> int:
@@ -102,6 +103,7 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
         network.head.extend(job.known, np.random.default_rng(0))
         network.head.load_state_dict({name: torch.tensor(array) for name, array in head.items()})
         if str(before["method"]) == job.method:
+            parts.balance.load(below("balance", before))
             for i, part in enumerate(parts.constraints):
                 part.load(below(f"constraint{i}", before))
             if parts.memory.lasting:
@@ -110,11 +112,11 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
 
 
 def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, fresh: int, size: int, stop: Stop,
-        peak: confines.Peak) -> Allowance:
+        peak: confines.Peak, rounds: int) -> Allowance:
     """Measure passes of a few samples; choose how many go through at a time, and when the last step must be done.
 
-    fresh: samples to learn from; size: bytes of the backbone's file. Raises BudgetError where one sample is too much,
-    or the time too short for a step.
+    fresh: samples to learn from; size: bytes of the backbone's file; rounds: that there were. Raises BudgetError where
+    one sample is too much, or the time too short for a step.
     """
     few, weights, taken, worked = x[:FEW], list(network.body.parameters()), 0.0, 0.0
 
@@ -133,7 +135,7 @@ def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, f
     one, all_of_them = (told if cost is None else cost for cost in costs)
     each = max((all_of_them - one) / max(len(few) - 1, 1), 2 * few[:1].nbytes)
     needed = (confines.status("VmRSS")[0] + needs.CODE + needs.step(cut, job.batch, one)
-              + needs.beside_a_pass(cut, method, len(x), job.batch))
+              + needs.beside_a_pass(cut, method, len(x), job.batch, rounds))
     if needed > job.memory:
         least = math.ceil(needed / confines.SLACK)
         raise BudgetError(f"a round here takes {least} bytes of memory at least, {job.memory} are allowed",
@@ -172,11 +174,12 @@ def keep(folder: Path, network: Network, parts: Parts, job: Job, method: Method,
             for name, array in part.state().items()}
     if parts.memory.lasting:
         kept |= {f"memory/{name}": array for name, array in parts.memory.state().items()}
+    kept |= {f"balance/{name}": array for name, array in parts.balance.state().items()}
     kept |= {f"head/{name}": value.cpu().numpy() for name, value in network.head.state_dict().items()}
     np.savez(folder / "parts.npz", method=np.array(job.method), classes=np.array(job.classes, np.str_),
              rounds=np.array(rounds), **kept)
-    served: Any = getattr(parts.balance.fold(network), "readout", network.head)
-    if method.parts["balance"] != ("closed-form",) and (affine := served.affine()):
+    served: Any = parts.balance.fold(network)
+    if "closed-form" not in method.parts["balance"] and (affine := served.affine()):
         weight, bias, normalised = affine
         np.savez(folder / "head.npz", weight=weight, bias=bias, normalised=np.array(normalised))
 

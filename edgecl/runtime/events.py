@@ -1,0 +1,80 @@
+"""Events from the threads of a daemon to whoever listens: bounded, and nobody waits for a slow listener."""
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+WAITING = 64      # events of one listener; the oldest go first
+LISTENERS = 64    # at once
+
+Event = dict[str, Any]
+
+
+class Subscription:
+    """The events of a hub from now on."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub, self._waiting = hub, deque[Event](maxlen=WAITING)
+        self._there = threading.Condition()
+        self._closed = False
+
+    def put(self, event: Event) -> None:
+        """Take an event in; where WAITING wait already, the oldest goes."""
+        with self._there:
+            self._waiting.append(event)
+            self._there.notify()
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        """The next event; None where none came in `timeout` seconds, or the subscription is closed."""
+        with self._there:
+            self._there.wait_for(lambda: self._waiting or self._closed, timeout)
+            return self._waiting.popleft() if self._waiting and not self._closed else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether no event comes any more."""
+        return self._closed
+
+    def close(self) -> None:
+        """No more events; a `get` that waits returns."""
+        self._hub.remove(self)
+        with self._there:
+            self._closed = True
+            self._there.notify_all()
+
+
+class Hub:
+    """Where events are said."""
+
+    def __init__(self) -> None:
+        self._lock, self._listeners = threading.Lock(), tuple[Subscription, ...]()
+
+    def subscribe(self) -> Subscription | None:
+        """Events from now on; None where LISTENERS listen already."""
+        with self._lock:
+            if len(self._listeners) >= LISTENERS:
+                return None
+            made = Subscription(self)
+            self._listeners = (*self._listeners, made)
+        return made
+
+    def remove(self, gone: Subscription) -> None:
+        """The inverse of `subscribe`."""
+        with self._lock:
+            self._listeners = tuple(each for each in self._listeners if each is not gone)
+
+    def say(self, event: Event) -> None:
+        """Give an event to all listeners."""
+        for listener in self._listeners:
+            listener.put(event)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    def close(self) -> None:
+        """Close all subscriptions."""
+        for listener in self._listeners:
+            listener.close()

@@ -1,0 +1,234 @@
+"""The routes: what is asked over HTTP becomes a call of the service, in one of a few threads."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from edgecl.errors import BadInput
+from edgecl.runtime.http import media, metrics
+from edgecl.runtime.http.access import COOKIE
+from edgecl.runtime.http.bodies import Turns, media_type, read_values
+from edgecl.runtime.http.events import Broadcaster, EventReply
+from edgecl.runtime.http.guards import Guard
+from edgecl.runtime.http.replies import Refusal, reply
+
+if TYPE_CHECKING:
+    import numpy as np
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from edgecl.runtime.http.access import Access
+    from edgecl.runtime.http.states import States
+    from edgecl.runtime.service import Service
+
+T = TypeVar("T")
+Endpoint = Callable[["Request"], Awaitable[Response]]
+LOOKS = ("status", "classes", "history", "rounds", "review", "latest", "budget")  # routes that are calls of the service
+WORKERS = 4   # threads that call the service
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+YEAR = 365 * 86400
+
+
+class Application:
+    """The ASGI application. Every route takes ?state=NAME, where a daemon has several."""
+
+    def __init__(self, states: States, access: Access) -> None:
+        self._states, self._access = states, access
+        self._broadcasters: dict[Service, Broadcaster] = {}
+        self._turns, self._replies = Turns(), Counter[int]()
+        self._threads: anyio.CapacityLimiter | None = None
+        self._page = dict(_page())
+        self._app = Guard(self._route, access, self._replies, self._page.keys())
+        self._router = Router([Route(path, endpoint, methods=[method]) for method, path, endpoint in self._routes()],
+                              redirect_slashes=False, default=_missing)
+
+    def _routes(self) -> list[tuple[str, str, Endpoint]]:
+        return [
+            *(("GET", path, self._static) for path in self._page),
+            *(("GET", f"/api/{name}", self._look) for name in LOOKS),
+            ("POST", "/api/login", self._login),
+            ("GET", "/api/info", self._info),
+            ("GET", "/api/events", self._events),
+            ("GET", "/metrics", self._metrics),
+            ("GET", "/api/exemplars", self._exemplars),
+            ("GET", "/api/picture", self._picture),
+            ("GET", "/api/review/{number:int}", self._review_picture),
+            ("POST", "/api/review/{number:int}", self._review_name),
+            ("DELETE", "/api/review/{number:int}", self._review_drop),
+            ("POST", "/api/predict", self._predict),
+            ("POST", "/api/learn", self._learn),
+            ("POST", "/api/learn_last", self._learn_last),
+            ("POST", "/api/forget", self._forget),
+            ("POST", "/api/rollback", self._rollback),
+            ("POST", "/api/round", self._round),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        await self._app(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._router({**scope, "app": self}, receive, send)
+        except HTTPException as error:
+            what = {404: f"there is no {scope['path'][:80]!r}", 405: f"{scope['path']} takes no {scope['method']}"}
+            raise Refusal(error.status_code, what.get(error.status_code, error.detail), "see README.md for the routes",
+                          **dict(error.headers or {})) from error
+        except ClientDisconnect:
+            pass
+
+    def close(self) -> None:
+        """End the streams of events."""
+        for broadcaster in list(self._broadcasters.values()):
+            broadcaster.close()
+
+    async def _call(self, call: Callable[..., T], *values: Any) -> T:
+        """A call of the service in another thread; at most WORKERS at once."""
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(WORKERS)
+        return await anyio.to_thread.run_sync(partial(call, *values), limiter=self._threads)
+
+    def _service(self, request: Request) -> Service:
+        return self._states.pick(request.query_params.get("state"))
+
+    # looking ------------------------------------------------------------------------------------
+
+    async def _static(self, request: Request) -> Response:
+        content, kind = self._page[request.url.path]
+        return Response(content, media_type=kind)
+
+    async def _look(self, request: Request) -> Response:
+        return reply(await self._call(getattr(self._service(request), request.url.path.rpartition("/")[2])))
+
+    async def _info(self, request: Request) -> Response:
+        """Of the service, and the names of all states."""
+        named, service = self._states.named(), self._service(request)
+        own = next(name for name, each in named.items() if each is service)
+        return reply({**await self._call(service.info), "state": own, "states": list(named)})
+
+    async def _metrics(self, _: Request) -> Response:
+        found = await self._call(lambda: [metrics.Found(name, each.info(), each.budget(), each.counters())
+                                          for name, each in self._states.named().items()])
+        return Response(metrics.exposition(found, self._replies), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _events(self, request: Request) -> Response:
+        service = self._service(request)
+        return EventReply(self._broadcasters.setdefault(service, Broadcaster(service)))
+
+    async def _exemplars(self, request: Request) -> Response:
+        """?class=NAME: up to four stored samples of a class as pictures."""
+        service, label = self._service(request), _asked(request, "class")
+        return reply(await self._call(lambda: [media.picture(each) for each in service.exemplars(label, 4)]))
+
+    async def _picture(self, request: Request) -> Response:
+        """?source=NAME: what a source saw last."""
+        source = _asked(request, "source")
+
+        def look() -> dict[str, Any]:
+            sample = self._service(request).latest_sample(source)
+            if sample is None:
+                raise Refusal(404, f"the source {source!r} has seen nothing yet", "wait for its first sample")
+            return media.picture(sample)
+        return reply(await self._call(look))
+
+    async def _review_picture(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        return reply(await self._call(lambda: media.picture(_frame(service, number))))
+
+    # changing -----------------------------------------------------------------------------------
+
+    async def _login(self, request: Request) -> Response:
+        values = await read_values(request, {"token": (str,)})
+        if not self._access.open and not self._access.is_token(values.get("token") or ""):
+            raise Refusal(401, "that is not the token", "it stands in the file that http_token_file names")
+        answer = reply({"ok": True})
+        if not self._access.open:
+            answer.set_cookie(COOKIE, self._access.cookie, max_age=YEAR, httponly=True, samesite="strict",
+                              secure=request.headers.get("origin", "").startswith("https:"))
+        return answer
+
+    async def _predict(self, request: Request) -> Response:
+        async with self._turns.upload(request) as body:
+            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
+
+    async def _learn(self, request: Request) -> Response:
+        """?class=NAME."""
+        label = _asked(request, "class")
+        async with self._turns.upload(request) as body:
+            return reply(await self._call(lambda: self._service(request).learn(label, self._batch(request, body))))
+
+    def _batch(self, request: Request, body: bytes) -> Any:
+        info = self._service(request).info()
+        return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
+
+    async def _learn_last(self, request: Request) -> Response:
+        values = await read_values(request, {"class": (str,), "seconds": (float, int), "source": (str,)})
+        label, seconds = _needed(values, "class"), _needed(values, "seconds")
+        return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source")))
+
+    async def _review_name(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        label = _needed(await read_values(request, {"class": (str,)}), "class")
+        await self._call(_frame, service, number)
+        return reply(await self._call(service.review_name, number, label))
+
+    async def _review_drop(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        await self._call(_frame, service, number)
+        await self._call(service.review_drop, number)
+        return reply({"ok": True})
+
+    async def _forget(self, request: Request) -> Response:
+        label = _needed(await read_values(request, {"class": (str,)}), "class")
+        return reply(await self._call(self._service(request).forget, label))
+
+    async def _rollback(self, request: Request) -> Response:
+        values = await read_values(request, {"generation": (int,)})
+        return reply(await self._call(self._service(request).rollback, values.get("generation")))
+
+    async def _round(self, request: Request) -> Response:
+        values = await read_values(request, {"method": (str,), "time": (float, int), "memory": (int,)})
+        return reply(await self._call(self._service(request).start_round, values.get("method"), values.get("time"),
+                                      values.get("memory")), 202)
+
+
+def _page() -> Iterator[tuple[str, tuple[bytes, str]]]:
+    """Each path of the page, its content and media type."""
+    for file in (files("edgecl.runtime") / "page").iterdir():
+        kind = TYPES.get("." + file.name.rpartition(".")[2])
+        if kind:
+            yield "/" if file.name == "index.html" else f"/{file.name}", (file.read_bytes(), kind)
+
+
+async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)
+
+
+def _frame(service: Service, number: int) -> np.ndarray:
+    """A frame of the review list. Raises Refusal (404)."""
+    try:
+        return service.review_sample(number)
+    except BadInput as error:
+        raise Refusal(404, error.what, error.cure) from error
+
+
+def _asked(request: Request, name: str) -> str:
+    value = request.query_params.get(name)
+    if not value:
+        raise BadInput(f"?{name}= is missing", f"say which: {request.url.path}?{name}=NAME")
+    return value
+
+
+def _needed(values: dict[str, Any], name: str) -> Any:
+    if values.get(name) is None:
+        raise BadInput(f"{name} is missing", f'send {{"{name}": ...}}')
+    return values[name]

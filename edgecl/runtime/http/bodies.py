@@ -1,0 +1,91 @@
+"""Reading bodies: counted while they come, within a time, few large ones at once."""
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from edgecl.runtime.http.media import most_bytes
+from edgecl.runtime.http.replies import Refusal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+MOST_CONTROL = 16 * 1024     # bytes of a body that is no sample
+BODY_SECONDS = 30.0          # from its first to its last byte
+DISCARD = 64 * 2 ** 20       # bytes that are read and thrown away, so that the client comes to read the refusal
+AT_ONCE = 3                  # uploads that are read or learned
+WAIT_SECONDS = 10.0          # for one's turn
+
+
+def media_type(request: Request) -> str:
+    """The media type without parameters, "" for none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The whole body. Raises Refusal: 413 past `most` bytes, whatever its Content-Length says, 408 where it is slow."""
+    declared = request.headers.get("content-length", "")
+    large = declared.isdigit() and int(declared) > most
+    body, count = bytearray(), 0
+    if not (large and (int(declared) > DISCARD or "expect" in request.headers)):
+        with anyio.move_on_after(BODY_SECONDS) as clock:
+            async for part in request.stream():
+                count += len(part)
+                large = large or count > most
+                if large:
+                    body.clear()
+                    if count > DISCARD:
+                        break
+                else:
+                    body += part
+        if clock.cancelled_caught:
+            raise Refusal(408, f"the body did not come in {BODY_SECONDS:.0f} s", "send less, or over a faster line",
+                          Connection="close")
+    if large:
+        raise Refusal(413, f"the body has more than {most} bytes", "send fewer samples, or a smaller photo, at a time",
+                      Connection="close")
+    return bytes(body)
+
+
+async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> dict[str, Any]:
+    """The JSON object in a body, "" for {}: only keys of `known`, of their types. Raises Refusal."""
+    cure = "send a JSON object with " + (", ".join(known) or "no keys")
+    body = await read_body(request, MOST_CONTROL)
+    if body and media_type(request) != "application/json":
+        raise Refusal(415, f"the media type {media_type(request)[:80]!r} can't be read", "send application/json")
+    try:
+        values = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"the body is no JSON ({str(error)[:80]})", cure) from error
+    if not isinstance(values, dict) or not set(values) <= set(known):
+        raise Refusal(400, "the body is no object of the known keys", cure)
+    for name, value in values.items():
+        fits = isinstance(value, known[name]) and not isinstance(value, bool)
+        if value is not None and (not fits or (isinstance(value, (int, float)) and not abs(value) <= 2 ** 53)):
+            raise Refusal(400, f"{name} is {str(value)[:80]!r}", f"give a {known[name][0].__name__}")
+    return values
+
+
+class Turns:
+    """Uploads wait for their turn before they are read, so that memory has a bound."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(AT_ONCE)
+
+    @asynccontextmanager
+    async def upload(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a sample; the turn lasts as long as the block. Raises Refusal: 429 where too many wait."""
+        with anyio.move_on_after(WAIT_SECONDS) as clock:
+            await self._free.acquire()
+        if clock.cancelled_caught:
+            raise Refusal(429, f"{AT_ONCE} uploads are at work, and others wait", "send one after the other",
+                          Retry_After="5")
+        try:
+            yield await read_body(request, most_bytes(media_type(request)))
+        finally:
+            self._free.release()

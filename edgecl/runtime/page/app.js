@@ -1,0 +1,192 @@
+// The page: asks once, then follows the daemon's events.
+import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
+import {sees, sources} from './now.js';
+import {offer, say, takesFiles, teaching, told} from './teach.js';
+
+const LOOK_EVERY = 5000;                        // milliseconds
+const FEW = 6;                                  // generations shown at first
+const pictures = new Map();                     // class -> [samples it had, its pictures]
+let allGenerations = false;
+
+// budget ----------------------------------------------------------------------------------------
+
+const budget = once(b => {
+  const bars = [
+    measure('State on disk', `${size(b.used_bytes)} of ${size(b.quota_bytes)}`, b.used_bytes / b.quota_bytes),
+    measure('Exemplars', `${size(b.exemplar_bytes)} of ${size(b.exemplar_limit_bytes)}`, b.exemplar_bytes / Math.max(b.exemplar_limit_bytes, 1))];
+  if (b.heat_celsius !== null) bars.push(measure('Heat', `${Math.round(b.heat_celsius)} °C${b.heat_limit === null ? '' : ` of ${Math.round(b.heat_limit)} °C`}`, b.heat_limit ? b.heat_celsius / b.heat_limit : 0));
+  if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery / 100), b.battery / 100));
+  bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory. ` + (b.may_run.ok ? 'There is room for a learning round.' : `No learning round now: ${b.may_run.reason}.`)));
+  $('bars').replaceChildren(...bars);
+});
+
+// classes ---------------------------------------------------------------------------------------
+
+async function forget(name) {
+  if (!await confirmed(`Forget ${name}?`, 'All that was learned of it is erased, in older generations as well. This can’t be undone.', `Forget ${name}`)) return;
+  await tried(async () => {
+    const done = await post('/api/forget', {class: name});
+    say(`Forgot ${name}${done.exact ? '' : ', approximately'}.`);
+  });
+}
+
+const classes = once(found => {
+  for (const name of pictures.keys()) if (!found.some(each => each.name === name)) pictures.delete(name);
+  $('known').replaceChildren(...found.map(each => {
+    const thumbs = el('div', {className: 'thumbs'});
+    const button = el('button', {type: 'button', className: 'link', textContent: 'Forget', onclick: () => forget(each.name)});
+    button.setAttribute('aria-label', `Forget ${each.name}`);
+    const card = el('li', {className: 'card class'}, thumbs, el('div', {className: 'head'}, el('h3', {textContent: each.name}), button),
+      el('p', {className: 'quiet small', textContent: count(each.samples, 'sample')
+        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} right`)}));
+    takesFiles(card, () => each.name, refresh);
+    thumbnails(each, thumbs);
+    return card;
+  }));
+  if (!found.length) $('known').replaceChildren(el('li', {className: 'quiet', textContent: 'None yet. Give the first one a name, show it, and hold the button.'}));
+});
+
+async function thumbnails(each, place) {
+  if (!each.exemplars) { place.remove(); return; }
+  let [samples, found] = pictures.get(each.name) ?? [];
+  if (samples !== each.samples) {
+    found = await ask(query('/api/exemplars', {class: each.name})).catch(() => []);
+    pictures.set(each.name, [each.samples, found]);
+  }
+  if (!found.length) { place.remove(); return; }
+  place.classList.toggle('curves', !found[0].image);
+  place.replaceChildren(...found.map((picture, i) => drawing(picture, `${each.name}, sample ${i + 1}`)));
+}
+
+// review ----------------------------------------------------------------------------------------
+
+const review = once((found, names) => {
+  $('review').hidden = !found.length;
+  const typed = document.activeElement?.closest?.('.frame form') ? document.activeElement.value : '';
+  if (typed) return;  // somebody writes a name
+  $('frames').replaceChildren(...found.slice(0, 12).map(each => {
+    const shot = el('div', {className: 'shot'}), gone = () => { item.remove(); refresh(); };
+    const named = name => tried(async () => { say(told(await post(`/api/review/${each.id}`, {class: name}))); gone(); });
+    const guesses = [each.label, ...names.filter(name => name !== each.label)].filter(Boolean).slice(0, 5);
+    const other = el('input', {placeholder: 'another name', maxLength: 64, autocomplete: 'off'});
+    other.setAttribute('list', 'names');
+    other.setAttribute('aria-label', `Another name for frame ${each.id}`);
+    const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
+    form.addEventListener('submit', event => { event.preventDefault(); if (other.value.trim()) named(other.value.trim()); });
+    const item = el('li', {className: 'frame'}, shot, el('div', {className: 'naming'},
+      el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown, nearest' : 'Perhaps'} ${each.label}, ${percent(each.confidence)}`}),
+      el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
+      form, el('button', {type: 'button', className: 'link small', textContent: 'Leave it out',
+        onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })})));
+    ask(query(`/api/review/${each.id}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.id} of ${each.source}`, 'shot')), () => item.remove());
+    return item;
+  }));
+});
+
+// rounds and generations ------------------------------------------------------------------------
+
+const rounds = once((found, running, plan) => {
+  $('start').disabled = running;
+  $('start').textContent = running ? 'A round is running …' : 'Start a round';
+  $('plan').textContent = running ? 'It answers as before meanwhile.' : plan ? `${plan[0].toUpperCase()}${plan.slice(1)}.` : '';
+  $('verdicts').replaceChildren(...found.slice(0, 8).map(each => {
+    const checks = el('dl', {}, ...(each.checks ?? []).flatMap(([name, seen]) => [el('dt', {textContent: name}), el('dd', {className: 'quiet', textContent: seen})]));
+    return el('li', {}, el('div', {className: 'head'}, el('span', {textContent: `${each.method}${each.seconds ? `, ${Math.round(each.seconds)} s` : ''}`}),
+      el('span', {className: `tag ${each.taken ? 'yes' : 'no'}`, textContent: each.taken ? 'taken' : 'refused'})),
+      el('p', {className: 'quiet small', textContent: each.taken ? `Generation ${each.generation} answers with it.` : (each.reasons ?? []).join('; ')}),
+      each.checks?.length ? el('details', {}, el('summary', {textContent: 'What the gate found'}), checks) : null);
+  }));
+  if (!found.length) $('verdicts').replaceChildren(el('li', {className: 'quiet small', textContent: 'None yet. A round tunes the backbone in its own process; the gate takes its result only where it is better.'}));
+});
+
+const history = once((found, all) => {
+  const newest = [...found].reverse(), shown = all ? newest : newest.slice(0, FEW);
+  $('more').hidden = all || newest.length <= FEW;
+  $('generations').replaceChildren(...shown.map(each => {
+    const what = each.action === 'rollback' ? `went back to ${each.to}` : [each.action, each.class ?? each.method ?? ''].join(' ');
+    const seconds = (Date.now() - Date.parse(each.created)) / 1000;
+    const button = each.restorable && !each.current ? el('button', {type: 'button', textContent: 'Go back', onclick: () => goBack(each)}) : null;
+    button?.setAttribute('aria-label', `Go back to generation ${each.generation}`);
+    return el('li', {}, el('span', {}, el('b', {textContent: `${each.generation} `}), what,
+      el('br'), el('span', {className: 'quiet small', textContent: `${ago(Math.max(seconds, 0))}${each.refused ? ', refused' : each.undone ? ', undone' : ''}`})),
+      each.current ? el('span', {className: 'tag yes', textContent: 'answers now'}) : button);
+  }));
+});
+
+async function goBack(generation) {
+  if (!await confirmed(`Go back to generation ${generation.generation}?`, 'What was learned after it is set aside. The step back is a generation of its own.', 'Go back')) return;
+  await tried(async () => {
+    const done = await post('/api/rollback', {generation: generation.generation});
+    say(`Generation ${done.restored} answers again, with ${count(done.classes, 'class', 'classes')}.`);
+  });
+}
+
+// all of it -------------------------------------------------------------------------------------
+
+async function tried(work) {
+  try { await work(); } catch (error) { say(error.message, true); }
+  refresh();
+}
+
+let refreshing = null, again = false;
+async function refresh() {
+  if (refreshing) { again = true; return; }
+  refreshing = true;
+  try {
+    const [about, known, past, ran, open, spent, latest] = await Promise.all(
+      ['info', 'classes', 'history', 'rounds', 'review', 'budget', 'latest'].map(name => ask(query(`/api/${name}`))));
+    $('about').textContent = [about.backbone, count(about.classes.length, 'class', 'classes'), `generation ${about.generation}`].filter(Boolean).join(' · ');
+    online(true);
+    states({state: about.state, states: about.states});
+    offer(about); sources(about); classes(known); budget(spent); review(open, about.classes);
+    rounds(ran, about.round_running, about.round_plan); history(past, allGenerations);
+    for (const [name, said] of Object.entries(latest)) if (about.sources.find(each => each.name === name)?.alive) sees(name, said);
+  } catch (error) { online(false, error); }
+  refreshing = null;
+  if (again) { again = false; refresh(); }
+}
+
+const states = once(({state, states: names}) => {
+  $('states').hidden = names.length < 2;
+  $('states').replaceChildren(...names.map(name => {
+    const link = el('a', {href: `/?${new URLSearchParams({state: name})}`, textContent: name});
+    if (name === state) link.setAttribute('aria-current', 'page');
+    return link;
+  }));
+});
+
+function online(is, error) {
+  $('line').className = `pill ${is ? 'on' : 'off'}`;
+  $('line').textContent = is ? 'live' : error?.code ? 'refused' : 'no connection';
+  $('line').title = error?.message ?? '';
+}
+
+function listen() {
+  const events = new EventSource(query('/api/events'));
+  events.addEventListener('prediction', event => { const said = JSON.parse(event.data); sees(said.source, said); });
+  for (const kind of ['generation', 'source']) events.addEventListener(kind, refresh);
+  events.addEventListener('round', event => {
+    const told = JSON.parse(event.data);
+    if (told.error) say(`The round ended: ${told.error.what}`, true);
+    refresh();
+  });
+  events.onopen = () => online(true);
+  events.onerror = () => { online(false); if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000); };
+}
+
+async function start() {
+  const token = new URLSearchParams(location.hash.slice(1)).get('token');
+  if (token) {  // a link that brings the token: it leaves the address bar at once
+    window.history.replaceState(null, '', location.pathname + location.search);
+    await post('/api/login', {token}).catch(() => {});
+  }
+  teaching(refresh);
+  $('start').addEventListener('click', () => tried(async () => { await post('/api/round'); say('A learning round has started.'); }));
+  $('more').addEventListener('click', () => { allGenerations = true; refresh(); });
+  await refresh();
+  listen();
+  setInterval(() => { if (!document.hidden) refresh(); }, LOOK_EVERY);
+  document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
+}
+
+start();

@@ -1,0 +1,132 @@
+// Teaching: by holding a button, and by files.
+import {$, ask, count, percent, post, query} from './tools.js';
+
+const TYPES = {jpg: 'image/jpeg', jpeg: 'image/jpeg', png: 'image/png', webp: 'image/webp', bmp: 'image/bmp', gif: 'image/gif',
+  tif: 'image/tiff', tiff: 'image/tiff', csv: 'text/csv', npz: 'application/x-npz', json: 'application/json'};
+const ACCEPT = {image: 'image/*', window: '.csv,.npz,.json', feature: '.csv,.npz,.json'};
+const LARGEST = 8 * 2 ** 20;     // of one upload
+const SHORTEST = .3;             // seconds of holding that count
+
+export function say(text, bad = false) {
+  $('said').textContent = text;
+  $('said').className = bad ? 'said bad' : 'said';
+}
+
+function name() {
+  const value = $('name').value.trim();
+  if (!value) { say('First write the name of the class.', true); $('name').focus(); }
+  return value;
+}
+
+// What a `learn` did, for people.
+export function told(learned, samples = learned.samples) {
+  const after = learned.held_back?.[learned.label]?.[1];
+  const less = Object.entries(learned.held_back ?? {}).filter(([other, [was, now]]) =>
+    other !== learned.label && was !== null && now !== null && now < was - 1e-9);
+  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `, ${percent(after)} right on held-back ones.`)
+    + (less.length ? ` Less sure of ${less.slice(0, 3).map(([other, [was, now]]) => `${other} (${percent(was)} → ${percent(now)})`).join(', ')}.` : '');
+}
+
+// A photo that fits an upload: too large ones are made smaller here.
+async function fitted(file, type) {
+  if (file.size <= LARGEST || !type.startsWith('image/')) return [file, type];
+  const bitmap = await createImageBitmap(file), scale = 1600 / Math.max(bitmap.width, bitmap.height);
+  const canvas = Object.assign(document.createElement('canvas'), {width: bitmap.width * scale, height: bitmap.height * scale});
+  canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return [await new Promise(done => canvas.toBlob(done, 'image/jpeg', .92)), 'image/jpeg'];
+}
+
+export async function teachFiles(files, label, done) {
+  let samples = 0, last = null;
+  const refused = [];
+  for (const [i, file] of files.entries()) {
+    say(`Learning ${label}: ${i + 1} of ${files.length} …`);
+    const type = TYPES[file.name.split('.').pop().toLowerCase()] ?? (file.type || 'application/octet-stream');
+    try {
+      const [body, sent] = await fitted(file, type);
+      last = await ask(query('/api/learn', {class: label}), {method: 'POST', body, type: sent});
+      samples += last.samples;
+    } catch (error) {
+      refused.push(`${file.name}: ${error.message ?? 'it can’t be read'}`);
+    }
+  }
+  say([last ? told(last, samples) : '', ...refused.slice(0, 3), refused.length > 3 ? `and ${refused.length - 3} more.` : ''].filter(Boolean).join(' '), refused.length > 0);
+  done();
+}
+
+// An element takes files that are dropped on it. label: gives the class's name, "" for none.
+export function takesFiles(element, label, done) {
+  element.addEventListener('dragover', event => { event.preventDefault(); element.classList.add('over'); });
+  element.addEventListener('dragleave', event => { if (!element.contains(event.relatedTarget)) element.classList.remove('over'); });
+  element.addEventListener('drop', event => {
+    event.preventDefault();
+    element.classList.remove('over');
+    const chosen = label();
+    if (chosen && event.dataTransfer.files.length) teachFiles([...event.dataTransfer.files], chosen, done);
+  });
+}
+
+function holds(done) {
+  const button = $('hold'), text = $('hold-text');
+  let since = null, clock = null, label = '';
+  const begin = () => {
+    if (since !== null || button.disabled || !(label = name())) return;
+    since = performance.now();
+    button.classList.add('held');
+    say('Recording …');
+    clock = setInterval(() => { text.textContent = `Recording ${((performance.now() - since) / 1000).toFixed(1)} s – release to learn`; }, 100);
+  };
+  const end = async keep => {
+    if (since === null) return;
+    const seconds = (performance.now() - since) / 1000;
+    since = null;
+    clearInterval(clock);
+    button.classList.remove('held');
+    text.textContent = 'Hold to record';
+    if (!keep) { say('Nothing was learned.'); return; }
+    if (seconds < SHORTEST) { say('Keep it pressed while you show it.', true); return; }
+    say(`Learning ${label} …`);
+    try {
+      say(told(await post('/api/learn_last', {class: label, seconds, source: $('source').value || null})));
+    } catch (error) { say(error.message, true); }
+    done();
+  };
+  button.addEventListener('pointerdown', event => { if (event.button === 0) { button.setPointerCapture(event.pointerId); begin(); } });
+  button.addEventListener('pointerup', () => end(true));
+  button.addEventListener('pointercancel', () => end(false));
+  button.addEventListener('keydown', event => {
+    if (event.key === ' ' || event.key === 'Enter') { event.preventDefault(); if (!event.repeat) begin(); }
+    if (event.key === 'Escape') end(false);
+  });
+  button.addEventListener('keyup', event => { if (event.key === ' ' || event.key === 'Enter') { event.preventDefault(); end(true); } });
+  button.addEventListener('blur', () => end(false));
+  button.addEventListener('contextmenu', event => event.preventDefault());
+}
+
+// Sets the panel up; done: called after each teaching.
+export function teaching(done) {
+  holds(done);
+  takesFiles($('teach'), name, done);
+  $('choose').addEventListener('click', () => { if (name()) $('files').click(); });
+  $('files').addEventListener('change', event => {
+    const files = [...event.target.files];
+    event.target.value = '';
+    if (files.length) teachFiles(files, $('name').value.trim(), done);
+  });
+  for (const kind of ['dragover', 'drop'])  // a file that misses must not replace the page
+    window.addEventListener(kind, event => event.preventDefault());
+}
+
+// What the panel offers follows from what the state takes and which sources there are.
+export function offer(info) {
+  document.querySelector('#drop .what').textContent = info.kind === 'image' ? 'photos' : info.kind ? 'recordings' : 'files';
+  $('choose').textContent = info.kind === 'image' ? 'Choose photos' : 'Choose files';
+  $('files').accept = ACCEPT[info.kind] ?? '';
+  $('names').replaceChildren(...info.classes.map(each => new Option(each)));
+  const names = info.sources.map(each => each.name), chosen = $('source').value;
+  $('source').replaceChildren(...names.map(each => new Option(each)));
+  if (names.includes(chosen)) $('source').value = chosen;
+  $('which').hidden = names.length < 2;
+  $('hold').disabled = !names.length;
+  $('hold-help').hidden = !names.length;
+}

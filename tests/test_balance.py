@@ -1,0 +1,553 @@
+"""Rehearsal, distillation and balance: for each trap a case worked by hand or a reference in float64."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from edgecl.training.balance import Balance, Chain, Done, Folded
+from edgecl.training.batch import Batch, Seen, held_back
+from edgecl.training.distillation import (
+    ByRound,
+    ClassShare,
+    FixedClasses,
+    GradientNoise,
+    LessForget,
+    LogitReplay,
+    MarginRanking,
+    PooledOutputs,
+)
+from edgecl.training.heads import Asymmetric, Cosine, Proxies, Softmax, Step
+from edgecl.training.loop import Parts, Plan, learning_round
+from edgecl.training.memory import Herding, Nothing, Reservoir, balanced
+from edgecl.training.network import Network, build
+from edgecl.training.rectify import (
+    Alignment,
+    BiasCorrection,
+    FineTuning,
+    Imprinting,
+    Rectified,
+    Rescored,
+    Scaled,
+    Temperature,
+    fit,
+)
+from edgecl.training.replay import ByGradient, Greedy, Recorded, replacing, scores
+
+NOTHING = Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64))
+SIZE = 6 * 4
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def batch(columns, n=8, seed=0):
+    x = torch.from_numpy(rng(seed).standard_normal((n * len(columns), 6)).astype(np.float32))
+    y = torch.tensor([column for column in columns for _ in range(n)])
+    x[torch.arange(len(y)), y] += 2.0       # each class has a direction of its own
+    return Batch(x, y)
+
+
+def plain(classes, head=Softmax):
+    """A network whose features are its input."""
+    network = Network(nn.Flatten(), nn.Identity(), head(6), 6)
+    network.head.extend(classes, rng())
+    return network.eval()
+
+
+def step(logits, targets, old=None, known=0, **more):
+    more.setdefault("features", torch.empty(len(logits), 0))
+    features = more.pop("features")
+    olds = 0 if old is None else len(old)
+    return Step(features, logits, torch.tensor(targets), old, known, len(logits), olds, **more)
+
+
+def gradient(loss, weights):
+    return torch.autograd.grad(loss, weights)[0]
+
+
+# ER-ACE -----------------------------------------------------------------------------------------
+
+
+def test_new_samples_do_not_push_classes_that_are_not_among_them():
+    """Outputs 0, 1 are old, 2, 3 new; the step's new samples are of 2 alone. A replayed sample is compared with all."""
+    logits = torch.tensor([[1.0, 2.0, 0.5, 3.0], [1.0, 2.0, 0.5, 3.0]], requires_grad=True)
+    loss = Asymmetric(6).loss(step(logits, [2, 0], fresh=1, present=torch.tensor([2])))
+    assert float(loss.detach()) == pytest.approx((0 + (math.log(sum(map(math.exp, (1, 2, .5, 3)))) - 1)) / 2)
+    pull = gradient(loss, logits)
+    assert torch.equal(pull[0], torch.zeros(4)) and (pull[1] != 0).all()
+    both = Asymmetric(6).loss(step(logits, [2, 0], fresh=1, present=torch.tensor([2, 3])))
+    new = math.log(math.exp(.5) + math.exp(3)) - .5
+    assert float(both.detach()) == pytest.approx((new + math.log(sum(map(math.exp, (1, 2, .5, 3)))) - 1) / 2)
+
+
+def test_the_loop_says_which_samples_are_new():
+    steps = []
+
+    class Spy(Softmax):
+        def loss(self, step):
+            steps.append(step)
+            return super().loss(step)
+
+    network = Network(nn.Flatten(), nn.Identity(), Spy(6), 6)
+    memory = Reservoir(1000, NOTHING)
+    memory.observe(batch([0, 1]), rng())
+    learning_round(network, Parts(memory, Balance()), batch([2]), 3, Plan(1, 8, 0.1), rng())
+    assert [each.fresh for each in steps] == [8] and steps[0].present.tolist() == [2]
+    assert set(steps[0].targets[:8].tolist()) == {2} and len(steps[0].targets) == 16
+
+
+# DER++ ------------------------------------------------------------------------------------------
+
+
+def recorded(room=1000):
+    memory = Recorded(room, NOTHING, 0.5, "insertion")
+    for k in range(2):      # one class, then another: two logits, then three
+        new = batch([k], 20, seed=k)
+        made = torch.arange(20 * (2 + k), dtype=torch.float32).reshape(20, 2 + k)
+        memory.observe(new, rng(k), Seen(torch.empty(20, 0), made, torch.empty(0, 0), torch.empty(0, 0), NOTHING.y))
+    return memory
+
+
+def test_two_draws_are_independent_one_for_logits_and_one_for_labels():
+    memory, same, n = recorded(), 0, 50
+    for seed in range(40):
+        drawn = memory.replay(n, rng(seed))
+        assert len(drawn) == 2 * n and drawn.weight.tolist() == [0.0] * n + [0.5] * n
+        assert drawn.recorded[:n].isfinite().any(1).all() and not drawn.recorded[n:].isfinite().any()
+        same += int((drawn.x[:n] == drawn.x[n:]).all(1).sum())
+    held = sum(len(samples) for samples in memory.exemplars().values())
+    assert same / (40 * n) == pytest.approx(1 / held, abs=0.02)      # and not 1
+
+
+def test_logits_are_those_of_the_insertion_and_later_outputs_have_those_they_began_with():
+    """No output is left out of what is replayed, as none is where all are there from the start."""
+    memory, network = recorded(), plain(4)
+    memory.begin(network)
+    for column, samples in memory.exemplars().items():
+        new = batch([column], 20, seed=column)
+        for sample, logits in zip(samples, memory.logits[column]):
+            row = int(torch.nonzero((new.x == sample).all(1))[0])
+            assert logits[:2 + column].tolist() == [row * (2 + column) + i for i in range(2 + column)]
+            torch.testing.assert_close(logits[2 + column:], network(sample[None])[1][0, 2 + column:].detach())
+    drawn = memory.replay(10, rng())
+    assert drawn.recorded[:10].isfinite().all() and memory.nbytes <= memory.room
+
+
+def test_logit_replay_is_the_mean_squared_difference_of_the_first_draw():
+    held = torch.tensor([[1.0, 3.0, 9.0], [math.nan] * 3])
+    logits = torch.tensor([[2.0, 5.0, 9.0], [7.0, 7.0, 7.0]], requires_grad=True)
+    loss = LogitReplay(0.5).penalty(Step(torch.empty(2, 0), logits, torch.tensor([0, 1]), None, 2, 6, 0, recorded=held))
+    assert float(loss.detach()) == pytest.approx(0.5 * (1 + 4) / 3 / 2)      # over outputs, then over 6 / 3 draws
+    assert gradient(loss, logits)[1].tolist() == [0, 0, 0]
+
+
+def test_der_loss_of_a_step_is_the_papers():
+    """CE of new + beta x CE of the second draw + alpha x MSE of the first, each a mean of its own."""
+    network, seen = plain(3), []
+
+    class Spy(LogitReplay):
+        def penalty(self, step):
+            seen.append(step)
+            return super().penalty(step)
+
+    memory, values = recorded(), []
+    learning_round(network, Parts(memory, Balance(), [Spy(0.3)]), batch([2], 8), 3, Plan(1, 8, 0.1), rng(),
+                   lambda _, loss: values.append(loss))
+    (one,) = seen
+    assert len(one.logits) == 24
+    ce = F.cross_entropy(one.logits, one.targets, reduction="none").detach()
+    told = one.recorded[8:16].isfinite()
+    gap = torch.where(told, one.logits[8:16].detach() - one.recorded[8:16].nan_to_num(), 0)
+    gap = gap.square().sum(1) / told.sum(1)
+    assert values[0] == pytest.approx(float(ce[:8].mean() + 0.5 * ce[16:].mean() + 0.3 * gap.mean()), rel=1e-5)
+
+
+def test_logits_that_are_missing_are_those_of_the_network_as_it_came():
+    memory, network = Recorded(1000, NOTHING, 0.5, "insertion"), plain(2)
+    memory.hold(batch([0, 1]))
+    memory.begin(network)
+    wanted = network(torch.stack(memory.kept[1]))[1]
+    torch.testing.assert_close(torch.stack(memory.logits[1]), wanted.detach())
+
+
+# GDumb and GSS -----------------------------------------------------------------------------------
+
+
+def numbered(start, stop, column):
+    x = torch.arange(start, stop, dtype=torch.float32)[:, None].repeat(1, 6)
+    return Batch(x, torch.full((len(x),), column))
+
+
+def test_the_greedy_sampler_keeps_the_first_and_takes_from_the_largest():
+    memory = Greedy(10 * SIZE + 2 * 16, NOTHING)
+    memory.observe(numbered(0, 30, 0), rng())
+    assert memory.exemplars()[0][:, 0].tolist() == list(range(10))     # no later one replaces them
+    memory.observe(numbered(0, 30, 1), rng())
+    assert memory.exemplars()[1][:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert len(memory.exemplars()[0]) == 5 and memory.replay(4, rng()) is None
+
+
+def test_training_afresh_is_on_the_memory_alone_and_forgets_the_weights():
+    """Every batch is of exemplars; the weights before the round make no difference."""
+    ends = []
+    for seed in (0, 1):
+        network, shown = build("mlp", (6,), "float32", Softmax, seed), []
+        network.body.register_forward_hook(
+            lambda body, given, out, shown=shown: shown.append(given[0]) if body.training else None)
+        memory = Greedy(10 * SIZE + 2 * 16, NOTHING)
+        learning_round(network, Parts(memory, FineTuning(3, 1, True)), batch([0, 1], 50), 2, Plan(1, 4, 0.1), rng())
+        kept = torch.cat(list(memory.exemplars().values()))
+        assert sum(map(len, shown)) == 30 and len(kept) == 10
+        assert all((kept == row).all(1).any() for part in shown for row in part)
+        ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_a_score_is_the_largest_cosine_of_whole_gradients_plus_one():
+    """Against the outer products of the last layer themselves, in float64."""
+    generator, n, m = rng(), 5, 7
+    made = Seen(*(torch.from_numpy(generator.standard_normal(shape)) for shape in ((n, 6), (n, 3), (m, 6), (m, 3))),
+                torch.from_numpy(generator.integers(0, 3, m)))
+    new = Batch(torch.empty(n, 6), torch.from_numpy(generator.integers(0, 3, n)))
+
+    def whole(features, logits, columns):
+        pull = logits.softmax(1) - F.one_hot(columns, 3)
+        return F.normalize((pull[:, :, None] * features[:, None]).flatten(1))
+
+    cosines = whole(made.features, made.logits, new.y) @ whole(made.old_features, made.old_logits, made.old_columns).T
+    assert scores(new, made, rng()) == pytest.approx((1 + cosines.max(1).values).tolist(), rel=1e-5)
+
+
+def test_a_sample_is_replaced_with_the_chance_of_the_paper():
+    """C_i / (c + C_i), i drawn by C_i; nothing is replaced where c is 1 or more."""
+    assert replacing(0.6, 0.2) == pytest.approx(0.75) and replacing(0.0, 0.5) == 0
+    counts, marks, runs = {0: 0, 1: 0}, (0.9, 0.3), 3000
+    for seed in range(runs):
+        memory = ByGradient(2 * (SIZE + 4) + 16, NOTHING)
+        memory.hold(numbered(0, 2, 0))
+        memory.scores = {0: list(marks)}
+        opposite = Seen(torch.ones(1, 6), torch.zeros(1, 2), torch.ones(1, 6), torch.zeros(1, 2), torch.tensor([1]))
+        memory.observe(numbered(7, 8, 0), rng(seed), opposite)      # -cosine: a score of 0
+        kept = memory.exemplars()[0][:, 0].tolist()
+        for i in (0, 1):
+            counts[i] += i not in kept
+    assert counts[0] / runs == pytest.approx(0.75, abs=0.03) and counts[1] / runs == pytest.approx(0.25, abs=0.03)
+    memory.scores = {0: [0.9, 0.3]}
+    alike = Seen(torch.ones(1, 6), torch.zeros(1, 2), torch.ones(1, 6), torch.zeros(1, 2), torch.tensor([0]))
+    before = memory.exemplars()[0].clone()
+    memory.observe(numbered(9, 10, 0), rng(), alike)
+    assert torch.equal(memory.exemplars()[0], before)
+
+
+# UCIR --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "shape", "dtype"), [
+    ("mlp", (6,), "float32"), ("cnn", (16, 16, 1), "uint8"), ("resnet32", (16, 16, 3), "uint8"),
+    ("tcn", (40, 3), "float32")])
+def test_features_of_a_cosine_head_may_be_negative(name, shape, dtype):
+    x = rng().standard_normal((9, *shape)).astype(np.float32)
+    x = torch.from_numpy((127 + 60 * x).clip(0, 255).astype(np.uint8) if dtype == "uint8" else x)
+    signed, bound = build(name, shape, dtype, Cosine, 0), build(name, shape, dtype, Softmax, 0)
+    assert (signed.features(x) < 0).any() and not (bound.features(x) < 0).any()
+    if name != "resnet32":      # whose features are means
+        torch.testing.assert_close(F.relu(signed.features(x)), bound.features(x))
+
+
+def test_less_forget_is_weighed_by_the_root_of_old_to_new():
+    h, before = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]])
+    one = step(torch.empty(2, 10), [0, 9], known=8, features=h, old_features=before)._replace(old_of=2)
+    assert float(LessForget(5.0).penalty(one)) == pytest.approx(5 * math.sqrt(8 / 2) * (1 - 3 / 5) / 2)
+    assert LessForget(5.0).penalty(one._replace(old_features=None)) == 0
+
+
+def test_margin_ranking_looks_at_old_samples_and_their_hardest_new_classes():
+    network, part = plain(5, Cosine), MarginRanking(0.5, 2)
+    with torch.no_grad():
+        network.head.weight.copy_(torch.eye(6)[:5] * torch.tensor([[1.0], [2.0], [3.0], [1.0], [5.0]]))
+    part.begin(network, [])
+    h = torch.tensor([[0.8, 0, 0.6, 0.0, 0.0, 0], [0.0, 0, 1.0, 0, 0, 0]])     # of old class 0, and of new class 2
+    one = step(network.head(h), [0, 2], known=2, features=h)
+    assert float(part.penalty(one).detach()) == pytest.approx((max(0, .5 - .8 + .6) + max(0, .5 - .8 + 0)) / 2)
+
+
+def test_old_embeddings_stay_and_new_ones_learn():
+    network, new = plain(2, Cosine), batch([2, 3])
+    before = network.head.weight.detach().clone()
+    parts = Parts(Nothing(0, NOTHING), Imprinting(), [FixedClasses()])
+    learning_round(network, parts, new, 4, Plan(3, 4, 0.1, 0.9, decay=0.1), rng())
+    assert torch.equal(network.head.weight[:2], before)
+    imprinted = F.normalize(F.normalize(new.x[new.y == 2]).mean(0), dim=0) * before.norm(dim=1).mean()
+    assert (network.head.weight[2] - imprinted).norm() > 1e-4
+
+
+def test_new_weights_are_imprinted():
+    """The mean of unit features, as long as old weights are on average."""
+    network, new = plain(2, Cosine), batch([2])
+    network.head.extend(3, rng(1))
+    Imprinting().start(network, new, 2)
+    unit = new.x.numpy().astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    length = np.linalg.norm(network.head.weight[:2].detach(), axis=1).mean()
+    wanted = length * unit.mean(0) / np.linalg.norm(unit.mean(0))
+    np.testing.assert_allclose(network.head.weight[2].detach(), wanted, rtol=1e-5)
+
+
+# PODNet ------------------------------------------------------------------------------------------
+
+
+def test_pooled_outputs_of_a_case_worked_by_hand():
+    """Squares summed along height and along width, both at once of unit length."""
+    from edgecl.training.distillation import pooled
+
+    a, b = torch.tensor([[[[1.0, 2.0], [0.0, 2.0]]]]), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    left = np.array([1, 8, 5, 4.0])
+    wanted = np.linalg.norm(left / np.linalg.norm(left) - np.array([1, 0, 1, 0]) / math.sqrt(2))
+    assert float(pooled(a, b)) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
+def test_pooled_outputs_pull_back_what_moved_and_leave_no_hook(name):
+    shape, dtype = ((16, 16, 1), "uint8") if name == "cnn" else ((6,), "float32")
+    network, part = build(name, shape, dtype, Softmax, 0), PooledOutputs(3.0, 1.0)
+    network.head.extend(4, rng())
+    x = torch.from_numpy(rng().integers(0, 256, (24, *shape)).astype(dtype) if name == "cnn" else
+                         rng().standard_normal((24, 6)).astype(np.float32))
+    part.begin(network, [])
+    weights = [p for p in network.parameters() if p.dim() > 1]
+
+    def penalty():
+        features, logits = network(x)
+        return part.penalty(step(logits, [0] * 24, known=2, features=features))
+
+    assert float(penalty()) == 0
+    with torch.no_grad():
+        for p in weights:
+            p.add_(0.05 * torch.from_numpy(rng(1).standard_normal(tuple(p.shape)).astype(np.float32)))
+    moved = penalty()
+    pull = torch.autograd.grad(moved, weights, allow_unused=True)
+    assert float(moved) > 0.01 and all(g is not None and g.any() for g in pull[:-1])
+    with torch.no_grad():
+        for p, g in zip(weights, pull[:-1]):
+            p.sub_(0.002 * g)
+    assert float(penalty()) < float(moved)
+    part.end(network, NOTHING, rng())
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in network.modules())
+
+
+def test_proxies_of_a_case_worked_by_hand():
+    head = Proxies(2, 2)
+    head.extend(2, rng())
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[-1.0, 0.0], [0.6, 0.8]]]))
+        head.scale.fill_(2.0)
+    near, far = np.array([1, 0.0]), np.array([-1, 0.6])
+    y = [float((c * np.exp(c)).sum() / np.exp(c).sum()) for c in (near, far)]
+    logits = head(torch.tensor([[3.0, 0.0]]))
+    assert logits.tolist()[0] == pytest.approx([2 * y[0], 2 * y[1]], rel=1e-5)
+    assert float(head.loss(step(logits, [0]))) == pytest.approx(max(0, 2 * y[1] - 2 * (y[0] - 0.6)), rel=1e-5)
+
+
+# EEIL --------------------------------------------------------------------------------------------
+
+
+def test_noise_has_the_variance_and_not_the_deviation_of_the_schedule():
+    part = GradientNoise(0.3, 0.55)
+    part.begin(plain(2), [])
+    for done in range(3):
+        part.references(Nothing(0, NOTHING), rng(done))
+        (noise,) = part.project([torch.zeros(40_000)])
+        assert float(noise.var()) == pytest.approx(0.3 / (1 + done) ** 0.55, rel=0.03)
+
+
+def test_each_earlier_round_is_distilled_by_itself():
+    """Two rounds of two and one outputs: a softmax over one output says nothing, one over two does."""
+    part, network = ByRound(2.0), plain(2)
+    part.end(network, NOTHING, rng())
+    network.head.extend(3, rng())
+    part.end(network, NOTHING, rng())
+    again = ByRound(2.0)
+    again.load(part.state())
+    old, now = torch.tensor([[1.0, 0.0, 5.0]]), torch.tensor([[2.0, 0.0, -5.0, 0.0]])
+    p, q = (np.exp(np.array(z) / 2) / np.exp(np.array(z) / 2).sum() for z in ([1, 0], [2, 0]))
+    for each in (part, again):
+        assert float(each.penalty(step(now, [3], old, 3))) == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-5)
+
+
+def test_the_balanced_set_is_balanced_and_the_fine_tuning_sees_it_alone():
+    memory, network, shown = Herding(10_000, NOTHING), plain(0), []
+    for column, n in ((0, 30), (1, 4), (2, 12)):
+        memory.update(batch([column], n), plain(3))
+    assert np.bincount(balanced(memory).y).tolist() == [4, 4, 4]
+    memory = Herding(10_000, NOTHING)
+    memory.update(batch([0, 1], 7), plain(2))
+    network.head.extend(2, rng())
+
+    class Spy(ByRound):
+        def penalty(self, step):
+            shown.append(step)
+            return super().penalty(step)
+
+    learning_round(network, Parts(memory, FineTuning(2, 10, False), [Spy(2.0)]), batch([2], 20), 3, Plan(1, 50, 0.1),
+                   rng())
+    first, *later = shown
+    assert first.old.shape == (34, 2) and len(later) == 2
+    for each in later:      # the network before the fine-tuning is the teacher then, of all outputs (section 3.2)
+        assert np.bincount(each.targets).tolist() == [7, 7, 7] and each.old.shape == (21, 3)
+
+
+# BiC and WA --------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_the_two_losses_follow_the_numbers_of_classes():
+    old, now = torch.tensor([[1.0, 0, 2, 0]]), torch.tensor([[2.0, 0, 2, 0, 1]])
+    one, part = step(now, [4], old, 4), ClassShare(2.0)
+    p, q = (F.softmax(each[:, :4] / 2, 1) for each in (old, now))
+    assert part.of_labels(one) == pytest.approx(1 / 5)
+    assert float(part.penalty(one)) == pytest.approx(0.8 * float((p * (p / q).log()).sum()), rel=1e-5)
+    assert part.of_labels(step(now, [4])) == 1 and part.penalty(step(now, [4])) == 0
+
+
+def test_held_back_samples_are_never_trained_on():
+    """Not when they are new, and not as exemplars later; the memory keeps them, and the fit sees them all."""
+    network, memory, shown, judged = plain(0), Reservoir(60 * SIZE + 64, NOTHING), [], []
+
+    class Spy(BiasCorrection):
+        def finish(self, network, memory, done):
+            judged.append(done)
+            super().finish(network, memory, done)
+
+    network.body.register_forward_hook(
+        lambda body, given, out: shown.append(given[0]) if body.training else None)
+    data = [batch([2 * k, 2 * k + 1], 100, seed=k) for k in range(2)]
+    for k, new in enumerate(data):
+        learning_round(network, Parts(memory, Spy()), new, 2 * k + 2, Plan(2, 16, 0.1), rng(k))
+    trained = {tuple(row.tolist()) for part in shown for row in part}
+    held = [new.x[torch.from_numpy(held_back(new))] for new in data]
+    assert all(5 < len(rows) < 40 for rows in held)
+    assert not trained & {tuple(row.tolist()) for rows in held for row in rows}
+    assert len(trained) == 400 - sum(map(len, held))
+    kept = torch.cat(list(memory.exemplars().values()))
+    assert any((held[0] == row).all(1).any() for row in kept)
+    assert torch.equal(judged[1].held.x, held[1])
+
+
+def test_a_bias_is_fitted_on_logits_once_and_by_class():
+    """Against a scan of the loss in float64, on logits and not on probabilities; classes weigh alike."""
+    generator = rng()
+    logits, y = generator.standard_normal((60, 4)) * 2, np.repeat([0, 1, 2, 3], [5, 15, 30, 10])
+    logits[np.arange(60), y] += 1
+    logits[:, 2:] = 1.7 * logits[:, 2:] + 2
+    mine = np.arange(4) >= 2
+    designs = np.stack([np.where(mine, logits, 0), mine + 0 * logits])
+    a, b = fit(np.where(mine, 0, logits), designs, y, np.array([1.0, 0.0]))
+
+    def loss(a, b):
+        z = torch.from_numpy(np.where(mine, a * logits + b, logits))
+        weights = torch.from_numpy(1 / np.bincount(y) / 4)
+        return float(F.cross_entropy(z, torch.from_numpy(y), reduction="none") @ weights[y]) \
+            + 1e-3 / 2 * ((a - 1) ** 2 + b ** 2)
+
+    best = loss(a, b)
+    assert all(best <= loss(a + da, b + db) for da in (-.01, 0, .01) for db in (-.01, 0, .01))
+    assert best < loss(1, 0) - 0.1 and a < 0.9
+
+
+def test_a_bias_of_an_earlier_round_stays_and_only_the_newest_classes_get_one():
+    network, memory = plain(2), Reservoir(10_000, NOTHING)
+    memory.observe(batch([0, 1], 60), rng())
+    network.head.extend(4, rng())
+    before = network.head.weight.detach().clone()
+    new = batch([2, 3], 60, seed=1)
+    held = new.take(torch.from_numpy(np.flatnonzero(held_back(new))))
+    with torch.no_grad():
+        network.head.bias[2:] += 4      # too loud
+    BiasCorrection().finish(network, memory, Done(2, new, held, network))
+    after = network.head.weight.detach()
+    assert torch.equal(after[:2], before[:2]) and not torch.allclose(after[2:], before[2:])
+    ratio = after[2:] / before[2:]
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))     # one number for both
+    assert float(network.head.bias[2:].mean().detach()) < 3
+
+
+def test_new_weights_are_aligned_to_the_old_by_their_mean_norms():
+    network = plain(5)
+    with torch.no_grad():
+        network.head.weight[3:] *= 7
+    before, bias = network.head.weight.detach().clone(), network.head.bias.detach().clone()
+    Alignment().finish(network, Nothing(0, NOTHING), Done(3, NOTHING, NOTHING, network))
+    norms = before.norm(dim=1)
+    torch.testing.assert_close(network.head.weight[3:], before[3:] * (norms[:3].mean() / norms[3:].mean()))
+    assert torch.equal(network.head.weight[:3], before[:3]) and torch.equal(network.head.bias, bias)
+
+
+# IL2M and temperature ----------------------------------------------------------------------------
+
+
+def test_only_answers_that_are_new_are_rectified_and_by_scores():
+    """p = (.3, .1, .6): the answer is new, so old scores are multiplied; p = (.5, .1, .4): it is old, so none is."""
+    scores_of = torch.tensor([[0.3, 0.1, 0.6], [0.5, 0.1, 0.4]])
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x, scores_of.log() + 3       # logits are free up to a constant
+
+    found = Rescored(Fixed(), torch.tensor([2.5, 0.5]))(torch.empty(2, 0))[1].exp()
+    torch.testing.assert_close(found, torch.tensor([[0.75, 0.05, 0.6], [0.5, 0.1, 0.4]]))
+
+
+def test_the_statistics_of_each_state_are_mean_scores():
+    network, memory, part = plain(2), Reservoir(10_000, NOTHING), Rectified()
+    first = batch([0, 1], 20)
+    memory.observe(first, rng())
+    part.finish(network, memory, Done(0, first, NOTHING, network))
+    p = network(first.x)[1].detach().softmax(1).numpy()
+    np.testing.assert_allclose(part.first, [p[:20, 0].mean(), p[20:, 1].mean()], rtol=1e-5)
+    np.testing.assert_allclose(part.confidence, p.max(1).mean(), rtol=1e-5)
+    assert isinstance(part.fold(network), Network)      # nothing is old
+    network.head.extend(3, rng(1))
+    second = batch([2], 20, seed=1)
+    part.finish(network, memory, Done(2, second, NOTHING, network))
+    now, conf = network(first.x)[1].detach().softmax(1).numpy(), network(second.x)[1].softmax(1).max(1).values.mean()
+    means = np.array([now[:20, 0].mean(), now[20:, 1].mean()])
+    wanted = part.first[:2] / means * float(conf.detach()) / part.confidence[:2]
+    np.testing.assert_allclose(part.factors, wanted, rtol=1e-4)
+
+
+def test_a_temperature_changes_no_answer_and_lowers_the_held_back_loss():
+    network, memory, part = plain(3), Reservoir(10_000, NOTHING), Temperature()
+    data = batch([0, 1, 2], 200)
+    held = data.take(torch.from_numpy(np.flatnonzero(held_back(data))))
+    with torch.no_grad():
+        network.head.weight.copy_(20 * torch.eye(6)[:3])        # far too sure
+    part.finish(network, memory, Done(0, data, held, network))
+    served, x = part.fold(network), batch([0, 1, 2], 100, seed=3).x
+    before, after = network(x)[1].detach(), served(x)[1].detach()
+    assert torch.equal(before.argmax(1), after.argmax(1)) and 0 < part.inverse < 0.5
+    torch.testing.assert_close(after, before * part.inverse)
+    losses = [float(F.cross_entropy(network(held.x)[1] * factor, held.y).detach())
+              for factor in (part.inverse, 0.8 * part.inverse, 1.25 * part.inverse)]
+    assert losses[0] < losses[1] and losses[0] < losses[2]
+
+
+def test_parts_fold_one_upon_another_and_keep_their_state():
+    network, memory = plain(3), Reservoir(10_000, NOTHING)
+    data = batch([0, 1, 2], 60)
+    memory.observe(data, rng())
+    held = data.take(torch.from_numpy(np.flatnonzero(held_back(data))))
+    chain, again = (Chain([Rectified(), Temperature()]) for _ in range(2))
+    for known in (0, 2):
+        chain.finish(network, memory, Done(known, data, held, network))
+    served = chain.fold(network)
+    assert isinstance(served, Scaled) and isinstance(served.served, Rescored) and served.affine() is None
+    again.load(chain.state())
+    assert torch.equal(again.fold(network)(data.x)[1], served(data.x)[1])
+    weight, _, _ = Chain([Temperature()]).fold(network).affine()
+    np.testing.assert_array_equal(weight, network.head.weight.detach())
+    assert not isinstance(served, Folded)

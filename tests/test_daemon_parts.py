@@ -1,0 +1,379 @@
+"""The parts of the daemon, each by itself: triggers, queues, restarts, review list, notifications, settings."""
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers_daemon import Tap, serving, until
+from helpers_state import vectors
+
+from edgecl.errors import BadInput, LinkError
+from edgecl.limits import Limits, Need, Verdict, may_run
+from edgecl.readings import Readings, Zone
+from edgecl.results import Prediction
+from edgecl.runtime.counters import Histogram
+from edgecl.runtime.events import LISTENERS, WAITING, Hub
+from edgecl.runtime.feeds import Feed, Ring
+from edgecl.runtime.loop import Loop
+from edgecl.runtime.notify import Notifier
+from edgecl.runtime.review import ENTRIES, Review
+from edgecl.runtime.settings import SourceSettings, read_settings
+from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
+from edgecl.samples import Refusal, Sample
+
+# triggers -----------------------------------------------------------------------------------------
+
+DUE = dict(able=True, classes=5, new_samples=150, drifted=False, running=False, since_taught=90.0, since_round=None,
+           verdict=Verdict())
+
+
+def judged(**readings):
+    return may_run(Readings(**readings), Limits(memory=400 * 10**6, time=120.0), Need(400 * 10**6, 120.0))
+
+
+@pytest.mark.parametrize(("change", "policy", "word"), [
+    ({}, {}, None),
+    ({"since_taught": None}, {}, None),
+    ({}, {"wanted": False}, "rounds are off"),
+    ({"running": True}, {}, "a round runs"),
+    ({"able": False}, {}, "torch"),
+    ({"classes": 1}, {}, "two classes"),
+    ({"new_samples": 99}, {}, "99 samples were taught since the last round, 100 make one due"),
+    ({"new_samples": 99}, {"samples": 99}, None),
+    ({"new_samples": 1, "drifted": True}, {}, None),
+    ({"new_samples": 0, "drifted": True}, {}, "review list"),
+    ({"since_taught": 59.0}, {}, "taught 59 s ago"),
+    ({"since_taught": 60.0}, {}, None),
+    ({"since_round": 3599.0}, {}, "ended 3599 s ago"),
+    ({"since_round": 3600.0}, {}, None),
+    ({"drifted": True, "since_round": 10.0}, {}, "ended 10 s ago"),
+    ({"verdict": judged(zones=(Zone("cpu", 80.0),))}, {}, "cpu is at 80 C"),
+    ({"verdict": judged(zones=(Zone("cpu", 70.0),))}, {}, None),
+    ({"verdict": judged(battery=20.0, mains=False)}, {}, "the battery is at 20 %"),
+    ({"verdict": judged(battery=20.0, mains=True)}, {}, None),
+    ({"verdict": judged(load=3.0, processors=2)}, {}, "other programs load"),
+    ({"verdict": judged(memory=300 * 10**6)}, {}, "of memory are available"),
+])
+def test_when_a_round_is_due(change, policy, word):
+    found = decide(Situation(**{**DUE, **change}), Policy(**policy))
+    if word is None:
+        assert isinstance(found, Run)
+    else:
+        assert isinstance(found, Wait) and word in found.reason
+
+
+def test_page_hinkley_alarms_at_a_fall_and_not_at_noise_or_a_rise():
+    rng = np.random.default_rng(0)
+    steady = np.clip(0.9 + 0.05 * rng.standard_normal(20_000), 0, 1)
+    test = PageHinkley()
+    assert not any(map(test.add, steady))
+    fallen = [test.add(value) for value in np.clip(0.6 + 0.05 * rng.standard_normal(200), 0, 1)]
+    assert 20 <= fallen.index(True) <= 60  # about 8 / (0.3 - 0.02) answers
+    test.reset()
+    assert not test.fallen
+    assert not any(map(test.add, np.linspace(0.5, 1.0, 5000)))
+
+
+# queues ---------------------------------------------------------------------------------------------
+
+
+class Fake:
+    """A service that only remembers what it was asked."""
+
+    def __init__(self):
+        self.seen, self.hub, self.fail = [], Hub(), None
+
+    def classify(self, feed, sample):
+        if self.fail:
+            raise self.fail
+        self.seen.append((feed.name, sample.source))
+
+
+def frames(count, dtype=np.uint8, shape=(2, 2, 3)):
+    return [Sample(np.zeros(shape, dtype), str(i)) for i in range(count)]
+
+
+def test_of_a_camera_the_newest_frame_wins_and_of_windows_the_last_sixteen():
+    loop, service = Loop(), Fake()
+    camera = Feed(SourceSettings("camera:", "camera"), service, loop.offer, iter)
+    imu = Feed(SourceSettings("serial:x", "imu"), service, loop.offer, iter)
+    loop.follow([camera, imu])
+    for frame, window in zip(frames(40), frames(40, np.float32, (5, 6))):
+        loop.offer(camera, frame)
+        loop.offer(imu, window)
+    assert (camera.dropped, imu.dropped) == (39, 24)
+    while loop.step(0.0):
+        pass
+    assert [source for name, source in service.seen if name == "camera"] == ["39"]
+    assert [source for name, source in service.seen if name == "imu"] == [str(i) for i in range(24, 40)]
+    assert (camera.frames, imu.frames) == (1, 16)
+
+
+def test_sources_take_turns():
+    loop, service = Loop(), Fake()
+    feeds = [Feed(SourceSettings("udp:1", name, queue=50), service, loop.offer, iter) for name in "abc"]
+    loop.follow(feeds)
+    for frame in frames(10):
+        for feed in feeds:
+            loop.offer(feed, frame)
+    for _ in range(9):
+        loop.step(0.0)
+    assert [name for name, _ in service.seen] == list("abcabcabc")
+
+
+def test_the_watchdog_is_fed_by_answers_and_by_silence_but_not_by_failures():
+    beats = []
+    loop, service = Loop(lambda: beats.append(1)), Fake()
+    feed = Feed(SourceSettings("camera:", "c"), service, loop.offer, iter)
+    loop.follow([feed])
+    assert not loop.step(0.0) and len(beats) == 1      # no frame is due
+    loop.offer(feed, frames(1)[0])
+    assert loop.step(0.0) and len(beats) == 2
+    service.fail = RuntimeError("the session is broken")
+    loop.offer(feed, frames(1)[0])
+    assert loop.step(0.0) and len(beats) == 2
+    service.fail = BadInput("windows of another shape", "look at its settings")
+    loop.offer(feed, frames(1)[0])
+    assert loop.step(0.0) and len(beats) == 3 and "another shape" in feed.error
+
+
+def test_a_ring_keeps_bytes_and_moments():
+    ring = Ring(10 * 12)
+    for i in range(25):
+        ring.put(np.full((2, 2, 3), i, np.uint8), float(i))
+    assert [int(each[0, 0, 0]) for each in ring.since(0.0)] == list(range(15, 25))
+    assert [int(each[0, 0, 0]) for each in ring.since(22.0)] == [22, 23, 24]
+    assert ring.span == 9.0
+    small = Ring(0)
+    small.put(np.zeros(5, np.uint8), 1.0)
+    small.put(np.ones(5, np.uint8), 2.0)
+    assert len(small.since(0.0)) == 1 and small.newest[0] == 1
+
+
+# sources --------------------------------------------------------------------------------------------
+
+
+def feed_on(read, restarts=3, **more):
+    loop = Loop()
+    feed = Feed(SourceSettings(more.pop("uri", "udp:1"), "s", restarts=restarts, **more), Fake(), loop.offer, read,
+                pause=0.001)
+    loop.follow([feed])
+    feed.start()
+    return feed
+
+
+def test_a_source_that_fails_is_restarted_so_many_times_and_then_given_up():
+    tries = []
+
+    def read():
+        tries.append(time.monotonic())
+        raise LinkError("no device", "plug it in")
+        yield
+
+    feed = feed_on(read, restarts=4)
+    assert feed.join(5.0)
+    assert len(tries) == 5 and feed.restarts == 4 and not feed.alive
+    assert feed.error == "given up after 4 restarts: no device; plug it in"
+    pauses = np.diff(tries)
+    assert pauses[3] > 2 * pauses[0] or pauses[3] >= 0.008  # 1, 2, 4, 8 ms at least
+
+
+def test_a_source_that_comes_back_is_alive_again():
+    tap = Tap()
+    feed = feed_on(tap.read)
+    tap.put(np.zeros((2, 2, 3), np.uint8))
+    until(lambda: feed.alive)
+    tap.put(OSError("unplugged"))
+    until(lambda: feed.restarts == 1)
+    assert not feed.alive and "unplugged" in feed.error
+    tap.put(np.zeros((2, 2, 3), np.uint8))
+    until(lambda: feed.alive and not feed.error)
+    feed.stop()
+    tap.put(None)
+    assert feed.join(5.0)
+
+
+def test_what_can_not_be_read_is_counted_and_the_end_of_a_table_is_no_failure():
+    tap = Tap()
+    feed = feed_on(tap.read, uri="csv:x")
+    tap.put(Refusal("a.jpg", "it is empty"), *frames(3), None)
+    assert feed.join(5.0)
+    assert (feed.refused, feed.restarts, feed.error, feed.alive) == (1, 0, "", False)
+
+
+def test_a_source_gives_no_more_than_was_asked_for():
+    tap = Tap()
+    feed = feed_on(tap.read, fps=1.0, keep=10**6)
+    tap.put(*frames(50), None)
+    until(lambda: tap.waiting.empty())
+    assert len(feed.ring.since(0.0)) == 1 and feed.dropped == 0
+    feed.stop()
+    tap.put(None)
+
+
+# review, events, counters --------------------------------------------------------------------------
+
+
+def said(confidence, unknown=False):
+    return Prediction("s", "mug", confidence, unknown, 1.0)
+
+
+def test_the_review_list_takes_what_is_uncertain_once(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("edgecl.runtime.review.time.monotonic", lambda: clock[0])
+    review, rng = Review(0.6), np.random.default_rng(0)
+    frame = np.zeros((4, 4, 3), np.uint8)
+    for _ in range(500):  # what it usually sees: the spread of features
+        review.see("s", said(0.95), frame, rng.standard_normal(64).astype(np.float32))
+    assert review.to_json() == []
+    strange = rng.standard_normal(64).astype(np.float32)
+    for _ in range(20):
+        clock[0] += 2
+        review.see("s", said(0.3), frame, strange + 0.05 * rng.standard_normal(64).astype(np.float32))
+    assert len(review.to_json()) == 1                                     # no near-duplicates
+    for _ in range(5):
+        review.see("s", said(0.9, unknown=True), frame, rng.standard_normal(64).astype(np.float32))
+    assert len(review.to_json()) == 2                                     # one a second
+    for _ in range(100):
+        clock[0] += 2
+        review.see("s", said(0.9, unknown=True), frame, rng.standard_normal(64).astype(np.float32))
+    shown = review.to_json()
+    assert len(shown) == ENTRIES and shown[0]["age_seconds"] == 0.0 and shown[0]["unknown"]
+    review.discard(shown[0]["id"])
+    assert len(review.to_json()) == ENTRIES - 1
+    with pytest.raises(BadInput, match="not on the review list"):
+        review.get(shown[0]["id"])
+
+
+def test_the_review_list_is_bounded_in_bytes(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("edgecl.runtime.review.time.monotonic", lambda: clock[0])
+    review, rng = Review(0.6), np.random.default_rng(0)
+    for _ in range(10):
+        clock[0] += 2
+        review.see("s", said(0.1), np.zeros((700, 700, 3), np.uint8), rng.standard_normal(8).astype(np.float32))
+    assert 1 <= len(review.to_json()) <= 2
+
+
+def test_a_listener_that_sleeps_keeps_the_newest_events():
+    hub = Hub()
+    listener = hub.subscribe()
+    for number in range(WAITING + 10):
+        hub.say({"number": number})
+    assert listener.get(0)["number"] == 10
+    waiter = threading.Thread(target=lambda: [listener.get(10) for _ in range(WAITING)])
+    waiter.start()
+    listener.close()
+    waiter.join(2.0)
+    assert not waiter.is_alive() and not hub.heard and listener.get(0) is None
+    assert [hub.subscribe() is None for _ in range(LISTENERS + 1)] == [False] * LISTENERS + [True]
+
+
+def test_histograms_are_cumulative():
+    histogram = Histogram((0.01, 0.1))
+    for value in (0.01, 0.02, 0.5, 0.001):
+        histogram.add(value)
+    assert histogram.to_json() == {"buckets": [[0.01, 2], [0.1, 3], ["+Inf", 4]], "sum": pytest.approx(0.531),
+                                   "count": 4}
+
+
+# systemd ---------------------------------------------------------------------------------------------
+
+
+def test_notifications_reach_the_manager_and_are_not_more_than_needed(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(2.0)
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"})
+        notifier.ready("2 classes")
+        assert manager.recv(200) == b"READY=1\nSTATUS=2 classes"
+        assert notifier.beat == 0.1
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.35:
+            notifier.alive()
+        notifier.reloading()
+        notifier.stopping()
+        heard = [manager.recv(200)]
+        while heard[-1] != b"STOPPING=1":
+            heard.append(manager.recv(200))
+        assert 3 <= heard.count(b"WATCHDOG=1") <= 4
+        assert heard[-2].startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        notifier.close()
+
+
+def test_without_a_manager_nothing_is_said():
+    notifier = Notifier({})
+    assert notifier.beat is None
+    notifier.ready()
+    notifier.alive()
+    notifier.close()
+
+
+# settings --------------------------------------------------------------------------------------------
+
+GOOD = """
+state = "s"
+quota = "64MB"
+round_heat = 70
+round_time = "90s"
+round_idle = "2m"
+control_users = ["root"]
+[[source]]
+name = "desk"
+uri = "fake:photos?fps=10"
+keep = "2MB"
+[[source]]
+uri = "serial:/dev/ttyACM0"
+state = "imu"
+"""
+
+
+def test_settings_are_read(tmp_path):
+    path = tmp_path / "robot.toml"
+    path.write_text(GOOD)
+    found = read_settings(path)
+    assert [source.name for source in found.sources] == ["desk", "serial2"]
+    assert found.sources[0].keep == 2_000_000 and found.sources[1].state == "imu"
+    assert (found.limits.heat, found.limits.time, found.round_idle) == (70, 90.0, 120.0)
+    assert found.learner == {"quota": "64MB"} and found.socket.as_posix() == "s/control.sock"
+    assert read_settings(path, tmp_path).state == tmp_path
+    assert read_settings(None).sources == ()
+
+
+@pytest.mark.parametrize(("text", "word"), [
+    ("colour = 1", "unknown keys: colour"), ("source = 3", "list of tables"), ("[[source]]\nname = 'x'", "no uri"),
+    ("[[source]]\nuri = 'csv:x'\nspeed = 1", "unknown keys: speed"), ("rounds = 'always'", "rounds"),
+    ("[[source]]\nuri = 'csv:x'\nname = 'a'\n[[source]]\nuri = 'csv:y'\nname = 'a'", "two sources"),
+    ("[[source]]\nuri = 'csv:x'\ndebounce = 0", "debounce"), ("[[source]]\nuri = 5", "uri is 5"),
+    ("[[source]]\nuri = 'csv:x'\nkeep = 'much'", "not a size"), ("round_heat = 'hot'", "heat"),
+    ("mqtt_port = 99999", "mqtt_port"), ("review_below = 2.0", "review_below"), ("control_users = 'pi'", "list"),
+    ("http_listen = 8470", "http_listen")])
+def test_settings_are_strict(tmp_path, text, word):
+    path = tmp_path / "robot.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=word):
+        read_settings(path)
+
+
+# a service -------------------------------------------------------------------------------------------
+
+
+def test_labels_are_debounced(tmp_path):
+    with serving(tmp_path / "state") as (service, loop, taps):
+        events = service.subscribe()
+        feed = service.feeds[0]
+        ant, wasp = vectors("ant", 1, 7)[0], vectors("wasp", 1, 7)[0]
+        order = [ant, ant, wasp, ant, ant, ant, wasp, wasp, wasp]
+        feed.start()
+        shown = []
+        for each in order:
+            taps["tap"].put(each)
+            until(lambda: feed.waiting)
+            loop.step(1.0)
+            shown.append(service.latest()["tap"]["stable"])
+        assert shown == [None] * 5 + ["ant"] * 3 + ["wasp"]
+        told = [event for _ in range(10) if (event := events.get(0)) and event["type"] == "prediction"]
+        assert [event["changed"] for event in told] == [False] * 5 + [True, False, False, True]

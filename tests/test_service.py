@@ -1,0 +1,239 @@
+"""A service inside this process: teaching beside answering, swaps that cost no frame, nothing that grows."""
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers_daemon import serving, until
+from helpers_state import vectors
+
+from edgecl.errors import BadInput, BudgetError, StateError
+from edgecl.learner import Learner
+from edgecl.runtime import teacher
+
+
+def run(loop):
+    thread = threading.Thread(target=loop.run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_swap_drops_no_frame_and_the_next_one_is_answered_by_the_new_head(tmp_path):
+    with serving(tmp_path / "state") as (service, loop, taps):
+        feed, tap, events = service.feeds[0], taps["tap"], service.subscribe()
+        feed.start()
+        run(loop)
+        stop, sent = threading.Event(), [0]
+
+        def camera():
+            while not stop.is_set():
+                tap.put(vectors("cat", 1, sent[0])[0])
+                sent[0] += 1
+                time.sleep(0.002)
+
+        thread = threading.Thread(target=camera)
+        thread.start()
+        until(lambda: feed.frames > 20)
+        generations = []
+        for _ in range(5):
+            generations.append(service.learn("cat", vectors("cat", 20))["generation"])
+            asked = feed.frames + 2
+            until(lambda: feed.frames > asked)  # noqa: B023
+            assert service.latest()["tap"]["label"] == "cat"
+            service.forget("cat")
+        stop.set()
+        thread.join()
+        until(lambda: feed.frames == sent[0])
+        assert feed.dropped == 0 and service.counters()["dropped_total"] == {"tap": 0}
+        assert generations == sorted(set(generations))
+        events.close()
+
+
+def test_what_a_source_has_just_shown_is_learned(tmp_path):
+    with serving(tmp_path / "state", sources=("left", "right")) as (service, loop, taps):
+        for feed in service.feeds:
+            feed.start()
+        run(loop)
+        taps["left"].put(*vectors("cat", 12))
+        taps["right"].put(*vectors("dog", 5))
+        until(lambda: [feed.frames for feed in service.feeds] == [12, 5])
+        with pytest.raises(BadInput, match="several sources"):
+            service.learn_last("cat", 5.0)
+        assert service.learn_last("cat", 5.0, "left")["samples"] == 12
+        assert service.learn_last("dog", 5.0, "right")["samples"] == 5
+        assert {answer["label"] for answer in service.predict(vectors("cat", 5, 3))} == {"cat"}
+        time.sleep(0.05)
+        with pytest.raises(BadInput, match="showed nothing"):
+            service.learn_last("cat", 0.01, "left")
+        for seconds in (0.0, -1.0, float("nan"), 1e9):
+            with pytest.raises(BadInput, match="seconds"):
+                service.learn_last("cat", seconds, "left")
+        with pytest.raises(BadInput, match="no source is called"):
+            service.learn_last("cat", 5.0, "middle")
+        assert np.array_equal(service.latest_sample("left"), vectors("cat", 12)[-1])
+
+
+def test_teaching_from_many_threads_loses_nothing(tmp_path):
+    with serving(tmp_path / "state") as (service, _, _):
+        done = []
+
+        def teach(number):
+            done.append(service.learn(f"class {number % 4}", vectors(f"class {number % 4}", 6, number))["generation"])
+
+        threads = [threading.Thread(target=teach, args=(number,)) for number in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(done)) == 24
+        counts = {each["name"]: each["samples"] for each in service.classes()}
+        assert counts == {"ant": 25, "wasp": 25, **{f"class {i}": 36 for i in range(4)}}
+    learner = Learner.open(tmp_path / "state")
+    assert {each.name: each.samples for each in learner.classes()} == counts
+    learner.close()
+
+
+def test_past_its_bounds_teaching_is_refused_and_never_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "WAITING_BYTES", 20_000)
+    with serving(tmp_path / "state") as (service, _, _):
+        hold, held = threading.Event(), threading.Event()
+
+        def wait(_):
+            held.set()
+            hold.wait(10)
+
+        service.teacher.submit(wait, changes=False)
+        held.wait(5)
+        first = service.teacher.submit(lambda learner: learner.learn(vectors("cat", 200), "cat"), nbytes=12_800)
+        with pytest.raises(BudgetError, match="nothing of this was kept"):
+            service.learn("dog", vectors("dog", 200))
+        hold.set()
+        assert first.result(10).samples == 200
+        assert service.learn("dog", vectors("dog", 200))["samples"] == 200
+
+
+def test_what_waits_when_it_ends_is_refused(tmp_path):
+    with serving(tmp_path / "state") as (service, _, _):
+        held, caught = threading.Event(), []
+
+        def wait(_):
+            held.set()
+            until(lambda: service.teacher.stopping)
+
+        service.teacher.submit(wait, changes=False)
+        held.wait(5)
+
+        def teach():
+            with pytest.raises(StateError, match="stopping") as error:
+                service.learn("cat", vectors("cat", 20))
+            caught.append(error)
+
+        thread = threading.Thread(target=teach)
+        thread.start()
+        until(lambda: service.teacher._bytes)
+        assert service.stop(5.0)
+        thread.join(5)
+        assert caught
+        with pytest.raises(StateError, match="stopping"):
+            service.learn("cat", vectors("cat", 20))
+    learner = Learner.open(tmp_path / "state")
+    assert [each.name for each in learner.classes()] == ["ant", "wasp"]
+    learner.close()
+
+
+def test_what_another_process_changes_is_taken_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "OUTSIDE", 0.05)
+    monkeypatch.setattr(teacher, "TICK", 0.05)
+    with serving(tmp_path / "state") as (service, _, _):
+        other = Learner.open(tmp_path / "state")
+        other.learn(vectors("cat", 20), "cat")
+        other.close()
+        until(lambda: len(service.classes()) == 3)
+        assert service.predict(vectors("cat", 1, 3))[0]["label"] == "cat"
+
+
+def test_nothing_was_taught_yet(tmp_path):
+    with serving(tmp_path / "state", classes=()) as (service, loop, taps):
+        service.feeds[0].start()
+        run(loop)
+        taps["tap"].put(*vectors("cat", 9))
+        until(lambda: service.feeds[0].frames == 9)
+        assert service.latest() == {} and service.info()["kind"] is None and service.classes() == []
+        with pytest.raises(StateError, match="learned nothing yet"):
+            service.predict(vectors("cat", 1))
+        assert service.learn_last("cat", 5.0)["samples"] == 9
+        taps["tap"].put(vectors("cat", 1)[0])
+        assert until(service.latest)["tap"]["label"] == "cat"
+        with pytest.raises(BadInput, match="kind image"):
+            service.predict(np.zeros((1, 4, 4, 3), np.uint8))
+        service.forget("cat")
+        with pytest.raises(StateError, match="learned nothing yet"):
+            service.predict(vectors("cat", 1))
+
+
+def test_a_frame_of_another_shape_is_that_sources_fault(tmp_path):
+    with serving(tmp_path / "state", sources=("good", "bad")) as (service, loop, taps):
+        for feed in service.feeds:
+            feed.start()
+        run(loop)
+        taps["bad"].put(np.zeros(7, np.float32))
+        taps["good"].put(vectors("ant", 1)[0])
+        until(lambda: service.latest() and service.feeds[1].error)
+        assert "takes 16" in service.info()["sources"][1]["error"]
+        assert service.latest()["good"]["label"] == "ant"
+
+
+def test_a_strange_frame_is_named_with_one_call(tmp_path):
+    with serving(tmp_path / "state", review_below=0.0) as (service, loop, taps):
+        for name in ("cat", "dog"):
+            service.learn(name, vectors(name, 40))
+        service.feeds[0].start()
+        run(loop)
+        ants = np.concatenate([vectors("ant", 1, number) for number in range(20)])
+        ants = ants[[not answer["unknown"] for answer in service.predict(ants)]]
+        assert len(ants) > 10
+        taps["tap"].put(*ants, 10 * vectors("elk", 1)[0])
+        until(lambda: service.feeds[0].frames + service.feeds[0].dropped == len(ants) + 1)
+        entry = until(service.review)[0]
+        assert np.array_equal(service.review_sample(entry["id"]), service.latest_sample("tap"))
+        assert service.review_name(entry["id"], "elk")["samples"] == 1
+        assert all(each["id"] != entry["id"] for each in service.review())
+        assert "elk" in service.info()["classes"]
+        with pytest.raises(BadInput, match="not on the review list"):
+            service.review_drop(entry["id"])
+
+
+def test_threads_and_descriptors_are_constant(tmp_path):
+    with serving(tmp_path / "state", control=True) as (service, loop, taps):
+        service.feeds[0].start()
+        run(loop)
+
+        def work(times):
+            for number in range(times):
+                taps["tap"].put(vectors("ant", 1, number)[0])
+                for back in (service.rollback, lambda: service.forget("cat")):
+                    service.learn("cat", vectors("cat", 5, number))
+                    back()
+                service.status()
+                service.subscribe().close()
+            return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+        before = work(3)
+        assert work(12) == before
+
+
+def test_budget_and_counters_say_what_was_done(tmp_path):
+    with serving(tmp_path / "state") as (service, loop, taps):
+        service.feeds[0].start()
+        run(loop)
+        taps["tap"].put(*vectors("ant", 8))
+        until(lambda: service.feeds[0].frames == 8)
+        service.learn("cat", vectors("cat", 7))
+        counted, budget = service.counters(), service.budget()
+        assert counted["frames_total"] == {"tap": 8} and counted["learned_total"] == 7
+        assert counted["inference_seconds"]["count"] == 8 and counted["learn_seconds"]["count"] == 1
+        assert budget["quota_bytes"] == 1_000_000 and 0 < budget["used_bytes"] < budget["quota_bytes"]
+        assert budget["rss_bytes"] > 10**7 and isinstance(budget["may_run"]["ok"], bool)
