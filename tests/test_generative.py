@@ -322,3 +322,18 @@ def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
     with pytest.raises(BadInput, match="edgecl bench"):
         taught(tmp_path, conv_backbone(), 4).round(Wish(name, 60))
     assert read_method(name).paper
+
+
+def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
+    from io import BytesIO
+
+    from helpers_rounds import conv_backbone, taught, teach
+
+    from edgecl.rounds import Wish
+
+    learner = taught(tmp_path, conv_backbone(), 12)
+    for classes in (4, 5):
+        assert learner.round(Wish("statistics", 60, epochs=1)).steps
+        with np.load(BytesIO(learner.store.parts()), allow_pickle=False) as kept:
+            assert kept["memory/mean"].shape == (classes, 32) and kept["memory/columns"].tolist() == list(range(classes))
+        teach(learner, 4, 12)
