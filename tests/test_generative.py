@@ -335,5 +335,6 @@ def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
     for classes in (4, 5):
         assert learner.round(Wish("statistics", 60, epochs=1)).steps
         with np.load(BytesIO(learner.store.parts()), allow_pickle=False) as kept:
-            assert kept["memory/mean"].shape == (classes, 32) and kept["memory/columns"].tolist() == list(range(classes))
+            assert kept["memory/mean"].shape == (classes, 32)
+            assert kept["memory/columns"].tolist() == list(range(classes))
         teach(learner, 4, 12)
