@@ -26,6 +26,7 @@ class Part:
     gives: frozenset[str] = frozenset()
 
 
+DUAL = frozenset({"a recent and a long-term memory"})
 EXEMPLARS, STATISTICS, LOGITS, AFFINE, SUBNETWORKS = (
     frozenset({name}) for name in ("exemplars", "statistics", "logits", "affine outputs", "sub-networks"))
 PARTS: dict[str, dict[str, Part]] = {
@@ -40,7 +41,13 @@ PARTS: dict[str, dict[str, Part]] = {
         "by-gradient": Part("replay.ByGradient", gives=EXEMPLARS),
         "episodes": Part("episodes.Episodes", {"each": int}, gives=EXEMPLARS),
         "statistics": Part("memory.Statistics", {"layer": ("map", "features"), "power": float, "projection": int},
-                           gives=STATISTICS)},
+                           gives=STATISTICS),
+        "gaussians": Part("gaussians.Gaussians", {"rank": int, "pace": float,
+                                                  "moves": ("map", "means", "best", "none")}),
+        "translated": Part("translated.Translated"),
+        "latent": Part("latent.Latent", {"patterns": int, "bits": int}),
+        "generator": Part("generator.GenerativeReplay", {"steps": int, "recalls": bool}),
+        "fearnet": Part("fearnet.FearNet", {"sleep": int, "dreams": int}, gives=DUAL)},
     "constraint": {
         "distillation": Part("distillation.Distillation", {"temperature": float, "strength": float, "squared": bool}),
         "class-share": Part("distillation.ClassShare", {"temperature": float}),
@@ -76,6 +83,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "nearest-mean": Part("task_rules.NearestMean", needs=SUBNETWORKS),
         "ncm": Part("task_rules.Gate", needs=SUBNETWORKS)},
     "balance": {
+        "gate": Part("fearnet.Gated", needs=DUAL),
         "imprinting": Part("rectify.Imprinting"),
         "fine-tuning": Part("rectify.FineTuning", {"passes": float, "slower": float, "afresh": bool}, needs=EXEMPLARS),
         "bias-correction": Part("rectify.BiasCorrection", needs=EXEMPLARS | AFFINE),
@@ -211,8 +219,7 @@ def _check_works(path: Path, method: Method) -> None:
     if method.tuned == "all" and "statistics" in given:
         raise BadInput(f"{path.name}: statistics of a network that goes on changing would be stale",
                        'give tuned = "first" or "none"')
-    if method.tuned != "all" and "closed-form" not in method.parts["balance"] and \
-            "exemplar-means" not in method.parts["balance"]:
+    if method.tuned != "all" and not {"closed-form", "exemplar-means", "gate"}.intersection(method.parts["balance"]):
         raise BadInput(f"{path.name}: nothing learns where the network is not tuned",
                        'give tuned = "all", or balance = "closed-form"')
     if method.tuned != "none" and not method.training["rate"] > 0:

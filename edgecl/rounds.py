@@ -38,6 +38,9 @@ LEAST = 2                               # classes, and as many samples of each
 ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
 
 
+BENCH_ONLY = {"generator": "a generator of its own", "fearnet": "two memories and a gate"}     # by the memory
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a round is to be. method: a name or a .toml file, None for the default; seconds: for all of it; memory:
@@ -119,6 +122,9 @@ def _method(learner: Learner, wish: Wish) -> str:
     if method.tuned == "first" and tuned is not None:
         raise BadInput(f"{method.name} tunes in the first round only, and generation {tuned} was one",
                        f"give --method {LATER}, or roll back to before it")
+    if (kept := method.parts["memory"][0]) in BENCH_ONLY:
+        raise BadInput(f"{method.name} answers with {BENCH_ONLY[kept]}, which a state can't keep or serve",
+                       "judge it with `edgecl bench`, or give --method statistics, which keeps no sample either")
     return name if not name.endswith(".toml") else os.path.abspath(name)
 
 

@@ -26,7 +26,9 @@ VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "st
           "proxies": 3, "each": 5, "ridge": 0.001, "reference": 4, "pruned": 0.75, "prunings": 3, "given_up": 0.2,
           "sparsity": 0.01,
           "modules": 10, "active": 4, "population": 8, "tournaments": 4, "goal": 0.97, "most": 1.5, "mask_rate": 1e-3,
-          "l1": 1e-4, "l2": 1e-4, "group": 1e-3, "drift": 0.5, "units": 10, "loss": 0.01, "split": 0.05}
+          "l1": 1e-4, "l2": 1e-4, "group": 1e-3, "drift": 0.5, "units": 10, "loss": 0.01, "split": 0.05,
+          "rank": 2, "pace": 0.1, "moves": "best", "patterns": 9, "bits": 8, "steps": 3, "recalls": True, "sleep": 2,
+          "dreams": 5}
 
 
 def class_of(kind, name):

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError, StateError
+from edgecl.method import read_method
 from edgecl.results import Prediction
 from edgecl.runtime import machine
 from edgecl.runtime.counters import Counters
@@ -273,7 +274,10 @@ class Service:
     def start_round(self, method: str | None = None, time: float | None = None, memory: int | None = None,
                     **wish: Any) -> dict[str, Any]:
         """{"started": true}; the verdict comes as an event, and in `rounds`. time: seconds; memory: bytes; wish:
-        further fields of `rounds.Wish`, and max_regression. Raises StateError where one runs."""
+        further fields of `rounds.Wish`, and max_regression. Raises StateError where one runs, BadInput for a method
+        that there is not."""
+        if method is not None:
+            read_method(method)
         self.teacher.submit(lambda _: self.teacher.begin_round(method, time, memory, True, **wish),
                             changes=False).result()
         return {"started": True}

@@ -85,54 +85,59 @@ class Allowance:
 
     def passes(self, network: Network, constraints: Sequence[Constraint], batch: Batch, old: Tensor | None, known: int,
                weights: Sequence[Tensor], smoothing: float, old_features: Tensor | None = None,
-               fresh: int | None = None) -> Pass:
+               fresh: int | None = None, above: Batch | None = None) -> Pass:
         """One pass over a whole batch. old, old_features: logits and features of its first samples; fresh: those of its
-        first samples that are not replayed, None for all; see `Step`.
+        first samples that are not replayed, None for all; see `Step`; above: samples beside
+        them that enter the network at a layer of their own.
 
         Where memory runs out, pieces are halved and the batch begins anew; raises what torch does where one sample is
         too much.
         """
         while True:
-            piece = min(self.piece or len(batch), len(batch))
+            parts = [batch] if above is None else [batch, above]
+            piece = min(self.piece or len(batch), max(map(len, parts)))
             try:
                 with reduced_precision(network.device):
-                    found = _accumulated(network, constraints, batch, (old, old_features), known, weights, smoothing,
+                    found = _accumulated(network, constraints, parts, (old, old_features), known, weights, smoothing,
                                          piece, len(batch) if fresh is None else fresh)
             except (RuntimeError, MemoryError) as error:
                 if piece == 1 or not out_of_memory(error):
                     raise
                 self.piece = piece // 2
             else:
-                self.samples += len(batch)
+                self.samples += sum(map(len, parts))
                 if self.tight():
                     self.piece = max(piece // 2, 1)
                 return found
             gc.collect()    # outside the handler: its traceback holds what was allocated
 
 
-def _accumulated(network: Network, constraints: Sequence[Constraint], batch: Batch,
+def _accumulated(network: Network, constraints: Sequence[Constraint], parts: Sequence[Batch],
                  old: tuple[Tensor | None, Tensor | None], known: int, weights: Sequence[Tensor], smoothing: float,
                  piece: int, fresh: int) -> Pass:
     total: list[Tensor | None] = []
     value, olds, made = 0.0, max(0 if each is None else len(each) for each in old), []
+    batch, count = parts[0], sum(map(len, parts))
     present = batch.y[:fresh].unique().to(network.device)
     weight = None if batch.weight is None else batch.weight * (len(batch) / max(fresh, 1))
-    for start in range(0, len(batch), piece):
-        end = start + piece
-        features, logits = network(batch.x[start:end])
+    for each, start in [(part, start) for part in parts for start in range(0, len(part), piece)]:
+        end, first = start + piece, each is batch
+        features, logits = network(each.x[start:end], each.place)
 
-        def part_of(values: Tensor | None, here: slice = slice(start, end), to: Tensor = logits) -> Tensor | None:
-            return None if values is None or here.start >= len(values) else values[here].to(to.device)
+        def part_of(values: Tensor | None, here: slice = slice(start, end), to: Tensor = logits, none: bool = not first
+                    ) -> Tensor | None:
+            return None if none or values is None or here.start >= len(values) else values[here].to(to.device)
 
-        y = batch.y[start:end].to(logits.device)
-        step = Step(features, logits, y, part_of(old[0]), known, len(batch), olds, smoothing, part_of(old[1]),
-                    min(max(fresh - start, 0), len(y)), present, part_of(weight), part_of(batch.recorded))
+        y = each.y[start:end].to(logits.device)
+        step = Step(features, logits, y, part_of(old[0]), known, count, olds, smoothing, part_of(old[1]),
+                    min(max(fresh - start, 0), len(y)) * first, present, part_of(weight), part_of(batch.recorded))
         loss = network.head.loss(step) * math.prod(part.of_labels(step) for part in constraints)
         for part in constraints:
             loss = loss + part.penalty(step)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         value += loss.item()
-        made.append((features.detach().cpu(), logits.detach().cpu()))
+        if first:
+            made.append((features.detach().cpu(), logits.detach().cpu()))
         total = [a if b is None else b if a is None else a.add_(b) for a, b in zip(total, gradients)] or list(gradients)
         del features, logits, step, loss, gradients, part_of    # or they would be held while the next piece is computed
     return Pass(value, total, *(torch.cat(each) for each in zip(*made)))

@@ -20,13 +20,15 @@ class Batch:
     """Samples as they came, uint8 or float32 [n, ...], and their columns (outputs of the network), int64 [n].
 
     weight [n]: what the loss of a replayed sample's label counts against that of a new one, None for the mean over all;
-    recorded [n, k]: logits that a replayed sample was stored with, NaN where there are none.
+    recorded [n, k]: logits that a replayed sample was stored with, NaN where there are none; place: of activations, the
+    layers of the network that lie below them, None for what the network takes.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor | None = None
     recorded: Tensor | None = None
+    place: int | None = None
 
     def __len__(self) -> int:
         return len(self.y)

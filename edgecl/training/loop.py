@@ -116,6 +116,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     """
     memory, constraints, balance = parts.memory, parts.constraints, parts.balance
     known, allowance, told = network.head.classes, allowance or Allowance(), progress or (lambda done, loss: None)
+    network, new = memory.enter(new, network, generator)
     learned, held = split(new, balance, memory)
     data, later = memory.dataset(learned), balance.phases(plan)
     first = replace(plan, epochs=0) if any(phase.afresh for phase in later) else plan
@@ -126,7 +127,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
         return
     memory.begin(network)
     balance.start(network, learned, known)
-    rates = network.paces(plan.head_pace)
+    rates = network.paces(plan.head_pace, memory.place, memory.pace if known else 1.0)
     for part in constraints:
         part.begin(network, [plan.rate * pace for pace in rates])
     ends = np.cumsum([first.epochs, *(phase.plan.epochs for phase in later)]) / max(plan.epochs, 1)
@@ -188,21 +189,25 @@ class Run:
         network, parts, allowance, generator = self.network, self.parts, self.allowance, self.generator
         constraints, memory, shown = parts.constraints, parts.memory, np.zeros(fresh, bool)
         weights = list(network.parameters())
-        sgd = Sgd(weights, plan, network.paces(plan.head_pace))
+        place, pace = (memory.place, memory.pace) if self.known else (0, 1.0)
+        sgd = Sgd(weights, plan, network.paces(plan.head_pace, place, pace))
         steps, done, begun = plan.epochs * -(-len(data) // plan.batch), 0, allowance.spent()
-        network.train()
+        network.train_above(place)
         for rows in shuffled(len(data), plan, generator):
             spent = allowance.spent()
             share = max(done / steps, 1.0 if spent >= until else (spent - begun) / (until - begun))
             if share >= 1.0:
                 break
-            mine, replayed = data.take(rows), memory.replay(len(rows), generator) if fresh else None
+            mine = data.take(rows)
+            replayed = memory.replay(memory.amount(len(rows)), generator) if fresh else None
+            above = replayed if replayed is not None and replayed.place is not None else None
+            replayed = replayed if above is None else None
             batch = mine if replayed is None else mine.join(replayed)
             if plan.mirror and network.mirror is not None:
                 batch = batch.mirrored(network.mirror, generator)
             old, old_features = teacher(rows, replayed)
             made = allowance.passes(network, constraints, batch, old, self.known, weights, plan.smoothing, old_features,
-                                    len(rows))
+                                    len(rows), above)
             value, gradients = made.loss, made.gradients
             for part in constraints:
                 part.observe(batch, gradients)
@@ -221,7 +226,7 @@ class Run:
                 places = torch.nonzero(rows < fresh).flatten()
                 memory.observe(data.take(rows[places]), generator, made.seen(places, batch, len(rows)))
                 shown[rows[places].numpy()] = True
-            done, self.samples = done + 1, self.samples + len(batch)
+            done, self.samples = done + 1, self.samples + len(batch) + (0 if above is None else len(above))
             if not math.isfinite(value):
                 raise BadInput(f"the loss is {value} after {self.samples} samples at a rate of {plan.rate:g}",
                                "give a smaller rate, or a weaker constraint")

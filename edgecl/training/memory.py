@@ -43,6 +43,8 @@ class Nothing(Part):
     withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
     reserved = 0        # of these bytes, those that the next round takes beside exemplars
     each = 0            # samples of a round that a constraint is to look at, 0 for all
+    lasting = False     # a worker keeps its state from round to round; else the state's own exemplars are held
+    place, pace = 0, 1.0    # the first `place` layers learn at that pace after the first round
 
     def __init__(self, room: int, nothing: Batch) -> None:
         """`room`: bytes for exemplars; `nothing`: a batch without samples that has their shape and dtype."""
@@ -57,6 +59,15 @@ class Nothing(Part):
 
     def hold(self, old: Batch) -> None:
         """Take samples as kept from earlier rounds, without copying them."""
+
+    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
+        """Called once at the start of a round, before the network has new outputs: what is trained and on what. Where
+        the lower layers stay as they are, that is the part above them, and their activations."""
+        return network, new
+
+    def amount(self, n: int) -> int:
+        """How many samples are to be replayed beside n new ones."""
+        return n
 
     def begin(self, network: Network) -> None:
         """Before a round, with the network as it was left but for the outputs of new classes."""

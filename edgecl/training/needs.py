@@ -21,7 +21,8 @@ TURNING = 2             # times them beside, before a pass
 PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
 FISHER = 6              # passes forward that the squared gradients of one sample take
 
-COPIES = {"reservoir": 2, "herding": 3, "everything": 3, "greedy": 2, "recorded": 2, "by-gradient": 2, "episodes": 2}
+COPIES = {"reservoir": 2, "herding": 3, "everything": 3, "greedy": 2, "recorded": 2, "by-gradient": 2, "episodes": 2,
+          "latent": 2}
 # of all activations, by the memory; else 1
 WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
 BESIDE = {"l2": 2, "fisher": 3, "sensitivity": 3, "path-integral": 8, "riemannian-walk": 12, "task-gradients": 3,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class Network(Served):
     """
 
     block = BLOCK
+    start = 0       # layers below it, see `above`
 
     def __init__(self, body: nn.Module, neck: nn.Module, head: Head, map_size: int, mirror: int | None = None) -> None:
         super().__init__()
@@ -48,15 +50,53 @@ class Network(Served):
         """Where it computes; samples come from the processor's memory."""
         return self.head.weight.device
 
-    def features(self, x: Tensor) -> Tensor:
-        """float32 [n, d]."""
-        features: Tensor = self.neck(self.body(x.to(self.device)))
-        return features
+    def layers(self) -> list[tuple[str, nn.Module]]:
+        """Names and modules from the input to the features: where activations can be taken out, and put in again."""
+        body = list(self.body.named_children()) if isinstance(self.body, nn.Sequential) else [("", self.body)]
+        return [*((f"body.{name}" if name else "body", layer) for name, layer in body), ("neck", self.neck)]
 
-    def paces(self, head: float = 1.0) -> list[Tensor | float]:
-        """What each parameter's gradient is multiplied with before a step. head: that of the head."""
+    @property
+    def map_place(self) -> int:
+        """How many layers lie below the map."""
+        return self.start + len(self.layers()) - 1
+
+    def below(self, x: Tensor, place: int) -> Tensor:
+        """The activations above the first `place` layers of samples, or of activations above `start` layers."""
+        x = x.to(self.device)
+        for _, layer in self.layers()[:place - self.start]:
+            x = layer(x)
+        return x
+
+    def train_above(self, place: int) -> None:
+        """Training mode, but for the first `place` layers: their batch normalisation goes by what it has seen."""
+        self.train()
+        for _, layer in self.layers()[:max(place - self.start, 0)]:
+            layer.eval()
+
+    def above(self, place: int) -> Network:
+        """What lies above the first `place` layers as a network of its own: the same parameters, by the same names."""
+        if place == self.start:
+            return self
+        layers = self.layers()[place - self.start:-1]
+        body = nn.Sequential(OrderedDict((name.removeprefix("body."), layer) for name, layer in layers))
+        top = Network(body, self.neck if place <= self.map_place else nn.Identity(), self.head, self.map_size)
+        top.block, top.start = self.block, place
+        return top
+
+    def features(self, x: Tensor, place: int | None = None) -> Tensor:
+        """float32 [n, d]; place: of activations, the layers below them."""
+        if place is None or place == self.start:
+            features: Tensor = self.neck(self.body(x.to(self.device)))
+            return features
+        return self.above(place).features(x)
+
+    def paces(self, head: float = 1.0, place: int = 0, lower: float = 1.0) -> list[Tensor | float]:
+        """What each parameter's gradient is multiplied with before a step. head: that of the head; lower: that of the
+        first `place` layers."""
         known: dict[str, Tensor] = getattr(self.body, "paces", dict)()      # of a `training.graph.Graph`
-        return [head if name.startswith("head.") else known.get(name.removeprefix("body."), 1.0)
+        slow = tuple(f"{name}." for name, _ in self.layers()[:max(place - self.start, 0)])
+        return [head if name.startswith("head.") else
+                known.get(name.removeprefix("body."), 1.0) * (lower if name.startswith(slow) else 1.0)
                 for name, _ in self.named_parameters()]
 
     def restart(self, generator: np.random.Generator) -> None:
@@ -76,8 +116,8 @@ class Network(Served):
     def affine(self) -> AffineMap | None:
         return self.head.affine()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(x)
+    def forward(self, x: Tensor, place: int | None = None) -> tuple[Tensor, Tensor]:
+        features = self.features(x, place)
         return features, self.head(features)
 
 

@@ -106,6 +106,8 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
             parts.balance.load(below("balance", before))
             for i, part in enumerate(parts.constraints):
                 part.load(below(f"constraint{i}", before))
+            if parts.memory.lasting:
+                parts.memory.load(below("memory", before))
     return int(before["rounds"])
 
 
@@ -170,6 +172,8 @@ def keep(folder: Path, network: Network, parts: Parts, job: Job, method: Method,
     """What the next round goes on from, and the trained head, where the method has one."""
     kept: dict[str, Any] = {f"constraint{i}/{name}": array for i, part in enumerate(parts.constraints)
             for name, array in part.state().items()}
+    if parts.memory.lasting:
+        kept |= {f"memory/{name}": array for name, array in parts.memory.state().items()}
     kept |= {f"balance/{name}": array for name, array in parts.balance.state().items()}
     kept |= {f"head/{name}": value.cpu().numpy() for name, value in network.head.state_dict().items()}
     np.savez(folder / "parts.npz", method=np.array(job.method), classes=np.array(job.classes, np.str_),

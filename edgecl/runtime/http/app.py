@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from edgecl.errors import BadInput
+from edgecl.method import method_names
 from edgecl.runtime.http import media, metrics
 from edgecl.runtime.http.access import COOKIE
 from edgecl.runtime.http.bodies import Turns, media_type, read_values
@@ -197,6 +198,8 @@ class Application:
 
     async def _round(self, request: Request) -> Response:
         values = await read_values(request, {"method": (str,), "time": (float, int), "memory": (int,)})
+        if (method := values.get("method")) is not None and method not in method_names():
+            raise BadInput(f"there is no method {method[:40]!r}", f"give one of {', '.join(method_names())}")
         return reply(await self._call(self._service(request).start_round, values.get("method"), values.get("time"),
                                       values.get("memory")), 202)
 

@@ -1,0 +1,196 @@
+"""Pseudo-rehearsal from class statistics: features are drawn from a Gaussian of each class."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgecl.drift import Drift, Pairs
+from edgecl.errors import BudgetError
+from edgecl.training.above import PER_CLASS, PLACE, Above, float_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgecl.training.batch import Batch
+    from edgecl.training.network import Network
+    from edgecl.training.part import Arrays
+
+ROUNDING = 1e-12    # of the strongest direction
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, diag(diagonal) + factor^T factor): mean and diagonal float64 [d], factor [r, d], strongest row first."""
+
+    mean: np.ndarray
+    diagonal: np.ndarray
+    factor: np.ndarray
+
+    @classmethod
+    def of(cls, mean: np.ndarray, covariance: np.ndarray, rank: int) -> Gaussian:
+        """The diagonal of a covariance [d, d], exactly, and its `rank` strongest directions."""
+        rank = min(rank, len(mean))
+        values, vectors = np.linalg.eigh(covariance) if rank else (np.zeros(0), np.zeros((len(mean), 0)))
+        kept = slice(len(values) - rank, None)
+        factor = (np.sqrt(np.maximum(values[kept], 0))[:, None] * vectors[:, kept].T)[::-1]
+        return cls(mean, np.maximum(np.diag(covariance) - (factor ** 2).sum(0), 0), factor)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """float64 [d, d]."""
+        return np.diag(self.diagonal) + self.factor.T @ self.factor
+
+    def cut(self, rank: int) -> Gaussian:
+        """With the `rank` strongest directions; what the others carried goes to the diagonal, which stays exact."""
+        return Gaussian(self.mean, self.diagonal + (self.factor[rank:] ** 2).sum(0), self.factor[:rank])
+
+    def draw(self, n: int, generator: np.random.Generator) -> np.ndarray:
+        """float64 [n, d]."""
+        own = generator.standard_normal((n, len(self.mean))) * np.sqrt(self.diagonal)
+        return self.mean + own + generator.standard_normal((n, len(self.factor))) @ self.factor
+
+    def merged(self, count: int, x: np.ndarray, rank: int) -> Gaussian:
+        """With samples x [n, d] beside the `count` that it was made of."""
+        n, mean = len(x), x.mean(0)
+        share, gap = n / (n + count), mean - self.mean
+        covariance = (1 - share) * self.covariance + share * np.cov(x, rowvar=False, bias=True)
+        return Gaussian.of(self.mean + share * gap, covariance + share * (1 - share) * np.outer(gap, gap), rank)
+
+
+class Gaussians(Above):
+    """A mean, a diagonal and low-rank covariance of each class, of features drawn from them (after PASS, Zhu et al.
+    2021, section 3.3, which draws from a sphere about each mean).
+
+    Samples that are vectors are taken for features: what is kept is of the network's input. Of images and windows it is
+    of the map. rank: directions a class at most; fewer where `room` has no space for them. pace: of the layers below
+    after the first round. moves: how old classes follow when those layers move: by a linear "map" of means and
+    covariances, `edgecl.drift`; by "means" alone, the shift of the new samples near each (semantic drift compensation,
+    Yu et al. 2020, section 3.2); by the "best" of these, that which tells the mean of a new class from the others'
+    samples best; or "none".
+    """
+
+    lasting = True
+
+    def __init__(self, room: int, nothing: Batch, rank: int, pace: float, moves: str) -> None:
+        super().__init__(room, nothing)
+        self.rank, self.pace, self.moves = rank, pace, moves
+        self.classes: dict[int, Gaussian] = {}
+        self.counts: dict[int, int] = {}
+        if nothing.x.dim() == 2:
+            self.place = 0
+        self.shape = nothing.x.shape[1:]
+        self.check(1)
+
+    def check(self, classes: int) -> None:
+        if self.place < 0:
+            return
+        least = PLACE + classes * (PER_CLASS + 8 * self.shape.numel())
+        if self.room < least:
+            raise BudgetError(f"{self.room} bytes can't hold mean and variance of {self.shape.numel()} features of "
+                              f"each of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
+
+    def affordable(self, classes: int) -> int:
+        """Directions a class that the room has space for."""
+        d = self.shape.numel()
+        spare = (self.room - PLACE) // classes - PER_CLASS - 8 * d
+        return max(min(self.rank, d, spare // (4 * d)), 0)
+
+    def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
+        if not self.replayable or not n:
+            return None
+        columns = self.drawn(n, generator)
+        x = np.empty((n, self.shape.numel()), np.float32)
+        for column in set(columns.tolist()):
+            x[columns == column] = self.classes[column].draw(int((columns == column).sum()), generator)
+        return self.arrive(torch.from_numpy(x).view(n, *self.shape), torch.from_numpy(columns))
+
+    def update(self, new: Batch, network: Network) -> None:
+        self.choose(network, new.x)
+        now, columns = float_rows(self.activations(new.x, network)), new.y.numpy()
+        if self.before is not None and self.pace and self.place > network.start and self.moves != "none":
+            self._move(float_rows(self.before.x), now, columns)
+        self.before = None
+        arrived = sorted(set(columns.tolist()))
+        rank = self.affordable(len(self.classes.keys() | arrived))
+        for column in arrived:
+            x = now[columns == column]
+            old = self.classes.get(column)
+            self.classes[column] = _fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
+            self.counts[column] = self.counts.get(column, 0) + len(x)
+        self.classes = {column: _stored(own.cut(rank)) for column, own in self.classes.items()}
+        self.columns = list(self.classes)
+
+    def _move(self, old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> None:
+        """Take the old classes along. old, now: the round's samples before and after it [n, d]."""
+        way = MOVES[self.moves if self.moves != "best" else best_move(old, now, columns)]
+        self.classes |= {column: way(self.classes[column], old, now, columns) for column in self.replayable}
+
+    def state(self) -> Arrays:
+        stacked = {name: np.array([getattr(own, name) for own in self.classes.values()], np.float32)
+                   for name in ("mean", "diagonal", "factor")}
+        return {**super().state(), "counts": np.array([self.counts[c] for c in self.classes], np.int64), **stacked}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        self.place, self.columns = int(state["place"]), [int(column) for column in state["columns"]]
+        rows = zip(*(state[name].astype(np.float64) for name in ("mean", "diagonal", "factor")))
+        self.classes = {column: Gaussian(*row) for column, row in zip(self.columns, rows)}
+        self.counts = dict(zip(self.columns, map(int, state["counts"])))
+        self.shape = torch.Size(state["mean"].shape[1:]) if self.columns else self.shape     # its size; see `choose`
+
+
+def _stored(own: Gaussian) -> Gaussian:
+    """As it is at rest: float32."""
+    return Gaussian(*(np.float64(np.float32(part)) for part in (own.mean, own.diagonal, own.factor)))
+
+
+def _fitted(x: np.ndarray, rank: int) -> Gaussian:
+    """Of samples [n, d], whose n - 1 directions may be far fewer than d: by the smaller of the two products."""
+    mean = x.mean(0)
+    rows = (x - mean) / np.sqrt(len(x))
+    if len(x) >= x.shape[1]:
+        return Gaussian.of(mean, rows.T @ rows, rank)
+    values, left = np.linalg.eigh(rows @ rows.T)
+    kept = np.flatnonzero(values > ROUNDING * values[-1])[::-1][:rank]
+    factor = left[:, kept].T @ rows
+    padded = np.vstack([factor, np.zeros((rank - len(factor), x.shape[1]))])
+    return Gaussian(mean, np.maximum((rows ** 2).sum(0) - (factor ** 2).sum(0), 0), padded)
+
+
+# how old classes follow ------------------------------------------------------------------------------
+
+
+def by_map(own: Gaussian, old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> Gaussian:
+    """A linear map of mean and covariance, and the noise about it: `edgecl.drift.Drift`."""
+    drift = Drift.between({f"{column:06d}": Pairs(old[columns == column], now[columns == column],
+                                                  np.zeros(int((columns == column).sum()), bool))
+                           for column in np.unique(columns)})
+    covariance = drift.weight @ own.covariance @ drift.weight.T + drift.noise
+    return Gaussian.of(drift.weight @ own.mean + drift.offset, covariance, len(own.factor))
+
+
+def by_means(own: Gaussian, old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> Gaussian:
+    """Semantic drift compensation (Yu et al. 2020, equations 10 to 12): the mean shift of all samples, weighted with
+    exp(-|h - mu|^2 / 2 sigma^2); sigma^2, which the paper sets by hand, is half the least of these squared distances,
+    so that the nearest sample weighs 1 / e and the sum can't vanish."""
+    distance = ((old - own.mean) ** 2).sum(1)
+    nearest = max(float(distance.min()), ROUNDING)
+    weights = np.exp(-(distance - nearest) / nearest)
+    return Gaussian(own.mean + weights @ (now - old) / weights.sum(), own.diagonal, own.factor)
+
+
+MOVES = {"map": by_map, "means": by_means}
+
+
+def best_move(old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> str:
+    """Which way tells the new mean of a class from the samples of the others best; the map where there is one class."""
+    left: dict[str, float] = dict.fromkeys(MOVES, 0.0)
+    for column in np.unique(columns) if len(np.unique(columns)) > 1 else ():
+        own = columns == column
+        still = Gaussian(old[own].mean(0), np.zeros(old.shape[1]), np.zeros((0, old.shape[1])))
+        for name, way in MOVES.items():
+            gap = way(still, old[~own], now[~own], columns[~own]).mean - now[own].mean(0)
+            left[name] += float(gap @ gap)
+    return min(left, key=left.__getitem__)
