@@ -44,7 +44,7 @@ def test_importances_are_for_the_same_method_only():
     kept = {"constraint0/head.bias": np.ones(2, np.float32)}
     for method, count in (("ewc", 1), ("first-session", 0)):
         _, parts, _ = begun("ewc", left(method, **kept))
-        assert len(parts.constraints[0].fisher) == count
+        assert len(parts.constraints[0].omega) == count
 
 
 def test_a_head_that_does_not_fit_is_left():

@@ -156,9 +156,10 @@ def test_after_a_kill_every_acknowledged_teaching_is_there(folder):
             learner = Learner.open(folder / "state")
             known = {each.name: each.samples for each in learner.classes()}
             learner.close()
-            assert {name: known.get(name) for name in acknowledged} == acknowledged
-            if "late" in known:
+            assert known.get("late", 0) >= acknowledged.get("late", 0)
+            if "late" in known:     # on the disk, and killed before it said so
                 acknowledged["late"] = known["late"]
+            assert {name: known.get(name) for name in acknowledged} == acknowledged
             daemon.begin()
             answer = until(lambda: daemon.ask("latest"), 20)
             assert time.monotonic() - daemon.begun < 10.0  # what is promised is 2 s: tools/soak.py measures it

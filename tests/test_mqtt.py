@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from helpers_bridge import need
 from edgecl.errors import BadInput
 from edgecl.runtime.mqtt import DEBOUNCE, Publisher, Topics, discovery, password, slug, start
 
+STATE = Path("state")
 INFO = {"generation": 7, "classes": ["mug", "pen"], "round_running": False,
         "sources": [{"name": "front camera"}, {"name": "imu"}]}
 BUDGET = {"used_bytes": 1000, "quota_bytes": 64_000, "exemplar_bytes": 400}
@@ -157,13 +159,13 @@ def broker(tmp_path, monkeypatch):
 
 
 def settings(port: int) -> SimpleNamespace:
-    return SimpleNamespace(mqtt_host="127.0.0.1", mqtt_port=port, mqtt_user=None, mqtt_password_file=None,
-                           mqtt_device="desk")
+    return SimpleNamespace(state=STATE, mqtt_host="127.0.0.1", mqtt_port=port, mqtt_user=None,
+                           mqtt_password_file=None, mqtt_device="desk")
 
 
 def test_home_assistant_finds_the_device_hears_labels_and_its_end(broker):
     service, listener = Stand(), Listener(broker.port)
-    handle = start(service, settings(broker.port))
+    handle = start({STATE: service}, settings(broker.port))
     config = until(lambda: listener.last("homeassistant/device/desk/config"))
     assert json.loads(config) == discovery(Topics("desk"), ["front camera", "imu"])
     until(lambda: listener.last("edgecl/desk/availability") == "online")
@@ -181,7 +183,7 @@ def test_home_assistant_finds_the_device_hears_labels_and_its_end(broker):
 
 
 def test_a_broker_that_goes_away_is_come_back_to_and_a_killed_device_is_offline(broker):
-    handle = start(Stand(), settings(broker.port))
+    handle = start({STATE: Stand()}, settings(broker.port))
     listener = Listener(broker.port)
     until(lambda: listener.last("edgecl/desk/availability") == "online")
     listener.close()

@@ -11,13 +11,15 @@ from helpers_state import create, refused, vectors
 
 from edgecl.cli import main
 from edgecl.config import Settings
+from edgecl.errors import BadInput
 from edgecl.learner import Learner
 from edgecl.method import method_names, read_method
-from edgecl.rounds import Wish
+from edgecl.rounds import BENCH_ONLY, Wish
 
 KEEPING = ("ewc", "ewc-offline", "l2", "si", "mas", "rwalk", "gem", "eeil")
-TUNING = [name for name in method_names() if read_method(name).tuned != "none"
-          and not read_method(name).plastic]
+OTHERS = [name for name in method_names() if read_method(name).plastic or
+          read_method(name).parts["memory"][0] in BENCH_ONLY]     # what a state can't serve
+TUNING = [name for name in method_names() if read_method(name).tuned != "none" and name not in OTHERS]
 KINDS = ["ash", "elm", "fir", "oak"]
 pytestmark = pytest.mark.slow
 
@@ -59,6 +61,14 @@ def test_every_method_that_tunes_does_so_in_a_state(method, tmp_path):
     else:
         assert last.detail["refused"]
     assert (accuracy(learner), learner.status().head) == (before, heads)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_a_method_that_a_state_cannot_serve_is_refused_with_the_cure(method, tmp_path):
+    learner = taught(tmp_path, KINDS[:2])
+    with pytest.raises(BadInput, match="edgecl bench"):
+        learner.round(Wish(method, seconds=40, memory=10**9))
+    assert learner.history()[-1].action == "learn"
 
 
 def test_a_round_makes_a_backbone_better_and_later_ones_go_on_from_it(tmp_path, capsys):

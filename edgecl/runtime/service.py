@@ -284,7 +284,8 @@ class Service:
 
     def round_result(self) -> dict[str, Any]:
         """{running, result}: what `Learner.round` answered last as a dict, {"error": {what, cure}}, or None."""
-        return {"running": self.teacher.round_running, "result": self.teacher.round_result}
+        teacher = self.teacher
+        return {"running": teacher.round_running or teacher.settling, "result": teacher.round_result}
 
     def rounds(self) -> list[dict[str, Any]]:
         """[{generation, method, taken: bool, reasons: [str], checks: [[name, found]], seconds | None, when}],

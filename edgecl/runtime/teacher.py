@@ -62,6 +62,7 @@ class Teacher:
         self.drift, self.readings = PageHinkley(), Readings()
         self.plan: Run | Wait = Wait("the daemon has just started")
         self.round_result: dict[str, Any] | None = None
+        self.settling = False       # a round is over, and what it left is not shown yet
         self._round: RoundProcess | None = None
         self._asked = False
         self._jobs: queue.Queue[Job | None] = queue.Queue(WAITING)
@@ -244,12 +245,14 @@ class Teacher:
         found = running.poll()
         if found is None:
             return
-        self._round, self._rounded, self.round_result, self._asked = None, time.monotonic(), found, False
+        self.settling = True
+        self._round, self._rounded, self._asked = None, time.monotonic(), False
         verdict = "failed" if "error" in found else "accepted" if found["accepted"] else "refused"
         self._counters.count_round(verdict)
         log.info("the learning round has ended: %s", found["error"]["what"] if "error" in found else verdict)
         self.refresh()
         self._told({"state": "ended", "verdict": verdict, **found})
+        self.round_result, self.settling = found, False
 
 
 def stopping() -> StateError:
