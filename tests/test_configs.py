@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers_bridge import need
 
+from edgecl.cli import main
 from edgecl.runtime.settings import read_settings
 from edgecl.sources import is_stream
 from edgecl.sources.streams import parse_stream
@@ -49,3 +50,14 @@ def test_the_unit_leaves_out_what_would_stop_the_work():
     keys = {line.partition("=")[0] for line in UNIT.read_text().splitlines() if not line.startswith("#")}
     assert not keys & {"ProtectClock", "MemoryDenyWriteExecute", "PrivateDevices", "PrivateNetwork"}
     assert {"Type", "WatchdogSec", "DynamicUser", "StateDirectory", "DevicePolicy"} <= keys
+
+
+@pytest.mark.parametrize(("uri", "says"), [
+    ("cam:1", "names no stream"), ("photos", "names no stream"), ("fake:.?speed=1", "option 'speed'"),
+    ("serial:", "names no stream")])
+def test_a_source_that_can_never_be_is_refused_before_anything_starts(uri, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("robot.toml").write_text(f'state = "s"\n[[source]]\nuri = "{uri}"\n')
+    assert main(["daemon", "--config", "robot.toml"]) == 1
+    assert says in capsys.readouterr().err
+    assert not Path("s").exists()

@@ -4,13 +4,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecl.errors import BadInput
 from edgecl.runtime.settings import read_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgecl.learner import Learner
     from edgecl.runtime.settings import DaemonSettings
 
@@ -24,7 +24,7 @@ def daemon(options: argparse.Namespace) -> int:
     from edgecl.runtime.daemon import run
 
     keep_memory_low()
-    settings = read_settings(options.config, options.state)
+    settings = checked(options)
 
     def opened(state: Path) -> Learner:
         if state.exists() or state != settings.state:
@@ -34,7 +34,24 @@ def daemon(options: argparse.Namespace) -> int:
         return learner
 
     def again() -> DaemonSettings:
-        return read_settings(options.config, options.state)
+        return checked(options)
 
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the processes that it starts
     return run(settings, opened, again)
+
+
+def checked(options: argparse.Namespace) -> DaemonSettings:
+    """The settings, whose sources are streams, files or folders; a camera that is only away is tried again later.
+    Raises BadInput."""
+    from edgecl.sources import is_stream
+    from edgecl.sources.streams import parse_stream
+
+    settings = read_settings(options.config, options.state)
+    for source in settings.sources:
+        if is_stream(Path(source.uri)):
+            parse_stream(source.uri)
+        elif not Path(source.uri).exists():
+            raise BadInput(f"source {source.name}: {source.uri} names no stream, file or folder",
+                           "give camera:/dev/video0, csi://0, fake:FOLDER, serial:PORT, udp:HOST:PORT, csv:FILE or a "
+                           "folder that is there")
+    return settings
