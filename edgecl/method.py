@@ -56,6 +56,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "less-forget": Part("distillation.LessForget", {"lambda_base": float}),
         "margin-ranking": Part("distillation.MarginRanking", {"margin": float, "hardest": int}),
         "fixed-classes": Part("distillation.FixedClasses"),
+        "positive-weights": Part("distillation.PositiveWeights"),
         "pooled-outputs": Part("distillation.PooledOutputs", {"spatial": float, "flat": float}),
         "gradient-noise": Part("distillation.GradientNoise", {"eta": float, "fading": float}),
         "l2": Part("importances.Quadratic", {"importance": float}),

@@ -20,6 +20,7 @@ from edgecl.training.distillation import (
     LogitReplay,
     MarginRanking,
     PooledOutputs,
+    PositiveWeights,
 )
 from edgecl.training.heads import Asymmetric, Cosine, Proxies, Softmax, Step
 from edgecl.training.loop import Parts, Plan, learning_round
@@ -125,16 +126,18 @@ def test_two_draws_are_independent_one_for_logits_and_one_for_labels():
     assert same / (40 * n) == pytest.approx(1 / held, abs=0.02)      # and not 1
 
 
-def test_logits_are_those_of_the_insertion_and_later_outputs_have_those_they_began_with():
+def test_logits_are_those_of_the_insertion_and_those_of_later_outputs_say_that_none_was_seen():
     """No output is left out of what is replayed, as none is where all are there from the start."""
     memory, network = recorded(), plain(4)
-    memory.begin(network)
+    memory.begin(network, 3)
     for column, samples in memory.exemplars().items():
         new = batch([column], 20, seed=column)
         for sample, logits in zip(samples, memory.logits[column]):
             row = int(torch.nonzero((new.x == sample).all(1))[0])
             assert logits[:2 + column].tolist() == [row * (2 + column) + i for i in range(2 + column)]
-            torch.testing.assert_close(logits[2 + column:], network(sample[None])[1][0, 2 + column:].detach())
+            own = logits[:2 + column].double()
+            chances = (logits[2 + column:].double() - own.logsumexp(0)).exp()
+            assert chances.tolist() == pytest.approx([1 / 41] * (2 - column), rel=1e-4)     # 40 samples were seen
     drawn = memory.replay(10, rng())
     assert drawn.recorded[:10].isfinite().all() and memory.nbytes <= memory.room
 
@@ -171,9 +174,21 @@ def test_der_loss_of_a_step_is_the_papers():
 def test_logits_that_are_missing_are_those_of_the_network_as_it_came():
     memory, network = Recorded(1000, NOTHING, 0.5, "insertion"), plain(2)
     memory.hold(batch([0, 1]))
-    memory.begin(network)
+    memory.begin(network, 2)
     wanted = network(torch.stack(memory.kept[1]))[1]
     torch.testing.assert_close(torch.stack(memory.logits[1]), wanted.detach())
+
+
+def test_outputs_that_a_network_has_not_learned_are_not_recorded_as_it_drew_them():
+    memory, network = Recorded(1000, NOTHING, 0.5, "round"), plain(2)
+    memory.hold(batch([0, 1]))
+    network.head.extend(4, rng(1))
+    memory.begin(network, 2)
+    for column, logits in memory.logits.items():
+        found = network(torch.stack(memory.kept[column]))[1].detach()
+        torch.testing.assert_close(torch.stack(logits)[:, :2], found[:, :2])
+        for each in logits:
+            assert each[2] == each[3] < each[:2].logsumexp(0) - 2
 
 
 # GDumb and GSS -----------------------------------------------------------------------------------
@@ -287,6 +302,14 @@ def test_old_embeddings_stay_and_new_ones_learn():
     assert (network.head.weight[2] - imprinted).norm() > 1e-4
 
 
+def test_weights_of_the_head_are_never_negative_and_biases_may_be():
+    network = plain(2)
+    parts = Parts(Nothing(0, NOTHING), Balance(), [PositiveWeights()])
+    learning_round(network, parts, batch([0, 1, 2, 3]), 4, Plan(3, 4, 0.1, 0.9), rng())
+    assert float(network.head.weight.detach().min()) == 0 and (network.head.weight > 0).any()
+    assert any((weight < 0).any() for name, weight in network.named_parameters() if name != "head.weight")
+
+
 def test_new_weights_are_imprinted():
     """The mean of unit features, as long as old weights are on average."""
     network, new = plain(2, Cosine), batch([2])
@@ -346,12 +369,26 @@ def test_proxies_of_a_case_worked_by_hand():
     head.extend(2, rng())
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[-1.0, 0.0], [0.6, 0.8]]]))
-        head.scale.fill_(2.0)
-    near, far = np.array([1, 0.0]), np.array([-1, 0.6])
-    y = [float((c * np.exp(c)).sum() / np.exp(c).sum()) for c in (near, far)]
+        head.log_scale.fill_(math.log(2))
+    y = []
+    for cosines in (np.array([1, 0.0]), np.array([-1, 0.6])):
+        near = -(3 * 3 + 3 * 3 - 2 * 3 * 3 * cosines)       # minus squared distances of vectors of length 3
+        y.append(float((near * np.exp(near)).sum() / np.exp(near).sum()))
     logits = head(torch.tensor([[3.0, 0.0]]))
-    assert logits.tolist()[0] == pytest.approx([2 * y[0], 2 * y[1]], rel=1e-5)
-    assert float(head.loss(step(logits, [0]))) == pytest.approx(max(0, 2 * y[1] - 2 * (y[0] - 0.6)), rel=1e-5)
+    assert logits.tolist()[0] == pytest.approx([2 * y[0], 2 * y[1]], rel=1e-4, abs=1e-5)
+    for target in (0, 1):
+        wanted = max(0, 2 * y[1 - target] - 2 * (y[target] - 0.6))
+        assert float(head.loss(step(logits, [target])).detach()) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_no_scale_of_proxies_makes_wrong_answers_free():
+    """However far a step goes, the scale stays above 0."""
+    head = Proxies(2, 2)
+    head.extend(2, rng())
+    with torch.no_grad():
+        head.log_scale.fill_(-8)
+    logits = head(head.weight.detach()[1])
+    assert (logits[:, 0] < logits[:, 1]).all() and float(head.loss(step(logits, [0, 0])).detach()) > 0
 
 
 # EEIL --------------------------------------------------------------------------------------------

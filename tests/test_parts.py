@@ -115,7 +115,8 @@ def descend(part, network, new, rate=0.1):
     part.after_step()
 
 
-ACTIVATIONS = {"less-forget", "margin-ranking", "fixed-classes", "pooled-outputs", "logit-replay", "gradient-noise"}
+ACTIVATIONS = {"less-forget", "margin-ranking", "fixed-classes", "positive-weights", "pooled-outputs", "logit-replay",
+               "gradient-noise"}
 # what holds features, or other than a penalty on weights: see test_balance.py
 PENALTIES = [name for name, row in PARTS["constraint"].items() if not row.needs and name not in ACTIVATIONS]
 

@@ -40,8 +40,9 @@ Result = dict[str, Any]
 
 PARTS = {"er": "", "er+fine-tuning": 'balance = "fine-tuning"\npasses = 5\nslower = 10\nafresh = false\n',
          "er+bias-correction": 'balance = "bias-correction"\n', "er+rectified": 'balance = "rectified"\n',
-         "er+alignment": 'balance = "alignment"\n', "er+cosine": 'head = "cosine"\n',
-         "er+cosine+imprinting": 'head = "cosine"\nbalance = "imprinting"\n',
+         "er+alignment": 'balance = "alignment"\n', "er+positive": 'constraint = "positive-weights"\n',
+         "er+positive+alignment": 'constraint = "positive-weights"\nbalance = "alignment"\n',
+         "er+cosine": 'head = "cosine"\n', "er+cosine+imprinting": 'head = "cosine"\nbalance = "imprinting"\n',
          "er+temperature": 'balance = "temperature"\n', "er+asymmetric": 'head = "asymmetric"\n'}
 
 

@@ -166,6 +166,18 @@ class FixedClasses(Constraint):
             now[:self.known] = then[:self.known]
 
 
+class PositiveWeights(Constraint):
+    """The head's weights are cut off at 0 after each step, so that, over features that are not negative, their norms
+    say how large logits are (Zhao et al. 2020, section 3.3, "restriction to the weights")."""
+
+    def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
+        self.weight = network.head.weight.detach()
+        self.after_step()
+
+    def after_step(self) -> None:
+        self.weight.clamp_(min=0)
+
+
 class PooledOutputs(Constraint):
     """Pooled outputs distillation (Douillard et al. 2020, section 3.1): for each block, |a - a*| over squared
     activations summed along height and, apart, along width, L2-normalised; times spatial x sqrt(n / m). For features,

@@ -157,21 +157,22 @@ class Cosine(nn.Module):
 
 
 class Proxies(nn.Module):
-    """Local similarity classifier (Douillard et al. 2020, section 3.3): an output is the mean of the cosine
-    similarities to its proxies, weighted by their softmax; the loss is NCA with a margin, on them times a scale.
+    """Local similarity classifier (Douillard et al. 2020, section 3.3): an output is the mean of the similarities to
+    its proxies, weighted by their softmax; the loss is NCA with a margin, on them times a learned scale, which is kept
+    as its logarithm: at a scale below 0 the loss has its least value, 0, whatever the network answers.
 
-    proxies: of each class, k; weight [C, k, d]; the margin is 0.6 (the authors' program). The scale starts at 10 as the
-    cosine head's: from the authors' 1, the first steps made it negative.
+    proxies: of each class, k; weight [C, k, d]. As in the authors' program a similarity is minus the squared distance
+    of vectors of length 3, 18 (cos - 1), and the margin, of 0.6, is one of those.
     """
 
     needs_old = False
     signed = True
-    margin = 0.6
+    margin, steepness = 0.6, 18.0
 
     def __init__(self, dimension: int, proxies: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(0, proxies, dimension))
-        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.log_scale = nn.Parameter(torch.tensor(0.0))
 
     classes = Softmax.classes
 
@@ -188,10 +189,10 @@ class Proxies(nn.Module):
         """Weighted by their softmax over the proxies, [n, C]."""
         near = F.linear(F.normalize(features), F.normalize(self.weight, dim=2).flatten(0, 1))
         near = near.unflatten(1, self.weight.shape[:2])
-        return (near * near.softmax(2)).sum(2)
+        return (near * (self.steepness * near).softmax(2)).sum(2)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * self.cosines(features)
+        return self.log_scale.exp() * self.steepness * (self.cosines(features) - 1)
 
     def imprint(self, column: int, features: Tensor, known: int) -> None:
         """Start the proxies of an output from features of its class [m, d]: the means of k groups of the L2-normalised
@@ -208,7 +209,7 @@ class Proxies(nn.Module):
 
     def loss(self, step: Step) -> Tensor:
         """A scalar: -log of exp(s (y - margin)) / sum over the others of exp(s z), not below 0."""
-        margins = self.scale * self.margin * F.one_hot(step.targets, step.logits.shape[1])
+        margins = self.log_scale.exp() * self.margin * F.one_hot(step.targets, step.logits.shape[1])
         shifted = step.logits - margins
         own = shifted.gather(1, step.targets[:, None])[:, 0]
         others = shifted.scatter(1, step.targets[:, None], HIDDEN).logsumexp(1)

@@ -125,7 +125,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     if parts.plasticity is not None:    # then there is no other part, see `edgecl.method`
         plastic_round(network, parts.plasticity, parts, new, plan, generator, told, allowance)
         return
-    memory.begin(network)
+    memory.begin(network, known)
     balance.start(network, learned, known)
     rates = network.paces(plan.head_pace, memory.place, memory.pace if known else 1.0)
     for part in constraints:

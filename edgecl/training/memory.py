@@ -69,8 +69,8 @@ class Nothing(Part):
         """How many samples are to be replayed beside n new ones."""
         return n
 
-    def begin(self, network: Network) -> None:
-        """Before a round, with the network as it was left but for the outputs of new classes."""
+    def begin(self, network: Network, known: int) -> None:
+        """Before a round, with the network as it was left but for the outputs of new classes, those from `known` on."""
 
     def dataset(self, new: Batch) -> Batch:
         """What a round goes through: its new samples first, then what the memory adds as a whole."""

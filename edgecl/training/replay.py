@@ -1,6 +1,7 @@
 """Memories of exemplars that choose, or remember, by more than their class."""
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,8 +48,9 @@ class Recorded(Reservoir):
     `replayed` times those of new samples.
 
     recording: the logits are those of the pass in which a sample came ("insertion"), or of the network when its round
-    is over ("round"). Outputs that come later are recorded when they come, before they learn: where all outputs are
-    there from the start, as in the paper, they are part of what is replayed too.
+    is over ("round"). Where all outputs are there from the start, as in the paper, those of later classes have learned
+    by then that none of n samples was theirs. An output that comes later is recorded as having learned so: at a chance
+    of 1 in n + 1, by the rule of succession.
     """
 
     def __init__(self, room: int, nothing: Batch, replayed: float, recording: str) -> None:
@@ -66,13 +68,14 @@ class Recorded(Reservoir):
     def capacity(self) -> int:
         return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT * self.width)
 
-    def begin(self, network: Network) -> None:
-        self._complete(network)
+    def begin(self, network: Network, known: int) -> None:
+        self._complete(network, known)
 
     def update(self, new: Batch, network: Network) -> None:
-        self._complete(network)
+        self._complete(network, network.head.classes)
 
-    def _complete(self, network: Network) -> None:
+    def _complete(self, network: Network, known: int) -> None:
+        """Every exemplar has a logit of each output; the network has learned the first `known`."""
         self.width = max(self.width, network.head.classes)
         for column, kept in self.kept.items():
             logits = self.logits.setdefault(column, [])
@@ -81,8 +84,13 @@ class Recorded(Reservoir):
             if lacking:
                 samples = torch.stack([kept[place] for place in lacking])
                 for place, found in zip(lacking, outputs(lambda x: network(x)[1], samples, network.block)):
-                    logits[place] = torch.cat([logits[place], found[len(logits[place]):]])
+                    logits[place] = self._extended(logits[place] if len(logits[place]) else found[:known])
         self._shrink(np.random.default_rng(sum(self.seen.values())))    # longer logits take more room
+
+    def _extended(self, logits: Tensor) -> Tensor:
+        """With those of outputs that came later."""
+        unseen = logits.logsumexp(0) - math.log(sum(self.seen.values()) + 1)
+        return torch.cat([logits, unseen.expand(self.width - len(logits))])
 
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         found = seen.logits if seen else torch.empty(len(new), 0)
