@@ -68,6 +68,12 @@ class Cpg(Owned):
             state[name][new], values = values[:int(new.sum())], values[int(new.sum()):]
         return made
 
+    def usage(self, network: Network) -> dict[str, list[list[float]]]:
+        """Of the units that there are at this width, which are the first ones."""
+        there = {name.removesuffix(".weight"): int(t.flatten(1).any(1).sum())
+                 for name, t in self.region(network, self.factor).items()}
+        return {layer: [shares[:there[layer]] for shares in tasks] for layer, tasks in super().usage(network).items()}
+
     # the loop
 
     def open(self, network: Network, generator: np.random.Generator) -> None:
