@@ -129,14 +129,14 @@ class Cpg(Owned):
         return self.old[name] & (self.real[name] > THRESHOLD)
 
     def _look(self) -> bool:
-        """Grow, where the goal is not reached, and there is room for it and for one more task after this."""
+        """Grow, where the goal is not reached and there is room."""
         self.looked += 1
         wider = min(self.factor + GROWTH, self.most)
         if self.accuracy() >= self.goal or wider == self.factor:
             return False
         others = self.others(self.network, self.work.head.classes)
-        one = others - sum(self._task_bytes(task) for task in self.tasks)
-        if self._bytes(self.network, len(self.tasks) + 2, wider) + others + one > self.room:
+        now, then = (others + self._bytes(self.network, len(self.tasks) + 2, factor) for factor in (self.factor, wider))
+        if not self.affords(now, then):
             return False
         self.factor = wider
         self.release(self.region(self.network, wider), anew=False)     # what is new is drawn as at the start

@@ -270,7 +270,8 @@ class Den(Plasticity):
         outputs_of = classes * self.network.head.weight.shape[1:-1].numel()
         more = outputs_of * (width[self.last] - now)
         more += self.rule.numbers(width[self.last], classes) - self.rule.numbers(now, classes)
-        return self.others(self.network, classes) + self._bytes(self.network, width) + 4 * more <= self.room
+        others, old = self.others(self.network, classes), self._bytes(self.network, self.width(self.network))
+        return self.affords(others + old, others + self._bytes(self.network, width) + 4 * more)
 
     def others(self, network: Network, classes: int) -> int:
         """With the outputs' weights of features that have grown."""

@@ -181,6 +181,10 @@ class Plasticity(Part):
         numbers = classes + self.rule.numbers(wide.head.weight.shape[-1], classes)
         return sum(self._task_bytes(task) for task in self.tasks) + own + 4 * numbers
 
+    def affords(self, now: int, then: int) -> bool:
+        """Whether it may grow from so many bytes to so many: half of what is free is left to later tasks."""
+        return then - now <= (self.room - now) / 2
+
     @staticmethod
     def _task_bytes(task: Task) -> int:
         return 4 * len(task.columns) + sum(t.nbytes for t in (*task.own.values(), *task.rule.values()))
