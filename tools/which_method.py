@@ -18,9 +18,9 @@ from edgecl.config import format_size
 from edgecl.method import Method, method_names, read_method
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
-RUNS = {"digits": ["--data", "digits", "--epochs", "3"],
-        "watch": ["--data", "watch", "--epochs", "3", "--steps", "3"],
-        "fashion": ["--data", "fashion", "--per-class", "200", "--epochs", "2"]}
+RUNS = {"digits": ["--data", "digits", "--epochs", "3", "--seeds", "0,1,2"],
+        "watch": ["--data", "watch", "--steps", "3", "--seeds", "0"],
+        "fashion": ["--data", "fashion", "--per-class", "1000", "--seeds", "0"]}
 BOUNDS = {"joint", "finetune"}      # what the others lie between
 
 
@@ -28,12 +28,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="*")
     parser.add_argument("--run", type=Path, metavar="OUT", help="run every method; what OUT holds is kept")
-    parser.add_argument("--seeds", default="0,1,2")
     options = parser.parse_args()
     files = list(options.results)
     for name, given in RUNS.items() if options.run else ():
-        subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(method_names()), "--seeds",
-                        options.seeds, "--multi-head", "--out", str(options.run / name), *given], check=False)
+        subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(method_names()),
+                        "--multi-head", "--out", str(options.run / name), *given], check=False)
         files.append(options.run / name / "results.json")
     results = [result for file in files for result in json.loads(file.read_text("utf-8"))]
     if not results:
@@ -55,8 +54,8 @@ def page(results: list[dict[str, Any]]) -> str:
     for key, of in settings.items():
         rows = sorted(of.items(), key=lambda item: -middle(item[1], "final_accuracy"))
         text.append(f"## {title(key)}\n\n"
-                    "| method | final accuracy | task known | bytes kept | seconds | peak memory |\n"
-                    "|---|---:|---:|---:|---:|---:|\n" + "\n".join(row(name, mine) for name, mine in rows))
+                    "| method | final accuracy | task known | bytes kept | seconds | peak memory | seeds |\n"
+                    "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(row(name, mine) for name, mine in rows))
     return "\n\n".join(text) + "\n"
 
 
@@ -73,7 +72,7 @@ def row(name: str, mine: list[dict[str, Any]]) -> str:
     aware = "" if mine[0]["task_aware_accuracy"] is None else f"{middle(mine, 'task_aware_accuracy'):.3f}"
     return (f"| `{name}` | {middle(mine, 'final_accuracy'):.3f} | {aware} | "
             f"{format_size(int(middle(mine, 'memory_bytes')))} | {middle(mine, 'train_seconds'):.1f} | "
-            f"{format_size(int(middle(mine, 'peak_rss_bytes')))} |")
+            f"{format_size(int(middle(mine, 'peak_rss_bytes')))} | {len(mine)} |")
 
 
 def best(of: dict[str, list[dict[str, Any]]], where: str) -> str:
