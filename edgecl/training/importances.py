@@ -33,8 +33,7 @@ class Spring(NamedTuple):
 
 class Quadratic(Constraint):
     """importance / 2 sum omega / mean(omega) (theta - theta*)^2, theta* the values before the round, omega 1: plain L2,
-    what elastic weight consolidation is compared with (Kirkpatrick et al. 2017, figure 2); the base of all with an omega
-    of theirs.
+    what elastic weight consolidation is compared with (Kirkpatrick et al. 2017, figure 2); the base of all with others.
 
     Divided by its mean, omega has no unit, and one importance serves several data sets (Schwarz et al. 2018 normalise
     each task's as well). Outputs that are new are free. In the penalty, but not in omega, what a weight is held with is
