@@ -49,13 +49,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "watch": {"scenario": "ni", "epochs": 5}}
 PEERS = {"gem": "GEM", "agem": "AGEM", "si": "SynapticIntelligence", "mas": "MAS", "rwalk": "RWalk",
          "ewc": "EWC_online", "finetune": "Naive", "er": "Replay"}
-STRENGTHS = (0.1, 1, 10)
+STRENGTHS = (0.1, 0.3, 1)
 
 
 def with_er(method: str, folder: Path) -> str:
-    """A file with that method's parts, er's memory, and a weaker importance, see docs/constraints.md."""
-    lines = [re.sub(r"^importance = .*", "importance = 0.1", line)
-             for line in (FOLDER / f"{method}.toml").read_text("utf-8").splitlines()]
+    """A file with that method's parts and er's memory."""
+    lines = (FOLDER / f"{method}.toml").read_text("utf-8").splitlines()
     kept = [line for line in lines if not line.startswith(("memory", "each"))]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{method}+er.toml"
