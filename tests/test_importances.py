@@ -136,7 +136,7 @@ def test_l2_is_ewc_with_a_fisher_information_of_1():
 
 
 def test_what_holds_has_no_unit():
-    """Importances a million times as large hold as strongly: by their mean over all weights, whatever that is."""
+    """Importances a million times as large hold as strongly, by `importance` on average."""
     learner, pulls = network(), []
     for unit in (1.0, 1e6):
         part = Fisher(3.0, 1.0, 0, "exact", "online")
