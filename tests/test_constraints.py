@@ -165,7 +165,8 @@ def test_the_penalty_by_hand_online_and_with_new_outputs():
     with torch.no_grad():
         network.head.weight += 0.2      # the new output as well: it has no penalty
         network.head.bias[0] -= 0.1
-    wanted = 1.5 * (0.04 * first["head.weight"].sum() + 0.01 * first["head.bias"][0])
+    mean = sum(f.sum() for f in first.values()) / sum(f.numel() for f in first.values())
+    wanted = 1.5 * (0.04 * first["head.weight"].sum() + 0.01 * first["head.bias"][0]) / mean
     assert part.penalty(step(torch.zeros(1, 3), [0])).item() == pytest.approx(float(wanted), rel=1e-5)
     second = fisher(network.eval(), new.x, "exact", rng())
     part.end(network, new, rng())
@@ -189,11 +190,12 @@ def test_the_gradient_added_by_hand_is_that_of_the_penalty():
     with torch.no_grad():
         for p in weights.values():
             p += torch.randn_like(p)
+    mean = (sum(f.double().sum() for f in part.omega.values()) / sum(f.numel() for f in part.omega.values())).item()
     wanted, twins = 0.0, {name: p.detach().double().requires_grad_() for name, p in weights.items()}
     for name, f in part.omega.items():
         end = slice(len(f)) if f.dim() else ...
         moved = twins[name][end] - then[name].double()[end]
-        wanted = wanted + ((3 * f.double()).clamp(max=1 / 0.05) * moved ** 2).sum() / 2
+        wanted = wanted + ((3 * f.double() / mean).clamp(max=1 / 0.05) * moved ** 2).sum() / 2
     wanted.backward()
     assert float(part.penalty(step(torch.zeros(1, 3), [0]))) == pytest.approx(wanted.item(), rel=1e-5)
     start = [torch.ones_like(p) if place != 1 else None for place, p in enumerate(weights.values())]

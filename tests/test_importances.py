@@ -135,8 +135,28 @@ def test_l2_is_ewc_with_a_fisher_information_of_1():
     assert not pull(plain, learner)[2][4:].any() and not pull(plain, learner)[3][4:].any()      # new outputs are free
 
 
+def test_what_holds_has_no_unit():
+    """Importances a million times as large hold as strongly, by `importance` on average."""
+    learner, pulls = network(), []
+    for unit in (1.0, 1e6):
+        part = Fisher(3.0, 1.0, 0, "exact", "online")
+        part.load({name: unit * (np.arange(p.numel()).reshape(p.shape) % 11) for name, p in learner.named_parameters()})
+        part.begin(learner, RATES)
+        pulls.append([float(spring.stiffness.sum()) for spring in part.springs])
+    assert pulls[0] == pytest.approx(pulls[1]) and sum(pulls[0]) == pytest.approx(
+        3 * sum(p.numel() for p in learner.parameters()))
+
+
+def test_importances_of_0_hold_nothing():
+    learner, part = network(), Fisher(3.0, 1.0, 0, "exact", "online")
+    part.load({name: np.zeros(p.shape) for name, p in learner.named_parameters()})
+    part.begin(learner, RATES)
+    shake(learner)
+    assert not any(g.any() for g in pull(part, learner))
+
+
 def test_the_offline_form_is_the_sum_of_a_penalty_for_each_round():
-    """lambda / 2 sum_t F_t (theta - theta_t)^2, each about the weights after its own round."""
+    """lambda / 2 sum_t F_t (theta - theta_t)^2, each about the weights after its own round, by the mean of the sum."""
     learner, part = network(), Fisher(3.0, 1.0, 0, "exact", "offline")
     rounds = []
     for seed in range(3):
@@ -148,13 +168,15 @@ def test_the_offline_form_is_the_sum_of_a_penalty_for_each_round():
         learner.head.extend(5 + seed, rng(seed))
     twin = Fisher(3.0, 1.0, 0, "exact", "offline")
     twin.load({name: array.copy() for name, array in part.state().items()})
+    total = [sum(float(f[name].sum()) for f, _ in rounds) for name, _ in learner.named_parameters()]
+    scale = 3 / (sum(total) / sum(f.numel() for f in rounds[-1][0].values()))
     for each in (part, twin):
         each.begin(learner, RATES)
         shake(learner, 7)
         for (name, p), found in zip(learner.named_parameters(), pull(each, learner)):
             wanted = torch.zeros_like(p)
             for f, then in rounds:
-                wanted[:len(f[name])] += 3 * f[name] * (p.detach()[:len(f[name])] - then[name])
+                wanted[:len(f[name])] += scale * f[name] * (p.detach()[:len(f[name])] - then[name])
             torch.testing.assert_close(found, wanted.detach())
     assert part.nbytes == 2 * sum(f.nbytes for f in part.omega.values())      # however many rounds there were
 

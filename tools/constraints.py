@@ -49,8 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "watch": {"scenario": "ni", "epochs": 5}}
 PEERS = {"gem": "GEM", "agem": "AGEM", "si": "SynapticIntelligence", "mas": "MAS", "rwalk": "RWalk",
          "ewc": "EWC_online", "finetune": "Naive", "er": "Replay"}
-STRENGTHS = {"l2": (0.1, 1, 10), "ewc": (10, 100, 1000), "si": (10, 100, 1000), "mas": (0.001, 0.01, 0.1),
-             "rwalk": (10, 100, 1000)}
+STRENGTHS = (0.1, 0.3, 1)
 
 
 def with_er(method: str, folder: Path) -> str:
@@ -163,8 +162,8 @@ def strengths(options: argparse.Namespace) -> None:
                                                                                       slice(2000, 2500)))
     np.savez(npz, x_train=every.x_train[train], y_train=every.y_train[train], x_test=every.x_train[test],
              y_test=every.y_train[test])
-    for method, values in {"finetune": (0,), **STRENGTHS}.items():
-        for value in values:
+    for method in ("finetune", "l2", "ewc", "si", "mas", "rwalk"):
+        for value in STRENGTHS if method != "finetune" else (0,):
             text = re.sub(r"^importance = \S+", f"importance = {value}",
                           (FOLDER / f"{method}.toml").read_text("utf-8"), flags=re.M)
             path = options.out / "methods" / f"{method}-{value}.toml"

@@ -32,11 +32,13 @@ class Spring(NamedTuple):
 
 
 class Quadratic(Constraint):
-    """importance / 2 sum omega (theta - theta*)^2, theta* the values before the round, omega 1: plain L2, what elastic
-    weight consolidation is compared with (Kirkpatrick et al. 2017, figure 2); the base of all with an omega of theirs.
+    """importance / 2 sum omega / mean(omega) (theta - theta*)^2, theta* the values before the round, omega 1: plain L2,
+    what elastic weight consolidation is compared with (Kirkpatrick et al. 2017, figure 2); the base of all with others.
 
-    Outputs that are new are free. In the penalty, but not in omega, importance x omega is at most 1 / rate: a step of
-    SGD then leads back to theta* at most; from 2 (1 + momentum) / rate on, it would pass it further and further.
+    Divided by its mean, omega has no unit, and one importance serves several data sets (Schwarz et al. 2018 normalise
+    each task's as well). Outputs that are new are free. In the penalty, but not in omega, what a weight is held with is
+    at most 1 / rate: a step of SGD then leads back to theta* at most; from 2 (1 + momentum) / rate on, it would pass it
+    further and further.
     """
 
     def __init__(self, importance: float) -> None:
@@ -54,11 +56,12 @@ class Quadratic(Constraint):
 
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
         self.springs, strengths = [], self.strengths()
+        scale = self.importance / (_mean(strengths) or 1.0)
         for place, ((name, p), rate) in enumerate(zip(network.named_parameters(), rates)):
             if (omega := strengths.get(name)) is not None:
                 now = known(p.detach(), omega)
                 most = 1 / torch.as_tensor(rate).to(now)      # infinite where nothing moves
-                stiffness = torch.minimum(self.importance * omega.to(now), most)
+                stiffness = torch.minimum(scale * omega.to(now), most)
                 self.springs.append(Spring(place, now, self.anchor(name, now), stiffness))
 
     def penalty(self, step: Step) -> Tensor | float:
@@ -156,6 +159,10 @@ class Sensitivity(Importances):
 def known(values: Tensor, old: Tensor) -> Tensor:
     """A view of the part of a parameter, its gradient or importance that was there when `old` was."""
     return values[:len(old)] if old.dim() else values
+
+
+def _mean(values: ByName) -> float:
+    return sum(float(each.sum()) for each in values.values()) / max(sum(each.numel() for each in values.values()), 1)
 
 
 def below_prefix(prefix: str, state: Mapping[str, np.ndarray]) -> ByName:
