@@ -19,8 +19,7 @@ from edgecl.method import Method, method_names, read_method
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
 RUNS = {"digits": ["--data", "digits", "--epochs", "3", "--seeds", "0,1,2"],
-        "watch": ["--data", "watch", "--steps", "3", "--seeds", "0"],
-        "fashion": ["--data", "fashion", "--per-class", "1000", "--seeds", "0"]}
+        "fashion": ["--data", "fashion", "--per-class", "200", "--epochs", "2", "--seeds", "0"]}
 BOUNDS = {"joint", "finetune"}      # what the others lie between
 
 
