@@ -12,6 +12,7 @@ from edgecl import novelty
 from edgecl.buffer import ENOUGH, Buffer, held_out
 from edgecl.drift import Pairs, moved
 from edgecl.exemplars import near_duplicates
+from edgecl.gaussian import RANK, ClassGaussians, Gaussian
 from edgecl.heads import KINDS, SERVED, TRAINED, solve
 from edgecl.records import Row
 from edgecl.statistics import ClassStatistics, check_features
@@ -27,31 +28,39 @@ if TYPE_CHECKING:
     from edgecl.lift import Lift
     from edgecl.pooled import Pooled
 
+DRAWN_CODEC = "drawn"    # marks pseudo-samples: no part of the statistics, to be subtracted
+LEARNED = 100           # pseudo-samples of a class that a learning round learns from
+DRAWN = 40              # pseudo-samples of a class that judge where no sample is kept
+ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
 
 
 @dataclass(frozen=True)
 class Judgement:
     """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
-    samples, how many it has, and the class-balanced log loss over all of them (None without any)."""
+    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are."""
 
     head: Head | None
     accuracy: dict[str, float]
     held: dict[str, int] = field(default_factory=dict)
     loss: float | None = None
+    on: str = ON[True]
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
         threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
+        drawn = {"judged_on": self.on} if self.on != ON[True] else {}
         return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None}
+                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
 
 
 class Knowledge:
-    """Class statistics and stored samples of one learner, in memory."""
+    """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
+    sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
 
-    def __init__(self, lifts: Sequence[Lift], form: Form, buffer: Buffer) -> None:
-        self.lifts, self.form, self.buffer = tuple(lifts), form, buffer
+    def __init__(self, lifts: Sequence[Lift], form: Form, buffer: Buffer,
+                 gaussians: ClassGaussians | None = None) -> None:
+        self.lifts, self.form, self.buffer, self.gaussians = tuple(lifts), form, buffer, gaussians
         self.statistics: dict[Lift, ClassStatistics] = {}
         self.stored: list[Row] = []
 
@@ -78,6 +87,8 @@ class Knowledge:
         if not self.statistics:
             self.statistics = {lift: ClassStatistics(h.mean(0, np.float64), self.form.second_moment)
                                for lift, h in lifted.items()}
+        if self.gaussians is not None:
+            self.gaussians.add(label, self.plain.counts.get(label, 0), lifted[self.lifts[0]])
         for lift, h in lifted.items():
             self.statistics[lift].add(label, h)
         spare = near_duplicates(lifted[self.lifts[0]], self.plain.spread(lifted[self.lifts[0]]))
@@ -100,6 +111,8 @@ class Knowledge:
             whole = lift(np.stack(features)) if complete else None
             self.statistics[lift] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
+        if self.gaussians is not None:
+            self.gaussians.forget(label)
         return exact
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
@@ -117,6 +130,13 @@ class Knowledge:
         new = np.stack([features[row.id] for row in rows if row.id is not None])
         new = codec.decode(codec.encode(new))
         known = Knowledge(self.lifts, self.form, self.buffer)
+        if self.gaussians is not None:
+            known.gaussians = ClassGaussians(self.gaussians.room)
+            for label in self.labels:
+                mine = [i for i, row in enumerate(rows) if row.label == label]
+                h = self.lifts[0](new[mine])
+                seen = np.float32(1 / self._foreseen(label))
+                known.gaussians.add(label, 0, h.mean(0) + seen * (h - h.mean(0)))
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
         for lift, statistics in self.statistics.items():
             pairs = {label: Pairs(lift(np.stack([rows[i].feature for i in mine])), lift(new[mine]),
@@ -127,7 +147,7 @@ class Knowledge:
         return known
 
     def merge(self, other: Knowledge) -> None:
-        """Add all that another learner with the same lifts knows."""
+        """Add all that another learner with the same lifts knows; covariances of classes are not merged."""
         if not self.statistics:
             self.statistics = {lift: ClassStatistics(s.reference, self.form.second_moment)
                                for lift, s in other.statistics.items()}
@@ -139,13 +159,48 @@ class Knowledge:
     def exemplars(self, reserved: int = 0, decode: bool = True) -> list[Row]:
         """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
         decode: see `Codebook.take`."""
-        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode) if self.stored else []
+        if not self.stored or self.gaussians is not None:
+            return []
+        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode)
 
     def judges(self, exemplars: list[Row] | None = None) -> dict[str, list[Row]]:
-        """The exemplars that are held back, by class. exemplars: of `exemplars()`."""
+        """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
+        `exemplars()`."""
         if not self.labels:
             return {}
+        if self.gaussians is not None:
+            there = {label: [row for row in self.stored if row.judges and row.label == label]
+                     or self.drawn(label, DRAWN, 0) for label in self.labels}
+            return {label: rows for label, rows in there.items() if rows}
         return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
+
+    def drawn(self, label: str, n: int, seed: int) -> list[Row]:
+        """n pseudo-samples of a class, always the same for a seed, from the predictive distribution of its Gaussian:
+        the covariance is that of the samples seen, times (n + 1) / (n - 1) for those to come. Of a class without one of
+        its own, from that within all classes; [] where there is neither."""
+        assert self.gaussians is not None
+        count, mean, own = self.plain.counts[label], self.plain.mean(label), self.gaussians.of.get(label)
+        if own is None and self.form.second_moment:
+            pooled = self.plain.pooled()
+            own = Gaussian.of(mean, pooled.shrunk(pooled.shrinkage), RANK)
+        if own is None or count < 2:
+            return []
+        generator = np.random.default_rng([seed, *label.encode()])
+        h = mean + self._foreseen(label) * (own.draw(n, generator) - own.mean)
+        return [Row(None, None, label, number, feature, coded=DRAWN_CODEC)
+                for number, feature in enumerate(self.lifts[0].back(h))]
+
+    def pseudo_samples(self) -> list[Row]:
+        """What a learning round goes through where no sample is kept: LEARNED pseudo-samples of each class, and DRAWN
+        that judge, with ids."""
+        rows = [row._replace(judges=judges) for label in self.labels
+                for n, judges in ((LEARNED, False), (DRAWN, True)) for row in self.drawn(label, n, 1 - judges)]
+        return [row._replace(id=number) for number, row in enumerate(rows)]
+
+    def _foreseen(self, label: str) -> float:
+        """How much wider samples of a class lie that are to come than those seen."""
+        count = self.plain.counts[label]
+        return float(np.sqrt((count + 1) / (count - 1)))
 
     def judge(self, head: str, judges: Mapping[str, list[Row]] | None = None, trained: Head | None = None) -> Judgement:
         """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`; trained:
@@ -158,6 +213,7 @@ class Knowledge:
             return Judgement(None, {})
         judges = self.judges() if judges is None else judges
         held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
+        kept = self.gaussians is None
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
         rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}
@@ -174,12 +230,12 @@ class Knowledge:
         if trained is not None and len(truth) and trained.labels == tuple(self.labels):
             trial = Trial.run(trained, rest[0], trained.lift(np.concatenate(list(held.values()))), truth)
             best = trial if trial.beats(best) else best
-        best = self._penalised(best, *rest)
+        best = self._penalised(best, *rest) if kept else best
         hits = best.logits.argmax(1) == truth
         accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
         loss = float(class_weights(truth) @ best.losses) if len(truth) else None
         return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
-                         {label: len(h) for label, h in held.items()}, loss)
+                         {label: len(h) for label, h in held.items()}, loss, ON[kept])
 
     def _penalised(self, best: Trial, rest: Pooled, held: NDArray[np.float32]) -> Trial:
         """The same kind of head with another ridge penalty, where held-back samples call for it."""
@@ -197,10 +253,11 @@ class Knowledge:
         return best
 
     def _rest(self, held: dict[str, NDArray[np.float32]], lift: Lift) -> tuple[Pooled, NDArray[np.float32]]:
-        """What is known without the samples held back, and those samples [n, d], both lifted."""
+        """What is known without the samples held back, and those samples [n, d], both lifted. Pseudo-samples were never
+        part of it."""
         lifted = {label: lift(features) for label, features in held.items()}
         none = np.zeros((0, lift.dimension), np.float32)
-        return self.statistics[lift].pooled(lifted), np.concatenate([none, *lifted.values()])
+        return self.statistics[lift].pooled(lifted if self.gaussians is None else None), np.concatenate([none, *lifted.values()])
 
     def _candidates(self, head: str, held: int) -> list[str]:
         """Kinds to try: the default first, then by bytes."""
@@ -209,7 +266,7 @@ class Knowledge:
         default = "slda" if self.form.second_moment else "nearest-mean"
         if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
             default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
-        if held < ENOUGH:
+        if held < ENOUGH or self.gaussians is not None:     # drawn as the default sees them: they would choose it
             return [default]
         able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
                 and any(lift.projected == needs.lifted for lift in self.lifts)]
@@ -225,6 +282,8 @@ class Knowledge:
         """The statistics as one .npz file."""
         arrays = {f"{number}.{name}": array for number, lift in enumerate(self.lifts)
                   for name, array in self.statistics[lift].to_arrays(self.form.rank).items()}
+        if self.gaussians is not None:
+            arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
         file = io.BytesIO()
         np.savez(file, **arrays)  # type: ignore[arg-type]
         return file.getvalue()
@@ -237,6 +296,10 @@ class Knowledge:
                     lift: ClassStatistics.from_arrays({name.partition(".")[2]: file[name] for name in file.files
                                                        if name.startswith(f"{number}.")})
                     for number, lift in enumerate(self.lifts)}
+                if self.gaussians is not None:
+                    self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
+                                         if name.startswith("gaussians.")},
+                                        {label: self.plain.mean(label) for label in self.plain.labels})
         for (_, label), rows in groupby(since, key=lambda row: (row.generation, row.label)):
             features = np.stack([row.feature for row in rows])
             for lift, statistics in self.statistics.items():

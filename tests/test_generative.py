@@ -10,12 +10,13 @@ from torch import nn
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.datasets import digits
+from edgecl.gaussian import Gaussian
 from edgecl.method import read_method
 from edgecl.training.balance import Balance
 from edgecl.training.batch import Batch
 from edgecl.training.cortex import Cortex
 from edgecl.training.fearnet import FearNet, answered
-from edgecl.training.gaussians import Gaussian, Gaussians, best_move, by_map, by_means
+from edgecl.training.gaussians import Gaussians, best_move, by_map, by_means
 from edgecl.training.generator import GenerativeReplay, mix, shape_for
 from edgecl.training.heads import Softmax
 from edgecl.training.latent import Latent

@@ -42,9 +42,10 @@ def status(options: argparse.Namespace) -> None:
         ["bytes", f"{bar} {format_size(s.used_bytes)} of {format_size(s.quota_bytes)}"],
         ["", ", ".join(f"{name} {format_size(size)}" for name, size in s.purposes.items() if size)
          + f"; {format_size(s.reserved_bytes)} reserved on the disk"],
-        ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} of "
-                      f"{format_size(s.exemplar_limit_bytes)}"],
-        ["", f"{s.exemplars} samples, codec {s.codec}"],
+        *([["memory", "statistics only, no samples kept"]] if s.memory == "statistics" else [
+            ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
+                          f"of {format_size(s.exemplar_limit_bytes)}"],
+            ["", f"{s.exemplars} samples, codec {s.codec}"]]),
         ["classes", f"{s.classes}" + ("" if s.exact else " (one was forgotten approximately)")],
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waits for the first samples")],
         ["statistics", s.statistics or "-"],

@@ -1,7 +1,6 @@
 """Pseudo-rehearsal from class statistics: features are drawn from a Gaussian of each class."""
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 from edgecl.drift import Drift, Pairs
 from edgecl.errors import BudgetError
+from edgecl.gaussian import ROUNDING, Gaussian
 from edgecl.training.above import PER_CLASS, PLACE, Above, float_rows
 
 if TYPE_CHECKING:
@@ -17,48 +17,6 @@ if TYPE_CHECKING:
     from edgecl.training.batch import Batch
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
-
-ROUNDING = 1e-12    # of the strongest direction
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """N(mean, diag(diagonal) + factor^T factor): mean and diagonal float64 [d], factor [r, d], strongest row first."""
-
-    mean: np.ndarray
-    diagonal: np.ndarray
-    factor: np.ndarray
-
-    @classmethod
-    def of(cls, mean: np.ndarray, covariance: np.ndarray, rank: int) -> Gaussian:
-        """The diagonal of a covariance [d, d], exactly, and its `rank` strongest directions."""
-        rank = min(rank, len(mean))
-        values, vectors = np.linalg.eigh(covariance) if rank else (np.zeros(0), np.zeros((len(mean), 0)))
-        kept = slice(len(values) - rank, None)
-        factor = (np.sqrt(np.maximum(values[kept], 0))[:, None] * vectors[:, kept].T)[::-1]
-        return cls(mean, np.maximum(np.diag(covariance) - (factor ** 2).sum(0), 0), factor)
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """float64 [d, d]."""
-        return np.diag(self.diagonal) + self.factor.T @ self.factor
-
-    def cut(self, rank: int) -> Gaussian:
-        """With the `rank` strongest directions; what the others carried goes to the diagonal, which stays exact."""
-        return Gaussian(self.mean, self.diagonal + (self.factor[rank:] ** 2).sum(0), self.factor[:rank])
-
-    def draw(self, n: int, generator: np.random.Generator) -> np.ndarray:
-        """float64 [n, d]."""
-        own = generator.standard_normal((n, len(self.mean))) * np.sqrt(self.diagonal)
-        return self.mean + own + generator.standard_normal((n, len(self.factor))) @ self.factor
-
-    def merged(self, count: int, x: np.ndarray, rank: int) -> Gaussian:
-        """With samples x [n, d] beside the `count` that it was made of."""
-        n, mean = len(x), x.mean(0)
-        share, gap = n / (n + count), mean - self.mean
-        covariance = (1 - share) * self.covariance + share * np.cov(x, rowvar=False, bias=True)
-        return Gaussian.of(self.mean + share * gap, covariance + share * (1 - share) * np.outer(gap, gap), rank)
-
 
 class Gaussians(Above):
     """A mean, a diagonal and low-rank covariance of each class, of features drawn from them (after PASS, Zhu et al.
@@ -118,7 +76,7 @@ class Gaussians(Above):
         for column in arrived:
             x = now[columns == column]
             old = self.classes.get(column)
-            self.classes[column] = _fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
+            self.classes[column] = Gaussian.fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
             self.counts[column] = self.counts.get(column, 0) + len(x)
         self.classes = {column: _stored(own.cut(rank)) for column, own in self.classes.items()}
         self.columns = list(self.classes)
@@ -144,19 +102,6 @@ class Gaussians(Above):
 def _stored(own: Gaussian) -> Gaussian:
     """As it is at rest: float32."""
     return Gaussian(*(np.float64(np.float32(part)) for part in (own.mean, own.diagonal, own.factor)))
-
-
-def _fitted(x: np.ndarray, rank: int) -> Gaussian:
-    """Of samples [n, d], whose n - 1 directions may be far fewer than d: by the smaller of the two products."""
-    mean = x.mean(0)
-    rows = (x - mean) / np.sqrt(len(x))
-    if len(x) >= x.shape[1]:
-        return Gaussian.of(mean, rows.T @ rows, rank)
-    values, left = np.linalg.eigh(rows @ rows.T)
-    kept = np.flatnonzero(values > ROUNDING * values[-1])[::-1][:rank]
-    factor = left[:, kept].T @ rows
-    padded = np.vstack([factor, np.zeros((rank - len(factor), x.shape[1]))])
-    return Gaussian(mean, np.maximum((rows ** 2).sum(0) - (factor ** 2).sum(0), 0), padded)
 
 
 # how old classes follow ------------------------------------------------------------------------------
