@@ -30,8 +30,9 @@ HARMLESS = ("learn", "merge")   # what may happen to a state while a worker runs
 @dataclass(frozen=True)
 class Candidate:
     """What a round has made of a state. begun: the generation that it was made from; model: the backbone's file;
-    features: row id -> float32 [d] by it, {} where it was tuned on pseudo-samples, which are drawn again; tuned: ids of the rows that it was tuned on; parts: what the method keeps;
-    head: as trained, or None; checks: what the gate has found so far."""
+    features: row id -> float32 [d] by it, {} where it was tuned on pseudo-samples, which are drawn again; tuned: ids of
+    the rows that it was tuned on; parts: what the method keeps; head: as trained, or None; checks: what the gate has
+    found so far."""
 
     method: str
     begun: int

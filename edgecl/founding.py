@@ -13,9 +13,9 @@ from edgecl.budget import Form, plan_statistics, segment_bytes, state_bytes
 from edgecl.buffer import Buffer
 from edgecl.codec import Int8, codec_of
 from edgecl.errors import BadInput, BudgetError
-from edgecl.gaussian import ClassGaussians
 from edgecl.heads import forms
 from edgecl.lift import Lift, choose_power
+from edgecl.pseudo import ClassGaussians
 from edgecl.samples import kind_of, prepare
 from edgecl.statistics import LARGEST
 

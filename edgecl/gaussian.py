@@ -1,4 +1,4 @@
-"""A Gaussian of each class, diagonal and low rank: what stands for its samples where none may be kept."""
+"""A Gaussian of many dimensions: a diagonal and a low rank."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,13 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
     from numpy.typing import NDArray
 
 ROUNDING = 1e-12    # of the strongest direction
-RANK = 16           # directions of a class at most
 
 
 @dataclass(frozen=True)
@@ -82,48 +78,3 @@ class Gaussian:
                           np.sqrt(between) * gap[None]])
         variance = (1 - share) * self.variance + share * x.var(0) + between * gap ** 2
         return self._strongest(self.mean + share * gap, rows, variance, rank)
-
-
-class ClassGaussians:
-    """The covariance of each class, for a state that keeps no sample, in `room` bytes at rest: a diagonal and as many
-    directions as fit, RANK at most; of no class where not even the diagonals do."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.of: dict[str, Gaussian] = {}
-
-    def rank(self, classes: int, dimension: int) -> int:
-        """Directions a class that the room has space for; less than 0 where it has none for a diagonal."""
-        return min(self.room // (4 * dimension * max(classes, 1)) - 1, RANK, dimension)
-
-    def add(self, label: str, count: int, h: NDArray[np.float32]) -> None:
-        """Samples h [n, d] of a class that had `count`."""
-        x, old = h.astype(np.float64), self.of.get(label)
-        classes = len(self.of.keys() | {label})
-        rank = self.rank(classes, x.shape[1])
-        if rank < 0:
-            self.of = {}
-        elif old is not None or not count:     # of a class whose shape was let go of, later samples alone tell nothing
-            self.of[label] = Gaussian.fitted(x, rank) if old is None else old.merged(count, x, rank)
-            self.of = {name: own.cut(rank) for name, own in self.of.items()}
-
-    def forget(self, label: str) -> None:
-        """Let go of a class."""
-        self.of.pop(label, None)
-
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """At rest, float32, in alphabetical order; the means are those of the statistics."""
-        if not self.of:
-            return {}
-        every = [self.of[label] for label in sorted(self.of)]
-        least = min(len(own.factor) for own in every)
-        cut = [own.cut(least) for own in every]
-        return {"names": np.array(sorted(self.of), np.str_),
-                "diagonal": np.array([own.diagonal for own in cut], np.float32),
-                "factor": np.array([own.factor for own in cut], np.float32)}
-
-    def load(self, arrays: Mapping[str, NDArray[Any]], means: Mapping[str, NDArray[np.float64]]) -> None:
-        """The inverse of `to_arrays`. means: class -> float64 [d]."""
-        self.of = {} if "names" not in arrays else {
-            str(name): Gaussian(means[str(name)], diagonal.astype(np.float64), factor.astype(np.float64))
-            for name, diagonal, factor in zip(arrays["names"], arrays["diagonal"], arrays["factor"])}

@@ -11,9 +11,10 @@ import numpy as np
 from edgecl import novelty
 from edgecl.buffer import ENOUGH, Buffer, held_out
 from edgecl.drift import Pairs, moved
+from edgecl.errors import StateError
 from edgecl.exemplars import near_duplicates
-from edgecl.gaussian import RANK, ClassGaussians, Gaussian
 from edgecl.heads import KINDS, SERVED, TRAINED, solve
+from edgecl.pseudo import FEWEST, JUDGING, width
 from edgecl.records import Row
 from edgecl.statistics import ClassStatistics, check_features
 from edgecl.trial import Trial, class_weights
@@ -27,10 +28,8 @@ if TYPE_CHECKING:
     from edgecl.heads import Head
     from edgecl.lift import Lift
     from edgecl.pooled import Pooled
+    from edgecl.pseudo import ClassGaussians
 
-DRAWN_CODEC = "drawn"    # marks pseudo-samples: no part of the statistics, to be subtracted
-LEARNED = 100           # pseudo-samples of a class that a learning round learns from
-DRAWN = 40              # pseudo-samples of a class that judge where no sample is kept
 ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
 
@@ -87,10 +86,12 @@ class Knowledge:
         if not self.statistics:
             self.statistics = {lift: ClassStatistics(h.mean(0, np.float64), self.form.second_moment)
                                for lift, h in lifted.items()}
-        if self.gaussians is not None:
-            self.gaussians.add(label, self.plain.counts.get(label, 0), lifted[self.lifts[0]])
+        count = self.plain.counts.get(label, 0)
         for lift, h in lifted.items():
             self.statistics[lift].add(label, h)
+        if self.gaussians is not None:
+            h = lifted[self.lifts[0]]
+            self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
         spare = near_duplicates(lifted[self.lifts[0]], self.plain.spread(lifted[self.lifts[0]]))
         self.stored += map(Row._make, zip(
             [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
@@ -130,14 +131,10 @@ class Knowledge:
         new = np.stack([features[row.id] for row in rows if row.id is not None])
         new = codec.decode(codec.encode(new))
         known = Knowledge(self.lifts, self.form, self.buffer)
-        if self.gaussians is not None:
-            known.gaussians = ClassGaussians(self.gaussians.room)
-            for label in self.labels:
-                mine = [i for i, row in enumerate(rows) if row.label == label]
-                h = self.lifts[0](new[mine])
-                seen = np.float32(1 / self._foreseen(label))
-                known.gaussians.add(label, 0, h.mean(0) + seen * (h - h.mean(0)))
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
+        if self.gaussians is not None:
+            known.gaussians = self.gaussians.moved({
+                label: self.lifts[0](new[mine]) for label, mine in places.items() if mine})
         for lift, statistics in self.statistics.items():
             pairs = {label: Pairs(lift(np.stack([rows[i].feature for i in mine])), lift(new[mine]),
                                   np.array([not rows[i].coded for i in mine]))
@@ -147,7 +144,12 @@ class Knowledge:
         return known
 
     def merge(self, other: Knowledge) -> None:
-        """Add all that another learner with the same lifts knows; covariances of classes are not merged."""
+        """Add all that another learner with the same lifts knows. Where no sample may be kept, its new classes come
+        with their Gaussians, and those that both know keep the one that is here; raises StateError for a class of so
+        few samples that its mean would tell them."""
+        if self.gaussians is not None:
+            for label in sorted(other.plain.counts.keys() - (self.plain.counts.keys() if self.statistics else set())):
+                self._take(label, other)
         if not self.statistics:
             self.statistics = {lift: ClassStatistics(s.reference, self.form.second_moment)
                                for lift, s in other.statistics.items()}
@@ -155,6 +157,21 @@ class Knowledge:
             statistics.merge(other.statistics[lift])
         self.stored += [s._replace(id=None, generation=None) for s in other.stored
                         if not s.coded]
+
+    def _take(self, label: str, other: Knowledge) -> None:
+        """Another learner's class, which this one does not know, as a Gaussian."""
+        assert self.gaussians is not None
+        if other.plain.counts[label] < FEWEST:
+            raise StateError(f"class {label!r} has {other.plain.counts[label]} samples there, which its statistics "
+                             "tell, and this state keeps none", f"teach it {FEWEST} or more there, or forget it there")
+        if other.gaussians is not None:
+            self.gaussians.widths[label] = other.gaussians.widths[label]
+            self.gaussians.take(label, other.gaussians.of.get(label))
+        elif mine := [row for row in other.stored if row.label == label]:
+            h = self.lifts[0](np.stack([row.feature for row in mine]))
+            self.gaussians.add(label, h, width(label, h, [row.key for row in mine], other.plain))
+        else:
+            self.gaussians.widths[label] = 1.0
 
     def exemplars(self, reserved: int = 0, decode: bool = True) -> list[Row]:
         """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
@@ -170,37 +187,13 @@ class Knowledge:
             return {}
         if self.gaussians is not None:
             there = {label: [row for row in self.stored if row.judges and row.label == label]
-                     or self.drawn(label, DRAWN, 0) for label in self.labels}
+                     or self.gaussians.draw(label, JUDGING, self.plain, self.lifts[0], True) for label in self.labels}
             return {label: rows for label, rows in there.items() if rows}
         return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
 
-    def drawn(self, label: str, n: int, seed: int) -> list[Row]:
-        """n pseudo-samples of a class, always the same for a seed, from the predictive distribution of its Gaussian:
-        the covariance is that of the samples seen, times (n + 1) / (n - 1) for those to come. Of a class without one of
-        its own, from that within all classes; [] where there is neither."""
-        assert self.gaussians is not None
-        count, mean, own = self.plain.counts[label], self.plain.mean(label), self.gaussians.of.get(label)
-        if own is None and self.form.second_moment:
-            pooled = self.plain.pooled()
-            own = Gaussian.of(mean, pooled.shrunk(pooled.shrinkage), RANK)
-        if own is None or count < 2:
-            return []
-        generator = np.random.default_rng([seed, *label.encode()])
-        h = mean + self._foreseen(label) * (own.draw(n, generator) - own.mean)
-        return [Row(None, None, label, number, feature, coded=DRAWN_CODEC)
-                for number, feature in enumerate(self.lifts[0].back(h))]
-
     def pseudo_samples(self) -> list[Row]:
-        """What a learning round goes through where no sample is kept: LEARNED pseudo-samples of each class, and DRAWN
-        that judge, with ids."""
-        rows = [row._replace(judges=judges) for label in self.labels
-                for n, judges in ((LEARNED, False), (DRAWN, True)) for row in self.drawn(label, n, 1 - judges)]
-        return [row._replace(id=number) for number, row in enumerate(rows)]
-
-    def _foreseen(self, label: str) -> float:
-        """How much wider samples of a class lie that are to come than those seen."""
-        count = self.plain.counts[label]
-        return float(np.sqrt((count + 1) / (count - 1)))
+        """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""
+        return self.gaussians.samples(self.plain, self.lifts[0]) if self.gaussians is not None else []
 
     def judge(self, head: str, judges: Mapping[str, list[Row]] | None = None, trained: Head | None = None) -> Judgement:
         """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`; trained:
@@ -257,7 +250,8 @@ class Knowledge:
         part of it."""
         lifted = {label: lift(features) for label, features in held.items()}
         none = np.zeros((0, lift.dimension), np.float32)
-        return self.statistics[lift].pooled(lifted if self.gaussians is None else None), np.concatenate([none, *lifted.values()])
+        contained = lifted if self.gaussians is None else None
+        return self.statistics[lift].pooled(contained), np.concatenate([none, *lifted.values()])
 
     def _candidates(self, head: str, held: int) -> list[str]:
         """Kinds to try: the default first, then by bytes."""

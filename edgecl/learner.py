@@ -21,6 +21,7 @@ from edgecl.founding import Foundation, check_codec, found, waits_for_samples
 from edgecl.heads import KINDS
 from edgecl.journal import Journal
 from edgecl.merging import merge_into
+from edgecl.pseudo import FEWEST
 from edgecl.records import Change, Generation
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.samples import Sample, check_class_name, kind_of, prepare, sample_keys
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from edgecl.worker import Watch
 
 Progress = Callable[[int], None]
-FEWEST = 3      # samples taught at once where none may be kept: of two, mean and covariance are both
 
 
 class Learner:

@@ -17,10 +17,10 @@ from edgecl.candidate import Candidate, clear_killed, decoded, take_in, workshop
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.heads import Head
 from edgecl.job import PROBES, Job, Stored
-from edgecl.knowledge import DRAWN_CODEC
 from edgecl.lift import Lift
 from edgecl.limits import Limits, Need, may_run
 from edgecl.method import read_method
+from edgecl.pseudo import CODED
 from edgecl.readings import read
 from edgecl.results import Rounded
 
@@ -106,8 +106,8 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
         (probes, expected) if probes is not None else _made_up(foundation, model)))
     found = {row.id: feature for row, feature in zip(rows, features) if row.id is not None}
     tuned = frozenset(found) - held
-    took = take_in(learner, Candidate(Path(method).stem, begun_at, model, {} if drawn else found, tuned, parts, head, tuple(checks)),
-                   wish.bounds)
+    took = take_in(learner, Candidate(Path(method).stem, begun_at, model, {} if drawn else found, tuned, parts, head,
+                                      tuple(checks)), wish.bounds)
     return Rounded(took.generation is not None, Path(method).stem, took.generation, took.checks, took.held_back,
                    answer["steps"], answer["of"], len(tuned), time.monotonic() - begun, answer["train_seconds"],
                    answer["peak_rss_bytes"], wish.memory, answer["device"], answer["blocks"], answer["wished_blocks"])
@@ -140,7 +140,7 @@ def _method(learner: Learner, wish: Wish) -> str:
 def _rows(stored: list[Row], inputs: bool) -> list[Row]:
     """The samples that a round can use. Raises StateError where those are too few."""
     rows = [row for row in stored if row.id is not None and (row.input or not inputs)]
-    if any(row.coded not in ("", DRAWN_CODEC) for row in rows):
+    if any(row.coded not in ("", CODED) for row in rows):
         raise StateError("the exemplars of this state are product codes, which no round can learn from",
                          "create a state with --codec jpeg (photos), delta16 (windows) or int8-feature")
     labels = [row.label for row in rows]

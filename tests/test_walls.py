@@ -23,6 +23,7 @@ LAYERS = (  # a module imports from rows above its own, and from its own package
     "config images pooled database blobs backbone readings",
     "method limits samples statistics backbones quantiser codec",
     "records batches budget codebook job gate",
+    "pseudo",
     "worker candidate",
     "heads log",
     "archive sources",

@@ -69,9 +69,18 @@ def opened(options: argparse.Namespace) -> Iterator[Learner]:
 
     learner = Learner.open(state_path(options))
     try:
+        check_memory(options, learner.settings.memory)
         yield learner
     finally:
         learner.close()
+
+
+def check_memory(options: argparse.Namespace, memory: str) -> None:
+    """Raise BadInput where the configuration wants another kind of memory than the state has."""
+    wanted = configuration(options).get("memory", memory)
+    if wanted != memory:
+        raise BadInput(f"{options.config} wants a memory of kind {wanted}, and this state keeps {memory} for its whole "
+                       "life", "name another --state, to be created")
 
 
 class Intake:
