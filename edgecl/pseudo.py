@@ -37,16 +37,16 @@ class ClassGaussians:
         self.of: dict[str, Gaussian] = {}
         self.widths: dict[str, float] = {}
 
-    def rank(self, classes: int, dimension: int) -> int:
+    def rank(self, dimension: int) -> int:
         """Directions a class that the room has space for; less than 0 where it has none for a diagonal."""
-        return min(self.room // (4 * dimension * max(classes, 1)) - 1, RANK, dimension)
+        return min(self.room // (4 * dimension * max(len(self.widths), 1)) - 1, RANK, dimension)
 
     def add(self, label: str, h: NDArray[np.float32], width: float, count: int = 0) -> None:
         """Samples h [n, d] of a class that had `count`. width: as measured on them."""
         share = len(h) / (len(h) + count)
         self.widths[label] = (1 - share) * self.widths.get(label, width) + share * width
         x, old = h.astype(np.float64), self.of.get(label)
-        rank = max(self.rank(len(self.of.keys() | {label}), x.shape[1]), 0)
+        rank = max(self.rank(x.shape[1]), 0)
         if old is not None:
             self.take(label, old.merged(count, x, rank))
         elif not count:     # of a class whose Gaussian was let go of, later samples alone tell too little
@@ -56,7 +56,7 @@ class ClassGaussians:
         """The Gaussian of a class, where it has one; every class gets as many directions as fit then."""
         if own is not None:
             every = {**self.of, label: own}
-            rank = self.rank(len(every), len(own.mean))
+            rank = self.rank(len(own.mean))
             self.of = {name: each.cut(rank) for name, each in every.items()} if rank >= 0 else {}
 
     def draw(self, label: str, n: int, statistics: ClassStatistics, lift: Lift, judges: bool) -> list[Row]:
