@@ -14,7 +14,7 @@ from edgecl.gaussian import Gaussian
 from edgecl.method import read_method
 from edgecl.training.balance import Balance
 from edgecl.training.batch import Batch
-from edgecl.training.cortex import Cortex
+from edgecl.training.cortex import Cortex, round_weights
 from edgecl.training.fearnet import FearNet, answered
 from edgecl.training.gaussians import Gaussians, best_move, by_map, by_means
 from edgecl.training.generator import GenerativeReplay, mix, shape_for
@@ -247,7 +247,7 @@ def test_pseudo_samples_come_from_full_covariances():
     cortex = Cortex(4, 3).start(rng())
     cortex.columns = [0]
     cortex.means = torch.tensor([[1.0, -2.0, 3.0]])
-    cortex.covariances = torch.tensor(covariance(3)[None], dtype=torch.float32)
+    cortex.factors = torch.linalg.cholesky(torch.tensor(covariance(3)[None], dtype=torch.float32))
     cortex.decoder = nn.Identity()
     x, of = cortex.dream(100_000, rng())
     assert np.linalg.norm(np.cov(x.numpy().T) - covariance(3)) <= 0.02 * np.linalg.norm(covariance(3))
@@ -272,6 +272,38 @@ def test_recent_memory_is_empty_after_sleep_and_long_term_memory_knows_all():
     scaled = (x.x - memory.mean) / memory.scale
     said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
     assert float((said == x.y).float().mean()) > 0.9        # the first two came back as pseudo-samples alone
+
+
+def test_the_code_becomes_shorter_where_classes_become_too_many():
+    """And what the long-term memory knew comes along as dreams: it is right about the first classes too."""
+    memory, network = FearNet(9_000, nothing(16), 1, 1500), network_of(16, 40)
+    codes = []
+    for k in range(20):
+        memory.update(classes_of([2 * k, 2 * k + 1], d=16), network)
+        codes.append(memory.cortex.code)
+        assert memory.nbytes <= 9_000
+    assert codes == sorted(codes, reverse=True) and codes[0] > codes[-1] and len(set(codes)) <= 3
+    x = classes_of(list(range(40)), seed=50, d=16)
+    scaled = (x.x - memory.mean) / memory.scale
+    said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
+    assert float((said == x.y).float().mean()) > 0.6 and float((said == x.y)[x.y < 8].float().mean()) > 0.4
+    with pytest.raises(BudgetError, match="FearNet on 16 features and 900 classes"):
+        memory.check(900)
+
+
+def test_weights_of_eight_bits_are_within_half_a_step_and_come_back_bit_by_bit():
+    memory, _ = fearnet()
+    was = memory.state()
+    twin = FearNet(20_000, nothing(6), 3, 300)
+    twin.load(was)
+    for a, b in zip(memory.cortex.encoder.parameters(), twin.cortex.encoder.parameters()):
+        assert torch.equal(a, b)
+    assert all(np.array_equal(array, twin.state()[name]) for name, array in was.items())
+    layers = nn.Sequential(nn.Linear(9, 5))
+    exact = layers[0].weight.detach().clone()
+    round_weights(layers)
+    step = exact.abs().amax(1, keepdim=True) / 127
+    assert bool(((layers[0].weight - exact).abs() <= 0.51 * step).all())
 
 
 def test_recent_samples_that_do_not_fit_bring_sleep_forward():
