@@ -177,6 +177,24 @@ def test_eight_bits_are_right_to_half_a_step_and_counted():
     assert sum(map(len, memory.store.kept.values())) == (10_000 - 4 - 32) // 14
 
 
+def test_product_codes_are_counted_with_their_book_and_come_back():
+    """From a book of the first round's activations, which stays."""
+    memory, network = Latent(10_000, nothing(48), 9, 2), network_of(48, 4)
+    first = classes_of([0, 1], 300, 48)
+    memory.update(first, network)
+    book = memory.book
+    memory.update(classes_of([2, 3], 300, 48), network)
+    assert memory.book is book and 9_000 < memory.nbytes <= 10_000
+    assert memory.store.size == 48 * 2 // 8 and book.shared_bytes <= 2_500
+    missed = memory.unpacked(memory.packed(first.x, first.y).x) - first.x
+    assert float(missed.square().mean()) < 0.1 * float(first.x.var())
+    twin = Latent(10_000, nothing(48), 9, 2)
+    twin.load(memory.state())
+    assert all(np.array_equal(array, twin.state()[name]) for name, array in memory.state().items())
+    memory.enter(classes_of([4], 9, 48), network, rng())
+    assert memory.replay(20, rng()).x.shape == (20, 48)
+
+
 def test_the_cut_follows_from_the_bytes():
     network = build("cnn", (28, 28, 1), "uint8", Softmax, 0)
     x = torch.zeros(1, 28, 28, 1, dtype=torch.uint8)
@@ -276,14 +294,14 @@ def test_recent_memory_is_empty_after_sleep_and_long_term_memory_knows_all():
 
 def test_the_code_becomes_shorter_where_classes_become_too_many():
     """And what the long-term memory knew comes along as dreams: it is right about the first classes too."""
-    memory, network = FearNet(9_000, nothing(16), 1, 1500), network_of(16, 40)
+    memory, network = FearNet(4_000, nothing(16), 1, 700), network_of(16, 32)
     codes = []
-    for k in range(20):
-        memory.update(classes_of([2 * k, 2 * k + 1], d=16), network)
+    for k in range(4):
+        memory.update(classes_of(list(range(8 * k, 8 * k + 8)), d=16), network)
         codes.append(memory.cortex.code)
-        assert memory.nbytes <= 9_000
+        assert memory.nbytes <= 4_000
     assert codes == sorted(codes, reverse=True) and codes[0] > codes[-1] and len(set(codes)) <= 3
-    x = classes_of(list(range(40)), seed=50, d=16)
+    x = classes_of(list(range(32)), seed=50, d=16)
     scaled = (x.x - memory.mean) / memory.scale
     said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
     assert float((said == x.y).float().mean()) > 0.6 and float((said == x.y)[x.y < 8].float().mean()) > 0.4

@@ -35,6 +35,7 @@ ABLATIONS = {       # name -> method, line of its file, what it becomes
     "statistics, diagonal": ("statistics", "rank", "0"),
     "statistics, full covariance": ("statistics", "rank", "100000"),
     "latent, floats": ("latent", "bits", "32"),
+    "latent, product codes": ("latent", "bits", "2"),
     "dgr, generator without replay": ("dgr", "recalls", "false"),
     "fearnet, never asleep": ("fearnet", "sleep", "1000")}
 
