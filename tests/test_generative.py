@@ -75,17 +75,17 @@ def test_a_class_that_comes_again_is_as_if_seen_at_once():
     for part in (slice(20), slice(20, 60)):
         twice.update(Batch(new.x[part], new.y[part]), network_of(6, 1))
     np.testing.assert_allclose(twice.classes[0].mean, new.x.double().numpy().mean(0), atol=1e-5)
-    np.testing.assert_allclose(twice.classes[0].covariance, np.cov(new.x.numpy().T, bias=True), atol=1e-4)
+    np.testing.assert_allclose(twice.classes[0].covariance, np.cov(new.x.numpy().T, bias=True), atol=2e-3)
 
 
 def test_the_rank_follows_from_the_bytes():
-    for room, rank in ((3 * (12 + 48) + 4, 0), (3 * (12 + 48 + 24) + 4, 1), (3 * (12 + 48 + 96) + 27, 4), (9999, 6)):
+    for room, rank in ((3 * 52 + 4, 0), (3 * (52 + 12) + 4, 1), (3 * (52 + 48) + 27, 4), (9999, 6)):
         memory = Gaussians(room, nothing(6), 16, 0.0, "none")
         for column in range(3):
             memory.update(classes_of([column]), network_of(6, 3))
         assert [len(own.factor) for own in memory.classes.values()] == [rank] * 3
         assert memory.nbytes <= room
-    with pytest.raises(BudgetError, match="each of 4 classes; give --memory 244"):
+    with pytest.raises(BudgetError, match="each of 4 classes; give --memory 212"):
         Gaussians(184, nothing(6), 16, 0.0, "none").check(4)
 
 
@@ -322,6 +322,14 @@ def test_weights_of_eight_bits_are_within_half_a_step_and_come_back_bit_by_bit()
     round_weights(layers)
     step = exact.abs().amax(1, keepdim=True) / 127
     assert bool(((layers[0].weight - exact).abs() <= 0.51 * step).all())
+
+
+def test_without_sleep_recent_samples_are_kept_as_far_as_the_bytes_go():
+    memory, network = FearNet(6_000, nothing(6), 0, 50), network_of(6, 8)
+    for k in range(4):
+        memory.update(classes_of([2 * k, 2 * k + 1], 100), network)
+        assert memory.nbytes <= 6_000
+    assert memory.cortex.columns == [0, 1] and set(memory.of.tolist()) == {2, 3, 4, 5, 6, 7} and memory.gate is not None
 
 
 def test_recent_samples_that_do_not_fit_bring_sleep_forward():

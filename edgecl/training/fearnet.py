@@ -59,14 +59,15 @@ class FearNet(Above):
     to tell samples in HC from pseudo-samples of mPFC, the only ones of earlier sessions that there are.
 
     The first session is learned by mPFC at once (base knowledge, section 5). sleep: sessions after which HC goes over
-    into mPFC, among pseudo-samples, and is emptied; earlier where the recent samples don't fit into the room. dreams:
-    steps of mPFC's training in a sleep. The code is the longest whose networks leave room beside them; where classes
-    become too many for it, the next sleep trains an mPFC of a shorter one on what the old one dreams.
+    into mPFC, among pseudo-samples, and is emptied; earlier where the recent samples don't fit into the room; 0: never,
+    and what does not fit goes by lot. dreams: steps of mPFC's training in a sleep. The code is the longest whose
+    networks leave room beside them; where classes become too many for it, the next sleep trains an mPFC of a shorter
+    one on what the old one dreams.
     """
 
     def __init__(self, room: int, nothing: Batch, sleep: int, dreams: int) -> None:
         super().__init__(room, nothing)
-        self.sleep, self.dreams, self.awake, self.seed = max(sleep, 1), dreams, 0, 0
+        self.sleep, self.dreams, self.awake, self.seed = sleep, dreams, 0, 0
         self.mean, self.scale = 0.0, 1.0
         self.recent, self.of = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)     # HC
         self.cortex: Cortex | None = None                                               # mPFC
@@ -108,8 +109,11 @@ class FearNet(Above):
         self.of = torch.cat([self.of, new.y])
         self.awake += 1
         known = len({*self.cortex.columns, *self.of.tolist()})
-        full = self.least(known, self.cortex.code) + len(self.of) * (2 * x.shape[1] + 4) > self.room
-        if first or full or self.awake >= self.sleep:
+        fits = (self.room - self.least(known, self.cortex.code)) // (2 * x.shape[1] + 4)
+        if not self.sleep and not first:
+            kept = torch.from_numpy(generator.permutation(len(self.of))[:max(fits, 0)])
+            self.recent, self.of = self.recent[kept], self.of[kept]
+        elif first or len(self.of) > fits or self.awake >= self.sleep:
             dreamer = self.cortex
             if self.least(known, dreamer.code) > self.room:
                 self.cortex = Cortex(dreamer.numbers, self.code(known)).start(generator)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
+UNIT = 4        # bytes of the largest deviation of a class, float32, of which the others are shares, float16
+SMALLEST = 1e-30
+
+
 class Gaussians(Above):
     """A mean, a diagonal and low-rank covariance of each class, of features drawn from them (after PASS, Zhu et al.
     2021, section 3.3, which draws from a sphere about each mean).
@@ -45,7 +49,7 @@ class Gaussians(Above):
     def check(self, classes: int) -> None:
         if self.place < 0:
             return
-        least = PLACE + classes * (PER_CLASS + 8 * self.shape.numel())
+        least = PLACE + classes * class_bytes(self.shape.numel(), 0)
         if self.room < least:
             raise BudgetError(f"{self.room} bytes can't hold mean and variance of {self.shape.numel()} features of "
                               f"each of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
@@ -53,8 +57,8 @@ class Gaussians(Above):
     def affordable(self, classes: int) -> int:
         """Directions a class that the room has space for."""
         d = self.shape.numel()
-        spare = (self.room - PLACE) // classes - PER_CLASS - 8 * d
-        return max(min(self.rank, d, spare // (4 * d)), 0)
+        spare = (self.room - PLACE) // classes - class_bytes(d, 0)
+        return max(min(self.rank, d, spare // (2 * d)), 0)
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
         if not self.replayable or not n:
@@ -78,7 +82,7 @@ class Gaussians(Above):
             old = self.classes.get(column)
             self.classes[column] = Gaussian.fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
             self.counts[column] = self.counts.get(column, 0) + len(x)
-        self.classes = {column: _stored(own.cut(rank)) for column, own in self.classes.items()}
+        self.classes = {column: _unpacked(_packed(own.cut(rank))) for column, own in self.classes.items()}
         self.columns = list(self.classes)
 
     def _move(self, old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> None:
@@ -87,21 +91,37 @@ class Gaussians(Above):
         self.classes |= {column: way(self.classes[column], old, now, columns) for column in self.replayable}
 
     def state(self) -> Arrays:
-        stacked = {name: np.array([getattr(own, name) for own in self.classes.values()], np.float32)
-                   for name in ("mean", "diagonal", "factor")}
+        every = [_packed(own) for own in self.classes.values()]
+        stacked = {name: np.array([own[name] for own in every], every[0][name].dtype) for name in every[0]} \
+            if every else {}
         return {**super().state(), "counts": np.array([self.counts[c] for c in self.classes], np.int64), **stacked}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self.place, self.columns = int(state["place"]), [int(column) for column in state["columns"]]
-        rows = zip(*(state[name].astype(np.float64) for name in ("mean", "diagonal", "factor")))
-        self.classes = {column: Gaussian(*row) for column, row in zip(self.columns, rows)}
+        self.classes = {column: _unpacked({name: state[name][i] for name in AT_REST})
+                        for i, column in enumerate(self.columns)}
         self.counts = dict(zip(self.columns, map(int, state["counts"])))
         self.shape = torch.Size(state["mean"].shape[1:]) if self.columns else self.shape     # its size; see `choose`
 
 
-def _stored(own: Gaussian) -> Gaussian:
-    """As it is at rest: float32."""
-    return Gaussian(*(np.float64(np.float32(part)) for part in (own.mean, own.diagonal, own.factor)))
+AT_REST = "mean", "unit", "deviation", "factor"
+
+
+def class_bytes(dimension: int, rank: int) -> int:
+    """Of a class: mean float32, deviations and directions float16."""
+    return PER_CLASS + UNIT + (4 + 2 + 2 * rank) * dimension
+
+
+def _packed(own: Gaussian) -> Arrays:
+    unit = np.float32(max(np.sqrt(own.variance.max(initial=0)), SMALLEST))
+    return {"mean": np.float32(own.mean), "unit": unit, "deviation": np.float16(np.sqrt(own.diagonal) / unit),
+            "factor": np.float16(own.factor / unit)}
+
+
+def _unpacked(state: Mapping[str, np.ndarray]) -> Gaussian:
+    unit = np.float64(state["unit"])
+    return Gaussian(np.float64(state["mean"]), (unit * np.float64(state["deviation"])) ** 2,
+                    unit * np.float64(state["factor"]))
 
 
 # how old classes follow ------------------------------------------------------------------------------
