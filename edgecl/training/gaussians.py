@@ -39,7 +39,8 @@ class Gaussians(Above):
     def __init__(self, room: int, nothing: Batch, rank: int, pace: float, moves: str) -> None:
         super().__init__(room, nothing)
         self.rank, self.pace, self.moves = rank, pace, moves
-        self.classes: dict[int, Gaussian] = {}
+        self.kept: dict[int, Arrays] = {}           # as it is at rest, and
+        self.classes: dict[int, Gaussian] = {}      # as it is drawn from
         self.counts: dict[int, int] = {}
         if nothing.x.dim() == 2:
             self.place = 0
@@ -82,7 +83,8 @@ class Gaussians(Above):
             old = self.classes.get(column)
             self.classes[column] = Gaussian.fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
             self.counts[column] = self.counts.get(column, 0) + len(x)
-        self.classes = {column: _unpacked(_packed(own.cut(rank))) for column, own in self.classes.items()}
+        self.kept = {column: _packed(own.cut(rank)) for column, own in self.classes.items()}
+        self.classes = {column: _unpacked(kept) for column, kept in self.kept.items()}
         self.columns = list(self.classes)
 
     def _move(self, old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> None:
@@ -91,15 +93,14 @@ class Gaussians(Above):
         self.classes |= {column: way(self.classes[column], old, now, columns) for column in self.replayable}
 
     def state(self) -> Arrays:
-        every = [_packed(own) for own in self.classes.values()]
-        stacked = {name: np.array([own[name] for own in every], every[0][name].dtype) for name in every[0]} \
-            if every else {}
+        stacked = {name: np.stack([kept[name] for kept in self.kept.values()]) for name in AT_REST if self.kept}
         return {**super().state(), "counts": np.array([self.counts[c] for c in self.classes], np.int64), **stacked}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self.place, self.columns = int(state["place"]), [int(column) for column in state["columns"]]
-        self.classes = {column: _unpacked({name: state[name][i] for name in AT_REST})
-                        for i, column in enumerate(self.columns)}
+        self.kept = {column: {name: np.array(state[name][i]) for name in AT_REST}
+                     for i, column in enumerate(self.columns)}
+        self.classes = {column: _unpacked(kept) for column, kept in self.kept.items()}
         self.counts = dict(zip(self.columns, map(int, state["counts"])))
         self.shape = torch.Size(state["mean"].shape[1:]) if self.columns else self.shape     # its size; see `choose`
 
@@ -113,7 +114,7 @@ def class_bytes(dimension: int, rank: int) -> int:
 
 
 def _packed(own: Gaussian) -> Arrays:
-    unit = np.float32(max(np.sqrt(own.variance.max(initial=0)), SMALLEST))
+    unit = np.array(max(np.sqrt(own.variance.max(initial=0)), SMALLEST), np.float32)
     return {"mean": np.float32(own.mean), "unit": unit, "deviation": np.float16(np.sqrt(own.diagonal) / unit),
             "factor": np.float16(own.factor / unit)}
 
