@@ -12,9 +12,9 @@ from edgecl import novelty
 from edgecl.buffer import ENOUGH, Buffer, held_out
 from edgecl.drift import Pairs, moved
 from edgecl.errors import StateError
-from edgecl.exemplars import near_duplicates
+from edgecl.exemplars import MOST_SHARE, near_duplicates
 from edgecl.heads import KINDS, SERVED, TRAINED, solve
-from edgecl.pseudo import FEWEST, JUDGING, width
+from edgecl.pseudo import FEWEST, width
 from edgecl.records import Row
 from edgecl.statistics import ClassStatistics, check_features
 from edgecl.trial import Trial, class_weights
@@ -187,7 +187,7 @@ class Knowledge:
             return {}
         if self.gaussians is not None:
             there = {label: [row for row in self.stored if row.judges and row.label == label]
-                     or self.gaussians.draw(label, JUDGING, self.plain, self.lifts[0], True) for label in self.labels}
+                     or self.gaussians.draw(label, self.plain, self.lifts[0], True) for label in self.labels}
             return {label: rows for label, rows in there.items() if rows}
         return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
 
@@ -209,9 +209,10 @@ class Knowledge:
         kept = self.gaussians is None
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
+        told = len(truth) if kept else min(len(truth), self.plain.total // MOST_SHARE)  # no more than samples would
         rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}
         best: Trial | None = None
-        for kind in self._candidates(head, len(truth)):
+        for kind in self._candidates(head, told):
             lift = next(lift for lift in self.lifts if lift.projected == KINDS[kind].lifted)
             if lift not in rests:
                 rests[lift] = self._rest(held, lift)
@@ -223,7 +224,7 @@ class Knowledge:
         if trained is not None and len(truth) and trained.labels == tuple(self.labels):
             trial = Trial.run(trained, rest[0], trained.lift(np.concatenate(list(held.values()))), truth)
             best = trial if trial.beats(best) else best
-        best = self._penalised(best, *rest) if kept else best
+        best = self._penalised(best, *rest) if kept else best   # draws are of the covariance that is to be shrunk
         hits = best.logits.argmax(1) == truth
         accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
         loss = float(class_weights(truth) @ best.losses) if len(truth) else None
@@ -260,7 +261,7 @@ class Knowledge:
         default = "slda" if self.form.second_moment else "nearest-mean"
         if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
             default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
-        if held < ENOUGH or self.gaussians is not None:     # drawn as the default sees them: they would choose it
+        if held < ENOUGH:
             return [default]
         able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
                 and any(lift.projected == needs.lifted for lift in self.lifts)]

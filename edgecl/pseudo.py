@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 RANK = 16       # directions of a class at most
 FEWEST = 3      # samples taught at once: of two, mean and covariance are both
 LEARNED = 100   # pseudo-samples of a class that a learning round learns from,
-JUDGING = 40    # and that judge
+JUDGING = 40    # and that judge, at most; of many classes ALL in all, but ...
+ALL, LEAST = 600, 10    # ... so many of each at least
 CODED = "drawn"     # `Row.coded` of pseudo-samples: no part of the statistics, to be subtracted
 TINY = 1e-30
 
@@ -59,8 +60,8 @@ class ClassGaussians:
             rank = self.rank(len(own.mean))
             self.of = {name: each.cut(rank) for name, each in every.items()} if rank >= 0 else {}
 
-    def draw(self, label: str, n: int, statistics: ClassStatistics, lift: Lift, judges: bool) -> list[Row]:
-        """n pseudo-samples of a class, always the same, about its mean in `statistics`, which are lifted by `lift`, as
+    def draw(self, label: str, statistics: ClassStatistics, lift: Lift, judges: bool) -> list[Row]:
+        """Pseudo-samples of a class, always the same, about its mean in `statistics`, which are lifted by `lift`, as
         wide as samples lay that were held back. Of a class without a Gaussian, from the covariance within all classes;
         [] where there is neither. judges: see `Row`."""
         mean, own = statistics.mean(label), self.of.get(label)
@@ -69,14 +70,15 @@ class ClassGaussians:
             own = Gaussian.of(mean, pooled.shrunk(pooled.shrinkage), RANK)
         if own is None:
             return []
+        n = min(JUDGING, max(ALL // len(self.widths), LEAST)) if judges else LEARNED
         drawn = own.draw(n, np.random.default_rng([judges, *label.encode()])) - own.mean
         return [Row(None, None, label, number, feature, coded=CODED, judges=judges)
                 for number, feature in enumerate(lift.back(mean + self.widths[label] * drawn))]
 
     def samples(self, statistics: ClassStatistics, lift: Lift) -> list[Row]:
-        """What a learning round goes through, with ids: LEARNED of each class, and JUDGING that judge."""
-        rows = [row for label in statistics.labels for n, judges in ((LEARNED, False), (JUDGING, True))
-                for row in self.draw(label, n, statistics, lift, judges)]
+        """What a learning round goes through, with ids: LEARNED of each class, and those that judge."""
+        rows = [row for label in statistics.labels for judges in (False, True)
+                for row in self.draw(label, statistics, lift, judges)]
         return [row._replace(id=number) for number, row in enumerate(rows)]
 
     def moved(self, features: Mapping[str, NDArray[np.float32]]) -> ClassGaussians:

@@ -168,7 +168,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     monkeypatch.setattr(worker, "run", run)
     watched.append(look)
-    done = learner.round(Wish("statistics", 60, epochs=1))
+    done = learner.round(Wish("statistics", 300, epochs=1))
     assert done.steps
     look()
     assert bool(seen) == (memory == "exemplars")
@@ -179,7 +179,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     def killed():
         monkeypatch.setattr(worker, "run", lambda folder, job, watch=None: os._exit(9))
-        Learner.open(tmp_path / "state").round(Wish("fetril", 60))
+        Learner.open(tmp_path / "state").round(Wish("fetril", 300))
 
     if memory == "statistics" and done.accepted:
         return      # a second one is refused
@@ -210,13 +210,13 @@ def test_statistics_answer_as_well_as_exemplars_do(tmp_path):
     learner.close()
     learner = Learner.open(tmp_path / "state")
     assert answers(learner, data.x_test[:40]) == before
-    done = learner.round(Wish(None, 60))
+    done = learner.round(Wish(None, 300))
     assert done.method == "statistics" and done.steps and done.samples == 700
     said = learner.predict(data.x_test[known])
     assert np.mean([each.label == str(y) for each, y in zip(said, data.y_test[known])]) > 0.96
     if done.accepted:
         learner.learn(data.x_train[data.y_train == 7], "7")
-        assert "earlier round" in str(error_of(lambda: learner.round(Wish(None, 60))))
+        assert "earlier round" in str(error_of(lambda: learner.round(Wish(None, 300))))
 
 
 @pytest.mark.parametrize("method", ["er", "first-session", "latent", "lwf", "fearnet"])
@@ -282,6 +282,8 @@ def test_the_setting_is_in_the_configuration_and_the_status_says_so(tmp_path, ca
     assert "memory      statistics only, no samples kept" in out and "exemplars" not in out
     assert main(["status", "--state", str(state), "--json"]) == 0
     assert '"memory": "statistics"' in capsys.readouterr().out
+    assert main(["history", "--state", str(state)]) == 0
+    assert "judged on pseudo-samples" in capsys.readouterr().out
     assert main(["init", "--state", str(tmp_path / "other"), "--memory-kind", "exemplars", "--config",
                  str(config)]) == 0
     capsys.readouterr()

@@ -85,6 +85,8 @@ def history(options: argparse.Namespace) -> None:
                       str(g.get("samples", g.get("tuned_samples", ""))), str(g.get("classes", 0)),
                       g["created"][:19].replace("T", " "), mark])
     print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], table)
+    if any("judged_on" in g for g in rows):
+        print("judged on pseudo-samples, drawn from the statistics: no sample is kept to judge on")
     for g in rows:
         for why in g.get("refused", []):
             print(f"{g['generation']:3} was refused: {why}")
