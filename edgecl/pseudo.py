@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RANK = 16       # directions of a class at most
 FEWEST = 3      # samples taught at once: of two, mean and covariance are both
 LEARNED = 100   # pseudo-samples of a class that a learning round learns from,
-JUDGING = 40    # and that judge, at most; of many classes ALL in all, but ...
+JUDGING = 100   # and that judge, at most; of many classes ALL in all, but ...
 ALL, LEAST = 600, 10    # ... so many of each at least
 CODED = "drawn"     # `Row.coded` of pseudo-samples: no part of the statistics, to be subtracted
 TINY = 1e-30
