@@ -318,3 +318,14 @@ def test_the_daemon_keeps_none_either_and_refuses_a_state_that_does(tmp_path):
     with running(tmp_path, text) as daemon:
         assert daemon.process.wait(20) == 1
         assert "keeps exemplars for its whole life" in Path(daemon.log).read_text()
+
+
+def test_such_a_state_is_measured_and_its_settings_keep_the_kind(tmp_path, capsys):
+    with_two = create(tmp_path / "state", memory="statistics")
+    for name in ("ant", "wasp"):
+        with_two.learn(vectors(name, 10), name)
+    with_two.close()
+    out = tmp_path / "new.toml"
+    assert main(["profile", "--state", str(tmp_path / "state"), "--seconds", "0.2", "--out", str(out)]) == 0
+    assert main(["init", "--config", str(out), "--state", str(tmp_path / "new")]) == 0
+    assert "no sample will be kept" in capsys.readouterr().out
