@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import gate
 from edgecl.backbone import Backbone
 from edgecl.errors import BudgetError, StateError
+from edgecl.knowledge import ON
 from edgecl.records import Change
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ HARMLESS = ("learn", "merge")   # what may happen to a state while a worker runs
 @dataclass(frozen=True)
 class Candidate:
     """What a round has made of a state. begun: the generation that it was made from; model: the backbone's file;
-    features: row id -> float32 [d] by it; tuned: ids of the rows that it was tuned on; parts: what the method keeps;
-    head: as trained, or None; checks: what the gate has found so far."""
+    features: row id -> float32 [d] by it, {} where it was tuned on pseudo-samples, which are drawn again; tuned: ids of
+    the rows that it was tuned on; parts: what the method keeps; head: as trained, or None; checks: what the gate has
+    found so far."""
 
     method: str
     begun: int
@@ -58,11 +60,15 @@ def take_in(learner: Learner, candidate: Candidate, bounds: gate.Bounds) -> Take
     """
     store, checks, pairs = learner.store, [*candidate.checks], {}
     detail: dict[str, Any] = {"method": candidate.method, "tuned_samples": len(candidate.tuned)}
+    if store.settings.memory == "statistics":
+        detail["judged_on"] = ON[False]
     generation = None
     with store.exclusive():
         meanwhile = [g.action for g in store.alive() if g.id > candidate.begun and g.action not in HARMLESS]
         checks += [gate.Check("meanwhile", f"`{action}` has changed the state", False) for action in meanwhile[:1]]
         now = learner.recall()
+        if now.gaussians is not None:
+            now.stored = now.pseudo_samples()
         if all(check.passed for check in checks):
             held_out = frozenset(candidate.features) - candidate.tuned
             now.mark(candidate.tuned, held_out if candidate.tuned else frozenset())
@@ -78,7 +84,8 @@ def take_in(learner: Learner, candidate: Candidate, bounds: gate.Bounds) -> Take
         if all(check.passed for check in checks):
             change = Change("round", {**detail, "checks": [list(check[:2]) for check in checks]},
                             backbone=candidate.model, parts=candidate.parts,
-                            moved=[row._replace(input=b"") for row in after.stored if row.id is not None])
+                            moved=[row._replace(input=b"") for row in after.stored
+                                   if row.id is not None and now.gaussians is None])
             try:
                 generation, _ = learner.commit_round(after, change, new)
             except BudgetError as error:

@@ -60,6 +60,8 @@ def _init(command: argparse.ArgumentParser) -> None:
         help="efficientnet-lite0, rocket, identity, a torchvision name, or an ONNX file (default: by what is taught)")
     add("--quota", metavar="SIZE", help="hard limit of the whole state directory (default 64MB)")
     add("--exemplars", metavar="SIZE", help="of that, for stored samples (default a sixteenth)")
+    add("--memory-kind", dest="memory", choices=["exemplars", "statistics"], help="statistics: no sample is ever kept "
+        "on the disk, see docs/privacy.md (default exemplars)")
     add("--codec", metavar="NAME",
         help="how an exemplar is stored: auto, raw, jpeg[:QUALITY], delta16, int8-feature, pq (default auto)")
     add("--admission", metavar="POLICY", help="which exemplars stay: reservoir, herding, boundary, ring (default "

@@ -14,6 +14,7 @@ SECONDS = {"": 1.0, "MS": 1e-3, "S": 1.0, "M": 60.0, "MIN": 60.0, "H": 3600.0}
 TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 DEFAULT_QUOTA = 64 * 10**6
 ADMISSIONS = ("reservoir", "herding", "boundary", "ring")
+MEMORIES = ("exemplars", "statistics")
 
 
 def _number(text: str, units: dict[str, Any], what: str, example: str) -> float:
@@ -48,7 +49,9 @@ class Settings:
     backbone: registry name, or "auto" (by the first thing taught); quota: bytes of the whole state directory;
     exemplars: bytes of the exemplar buffer; codec: how an exemplar is stored, see `edgecl.codec`; admission: which are
     kept: reservoir, herding, boundary or ring; head: "auto" or a kind; rate: Hz; window, hop: seconds;
-    precision: "auto" (fp32, or stored as fp16 where the quota is small) or "int8"; threads: of ONNX Runtime.
+    precision: "auto" (fp32, or stored as fp16 where the quota is small) or "int8"; threads: of ONNX Runtime;
+    memory: "exemplars", or "statistics": no sample ever comes to the disk, and half of what was for exemplars holds a
+    covariance of each class.
     """
 
     backbone: str = "auto"
@@ -63,6 +66,7 @@ class Settings:
     precision: str = "auto"
     threads: int = 1
     seed: int = 0
+    memory: str = "exemplars"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -73,6 +77,8 @@ class Settings:
             raise BadInput(f"precision {self.precision!r}", "give auto or int8")
         if self.admission not in ADMISSIONS:
             raise BadInput(f"admission {self.admission!r}", f"give {', '.join(ADMISSIONS)}")
+        if self.memory not in MEMORIES:
+            raise BadInput(f"a memory of kind {self.memory!r}", f"give {' or '.join(MEMORIES)}")
         if self.quota < 1:
             raise BadInput(f"quota of {self.quota} bytes", "give --quota a size such as 16MB")
         if not 0 <= self.exemplars <= self.quota:
@@ -100,6 +106,15 @@ def read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     if unknown:
         raise BadInput(f"{path} has unknown keys: {', '.join(unknown)}", f"known keys are {', '.join(sorted(known))}")
     return values
+
+
+def kind_of_memory(values: dict[str, Any], path: Path | None) -> dict[str, Any]:
+    """Settings as `Settings` takes them, from a file's: of its table [memory], the kind. Raises BadInput."""
+    table = values.get("memory", {"kind": Settings.memory})
+    if not isinstance(table, dict) or set(table) != {"kind"} or table["kind"] not in MEMORIES:
+        raise BadInput(f"{path}: memory is {table!r}",
+                       f"write [memory] and below it kind = {' or '.join(map(repr, MEMORIES))}".replace("'", '"'))
+    return {**values, "memory": table["kind"]} if "memory" in values else values
 
 
 SETTING_NAMES = {field.name for field in fields(Settings)}

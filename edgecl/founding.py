@@ -15,6 +15,7 @@ from edgecl.codec import Int8, codec_of
 from edgecl.errors import BadInput, BudgetError
 from edgecl.heads import forms
 from edgecl.lift import Lift, choose_power
+from edgecl.pseudo import ClassGaussians
 from edgecl.samples import kind_of, prepare
 from edgecl.statistics import LARGEST
 
@@ -58,7 +59,13 @@ class Foundation:
     def buffer(self, settings: Settings, codebook: Codebook | None = None) -> Buffer:
         """What the exemplar buffer is made of."""
         codec = codec_of(self.codec, self.kind, self.input_shape, self.power)
+        if settings.memory == "statistics":
+            codec = codec._replace(input=None)
         return Buffer(settings.exemplars, segment_bytes(settings.exemplars), settings.admission, codec, codebook)
+
+    def gaussians(self, settings: Settings) -> ClassGaussians | None:
+        """What stands for the samples where none may be kept: during a commit there are two of it."""
+        return ClassGaussians(settings.exemplars // 2) if settings.memory == "statistics" else None
 
     def lifts(self, seed: int) -> list[Lift]:
         """The vectors whose statistics are kept: the features themselves, and their random projection if planned."""

@@ -107,6 +107,6 @@ def check_accuracy(before: Judgement, after: Judgement, bounds: Bounds) -> list[
     lost = {name: (a, b) for name, (a, b) in pairs.items() if a - b > bounds.max_regression + 1e-3
             and (name not in after.accuracy or (a - b) * before.held[name] > TELLING - 0.5)}
     worst = ", ".join(f"{name} {100 * a:.0f} % -> {100 * b:.0f} %" for name, (a, b) in list(lost.items())[:5])
-    return [Check("accuracy", f"{100 * was:.1f} % -> {100 * now:.1f} % on {sum(before.held.values())} held-back "
-                  f"samples, log loss {before.loss:.3f} -> {after.loss:.3f}", better),
+    return [Check("accuracy", f"{100 * was:.1f} % -> {100 * now:.1f} % on {sum(before.held.values())} "
+                  f"{before.on}, log loss {before.loss:.3f} -> {after.loss:.3f}", better),
             Check("regression", worst or f"no class lost more than {100 * bounds.max_regression:.0f} %", not lost)]

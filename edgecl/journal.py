@@ -71,7 +71,8 @@ class Journal:
         foundation = self.foundation or foundation
         assert foundation is not None
         buffer = foundation.buffer(self.settings, self.store.codebook)
-        knowledge = Knowledge(foundation.lifts(self.settings.seed), foundation.form, buffer)
+        knowledge = Knowledge(foundation.lifts(self.settings.seed), foundation.form, buffer,
+                              foundation.gaussians(self.settings))
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
@@ -99,6 +100,7 @@ class Journal:
         sizes = None if change.moved else self._codebook_wanted(knowledge, len(exemplars))
         change.detail["classes"] = len(knowledge.labels)
         base = self._base(store.current)
+        rewrite = rewrite or knowledge.gaussians is not None    # what is journaled are samples
         if change.undo_after is None and not (base and not rewrite and not sizes
                                               and self._journals(knowledge, exemplars, change, base, head)):
             change.head = head
@@ -147,7 +149,8 @@ class Journal:
     def _codebook_wanted(self, knowledge: Knowledge, kept: int) -> tuple[int, int] | None:
         """Sizes of the codebook that is to be made; None where the buffer holds everything, or needs no other one."""
         foundation, buffer = self.foundation, knowledge.buffer
-        if foundation is None or not knowledge.labels or kept == len(knowledge.stored) or self.store.files(FEATURES):
+        if (foundation is None or not knowledge.labels or kept == len(knowledge.stored) or self.store.files(FEATURES)
+                or knowledge.gaussians is not None):
             return None
         return wanted(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels), buffer.codebook)
 

@@ -11,8 +11,10 @@ import numpy as np
 from edgecl import novelty
 from edgecl.buffer import ENOUGH, Buffer, held_out
 from edgecl.drift import Pairs, moved
-from edgecl.exemplars import near_duplicates
+from edgecl.errors import StateError
+from edgecl.exemplars import MOST_SHARE, near_duplicates
 from edgecl.heads import KINDS, SERVED, TRAINED, solve
+from edgecl.pseudo import FEWEST, width
 from edgecl.records import Row
 from edgecl.statistics import ClassStatistics, check_features
 from edgecl.trial import Trial, class_weights
@@ -26,32 +28,38 @@ if TYPE_CHECKING:
     from edgecl.heads import Head
     from edgecl.lift import Lift
     from edgecl.pooled import Pooled
+    from edgecl.pseudo import ClassGaussians
 
+ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
 
 
 @dataclass(frozen=True)
 class Judgement:
     """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
-    samples, how many it has, and the class-balanced log loss over all of them (None without any)."""
+    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are."""
 
     head: Head | None
     accuracy: dict[str, float]
     held: dict[str, int] = field(default_factory=dict)
     loss: float | None = None
+    on: str = ON[True]
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
         threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
+        drawn = {"judged_on": self.on} if self.on != ON[True] else {}
         return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None}
+                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
 
 
 class Knowledge:
-    """Class statistics and stored samples of one learner, in memory."""
+    """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
+    sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
 
-    def __init__(self, lifts: Sequence[Lift], form: Form, buffer: Buffer) -> None:
-        self.lifts, self.form, self.buffer = tuple(lifts), form, buffer
+    def __init__(self, lifts: Sequence[Lift], form: Form, buffer: Buffer,
+                 gaussians: ClassGaussians | None = None) -> None:
+        self.lifts, self.form, self.buffer, self.gaussians = tuple(lifts), form, buffer, gaussians
         self.statistics: dict[Lift, ClassStatistics] = {}
         self.stored: list[Row] = []
 
@@ -78,8 +86,12 @@ class Knowledge:
         if not self.statistics:
             self.statistics = {lift: ClassStatistics(h.mean(0, np.float64), self.form.second_moment)
                                for lift, h in lifted.items()}
+        count = self.plain.counts.get(label, 0)
         for lift, h in lifted.items():
             self.statistics[lift].add(label, h)
+        if self.gaussians is not None:
+            h = lifted[self.lifts[0]]
+            self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
         spare = near_duplicates(lifted[self.lifts[0]], self.plain.spread(lifted[self.lifts[0]]))
         self.stored += map(Row._make, zip(
             [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
@@ -100,6 +112,8 @@ class Knowledge:
             whole = lift(np.stack(features)) if complete else None
             self.statistics[lift] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
+        if self.gaussians is not None:
+            self.gaussians.forget(label)
         return exact
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
@@ -118,6 +132,9 @@ class Knowledge:
         new = codec.decode(codec.encode(new))
         known = Knowledge(self.lifts, self.form, self.buffer)
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
+        if self.gaussians is not None:
+            known.gaussians = self.gaussians.moved({
+                label: self.lifts[0](new[mine]) for label, mine in places.items() if mine})
         for lift, statistics in self.statistics.items():
             pairs = {label: Pairs(lift(np.stack([rows[i].feature for i in mine])), lift(new[mine]),
                                   np.array([not rows[i].coded for i in mine]))
@@ -127,7 +144,12 @@ class Knowledge:
         return known
 
     def merge(self, other: Knowledge) -> None:
-        """Add all that another learner with the same lifts knows."""
+        """Add all that another learner with the same lifts knows. Where no sample may be kept, its new classes come
+        with their Gaussians, and those that both know keep the one that is here; raises StateError for a class of so
+        few samples that its mean would tell them."""
+        if self.gaussians is not None:
+            for label in sorted(other.plain.counts.keys() - (self.plain.counts.keys() if self.statistics else set())):
+                self._take(label, other)
         if not self.statistics:
             self.statistics = {lift: ClassStatistics(s.reference, self.form.second_moment)
                                for lift, s in other.statistics.items()}
@@ -136,16 +158,42 @@ class Knowledge:
         self.stored += [s._replace(id=None, generation=None) for s in other.stored
                         if not s.coded]
 
+    def _take(self, label: str, other: Knowledge) -> None:
+        """Another learner's class, which this one does not know, as a Gaussian."""
+        assert self.gaussians is not None
+        if other.plain.counts[label] < FEWEST:
+            raise StateError(f"class {label!r} has {other.plain.counts[label]} samples there, which its statistics "
+                             "tell, and this state keeps none", f"teach it {FEWEST} or more there, or forget it there")
+        if other.gaussians is not None:
+            self.gaussians.widths[label] = other.gaussians.widths[label]
+            self.gaussians.take(label, other.gaussians.of.get(label))
+        elif mine := [row for row in other.stored if row.label == label]:
+            h = self.lifts[0](np.stack([row.feature for row in mine]))
+            self.gaussians.add(label, h, width(label, h, [row.key for row in mine], other.plain))
+        else:
+            self.gaussians.widths[label] = 1.0
+
     def exemplars(self, reserved: int = 0, decode: bool = True) -> list[Row]:
         """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
         decode: see `Codebook.take`."""
-        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode) if self.stored else []
+        if not self.stored or self.gaussians is not None:
+            return []
+        return self.buffer.keep(self.stored, self.plain, self.lifts[0], reserved, decode)
 
     def judges(self, exemplars: list[Row] | None = None) -> dict[str, list[Row]]:
-        """The exemplars that are held back, by class. exemplars: of `exemplars()`."""
+        """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
+        `exemplars()`."""
         if not self.labels:
             return {}
+        if self.gaussians is not None:
+            there = {label: [row for row in self.stored if row.judges and row.label == label]
+                     or self.gaussians.draw(label, self.plain, self.lifts[0], True) for label in self.labels}
+            return {label: rows for label, rows in there.items() if rows}
         return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
+
+    def pseudo_samples(self) -> list[Row]:
+        """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""
+        return self.gaussians.samples(self.plain, self.lifts[0]) if self.gaussians is not None else []
 
     def judge(self, head: str, judges: Mapping[str, list[Row]] | None = None, trained: Head | None = None) -> Judgement:
         """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`; trained:
@@ -158,11 +206,13 @@ class Knowledge:
             return Judgement(None, {})
         judges = self.judges() if judges is None else judges
         held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
+        kept = self.gaussians is None
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
+        told = len(truth) if kept else min(len(truth), self.plain.total // MOST_SHARE)  # no more than samples would
         rests: dict[Lift, tuple[Pooled, NDArray[np.float32]]] = {}
         best: Trial | None = None
-        for kind in self._candidates(head, len(truth)):
+        for kind in self._candidates(head, told):
             lift = next(lift for lift in self.lifts if lift.projected == KINDS[kind].lifted)
             if lift not in rests:
                 rests[lift] = self._rest(held, lift)
@@ -174,12 +224,12 @@ class Knowledge:
         if trained is not None and len(truth) and trained.labels == tuple(self.labels):
             trial = Trial.run(trained, rest[0], trained.lift(np.concatenate(list(held.values()))), truth)
             best = trial if trial.beats(best) else best
-        best = self._penalised(best, *rest)
+        best = self._penalised(best, *rest) if kept else best   # draws are of the covariance that is to be shrunk
         hits = best.logits.argmax(1) == truth
         accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
         loss = float(class_weights(truth) @ best.losses) if len(truth) else None
         return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
-                         {label: len(h) for label, h in held.items()}, loss)
+                         {label: len(h) for label, h in held.items()}, loss, ON[kept])
 
     def _penalised(self, best: Trial, rest: Pooled, held: NDArray[np.float32]) -> Trial:
         """The same kind of head with another ridge penalty, where held-back samples call for it."""
@@ -197,10 +247,12 @@ class Knowledge:
         return best
 
     def _rest(self, held: dict[str, NDArray[np.float32]], lift: Lift) -> tuple[Pooled, NDArray[np.float32]]:
-        """What is known without the samples held back, and those samples [n, d], both lifted."""
+        """What is known without the samples held back, and those samples [n, d], both lifted. Pseudo-samples were never
+        part of it."""
         lifted = {label: lift(features) for label, features in held.items()}
         none = np.zeros((0, lift.dimension), np.float32)
-        return self.statistics[lift].pooled(lifted), np.concatenate([none, *lifted.values()])
+        contained = lifted if self.gaussians is None else None
+        return self.statistics[lift].pooled(contained), np.concatenate([none, *lifted.values()])
 
     def _candidates(self, head: str, held: int) -> list[str]:
         """Kinds to try: the default first, then by bytes."""
@@ -225,6 +277,8 @@ class Knowledge:
         """The statistics as one .npz file."""
         arrays = {f"{number}.{name}": array for number, lift in enumerate(self.lifts)
                   for name, array in self.statistics[lift].to_arrays(self.form.rank).items()}
+        if self.gaussians is not None:
+            arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
         file = io.BytesIO()
         np.savez(file, **arrays)  # type: ignore[arg-type]
         return file.getvalue()
@@ -237,6 +291,10 @@ class Knowledge:
                     lift: ClassStatistics.from_arrays({name.partition(".")[2]: file[name] for name in file.files
                                                        if name.startswith(f"{number}.")})
                     for number, lift in enumerate(self.lifts)}
+                if self.gaussians is not None:
+                    self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
+                                         if name.startswith("gaussians.")},
+                                        {label: self.plain.mean(label) for label in self.plain.labels})
         for (_, label), rows in groupby(since, key=lambda row: (row.generation, row.label)):
             features = np.stack([row.feature for row in rows])
             for lift, statistics in self.statistics.items():

@@ -21,6 +21,7 @@ from edgecl.founding import Foundation, check_codec, found, waits_for_samples
 from edgecl.heads import KINDS
 from edgecl.journal import Journal
 from edgecl.merging import merge_into
+from edgecl.pseudo import FEWEST
 from edgecl.records import Change, Generation
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.samples import Sample, check_class_name, kind_of, prepare, sample_keys
@@ -111,6 +112,9 @@ class Learner:
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
             if progress:
                 progress(len(fitted))
+        if self.settings.memory == "statistics" and len(keys) < FEWEST:
+            raise BadInput(f"{len(keys)} sample{'s' * (len(keys) > 1)} of {label!r}: the statistics of so few are the "
+                           "samples themselves, and this state keeps none", f"teach {FEWEST} or more at once")
         change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
         if model:
             change.meta["foundation"] = foundation.to_meta()
@@ -127,7 +131,8 @@ class Learner:
             generation, judgement = self._journal.commit(knowledge, change)
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
                        self.store.used_bytes(),
-                       {name: (before.get(name), judgement.accuracy.get(name)) for name in knowledge.labels})
+                       {name: (before.get(name), judgement.accuracy.get(name)) for name in knowledge.labels},
+                       judgement.on)
 
     def _founded(self, batches: Iterator[Batch], label: str) -> tuple[Foundation, bytes | None, Iterator[Batch]]:
         """The foundation, a new backbone's bytes where this is the first thing taught, and all batches."""
@@ -287,7 +292,7 @@ class Learner:
                       foundation.precision if foundation else None, form,
                       foundation.calibrated if foundation else None,
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
-                      sorted(self.store.restorable()), warnings)
+                      sorted(self.store.restorable()), warnings, self.settings.memory)
 
     @property
     def damage(self) -> list[str]:

@@ -36,6 +36,10 @@ class Lift:
             h = np.maximum(h @ (self.signs * np.float32(self.scale)), np.float32(0))
         return h
 
+    def back(self, h: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Features f float32 [n, source] of h [n, source], where no projection is used."""
+        return (np.sign(h) * np.abs(h) ** (1 / self.power)).astype(np.float32)
+
     @property
     def scale(self) -> float:
         """R = scale * signs, which keeps the variance of f."""

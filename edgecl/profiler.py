@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgecl.config import Settings
     from edgecl.learner import Learner
 
-COMMITS, SMALL = 16, 2      # commits of so many samples, for the bytes written to flash
+COMMITS, SMALL = 16, 3      # commits of so many samples, for the bytes written to flash
 LEAST, MOST = 20, 1000      # runs for one latency
 
 

@@ -24,7 +24,8 @@ class Prediction:
 @dataclass(frozen=True)
 class Learned:
     """What a `learn` did: samples taken, milliseconds a sample (all work included), the generation, bytes used, and the
-    held-back accuracy of each class before and after (None where nothing is held back)."""
+    held-back accuracy of each class before and after (None where nothing is held back); judged_on: what that is of:
+    held-back samples, or pseudo-samples where none are kept."""
 
     label: str
     samples: int
@@ -32,6 +33,7 @@ class Learned:
     generation: int
     used_bytes: int
     held_back: dict[str, tuple[float | None, float | None]]
+    judged_on: str = "held-back samples"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class ClassSummary:
 @dataclass(frozen=True)
 class Status:
     """Where a state stands; the sizes are bytes of the whole directory and of the exemplar buffer. purposes: bytes by
-    what they are for, see `edgecl.budget.Usage`; reserved_bytes: of the disk, held for what is yet to come."""
+    what they are for, see `edgecl.budget.Usage`; reserved_bytes: of the disk, held for what is yet to come; memory:
+    "exemplars", or "statistics" where no sample is ever kept."""
 
     generation: int
     backbone: str
@@ -104,6 +107,7 @@ class Status:
     unknown_threshold: float | None
     restorable: list[int]
     warnings: list[str]
+    memory: str = "exemplars"
 
 
 def history_rows(generations: Iterable[Generation], restorable: Set[int], current: int) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from edgecl.job import PROBES, Job, Stored
 from edgecl.lift import Lift
 from edgecl.limits import Limits, Need, may_run
 from edgecl.method import read_method
+from edgecl.pseudo import CODED
 from edgecl.readings import read
 from edgecl.results import Rounded
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edgecl.founding import Foundation
-    from edgecl.knowledge import Knowledge
     from edgecl.learner import Learner
     from edgecl.records import Row
 
@@ -38,6 +38,7 @@ LEAST = 2                               # classes, and as many samples of each
 ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
 
 
+FROM_STATISTICS = {"gaussians": "statistics", "translated": "fetril"}   # memory -> method: all that needs no sample
 BENCH_ONLY = {"generator": "a generator of its own", "fearnet": "two memories and a gate"}     # by the memory
 
 
@@ -76,13 +77,16 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
         knowledge, serving = learner.recall(), store.blob_path(store.newest.backbone or "").read_bytes()
         begun_at, before, last = store.current, store.parts(), store.tuned()
     codec = foundation.buffer(learner.settings).codec
-    rows = _rows(knowledge, codec.input is not None)
-    held = {row.id for mine in knowledge.judges().values() for row in mine}
+    drawn = knowledge.gaussians is not None
+    rows = _rows(knowledge.pseudo_samples() if drawn else knowledge.stored, codec.input is not None)
+    judges = {"": [row for row in rows if row.judges]} if drawn else knowledge.judges()
+    held = {row.id for mine in judges.values() for row in mine}
     with workshop(store.path) as folder:
         classes, known = _classes(rows, before)
         places = {name: place for place, name in enumerate(classes)}
         Stored(np.array([places[row.label] for row in rows], np.int64),
-               np.array([(row.generation or 0) > (last or 0) for row in rows]),
+               np.array([row.label not in classes[:known] if drawn else (row.generation or 0) > (last or 0)
+                         for row in rows]),
                np.array([row.id in held for row in rows]),
                np.stack([row.feature for row in rows]), [row.input for row in rows]).write(folder)
         (folder / "backbone.onnx").write_bytes(serving if codec.input else _adapted(serving))
@@ -102,16 +106,16 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
         (probes, expected) if probes is not None else _made_up(foundation, model)))
     found = {row.id: feature for row, feature in zip(rows, features) if row.id is not None}
     tuned = frozenset(found) - held
-    took = take_in(learner, Candidate(Path(method).stem, begun_at, model, found, tuned, parts, head, tuple(checks)),
-                   wish.bounds)
+    took = take_in(learner, Candidate(Path(method).stem, begun_at, model, {} if drawn else found, tuned, parts, head,
+                                      tuple(checks)), wish.bounds)
     return Rounded(took.generation is not None, Path(method).stem, took.generation, took.checks, took.held_back,
                    answer["steps"], answer["of"], len(tuned), time.monotonic() - begun, answer["train_seconds"],
                    answer["peak_rss_bytes"], wish.memory, answer["device"], answer["blocks"], answer["wished_blocks"])
 
 
 def _method(learner: Learner, wish: Wish) -> str:
-    tuned = learner.store.tuned()
-    name = wish.method or (FIRST if tuned is None else LATER)
+    tuned, kept = learner.store.tuned(), learner.settings.memory == "exemplars"
+    name = wish.method or (FROM_STATISTICS["gaussians"] if not kept else FIRST if tuned is None else LATER)
     method = read_method(name)
     if method.plastic:
         raise BadInput(f"{method.name} answers from a sub-network a task, and a state serves one network with one head",
@@ -122,16 +126,21 @@ def _method(learner: Learner, wish: Wish) -> str:
     if method.tuned == "first" and tuned is not None:
         raise BadInput(f"{method.name} tunes in the first round only, and generation {tuned} was one",
                        f"give --method {LATER}, or roll back to before it")
-    if (kept := method.parts["memory"][0]) in BENCH_ONLY:
-        raise BadInput(f"{method.name} answers with {BENCH_ONLY[kept]}, which a state can't keep or serve",
+    memory = method.parts["memory"][0]
+    if not kept and memory not in FROM_STATISTICS:
+        raise BadInput(f"{method.name} learns from stored samples, and this state keeps statistics only",
+                       f"give --method {' or '.join(FROM_STATISTICS.values())}, or create a state with --memory-kind "
+                       "exemplars")
+    if memory in BENCH_ONLY:
+        raise BadInput(f"{method.name} answers with {BENCH_ONLY[memory]}, which a state can't keep or serve",
                        "judge it with `edgecl bench`, or give --method statistics, which keeps no sample either")
     return name if not name.endswith(".toml") else os.path.abspath(name)
 
 
-def _rows(knowledge: Knowledge, inputs: bool) -> list[Row]:
-    """The stored samples that a round can use. Raises StateError where those are too few."""
-    rows = [row for row in knowledge.stored if row.id is not None and (row.input or not inputs)]
-    if any(row.coded for row in rows):
+def _rows(stored: list[Row], inputs: bool) -> list[Row]:
+    """The samples that a round can use. Raises StateError where those are too few."""
+    rows = [row for row in stored if row.id is not None and (row.input or not inputs)]
+    if any(row.coded not in ("", CODED) for row in rows):
         raise StateError("the exemplars of this state are product codes, which no round can learn from",
                          "create a state with --codec jpeg (photos), delta16 (windows) or int8-feature")
     labels = [row.label for row in rows]
@@ -146,8 +155,9 @@ def _adapted(serving: bytes) -> bytes:
     from edgecl.backbones.surgery import has_adapter, with_adapter
 
     if has_adapter(serving):
-        raise StateError("this state keeps features only, and those went through the adapter of an earlier round",
-                         "create a state with --codec jpeg (photos) or delta16 (windows), which keep what was seen")
+        raise StateError("what this state keeps went through the adapter of an earlier round, and nothing of before",
+                         "roll back to before it, or create a state with --codec jpeg (photos) or delta16 (windows), "
+                         "which keep what was seen")
     return with_adapter(serving, 0)
 
 

@@ -118,6 +118,8 @@ class Store(Archive):
 
     def packing_bytes(self) -> int:
         """Bytes that it may take to bring all exemplars into their files."""
+        if self.settings.memory == "statistics":
+            return 2 * PAGE + self.journal_bytes()
         missing = pages(self.settings.exemplars) - self.ledger.usage().exemplars
         return max(missing, 0) + self.segment + 2 * PAGE + self.journal_bytes()
 

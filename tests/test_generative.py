@@ -10,12 +10,13 @@ from torch import nn
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.datasets import digits
+from edgecl.gaussian import Gaussian
 from edgecl.method import read_method
 from edgecl.training.balance import Balance
 from edgecl.training.batch import Batch
-from edgecl.training.cortex import Cortex
+from edgecl.training.cortex import Cortex, round_weights
 from edgecl.training.fearnet import FearNet, answered
-from edgecl.training.gaussians import Gaussian, Gaussians, best_move, by_map, by_means
+from edgecl.training.gaussians import Gaussians, best_move, by_map, by_means
 from edgecl.training.generator import GenerativeReplay, mix, shape_for
 from edgecl.training.heads import Softmax
 from edgecl.training.latent import Latent
@@ -74,17 +75,17 @@ def test_a_class_that_comes_again_is_as_if_seen_at_once():
     for part in (slice(20), slice(20, 60)):
         twice.update(Batch(new.x[part], new.y[part]), network_of(6, 1))
     np.testing.assert_allclose(twice.classes[0].mean, new.x.double().numpy().mean(0), atol=1e-5)
-    np.testing.assert_allclose(twice.classes[0].covariance, np.cov(new.x.numpy().T, bias=True), atol=1e-4)
+    np.testing.assert_allclose(twice.classes[0].covariance, np.cov(new.x.numpy().T, bias=True), atol=2e-3)
 
 
 def test_the_rank_follows_from_the_bytes():
-    for room, rank in ((3 * (12 + 48) + 4, 0), (3 * (12 + 48 + 24) + 4, 1), (3 * (12 + 48 + 96) + 27, 4), (9999, 6)):
+    for room, rank in ((3 * 52 + 4, 0), (3 * (52 + 12) + 4, 1), (3 * (52 + 48) + 27, 4), (9999, 6)):
         memory = Gaussians(room, nothing(6), 16, 0.0, "none")
         for column in range(3):
             memory.update(classes_of([column]), network_of(6, 3))
         assert [len(own.factor) for own in memory.classes.values()] == [rank] * 3
         assert memory.nbytes <= room
-    with pytest.raises(BudgetError, match="each of 4 classes; give --memory 244"):
+    with pytest.raises(BudgetError, match="each of 4 classes; give --memory 212"):
         Gaussians(184, nothing(6), 16, 0.0, "none").check(4)
 
 
@@ -176,6 +177,24 @@ def test_eight_bits_are_right_to_half_a_step_and_counted():
     assert sum(map(len, memory.store.kept.values())) == (10_000 - 4 - 32) // 14
 
 
+def test_product_codes_are_counted_with_their_book_and_come_back():
+    """From a book of the first round's activations, which stays."""
+    memory, network = Latent(10_000, nothing(48), 9, 2), network_of(48, 4)
+    first = classes_of([0, 1], 300, 48)
+    memory.update(first, network)
+    book = memory.book
+    memory.update(classes_of([2, 3], 300, 48), network)
+    assert memory.book is book and 9_000 < memory.nbytes <= 10_000
+    assert memory.store.size == 48 * 2 // 8 and book.shared_bytes <= 2_500
+    missed = memory.unpacked(memory.packed(first.x, first.y).x) - first.x
+    assert float(missed.square().mean()) < 0.1 * float(first.x.var())
+    twin = Latent(10_000, nothing(48), 9, 2)
+    twin.load(memory.state())
+    assert all(np.array_equal(array, twin.state()[name]) for name, array in memory.state().items())
+    memory.enter(classes_of([4], 9, 48), network, rng())
+    assert memory.replay(20, rng()).x.shape == (20, 48)
+
+
 def test_the_cut_follows_from_the_bytes():
     network = build("cnn", (28, 28, 1), "uint8", Softmax, 0)
     x = torch.zeros(1, 28, 28, 1, dtype=torch.uint8)
@@ -246,7 +265,7 @@ def test_pseudo_samples_come_from_full_covariances():
     cortex = Cortex(4, 3).start(rng())
     cortex.columns = [0]
     cortex.means = torch.tensor([[1.0, -2.0, 3.0]])
-    cortex.covariances = torch.tensor(covariance(3)[None], dtype=torch.float32)
+    cortex.factors = torch.linalg.cholesky(torch.tensor(covariance(3)[None], dtype=torch.float32))
     cortex.decoder = nn.Identity()
     x, of = cortex.dream(100_000, rng())
     assert np.linalg.norm(np.cov(x.numpy().T) - covariance(3)) <= 0.02 * np.linalg.norm(covariance(3))
@@ -271,6 +290,46 @@ def test_recent_memory_is_empty_after_sleep_and_long_term_memory_knows_all():
     scaled = (x.x - memory.mean) / memory.scale
     said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
     assert float((said == x.y).float().mean()) > 0.9        # the first two came back as pseudo-samples alone
+
+
+def test_the_code_becomes_shorter_where_classes_become_too_many():
+    """And what the long-term memory knew comes along as dreams: it is right about the first classes too."""
+    memory, network = FearNet(4_000, nothing(16), 1, 700), network_of(16, 32)
+    codes = []
+    for k in range(4):
+        memory.update(classes_of(list(range(8 * k, 8 * k + 8)), d=16), network)
+        codes.append(memory.cortex.code)
+        assert memory.nbytes <= 4_000
+    assert codes == sorted(codes, reverse=True) and codes[0] > codes[-1] and len(set(codes)) <= 3
+    x = classes_of(list(range(32)), seed=50, d=16)
+    scaled = (x.x - memory.mean) / memory.scale
+    said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
+    assert float((said == x.y).float().mean()) > 0.6 and float((said == x.y)[x.y < 8].float().mean()) > 0.4
+    with pytest.raises(BudgetError, match="FearNet on 16 features and 900 classes"):
+        memory.check(900)
+
+
+def test_weights_of_eight_bits_are_within_half_a_step_and_come_back_bit_by_bit():
+    memory, _ = fearnet()
+    was = memory.state()
+    twin = FearNet(20_000, nothing(6), 3, 300)
+    twin.load(was)
+    for a, b in zip(memory.cortex.encoder.parameters(), twin.cortex.encoder.parameters()):
+        assert torch.equal(a, b)
+    assert all(np.array_equal(array, twin.state()[name]) for name, array in was.items())
+    layers = nn.Sequential(nn.Linear(9, 5))
+    exact = layers[0].weight.detach().clone()
+    round_weights(layers)
+    step = exact.abs().amax(1, keepdim=True) / 127
+    assert bool(((layers[0].weight - exact).abs() <= 0.51 * step).all())
+
+
+def test_without_sleep_recent_samples_are_kept_as_far_as_the_bytes_go():
+    memory, network = FearNet(6_000, nothing(6), 0, 50), network_of(6, 8)
+    for k in range(4):
+        memory.update(classes_of([2 * k, 2 * k + 1], 100), network)
+        assert memory.nbytes <= 6_000
+    assert memory.cortex.columns == [0, 1] and set(memory.of.tolist()) == {2, 3, 4, 5, 6, 7} and memory.gate is not None
 
 
 def test_recent_samples_that_do_not_fit_bring_sleep_forward():

@@ -19,10 +19,11 @@ from edgecl.learner import Learner
 PACKAGE = Path(__file__).resolve().parents[1] / "edgecl"
 
 LAYERS = (  # a module imports from rows above its own, and from its own package
-    "errors pickled results lift exemplars",
+    "errors pickled results lift exemplars gaussian",
     "config images pooled database blobs backbone readings",
     "method limits samples statistics backbones quantiser codec",
     "records batches budget codebook job gate",
+    "pseudo",
     "worker candidate",
     "heads log",
     "archive sources",

@@ -27,16 +27,18 @@ from edgecl.config import format_size, parse_size
 from edgecl.evaluation.bench import Failed, Job, method_file, run_one, write_json
 
 SIZED = ("er", "icarl", "statistics", "fetril", "latent", "dgr", "fearnet")
-FIXED = ("finetune", "ncm", "slda", "ranpac", "joint")      # --memory changes nothing
+MARKS = {"finetune": ".", "ncm": "x", "slda": "+", "ranpac": "^", "joint": "s"}
+FIXED = tuple(MARKS)        # --memory changes nothing
 ABLATIONS = {       # name -> method, line of its file, what it becomes
     "statistics, moving": ("statistics", "pace", "0.02"),
     "statistics, moving, no map": ("statistics", "pace|moves", '0.02|"none"'),
     "statistics, moving, means alone": ("statistics", "pace|moves", '0.02|"means"'),
     "statistics, diagonal": ("statistics", "rank", "0"),
-    "statistics, full covariance": ("statistics", "rank", "100000"),
+    "statistics, full covariance": ("statistics", "rank", "100000"),    # as far as the bytes go
     "latent, floats": ("latent", "bits", "32"),
+    "latent, product codes": ("latent", "bits", "2"),
     "dgr, generator without replay": ("dgr", "recalls", "false"),
-    "fearnet, never asleep": ("fearnet", "sleep", "1000")}
+    "fearnet, without sleep": ("fearnet", "sleep", "0")}
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--per-class", type=int)
     parser.add_argument("--ablate", action="store_true")
+    parser.add_argument("--fixed", action="store_true", help="no ablation of layers that move: vectors have none below")
     parser.add_argument("--runs", type=Path, default=Path("pseudo-rehearsal-runs"))
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -87,7 +90,7 @@ def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, 
     methods, sizes = options.methods.split(","), options.sizes.split(",")
     wanted = [(name, name, size) for name in methods for size in (sizes if name in SIZED else sizes[:1])]
     wanted += [(name, ablated(name, folder), size) for name, (base, _, _) in ABLATIONS.items()
-               for size in sizes if options.ablate and base in methods]
+               for size in sizes if options.ablate and base in methods and not ("moving" in name and options.fixed)]
     for seed in map(int, options.seeds.split(",")):
         for name, method, size in wanted:
             yield name, size, Job(method, options.data, steps=options.steps, memory=parse_size(size), seed=seed,
@@ -116,25 +119,32 @@ def write(runs: Path, out: Path) -> None:
     for axis, (data, kept) in zip(axes[0], tables.items()):
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for entry in kept:
-            groups.setdefault(tuple(entry["wanted"][:2]), []).append(entry["result"])
-        print(f"\n### {data}\n\n"
-              "| method | `--memory` | kept | average | final (range) | seeds |\n|---|---|---|---|---|---|")
-        for (name, size), results in sorted(groups.items()):
-            final = [result["final_accuracy"] for result in results]
-            average = median(result["average_incremental_accuracy"] for result in results)
-            print(f"| {name} | {size if name not in FIXED else ''} | "
-                  f"{format_size(median(result['memory_bytes'] for result in results))} | {average:.3f} | "
-                  f"{median(final):.3f} ({min(final):.3f} to {max(final):.3f}) | {len(final)} |")
-        for name in dict.fromkeys(name for name, _ in groups):
+            name, size = entry["wanted"][:2]
+            groups.setdefault((name, "" if name in FIXED else size), []).append(entry["result"])
+        sizes = sorted({size for _, size in groups if size}, key=parse_size)
+        print(f"\n### {data}\n\n| method | {' | '.join(sizes)} |\n|---|{'---|' * len(sizes)}")
+        for name in dict.fromkeys(name for name, _ in sorted(groups)):
+            fixed = {sizes[0]: groups.get((name, ""), [])}
+            print(f"| {name} | {' | '.join(cell(groups.get((name, each), fixed.get(each, []))) for each in sizes)} |")
+        for place, name in enumerate((*SIZED, *FIXED)):
             points = sorted((median(r["memory_bytes"] for r in results), median(r["final_accuracy"] for r in results))
                             for (of, _), results in groups.items() if of == name)
-            if name in SIZED:
-                axis.plot(*zip(*points), "o-", label=name)
-            elif name in FIXED and points[0][0]:
-                axis.plot(*zip(*points), "x", label=name)
+            if points and points[0][0]:
+                axis.plot(*zip(*points), MARKS.get(name, "o-"), label=name, color="k" if name in MARKS else f"C{place}")
         axis.set(xscale="log", xlabel="bytes kept", ylabel="final accuracy", title=data)
+        axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.savefig(out / "pseudo-rehearsal.svg", metadata={"Date": None})
+
+
+def cell(results: list[dict[str, Any]]) -> str:
+    """Median and range of the final accuracy, and bytes kept; the seeds where they are not three."""
+    if not results:
+        return ""
+    final = [result["final_accuracy"] for result in results]
+    spread = f" ({min(final):.3f} to {max(final):.3f})" if len(final) > 1 else ""
+    seeds = "" if len(final) == 3 else f", seeds: {len(final)}"
+    return f"{median(final):.3f}{spread}, {format_size(median(result['memory_bytes'] for result in results))}{seeds}"
 
 
 def pictures(out: Path) -> None:

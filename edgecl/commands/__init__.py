@@ -22,14 +22,15 @@ DEFAULT_STATE = Path("edgecl-state")
 
 def configuration(options: argparse.Namespace) -> dict[str, Any]:
     """What --config says of the state, or nothing; the daemon's keys beside it are the daemon's to judge."""
-    from edgecl.config import SETTING_NAMES, read_toml
+    from edgecl.config import SETTING_NAMES, kind_of_memory, read_toml
 
     if not options.config:
         return {}
     from edgecl.runtime.settings import DAEMON_NAMES
 
     known = SETTING_NAMES | {"state"}
-    return {name: value for name, value in read_toml(options.config, known | DAEMON_NAMES).items() if name in known}
+    values = kind_of_memory(read_toml(options.config, known | DAEMON_NAMES), options.config)
+    return {name: value for name, value in values.items() if name in known}
 
 
 def state_path(options: argparse.Namespace) -> Path:
@@ -68,9 +69,18 @@ def opened(options: argparse.Namespace) -> Iterator[Learner]:
 
     learner = Learner.open(state_path(options))
     try:
+        check_memory(options, learner.settings.memory)
         yield learner
     finally:
         learner.close()
+
+
+def check_memory(options: argparse.Namespace, memory: str) -> None:
+    """Raise BadInput where the configuration wants another kind of memory than the state has."""
+    wanted = configuration(options).get("memory", memory)
+    if wanted != memory:
+        raise BadInput(f"{options.config} wants a memory of kind {wanted}, and this state keeps {memory} for its whole "
+                       "life", "name another --state, to be created")
 
 
 class Intake:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def daemon(options: argparse.Namespace) -> int:
     """Run until it is told to end."""
+    from edgecl.commands import check_memory
     from edgecl.commands.ask import keep_memory_low
     from edgecl.commands.teach import settings_of
     from edgecl.config import format_size
@@ -28,7 +29,9 @@ def daemon(options: argparse.Namespace) -> int:
 
     def opened(state: Path) -> Learner:
         if state.exists() or state != settings.state:
-            return Learner.open(state)
+            learner = Learner.open(state)
+            check_memory(options, learner.settings.memory)
+            return learner
         learner = Learner.create(state, settings_of(options))
         print(f"edgecl: created {state} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
         return learner

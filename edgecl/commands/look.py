@@ -42,9 +42,10 @@ def status(options: argparse.Namespace) -> None:
         ["bytes", f"{bar} {format_size(s.used_bytes)} of {format_size(s.quota_bytes)}"],
         ["", ", ".join(f"{name} {format_size(size)}" for name, size in s.purposes.items() if size)
          + f"; {format_size(s.reserved_bytes)} reserved on the disk"],
-        ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} of "
-                      f"{format_size(s.exemplar_limit_bytes)}"],
-        ["", f"{s.exemplars} samples, codec {s.codec}"],
+        *([["memory", "statistics only, no samples kept"]] if s.memory == "statistics" else [
+            ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
+                          f"of {format_size(s.exemplar_limit_bytes)}"],
+            ["", f"{s.exemplars} samples, codec {s.codec}"]]),
         ["classes", f"{s.classes}" + ("" if s.exact else " (one was forgotten approximately)")],
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waits for the first samples")],
         ["statistics", s.statistics or "-"],
@@ -84,6 +85,8 @@ def history(options: argparse.Namespace) -> None:
                       str(g.get("samples", g.get("tuned_samples", ""))), str(g.get("classes", 0)),
                       g["created"][:19].replace("T", " "), mark])
     print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], table)
+    if any("judged_on" in g for g in rows):
+        print("judged on pseudo-samples, drawn from the statistics: no sample is kept to judge on")
     for g in rows:
         for why in g.get("refused", []):
             print(f"{g['generation']:3} was refused: {why}")

@@ -144,6 +144,8 @@ def to_toml(done: Profile, advice: Advice) -> str:
         lines += ["", f"# int8 was {advice.int8:.2g} times as fast here. To have it, uncomment the next line, and give",
                   "# init --calibrate FOLDER, a folder of own photos; then compare `edgecl evaluate` with and without:",
                   '# precision = "int8"']
+    if done.settings.memory == "statistics":
+        lines += ["", "[memory]", 'kind = "statistics"  # no sample is kept']
     return "\n".join(lines) + "\n"
 
 

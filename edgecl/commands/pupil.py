@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from edgecl.commands import opened, socket_path
+from edgecl.commands import check_memory, opened, socket_path
 from edgecl.errors import BadInput
 from edgecl.results import Learned, Prediction
 from edgecl.runtime.client import Client, NoDaemon
@@ -155,4 +155,5 @@ def pupil(options: argparse.Namespace) -> Iterator[Direct | Served]:
             yield Direct(learner)
     else:
         with client:
+            check_memory(options, client.ask("status")["memory"])
             yield Served(client)

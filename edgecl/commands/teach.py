@@ -64,6 +64,8 @@ def init(options: argparse.Namespace) -> None:
         return
     chosen = "chosen by the first thing taught" if learner.foundation is None else \
         f"{status.backbone} ({status.precision}), statistics {status.statistics}"
+    if status.memory == "statistics":
+        chosen += "; no sample will be kept"
     print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
           f"{format_size(status.used_bytes)} used; backbone {chosen}")
 
@@ -194,6 +196,6 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
         lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
                      + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
     new = learned.held_back.get(learned.label, (None, None))[1]
-    lines.append(f"  {learned.label} on held-back samples: {percent(new)}" if new is not None
+    lines.append(f"  {learned.label} on {learned.judged_on}: {percent(new)}" if new is not None
                  else f"  {learned.label}: too few samples to hold any back yet")
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edgecl.config import SETTING_NAMES, parse_seconds, parse_size, read_toml
+from edgecl.config import SETTING_NAMES, kind_of_memory, parse_seconds, parse_size, read_toml
 from edgecl.errors import BadInput
 from edgecl.limits import RANGES, Limits
 from edgecl.runtime.wire import SOCKET
@@ -97,7 +97,7 @@ DAEMON_NAMES = OWN | {"source", "state"} | {ROUND + name for name in RANGES}
 
 def read_settings(path: Path | None, state: Path | None = None) -> DaemonSettings:
     """The settings in a file (None: the defaults), `state` in place of the file's. Raises BadInput."""
-    values = read_toml(path, SETTING_NAMES | DAEMON_NAMES) if path else {}
+    values = kind_of_memory(read_toml(path, SETTING_NAMES | DAEMON_NAMES), path) if path else {}
     limits = {name.removeprefix(ROUND): values[name] for name in values if name.startswith(ROUND)
               and name.removeprefix(ROUND) in RANGES}
     default = {"memory": "400MB", "time": "120s"}

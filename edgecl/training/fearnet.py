@@ -12,7 +12,17 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.training.above import PLACE, Above
 from edgecl.training.adam import Adam
 from edgecl.training.balance import Balance
-from edgecl.training.cortex import BATCH, CODES, Cortex, class_bytes, network_bytes
+from edgecl.training.cortex import (
+    BATCH,
+    CODES,
+    ROW,
+    Cortex,
+    class_bytes,
+    network_bytes,
+    packed,
+    round_weights,
+    unpack,
+)
 from edgecl.training.generator import initialised
 from edgecl.training.network import Served, outputs
 
@@ -26,7 +36,8 @@ if TYPE_CHECKING:
     from edgecl.training.part import Arrays
 
 FIXED = PLACE + 4 + 8       # bytes of the place, the sessions awake, and the scale
-PLANNED = 8         # classes whose statistics are planned for when the width of the networks is chosen
+PLANNED = 8         # classes whose statistics are planned for when the length of the code is chosen, at least, ...
+GROWTH = 2          # ... or so many times those known then
 SHARE = 0.85        # of the room that networks and those statistics may take; the rest is for recent samples
 GATE_STEPS = 400
 NEAR = 1e-3         # added to a distance before it is inverted, section 4.1
@@ -39,8 +50,8 @@ def gate(numbers: int, code: int) -> nn.Sequential:
 
 
 def gate_bytes(numbers: int, code: int) -> int:
-    """Float16."""
-    return 2 * (code * (numbers + 2) + 1)
+    """Weights of 8 bits."""
+    return code * (numbers + 1) + ROW * (code + 1)
 
 
 class FearNet(Above):
@@ -48,13 +59,15 @@ class FearNet(Above):
     to tell samples in HC from pseudo-samples of mPFC, the only ones of earlier sessions that there are.
 
     The first session is learned by mPFC at once (base knowledge, section 5). sleep: sessions after which HC goes over
-    into mPFC, among pseudo-samples, and is emptied; earlier where the recent samples don't fit into the room. dreams:
-    steps of mPFC's training in a sleep. The code is the longest whose networks leave room beside them.
+    into mPFC, among pseudo-samples, and is emptied; earlier where the recent samples don't fit into the room; 0: never,
+    and what does not fit goes by lot. dreams: steps of mPFC's training in a sleep. The code is the longest whose
+    networks leave room beside them; where classes become too many for it, the next sleep trains an mPFC of a shorter
+    one on what the old one dreams.
     """
 
     def __init__(self, room: int, nothing: Batch, sleep: int, dreams: int) -> None:
         super().__init__(room, nothing)
-        self.sleep, self.dreams, self.awake, self.seed = max(sleep, 1), dreams, 0, 0
+        self.sleep, self.dreams, self.awake, self.seed = sleep, dreams, 0, 0
         self.mean, self.scale = 0.0, 1.0
         self.recent, self.of = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)     # HC
         self.cortex: Cortex | None = None                                               # mPFC
@@ -64,11 +77,11 @@ class FearNet(Above):
             self.place = 0
             self.check(1)
 
-    def code(self) -> int:
-        """Its length for the room, 0 where none fits."""
-        d = self.shape.numel()
-        return next((code for code in CODES if FIXED + network_bytes(d, code) + gate_bytes(d, code)
-                     + PLANNED * class_bytes(code) <= SHARE * self.room), 0)
+    def code(self, classes: int) -> int:
+        """Its length for the room: with so many classes room for more, the shortest at least."""
+        planned = max(PLANNED, GROWTH * classes)
+        return next((code for code in CODES if self.least(planned, code) <= SHARE * self.room),
+                    next((code for code in CODES if self.least(classes, code) <= self.room), CODES[-1]))
 
     def least(self, classes: int, code: int) -> int:
         """Bytes without recent samples."""
@@ -76,12 +89,9 @@ class FearNet(Above):
         return FIXED + network_bytes(d, code) + gate_bytes(d, code) + classes * class_bytes(code)
 
     def check(self, classes: int) -> None:
-        code = self.cortex.code if self.cortex else self.code()
-        if self.place >= 0 and (not code or self.least(classes, code) > self.room):
-            least = int(self.least(max(classes, PLANNED), 1) / SHARE) + 1
+        if self.place >= 0 and (least := self.least(classes, CODES[-1])) > self.room:
             raise BudgetError(f"{self.room} bytes can't hold FearNet on {self.shape.numel()} features and {classes} "
-                              f"class{'es' * (classes > 1)}", f"give --memory {max(least, 2 * self.room * bool(code))} "
-                              "or more from the first round on")
+                              f"class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         self.seed = int(generator.integers(2**31))
@@ -94,14 +104,20 @@ class FearNet(Above):
         if self.cortex is None:
             self.mean, self.scale = float(x.mean()), max(float(x.std()), TINY)
             self.recent = torch.empty(0, x.shape[1])
-            self.cortex = Cortex(x.shape[1], max(self.code(), 1)).start(generator)
+            self.cortex = Cortex(x.shape[1], self.code(len(new.y.unique()))).start(generator)
         self.recent = torch.cat([self.recent, ((x - self.mean) / self.scale).half().float()])
         self.of = torch.cat([self.of, new.y])
         self.awake += 1
         known = len({*self.cortex.columns, *self.of.tolist()})
-        full = self.least(known, self.cortex.code) + len(self.of) * (2 * x.shape[1] + 4) > self.room
-        if first or full or self.awake >= self.sleep:
-            self.cortex.consolidate(self.recent, self.of, self.dreams, generator)
+        fits = (self.room - self.least(known, self.cortex.code)) // (2 * x.shape[1] + 4)
+        if not self.sleep and not first:
+            kept = torch.from_numpy(generator.permutation(len(self.of))[:max(fits, 0)])
+            self.recent, self.of = self.recent[kept], self.of[kept]
+        elif first or len(self.of) > fits or self.awake >= self.sleep:
+            dreamer = self.cortex
+            if self.least(known, dreamer.code) > self.room:
+                self.cortex = Cortex(dreamer.numbers, self.code(known)).start(generator)
+            self.cortex.consolidate(self.recent, self.of, self.dreams, generator, dreamer)
             self.recent, self.of, self.awake = self.recent[:0], self.of[:0], 0
         self.gate = self._gate(generator) if len(self.of) else None
         self.columns, self.before = sorted({*self.cortex.columns, *self.of.tolist()}), None
@@ -119,10 +135,7 @@ class FearNet(Above):
             rows, others = (torch.from_numpy(generator.integers(len(part), size=half)) for part in (self.of, dreamt))
             answer = layers(torch.cat([self.recent[rows], dreamt[others]]))[:, 0]
             adam.step(torch.autograd.grad(F.binary_cross_entropy_with_logits(answer, truth), weights))
-        with torch.no_grad():
-            for p in weights:
-                p.copy_(p.half().float())
-        return layers.requires_grad_(False)
+        return round_weights(layers)
 
     def state(self) -> Arrays:
         found: Arrays = {"place": np.array(self.place, np.int32), "awake": np.array(self.awake, np.int32),
@@ -131,7 +144,7 @@ class FearNet(Above):
         if self.cortex is not None:
             found |= {f"cortex/{name}": array for name, array in self.cortex.state().items()}
         if self.gate is not None:
-            found |= {f"gate/{name}": p.numpy().astype(np.float16) for name, p in self.gate.state_dict().items()}
+            found |= {f"gate/{name}": array for name, array in packed(self.gate).items()}
         return found
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
@@ -140,17 +153,15 @@ class FearNet(Above):
         self.recent, self.of = torch.tensor(state["recent"]).float(), torch.tensor(state["of"]).long()
         self.cortex = self.gate = None
         if "cortex/columns" in state:
-            code, numbers = len(state["cortex/encoder/2.weight"]), state["cortex/encoder/0.weight"].shape[1]
+            code, numbers = len(state["cortex/encoder/2.codes"]), state["cortex/encoder/0.codes"].shape[1]
             self.cortex = Cortex(numbers, code)
             self.cortex.load({name.removeprefix("cortex/"): array for name, array in state.items()
                               if name.startswith("cortex/")})
             self.columns = sorted({*self.cortex.columns, *self.of.tolist()})
             self.shape = self.shape if self.place == 0 else torch.Size([numbers])
-            if "gate/0.weight" in state:
-                self.gate = gate(numbers, code)
-                self.gate.load_state_dict({name: torch.tensor(state[f"gate/{name}"]).float()
-                                           for name in self.gate.state_dict()})
-                self.gate.requires_grad_(False)
+            if "gate/0.codes" in state:
+                self.gate = unpack(gate(numbers, code), {name.removeprefix("gate/"): array
+                                                         for name, array in state.items()})
 
 
 class Gated(Balance):

@@ -1,7 +1,6 @@
 """Pseudo-rehearsal from class statistics: features are drawn from a Gaussian of each class."""
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 from edgecl.drift import Drift, Pairs
 from edgecl.errors import BudgetError
+from edgecl.gaussian import ROUNDING, Gaussian
 from edgecl.training.above import PER_CLASS, PLACE, Above, float_rows
 
 if TYPE_CHECKING:
@@ -18,46 +18,8 @@ if TYPE_CHECKING:
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
-ROUNDING = 1e-12    # of the strongest direction
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """N(mean, diag(diagonal) + factor^T factor): mean and diagonal float64 [d], factor [r, d], strongest row first."""
-
-    mean: np.ndarray
-    diagonal: np.ndarray
-    factor: np.ndarray
-
-    @classmethod
-    def of(cls, mean: np.ndarray, covariance: np.ndarray, rank: int) -> Gaussian:
-        """The diagonal of a covariance [d, d], exactly, and its `rank` strongest directions."""
-        rank = min(rank, len(mean))
-        values, vectors = np.linalg.eigh(covariance) if rank else (np.zeros(0), np.zeros((len(mean), 0)))
-        kept = slice(len(values) - rank, None)
-        factor = (np.sqrt(np.maximum(values[kept], 0))[:, None] * vectors[:, kept].T)[::-1]
-        return cls(mean, np.maximum(np.diag(covariance) - (factor ** 2).sum(0), 0), factor)
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """float64 [d, d]."""
-        return np.diag(self.diagonal) + self.factor.T @ self.factor
-
-    def cut(self, rank: int) -> Gaussian:
-        """With the `rank` strongest directions; what the others carried goes to the diagonal, which stays exact."""
-        return Gaussian(self.mean, self.diagonal + (self.factor[rank:] ** 2).sum(0), self.factor[:rank])
-
-    def draw(self, n: int, generator: np.random.Generator) -> np.ndarray:
-        """float64 [n, d]."""
-        own = generator.standard_normal((n, len(self.mean))) * np.sqrt(self.diagonal)
-        return self.mean + own + generator.standard_normal((n, len(self.factor))) @ self.factor
-
-    def merged(self, count: int, x: np.ndarray, rank: int) -> Gaussian:
-        """With samples x [n, d] beside the `count` that it was made of."""
-        n, mean = len(x), x.mean(0)
-        share, gap = n / (n + count), mean - self.mean
-        covariance = (1 - share) * self.covariance + share * np.cov(x, rowvar=False, bias=True)
-        return Gaussian.of(self.mean + share * gap, covariance + share * (1 - share) * np.outer(gap, gap), rank)
+UNIT = 4        # bytes of the largest deviation of a class, float32, of which the others are shares, float16
+SMALLEST = 1e-30
 
 
 class Gaussians(Above):
@@ -77,7 +39,8 @@ class Gaussians(Above):
     def __init__(self, room: int, nothing: Batch, rank: int, pace: float, moves: str) -> None:
         super().__init__(room, nothing)
         self.rank, self.pace, self.moves = rank, pace, moves
-        self.classes: dict[int, Gaussian] = {}
+        self.kept: dict[int, Arrays] = {}           # as it is at rest, and
+        self.classes: dict[int, Gaussian] = {}      # as it is drawn from
         self.counts: dict[int, int] = {}
         if nothing.x.dim() == 2:
             self.place = 0
@@ -87,7 +50,7 @@ class Gaussians(Above):
     def check(self, classes: int) -> None:
         if self.place < 0:
             return
-        least = PLACE + classes * (PER_CLASS + 8 * self.shape.numel())
+        least = PLACE + classes * class_bytes(self.shape.numel(), 0)
         if self.room < least:
             raise BudgetError(f"{self.room} bytes can't hold mean and variance of {self.shape.numel()} features of "
                               f"each of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
@@ -95,8 +58,8 @@ class Gaussians(Above):
     def affordable(self, classes: int) -> int:
         """Directions a class that the room has space for."""
         d = self.shape.numel()
-        spare = (self.room - PLACE) // classes - PER_CLASS - 8 * d
-        return max(min(self.rank, d, spare // (4 * d)), 0)
+        spare = (self.room - PLACE) // classes - class_bytes(d, 0)
+        return max(min(self.rank, d, spare // (2 * d)), 0)
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
         if not self.replayable or not n:
@@ -118,9 +81,10 @@ class Gaussians(Above):
         for column in arrived:
             x = now[columns == column]
             old = self.classes.get(column)
-            self.classes[column] = _fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
+            self.classes[column] = Gaussian.fitted(x, rank) if old is None else old.merged(self.counts[column], x, rank)
             self.counts[column] = self.counts.get(column, 0) + len(x)
-        self.classes = {column: _stored(own.cut(rank)) for column, own in self.classes.items()}
+        self.kept = {column: _packed(own.cut(rank)) for column, own in self.classes.items()}
+        self.classes = {column: _unpacked(kept) for column, kept in self.kept.items()}
         self.columns = list(self.classes)
 
     def _move(self, old: np.ndarray, now: np.ndarray, columns: np.ndarray) -> None:
@@ -129,34 +93,36 @@ class Gaussians(Above):
         self.classes |= {column: way(self.classes[column], old, now, columns) for column in self.replayable}
 
     def state(self) -> Arrays:
-        stacked = {name: np.array([getattr(own, name) for own in self.classes.values()], np.float32)
-                   for name in ("mean", "diagonal", "factor")}
+        stacked = {name: np.stack([kept[name] for kept in self.kept.values()]) for name in AT_REST if self.kept}
         return {**super().state(), "counts": np.array([self.counts[c] for c in self.classes], np.int64), **stacked}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self.place, self.columns = int(state["place"]), [int(column) for column in state["columns"]]
-        rows = zip(*(state[name].astype(np.float64) for name in ("mean", "diagonal", "factor")))
-        self.classes = {column: Gaussian(*row) for column, row in zip(self.columns, rows)}
+        self.kept = {column: {name: np.array(state[name][i]) for name in AT_REST}
+                     for i, column in enumerate(self.columns)}
+        self.classes = {column: _unpacked(kept) for column, kept in self.kept.items()}
         self.counts = dict(zip(self.columns, map(int, state["counts"])))
         self.shape = torch.Size(state["mean"].shape[1:]) if self.columns else self.shape     # its size; see `choose`
 
 
-def _stored(own: Gaussian) -> Gaussian:
-    """As it is at rest: float32."""
-    return Gaussian(*(np.float64(np.float32(part)) for part in (own.mean, own.diagonal, own.factor)))
+AT_REST = "mean", "unit", "deviation", "factor"
 
 
-def _fitted(x: np.ndarray, rank: int) -> Gaussian:
-    """Of samples [n, d], whose n - 1 directions may be far fewer than d: by the smaller of the two products."""
-    mean = x.mean(0)
-    rows = (x - mean) / np.sqrt(len(x))
-    if len(x) >= x.shape[1]:
-        return Gaussian.of(mean, rows.T @ rows, rank)
-    values, left = np.linalg.eigh(rows @ rows.T)
-    kept = np.flatnonzero(values > ROUNDING * values[-1])[::-1][:rank]
-    factor = left[:, kept].T @ rows
-    padded = np.vstack([factor, np.zeros((rank - len(factor), x.shape[1]))])
-    return Gaussian(mean, np.maximum((rows ** 2).sum(0) - (factor ** 2).sum(0), 0), padded)
+def class_bytes(dimension: int, rank: int) -> int:
+    """Of a class: mean float32, deviations and directions float16."""
+    return PER_CLASS + UNIT + (4 + 2 + 2 * rank) * dimension
+
+
+def _packed(own: Gaussian) -> Arrays:
+    unit = np.array(max(np.sqrt(own.variance.max(initial=0)), SMALLEST), np.float32)
+    return {"mean": np.float32(own.mean), "unit": unit, "deviation": np.float16(np.sqrt(own.diagonal) / unit),
+            "factor": np.float16(own.factor / unit)}
+
+
+def _unpacked(state: Mapping[str, np.ndarray]) -> Gaussian:
+    unit = np.float64(state["unit"])
+    return Gaussian(np.float64(state["mean"]), (unit * np.float64(state["deviation"])) ** 2,
+                    unit * np.float64(state["factor"]))
 
 
 # how old classes follow ------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from edgecl.training.network import Network
     from edgecl.training.part import Arrays
 
-PIXELS = 1024       # numbers of a sample up to which it is generated itself, not its activations at the map
+PIXELS = 256        # numbers of a sample up to which it is generated itself, not its activations at the map: a decoder
+                    # of that few bytes makes no windows or larger images (docs/pseudo-rehearsal.md)
 CODES = 32          # of the code at most
 SHARP = 15          # times the reconstruction: of small images the code would else tell little, not even the class
 RATE = 2e-3         # of Adam

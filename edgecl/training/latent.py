@@ -1,4 +1,4 @@
-"""Latent replay: exemplars are activations at a cut layer, 8 bits a number."""
+"""Latent replay: exemplars are activations at a cut layer, 8 bits a number or product codes."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from edgecl.errors import BadInput, BudgetError
+from edgecl.quantiser import ProductQuantiser
 from edgecl.training.above import PLACE, Above
 from edgecl.training.batch import Batch
 from edgecl.training.memory import PER_CLASS, Reservoir
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SCALE = 8       # bytes beside an exemplar's numbers: its least one and its step, float32 each
 LEVELS = 255
+BOOK = 4        # a codebook takes one part in so many of the room, at most
 
 
 class Latent(Above):
@@ -29,13 +31,16 @@ class Latent(Above):
 
     The cut is the lowest with learned layers under it at which `patterns` exemplars fit into the room; where none is,
     that of the fewest numbers. Vectors are taken for features, and activations of a frozen trunk are: they are cut
-    already. bits: 8, or 32 for floats as they are.
+    already. bits: 8; 32 for floats as they are; 1 to 4 for product codes of so many bits a number, whose codebook is
+    made of the first round's activations and stays (Hayes et al. 2020, REMIND, section 4.1), in a share of the room.
     """
 
     def __init__(self, room: int, nothing: Batch, patterns: int, bits: int) -> None:
         super().__init__(room, nothing)
-        if bits not in (8, 32):
-            raise BadInput(f"bits = {bits}", "give 8, or 32 for floats")
+        if bits not in (1, 2, 3, 4, 8, 32):
+            raise BadInput(f"bits = {bits}", "give 8, 32 for floats, or 1 to 4 for product codes")
+        self.coded = bits < 8
+        self.book: ProductQuantiser | None = None
         self.patterns, self.bits, self.seed = patterns, bits, 0
         self.store: Reservoir | None = None
         if self._cut_already():
@@ -47,7 +52,9 @@ class Latent(Above):
 
     def size(self, numbers: int) -> int:
         """Bytes of an exemplar."""
-        return numbers + SCALE if self.bits == 8 else 4 * numbers
+        if self.book is not None:
+            return self.book.dtype(numbers).itemsize
+        return numbers + SCALE if self.bits == 8 else -(-numbers * self.bits // 8)
 
     def chosen(self, network: Network, x: Tensor) -> int:
         known, found = 0, {}
@@ -63,23 +70,36 @@ class Latent(Above):
         if self.store is None:
             self._open()
 
+    def _make_book(self, x: Tensor) -> None:
+        """For product codes, of the first activations [n, ...]. Raises BadInput where none fits."""
+        if self.coded and self.book is None:
+            rows = x.flatten(1).float().numpy()
+            self.book = ProductQuantiser.train(rows, self.size(rows.shape[1]), self.room // BOOK)
+            self.store = None
+            self._open()
+
     def _open(self) -> None:
         if self.room < (least := PLACE + self.size(self.shape.numel()) + PER_CLASS):
             raise BudgetError(f"{self.room} bytes can't hold an exemplar of {self.shape.numel()} activations",
                               f"give --memory {least} or more")
-        self.store = Reservoir(self.room - PLACE, self.packed(torch.zeros(0, *self.shape), torch.zeros(0).long()))
+        shared = self.book.shared_bytes if self.book is not None else 0
+        empty = self.packed(torch.zeros(0, *self.shape), torch.zeros(0).long())
+        self.store = Reservoir(self.room - PLACE - shared, empty)
 
     def check(self, classes: int) -> None:
-        least = PLACE + classes * (self.size(self.shape.numel()) + PER_CLASS)
+        shared = 0 if not self.coded else self.book.shared_bytes if self.book is not None else self.room // BOOK
+        least = PLACE + shared + classes * (self.size(self.shape.numel()) + PER_CLASS)
         if self.store is not None and self.room < least:
             raise BudgetError(f"{self.room} bytes can't hold {self.shape.numel()} activations of each of {classes} "
                               f"classes", f"give --memory {least} or more")
 
     def packed(self, x: Tensor, y: Tensor) -> Batch:
-        """Activations [n, ...] as bytes, uint8 [n, numbers + 8], or as floats [n, numbers]."""
+        """Activations [n, ...] as bytes, uint8 [n, numbers + 8] or product codes, or as floats [n, numbers]."""
         rows = x.flatten(1).float()
         if self.bits == 32:
             return Batch(rows, y)
+        if self.book is not None:
+            return Batch(torch.from_numpy(self.book.encode(rows.numpy())["codes"]), y)
         if not len(rows):
             return Batch(torch.empty(0, rows.shape[1] + SCALE, dtype=torch.uint8), y)
         least = rows.amin(1, keepdim=True)
@@ -88,7 +108,10 @@ class Latent(Above):
         return Batch(torch.cat([torch.cat([least, step], 1).view(torch.uint8), numbers], 1), y)
 
     def unpacked(self, rows: Tensor) -> Tensor:
-        """The inverse of `packed`, to half a step: float32 [n, ...]."""
+        """The inverse of `packed`, to half a step, or to the nearest centroids: float32 [n, ...]."""
+        if self.book is not None:
+            codes = rows.numpy().view(self.book.dtype(self.shape.numel()))[:, 0]
+            rows = torch.from_numpy(self.book.decode(codes))
         if self.bits == 8:
             scale = rows[:, :SCALE].contiguous().view(torch.float32)
             rows = scale[:, :1] + scale[:, 1:] * rows[:, SCALE:]
@@ -98,6 +121,7 @@ class Latent(Above):
         if self.store is None:      # a worker's samples are activations already
             self.place, self.shape = 0, old.x.shape[1:]
             self._open()
+        self._make_book(old.x)
         assert self.store is not None
         self.store.hold(self.packed(old.x, old.y))
         self.columns = list(self.store.kept)
@@ -119,19 +143,25 @@ class Latent(Above):
 
     def update(self, new: Batch, network: Network) -> None:
         self.choose(network, new.x)
+        x = self.activations(new.x, network)
+        self._make_book(x)
         assert self.store is not None
-        self.store.observe(self.packed(self.activations(new.x, network), new.y), np.random.default_rng(self.seed))
+        self.store.observe(self.packed(x, new.y), np.random.default_rng(self.seed))
         self.before, self.columns = None, list(self.store.kept)
 
     def state(self) -> Arrays:
         place = {"place": np.array(self.place, np.int32)}
-        return place if self.store is None else {**place, **self.store.state()}
+        book = {} if self.book is None else {f"book/{name}": a for name, a in self.book.to_arrays().items()}
+        return place if self.store is None else {**place, **book, **self.store.state()}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self.place = int(state["place"])
         if "x" not in state:
             return
         numbers = state["x"].shape[1] - (SCALE if self.bits == 8 else 0)
+        if "book/books" in state:
+            self.book = ProductQuantiser.from_arrays({name.removeprefix("book/"): a for name, a in state.items()})
+            numbers = len(self.book.mean)
         self.shape = self.shape if self.shape.numel() == numbers else torch.Size([numbers])
         self.store = None
         self._open()
