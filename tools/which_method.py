@@ -16,10 +16,13 @@ from typing import Any
 
 from edgecl.config import format_size
 from edgecl.method import Method, method_names, read_method
+from edgecl.rounds import BENCH_ONLY
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
 RUNS = {"digits": ["--data", "digits", "--epochs", "3", "--seeds", "0,1,2"],
         "fashion": ["--data", "fashion", "--per-class", "200", "--epochs", "2", "--seeds", "0"]}
+MORE = {"gem"}      # methods that are refused in bench's usual 200 KB: they have 2 MB
+ACTIVATIONS = {"latent", "fearnet"}     # memories of what samples look like inside a network
 BOUNDS = {"joint", "finetune"}      # what the others lie between
 
 
@@ -30,9 +33,11 @@ def main() -> int:
     options = parser.parse_args()
     files = list(options.results)
     for name, given in RUNS.items() if options.run else ():
-        subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(method_names()),
-                        "--multi-head", "--out", str(options.run / name), *given], check=False)
-        files.append(options.run / name / "results.json")
+        for memory, methods in (("200KB", set(method_names()) - MORE), ("2MB", MORE)):
+            out = options.run / f"{name}-{memory}"
+            subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(sorted(methods)),
+                            "--memory", memory, "--multi-head", "--out", str(out), *given], check=False)
+            files.append(out / "results.json")
     results = [result for file in files for result in json.loads(file.read_text("utf-8"))]
     if not results:
         parser.error("no results: give results.json files of `edgecl bench --out`, or --run OUT")
@@ -48,7 +53,8 @@ def page(results: list[dict[str, Any]]) -> str:
         of.setdefault(Path(result["method"]).stem, []).append(result)
     known = [name for name in dict.fromkeys(name for of in settings.values() for name in of) if name in method_names()]
     text = [PREFACE, "## Which to take\n\n" + "\n".join(best(of, title(key)) for key, of in settings.items()),
-            "## What each needs\n\n| method | keeps | answers need | `edgecl round` |\n|---|---|---|---|\n" + "\n".join(
+            "## What each needs\n\n| method | keeps | samples kept | answers need | `edgecl round` |\n"
+            "|---|---|---|---|---|\n" + "\n".join(
                 f"| `{name}` | {' | '.join(needs(read_method(name)))} |" for name in sorted(known))]
     for key, of in settings.items():
         rows = sorted(of.items(), key=lambda item: -middle(item[1], "final_accuracy"))
@@ -80,18 +86,21 @@ def best(of: dict[str, list[dict[str, Any]]], where: str) -> str:
     for name, mine in of.items():
         if name not in BOUNDS:
             chosen.append((int(middle(mine, "memory_bytes")), middle(mine, "final_accuracy"), name))
-    front = [one for one in sorted(chosen) if not any(
+    useful = max(share for _, share, _ in chosen) / 2
+    front = [one for one in sorted(chosen) if one[1] >= useful and not any(
         other[0] <= one[0] and other[1] >= one[1] and other != one for other in chosen)]
     return f"- {where}: " + ", ".join(f"`{name}` for {format_size(size)} ({share:.3f})" for size, share, name in front)
 
 
-def needs(method: Method) -> tuple[str, str, str]:
-    """What it keeps, what its answers need, and whether a state can have a round of it."""
-    given = {gift for _, part in method.rows() for gift in part.gives}
-    keeps = ", ".join(sorted(given) + [f"{name} constraint" for name in method.parts["constraint"]]) or "nothing"
+def needs(method: Method) -> tuple[str, str, str, str]:
+    """What it keeps, whether that is samples, what its answers need, and whether a state can have a round of it."""
+    kept = [name for kind in ("memory", "constraint", "plasticity") for name in method.parts[kind]]
+    samples = any("exemplars" in part.gives for _, part in method.rows()) or method.parts["memory"][0] in ACTIVATIONS
     asks = f"the task, or its rule ({method.parts['task_rule'][0]})" if method.plastic else "nothing"
-    rounds = "no" if method.plastic else {"none": "no", "first": "the first only", "all": "yes"}[method.tuned]
-    return keeps, asks, rounds
+    refused = method.plastic or method.parts["memory"][0] in BENCH_ONLY
+    rounds = "no" if refused else {"none": "no", "first": "the first only", "all": "yes"}[method.tuned]
+    return ", ".join(name for name in kept if name not in ("none", "nothing")) or "nothing", \
+        "yes" if samples else "no", asks, rounds
 
 
 PREFACE = """# Which method for which board
@@ -99,8 +108,15 @@ PREFACE = """# Which method for which board
 Every method of `edgecl methods` on the same data, by `edgecl bench`: medians over seeds. Bytes are all that is kept
 between steps besides the served network; seconds are those of training on the machine that ran the benchmark, to be
 compared with one another; peak memory is the whole process's. With the task known, only its own classes may be
-answered. `joint` is the bound that keeps all data, `finetune` the one that keeps nothing. Made by
-`tools/which_method.py`."""
+answered. `joint` is the bound that keeps all data, `finetune` the one that keeps nothing. `ncm`, `slda` and `ranpac`
+have no round: they are the heads of `edgecl learn` and need no training. Methods had 200 KB, `gem`, whose gradients
+don't fit there, 2 MB. Made by `tools/which_method.py`.
+
+**In short**: take what `edgecl learn` does, unless the backbone is to be tuned. Then: may samples be kept? `first-
+session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; on Fashion-MNIST and watch recordings
+see [methods.md](methods.md). If not: `statistics` ([pseudo-rehearsal.md](pseudo-rehearsal.md),
+[privacy.md](privacy.md)). Penalties on weights (`ewc`, `si`, `mas`, `rwalk`) and sub-networks need to know the task
+([constraints.md](constraints.md), [plasticity.md](plasticity.md))."""
 
 
 if __name__ == "__main__":
