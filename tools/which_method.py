@@ -112,8 +112,8 @@ answered. `joint` is the bound that keeps all data, `finetune` the one that keep
 have no round: they are the heads of `edgecl learn` and need no training. Methods had 200 KB, `gem`, whose gradients
 don't fit there, 2 MB. Made by `tools/which_method.py`.
 
-**In short**: take what `edgecl learn` does, unless the backbone is to be tuned. Then: may samples be kept? `first-
-session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; on Fashion-MNIST and watch recordings
+**In short**: take what `edgecl learn` does, unless the backbone is to be tuned. Then: may samples be kept?
+`first-session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; on Fashion-MNIST and watch recordings
 see [methods.md](methods.md). If not: `statistics` ([pseudo-rehearsal.md](pseudo-rehearsal.md),
 [privacy.md](privacy.md)). Penalties on weights (`ewc`, `si`, `mas`, `rwalk`) and sub-networks need to know the task
 ([constraints.md](constraints.md), [plasticity.md](plasticity.md))."""
