@@ -113,8 +113,8 @@ have no round: they are the heads of `edgecl learn` and need no training. Method
 don't fit there, 2 MB. Made by `tools/which_method.py`.
 
 **In short**: take what `edgecl learn` does, unless the backbone is to be tuned. Then: may samples be kept?
-`first-session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; on Fashion-MNIST and watch recordings
-see [methods.md](methods.md). If not: `statistics` ([pseudo-rehearsal.md](pseudo-rehearsal.md),
+`first-session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; more data sets:
+[methods.md](methods.md). If not: `statistics` ([pseudo-rehearsal.md](pseudo-rehearsal.md),
 [privacy.md](privacy.md)). Penalties on weights (`ewc`, `si`, `mas`, `rwalk`) and sub-networks need to know the task
 ([constraints.md](constraints.md), [plasticity.md](plasticity.md))."""
 
