@@ -189,8 +189,8 @@ and nothing of the served network. Separate networks are trained for as many epo
 of all but the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight
 times. Where each step is one class (watch, 7 steps), the task known leaves nothing to tell apart.
 
-With the task known all stay within two points of separate networks, at a twentieth to a third of their bytes. Without it,
-which sub-network should answer is a harder question than what the class is: no rule comes near to `slda`."""
+With the task known all stay within two points of separate networks, at a five-hundredth to a half of their bytes.
+Without it, which sub-network should answer is a harder question than what the class is: no rule comes near to `slda`."""
 
 
 if __name__ == "__main__":
