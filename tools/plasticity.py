@@ -190,7 +190,7 @@ of all but the first. `packnet` goes through its samples twice as often, `cpg` a
 times. Where each step is one class (watch, 7 steps), the task known leaves nothing to tell apart.
 
 With the task known all stay within two points of separate networks, at a five-hundredth to a half of their bytes.
-Without it, which sub-network should answer is a harder question than what the class is: no rule comes near to `slda`."""
+Without it, which sub-network should answer is harder to tell than the class: no rule comes near to `slda`."""
 
 
 if __name__ == "__main__":
