@@ -117,7 +117,7 @@ def descend(part, network, new, rate=0.1):
 
 ACTIVATIONS = {"less-forget", "margin-ranking", "fixed-classes", "positive-weights", "pooled-outputs", "logit-replay",
                "gradient-noise"}
-# what holds features, or other than a penalty on weights: see test_balance.py
+# what holds features, or other than a penalty on weights: see test_balance.py, test_rehearsal.py
 PENALTIES = [name for name, row in PARTS["constraint"].items() if not row.needs and name not in ACTIVATIONS]
 
 

@@ -1,0 +1,42 @@
+"""Small batches, networks and steps, for tests of parts by hand."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgecl.training.batch import Batch
+from edgecl.training.heads import Softmax, Step
+from edgecl.training.network import Network
+
+NOTHING = Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64))
+SIZE = 6 * 4
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def batch(columns, n=8, seed=0):
+    x = torch.from_numpy(rng(seed).standard_normal((n * len(columns), 6)).astype(np.float32))
+    y = torch.tensor([column for column in columns for _ in range(n)])
+    x[torch.arange(len(y)), y] += 2.0       # each class has a direction of its own
+    return Batch(x, y)
+
+
+def plain(classes, head=Softmax):
+    """A network whose features are its input."""
+    network = Network(nn.Flatten(), nn.Identity(), head(6), 6)
+    network.head.extend(classes, rng())
+    return network.eval()
+
+
+def step(logits, targets, old=None, known=0, **more):
+    more.setdefault("features", torch.empty(len(logits), 0))
+    features = more.pop("features")
+    olds = 0 if old is None else len(old)
+    return Step(features, logits, torch.tensor(targets), old, known, len(logits), olds, **more)
+
+
+def gradient(loss, weights):
+    return torch.autograd.grad(loss, weights)[0]
