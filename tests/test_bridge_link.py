@@ -4,10 +4,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
-import psutil
 import pytest
 from helpers_bridge import APP_COUNT, link_to, need, ramp, u32
 
@@ -64,13 +64,15 @@ def test_a_pulled_cable_is_back_within_a_second_and_costs_no_memory(board):
     simulator = board("--batch", "5")
     with contextlib.closing(link_to(simulator)) as link:
         link.wait(lambda: link.session.clock.synchronised, 5)
-        before, connected = psutil.Process().memory_info().rss, []
+        tracemalloc.start()  # not the resident set: other tests of this process have theirs in it
+        before, connected = tracemalloc.get_traced_memory()[0], []
         simulator.tell(f"unplug {UNPLUGGED}")
         link.wait(lambda: not link.connected, 2)
         while not simulator.port.exists():
             connected += link.pump(0.05)
         replugged = time.monotonic()
-        after = psutil.Process().memory_info().rss
+        after = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
         while not (connected := [event for event in connected if isinstance(event, Connected)]):
             connected = link.pump(0.05)
             assert time.monotonic() - replugged < 1
@@ -78,7 +80,7 @@ def test_a_pulled_cable_is_back_within_a_second_and_costs_no_memory(board):
         assert link.counts["reconnects"] == 1
         events = link.wait(lambda: any(isinstance(e, Samples) for e in link.pump(0.05)), 2)
         assert all(isinstance(e, (Samples, Connected)) for e in events)
-    assert after - before < 1_000_000
+    assert after - before < 50_000
 
 
 @pytest.mark.slow
