@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import edgecl.training.cortex as cortex_module
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.datasets import digits
 from edgecl.gaussian import Gaussian
@@ -262,7 +263,7 @@ def test_a_generator_without_its_own_replay_forgets():
 
 
 def test_pseudo_samples_come_from_full_covariances():
-    cortex = Cortex(4, 3).start(rng())
+    cortex = Cortex(3, 3).start(rng())
     cortex.columns = [0]
     cortex.means = torch.tensor([[1.0, -2.0, 3.0]])
     cortex.factors = torch.linalg.cholesky(torch.tensor(covariance(3)[None], dtype=torch.float32))
@@ -271,6 +272,29 @@ def test_pseudo_samples_come_from_full_covariances():
     assert np.linalg.norm(np.cov(x.numpy().T) - covariance(3)) <= 0.02 * np.linalg.norm(covariance(3))
     assert (x.mean(0) - cortex.means[0]).norm() < 0.02 * cortex.means.norm() and set(of.tolist()) == {0}
     assert abs(covariance(3)[0, 1]) > 0.05      # else a diagonal would do
+
+
+def test_pseudo_samples_vary_as_real_ones_do_beside_what_the_decoder_tells():
+    """Eight numbers by a code of one: what the code can't say is most of them, and is there again in the dream."""
+    x = torch.from_numpy(rng().standard_normal((2000, 8)).astype(np.float32))
+    cortex = Cortex(8, 1).start(rng())
+    cortex.consolidate(x, torch.zeros(2000, dtype=torch.int64), 400, rng())
+    dreamt, _ = cortex.dream(20_000, rng())
+    assert cortex.residual.square().sum() > 0.5 * x.var(0).sum()
+    torch.testing.assert_close(dreamt.var(0), x.var(0), rtol=0.1, atol=0.01)
+
+
+def test_a_sleep_leaves_the_codes_of_what_is_known_where_they_are(monkeypatch):
+    moved = {}
+    for stay in (0.0, cortex_module.STAY):
+        monkeypatch.setattr(cortex_module, "STAY", stay)
+        cortex, known = Cortex(6, 4).start(rng()), classes_of([0, 1])
+        cortex.consolidate(known.x, known.y, 300, rng())
+        before = cortex.encoder(known.x)
+        new = classes_of([2, 3])
+        cortex.consolidate(new.x, new.y, 300, rng())
+        moved[stay] = float((cortex.encoder(known.x) - before).square().mean() / before.var(0).mean())
+    assert moved[cortex_module.STAY] < moved[0.0] / 4
 
 
 def fearnet(sleep=3, dreams=300):

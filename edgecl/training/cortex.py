@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 BATCH = 64
 HIDDEN = 2          # times the code: the width of the layer on each side of it
 RIDGE = 1e-4        # of the mean variance, added to each before a covariance is factored
-RATE = 2e-3
+RATE = 4e-3         # for half of a sleep, then down to 0 in a line
 TINY = 1e-30
 HIDDEN_SHARE = 0.1  # of the loss, the reconstruction of the hidden layer
+STAY = 1.0          # of the loss, what the codes of pseudo-samples move by
 CODES = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 TOP = 127.49        # see `edgecl.codec`: the largest of a row then always rounds to 127
 ROW = 4             # bytes of a row of weights beside them: scale and bias
@@ -37,9 +38,9 @@ def class_bytes(code: int) -> int:
 
 
 def network_bytes(numbers: int, code: int) -> int:
-    """Of encoder and decoder."""
+    """Of encoder and decoder, and of what the decoder leaves out."""
     width = HIDDEN * code
-    return 2 * width * (numbers + code) + ROW * (2 * width + code + numbers)
+    return 2 * width * (numbers + code) + ROW * (2 * width + code + numbers) + 2 * numbers
 
 
 def round_weights(layers: nn.Sequential) -> nn.Sequential:
@@ -86,8 +87,13 @@ def _scale(weight: Tensor) -> Tensor:
 class Cortex(Part):
     """mPFC of Kemker & Kanan 2018, section 4.2: encoder, classifier and decoder, trained on classification and on the
     reconstruction of input and hidden layer; for each class a mean and a **full** covariance of its codes, from which
-    codes are drawn and decoded as pseudo-samples. factors: lower triangles L of them, L L^T, float32 [n, code, code].
-    At rest float16, the weights of encoder and decoder in 8 bits."""
+    codes are drawn and decoded as pseudo-samples. factors: lower triangles L of them, L L^T, float32 [n, code, code];
+    residual: the deviation of each number from what is decoded, float32 [numbers]. At rest float16, the weights of
+    encoder and decoder in 8 bits.
+
+    Not of the paper, and for sleeps whose pseudo-samples come from pseudo-samples: these get noise as large as what the
+    decoder leaves out, since without it all that lies beside its surface looks new; their codes are held where they
+    are; and a sleep's rate falls to 0."""
 
     def __init__(self, numbers: int, code: int) -> None:
         self.numbers, self.code, width = numbers, code, HIDDEN * code
@@ -97,6 +103,7 @@ class Cortex(Part):
         self.columns: list[int] = []
         self.means = torch.empty(0, code)
         self.factors = torch.empty(0, code, code)
+        self.residual = torch.zeros(numbers)
 
     def start(self, generator: np.random.Generator) -> Cortex:
         """With random weights."""
@@ -107,12 +114,14 @@ class Cortex(Part):
     def dream(self, n: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """n pseudo-samples, float32 [n, numbers], and their columns; each class has the same chance."""
         drawn = generator.integers(len(self.columns), size=n)
-        noise = torch.from_numpy(generator.standard_normal((n, self.code)).astype(np.float32))
+        noise, beside = (torch.from_numpy(generator.standard_normal((n, m)).astype(np.float32))
+                         for m in (self.code, self.numbers))
         codes = torch.empty(n, self.code)
         for i in set(drawn.tolist()):
             rows = torch.from_numpy(drawn == i)
             codes[rows] = self.means[i] + noise[rows] @ self.factors[i].T
-        return outputs(self.decoder, codes, max(n, 1)), torch.tensor(self.columns)[torch.from_numpy(drawn)]
+        decoded = outputs(self.decoder, codes, max(n, 1))
+        return decoded + self.residual * beside, torch.tensor(self.columns)[torch.from_numpy(drawn)]
 
     def probabilities(self, x: Tensor) -> Tensor:
         """P(class | x) [n, classes], in the order of `columns`."""
@@ -124,31 +133,40 @@ class Cortex(Part):
         """Learn recent samples x [n, numbers] of columns y [n] among pseudo-samples of what is known: as many of each
         old class as the mean of the new ones. dreamer: whose place this one takes, where that is another."""
         dreamer = dreamer or self
-        arrived = sorted(set(y.tolist()))
+        arrived, real = sorted(set(y.tolist())), len(x)
         old = [column for column in dreamer.columns if column not in arrived]
         if old:
             dreamt, of = dreamer.dream(len(dreamer.columns) * -(-len(x) // len(arrived)), generator)
             kept = torch.isin(of, torch.tensor(old))
             x, y = torch.cat([x, dreamt[kept]]), torch.cat([y, of[kept]])
+        before = outputs(dreamer.encoder, x) if dreamer is self else None
         self._grow([*dreamer.columns, *(column for column in arrived if column not in dreamer.columns)])
         target = torch.tensor([self.columns.index(column) for column in y.tolist()])
         parts = [self.encoder, self.decoder, self.classifier]
         weights = [p.requires_grad_(True) for part in parts for p in part.parameters()]
         adam = Adam(weights, RATE)
-        for _ in range(steps):
+        for step in range(steps):
+            adam.rate = RATE * min(1.0, 2 * (1 - step / steps))
             rows = torch.from_numpy(generator.integers(len(x), size=BATCH))
             hidden = self.encoder[1](self.encoder[0](x[rows]))
             code = self.encoder[2](hidden)
             mirrored = self.decoder[1](self.decoder[0](code))
             missed = F.mse_loss(self.decoder[2](mirrored), x[rows]) + HIDDEN_SHARE * F.mse_loss(mirrored, hidden)
             loss = F.cross_entropy(self.classifier(code), target[rows]) + missed
+            if before is not None and (dreamt := rows >= real).any():
+                loss = loss + STAY * F.mse_loss(code[dreamt], before[rows[dreamt]])
             adam.step(torch.autograd.grad(loss, weights))
+        self._rest(x, target)
+
+    def _rest(self, x: Tensor, target: Tensor) -> None:
+        """Round all as it is at rest, and measure by those samples and their places among `columns`."""
         round_weights(self.encoder)
         round_weights(self.decoder)
         with torch.no_grad():
             for p in self.classifier.requires_grad_(False).parameters():
                 p.copy_(p.half().float())
         codes = outputs(self.encoder, x)
+        self.residual = (x - outputs(self.decoder, codes)).std(0, correction=0).half().float()
         own = [codes[target == i] for i in range(len(self.columns))]
         self.means = torch.stack([part.mean(0) for part in own]).half().float()
         self.factors = torch.stack([self._factor(part) for part in own])
@@ -173,8 +191,9 @@ class Cortex(Part):
         weights |= {f"classifier/{key}": value.detach().numpy().astype(np.float16)
                     for key, value in self.classifier.state_dict().items()}
         lower = torch.tril_indices(self.code, self.code)
-        return {**weights, "columns": np.array(self.columns, np.int32), "means": self.means.numpy().astype(np.float16),
-                "factors": self.factors[:, lower[0], lower[1]].numpy().astype(np.float16)}
+        halves = {"residual": self.residual, "means": self.means, "factors": self.factors[:, lower[0], lower[1]]}
+        return {**weights, "columns": np.array(self.columns, np.int32),
+                **{name: tensor.numpy().astype(np.float16) for name, tensor in halves.items()}}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self._grow([int(column) for column in state["columns"]])
@@ -184,6 +203,7 @@ class Cortex(Part):
                                          for key in self.classifier.state_dict()})
         self.classifier.requires_grad_(False)
         lower = torch.tril_indices(self.code, self.code)
+        self.residual = torch.tensor(state["residual"]).float()
         self.means = torch.tensor(state["means"]).float()
         self.factors = torch.zeros(len(self.means), self.code, self.code)
         self.factors[:, lower[0], lower[1]] = torch.tensor(state["factors"]).float()
