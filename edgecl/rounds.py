@@ -78,6 +78,7 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
         begun_at, before, last = store.current, store.parts(), store.tuned()
     codec = foundation.buffer(learner.settings).codec
     drawn = knowledge.gaussians is not None
+    before = None if drawn else before      # all that is known is drawn anew
     rows = _rows(knowledge.pseudo_samples() if drawn else knowledge.stored, codec.input is not None)
     judges = {"": [row for row in rows if row.judges]} if drawn else knowledge.judges()
     held = {row.id for mine in judges.values() for row in mine}
@@ -85,11 +86,10 @@ def run_round(learner: Learner, wish: Wish, watch: worker.Watch | None = None) -
         classes, known = _classes(rows, before)
         places = {name: place for place, name in enumerate(classes)}
         Stored(np.array([places[row.label] for row in rows], np.int64),
-               np.array([row.label not in classes[:known] if drawn else (row.generation or 0) > (last or 0)
-                         for row in rows]),
+               np.array([drawn or (row.generation or 0) > (last or 0) for row in rows]),
                np.array([row.id in held for row in rows]),
                np.stack([row.feature for row in rows]), [row.input for row in rows]).write(folder)
-        (folder / "backbone.onnx").write_bytes(serving if codec.input else _adapted(serving))
+        (folder / "backbone.onnx").write_bytes(serving if codec.input else _adapted(serving, method, before))
         if before is not None:
             (folder / "before.npz").write_bytes(before)
         job = Job(method, tuple(classes), known, foundation.codec if codec.input else "", wish.blocks, wish.memory,
@@ -151,13 +151,18 @@ def _rows(stored: list[Row], inputs: bool) -> list[Row]:
     return rows
 
 
-def _adapted(serving: bytes) -> bytes:
+def _adapted(serving: bytes, method: str, before: bytes | None) -> bytes:
+    """With an adapter of this round's own: what is kept has gone through those of earlier rounds. Raises StateError
+    where the method's parts know the weights or the features of the last one."""
     from edgecl.backbones.surgery import has_adapter, with_adapter
 
-    if has_adapter(serving):
-        raise StateError("what this state keeps went through the adapter of an earlier round, and nothing of before",
-                         "roll back to before it, or create a state with --codec jpeg (photos) or delta16 (windows), "
-                         "which keep what was seen")
+    if before is not None and has_adapter(serving):
+        with np.load(io.BytesIO(before), allow_pickle=False) as file:
+            known = str(file["method"]) == method and any(name.startswith(("constraint", "memory")) for name in file)
+        if known:
+            raise StateError(f"what {Path(method).stem} remembers is of the last round's adapter, below this one's",
+                             f"give --method {LATER}, or create a state with --codec jpeg (photos) or delta16 "
+                             "(windows), which keep what was seen")
     return with_adapter(serving, 0)
 
 

@@ -3,15 +3,17 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from helpers_networks import convolutions, photos
 from helpers_state import create, refused, vectors
 
 from edgecl.cli import main
 from edgecl.config import Settings
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, StateError
 from edgecl.learner import Learner
 from edgecl.method import method_names, read_method
 from edgecl.rounds import BENCH_ONLY, Wish
@@ -101,6 +103,25 @@ def test_a_state_of_features_is_tuned_by_an_adapter(tmp_path):
     done = learner.round(Wish(seconds=40, memory=10**9))
     assert {name for name, _, passed in done.checks if not passed} <= {"accuracy", "regression"}
     assert learner.predict(vectors("bee", 5, seed=3))[0].label == "bee"
+
+
+def test_a_second_round_on_features_puts_an_adapter_on_top_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecl.gate.check_accuracy", lambda *_: [])     # it is taken, whatever it is worth
+    learner = create(tmp_path / "state", quota=6_000_000, exemplars=200_000)
+    for name in ("ant", "bee", "cat"):
+        learner.learn(vectors(name, 40), name)
+    wish = Wish("ewc", seconds=60, memory=10**9, epochs=2)
+    assert learner.round(wish).accepted
+    learner.learn(vectors("dog", 40), "dog")
+    generation = learner.status().generation
+    with pytest.raises(StateError, match=r"of the last round's adapter.*give --method er"):
+        learner.round(wish)
+    assert learner.status().generation == generation
+    assert learner.round(replace(wish, method="er")).accepted
+    assert learner.predict(vectors("bee", 5, seed=3))[0].label == "bee"
+    backbone = learner.store.blob_path(learner.store.newest.backbone).read_bytes()
+    names = {each.name for each in onnx.load_model_from_string(backbone).graph.initializer}
+    assert {"adapter.up", "adapter1.up"} <= names
 
 
 def test_what_can_not_be_done_is_refused_with_the_cure(tmp_path, capsys):

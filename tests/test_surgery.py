@@ -121,6 +121,25 @@ def test_an_adapter_changes_nothing_until_it_is_tuned():
     np.testing.assert_allclose(adapted(tuned, f), Backbone(tuned).features(images()), rtol=1e-4, atol=1e-5)
 
 
+def test_an_adapter_comes_on_top_of_earlier_ones_and_is_tuned_alone():
+    def tuned(model, seed):
+        anatomy = Anatomy(with_adapter(model, 0))
+        cut = anatomy.cut_at(ADAPTER_INPUT)
+        top = Graph(anatomy.top(cut))
+        torch.manual_seed(seed)
+        assert {was for was, _ in top.origin.values()} == {"adapter.down", "adapter.bias", "adapter.up"}
+        with torch.no_grad():
+            top.get_parameter(next(n for n, (w, _) in top.origin.items() if w == "adapter.up")).normal_(0, 0.1)
+        return anatomy.rebuilt(top.weights())
+
+    models = [convolutions()]
+    for seed in range(3):
+        models.append(tuned(models[-1], seed))
+        below, above = (Backbone(model).features(images()) for model in models[-2:])
+        assert np.abs(above - below).max() > 1e-2
+        np.testing.assert_allclose(adapted(models[-1], below), above, rtol=1e-4, atol=1e-5)
+
+
 def test_what_can_not_be_tuned_is_refused_with_the_cure():
     small = quantise_int8(convolutions(), images(16))
     with pytest.raises(BackboneError, match="no layer that can be tuned"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -200,8 +201,10 @@ def kept_dtype(cut: Cut) -> np.dtype[Any]:
 
 def with_adapter(model: bytes, seed: int) -> bytes:
     """The backbone with a residual adapter behind it, f + W2 relu(W1 f + b) (Houlsby et al. 2019, section 2): for
-    backbones that have nothing to tune, or whose samples are not kept. W2 starts at 0: nothing has changed yet."""
+    backbones that have nothing to tune, or whose samples are not kept. W2 starts at 0: nothing has changed yet. An
+    adapter that was there before is a layer of the backbone then."""
     whole = onnx.load_model_from_string(model)
+    _rename(whole)
     info, output = BackboneInfo.from_json(_metadata(whole)[METADATA_KEY]), whole.graph.output[0].name
     d, rng, base = info.dimension, np.random.default_rng(seed), ADAPTER_INPUT
     for node in whole.graph.node:
@@ -218,6 +221,21 @@ def with_adapter(model: bytes, seed: int) -> bytes:
         helper.make_node("MatMul", [active, f"{ADAPTER_PREFIX}up"], [f"{ADAPTER_PREFIX}change"]),
         helper.make_node("Add", [source, f"{ADAPTER_PREFIX}change"], [output])])
     return _stamped(whole, info)
+
+
+def _rename(whole: onnx.ModelProto) -> None:
+    """Give the names of a backbone's adapter free for another one."""
+    names = {each.name for each in whole.graph.initializer}
+    number = next(n for n in count(1) if f"adapter{n}.up" not in names)
+
+    def renamed(name: str) -> str:
+        return f"adapter{number}.{name.removeprefix(ADAPTER_PREFIX)}" if name.startswith(ADAPTER_PREFIX) else name
+
+    for each in whole.graph.initializer:
+        each.name = renamed(each.name)
+    for node in whole.graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = list(map(renamed, ends))
 
 
 def _narrow(below: list[Cut], cut: Cut, above: list[Cut]) -> bool:
