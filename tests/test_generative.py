@@ -318,7 +318,7 @@ def test_recent_memory_is_empty_after_sleep_and_long_term_memory_knows_all():
 
 def test_the_code_becomes_shorter_where_classes_become_too_many():
     """And what the long-term memory knew comes along as dreams: it is right about the first classes too."""
-    memory, network = FearNet(4_000, nothing(16), 1, 700), network_of(16, 32)
+    memory, network = FearNet(4_000, nothing(16), 1, 1500), network_of(16, 32)
     codes = []
     for k in range(4):
         memory.update(classes_of(list(range(8 * k, 8 * k + 8)), d=16), network)

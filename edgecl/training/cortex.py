@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BATCH = 64
 HIDDEN = 2          # times the code: the width of the layer on each side of it
 RIDGE = 1e-4        # of the mean variance, added to each before a covariance is factored
-RATE = 4e-3         # for half of a sleep, then down to 0 in a line
+RATE = 2e-3         # for half of a sleep, then down to 0 in a line
 TINY = 1e-30
 HIDDEN_SHARE = 0.1  # of the loss, the reconstruction of the hidden layer
 STAY = 1.0          # of the loss, what the codes of pseudo-samples move by
