@@ -2,11 +2,12 @@
 """The long protocol: 32 x 32 colour images, `resnet32`, 10 steps, 2,000 exemplars, the papers' epochs and schedules.
 
     python tools/bench_cifar.py FILE.npz OUT.jsonl [--methods icarl,bic] [--seeds 0] [--share 1] [--per-class N]
-                                [--steps 10] [--exemplars 2000]
+                                [--steps 10] [--exemplars 2000] [--batch 128]
 
 FILE.npz holds x_train, y_train, x_test, y_test (uint8 [n, 32, 32, 3]); what OUT.jsonl has already is not run again.
 --share and --per-class reduce the protocol: so much of the epochs (one at least), so many training images of a class;
-then --exemplars should be fewer too. The table says what was run. Images are not augmented: the papers mirror and crop.
+then --exemplars should be fewer too, and --batch, which takes the rates along (Goyal et al. 2017). The table says what
+was run. Images are not augmented: the papers mirror and crop.
 
 Epochs, rate, milestones, factor, decay: iCaRL (Rebuffi et al. 2017, section 4), EEIL (Castro et al. 2018, section 4),
 BiC (Wu et al. 2019, section 5), UCIR (Hou et al. 2019, section 4.1), WA (Zhao et al. 2020, section 4.1), PODNet
@@ -32,9 +33,10 @@ SCHEDULES = {"icarl": (70, 0.02, (0.7, 0.9), 5, 1e-5), "eeil": (40, 0.1, (0.25, 
 BATCH = 128
 
 
-def scheduled(method: str, folder: Path) -> tuple[str, int, float]:
-    """A file of the method with its paper's schedule; the epochs and the rate."""
+def scheduled(method: str, folder: Path, batch: int) -> tuple[str, int, float]:
+    """A file of the method with its paper's schedule; the epochs and the rate, for batches of that size."""
     epochs, rate, milestones, factor, decay = SCHEDULES.get(method, LONG)
+    rate *= batch / BATCH
     kept = [line for line in method_file(method).read_text("utf-8").splitlines()
             if not re.match(r"(rate|milestones|factor|decay) =", line)]
     path = folder / f"{method}.toml"
@@ -53,20 +55,23 @@ def main() -> int:
     parser.add_argument("--per-class", type=int)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--exemplars", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=BATCH)
     options = parser.parse_args()
     lines = options.out.read_text("utf-8").splitlines() if options.out.exists() else []
     kept = {(*place(result), result["reduced"]): result for result in map(json.loads, lines)}
     wanted: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         for method in options.methods.split(","):
-            path, published, rate = scheduled(method, Path(folder))
+            path, published, rate = scheduled(method, Path(folder), options.batch)
             epochs = max(math.ceil(options.share * published), 1)
             for seed in map(int, options.seeds.split(",")):
-                reduced = f"{options.steps} steps, {options.exemplars} exemplars, {options.per_class or 'all'} a class"
+                reduced = (f"{options.steps} steps, {options.exemplars} exemplars, {options.per_class or 'all'} a "
+                           f"class, batches of {options.batch}")
                 key = ("edgecl", method, options.data, epochs, rate, seed, reduced)
                 if key not in kept:
                     job = Job(path, options.data, steps=options.steps, memory=options.exemplars * 3072 + 100 * 16,
-                              seed=seed, epochs=epochs, batch=BATCH, backbone="resnet32", per_class=options.per_class)
+                              seed=seed, epochs=epochs, batch=options.batch, backbone="resnet32",
+                              per_class=options.per_class)
                     kept[key] = run_one(job, lambda told: print(told, file=sys.stderr, flush=True)) | {
                         "by": "edgecl", "method": method, "epochs": epochs, "rate": rate, "reduced": reduced}
                     with options.out.open("a", encoding="utf-8") as file:
