@@ -320,8 +320,8 @@ def test_the_code_becomes_shorter_where_classes_become_too_many():
     """And what the long-term memory knew comes along as dreams: it is right about the first classes too."""
     memory, network = FearNet(4_000, nothing(16), 1, 1500), network_of(16, 32)
     codes = []
-    for k in range(4):
-        memory.update(classes_of(list(range(8 * k, 8 * k + 8)), d=16), network)
+    for begin, end in ((0, 1), (1, 8), (8, 16), (16, 24), (24, 32)):
+        memory.update(classes_of(list(range(begin, end)), d=16), network)
         codes.append(memory.cortex.code)
         assert memory.nbytes <= 4_000
     assert codes == sorted(codes, reverse=True) and codes[0] > codes[-1] and len(set(codes)) <= 3

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from edgecl.training.part import Arrays
 
 FIXED = PLACE + 4 + 8       # bytes of the place, the sessions awake, and the scale
-PLANNED = 8         # classes whose statistics are planned for when the length of the code is chosen, at least, ...
-GROWTH = 2          # ... or so many times those known then
+SESSIONS = 10       # the first code is for the classes of so many sessions like the first; ...
+SPARE = 1.25        # ... a later one, where they became too many, for so many times those known then
 SHARE = 0.85        # of the room that networks and those statistics may take; the rest is for recent samples
 GATE_STEPS = 400
 NEAR = 1e-3         # added to a distance before it is inverted, section 4.1
@@ -79,7 +79,7 @@ class FearNet(Above):
 
     def code(self, classes: int) -> int:
         """Its length for the room: with so many classes room for more, the shortest at least."""
-        planned = max(PLANNED, GROWTH * classes)
+        planned = int((SESSIONS if self.cortex is None else SPARE) * classes)
         return next((code for code in CODES if self.least(planned, code) <= SHARE * self.room),
                     next((code for code in CODES if self.least(classes, code) <= self.room), CODES[-1]))
 
