@@ -7,7 +7,7 @@ import pytest
 from helpers_bridge import need
 
 from edgecl.cli import main
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation import demo as demo_module
 from edgecl.evaluation import demo_serial
 
@@ -35,6 +35,19 @@ def test_demo_learns_without_forgetting(tmp_path, capsys):
     last = json.loads(capsys.readouterr().out)[-1]
     assert last["action"] == "round"
     assert ("refused" in last) == (not told["round"]["accepted"])
+
+
+def test_a_round_that_other_programs_leave_no_time_gets_more_and_then_is_done_without(tmp_path):
+    asked, said, done = [], [], demo_module.Demo([], 0, ([], []), "", 0.0, 0, tmp_path)
+
+    class Busy:
+        def round(self, wish):
+            asked.append(wish.seconds)
+            raise BudgetError("the worker was not done", "give --time 84s or more")
+
+    assert demo_module.tuned(Busy(), {}, done, said.append) is done
+    assert asked == [40, 160]
+    assert said[1:] == ["  the worker was not done"] * 2
 
 
 def test_demo_clears_no_folder_of_somebody_else(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecl.config import Settings, format_size
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.baselines import SoftmaxRegression
 from edgecl.evaluation.datasets import watch
 from edgecl.evaluation.report import curves, heading, paragraph, table, write_report
@@ -26,7 +26,7 @@ from edgecl.sources import Spec, read, stack
 WINDOW, HOP = 3.0, 1.5   # seconds
 HELD_OUT_PEOPLE = 4      # of 10
 QUOTA = 64 * 10**6
-ROUND = 40.0             # seconds, at most
+ROUND, LONGER = 40.0, 4  # seconds, at most; so many times as long where other programs leave it too little
 MARK = ".edgecl-demo"    # only a folder with this file is ever cleared
 
 
@@ -46,7 +46,7 @@ class Step:
 @dataclass(frozen=True)
 class Demo:
     """What the demo did. exported: accuracy of the exported file on the same windows, by ONNX Runtime alone; round:
-    what the learning round at its end came to, and tuned: the accuracy then; None without torch."""
+    what the learning round at its end came to, and tuned: the accuracy then; None without torch, or without time."""
 
     steps: list[Step]
     test_windows: int
@@ -87,9 +87,17 @@ def run(out: Path, say: Callable[[str], None]) -> Demo:
 
 
 def tuned(learner: Learner, test: dict[str, list[Sample]], demo: Demo, say: Callable[[str], None]) -> Demo:
-    """One short learning round, and what is right on the unseen people after the gate has judged it."""
+    """One short learning round, and what is right on the unseen people after the gate has judged it; a longer one where
+    other programs left it too little time, and none where that is not enough either."""
     say("one learning round: a worker tunes an adapter on the stored windows, and the gate judges it ...")
-    done = learner.round(Wish(seconds=ROUND))
+    for seconds in (ROUND, LONGER * ROUND):
+        try:
+            done = learner.round(Wish(seconds=seconds))
+            break
+        except BudgetError as error:
+            say(f"  {error.what}")
+    else:
+        return demo
     right = [answer.label == name for name, samples in test.items() for answer in learner.predict(iter(samples))]
     return replace(demo, round=done, tuned=float(np.mean(right)))
 
