@@ -32,6 +32,7 @@ BESIDE = 5      # seconds of a round for torch's start and the gate
 def run(folder: Path, job: Job, cut: Cut, left: float) -> None:
     """Write activations.npy, a row a sample as `Stored.arranged`, and the first samples' exact ones as probes_in.npy.
     left: seconds. Raises BudgetError where that takes most of the time."""
+    entered = time.monotonic()
     confines.limit(job.memory)
     samples = Stored.read(folder)
     order, _, _ = samples.arranged()
@@ -48,8 +49,9 @@ def run(folder: Path, job: Job, cut: Cut, left: float) -> None:
             "shape": (len(order), *cut.shape)})
         for done in range(0, len(order), BLOCK):
             if (taken := time.monotonic() - begun) > SURE and (needed := taken / done * len(order)) > SHARE * left:
+                least = MARGIN * needed / SHARE + BESIDE + job.seconds - left + begun - entered
                 raise BudgetError(f"reading {len(order)} samples through the backbone takes {needed:.0f} s",
-                                  f"give --time {math.ceil(MARGIN * needed / SHARE + BESIDE)}s or more")
+                                  f"give --time {math.ceil(least)}s or more")
             file.write(passed(order[done:done + BLOCK]).astype(kept_dtype(cut)).tobytes())
 
 
