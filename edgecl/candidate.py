@@ -115,9 +115,9 @@ def rerun(model: bytes, features: NDArray[np.float32], inputs: Sequence[bytes],
     them, or, where that is nothing, by the adapter that came behind it. Raises StateError where it has none."""
     if codec is not None:
         return Backbone(model).features(decoded(inputs, codec))
-    from edgecl.backbones.surgery import adapted, has_adapter
+    from edgecl.backbones.adapters import adapted, adapters
 
-    if not has_adapter(model):
+    if not adapters(model):
         raise StateError("the backbone has changed, and these samples went through another one", "try again")
     return adapted(model, features)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FIRST, LATER = "first-session", "er"    # the default method of the first round, and of later ones
 SECONDS, MEMORY = 60.0, 400 * 10**6
 GATE = 1.5                              # seconds of a round that are left for the gate
+ADAPTERS = 8                            # behind a backbone, one a round: each takes time with every answer
 LEAST = 2                               # classes, and as many samples of each
 ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
 
@@ -153,10 +154,14 @@ def _rows(stored: list[Row], inputs: bool) -> list[Row]:
 
 def _adapted(serving: bytes, method: str, before: bytes | None) -> bytes:
     """With an adapter of this round's own: what is kept has gone through those of earlier rounds. Raises StateError
-    where the method's parts know the weights or the features of the last one."""
-    from edgecl.backbones.surgery import has_adapter, with_adapter
+    where there are ADAPTERS, or the method's parts know the weights or the features of the last one."""
+    from edgecl.backbones.adapters import adapters, with_adapter
 
-    if before is not None and has_adapter(serving):
+    if (there := adapters(serving)) >= ADAPTERS:
+        raise StateError(f"{there} rounds have put an adapter behind the backbone already, and {ADAPTERS} are the most",
+                         "roll back to before them, or create a state with --codec jpeg (photos) or delta16 (windows), "
+                         "which keep what was seen")
+    if before is not None and there:
         with np.load(io.BytesIO(before), allow_pickle=False) as file:
             known = str(file["method"]) == method and any(name.startswith(("constraint", "memory")) for name in file)
         if known:
@@ -181,7 +186,8 @@ def _classes(rows: list[Row], before: bytes | None) -> tuple[list[str], int]:
 def _made_up(foundation: Foundation, candidate: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Where no input is kept: samples without meaning, and what trunk and adapter make of them apart."""
     from edgecl.backbone import open_session
-    from edgecl.backbones.surgery import ADAPTER_INPUT, Anatomy, adapted
+    from edgecl.backbones.adapters import ADAPTER_INPUT, adapted
+    from edgecl.backbones.surgery import Anatomy
     from edgecl.exporting import probes
 
     samples, anatomy = probes(foundation.kind, foundation.input_shape), Anatomy(candidate)

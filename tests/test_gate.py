@@ -11,8 +11,8 @@ from helpers_state import DIMENSION, PROBE
 
 from edgecl.backbone import METADATA_KEY, Backbone
 from edgecl.backbones import build_identity
+from edgecl.backbones.adapters import with_adapter
 from edgecl.backbones.graph import GraphBuilder, finish_backbone, set_metadata
-from edgecl.backbones.surgery import with_adapter
 from edgecl.gate import ADDED, BOUNDS, Bounds, check_accuracy, check_file
 from edgecl.knowledge import Judgement
 

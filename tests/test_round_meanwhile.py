@@ -8,8 +8,8 @@ from helpers_state import DIMENSION, create, knowledge, vectors
 
 from edgecl.backbone import Backbone
 from edgecl.backbones import build_identity
+from edgecl.backbones.adapters import adapted, with_adapter
 from edgecl.backbones.rocket import build_rocket
-from edgecl.backbones.surgery import adapted, with_adapter
 from edgecl.candidate import Candidate, take_in
 from edgecl.config import Settings
 from edgecl.errors import StateError

@@ -122,6 +122,9 @@ def test_a_second_round_on_features_puts_an_adapter_on_top_of_the_first(tmp_path
     backbone = learner.store.blob_path(learner.store.newest.backbone).read_bytes()
     names = {each.name for each in onnx.load_model_from_string(backbone).graph.initializer}
     assert {"adapter.up", "adapter1.up"} <= names
+    monkeypatch.setattr("edgecl.rounds.ADAPTERS", 2)
+    with pytest.raises(StateError, match="2 rounds have put an adapter behind the backbone already"):
+        learner.round(replace(wish, method="er"))
 
 
 def test_what_can_not_be_done_is_refused_with_the_cure(tmp_path, capsys):

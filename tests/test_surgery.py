@@ -10,8 +10,9 @@ import torch
 from helpers_networks import SIDE, convolutions, rng
 
 from edgecl.backbone import Backbone
+from edgecl.backbones.adapters import ADAPTER_INPUT, adapted, adapters, with_adapter
 from edgecl.backbones.precision import quantise_int8, store_fp16
-from edgecl.backbones.surgery import ADAPTER_INPUT, Anatomy, adapted, has_adapter, with_adapter
+from edgecl.backbones.surgery import Anatomy
 from edgecl.errors import BackboneError, BadInput
 from edgecl.method import read_method
 from edgecl.training.export_vision import SIZE, FeatureExtractor, export
@@ -107,8 +108,7 @@ def test_weights_stored_as_float16_come_back_as_they_will_serve():
 def test_an_adapter_changes_nothing_until_it_is_tuned():
     model = convolutions()
     wide = with_adapter(model, 0)
-    assert has_adapter(wide)
-    assert not has_adapter(model)
+    assert (adapters(model), adapters(wide)) == (0, 1)
     np.testing.assert_array_equal(Backbone(wide).features(images()), Backbone(model).features(images()))
     anatomy = Anatomy(wide)
     cut = anatomy.cut_at(ADAPTER_INPUT)
@@ -135,6 +135,7 @@ def test_an_adapter_comes_on_top_of_earlier_ones_and_is_tuned_alone():
     models = [convolutions()]
     for seed in range(3):
         models.append(tuned(models[-1], seed))
+        assert adapters(models[-1]) == seed + 1
         below, above = (Backbone(model).features(images()) for model in models[-2:])
         assert np.abs(above - below).max() > 1e-2
         np.testing.assert_allclose(adapted(models[-1], below), above, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[Any]]
 
 LEARNED = {"Conv", "Gemm", "MatMul"}    # operators whose weights are learned
-ADAPTER = 64                            # hidden units of the residual adapter
-ADAPTER_PREFIX = "adapter."
-ADAPTER_INPUT = f"{ADAPTER_PREFIX}features"
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Anatomy:
 
     def __init__(self, model: bytes) -> None:
         self.model = _unshared(onnx.load_model_from_string(model))
-        self.info = BackboneInfo.from_json(_metadata(self.model)[METADATA_KEY])
+        self.info = BackboneInfo.from_json(metadata(self.model)[METADATA_KEY])
         self.stored = {each.name: each for each in self.model.graph.initializer}
         self.casts = {node.output[0]: node.input[0] for node in self.model.graph.node
                       if node.op_type == "Cast" and node.input[0] in self.stored}
@@ -186,7 +182,7 @@ class Anatomy:
                 raise BackboneError(f"weight {name} of shape {list(values.shape)}, not {list(old.shape)}",
                                     "report this")
             place.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, old.dtype), place.name))
-        return _stamped(model, self.info)
+        return stamped(model, self.info)
 
     def as_stored(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """A weight as it comes back from the file."""
@@ -199,65 +195,12 @@ def kept_dtype(cut: Cut) -> np.dtype[Any]:
     return np.dtype(np.float16 if len(cut.shape) == 3 else np.float32)
 
 
-def with_adapter(model: bytes, seed: int) -> bytes:
-    """The backbone with a residual adapter behind it, f + W2 relu(W1 f + b) (Houlsby et al. 2019, section 2): for
-    backbones that have nothing to tune, or whose samples are not kept. W2 starts at 0: nothing has changed yet. An
-    adapter that was there before is a layer of the backbone then."""
-    whole = onnx.load_model_from_string(model)
-    _rename(whole)
-    info, output = BackboneInfo.from_json(_metadata(whole)[METADATA_KEY]), whole.graph.output[0].name
-    d, rng, base = info.dimension, np.random.default_rng(seed), ADAPTER_INPUT
-    for node in whole.graph.node:
-        for ends in (node.input, node.output):
-            ends[:] = [base if name == output else name for name in ends]
-    for name, values in (("down", rng.standard_normal((d, ADAPTER)) * math.sqrt(2 / d)), ("bias", np.zeros(ADAPTER)),
-                         ("up", np.zeros((ADAPTER, d)))):
-        whole.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), ADAPTER_PREFIX + name))
-    ends = [(f"{ADAPTER_PREFIX}{a}", f"{ADAPTER_PREFIX}{b}") for a, b in (("features", "hidden"), ("hidden", "active"))]
-    (source, hidden), (_, active) = ends
-    whole.graph.node.extend([
-        helper.make_node("Gemm", [source, f"{ADAPTER_PREFIX}down", f"{ADAPTER_PREFIX}bias"], [hidden]),
-        helper.make_node("Relu", [hidden], [active]),
-        helper.make_node("MatMul", [active, f"{ADAPTER_PREFIX}up"], [f"{ADAPTER_PREFIX}change"]),
-        helper.make_node("Add", [source, f"{ADAPTER_PREFIX}change"], [output])])
-    return _stamped(whole, info)
-
-
-def _rename(whole: onnx.ModelProto) -> None:
-    """Give the names of a backbone's adapter free for another one."""
-    names = {each.name for each in whole.graph.initializer}
-    number = next(n for n in count(1) if f"adapter{n}.up" not in names)
-
-    def renamed(name: str) -> str:
-        return f"adapter{number}.{name.removeprefix(ADAPTER_PREFIX)}" if name.startswith(ADAPTER_PREFIX) else name
-
-    for each in whole.graph.initializer:
-        each.name = renamed(each.name)
-    for node in whole.graph.node:
-        for ends in (node.input, node.output):
-            ends[:] = list(map(renamed, ends))
-
-
 def _narrow(below: list[Cut], cut: Cut, above: list[Cut]) -> bool:
     """Whether a place lies between blocks: not where one has widened what it was given, until it narrows it again."""
     before = next((other for other in reversed(below) if other.values != cut.values), None)
     after = next((other for other in above if other.values != cut.values), None)
     return (before is None or before.values > cut.values) and (
         after is None or after.values > cut.values or after.shape[1:] != cut.shape[1:])
-
-
-def adapted(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the adapter of a backbone makes of features [n, d] from below it."""
-    whole = onnx.load_model_from_string(model)
-    down, bias, up = (numpy_helper.to_array(each) for name in ("down", "bias", "up") for each in whole.graph.initializer
-                      if each.name == ADAPTER_PREFIX + name)
-    found: NDArray[np.float32] = features + np.maximum(features @ down + bias, 0) @ up
-    return found
-
-
-def has_adapter(model: bytes) -> bool:
-    """Whether `with_adapter` was there before."""
-    return any(each.name.startswith(ADAPTER_PREFIX) for each in onnx.load_model_from_string(model).graph.initializer)
 
 
 def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -272,12 +215,14 @@ def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """What the file says of itself."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _stamped(model: onnx.ModelProto, info: BackboneInfo) -> bytes:
-    kept = {key: value for key, value in _metadata(model).items() if key != METADATA_KEY}
+def stamped(model: onnx.ModelProto, info: BackboneInfo) -> bytes:
+    """A changed backbone as a file that says again what it is."""
+    kept = {key: value for key, value in metadata(model).items() if key != METADATA_KEY}
     del model.metadata_props[:]
     set_metadata(model, kept)
     return finish_backbone(model, info.name, info.kind, info.input_shape, info.dimension, info.precision)

@@ -80,7 +80,8 @@ def too_small(job: Job) -> BudgetError:
 def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
     """The lowest cut above which the memory will do: freezing from below; how many blocks are tuned, and were to be.
     Raises BudgetError where there is none."""
-    from edgecl.backbones.surgery import ADAPTER_INPUT, Anatomy
+    from edgecl.backbones.adapters import ADAPTER_INPUT
+    from edgecl.backbones.surgery import Anatomy
 
     content = (folder / "backbone.onnx").read_bytes()
     anatomy, samples, method = Anatomy(content), len(Stored.read(folder, inputs=False).column), read_method(job.method)
