@@ -141,7 +141,7 @@ def watched_round(client):
     round_ = until(lambda: client.get("/api/rounds"), 240)[0]
     time.sleep(1.5)
     done.set()
-    assert swapped
+    assert swapped, round_
     before = [found for at, found in counts if at < swapped[-1] - 1.0][-1]
     after = next(found for at, found in counts if at > swapped[-1] + 1.0)
     return round_, {source: after[source] - before[source] for source in after}
@@ -160,7 +160,7 @@ def test_a_robot_from_the_first_class_to_a_kill(tmp_path):
     sets = photos(tmp_path / "photos")
     train = {name: sorted((sets / "train" / name).iterdir()) for name in DIGITS}
     test = {name: sorted((sets / "test" / name).iterdir()) for name in DIGITS}
-    (tmp_path / "conv.onnx").write_bytes(conv_backbone((16, 32, 64)))
+    (tmp_path / "conv.onnx").write_bytes(conv_backbone((8, 16, 32)))     # a larger one leaves a round nothing to gain
     recordings, _, _ = write_recordings(tmp_path / "watch")
     rate = watch_rate(recordings)
     moves = one_recording(sorted(sorted((recordings / "train").iterdir())[0].glob("*.csv")), tmp_path / "moves.csv")
@@ -205,7 +205,7 @@ state = "imu"
         teach_by_page(f"http://127.0.0.1:{listen}/", camera, train)
         assert set(samples(client)) == set(DIGITS)
         share = right(client, test)
-        assert share >= 0.85, share
+        assert share >= 0.75, share
         for name in ("two", "four"):
             camera.show(test[name])
             until(lambda name=name: client.get("/api/latest")["camera"]["stable"] == name, 10)
@@ -217,7 +217,7 @@ state = "imu"
         assert client.get("/api/info")["generation"] == round_["generation"]
         assert lost == {"camera": 0, "imu": 0}
         after = right(client, test)
-        assert after >= 0.85, after
+        assert after >= 0.75, after
         frames = until(lambda: at_speed(client), 60)
         print(f"\nright {share:.3f} before the round, {after:.3f} after it; {round_['seconds']} s; sources {frames}")
         # a kill in the middle of teaching
