@@ -139,7 +139,7 @@ class Cortex(Part):
             dreamt, of = dreamer.dream(len(dreamer.columns) * -(-len(x) // len(arrived)), generator)
             kept = torch.isin(of, torch.tensor(old))
             x, y = torch.cat([x, dreamt[kept]]), torch.cat([y, of[kept]])
-        before = outputs(dreamer.encoder, x) if dreamer is self else None
+        before = outputs(self.encoder, x) if old and dreamer is self else None
         self._grow([*dreamer.columns, *(column for column in arrived if column not in dreamer.columns)])
         target = torch.tensor([self.columns.index(column) for column in y.tolist()])
         parts = [self.encoder, self.decoder, self.classifier]
@@ -153,8 +153,8 @@ class Cortex(Part):
             mirrored = self.decoder[1](self.decoder[0](code))
             missed = F.mse_loss(self.decoder[2](mirrored), x[rows]) + HIDDEN_SHARE * F.mse_loss(mirrored, hidden)
             loss = F.cross_entropy(self.classifier(code), target[rows]) + missed
-            if before is not None and (dreamt := rows >= real).any():
-                loss = loss + STAY * F.mse_loss(code[dreamt], before[rows[dreamt]])
+            if before is not None and (known := rows >= real).any():
+                loss = loss + STAY * F.mse_loss(code[known], before[rows[known]])
             adam.step(torch.autograd.grad(loss, weights))
         self._rest(x, target)
 
