@@ -12,29 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecl.backbone import Backbone
-from edgecl.batches import Batch, Samples, batches_of
-from edgecl.candidate import clear_killed, rerun
-from edgecl.config import Settings
+from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput, StateError
-from edgecl.founding import Foundation, check_codec, found, waits_for_samples
-from edgecl.heads import KINDS
-from edgecl.journal import Journal
-from edgecl.merging import merge_into
-from edgecl.pseudo import FEWEST
-from edgecl.records import Change, Generation
+from edgecl.exemplars.pseudo_samples import FEWEST
+from edgecl.heads.solvers import KINDS
+from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
+from edgecl.learning.merge import merge_into
+from edgecl.learning.repository import Repository
+from edgecl.learning.serving import Serving
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
-from edgecl.samples import Sample, check_class_name, kind_of, prepare, sample_keys
-from edgecl.serving import Serving
-from edgecl.store import Store
+from edgecl.rounds.candidate import clear_killed, rerun
+from edgecl.samples import Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare, sample_keys
+from edgecl.settings import Settings
+from edgecl.state.generations import Change, Generation
+from edgecl.state.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.knowledge import Judgement, Knowledge
-    from edgecl.results import Rounded
-    from edgecl.rounds import Wish
-    from edgecl.worker import Watch
+    from edgecl.results import RoundResult
+    from edgecl.rounds.run import RoundRequest
+    from edgecl.rounds.worker import Watch
+    from edgecl.samples import Samples
 
 Progress = Callable[[int], None]
 
@@ -45,7 +44,7 @@ class Learner:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.settings = store.settings
-        self._journal = Journal(store, self.settings)
+        self.repository = Repository(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
 
@@ -66,7 +65,7 @@ class Learner:
             if weights is not None:
                 raise BadInput(f"--weights for the backbone {settings.backbone}", "name an image backbone as well")
         else:
-            foundation, change.backbone = found(settings, None, calibration, weights)
+            foundation, change.backbone = create_foundation(settings, None, calibration, weights)
             meta["foundation"] = foundation.to_meta()
         return cls(Store.create(Path(state), meta, change))
 
@@ -77,13 +76,13 @@ class Learner:
 
     def close(self) -> None:
         """Release the state; a head that was left for later is written first."""
-        self._journal.settle()
+        self.repository.settle()
         self.store.close()
 
     @property
     def foundation(self) -> Foundation | None:
         """Backbone and form of the statistics; None while the backbone waits for the first samples."""
-        return self._journal.foundation
+        return self.repository.foundation
 
     # learning -----------------------------------------------------------------------------------
 
@@ -126,15 +125,16 @@ class Learner:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(self.store.blob_path(now).read_bytes(), learned, inputs, codec)
             before = self._held_back_accuracy()
-            knowledge = self._journal.known(foundation)
+            knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs)
-            generation, judgement = self._journal.commit(knowledge, change)
+            generation, judgement = self.repository.commit(knowledge, change)
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
                        self.store.used_bytes(),
                        {name: (before.get(name), judgement.accuracy.get(name)) for name in knowledge.labels},
                        judgement.on)
 
-    def _founded(self, batches: Iterator[Batch], label: str) -> tuple[Foundation, bytes | None, Iterator[Batch]]:
+    def _founded(self, batches: Iterator[SampleBatch], label: str
+                 ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
         """The foundation, a new backbone's bytes where this is the first thing taught, and all batches."""
         first = next(batches, None)
         if first is None:
@@ -146,19 +146,19 @@ class Learner:
         if kind_of(probe) != "image":  # scales and biases come from all of it
             everything = list(batches)
             probe, batches = np.concatenate([batch.data for batch in everything]), iter(everything)
-        return *found(self.settings, probe), batches
+        return *create_foundation(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact"}: False also where a backbone may
         have been tuned on it. Raises BadInput, StateError."""
         with self.store.exclusive():
-            knowledge = self._journal.known()
+            knowledge = self.repository.known()
             if label not in knowledge.labels:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
             change = Change("forget", {"class": label, "exact": exact}, erase=True)
-            generation, _ = self._journal.commit(knowledge, change, rewrite=True)
+            generation, _ = self.repository.commit(knowledge, change, rewrite=True)
         clear_killed(self.store.path)
         return {"class": label, "generation": generation, "exact": exact}
 
@@ -176,36 +176,28 @@ class Learner:
                 shown = ", ".join(map(str, possible)) or "none"
                 raise StateError(f"generation {wanted} can't be restored",
                                  f"restorable are: {shown} (see `edgecl history`)")
-            knowledge = self._journal.load(wanted)
-            return self._journal.commit(knowledge, Change("rollback", {"to": wanted}, undo_after=wanted))[0]
+            knowledge = self.repository.load(wanted)
+            return self.repository.commit(knowledge, Change("rollback", {"to": wanted}, undo_after=wanted))[0]
 
     def merge(self, others: Iterable[Path | str]) -> int:
         """Add all that other states know, exactly; the new generation's id. Raises StateError where one has another
         backbone or form of statistics, or was merged here before."""
         with ExitStack() as stack:
-            opened = [stack.enter_context(closing(Learner.open(path)))._journal for path in others]
+            opened = [stack.enter_context(closing(Learner.open(path))).repository for path in others]
             if not opened:
                 raise BadInput("no state to merge was named", "give at least one STATE folder")
             with self.store.exclusive():
-                return merge_into(self._journal, opened)
+                return merge_into(self.repository, opened)
 
-    def round(self, wish: Wish | None = None, watch: Watch | None = None) -> Rounded:
+    def round(self, request: RoundRequest | None = None, watch: Watch | None = None) -> RoundResult:
         """Tune the backbone in a worker process, and take it over where the gate finds it better; see `rounds`."""
-        from edgecl.rounds import Wish, run_round
+        from edgecl.rounds.run import RoundRequest, run_round
 
-        return run_round(self, wish or Wish(), watch)
-
-    def recall(self) -> Knowledge:
-        """What is known now. Raises StateError for a state that has learned nothing."""
-        return self._journal.known()
+        return run_round(self.repository, request or RoundRequest(), watch)
 
     def release(self) -> None:
         """Let go of what is only kept in memory so that the next `learn` need not read it: 13 MB for Lite0."""
-        self._journal.release()
-
-    def commit_round(self, knowledge: Knowledge, change: Change, judgement: Judgement) -> tuple[int, Judgement]:
-        """Store what is known by a tuned backbone, inside `Store.exclusive`. Raises BudgetError past the quota."""
-        return self._journal.commit(knowledge, change, rewrite=True, judgement=judgement)
+        self.repository.release()
 
     def features(self, samples: Samples) -> np.ndarray:
         """The backbone's features float32 [n, d]; nothing is learned. Raises StateError without a backbone."""
@@ -252,7 +244,7 @@ class Learner:
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `exporting.export`."""
-        from edgecl.exporting import export
+        from edgecl.learning.export import export
 
         serving = self.serving()
         return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
@@ -263,7 +255,7 @@ class Learner:
         """The known classes in alphabetical order."""
         if self.foundation is None:
             return []
-        knowledge, accuracy = self._journal.known(), self._held_back_accuracy()
+        knowledge, accuracy = self.repository.known(), self._held_back_accuracy()
         kept = [row.label for row in knowledge.exemplars()]
         return [ClassSummary(label, knowledge.plain.counts[label], kept.count(label), accuracy.get(label))
                 for label in knowledge.labels]
@@ -312,7 +304,7 @@ class Learner:
     def serving(self) -> Serving:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         if self._serving is None or self._serving.current != self.store.current:
-            self._serving = Serving(self.store, self._backbone, self._journal.head)
+            self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving
 
     def _held_back_accuracy(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecl.records import Generation
+    from edgecl.state.generations import Generation
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundResult:
     """What a learning round came to. accepted: whether its candidate serves now, as `generation`; checks: (name, what
     was found, whether it passed) of the gate; held_back: as in `Learned`; steps of planned ones; samples: that it was
     tuned on; seconds of all, and of training; peak_rss_bytes of the worker, and what it was allowed; blocks of the
@@ -85,8 +85,8 @@ class ClassSummary:
 @dataclass(frozen=True)
 class Status:
     """Where a state stands; the sizes are bytes of the whole directory and of the exemplar buffer. purposes: bytes by
-    what they are for, see `edgecl.budget.Usage`; reserved_bytes: of the disk, held for what is yet to come; memory:
-    "exemplars", or "statistics" where no sample is ever kept."""
+    what they are for, see `edgecl.state.quota.Usage`; reserved_bytes: of the disk, held for what is yet to come;
+    memory: "exemplars", or "statistics" where no sample is ever kept."""
 
     generation: int
     backbone: str

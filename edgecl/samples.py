@@ -1,4 +1,4 @@
-"""What goes in: samples of three kinds, their keys, and class names."""
+"""What goes in: samples of three kinds, batches of them, their keys, and class names."""
 from __future__ import annotations
 
 import hashlib
@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from edgecl.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
 
+    Samples = np.ndarray | Iterable["Sample"]
+
+CHUNK = 64         # samples decoded and held at a time
 LONGEST_NAME = 64  # of a class: it stands in every stored sample, in file metadata and on small screens
 
 
@@ -36,6 +39,50 @@ class Refusal:
 
     source: str
     reason: str
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """data [n, ...]; the recording ("" or groups None: its own), source and class of each sample."""
+
+    data: np.ndarray
+    groups: Sequence[str] | None
+    sources: Sequence[str]
+    labels: Sequence[str | None]
+
+
+def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterator[SampleBatch]:
+    """Batches of at most CHUNK samples of one shape, in order. Raises BadInput where `groups` has another length."""
+    import numpy as np
+
+    if isinstance(samples, np.ndarray):
+        if samples.ndim < 2:
+            raise BadInput(f"samples of shape {list(samples.shape)}", "give a batch: [n, ...], also for one sample")
+        if groups is not None and len(groups) != len(samples):
+            raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "name one group a sample")
+        for start in range(0, len(samples), CHUNK):
+            data = samples[start:start + CHUNK]
+            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK], [""] * len(data),
+                        [None] * len(data))
+        return
+    if groups is not None:
+        raise BadInput("groups beside samples that name theirs", "give groups with an array only")
+    waiting: list[Sample] = []
+    for sample in samples:
+        if waiting and (len(waiting) == CHUNK or waiting[0].data.shape != sample.data.shape
+                        or waiting[0].data.dtype != sample.data.dtype):
+            yield _batch(waiting)
+            waiting = []
+        waiting.append(sample)
+    if waiting:
+        yield _batch(waiting)
+
+
+def _batch(samples: list[Sample]) -> SampleBatch:
+    import numpy as np
+
+    return SampleBatch(np.stack([sample.data for sample in samples]), [sample.group for sample in samples],
+                 [sample.source for sample in samples], [sample.label for sample in samples])
 
 
 def check_class_name(name: str) -> str:

@@ -1,14 +1,14 @@
-"""Learning rounds without a worker: another matrix as the candidate, taken in as `edgecl.rounds` does."""
+"""Learning rounds without a worker: another matrix as the candidate, taken in as `edgecl.rounds.run` does."""
 from __future__ import annotations
 
 import numpy as np
 from helpers_state import DIMENSION, vectors
 
-from edgecl import gate
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
-from edgecl.candidate import Candidate, Taken, take_in
-from edgecl.gate import Bounds
 from edgecl.learner import Learner
+from edgecl.rounds import gate
+from edgecl.rounds.candidate import Candidate, Taken, take_in
+from edgecl.rounds.gate import Bounds
 from edgecl.samples import sample_keys
 
 PASSED = gate.Check("accuracy", "better by assumption", True)
@@ -48,7 +48,7 @@ def world(*taught: tuple[str, int, int]) -> dict[int, np.ndarray]:
 
 def candidate(learner: Learner, seen: dict[int, np.ndarray], weight: np.ndarray) -> Candidate:
     """What a worker would have made of the state as it is now. seen: see `world`."""
-    known = learner.recall()
+    known = learner.repository.known()
     held = {row.id for rows in known.judges().values() for row in rows}
     features = by(weight, np.stack([seen[row.key] for row in known.stored]))
     found = {row.id: feature for row, feature in zip(known.stored, features)}
@@ -60,6 +60,6 @@ def accept(learner: Learner, made: Candidate, monkeypatch) -> Taken:
     """Take a candidate in whose accuracy counts as better: what is tested is what becomes of the state."""
     with monkeypatch.context() as patched:
         patched.setattr(gate, "check_accuracy", lambda *_: [PASSED])
-        took = take_in(learner, made, Bounds())
+        took = take_in(learner.repository, made, Bounds())
     assert took.generation is not None, took.checks
     return took

@@ -18,10 +18,10 @@ from PIL import Image
 
 from edgecl.runtime.client import Client, NoDaemon
 from edgecl.runtime.control import Control
-from edgecl.runtime.feeds import Feed
 from edgecl.runtime.loop import Loop
 from edgecl.runtime.service import Service
 from edgecl.runtime.settings import DaemonSettings, SourceSettings
+from edgecl.runtime.source_threads import SourceThread
 from edgecl.samples import Sample
 
 
@@ -62,7 +62,7 @@ def serving(path, classes=("ant", "wasp"), sources=("tap",), control=False, **se
         learner.learn(vectors(name, 25), name)
     service = Service(learner, DaemonSettings(path, rounds="off", **settings))
     loop, taps = Loop(), {name: Tap() for name in sources}
-    feeds = [Feed(SourceSettings(f"udp:{name}", name), service, loop.offer, tap.read, pause=0.01)
+    feeds = [SourceThread(SourceSettings(f"udp:{name}", name), service, loop.offer, tap.read, pause=0.01)
              for name, tap in taps.items()]
     loop.follow(feeds)
     service.feeds = tuple(feeds)

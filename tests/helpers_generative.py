@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from edgecl.training.batch import Batch
-from edgecl.training.heads import Softmax
-from edgecl.training.network import Network
+from edgecl.training.networks.heads import Softmax
+from edgecl.training.networks.network import Network
 
 
 def rng(seed=0):

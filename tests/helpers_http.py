@@ -18,11 +18,11 @@ from helpers_daemon import serving, until
 from PIL import Image
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
-from edgecl.config import Settings
 from edgecl.learner import Learner
 from edgecl.runtime import http as door
 from edgecl.runtime.service import Service
 from edgecl.runtime.settings import DaemonSettings
+from edgecl.settings import Settings
 
 HEAD = b"Host: localhost\r\n"
 

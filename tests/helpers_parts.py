@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from edgecl.training.batch import Batch
-from edgecl.training.heads import Softmax, Step
-from edgecl.training.network import Network
+from edgecl.training.networks.heads import Softmax
+from edgecl.training.networks.network import Network
+from edgecl.training.step import Step
 
 NOTHING = Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64))
 SIZE = 6 * 4

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from edgecl.evaluation.datasets import digits
-from edgecl.training.network import outputs
-from edgecl.training.session import Session
+from edgecl.training.bench.session import MethodRun
+from edgecl.training.networks.network import outputs
 
 SPACE = 500_000
 SHAPES = {"mlp": ((64,), "float32"), "cnn": ((16, 16, 1), "uint8"), "resnet32": ((16, 16, 3), "uint8"),
@@ -33,7 +33,7 @@ def everything():
 
 
 def session(method, seed=0, room=SPACE, network="mlp", **more):
-    return Session(method, network, *SHAPES[network], room, seed, **more)
+    return MethodRun(method, network, *SHAPES[network], room, seed, **more)
 
 
 def taught(method, count=3, **more):

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from edgecl import rehearsal
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
-from edgecl.config import Settings
 from edgecl.learner import Learner
+from edgecl.profiling import sandbox
+from edgecl.settings import Settings
 
 
 def conv_backbone(widths: tuple[int, ...] = (8, 16, 32), side: int = 32, seed: int = 0, kernel: int = 3) -> bytes:
@@ -63,9 +63,9 @@ def taught(folder: Path, model: bytes, each: int = 20, classes: int = 4, seed: i
 
 def teach(learner: Learner, number: int, each: int = 20, seed: int = 0) -> None:
     """One made-up class more."""
-    from edgecl.backbone import Backbone
+    from edgecl.backbones.session import Backbone
 
     model = Path(learner.settings.backbone)
     info = Backbone(model).info if model.suffix == ".onnx" else learner._backbone().info
-    samples = rehearsal.samples(info.kind, info.input_shape, each, 1000 * seed + number)
+    samples = sandbox.samples(info.kind, info.input_shape, each, 1000 * seed + number)
     learner.learn(samples, f"class {number}")

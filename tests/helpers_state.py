@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from edgecl.cli import main
-from edgecl.config import Settings
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
+from edgecl.settings import Settings
 
 DIMENSION = 16
 PROBE = np.random.default_rng(99).normal(size=(32, DIMENSION)).astype(np.float32) * 3
@@ -46,10 +46,10 @@ def answers(learner: Learner, probe: np.ndarray = PROBE) -> list[tuple[str, floa
 
 
 def knowledge(learner: Learner) -> Any:
-    """What the learner would go on from: counts, sums and second moment of every lift, and the stored samples."""
+    """What the learner would go on from: counts, sums and second moment of every transform, and the stored samples."""
     if learner.foundation is None:
         return None
-    known = learner._journal.known()
+    known = learner.repository.known()
     return [[(sorted(s.counts.items()), [s.sums[c].tobytes() for c in s.labels], s.residual,
               None if s.moment is None else s.moment.tobytes()) for s in known.statistics.values()],
             sorted((row.label, row.key, row.feature.tobytes()) for row in known.exemplars())]

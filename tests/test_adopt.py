@@ -6,12 +6,12 @@ import pytest
 import torch
 from helpers_networks import convolutions, rng
 
-from edgecl.backbones.surgery import Anatomy
-from edgecl.job import Job
-from edgecl.method import read_method
-from edgecl.training.pretrained import network_above
-from edgecl.training.session import parts_of
-from edgecl.training.tuning import adopt, compose
+from edgecl.backbones.cut import Anatomy
+from edgecl.rounds.job import Job
+from edgecl.rounds.method import read_method
+from edgecl.training.bench.session import parts_of
+from edgecl.training.networks.pretrained import network_above
+from edgecl.training.worker.tune import adopt, compose
 
 
 def begun(method, before, classes=("ant", "bee", "cat"), known=2):

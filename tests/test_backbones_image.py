@@ -12,11 +12,11 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 
-from edgecl.backbone import Backbone
 from edgecl.backbones import lite0
 from edgecl.backbones.checkpoint import read_checkpoint
 from edgecl.backbones.graph import GraphBuilder, finish_backbone, graph_sha256
-from edgecl.backbones.precision import quantise_int8, store_fp16
+from edgecl.backbones.quantise import quantise_int8, store_fp16
+from edgecl.backbones.session import Backbone
 from edgecl.errors import BackboneError, BadInput
 
 

@@ -10,23 +10,8 @@ from helpers_parts import NOTHING, SIZE, batch, plain, rng, step
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from edgecl.training.balance import Balance, Chain, Done, Folded
-from edgecl.training.batch import held_back
-from edgecl.training.distillation import (
-    ByRound,
-    ClassShare,
-    FixedClasses,
-    GradientNoise,
-    LessForget,
-    MarginRanking,
-    PooledOutputs,
-    PositiveWeights,
-)
-from edgecl.training.heads import Cosine, Proxies, Softmax
-from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.memory import Herding, Nothing, Reservoir, Statistics, balanced
-from edgecl.training.network import Network, build
-from edgecl.training.rectify import (
+from edgecl.training.balance.base import Balance, Chain, Done, Folded
+from edgecl.training.balance.corrections import (
     Alignment,
     BiasCorrection,
     FineTuning,
@@ -37,6 +22,22 @@ from edgecl.training.rectify import (
     Temperature,
     fit,
 )
+from edgecl.training.batch import held_back
+from edgecl.training.constraints.distillation import (
+    ByRound,
+    ClassShare,
+    FixedClasses,
+    GradientNoise,
+    LessForget,
+    MarginRanking,
+    PooledOutputs,
+    PositiveWeights,
+)
+from edgecl.training.loop import Parts, learning_round
+from edgecl.training.memory.exemplars import Herding, Nothing, Reservoir, Statistics, balanced
+from edgecl.training.networks.heads import Cosine, Proxies, Softmax
+from edgecl.training.networks.network import Network, build
+from edgecl.training.plan import Plan
 
 # UCIR --------------------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ def test_new_weights_are_imprinted():
 
 def test_pooled_outputs_of_a_case_worked_by_hand():
     """Squares summed along height and along width, both at once of unit length."""
-    from edgecl.training.distillation import pooled
+    from edgecl.training.constraints.distillation import pooled
 
     a, b = torch.tensor([[[[1.0, 2.0], [0.0, 2.0]]]]), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     left = np.array([1, 8, 5, 4.0])

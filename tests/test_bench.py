@@ -12,17 +12,17 @@ import pytest
 from test_cli import refused, run  # noqa: F401
 
 from edgecl.evaluation import bench
-from edgecl.evaluation.bench import FIELDS, Job
+from edgecl.evaluation.bench import FIELDS, BenchJob
 from edgecl.evaluation.datasets import load
-from edgecl.method import method_names
-from edgecl.training.bench_seed import judge, session_settings
+from edgecl.rounds.method import method_names
+from edgecl.training.bench.one_seed import judge, session_settings
 
 # Nearest mean; its memory and its seed decide how it fails.
 FAKE = '''
 import os, sys
 import numpy as np
 from edgecl.errors import BudgetError
-from edgecl.training.bench_seed import serve
+from edgecl.training.bench.one_seed import serve
 
 class Session:
     def __init__(self, method, network, input_shape, dtype, memory, seed, epochs, batch, rate, blocks):
@@ -52,7 +52,7 @@ sys.exit(serve(lambda: Session))
 def fake(tmp_path, monkeypatch):
     """The processes of bench run a nearest mean; `runs` counts them."""
     (tmp_path / "fake.py").write_text(FAKE)
-    started: list[Job] = []
+    started: list[BenchJob] = []
     original = bench.run_one
     monkeypatch.setattr(bench, "COMMAND", (sys.executable, str(tmp_path / "fake.py")))
     monkeypatch.setattr(bench, "run_one", lambda job, tell: started.append(job) or original(job, tell))
@@ -103,7 +103,7 @@ class _Watches:
 
 
 def test_what_was_taught_leaves_the_memory():
-    job, watches = Job("finetune", "digits"), _Watches()
+    job, watches = BenchJob("finetune", "digits"), _Watches()
     split, steps = bench.prepare(job)
     rounds = [(split.x_train[step.train], split.y_train[step.train]) for step in steps]
     judge(watches, job, rounds, split, steps, lambda _: None)
@@ -133,9 +133,9 @@ def test_a_finished_run_is_not_run_again(run, fake, tmp_path):  # noqa: F811
 
 def test_the_file_of_a_method_or_of_data_decides_too(tmp_path):
     (tmp_path / "m.toml").write_text("a = 1")
-    before = Job(str(tmp_path / "m.toml"), "digits").key()
+    before = BenchJob(str(tmp_path / "m.toml"), "digits").key()
     (tmp_path / "m.toml").write_text("a = 2")
-    assert Job(str(tmp_path / "m.toml"), "digits").key() != before
+    assert BenchJob(str(tmp_path / "m.toml"), "digits").key() != before
 
 
 def test_tables_and_report(run, fake, tmp_path):  # noqa: F811
@@ -164,7 +164,8 @@ def test_a_failing_seed_is_named_and_the_others_go_on(run, fake):  # noqa: F811
 def test_a_killed_process_is_named_by_its_signal(fake, monkeypatch):
     monkeypatch.setattr(bench, "COMMAND", (*bench.COMMAND, "--abort"))
     failures = []
-    bench.run([Job("finetune", "digits", memory=6666, seed=1)], None, print, failures.append, lambda job, step: None)
+    bench.run([BenchJob("finetune", "digits", memory=6666, seed=1)], None, print, failures.append,
+              lambda job, step: None)
     assert "killed by signal 6" in str(failures[0])
 
 
@@ -197,15 +198,15 @@ def test_scenarios_by_command(run, fake):  # noqa: F811
 
 
 def test_order_and_per_class(fake):
-    seeded = [[step.classes for step in bench.prepare(Job("er", "digits", order="seeded", seed=seed))[1]]
+    seeded = [[step.classes for step in bench.prepare(BenchJob("er", "digits", order="seeded", seed=seed))[1]]
               for seed in (0, 0, 1)]
     assert seeded[0] == seeded[1] != seeded[2]
-    split, steps = bench.prepare(Job("er", "digits", order="9,8,7,6,5,4,3,2,1,0", per_class=4))
+    split, steps = bench.prepare(BenchJob("er", "digits", order="9,8,7,6,5,4,3,2,1,0", per_class=4))
     assert steps[0].classes == (9, 8) and len(split.y_train) == 40
 
 
 def test_the_session_gets_what_was_asked_for():
-    job = Job("er", "digits", "online", memory=5, rate=0.1, seed=4)
+    job = BenchJob("er", "digits", "online", memory=5, rate=0.1, seed=4)
     assert session_settings(job, load("digits")) == {
         "method": "er", "network": "mlp", "input_shape": (64,), "dtype": "float32", "memory": 5, "seed": 4, "epochs": 1,
         "batch": 10, "rate": 0.1, "blocks": None}

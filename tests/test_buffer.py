@@ -22,11 +22,11 @@ from hypothesis.stateful import (
 )
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
-from edgecl.budget import PAGE, pages
-from edgecl.codec import codec_of
-from edgecl.config import Settings
 from edgecl.errors import BadInput, BudgetError
+from edgecl.exemplars.codecs import codec_of
 from edgecl.learner import Learner
+from edgecl.settings import Settings
+from edgecl.state.quota import PAGE, pages
 
 OPERATIONS = int(os.environ.get("EDGECL_OPERATIONS", "10000"))
 STEPS = 200
@@ -124,7 +124,7 @@ def test_a_flood_of_one_label_leaves_the_exemplars_of_the_others(tmp_path, codec
         learner.learn(vectors(label, 40), label)
 
     def kept():
-        return sorted((r.label, r.key, r.feature.tobytes()) for r in learner._journal.known().exemplars()
+        return sorted((r.label, r.key, r.feature.tobytes()) for r in learner.repository.known().exemplars()
                       if r.label != "flood")
 
     before = kept()
@@ -149,14 +149,14 @@ def test_every_admission_survives_being_reopened_and_shrinks_with_new_classes(tm
         sizes.append({c.name: c.exemplars for c in learner.classes()})
     assert max(sizes[-1].values()) - min(sizes[-1].values()) <= 1
     assert sizes[0]["class 0"] > 3 * sizes[-1]["class 0"]
-    kept = [(r.label, r.key) for r in learner._journal.known().exemplars()]
+    kept = [(r.label, r.key) for r in learner.repository.known().exemplars()]
     if admission == "ring":
-        mine = [r.key for r in learner._journal.known().exemplars() if r.label == "class 7"]
-        every = [r.key for r in learner._journal.known().stored if r.label == "class 7"]
+        mine = [r.key for r in learner.repository.known().exemplars() if r.label == "class 7"]
+        every = [r.key for r in learner.repository.known().stored if r.label == "class 7"]
         assert len(mine) >= 8
         assert mine == every[-len(mine):]
     learner.close()
-    again = Learner.open(tmp_path / "state")._journal.known()
+    again = Learner.open(tmp_path / "state").repository.known()
     assert [(r.label, r.key) for r in again.exemplars()] == kept
 
 
@@ -179,7 +179,7 @@ def test_photos_come_back_from_the_buffer(tmp_path, codec):
         photos[label][:, 4:9, 2:7] += 20
         learner.learn(photos[label], label)
     learner.close()
-    rows = Learner.open(tmp_path / "s")._journal.known().exemplars()
+    rows = Learner.open(tmp_path / "s").repository.known().exemplars()
     decode = codec_of(codec, "image", (16, 16, 3)).input.decode
     back = [(row.label, decode(row.input)) for row in rows if row.input]
     assert len(back) > 20
@@ -195,7 +195,7 @@ def test_windows_come_back_from_the_buffer(tmp_path):
                                                       exemplars=60_000, rate=50, window=1.0))
     learner.learn(windows, "walk")
     learner.close()
-    rows = Learner.open(tmp_path / "s")._journal.known().exemplars()
+    rows = Learner.open(tmp_path / "s").repository.known().exemplars()
     decode = codec_of("delta16", "window", (50, 3)).input.decode
     assert len(rows) > 20
     for row in rows:

@@ -16,8 +16,9 @@ from PIL import Image
 from edgecl.cli import main
 from edgecl.errors import BadInput, LinkError
 from edgecl.samples import Refusal, Sample
-from edgecl.sources import Spec, endless, is_stream, read
+from edgecl.sources import endless, is_stream, read
 from edgecl.sources.cameras import CSI, picture, pipeline, read_camera
+from edgecl.sources.spec import Spec
 
 SPEC = Spec(32, 32)
 

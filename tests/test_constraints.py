@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.batch import Batch
-from edgecl.training.by_sample import fisher
-from edgecl.training.distillation import Distillation
-from edgecl.training.heads import Cosine, Softmax, Step
-from edgecl.training.importances import Fisher
-from edgecl.training.network import build
+from edgecl.training.constraints.distillation import Distillation
+from edgecl.training.constraints.importances import Fisher
+from edgecl.training.constraints.per_sample_gradients import fisher
+from edgecl.training.networks.heads import Cosine, Softmax
+from edgecl.training.networks.network import build
+from edgecl.training.step import Step
 
 
 def rng(seed=0):

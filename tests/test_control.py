@@ -15,14 +15,14 @@ import pytest
 from helpers_daemon import serving, until
 from helpers_state import vectors
 
-from edgecl.commands.pupil import Parcel
+from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import BadInput, StateError
-from edgecl.runtime import peers
+from edgecl.runtime import control_clients
 from edgecl.runtime.client import Client, NoDaemon
+from edgecl.runtime.commands import ORDERS
 from edgecl.runtime.control import Control
-from edgecl.runtime.orders import ORDERS
-from edgecl.runtime.peers import CLIENTS
-from edgecl.runtime.wire import LINE, Refused
+from edgecl.runtime.control_clients import CLIENTS
+from edgecl.runtime.protocol import LINE, Refused
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_recordings_stay_recordings_on_the_way(daemon):
             made.add(data, name)
     with made:
         assert made.groups == [["1", 3], ["", 2], ["2", 2], ["1", 1]]
-        from edgecl.runtime.orders import samples_of
+        from edgecl.runtime.commands import samples_of
 
         found = [*samples_of(made.seal(), made.groups)]
         assert [each.group for each in found] == ["1"] * 3 + [""] * 2 + ["2"] * 2 + ["1"]
@@ -133,7 +133,7 @@ def test_recordings_stay_recordings_on_the_way(daemon):
 
 def test_only_some_may_change_things(daemon, monkeypatch):
     service, path = daemon
-    real = peers.CREDENTIALS
+    real = control_clients.CREDENTIALS
 
     class Stranger:
         size = real.size
@@ -145,7 +145,7 @@ def test_only_some_may_change_things(daemon, monkeypatch):
             return pid, 54321, gid
 
     before = service.history()
-    monkeypatch.setattr(peers, "CREDENTIALS", Stranger)
+    monkeypatch.setattr(control_clients, "CREDENTIALS", Stranger)
     with Client(path) as client, parcel(vectors("cat", 5)) as cats:
         for name, order in ORDERS.items():
             if order.writes:

@@ -12,7 +12,7 @@ import pytest
 from helpers_daemon import cli, photos, running, told, until
 from helpers_rounds import conv_backbone
 
-from edgecl.commands.pupil import Parcel
+from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
 
@@ -268,7 +268,7 @@ def test_a_round_runs_beside_the_answers_and_can_be_cut_off(folder):
         with pytest.raises(EdgeclError, match="runs already"):
             daemon.ask("start_round")
         child = until(lambda: daemon.children)[0]
-        assert "edgecl.runtime.rounding" in child.cmdline()
+        assert "edgecl.runtime.round_process" in child.cmdline()
         learned = daemon.ask("learn_last", label="tin", seconds=1)   # while it runs
         assert learned["samples"] > 0
         seconds, code = daemon.end()

@@ -22,10 +22,11 @@ from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from edgecl.config import Settings
 from edgecl.evaluation.demo import watch_rate, write_recordings
 from edgecl.learner import Learner
-from edgecl.sources import Spec, read, stack
+from edgecl.settings import Settings
+from edgecl.sources import read, stack
+from edgecl.sources.spec import Spec
 from firmware_bridge.simulator import Simulator
 
 pytestmark = pytest.mark.slow

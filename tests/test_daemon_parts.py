@@ -11,17 +11,17 @@ from helpers_daemon import Tap, serving, until
 from helpers_state import vectors
 
 from edgecl.errors import BadInput, LinkError
-from edgecl.limits import Limits, Need, Verdict, may_run
-from edgecl.readings import Readings, Zone
 from edgecl.results import Prediction
+from edgecl.rounds.board import Readings, Zone
+from edgecl.rounds.limits import Limits, Need, Verdict, may_run
 from edgecl.runtime.counters import Histogram
 from edgecl.runtime.events import LISTENERS, WAITING, Hub
-from edgecl.runtime.feeds import Feed, Ring
 from edgecl.runtime.loop import Loop
-from edgecl.runtime.notify import Notifier
 from edgecl.runtime.review import ENTRIES, Review
 from edgecl.runtime.settings import SourceSettings, read_settings
-from edgecl.runtime.triggers import PageHinkley, Policy, Run, Situation, Wait, decide
+from edgecl.runtime.source_threads import Ring, SourceThread
+from edgecl.runtime.systemd import Notifier
+from edgecl.runtime.triggers import PageHinkley, Policy, Situation, StartRound, Wait, decide
 from edgecl.samples import Refusal, Sample
 
 # triggers -----------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def judged(**readings):
 def test_when_a_round_is_due(change, policy, word):
     found = decide(Situation(**{**DUE, **change}), Policy(**policy))
     if word is None:
-        assert isinstance(found, Run)
+        assert isinstance(found, StartRound)
     else:
         assert isinstance(found, Wait) and word in found.reason
 
@@ -98,8 +98,8 @@ def frames(count, dtype=np.uint8, shape=(2, 2, 3)):
 
 def test_of_a_camera_the_newest_frame_wins_and_of_windows_the_last_sixteen():
     loop, service = Loop(), Fake()
-    camera = Feed(SourceSettings("camera:", "camera"), service, loop.offer, iter)
-    imu = Feed(SourceSettings("serial:x", "imu"), service, loop.offer, iter)
+    camera = SourceThread(SourceSettings("camera:", "camera"), service, loop.offer, iter)
+    imu = SourceThread(SourceSettings("serial:x", "imu"), service, loop.offer, iter)
     loop.follow([camera, imu])
     for frame, window in zip(frames(40), frames(40, np.float32, (5, 6))):
         loop.offer(camera, frame)
@@ -114,7 +114,7 @@ def test_of_a_camera_the_newest_frame_wins_and_of_windows_the_last_sixteen():
 
 def test_sources_take_turns():
     loop, service = Loop(), Fake()
-    feeds = [Feed(SourceSettings("udp:1", name, queue=50), service, loop.offer, iter) for name in "abc"]
+    feeds = [SourceThread(SourceSettings("udp:1", name, queue=50), service, loop.offer, iter) for name in "abc"]
     loop.follow(feeds)
     for frame in frames(10):
         for feed in feeds:
@@ -127,7 +127,7 @@ def test_sources_take_turns():
 def test_the_watchdog_is_fed_by_answers_and_by_silence_but_not_by_failures():
     beats = []
     loop, service = Loop(lambda: beats.append(1)), Fake()
-    feed = Feed(SourceSettings("camera:", "c"), service, loop.offer, iter)
+    feed = SourceThread(SourceSettings("camera:", "c"), service, loop.offer, iter)
     loop.follow([feed])
     assert not loop.step(0.0) and len(beats) == 1      # no frame is due
     loop.offer(feed, frames(1)[0])
@@ -158,8 +158,8 @@ def test_a_ring_keeps_bytes_and_moments():
 
 def feed_on(read, restarts=3, **more):
     loop = Loop()
-    feed = Feed(SourceSettings(more.pop("uri", "udp:1"), "s", restarts=restarts, **more), Fake(), loop.offer, read,
-                pause=0.001)
+    feed = SourceThread(SourceSettings(more.pop("uri", "udp:1"), "s", restarts=restarts, **more), Fake(), loop.offer,
+                        read, pause=0.001)
     loop.follow([feed])
     feed.start()
     return feed

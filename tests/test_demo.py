@@ -41,8 +41,8 @@ def test_a_round_that_other_programs_leave_no_time_gets_more_and_then_is_done_wi
     asked, said, done = [], [], demo_module.Demo([], 0, ([], []), "", 0.0, 0, tmp_path)
 
     class Busy:
-        def round(self, wish):
-            asked.append(wish.seconds)
+        def round(self, request):
+            asked.append(request.seconds)
             raise BudgetError("the worker was not done", "give --time 84s or more")
 
     assert demo_module.tuned(Busy(), {}, done, said.append) is done

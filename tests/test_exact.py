@@ -7,11 +7,11 @@ import pytest
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
-from edgecl.config import Settings
-from edgecl.heads import KINDS, solve
+from edgecl.heads.solvers import KINDS, solve
 from edgecl.learner import Learner
-from edgecl.lift import Lift
-from edgecl.statistics import ClassStatistics
+from edgecl.settings import Settings
+from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.statistics.transform import FeatureTransform
 
 X, Y = load_digits(return_X_y=True)
 SHUFFLED = np.random.default_rng(0).permutation(len(X))
@@ -42,12 +42,12 @@ def difference(found, expected):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", ["reversed", "samples one by one", "rewritten after every piece", "merged"])
 def test_statistics_give_one_head_however_they_came(kind, way):
-    lift = Lift(64, 256, projected=True) if KINDS[kind].lifted else Lift(64, 64)
+    transform = FeatureTransform(64, 256, projected=True) if KINDS[kind].projected else FeatureTransform(64, 64)
 
     def learned(parts, rewrite=False):
-        store = ClassStatistics(lift(TRAIN[parts[0][1]]).mean(0))
+        store = ClassStatistics(transform(TRAIN[parts[0][1]]).mean(0))
         for label, rows in parts:
-            store.add(str(label), lift(TRAIN[rows]))
+            store.add(str(label), transform(TRAIN[rows]))
             if rewrite:
                 store = ClassStatistics.from_arrays(store.to_arrays())
         return store
@@ -60,10 +60,10 @@ def test_statistics_give_one_head_however_they_came(kind, way):
         store = {"reversed": lambda: learned(WHOLE[::-1]),
                  "samples one by one": lambda: learned(pieces(1000, 2)[::-1]),
                  "rewritten after every piece": lambda: learned(pieces(5, 3), rewrite=True)}[way]()
-    found, expected = (solve(kind, s.pooled(), lift) for s in (store, learned(WHOLE)))
+    found, expected = (solve(kind, s.pooled(), transform) for s in (store, learned(WHOLE)))
     assert found.labels == expected.labels
     (weight, bias), (other_weight, other_bias) = function_of(found), function_of(expected)
-    h = lift(TEST)
+    h = transform(TEST)
     assert difference(weight, other_weight) <= 1e-4
     assert np.abs(bias - other_bias).max() <= 1e-4 * np.abs(expected.logits(h)).max()
     assert (found.logits(h).argmax(1) == expected.logits(h).argmax(1)).all()
@@ -120,7 +120,7 @@ def test_the_order_of_the_classes_changes_nothing(head, at_once, tmp_path):
 
 
 def test_tiny_pieces_in_any_order_over_many_processes_change_nothing(at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgecl.journal.REWRITE", 0)
+    monkeypatch.setattr("edgecl.learning.repository.REWRITE", 0)
     learner = taught(tmp_path / "state", pieces(8, 5), reopen=6)
     assert len({g.snapshot for g in learner.history() if g.snapshot}) > 1  # the statistics were rewritten on the way
     assert_same(learner, at_once("auto"))

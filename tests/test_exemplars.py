@@ -5,7 +5,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecl.exemplars import GROUP_SHIFT, WHOLE, admitted, held_back, herding, margins, near_duplicates, reservoir
+from edgecl.exemplars.selection import (
+    GROUP_SHIFT,
+    WHOLE,
+    admitted,
+    held_back,
+    herding,
+    margins,
+    near_duplicates,
+    reservoir,
+)
 from edgecl.samples import sample_keys
 
 SAMPLES = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2 ** 62)), unique=True, max_size=60)

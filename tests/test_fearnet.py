@@ -7,10 +7,10 @@ import torch
 from helpers_generative import classes_of, covariance, network_of, nothing, rng
 from torch import nn
 
-import edgecl.training.cortex as cortex_module
+import edgecl.training.memory.fearnet_long_term as cortex_module
 from edgecl.errors import BudgetError
-from edgecl.training.cortex import Cortex, round_weights
-from edgecl.training.fearnet import FearNet, answered
+from edgecl.training.memory.fearnet import FearNet, answered
+from edgecl.training.memory.fearnet_long_term import Cortex, round_weights
 
 
 def test_pseudo_samples_come_from_full_covariances():

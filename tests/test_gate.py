@@ -9,12 +9,12 @@ import pytest
 from helpers_candidates import linear, matrix
 from helpers_state import DIMENSION, PROBE
 
-from edgecl.backbone import METADATA_KEY, Backbone
 from edgecl.backbones import build_identity
 from edgecl.backbones.adapters import with_adapter
 from edgecl.backbones.graph import GraphBuilder, finish_backbone, set_metadata
-from edgecl.gate import ADDED, BOUNDS, Bounds, check_accuracy, check_file
-from edgecl.knowledge import Judgement
+from edgecl.backbones.session import METADATA_KEY, Backbone
+from edgecl.learning.knowledge import Judgement
+from edgecl.rounds.gate import ADDED, BOUNDS, Bounds, check_accuracy, check_file
 
 SERVING, GOOD = linear(matrix(0)), linear(matrix(1))
 EXPECTED = Backbone(GOOD).features(PROBE)

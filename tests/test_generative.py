@@ -10,18 +10,19 @@ from helpers_generative import classes_of, covariance, network_of, nothing, rng
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.datasets import digits
-from edgecl.gaussian import Gaussian
-from edgecl.method import read_method
-from edgecl.training.balance import Balance
+from edgecl.rounds.method import read_method
+from edgecl.statistics.gaussian import Gaussian
+from edgecl.training.balance.base import Balance
 from edgecl.training.batch import Batch
-from edgecl.training.gaussians import Gaussians, best_move, by_map, by_means
-from edgecl.training.generator import GenerativeReplay, mix, shape_for
-from edgecl.training.heads import Softmax
-from edgecl.training.latent import Latent
-from edgecl.training.loop import Parts, Plan, learning_round
-from edgecl.training.network import build
-from edgecl.training.session import Session
-from edgecl.training.translated import Translated
+from edgecl.training.bench.session import MethodRun
+from edgecl.training.loop import Parts, learning_round
+from edgecl.training.memory.fetril import Translated
+from edgecl.training.memory.gaussians import Gaussians, best_move, by_map, by_means
+from edgecl.training.memory.generator import GenerativeReplay, mix, shape_for
+from edgecl.training.memory.latent import Latent
+from edgecl.training.networks.heads import Softmax
+from edgecl.training.networks.network import build
+from edgecl.training.plan import Plan
 
 # statistics -------------------------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ def test_a_pseudo_feature_is_that_of_the_nearest_new_class_moved_to_the_old_mean
 
 def test_layers_below_stay_as_the_first_round_left_them():
     data = digits()
-    learner, found = Session("fetril", "mlp", (64,), "float32", 8000, 0), []
+    learner, found = MethodRun("fetril", "mlp", (64,), "float32", 8000, 0), []
     for k in range(2):
         rows = np.isin(data.y_train, [2 * k, 2 * k + 1])
         learner.learn(data.x_train[rows], data.y_train[rows])
@@ -237,7 +238,7 @@ def test_a_generator_without_its_own_replay_forgets():
 def test_no_sample_is_kept_on_disk(method, tmp_path):
     """Nothing that is saved holds a taught input, as float32, float16 or bytes."""
     data = digits()
-    learner, taught = Session(method, "mlp", (64,), "float32", 30_000, 0), []
+    learner, taught = MethodRun(method, "mlp", (64,), "float32", 30_000, 0), []
     for k in range(2):
         rows = np.isin(data.y_train, [2 * k, 2 * k + 1])
         learner.learn(data.x_train[rows][:40], data.y_train[rows][:40])
@@ -255,10 +256,10 @@ def test_no_sample_is_kept_on_disk(method, tmp_path):
 def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
     from helpers_rounds import conv_backbone, taught
 
-    from edgecl.rounds import Wish
+    from edgecl.rounds.run import RoundRequest
 
     with pytest.raises(BadInput, match="edgecl bench"):
-        taught(tmp_path, conv_backbone(), 4).round(Wish(name, 60))
+        taught(tmp_path, conv_backbone(), 4).round(RoundRequest(name, 60))
     assert read_method(name).paper
 
 
@@ -267,11 +268,11 @@ def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
 
     from helpers_rounds import conv_backbone, taught, teach
 
-    from edgecl.rounds import Wish
+    from edgecl.rounds.run import RoundRequest
 
     learner = taught(tmp_path, conv_backbone(), 12)
     for classes in (4, 5):
-        assert learner.round(Wish("statistics", 60, epochs=1)).steps
+        assert learner.round(RoundRequest("statistics", 60, epochs=1)).steps
         with np.load(BytesIO(learner.store.parts()), allow_pickle=False) as kept:
             assert kept["memory/mean"].shape == (classes, 32)
             assert kept["memory/columns"].tolist() == list(range(classes))

@@ -8,12 +8,12 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 
-from edgecl.budget import Form
 from edgecl.errors import StateError
-from edgecl.heads import KINDS, forms, nearest_mean, ridge, slda, solve
-from edgecl.lift import Lift
-from edgecl.pooled import MOST, oas_shrinkage, solve_positive
-from edgecl.statistics import ClassStatistics
+from edgecl.heads.solvers import KINDS, forms, nearest_mean, ridge, slda, solve
+from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.statistics.covariance import MOST, oas_shrinkage, solve_positive
+from edgecl.statistics.form import Form
+from edgecl.statistics.transform import FeatureTransform
 
 X, Y = load_digits(return_X_y=True)
 TRAIN, TEST = X[:797].astype(np.float32), X[797:].astype(np.float32)
@@ -94,7 +94,7 @@ def test_nearest_mean_is_the_nearest_centroid():
 
 
 def test_cosine_logits_are_the_cosines_to_the_means():
-    head = solve("cosine", DIGITS, Lift(64, 64))
+    head = solve("cosine", DIGITS, FeatureTransform(64, 64))
     means = np.stack([TRAIN[Y[:797] == c].mean(0, np.float64) for c in range(10)])
     cosines = (TEST / np.linalg.norm(TEST, axis=1, keepdims=True)) @ (means / np.linalg.norm(means, axis=1)[:, None]).T
     assert np.allclose(head.logits(TEST), cosines, atol=1e-6)
@@ -103,8 +103,9 @@ def test_cosine_logits_are_the_cosines_to_the_means():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_head_does_not_depend_on_the_stores_reference(kind):
-    lift = Lift(64, 64)
-    near, far = (solve(kind, pooled_of(TRAIN, Y[:797], reference), lift) for reference in (None, np.full(64, 30.0)))
+    transform = FeatureTransform(64, 64)
+    near, far = (solve(kind, pooled_of(TRAIN, Y[:797], reference), transform)
+                 for reference in (None, np.full(64, 30.0)))
     assert np.allclose(near.weight, far.weight, rtol=1e-5, atol=1e-5 * np.abs(near.weight).max())
     assert np.allclose(near.logits(TEST), far.logits(TEST), rtol=1e-5, atol=1e-5 * np.abs(near.logits(TEST)).max())
 
@@ -117,7 +118,7 @@ def test_features_far_from_zero_are_told_apart_as_well_as_near_it():
     for offset in (0.0, 1e5):
         moved = (x + offset).astype(np.float32)
         pooled = pooled_of(moved, y, moved[:100].mean(0))
-        hits[offset] = {kind: np.mean(solve(kind, pooled, Lift(8, 8)).logits(moved).argmax(1) == y)
+        hits[offset] = {kind: np.mean(solve(kind, pooled, FeatureTransform(8, 8)).logits(moved).argmax(1) == y)
                         for kind in ("nearest-mean", "slda", "ridge")}
     assert hits[0.0]["slda"] > 0.95
     for kind in hits[0.0]:
@@ -148,7 +149,7 @@ def test_degenerate_data_give_finite_heads(kind, name, x, y):
     for label in np.unique(y):
         exact.add(str(label), x[y == label])
     for store in (exact, ClassStatistics.from_arrays(exact.to_arrays())):
-        head = solve(kind, store.pooled(), Lift(6, 6))
+        head = solve(kind, store.pooled(), FeatureTransform(6, 6))
         assert np.isfinite(head.weight).all() and np.isfinite(head.bias).all()
         assert np.isfinite(head.logits(x)).all()
 
@@ -160,7 +161,7 @@ def test_the_samples_themselves_are_told_even_after_a_rest_in_float32(kind, name
     store = ClassStatistics(x.mean(0))
     for label in np.unique(y):
         store.add(str(label), x[y == label])
-    head = solve(kind, ClassStatistics.from_arrays(store.to_arrays()).pooled(), Lift(6, 6))
+    head = solve(kind, ClassStatistics.from_arrays(store.to_arrays()).pooled(), FeatureTransform(6, 6))
     assert (head.logits(x).argmax(1) == np.unique(y, return_inverse=True)[1]).all()
 
 
@@ -170,9 +171,9 @@ def test_heads_that_need_a_second_moment_say_so():
     for kind, needs in KINDS.items():
         if needs.second_moment:
             with pytest.raises(StateError, match="second moment"):
-                solve(kind, store.pooled(), Lift(2, 2))
+                solve(kind, store.pooled(), FeatureTransform(2, 2))
         else:
-            assert solve(kind, store.pooled(), Lift(2, 2)).weight.shape == (1, 2)
+            assert solve(kind, store.pooled(), FeatureTransform(2, 2)).weight.shape == (1, 2)
 
 
 @pytest.mark.parametrize("d", [1, 5, 127, 128, 129, 300])

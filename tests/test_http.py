@@ -15,11 +15,11 @@ from helpers_http import Web, image_state, packed, photo, shades, web, web_of
 from helpers_state import create, vectors
 from prometheus_client.parser import text_string_to_metric_families
 
-from edgecl.config import Settings
 from edgecl.learner import Learner
 from edgecl.runtime import http as door
 from edgecl.runtime.service import Service
 from edgecl.runtime.settings import DaemonSettings
+from edgecl.settings import Settings
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.batch import Batch
-from edgecl.training.by_sample import fisher, sensitivity
-from edgecl.training.heads import Softmax, Step
-from edgecl.training.importances import Fisher, Quadratic, Sensitivity
-from edgecl.training.network import Network, build
-from edgecl.training.paths import PathIntegral, RiemannianWalk
+from edgecl.training.constraints.importances import Fisher, Quadratic, Sensitivity
+from edgecl.training.constraints.path_integrals import PathIntegral, RiemannianWalk
+from edgecl.training.constraints.per_sample_gradients import fisher, sensitivity
+from edgecl.training.networks.heads import Softmax
+from edgecl.training.networks.network import Network, build
+from edgecl.training.step import Step
 
 RATES = [1e-6] * 9      # so small that no strength is bounded
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecl.budget import Form
-from edgecl.buffer import Buffer, held_out
-from edgecl.codec import codec_of
 from edgecl.errors import BadInput
-from edgecl.head_graph import HeadSession, build_head
-from edgecl.heads import KINDS, solve
-from edgecl.knowledge import Knowledge
-from edgecl.lift import Lift
-from edgecl.records import row_bytes
+from edgecl.exemplars.buffer import Buffer, held_out
+from edgecl.exemplars.codecs import codec_of
+from edgecl.exemplars.stored import row_bytes
+from edgecl.heads.calibration import calibrate, class_weights
+from edgecl.heads.onnx_head import HeadSession, build_head
+from edgecl.heads.solvers import KINDS, solve
+from edgecl.learning.knowledge import Knowledge
 from edgecl.samples import sample_keys
-from edgecl.trial import calibrate, class_weights
+from edgecl.statistics.form import Form
+from edgecl.statistics.transform import FeatureTransform
 
 D = 8
 
@@ -25,9 +25,9 @@ def buffer(limit=10 ** 6, admission="reservoir", codec="raw", dimension=D):
 
 def knowledge(data, form=None, room=1000):
     form = form or Form(True, None, 32)
-    lifts = [Lift(D, D), Lift(D, 32, projected=True)] if form.projected else [Lift(D, D)]
+    transforms = [FeatureTransform(D, D), *[FeatureTransform(D, 32, projected=True)] * bool(form.projected)]
     each = row_bytes(buffer().codec.feature, D)
-    known = Knowledge(lifts, form, buffer(room * each + (1000 if room else 0)))
+    known = Knowledge(transforms, form, buffer(room * each + (1000 if room else 0)))
     for label, x in data.items():
         known.add(label, sample_keys(x), x)
     return known
@@ -86,7 +86,7 @@ def test_classes_that_are_the_same_are_not_called_with_confidence():
 
 
 def test_no_class_no_head():
-    known = Knowledge([Lift(D, D)], Form(True), buffer(1000))
+    known = Knowledge([FeatureTransform(D, D)], Form(True), buffer(1000))
     assert known.judge("auto").head is None
     assert known.judge("auto").summary() == {"held_back": {}, "head": None, "unknown_above": None}
 
@@ -95,7 +95,7 @@ def test_samples_that_judge_are_not_among_those_learned_from():
     """On pure noise a head scores chance on what it has not seen; on its own samples it would score all of them."""
     rng = np.random.default_rng(0)
     data = {c: rng.standard_normal((6, 200)).astype(np.float32) for c in "abcdefghij"}
-    known = Knowledge([Lift(200, 200)], Form(True), buffer(10 ** 7, dimension=200))
+    known = Knowledge([FeatureTransform(200, 200)], Form(True), buffer(10 ** 7, dimension=200))
     for label, x in data.items():
         known.add(label, sample_keys(x), x)
     judged = known.judge("slda")
@@ -114,27 +114,28 @@ def test_the_penalty_is_chosen_on_held_back_samples(monkeypatch):
     """The analytic shrinkage is taken where nothing else is clearly better, and given up where it is far too strong."""
     def taught(noise):
         rng = np.random.default_rng(0)
-        known = Knowledge([Lift(20, 20)], Form(True), buffer(10 ** 6, dimension=20))
+        known = Knowledge([FeatureTransform(20, 20)], Form(True), buffer(10 ** 6, dimension=20))
         for c in "abcdef":
             mean = np.r_[np.zeros(6), rng.standard_normal(14)]
             x = (mean + noise * rng.standard_normal((160, 20))).astype(np.float32)
             known.add(c, sample_keys(x), x)
         held = {c: np.stack([r.feature for r in rows]) for c, rows in held_out(known.exemplars(), known.plain).items()}
-        return known.judge("slda").head.weight, known._rest(held, known.lifts[0])[0], known
+        return known.judge("slda").head.weight, known._rest(held, known.transforms[0])[0], known
 
     even, rest, known = taught(np.ones(20))
-    assert (even == solve("slda", rest, known.lifts[0]).weight).all()
-    monkeypatch.setattr("edgecl.pooled.oas_shrinkage", lambda *_: 0.99)
+    assert (even == solve("slda", rest, known.transforms[0]).weight).all()
+    monkeypatch.setattr("edgecl.statistics.covariance.oas_shrinkage", lambda *_: 0.99)
     _, _, known = taught(np.r_[np.full(6, 40.0), np.full(14, 0.3)])  # noise that must be whitened
     assert np.mean(list(known.judge("slda").accuracy.values())) > 0.9
-    monkeypatch.setattr("edgecl.knowledge.PENALTIES", ())
+    monkeypatch.setattr("edgecl.learning.knowledge.PENALTIES", ())
     assert np.mean(list(known.judge("slda").accuracy.values())) < 0.3
 
 
 def test_a_curved_border_calls_for_the_projection_and_a_plane_one_does_not():
     x = np.random.default_rng(0).standard_normal((900, 3)).astype(np.float32)
     inside = (x ** 2).sum(1) < 2.4
-    known = Knowledge([Lift(3, 3), Lift(3, 256, projected=True)], Form(True, None, 256), buffer(dimension=3))
+    known = Knowledge([FeatureTransform(3, 3), FeatureTransform(3, 256, projected=True)], Form(True, None, 256),
+                      buffer(dimension=3))
     for label, part in (("in", x[inside]), ("out", x[~inside])):
         known.add(label, sample_keys(part), part)
     assert known.judge("auto").head.kind == "ridge-projected"
@@ -146,7 +147,7 @@ def test_a_curved_border_calls_for_the_projection_and_a_plane_one_does_not():
 def test_a_refused_sample_leaves_nothing_behind(bad):
     x = cloud(5)
     x[3, 2] = bad
-    known = Knowledge([Lift(D, D), Lift(D, 32, projected=True)], Form(True, None, 32), buffer())
+    known = Knowledge([FeatureTransform(D, D), FeatureTransform(D, 32, projected=True)], Form(True, None, 32), buffer())
     with pytest.raises(BadInput):
         known.add("a", sample_keys(x), x)
     assert (known.statistics, known.stored, known.labels) == ({}, [], [])

@@ -6,9 +6,9 @@ import pytest
 from helpers_state import create, traces, vectors
 
 import edgecl
-from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
 from edgecl.samples import Sample
+from edgecl.settings import Settings
 
 
 def test_rollback_goes_on_backwards(tmp_path):
@@ -43,7 +43,7 @@ def test_recordings_stay_whole_across_batches(tmp_path):
     values = vectors("walk", 150)
     learner.learn((Sample(x, f"{i}", group="first" if i < 100 else "second") for i, x in enumerate(values)), "walk")
     learner.learn(vectors("run", 20), "run")
-    groups = [row.key >> 32 for row in learner._journal.known().stored if row.label == "walk"]
+    groups = [row.key >> 32 for row in learner.repository.known().stored if row.label == "walk"]
     assert sorted(np.unique(groups, return_counts=True)[1].tolist()) == [50, 100]
 
 

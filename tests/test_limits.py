@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecl import readings as module
 from edgecl.commands import doctor
 from edgecl.errors import BadInput
-from edgecl.limits import RANGES, Limits, Need, Reason, may_run
-from edgecl.readings import Readings, Zone, ask_firmware, read
+from edgecl.rounds import board as module
+from edgecl.rounds.board import Readings, Zone, ask_firmware, read
+from edgecl.rounds.limits import RANGES, Limits, Need, Reason, may_run
 
 RECORDED = Path(__file__).parent / "recorded"
 NEED = Need(memory=400_000_000, seconds=120, threads=1)

@@ -10,8 +10,8 @@ import pytest
 
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
 from edgecl.evaluation.datasets import digits
-from edgecl.method import FOLDER, KEYS, PARTS, method_names, read_method
-from edgecl.training.session import Session
+from edgecl.rounds.method import FOLDER, KEYS, PARTS, method_names, read_method
+from edgecl.training.bench.session import MethodRun
 
 METHODS = method_names()
 ROOM = 12 * (64 * 4 + 16)       # twelve digits or fewer
@@ -39,7 +39,7 @@ def room(method):
 
 
 def session(method, seed=0, **more):
-    return Session(method, "mlp", (64,), "float32", room(method), seed, **{"rate": 0.05, **more})
+    return MethodRun(method, "mlp", (64,), "float32", room(method), seed, **{"rate": 0.05, **more})
 
 
 @cache
@@ -172,8 +172,8 @@ def test_classes_may_come_again_and_in_any_order(method):
                                     if read_method(name).parts["memory"][0] in ("reservoir", "herding")])
 def test_too_few_bytes_are_refused_before_anything_changed(method):
     with pytest.raises(BudgetError, match="give --memory 272 or more"):
-        Session(method, "mlp", (64,), "float32", 200, 0)
-    learner = Session(method, "mlp", (64,), "float32", 2 * 272 + 10, 0)
+        MethodRun(method, "mlp", (64,), "float32", 200, 0)
+    learner = MethodRun(method, "mlp", (64,), "float32", 2 * 272 + 10, 0)
     learner.learn(*steps()[0])
     before = learner.state()
     with pytest.raises(BudgetError, match="each of 4 classes; give --memory 1088 or more"):
@@ -283,7 +283,7 @@ def test_unfit_settings_are_refused(given):
     ("tcn", (28, 28, 1), "uint8"), ("cnn", (8, 8, 1), "uint8"), ("mlp", (64,), "int8")])
 def test_unfit_networks_are_refused(network, shape, dtype):
     with pytest.raises(EdgeclError):
-        Session("finetune", network, shape, dtype, 1000, 0)
+        MethodRun("finetune", network, shape, dtype, 1000, 0)
 
 
 def test_a_state_of_another_method_or_network_is_refused():
@@ -291,4 +291,4 @@ def test_a_state_of_another_method_or_network_is_refused():
     with pytest.raises(StateError, match="finetune, not er"):
         session("er").load(state)
     with pytest.raises(StateError, match="does not fit"):
-        Session("finetune", "mlp", (63,), "float32", ROOM, 0).load(state)
+        MethodRun("finetune", "mlp", (63,), "float32", ROOM, 0).load(state)

@@ -16,10 +16,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from edgecl.runtime import http as door
-from edgecl.runtime.feeds import Feed
 from edgecl.runtime.loop import Loop
 from edgecl.runtime.service import Service
 from edgecl.runtime.settings import DaemonSettings, SourceSettings
+from edgecl.runtime.source_threads import SourceThread
 
 pytestmark = pytest.mark.slow
 TOKEN = "x7Hk2mQ9zR4tW8bV1nC5yL3pD6sF0gJa"
@@ -54,7 +54,7 @@ def robot(tmp_path):
     learner = image_state(tmp_path / "state")
     service = Service(learner, DaemonSettings(tmp_path / "state", rounds="off"))
     loop, tap = Loop(), Tap()
-    feed = Feed(SourceSettings("camera:tap", "camera"), service, loop.offer, tap.read)
+    feed = SourceThread(SourceSettings("camera:tap", "camera"), service, loop.offer, tap.read)
     loop.follow([feed])
     service.feeds = (feed,)
     service.start()

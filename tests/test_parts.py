@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgecl.method import EXEMPLARS, PARTS
-from edgecl.training.balance import Done, ExemplarMeans
+from edgecl.rounds.method import EXEMPLARS, PARTS
+from edgecl.training.balance.base import Done, ExemplarMeans
 from edgecl.training.batch import Batch
-from edgecl.training.heads import Sigmoid, Softmax, Step
-from edgecl.training.memory import Herding, Reservoir
-from edgecl.training.network import Network
+from edgecl.training.memory.exemplars import Herding, Reservoir
+from edgecl.training.networks.heads import Sigmoid, Softmax
+from edgecl.training.networks.network import Network
+from edgecl.training.step import Step
 
 ROWS = [(kind, name) for kind, rows in PARTS.items() for name in rows]
 VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "strength": 1.0, "squared": True,

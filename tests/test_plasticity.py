@@ -9,12 +9,12 @@ from helpers_plasticity import SHAPES, answers, everything, made_up, rng, sessio
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.report import tasks_and_units
-from edgecl.method import PARTS, method_names, read_method
-from edgecl.training.compact import compacted
-from edgecl.training.heads import Softmax
-from edgecl.training.masks import bits_for, pack, unpack, weight_names
-from edgecl.training.network import build
-from edgecl.training.task_rules import pick
+from edgecl.rounds.method import PARTS, method_names, read_method
+from edgecl.training.networks.heads import Softmax
+from edgecl.training.networks.network import build
+from edgecl.training.plasticity.masks import bits_for, pack, unpack, weight_names
+from edgecl.training.plasticity.prune_unused import compacted
+from edgecl.training.plasticity.task_rules import pick
 
 METHODS = [name for name in method_names() if read_method(name).plastic]
 FROZEN = [name for name in METHODS if name != "den"]     # which goes on changing old units a little

@@ -13,14 +13,15 @@ from helpers_rounds import conv_backbone
 from helpers_state import answers, create, directory_bytes, in_a_child, vectors
 from PIL import Image
 
-from edgecl import rehearsal, worker
 from edgecl.cli import main
-from edgecl.codec import Delta16, Int8
-from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
 from edgecl.evaluation.datasets import digits
+from edgecl.exemplars.codecs import Delta16, Int8
 from edgecl.learner import Learner
-from edgecl.rounds import Wish
+from edgecl.profiling import sandbox
+from edgecl.rounds import worker
+from edgecl.rounds.run import RoundRequest
+from edgecl.settings import Settings
 
 KINDS = "exemplars", "statistics"
 JPEG = b"\xff\xd8\xff"
@@ -82,7 +83,7 @@ def photos(number, count):
 
 SAMPLES = {"vectors": lambda number, count: vectors(f"class {number}", count),
            "photos": photos,
-           "windows": lambda number, count: rehearsal.samples("window", (64, 6), count, number)}
+           "windows": lambda number, count: sandbox.samples("window", (64, 6), count, number)}
 
 
 def made(path, what, memory):
@@ -168,7 +169,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     monkeypatch.setattr(worker, "run", run)
     watched.append(look)
-    done = learner.round(Wish("statistics", 300, epochs=1))
+    done = learner.round(RoundRequest("statistics", 300, epochs=1))
     assert done.steps
     look()
     assert bool(seen) == (memory == "exemplars")
@@ -179,7 +180,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     def killed():
         monkeypatch.setattr(worker, "run", lambda folder, job, watch=None: os._exit(9))
-        Learner.open(tmp_path / "state").round(Wish("fetril", 300))
+        Learner.open(tmp_path / "state").round(RoundRequest("fetril", 300))
 
     seen.clear()
     searched.clear()
@@ -208,14 +209,14 @@ def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch):
     learner.close()
     learner = Learner.open(tmp_path / "state")
     assert answers(learner, data.x_test[:40]) == before
-    done = learner.round(Wish(None, 300))
+    done = learner.round(RoundRequest(None, 300))
     assert done.method == "statistics" and done.steps and done.samples == 700
     said = learner.predict(data.x_test[known])
     assert np.mean([each.label == str(y) for each, y in zip(said, data.y_test[known])]) > 0.96
-    monkeypatch.setattr("edgecl.gate.check_accuracy", lambda *_: [])     # rounds are taken, whatever they are worth
+    monkeypatch.setattr("edgecl.rounds.gate.check_accuracy", lambda *_: [])     # every round is taken
     for number in range(7, 10):
         learner.learn(data.x_train[data.y_train == number], str(number))
-        done = learner.round(Wish(None, 300))
+        done = learner.round(RoundRequest(None, 300))
         assert done.accepted and done.samples == 100 * (number + 1)
         known = data.y_test <= number
         said = learner.predict(data.x_test[known])
@@ -228,7 +229,7 @@ def test_methods_that_need_samples_are_refused_with_the_cure(method, tmp_path):
     for name in ("ant", "wasp"):
         learner.learn(vectors(name, 10), name)
     with pytest.raises(BadInput, match="keeps statistics only; give --method statistics or fetril"):
-        learner.round(Wish(method, 60))
+        learner.round(RoundRequest(method, 60))
 
 
 def test_so_few_samples_that_statistics_tell_them_are_refused(tmp_path):
@@ -267,7 +268,8 @@ def test_without_room_for_a_gaussian_of_each_the_scatter_of_all_is_drawn_from(tm
     learner = create(tmp_path / "state", exemplars=200, memory="statistics")
     for name in ("ant", "bee", "wasp"):
         learner.learn(vectors(name, 20), name)
-    assert not learner.recall().gaussians.of and set(learner.recall().gaussians.widths) == {"ant", "bee", "wasp"}
+    gaussians = learner.repository.known().gaussians
+    assert not gaussians.of and set(gaussians.widths) == {"ant", "bee", "wasp"}
     assert all(each.held_back_accuracy > 0.8 for each in learner.classes())
 
 
@@ -302,7 +304,7 @@ def test_the_setting_is_in_the_configuration_and_the_status_says_so(tmp_path, ca
 
 def test_the_daemon_keeps_none_either_and_refuses_a_state_that_does(tmp_path):
     text = 'state = "state"\nbackbone = "identity"\nrounds = "off"\n[memory]\nkind = "statistics"\n'
-    from edgecl.commands.pupil import Parcel
+    from edgecl.commands.direct_or_daemon import Parcel
 
     samples = vectors("ant", 12)
     needles = needles_of(samples)

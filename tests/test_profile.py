@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from helpers_state import create, refused, tree, vectors
 
-from edgecl import footprint, forecast, profiler, rehearsal
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
-from edgecl.budget import Form, segment_bytes
 from edgecl.cli import main
 from edgecl.commands.profile import MARK, conclusions, recommend, tables, to_toml
-from edgecl.config import SETTING_NAMES, Settings, read_toml
 from edgecl.errors import BudgetError
 from edgecl.evaluation.report import bars
 from edgecl.learner import Learner
+from edgecl.profiling import forecast, measure, profile, sandbox
+from edgecl.settings import SETTING_NAMES, Settings, read_toml
+from edgecl.state.quota import segment_bytes
+from edgecl.statistics.form import Form
 
 FORMS = {"nearest-mean": Form(False), "cosine": Form(False), "slda": Form(True), "ridge": Form(True, 16),
          "ridge-projected": Form(True, None, 1024)}
@@ -41,7 +42,7 @@ def photos(tmp_path_factory):
     settings = Settings(backbone=str(folder / "small.onnx"), quota=3_000_000, exemplars=100_000)
     learner = Learner.create(folder / "state", settings)
     for number, label in enumerate(("ant", "bee")):
-        learner.learn(rehearsal.samples("image", (16, 16, 3), 25, number), label)
+        learner.learn(sandbox.samples("image", (16, 16, 3), 25, number), label)
     learner.close()
     before = tree(folder / "state")
     arguments = ["profile", "--state", folder / "state", "--out", folder / "new.toml", "--report", folder / "r.html",
@@ -62,7 +63,7 @@ def vectors_profile(tmp_path_factory):
     for label in ("ant", "bee", "cat"):
         learner.learn(vectors(label, 25), label)
     learner.close()
-    return profiler.profile(folder / "state", Settings(), 0.1)
+    return profile.profile(folder / "state", Settings(), 0.1)
 
 
 def test_the_state_is_as_it_was(photos):
@@ -77,7 +78,7 @@ def test_it_measures_every_part_in_each_precision(photos):
     assert parts == {("preprocess", "-"), ("backbone", "fp32"), ("backbone", "int8"), ("head", "fp32")}
     for x in found["latency"]:
         assert 0 < x["p50"] <= x["p95"] <= x["p99"]
-        assert x["runs"] >= profiler.LEAST
+        assert x["runs"] >= profile.LEAST
         assert 1 <= x["threads"] <= found["cores"]
     assert [x["what"] for x in found["memory"]] == ["answering", "learning"]
     assert [x["kind"] for x in found["heads"]] == ["nearest-mean", "cosine", "slda", "ridge", "ridge-projected"]
@@ -120,9 +121,9 @@ def test_init_takes_the_settings_that_are_recommended(photos, monkeypatch):
 
 def test_int8_is_recommended_only_where_it_is_faster(vectors_profile):
     def told(int8):
-        times = [profiler.Latency("backbone", name, 1, ms, ms, ms, 20) for name, ms in (("fp32", 10.0), ("int8", int8))]
+        times = [profile.Latency("backbone", name, 1, ms, ms, ms, 20) for name, ms in (("fp32", 10.0), ("int8", int8))]
         rest = [x for x in vectors_profile.latency if x.part != "backbone"]
-        done = profiler.Profile(**{**vectors_profile.__dict__, "latency": rest + times})
+        done = profile.Profile(**{**vectors_profile.__dict__, "latency": rest + times})
         return recommend(done), "\n".join([to_toml(done, recommend(done)), *conclusions(done, recommend(done))])
 
     assert told(9.5)[0].int8 is None
@@ -134,9 +135,9 @@ def test_int8_is_recommended_only_where_it_is_faster(vectors_profile):
 
 def test_more_threads_are_recommended_only_where_they_pay(vectors_profile):
     for times, wanted in (((10.0, 9.5), 1), ((10.0, 6.0), 2)):
-        own = [profiler.Latency("backbone", "fp32", n, ms, ms, ms, 20) for n, ms in enumerate(times, 1)]
+        own = [profile.Latency("backbone", "fp32", n, ms, ms, ms, 20) for n, ms in enumerate(times, 1)]
         rest = [x for x in vectors_profile.latency if x.part != "backbone"]
-        done = profiler.Profile(**{**vectors_profile.__dict__, "latency": rest + own})
+        done = profile.Profile(**{**vectors_profile.__dict__, "latency": rest + own})
         assert recommend(done).values["threads"] == wanted
 
 
@@ -145,7 +146,7 @@ def test_more_threads_are_recommended_only_where_they_pay(vectors_profile):
 def test_bytes_a_class_are_as_forecast(kind, dimension):
     form, classes, more = FORMS[kind], 12, 6
     told = [sum(forecast.class_bytes(kind, dimension, classes + n, form, 9)) for n in range(more)]
-    measured = footprint.measured_class_bytes(kind, dimension, classes, form, 9, more)
+    measured = measure.measured_class_bytes(kind, dimension, classes, form, 9, more)
     assert sum(told) / more == pytest.approx(measured, rel=0.05)
 
 
@@ -155,7 +156,7 @@ def test_as_many_classes_fit_as_forecast(tmp_path, head, dimension, quota, exemp
     learner = create(tmp_path / "state", quota, exemplars, head)
     learner.learn(vectors("class-000", 6, dimension=dimension), "class-000")
     form = forecast.coarsest(learner.foundation.form, dimension)
-    room = forecast.Room(quota, len(rehearsal.backbone_bytes(learner)), exemplars, segment_bytes(exemplars))
+    room = forecast.Room(quota, len(sandbox.backbone_bytes(learner)), exemplars, segment_bytes(exemplars))
     told = room.classes(head, dimension, form, 9)
     assert room.classes(head, dimension, form, 9, log=True) < told
     taught = 1
@@ -181,12 +182,12 @@ def test_the_graph_tells_its_weights_and_its_largest_maps():
 
 def test_a_state_that_waits_for_samples_can_be_profiled(tmp_path):
     create(tmp_path / "state", quota=3_000_000).close()
-    found = profiler.profile(tmp_path / "state", Settings(), 0.05)
-    assert (found.known, found.kind, found.dimension) == (0, "feature", rehearsal.NUMBERS)
+    found = profile.profile(tmp_path / "state", Settings(), 0.05)
+    assert (found.known, found.kind, found.dimension) == (0, "feature", sandbox.NUMBERS)
 
 
 def test_what_edgecl_did_not_write_stays(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(profiler, "profile", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(profile, "profile", lambda *_: pytest.fail("it was measured"))
     (tmp_path / "mine.toml").write_text("quota = '1MB'\n")
     assert "mine.toml" in refused(capsys, "profile", "--out", tmp_path / "mine.toml")
     assert (tmp_path / "mine.toml").read_text() == "quota = '1MB'\n"
@@ -203,7 +204,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path, capsys, monkeypatch, argumen
 
 def test_without_matplotlib_a_report_is_refused_before_anything_is_measured(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("edgecl.commands.profile.find_spec", lambda _: None)
-    monkeypatch.setattr(profiler, "profile", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(profile, "profile", lambda *_: pytest.fail("it was measured"))
     monkeypatch.chdir(tmp_path)
     assert "edgecl[report]" in refused(capsys, "profile", "--report", "r.html")
 

@@ -9,10 +9,10 @@ import torch
 from edgecl.errors import BudgetError
 from edgecl.evaluation.datasets import digits
 from edgecl.training.batch import Batch
-from edgecl.training.episodes import Episodes, spread
-from edgecl.training.memory import Herding, Reservoir
-from edgecl.training.projections import AverageGradient, TaskGradients, by_round, drawn, dual
-from edgecl.training.session import Session
+from edgecl.training.bench.session import MethodRun
+from edgecl.training.constraints.projections import AverageGradient, TaskGradients, by_round, drawn, dual
+from edgecl.training.memory.episodes import Episodes, spread
+from edgecl.training.memory.exemplars import Herding, Reservoir
 
 NOTHING = Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64))
 SIZE = 6 * 4 + 4
@@ -86,7 +86,7 @@ def test_the_gradients_of_tasks_count_in_the_budget():
     first, second = (4 * k * (64 * 256 + 256 + 256 * 128 + 128 + 129 * c) for k, c in ((1, 4), (2, 6)))
 
     def learn(memory, rounds):
-        learner = Session("gem", "mlp", (64,), "float32", memory, 0)
+        learner = MethodRun("gem", "mlp", (64,), "float32", memory, 0)
         for k in range(rounds):
             rows = data.y_train // 2 == k
             learner.learn(data.x_train[rows][:40], data.y_train[rows][:40])

@@ -24,10 +24,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from edgecl.budget import PAGE, state_bytes
 from edgecl.errors import BadInput, BudgetError, StateError
-from edgecl.heads import forms
+from edgecl.heads.solvers import forms
 from edgecl.learner import Learner
+from edgecl.learning.plan import state_bytes
+from edgecl.state.quota import PAGE
 
 LABELS = [f"class-{number:02d}" for number in range(40)]
 SHAPES = {  # head, dimension, exemplars, which form of the statistics: 0 is the richest

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgecl.backbone import Backbone
 from edgecl.backbones.rocket import CALIBRATION_SAMPLES, SHORTEST, build_rocket, usable_dimension
+from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import watch
 
@@ -134,7 +134,7 @@ def test_what_cannot_work_is_refused(windows, dimension, says):
 
 
 def test_building_and_running_needs_neither_torch_nor_scipy():
-    code = ("import sys, numpy as np; from edgecl.backbone import Backbone;"
+    code = ("import sys, numpy as np; from edgecl.backbones.session import Backbone;"
             "from edgecl.backbones.rocket import build_rocket;"
             "Backbone(build_rocket(np.eye(30, dtype=np.float32)[None], 84));"
             "print({'torch', 'scipy', 'sklearn', 'pandas'} & set(sys.modules))")

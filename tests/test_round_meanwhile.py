@@ -6,16 +6,16 @@ import pytest
 from helpers_candidates import accept, by, candidate, linear, matrix, world
 from helpers_state import DIMENSION, create, knowledge, vectors
 
-from edgecl.backbone import Backbone
 from edgecl.backbones import build_identity
 from edgecl.backbones.adapters import adapted, with_adapter
 from edgecl.backbones.rocket import build_rocket
-from edgecl.candidate import Candidate, take_in
-from edgecl.config import Settings
+from edgecl.backbones.session import Backbone
 from edgecl.errors import StateError
-from edgecl.gate import BOUNDS
 from edgecl.learner import Learner
+from edgecl.rounds.candidate import Candidate, take_in
+from edgecl.rounds.gate import BOUNDS
 from edgecl.samples import sample_keys
+from edgecl.settings import Settings
 
 THREE = [("ant", 25, 0), ("wasp", 25, 0), ("cat", 25, 0)]
 
@@ -32,7 +32,7 @@ def adapter(seed: int) -> bytes:
 
 
 def adapter_candidate(learner, model):
-    known = learner.recall()
+    known = learner.repository.known()
     held = {row.id for rows in known.judges().values() for row in rows}
     found = {row.id: adapted(model, row.feature[None])[0] for row in known.stored}
     return Candidate("er", learner.store.current, model, found, frozenset(found) - held, b"parts")
@@ -45,7 +45,7 @@ def test_samples_that_came_while_the_worker_ran_go_through_the_new_backbone(lear
     other.learn(vectors("dog", 25), "dog")
     other.learn(vectors("ant", 10, 7), "ant")
     accept(learner, made, monkeypatch)
-    known = learner.recall()
+    known = learner.repository.known()
     assert known.plain.counts == {"ant": 35, "wasp": 25, "cat": 25, "dog": 25}
     seen = world(*THREE, ("dog", 25, 0), ("ant", 10, 7))
     for row in known.stored:
@@ -68,14 +68,14 @@ def test_windows_that_came_while_the_worker_ran_are_read_from_what_is_kept_of_th
         learner.learn(windows(name, 20), name)
     size = learner.foundation.dimension
     model = build_rocket(windows("z", 30), size, 5)
-    new, known = Backbone(model), learner.recall()
+    new, known = Backbone(model), learner.repository.known()
     assert new.info.dimension == size
     codec = learner.foundation.buffer(learner.settings).codec.input
     found = {row.id: new.features(codec.decode(row.input)[None])[0] for row in known.stored}
     made = Candidate("er", learner.store.current, model, found, frozenset(), b"parts")
     Learner.open(learner.store.path).learn(windows("dog", 20), "dog")
     accept(learner, made, monkeypatch)
-    rows = [row for row in learner.recall().stored if row.label == "dog"]
+    rows = [row for row in learner.repository.known().stored if row.label == "dog"]
     assert len(rows) == 20
     expected = dict(zip(sample_keys(windows("dog", 20)), new.features(windows("dog", 20))))
     for row in rows:
@@ -87,7 +87,7 @@ def test_a_learn_that_a_round_overtook_goes_through_the_new_backbone(learner, mo
     model, other = adapter(2), Learner.open(learner.store.path)
     learner.learn(vectors("dog", 25), "dog", progress=lambda _: other.store.tuned() or accept(
         other, adapter_candidate(other, model), monkeypatch))
-    rows = [row for row in learner.recall().stored if row.label == "dog"]
+    rows = [row for row in learner.repository.known().stored if row.label == "dog"]
     np.testing.assert_allclose(np.stack([row.feature for row in rows]), adapted(model, vectors("dog", 25)), rtol=1e-5,
                                atol=1e-5)
     assert knowledge(Learner.open(learner.store.path)) == knowledge(learner)
@@ -102,7 +102,7 @@ def test_a_learn_that_cannot_be_taken_along_is_refused_and_changes_nothing(learn
     assert [c.name for c in learner.classes()] == ["ant", "cat", "wasp"]
     assert knowledge(learner) == knowledge(other)
     learner.learn(vectors("dog", 25), "dog")
-    rows = [row for row in learner.recall().stored if row.label == "dog"]
+    rows = [row for row in learner.repository.known().stored if row.label == "dog"]
     np.testing.assert_allclose(np.stack([row.feature for row in rows]), by(matrix(1), vectors("dog", 25)), rtol=1e-3,
                                atol=1e-3)
 
@@ -117,7 +117,7 @@ def test_a_candidate_of_a_state_that_lost_something_meanwhile_is_refused(learner
     else:
         accept(other, candidate(other, world(*THREE), matrix(2)), monkeypatch)
     before = knowledge(other)
-    took = take_in(learner, made, BOUNDS)
+    took = take_in(learner.repository, made, BOUNDS)
     assert took.generation is None
     assert [check.name for check in took.checks] == ["meanwhile"]
     assert work in took.checks[0].found

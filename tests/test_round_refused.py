@@ -10,12 +10,13 @@ import pytest
 from helpers_candidates import accept, candidate, matrix, world
 from helpers_state import DIMENSION, answers, create, fingerprint, knowledge, traces, tree, vectors
 
-from edgecl import journal, upkeep
-from edgecl.blobs import Blobs
-from edgecl.candidate import take_in, workshop_prefix
 from edgecl.errors import BudgetError
-from edgecl.gate import BOUNDS, Check
 from edgecl.learner import Learner
+from edgecl.learning import repository
+from edgecl.rounds.candidate import take_in, workshop_prefix
+from edgecl.rounds.gate import BOUNDS, Check
+from edgecl.state import compaction
+from edgecl.state.blobs import Blobs
 
 THREE = [("ant", 25, 0), ("wasp", 25, 0), ("cat", 25, 0)]
 WORSE = Check("parity", "5.0e-02, 1e-04 allowed", False)
@@ -28,7 +29,7 @@ def files(learner):
 
 def refuse(learner, *checks):
     made = replace(candidate(learner, world(*THREE), matrix(1)), checks=checks or (WORSE,))
-    return take_in(learner, made, BOUNDS)
+    return take_in(learner.repository, made, BOUNDS)
 
 
 def test_a_refused_round_leaves_nothing_but_a_row_of_the_history(learner):
@@ -51,7 +52,7 @@ def test_a_refused_round_leaves_nothing_but_a_row_of_the_history(learner):
 
 def test_a_round_whose_accuracy_is_worse_is_refused_by_the_figures(learner):
     flat = matrix(1) * (np.arange(DIMENSION) < 1)  # one direction is left
-    took = take_in(learner, candidate(learner, world(*THREE), flat.astype(np.float32)), BOUNDS)
+    took = take_in(learner.repository, candidate(learner, world(*THREE), flat.astype(np.float32)), BOUNDS)
     assert took.generation is None
     assert next(check.name for check in took.checks if not check.passed) == "accuracy"
     assert took.held_back["ant"][0] == 1.0
@@ -59,8 +60,8 @@ def test_a_round_whose_accuracy_is_worse_is_refused_by_the_figures(learner):
 
 
 def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(learner, monkeypatch):
-    monkeypatch.setattr(journal, "FREE", 0)
-    monkeypatch.setattr(journal, "HEAD_SHARE", 10**9)
+    monkeypatch.setattr(repository, "FREE", 0)
+    monkeypatch.setattr(repository, "HEAD_SHARE", 10**9)
     learner.learn(vectors("dog", 25), "dog")
     assert learner.store.newest.head is None, "its head was left for later"
     before, held = knowledge(learner), learner.store.newest.detail["held_back"]
@@ -72,7 +73,7 @@ def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(l
     assert max(sizes[90:]) == sizes[90], "it has stopped growing"
     assert len(learner.history()) < 70
     with learner.store.exclusive():
-        upkeep.prune(learner.store)
+        compaction.prune(learner.store)
     assert learner.store.newest.detail["held_back"] == held
     assert knowledge(learner) == before
     learner.learn(vectors("elk", 1500), "elk")
@@ -89,8 +90,8 @@ def test_a_quota_without_room_for_a_second_backbone_refuses_and_leaves_no_trace(
     before = files(learner), fingerprint(learner.store.path), learner.store.restorable()
     made = candidate(learner, world(*THREE, ("ant", 1500, 1)), matrix(1))
     made = replace(made, parts=bytes(500_000))
-    monkeypatch.setattr("edgecl.gate.check_accuracy", lambda *_: [])
-    took = take_in(learner, made, BOUNDS)
+    monkeypatch.setattr("edgecl.rounds.gate.check_accuracy", lambda *_: [])
+    took = take_in(learner.repository, made, BOUNDS)
     assert took.generation is None
     assert took.checks[-1].name == "quota"
     assert "of the quota of" in took.checks[-1].found
@@ -108,9 +109,9 @@ def test_a_full_disk_refuses_a_round_and_changes_nothing(learner, monkeypatch, s
         return write(self, blob, kind)
 
     monkeypatch.setattr(Blobs, "write", full)
-    monkeypatch.setattr("edgecl.gate.check_accuracy", lambda *_: [])
+    monkeypatch.setattr("edgecl.rounds.gate.check_accuracy", lambda *_: [])
     with pytest.raises(BudgetError, match="full"):
-        take_in(learner, candidate(learner, world(*THREE), matrix(1)), BOUNDS)
+        take_in(learner.repository, candidate(learner, world(*THREE), matrix(1)), BOUNDS)
     monkeypatch.undo()
     assert fingerprint(learner.store.path) == before
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)

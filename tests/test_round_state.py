@@ -6,10 +6,10 @@ import pytest
 from helpers_candidates import accept, by, candidate, linear, matrix, world
 from helpers_state import DIMENSION, PROBE, answers, create, directory_bytes, fingerprint, knowledge, traces, vectors
 
-from edgecl import upkeep
-from edgecl.buffer import held_out
+from edgecl.exemplars.buffer import held_out
 from edgecl.learner import Learner
-from edgecl.statistics import ClassStatistics
+from edgecl.state import compaction
+from edgecl.statistics.class_statistics import ClassStatistics
 
 THREE = [("ant", 25, 0), ("wasp", 25, 0), ("cat", 25, 0)]
 
@@ -19,7 +19,7 @@ def kinds(learner, suffix):
 
 
 def scatter(learner):
-    known = learner.recall()
+    known = learner.repository.known()
     return known.plain.counts, known.plain.pooled({}).means, known.plain.pooled({}).second()
 
 
@@ -53,7 +53,7 @@ def test_a_round_is_read_back_bit_for_bit_and_learning_goes_on(learner, monkeypa
     learner.learn(vectors("dog", 25), "dog")
     assert knowledge(other) == knowledge(learner)
     assert answers(other) == answers(learner)
-    dog = [row for row in learner.recall().stored if row.label == "dog"]
+    dog = [row for row in learner.repository.known().stored if row.label == "dog"]
     np.testing.assert_allclose(np.stack([row.feature for row in dog]), by(matrix(1), vectors("dog", 25)), rtol=1e-4,
                                atol=1e-4)
     assert not any(row.trained for row in dog)
@@ -67,11 +67,11 @@ def test_several_rounds_in_a_row_each_with_classes_between(learner, monkeypatch)
         accept(learner, candidate(learner, world(*taught), weight), monkeypatch)
         taught.append((f"new {number}", 25, 0))
         learner.learn(vectors(*taught[-1]), taught[-1][0])
-        for row in learner.recall().stored:
+        for row in learner.repository.known().stored:
             np.testing.assert_allclose(row.feature, by(weight, world(*taught)[row.key]), rtol=1e-3, atol=1e-3)
         again = Learner.open(path)
         assert knowledge(again) == knowledge(learner)
-        assert len({row.id for row in again.recall().stored}) == 25 * len(taught)
+        assert len({row.id for row in again.repository.known().stored}) == 25 * len(taught)
         assert len(kinds(learner, "features")) <= 2 * 2
         again.close()
     assert [c.samples for c in learner.classes()] == [25] * 7
@@ -90,9 +90,9 @@ def test_the_old_features_are_written_over_when_no_way_back_needs_them(learner, 
     assert len({g.backbone for g in learner.store.alive() if g.backbone}) == 2, "an old head may still serve"
     assert kinds(learner, "parts"), "the next round begins with it"
     seen = world(*THREE, ("dog", 1500, 0), ("elk", 1500, 0))
-    for row in learner.recall().exemplars():
+    for row in learner.repository.known().exemplars():
         np.testing.assert_allclose(row.feature, by(matrix(1), seen[row.key]), rtol=1e-3, atol=1e-3)
-    assert {row.label for row in learner.recall().exemplars() if row.trained} == {"ant", "wasp", "cat"}
+    assert {row.label for row in learner.repository.known().exemplars() if row.trained} == {"ant", "wasp", "cat"}
     assert knowledge(Learner.open(learner.store.path)) == knowledge(learner)
 
 
@@ -136,7 +136,7 @@ def test_the_way_back_across_a_round_is_exact(learner, monkeypatch):
     learner.learn(vectors("elk", 25), "elk")
     taught = [*THREE, ("elk", 25, 0)]
     accept(learner, candidate(learner, world(*taught), matrix(2)), monkeypatch)
-    for row in learner.recall().stored:
+    for row in learner.repository.known().stored:
         np.testing.assert_allclose(row.feature, by(matrix(2), world(*taught)[row.key]), rtol=1e-3, atol=1e-3)
     assert knowledge(Learner.open(path)) == knowledge(learner)
 
@@ -164,7 +164,7 @@ def test_forgetting_a_class_after_a_round_leaves_none_of_its_bytes(learner, monk
     weight, path = matrix(1), learner.store.path
     victim = vectors("wasp", 25)
     made = candidate(learner, world(*THREE), weight)
-    by_it = np.stack([made.features[row.id] for row in learner.recall().stored if row.label == "wasp"])
+    by_it = np.stack([made.features[row.id] for row in learner.repository.known().stored if row.label == "wasp"])
     accept(learner, made, monkeypatch)
     learner.learn(vectors("dog", 25), "dog")
     assert traces(path, victim, ["wasp"])
@@ -183,30 +183,30 @@ def test_forgetting_a_class_after_a_round_leaves_none_of_its_bytes(learner, monk
 
 def test_a_forget_that_could_not_pack_its_exemplars_erases_the_class_from_the_overlay(learner, monkeypatch):
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
-    by_it = np.stack([row.feature for row in learner.recall().stored if row.label == "wasp"])
-    monkeypatch.setattr(upkeep, "evict", lambda *_: None)
+    by_it = np.stack([row.feature for row in learner.repository.known().stored if row.label == "wasp"])
+    monkeypatch.setattr(compaction, "evict", lambda *_: None)
     learner.forget("wasp")
     monkeypatch.undo()
     assert kinds(learner, "features"), "it still holds the other classes"
     assert not traces(learner.store.path, by_it, ["wasp"])
     assert not traces(learner.store.path, vectors("wasp", 25), [])
     other = Learner.open(learner.store.path)
-    for row in other.recall().stored:
+    for row in other.repository.known().stored:
         np.testing.assert_allclose(row.feature, by(matrix(1), world(*THREE)[row.key]), rtol=1e-3, atol=1e-3)
     assert knowledge(other) == knowledge(learner)
 
 
 def test_what_was_held_back_before_a_round_judges_after_it(learner, monkeypatch):
-    before = {row.id for rows in learner.recall().judges().values() for row in rows}
+    before = {row.id for rows in learner.repository.known().judges().values() for row in rows}
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
-    known = learner.recall()
+    known = learner.repository.known()
     after = {row.id for rows in held_out(known.exemplars(), known.plain).values() for row in rows}
     assert after
     assert after <= before
     assert {row.id for row in known.stored if row.trained} == {row.id for row in known.stored} - before
     assert set(learner.store.newest.detail["held_back"]) == {"ant", "wasp", "cat"}
     learner.learn(vectors("ant", 30, 5), "ant")
-    known = learner.recall()
+    known = learner.repository.known()
     for rows in known.judges().values():
         assert not any(row.trained for row in rows)
 
@@ -239,12 +239,12 @@ def test_statistics_move_with_the_pairs_where_not_all_is_stored(tmp_path, monkey
     taught = [(name, 1500, 0) for name in ("ant", "wasp", "cat")]
     for each in taught:
         learner.learn(vectors(*each), each[0])
-    assert len(learner.recall().stored) < 3 * 1500
+    assert len(learner.repository.known().stored) < 3 * 1500
     accept(learner, candidate(learner, world(*taught), matrix(1)), monkeypatch)
     afresh = ClassStatistics(np.zeros(DIMENSION), True)
     for each in taught:
         afresh.add(each[0], by(matrix(1), vectors(*each)))
-    assert learner.recall().plain.counts == afresh.counts
+    assert learner.repository.known().plain.counts == afresh.counts
     for name, *_ in taught:
-        np.testing.assert_allclose(learner.recall().plain.mean(name), afresh.mean(name), atol=0.05)
+        np.testing.assert_allclose(learner.repository.known().plain.mean(name), afresh.mean(name), atol=0.05)
     assert fingerprint(learner.store.path) == fingerprint(learner.store.path)

@@ -12,11 +12,11 @@ from helpers_networks import convolutions, photos
 from helpers_state import create, refused, vectors
 
 from edgecl.cli import main
-from edgecl.config import Settings
 from edgecl.errors import BadInput, StateError
 from edgecl.learner import Learner
-from edgecl.method import method_names, read_method
-from edgecl.rounds import BENCH_ONLY, Wish
+from edgecl.rounds.method import method_names, read_method
+from edgecl.rounds.run import BENCH_ONLY, RoundRequest
+from edgecl.settings import Settings
 
 KEEPING = ("ewc", "ewc-offline", "l2", "si", "mas", "rwalk", "gem", "eeil")
 OTHERS = [name for name in method_names() if read_method(name).plastic or
@@ -46,7 +46,7 @@ def accuracy(learner):
 def test_every_method_that_tunes_does_so_in_a_state(method, tmp_path):
     learner = taught(tmp_path)
     before, heads = accuracy(learner), learner.status().head
-    done = learner.round(Wish(method, seconds=40, memory=10**9))
+    done = learner.round(RoundRequest(method, seconds=40, memory=10**9))
     assert done.steps == done.planned_steps > 0
     assert [name for name, _, _ in done.checks][:5] == ["digest", "size", "form", "parity", "latency"]
     assert all(passed for name, _, passed in done.checks if name not in ("accuracy", "regression"))
@@ -69,7 +69,7 @@ def test_every_method_that_tunes_does_so_in_a_state(method, tmp_path):
 def test_a_method_that_a_state_cannot_serve_is_refused_with_the_cure(method, tmp_path):
     learner = taught(tmp_path, KINDS[:2])
     with pytest.raises(BadInput, match="edgecl bench"):
-        learner.round(Wish(method, seconds=40, memory=10**9))
+        learner.round(RoundRequest(method, seconds=40, memory=10**9))
     assert learner.history()[-1].action == "learn"
 
 
@@ -100,31 +100,31 @@ def test_a_state_of_features_is_tuned_by_an_adapter(tmp_path):
     learner = create(tmp_path / "state", quota=3_000_000, exemplars=200_000)
     for name in ("ant", "bee", "cat"):
         learner.learn(vectors(name, 40), name)
-    done = learner.round(Wish(seconds=40, memory=10**9))
+    done = learner.round(RoundRequest(seconds=40, memory=10**9))
     assert {name for name, _, passed in done.checks if not passed} <= {"accuracy", "regression"}
     assert learner.predict(vectors("bee", 5, seed=3))[0].label == "bee"
 
 
 def test_a_second_round_on_features_puts_an_adapter_on_top_of_the_first(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgecl.gate.check_accuracy", lambda *_: [])     # it is taken, whatever it is worth
+    monkeypatch.setattr("edgecl.rounds.gate.check_accuracy", lambda *_: [])     # it is taken, whatever it is worth
     learner = create(tmp_path / "state", quota=6_000_000, exemplars=200_000)
     for name in ("ant", "bee", "cat"):
         learner.learn(vectors(name, 40), name)
-    wish = Wish("ewc", seconds=60, memory=10**9, epochs=2)
-    assert learner.round(wish).accepted
+    request = RoundRequest("ewc", seconds=60, memory=10**9, epochs=2)
+    assert learner.round(request).accepted
     learner.learn(vectors("dog", 40), "dog")
     generation = learner.status().generation
     with pytest.raises(StateError, match=r"of the last round's adapter.*give --method er"):
-        learner.round(wish)
+        learner.round(request)
     assert learner.status().generation == generation
-    assert learner.round(replace(wish, method="er")).accepted
+    assert learner.round(replace(request, method="er")).accepted
     assert learner.predict(vectors("bee", 5, seed=3))[0].label == "bee"
     backbone = learner.store.blob_path(learner.store.newest.backbone).read_bytes()
     names = {each.name for each in onnx.load_model_from_string(backbone).graph.initializer}
     assert {"adapter.up", "adapter1.up"} <= names
-    monkeypatch.setattr("edgecl.rounds.ADAPTERS", 2)
+    monkeypatch.setattr("edgecl.rounds.run.ADAPTERS", 2)
     with pytest.raises(StateError, match="2 rounds have put an adapter behind the backbone already"):
-        learner.round(replace(wish, method="er"))
+        learner.round(replace(request, method="er"))
 
 
 def test_what_can_not_be_done_is_refused_with_the_cure(tmp_path, capsys):

@@ -12,7 +12,7 @@ from helpers_state import vectors
 
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.learner import Learner
-from edgecl.runtime import teacher
+from edgecl.runtime import writer
 
 
 def run(loop):
@@ -97,7 +97,7 @@ def test_teaching_from_many_threads_loses_nothing(tmp_path):
 
 
 def test_past_its_bounds_teaching_is_refused_and_never_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "WAITING_BYTES", 20_000)
+    monkeypatch.setattr(writer, "WAITING_BYTES", 20_000)
     with serving(tmp_path / "state") as (service, _, _):
         hold, held = threading.Event(), threading.Event()
 
@@ -105,9 +105,9 @@ def test_past_its_bounds_teaching_is_refused_and_never_dropped(tmp_path, monkeyp
             held.set()
             hold.wait(10)
 
-        service.teacher.submit(wait, changes=False)
+        service.writer.submit(wait, changes=False)
         held.wait(5)
-        first = service.teacher.submit(lambda learner: learner.learn(vectors("cat", 200), "cat"), nbytes=12_800)
+        first = service.writer.submit(lambda learner: learner.learn(vectors("cat", 200), "cat"), nbytes=12_800)
         with pytest.raises(BudgetError, match="nothing of this was kept"):
             service.learn("dog", vectors("dog", 200))
         hold.set()
@@ -121,9 +121,9 @@ def test_what_waits_when_it_ends_is_refused(tmp_path):
 
         def wait(_):
             held.set()
-            until(lambda: service.teacher.stopping)
+            until(lambda: service.writer.stopping)
 
-        service.teacher.submit(wait, changes=False)
+        service.writer.submit(wait, changes=False)
         held.wait(5)
 
         def teach():
@@ -133,7 +133,7 @@ def test_what_waits_when_it_ends_is_refused(tmp_path):
 
         thread = threading.Thread(target=teach)
         thread.start()
-        until(lambda: service.teacher._bytes)
+        until(lambda: service.writer._bytes)
         assert service.stop(5.0)
         thread.join(5)
         assert caught
@@ -145,8 +145,8 @@ def test_what_waits_when_it_ends_is_refused(tmp_path):
 
 
 def test_what_another_process_changes_is_taken_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "OUTSIDE", 0.05)
-    monkeypatch.setattr(teacher, "TICK", 0.05)
+    monkeypatch.setattr(writer, "OUTSIDE", 0.05)
+    monkeypatch.setattr(writer, "TICK", 0.05)
     with serving(tmp_path / "state") as (service, _, _):
         other = Learner.open(tmp_path / "state")
         other.learn(vectors("cat", 20), "cat")

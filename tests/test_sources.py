@@ -8,8 +8,9 @@ from PIL import Image
 from edgecl.errors import BadInput
 from edgecl.images import MOST_PIXELS, fit_array, read_image
 from edgecl.samples import Refusal, Sample
-from edgecl.sources import Spec, class_folders, read, read_labelled, stack
+from edgecl.sources import class_folders, read, read_labelled, stack
 from edgecl.sources.recordings import load_csv
+from edgecl.sources.spec import Spec
 
 SPEC = Spec(rate=10, window=1.0, hop=0.5)
 

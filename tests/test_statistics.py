@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgecl.errors import BadInput, StateError
-from edgecl.statistics import ClassStatistics
+from edgecl.statistics.class_statistics import ClassStatistics
 
 RNG = np.random.default_rng
 

@@ -18,13 +18,13 @@ from helpers_state import (
     vectors,
 )
 
-from edgecl import upkeep
-from edgecl.budget import state_bytes
-from edgecl.codec import Float32
 from edgecl.errors import BudgetError, StateError
-from edgecl.heads import forms
+from edgecl.exemplars.codecs import Float32
+from edgecl.exemplars.stored import StoredSample, pack, packed_bytes, rows_of
+from edgecl.heads.solvers import forms
 from edgecl.learner import Learner
-from edgecl.records import Row, pack, packed_bytes, rows_of
+from edgecl.learning.plan import state_bytes
+from edgecl.state import compaction
 
 
 @pytest.mark.parametrize("head", ["slda", "nearest-mean", "auto"])
@@ -53,7 +53,7 @@ def test_forget_erases_names_and_features(tmp_path, head):
 
 def test_what_a_killed_forget_left_is_erased_at_the_next_opening(learner, monkeypatch):
     state = learner.store.path
-    monkeypatch.setattr(upkeep, "tidy", lambda *_, **__: os._exit(9))
+    monkeypatch.setattr(compaction, "tidy", lambda *_, **__: os._exit(9))
     assert in_a_child(lambda: learner.forget("wasp")) == 9
     monkeypatch.undo()
     assert traces(state, vectors("wasp", 25), ["wasp"])
@@ -135,7 +135,7 @@ def test_history_and_files_stay_bounded(learner):
         learner.learn(vectors("ant", 2, number), "ant")
         if number % 7 == 0:
             learner.rollback()
-    assert len(learner.history()) <= 2 * upkeep.HISTORY + 2
+    assert len(learner.history()) <= 2 * compaction.HISTORY + 2
     assert len(list((learner.store.path / "models").iterdir())) < 60
     assert learner.store.current == 84
 
@@ -175,7 +175,7 @@ def test_what_failed_stays_out_of_memory(learner, monkeypatch):
 
 
 def test_samples_survive_their_file():
-    rows = [Row(7 << 32 | i, 7, label, 2 ** 62 + i, np.arange(5, dtype=np.float32) + i, b"input" * i, bool(i))
+    rows = [StoredSample(7 << 32 | i, 7, label, 2 ** 62 + i, np.arange(5, dtype=np.float32) + i, b"input" * i, bool(i))
             for i, label in enumerate(("a", "Bär 2"))]
     file = pack([(rows, Float32())], {"id": 7})
     assert len(file) <= packed_bytes([(rows, Float32())], 10)

@@ -23,10 +23,10 @@ from helpers_state import (
     vectors,
 )
 
-from edgecl import upkeep
-from edgecl.budget import PAGE
-from edgecl.config import Settings
 from edgecl.learner import Learner
+from edgecl.settings import Settings
+from edgecl.state import compaction
+from edgecl.state.quota import PAGE
 
 ROOT = os.geteuid() == 0
 
@@ -137,7 +137,7 @@ def test_a_signal_between_the_file_and_the_commit_leaves_nothing(learner, monkey
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(upkeep, "retire", die)
+    monkeypatch.setattr(compaction, "retire", die)
     assert in_a_child(lambda: learner.learn(vectors("dog", 2000), "dog")) == -signal.SIGKILL
     monkeypatch.undo()
     assert len(tree(state)) > len(before)
@@ -149,7 +149,7 @@ def test_a_signal_between_the_file_and_the_commit_leaves_nothing(learner, monkey
 
 def test_an_interrupt_leaves_nothing(learner, monkeypatch):
     before = tree(learner.store.path)
-    monkeypatch.setattr(upkeep, "retire", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(compaction, "retire", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         learner.learn(vectors("dog", 2000), "dog")
     monkeypatch.undo()

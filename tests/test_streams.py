@@ -18,7 +18,8 @@ from edgecl.cli import main
 from edgecl.errors import BadInput, LinkError
 from edgecl.learner import Learner
 from edgecl.samples import Refusal, Sample
-from edgecl.sources import Spec, is_stream, read
+from edgecl.sources import is_stream, read
+from edgecl.sources.spec import Spec
 from edgecl.sources.streams import Debounce, open_link, parse_stream
 from edgecl.sources.timeline import Gap, Timeline, Window
 from edgecl.sources.windows import cut

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgecl.backbone import Backbone
-from edgecl.backbones import torchvision_models
-from edgecl.backbones.torchvision_models import build_torchvision
+from edgecl.backbones import torchvision
+from edgecl.backbones.session import Backbone
+from edgecl.backbones.torchvision import build_torchvision
 from edgecl.errors import BackboneError
-from edgecl.training import export_vision
-from edgecl.training.vision_shim import import_torchvision
+from edgecl.training.networks import export_vision
+from edgecl.training.networks.torchvision_import import import_torchvision
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_takes_safetensors_with_another_head(tmp_path: Path) -> None:
 
 
 def test_every_name_has_weights_for_our_preprocessing() -> None:
-    for name in torchvision_models.NAMES:
+    for name in torchvision.NAMES:
         weights = import_torchvision().models.get_model_weights(name)["IMAGENET1K_V1"]
         expected = weights.transforms()
         assert expected.crop_size == [export_vision.SIZE]
@@ -85,7 +85,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BackboneError) as passed:
             build_torchvision("resnet18")
         assert passed.value.what == what and passed.value.cure.startswith(cure)
-    monkeypatch.setattr(torchvision_models, "find_spec", lambda _: None)
+    monkeypatch.setattr(torchvision, "find_spec", lambda _: None)
     with pytest.raises(BackboneError, match=r"needs torch and torchvision.*edgecl\[train\]"):
         build_torchvision("resnet18")
 

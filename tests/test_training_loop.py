@@ -12,15 +12,17 @@ from torch import nn
 
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import digits
-from edgecl.method import FOLDER
-from edgecl.training.balance import Balance
+from edgecl.rounds.method import FOLDER
+from edgecl.training.balance.base import Balance
 from edgecl.training.batch import Batch
-from edgecl.training.constraints import Constraint
-from edgecl.training.heads import Softmax
-from edgecl.training.loop import Parts, Plan, Sgd, learning_round
-from edgecl.training.memory import Nothing, Reservoir
-from edgecl.training.network import NETWORKS, build
-from edgecl.training.session import Session
+from edgecl.training.bench.session import MethodRun
+from edgecl.training.constraints.base import Constraint
+from edgecl.training.loop import Parts, learning_round
+from edgecl.training.memory.exemplars import Nothing, Reservoir
+from edgecl.training.networks.heads import Softmax
+from edgecl.training.networks.network import NETWORKS, build
+from edgecl.training.optimisers import Sgd
+from edgecl.training.plan import Plan
 
 SHAPES = {"mlp": ((64,), "float32"), "cnn": ((16, 16, 1), "uint8"), "resnet32": ((16, 16, 3), "uint8"),
           "tcn": ((40, 3), "float32")}
@@ -235,7 +237,7 @@ def test_a_seed_gives_the_weights_and_leaves_torch_alone(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_export_gives_the_same_numbers(name):
     shape, dtype = SHAPES[name]
-    learner, x, y = Session("er", name, shape, dtype, 50_000, 0, batch=8), samples(name, 24), np.arange(24) % 3
+    learner, x, y = MethodRun("er", name, shape, dtype, 50_000, 0, batch=8), samples(name, 24), np.arange(24) % 3
     learner.learn(x, y)
     exported = onnxruntime.InferenceSession(learner.export(), providers=["CPUExecutionProvider"])
     for n in (1, 5, 24):
@@ -248,7 +250,7 @@ def test_the_export_gives_the_same_numbers(name):
 
 @pytest.mark.parametrize("method", ["icarl", "slda", "ranpac", "first-session"])
 def test_the_export_of_a_folded_head_gives_the_same_numbers(method):
-    learner, x, y = Session(method, "cnn", (16, 16, 1), "uint8", 9000, 0), samples("cnn", 60), np.arange(60) % 3
+    learner, x, y = MethodRun(method, "cnn", (16, 16, 1), "uint8", 9000, 0), samples("cnn", 60), np.arange(60) % 3
     learner.learn(x, y)
     exported = onnxruntime.InferenceSession(learner.export(), providers=["CPUExecutionProvider"])
     with torch.no_grad():
@@ -291,7 +293,7 @@ def images():
 def score(method, rate=None):
     """Final accuracy on digits, five steps of two classes, 100 exemplars."""
     (x, y), (x_test, y_test) = images()
-    learner = Session(method, "cnn", (16, 16, 1), "uint8", 100 * 256 + 160, 0, epochs=3, rate=rate)
+    learner = MethodRun(method, "cnn", (16, 16, 1), "uint8", 100 * 256 + 160, 0, epochs=3, rate=rate)
     for k in range(5):
         learner.learn(x[y // 2 == k], y[y // 2 == k])
     return float((learner.predict(x_test) == y_test).mean())
@@ -313,7 +315,7 @@ def test_an_importance_holds_the_weights(tmp_path):
     (x, y), _ = images()
     moved = {}
     for method in ("finetune", tmp_path / "ewc.toml"):
-        learner = Session(method, "cnn", (16, 16, 1), "uint8", 0, 0, rate=0.005)
+        learner = MethodRun(method, "cnn", (16, 16, 1), "uint8", 0, 0, rate=0.005)
         learner.learn(x[y < 2], y[y < 2])
         before = torch.cat([p.detach().flatten() for p in learner.network.body.parameters()])
         learner.learn(x[y // 2 == 1], y[y // 2 == 1])
@@ -325,7 +327,7 @@ def test_an_importance_holds_the_weights(tmp_path):
 def test_a_diverging_round_is_refused(tmp_path):
     (x, y), _ = images()
     (tmp_path / "own.toml").write_text('paper = "none"\nrate = 1e5\nmomentum = 0.9\n')
-    learner = Session(tmp_path / "own.toml", "cnn", (16, 16, 1), "uint8", 0, 0, epochs=5)
+    learner = MethodRun(tmp_path / "own.toml", "cnn", (16, 16, 1), "uint8", 0, 0, epochs=5)
     with pytest.raises(BadInput, match=r"the loss is (nan|inf) after .* at a rate of 100000; give a smaller rate"):
         learner.learn(x, y)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgecl.errors import BudgetError
-from edgecl.job import Job, Stored
-from edgecl.training import trunk
+from edgecl.rounds.job import Job, Stored
+from edgecl.training.worker import trunk
 
 
 def test_the_time_that_is_named_holds_what_was_used_before(tmp_path, monkeypatch):

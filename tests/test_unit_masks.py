@@ -7,10 +7,10 @@ import torch
 from helpers_plasticity import SPACE, answers, everything, rng, session, steps, taught
 
 from edgecl.training.batch import Batch
-from edgecl.training.clnp import Clnp
-from edgecl.training.den import Den
-from edgecl.training.network import outputs
-from edgecl.training.pathnet import PathNet
+from edgecl.training.networks.network import outputs
+from edgecl.training.plasticity.clnp import Clnp
+from edgecl.training.plasticity.den import Den
+from edgecl.training.plasticity.pathnet import PathNet
 
 # CLNP --------------------------------------------------------------------------------------------
 

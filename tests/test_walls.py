@@ -13,38 +13,26 @@ import pytest
 from PIL import Image
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
-from edgecl.config import Settings
 from edgecl.learner import Learner
+from edgecl.settings import Settings
 
 PACKAGE = Path(__file__).resolve().parents[1] / "edgecl"
 
-LAYERS = (  # a module imports from rows above its own, and from its own package
-    "errors pickled results lift exemplars gaussian",
-    "config images pooled database blobs backbone readings",
-    "method limits samples statistics backbones quantiser codec",
-    "records batches budget codebook job gate",
-    "pseudo",
-    "worker candidate",
-    "heads log",
-    "archive sources",
-    "shelves",
-    "upkeep",
-    "store",
-    "novelty trial head_graph forecast buffer drift",
-    "knowledge",
-    "founding serving exporting",
-    "journal merging",
-    "candidate",
+LAYERS = (  # a room imports from rows above its own, and within itself; in type-only and late imports too
+    "errors",
+    "settings images",
+    "backbones statistics samples",
+    "sources exemplars heads",
+    "state",
+    "results",
+    "learning",
     "rounds",
     "learner",
-    "rehearsal",
-    "footprint",
-    "profiler",
-    "evaluation",
-    "training",
-    "runtime",
+    "profiling evaluation",
+    "training runtime",
     "commands",
     "cli",
+    "__main__",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 SOURCES_MAY = {"errors", "samples", "images"}
@@ -205,7 +193,7 @@ def test_predict_on_vectors_needs_no_photo_decoder(tmp_path):
 
 ROUNDS = """
 import numpy as np
-from edgecl.training.session import Session
+from edgecl.training.bench.session import Session
 x, y = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 1), dtype=np.uint8), np.arange(40) // 10
 for method in ("finetune", "er", "ewc", "lwf", "icarl"):
     session = Session(method, "cnn", (9, 9, 1), "uint8", 2000, 0)

@@ -7,8 +7,8 @@ import torch
 from helpers_plasticity import SPACE, rng, session, steps, taught
 
 from edgecl.evaluation.datasets import digits
-from edgecl.training.cpg import Cpg
-from edgecl.training.lottery import Lottery
+from edgecl.training.plasticity.cpg import Cpg
+from edgecl.training.plasticity.lottery import Lottery
 
 # PackNet -----------------------------------------------------------------------------------------
 

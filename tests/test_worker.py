@@ -14,14 +14,14 @@ import pytest
 from helpers_rounds import conv_backbone, taught, teach, window_backbone
 from helpers_state import tree
 
-from edgecl import worker
-from edgecl.backbones.surgery import Anatomy
-from edgecl.config import parse_seconds
+from edgecl.backbones.cut import Anatomy
 from edgecl.errors import BudgetError, StateError
-from edgecl.job import Job, Stored
-from edgecl.method import read_method
-from edgecl.rounds import Wish, workshop
-from edgecl.training import confines, needs
+from edgecl.rounds import worker
+from edgecl.rounds.job import Job, Stored
+from edgecl.rounds.method import read_method
+from edgecl.rounds.run import RoundRequest, workshop
+from edgecl.settings import parse_seconds
+from edgecl.training.worker import forecast, limits
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -113,37 +113,38 @@ def test_what_a_method_keeps_and_how_many_samples_there_are_counts_in_its_memory
     cut = anatomy.cuts()[0]
 
     def told(name, samples):
-        return needs.memory(anatomy, cut, len(model), read_method(name), samples, 32)
+        return forecast.memory(anatomy, cut, len(model), read_method(name), samples, 32)
 
     assert told("first-session", 5000) < told("er", 5000) < told("icarl", 5000) == told("joint", 5000)
     assert told("rwalk", 5000) > told("si", 5000) > told("mas", 5000) == told("ewc", 5000) > told("finetune", 5000)
-    by_rounds = [needs.memory(anatomy, cut, len(model), read_method("gem"), 5000, 32, rounds) for rounds in (1, 2, 3)]
-    assert by_rounds[2] - by_rounds[1] == pytest.approx(4 * cut.weights / confines.SLACK, abs=2)    # a gradient each
+    by_rounds = [forecast.memory(anatomy, cut, len(model), read_method("gem"), 5000, 32, rounds)
+                 for rounds in (1, 2, 3)]
+    assert by_rounds[2] - by_rounds[1] == pytest.approx(4 * cut.weights / limits.SLACK, abs=2)    # a gradient each
     kept = 2 * 3 * 32 * 32      # float16
     for name, copies in (("first-session", 1), ("er", 2), ("icarl", 3)):
-        assert told(name, 9000) - told(name, 5000) == pytest.approx(copies * 4000 * kept / confines.SLACK, rel=1e-6)
+        assert told(name, 9000) - told(name, 5000) == pytest.approx(copies * 4000 * kept / limits.SLACK, rel=1e-6)
 
 
 def test_the_work_after_the_last_step_is_counted():
-    assert needs.closing(read_method("er"), 1000, 300) == 1000
-    assert needs.closing(read_method("icarl"), 1000, 300) == 1000 + 300 + 2000
-    assert needs.closing(read_method("ewc"), 1000, 150) == 1000 + needs.FISHER * 150
-    assert needs.closing(read_method("ewc"), 1000, 900) == 1000 + needs.FISHER * 200
+    assert forecast.closing(read_method("er"), 1000, 300) == 1000
+    assert forecast.closing(read_method("icarl"), 1000, 300) == 1000 + 300 + 2000
+    assert forecast.closing(read_method("ewc"), 1000, 150) == 1000 + forecast.FISHER * 150
+    assert forecast.closing(read_method("ewc"), 1000, 900) == 1000 + forecast.FISHER * 200
 
 
 def test_the_peak_of_some_work_is_told_and_the_peak_of_all_kept():
-    peak = confines.Peak()
+    peak = limits.Peak()
     before = peak()
     raised = [peak.raised_by(lambda: np.ones(5_000_000).sum()) for _ in range(5)]   # pages may be reclaimed meanwhile
     assert None in raised or any(39_000_000 < one < 60_000_000 for one in raised)
     assert peak() >= before
-    assert peak() >= confines.status("VmRSS")[0]
+    assert peak() >= limits.status("VmRSS")[0]
 
 
 def test_what_running_out_of_memory_looks_like():
-    assert confines.out_of_memory(MemoryError())
-    assert confines.out_of_memory(RuntimeError("std::bad_alloc"))
-    assert not confines.out_of_memory(RuntimeError("shape mismatch"))
+    assert limits.out_of_memory(MemoryError())
+    assert limits.out_of_memory(RuntimeError("std::bad_alloc"))
+    assert not limits.out_of_memory(RuntimeError("shape mismatch"))
 
 
 # real rounds --------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def test_a_round_stays_inside_memory_and_time_and_asked_to_end_it_exports_what_i
             os.kill(worker_of(os.getpid())[0], signal.SIGTERM)
 
     begun = time.monotonic()
-    found = learner.round(Wish("finetune", 60, 400_000_000, epochs=100_000), watch)
+    found = learner.round(RoundRequest("finetune", 60, 400_000_000, epochs=100_000), watch)
     assert time.monotonic() - begun < 30
     assert 3 < found.steps < found.planned_steps
     assert found.peak_rss_bytes <= 1.05 * 400_000_000
@@ -171,7 +172,7 @@ def test_a_round_stays_inside_memory_and_time_and_asked_to_end_it_exports_what_i
 @pytest.mark.slow
 def test_anytime_a_round_ends_in_its_time_with_what_it_has(learner):
     begun = time.monotonic()
-    found = learner.round(Wish("er", 8, 400_000_000, epochs=100_000))
+    found = learner.round(RoundRequest("er", 8, 400_000_000, epochs=100_000))
     assert time.monotonic() - begun <= 1.05 * 8 + 1
     assert 0 < found.steps < found.planned_steps
 
@@ -179,13 +180,13 @@ def test_anytime_a_round_ends_in_its_time_with_what_it_has(learner):
 @pytest.mark.slow
 def test_too_little_memory_or_time_is_refused_with_what_does(learner):
     with pytest.raises(BudgetError, match=r"give --memory (\d+) or more") as refusal:
-        learner.round(Wish("er", 30, 100_000_000))
+        learner.round(RoundRequest("er", 30, 100_000_000))
     named = int(re.search(r"--memory (\d+)", refusal.value.cure)[1])
-    found = learner.round(Wish("er", 60, named, epochs=2))
+    found = learner.round(RoundRequest("er", 60, named, epochs=2))
     assert found.steps == found.planned_steps
     assert found.peak_rss_bytes <= 1.05 * named
     with pytest.raises(BudgetError, match="give --time") as refusal:
-        learner.round(Wish("er", 2.5, 400_000_000))
+        learner.round(RoundRequest("er", 2.5, 400_000_000))
     named = parse_seconds(re.search(r"--time (\w+)", refusal.value.cure)[1])
     assert named > 2.5
 
@@ -196,23 +197,23 @@ def test_where_memory_is_short_fewer_blocks_are_tuned_and_the_result_says_so(tmp
     model = (tmp_path / "backbone.onnx").read_bytes()
     anatomy, method = Anatomy(model), read_method("er")
     cuts = anatomy.cuts()
-    told = [needs.memory(anatomy, cut, len(model), method, 240, 32) for cut in cuts]
+    told = [forecast.memory(anatomy, cut, len(model), method, 240, 32) for cut in cuts]
     assert told[0] > min(told) + 5_000_000
-    found = learner.round(Wish("er", 60, (told[0] + min(told)) // 2, blocks=len(cuts), epochs=1))
+    found = learner.round(RoundRequest("er", 60, (told[0] + min(told)) // 2, blocks=len(cuts), epochs=1))
     assert found.blocks < found.wished_blocks == len(cuts)
     assert found.peak_rss_bytes <= 1.05 * found.memory_limit_bytes
 
 
 @pytest.mark.slow
 def test_windows_are_tuned_on_and_a_later_round_without_new_samples_uses_what_is_kept(tmp_path, monkeypatch):
-    from edgecl import gate
+    from edgecl.rounds import gate
 
     monkeypatch.setattr(gate, "check_accuracy", lambda *_: [])
     learner = taught(tmp_path, window_backbone(), 20, 3)
-    assert learner.round(Wish("ewc", 60, epochs=2)).accepted
+    assert learner.round(RoundRequest("ewc", 60, epochs=2)).accepted
     teach(learner, 3)
-    assert learner.round(Wish("ewc", 60, epochs=2)).accepted
-    again = learner.round(Wish("er", 60, epochs=2))
+    assert learner.round(RoundRequest("ewc", 60, epochs=2)).accepted
+    again = learner.round(RoundRequest("er", 60, epochs=2))
     assert again.steps == again.planned_steps > 0
 
 
@@ -222,7 +223,7 @@ def test_when_the_starting_process_ends_so_does_the_worker(learner, number):
     state = learner.store.path
     learner.close()
     before = tree(state)
-    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds import Wish\n"
+    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import Wish\n"
             "Learner.open(sys.argv[1]).round(Wish('er', 60, epochs=100_000))")
     parent = subprocess.Popen([sys.executable, "-c", code, state], stderr=subprocess.DEVNULL)
     mine = worker_of(parent.pid)

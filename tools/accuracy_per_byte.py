@@ -21,20 +21,22 @@ os.environ.update({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM
 
 import numpy as np
 
-from edgecl.budget import Form, segment_bytes
-from edgecl.buffer import Buffer
-from edgecl.codebook import Codebook, wanted
-from edgecl.codec import FITS, Codec, Float32, codec_of
-from edgecl.config import Settings, parse_size
 from edgecl.evaluation import datasets, demo
-from edgecl.heads import KINDS, PROJECTED, PROJECTED_BELOW, solve
-from edgecl.knowledge import Knowledge
+from edgecl.exemplars.buffer import Buffer
+from edgecl.exemplars.codebook import Codebook, wanted
+from edgecl.exemplars.codecs import FITS, Codec, Float32, codec_of
+from edgecl.exemplars.product_quantiser import AMPLE, PER_CLASS
+from edgecl.exemplars.stored import StoredSample, pack, packed_bytes
+from edgecl.heads.solvers import KINDS, PROJECTED, PROJECTED_BELOW, solve
 from edgecl.learner import Learner
-from edgecl.lift import Lift
-from edgecl.quantiser import AMPLE, PER_CLASS
-from edgecl.records import Row, pack, packed_bytes
+from edgecl.learning.knowledge import Knowledge
 from edgecl.samples import Sample, sample_keys
-from edgecl.sources import Spec, class_folders, read, stack
+from edgecl.settings import Settings, parse_size
+from edgecl.sources import class_folders, read, stack
+from edgecl.sources.spec import Spec
+from edgecl.state.quota import segment_bytes
+from edgecl.statistics.form import Form
+from edgecl.statistics.transform import FeatureTransform
 
 SIZES = ("16KB", "64KB", "256KB", "1MB", "4MB")
 SEEDS = 3
@@ -51,7 +53,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """One data set. power: of its lift; again: what makes features of decoded samples."""
+    """One data set. power: of its transform; again: what makes features of decoded samples."""
 
     name: str
     kind: str
@@ -67,10 +69,10 @@ class Task:
         return self.x_test.shape[1]
 
     @property
-    def lifts(self) -> list[Lift]:
-        plain = Lift(self.dimension, self.dimension, self.power)
-        lifted = Lift(self.dimension, PROJECTED, self.power, projected=True)
-        return [plain, lifted] if self.dimension < PROJECTED_BELOW else [plain]
+    def transforms(self) -> list[FeatureTransform]:
+        plain = FeatureTransform(self.dimension, self.dimension, self.power)
+        transformed = FeatureTransform(self.dimension, PROJECTED, self.power, projected=True)
+        return [plain, transformed] if self.dimension < PROJECTED_BELOW else [plain]
 
     @property
     def codecs(self) -> list[str]:
@@ -78,7 +80,8 @@ class Task:
 
     @property
     def heads(self) -> list[str]:
-        return [name for name, kind in KINDS.items() if any(lift.projected == kind.lifted for lift in self.lifts)]
+        return [name for name, kind in KINDS.items()
+                if any(transform.projected == kind.projected for transform in self.transforms)]
 
 
 class Cell(NamedTuple):
@@ -152,7 +155,7 @@ def fill(task: Task, codec: str, limit: int, seed: int) -> Knowledge:
     """A learner that was taught class by class, in an order by the seed, and of whose samples only those stay that a
     buffer of `limit` bytes keeps; the codebook is made when the journal would make it."""
     made_of = codec_of(codec, task.kind, task.shape, task.power)
-    known = Knowledge(task.lifts[:1], Form(True), Buffer(limit, segment_bytes(limit), "reservoir", made_of))
+    known = Knowledge(task.transforms[:1], Form(True), Buffer(limit, segment_bytes(limit), "reservoir", made_of))
     for label in np.random.default_rng(seed).permutation(sorted(task.train)):
         part = task.train[str(label)]
         inputs = None if made_of.input is None or part.samples is None else encoded(task, codec, str(label))
@@ -194,7 +197,7 @@ def remembered(task: Task, known: Knowledge) -> Knowledge:
         for key in new.keys() - AGAIN.keys():
             AGAIN[key] = task.again(made_of.decode(new[key])[None])[0]
         rows = [row._replace(feature=AGAIN[key]) for row, key in zip(rows, new)]
-    only = Knowledge(task.lifts, Form(True), Buffer(2 ** 60, 2 ** 60, "reservoir", Codec(Float32())))
+    only = Knowledge(task.transforms, Form(True), Buffer(2 ** 60, 2 ** 60, "reservoir", Codec(Float32())))
     for label in sorted({row.label for row in rows}):
         mine = [row for row in rows if row.label == label]
         only.add(label, [row.key for row in mine], np.stack([row.feature for row in mine]))
@@ -208,7 +211,7 @@ def bytes_on_disk(known: Knowledge) -> int:
             enumerate(sorted(known.stored, key=lambda row: (row.label, row.key)))]
     buffer, book = known.buffer, known.buffer.codebook
 
-    def parts(some: list[Row]) -> list:
+    def parts(some: list[StoredSample]) -> list:
         return [([row for row in some if bool(row.coded) == coded], buffer.common if coded else buffer.codec.feature)
                 for coded in (False, True)]
 
@@ -234,8 +237,8 @@ def tested(task: Task, only: Knowledge, head: str) -> float:
         chosen = only.judge("auto").head
         assert chosen is not None
         kind = chosen.kind
-    lift = next(lift for lift in task.lifts if lift.projected == KINDS[kind].lifted)
-    answer = solve(kind, only.statistics[lift].pooled(), lift).logits(lift(task.x_test)).argmax(1)
+    transform = next(transform for transform in task.transforms if transform.projected == KINDS[kind].projected)
+    answer = solve(kind, only.statistics[transform].pooled(), transform).logits(transform(task.x_test)).argmax(1)
     return float((np.array(only.labels)[answer] == task.y_test).mean())
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from table import Result, place, table
 
-from edgecl.evaluation.bench import Job, method_file, run_one
+from edgecl.evaluation.bench import BenchJob, method_file, run_one
 
 LONG = (250, 0.1, (0.4, 0.6, 0.8), 10, 2e-4)
 SCHEDULES = {"icarl": (70, 0.02, (0.7, 0.9), 5, 1e-5), "eeil": (40, 0.1, (0.25, 0.5, 0.75), 10, 1e-4), "bic": LONG,
@@ -69,7 +69,7 @@ def main() -> int:
                            f"class, batches of {options.batch}")
                 key = ("edgecl", method, options.data, epochs, rate, seed, reduced)
                 if key not in kept:
-                    job = Job(path, options.data, steps=options.steps, memory=options.exemplars * 3072 + 100 * 16,
+                    job = BenchJob(path, options.data, steps=options.steps, memory=options.exemplars * 3072 + 100 * 16,
                               seed=seed, epochs=epochs, batch=options.batch, backbone="resnet32",
                               per_class=options.per_class)
                     kept[key] = run_one(job, lambda told: print(told, file=sys.stderr, flush=True)) | {

@@ -25,11 +25,11 @@ os.environ.update(THREADS)
 
 import numpy as np  # noqa: E402  (the threads must be set before)
 
-from edgecl.config import Settings  # noqa: E402
-from edgecl.heads import solve  # noqa: E402
+from edgecl.heads.solvers import solve  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
-from edgecl.lift import Lift  # noqa: E402
-from edgecl.statistics import ClassStatistics  # noqa: E402
+from edgecl.settings import Settings  # noqa: E402
+from edgecl.statistics.class_statistics import ClassStatistics  # noqa: E402
+from edgecl.statistics.transform import FeatureTransform  # noqa: E402
 
 D = 1280              # of EfficientNet-Lite0's features
 IMAGES = 200
@@ -127,8 +127,9 @@ def known_classes(classes: int, each: int) -> ClassStatistics:
 
 
 def solving(repeats: int) -> list[Figure]:
-    store, lift = known_classes(100, 30), Lift(D, D)
-    times = interleaved(repeats, *(lambda kind=kind: solve(kind, store.pooled(), lift) for kind in ("slda", "ridge")))
+    store, transform = known_classes(100, 30), FeatureTransform(D, D)
+    times = interleaved(repeats, *(lambda kind=kind: solve(kind, store.pooled(), transform)
+                                   for kind in ("slda", "ridge")))
     return [Figure(f"solve {kind}, D = {D}, 100 classes", "<= 150 ms", f"{1000 * seconds:.0f} ms", seconds / 0.150)
             for kind, seconds in zip(("slda", "ridge"), times)]
 
@@ -158,13 +159,13 @@ class PseudoInverse:
 
 def cycling(repeats: int) -> list[Figure]:
     """CYCLE samples learned one by one, then CYCLE predicted one by one; and, as it were, one of each."""
-    store, lift, theirs = known_classes(50, 30), Lift(D, D), PseudoInverse(50)
+    store, transform, theirs = known_classes(50, 30), FeatureTransform(D, D), PseudoInverse(50)
     samples = np.random.default_rng(2).standard_normal((CYCLE, D)).astype(np.float32)
 
     def ours(count: int) -> None:
         for sample in samples[:count]:
             store.add("000", sample)
-        head = solve("slda", store.pooled(), lift)
+        head = solve("slda", store.pooled(), transform)
         for sample in samples[:count]:
             head.logits(sample[None]).argmax()
 

@@ -42,11 +42,11 @@ from bench_core import Figure, show  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
-from edgecl.evaluation.bench import Job, prepare, run_one  # noqa: E402
+from edgecl.evaluation.bench import BenchJob, prepare, run_one  # noqa: E402
 from edgecl.evaluation.datasets import FASHION, Split  # noqa: E402
-from edgecl.evaluation.scenarios import Step  # noqa: E402
-from edgecl.training.bench_seed import session_settings  # noqa: E402
-from edgecl.training.session import Session  # noqa: E402
+from edgecl.evaluation.scenarios import ScenarioStep  # noqa: E402
+from edgecl.training.bench.one_seed import session_settings  # noqa: E402
+from edgecl.training.bench.session import MethodRun  # noqa: E402
 
 LEAST, MOST = 0.85, 300e6      # of the bare loop's speed; bytes
 PEERS = {"finetune": ("Naive", 0.0), "er": ("Replay", 1.3), "ewc": ("EWC_online", 2.0), "lwf": ("LwF", 0.0),
@@ -120,9 +120,9 @@ class Bare:
 # what is measured ---------------------------------------------------------------------------------
 
 
-def counted(job: Job, split: Split, steps: Sequence[Step]) -> list[Passes]:
+def counted(job: BenchJob, split: Split, steps: Sequence[ScenarioStep]) -> list[Passes]:
     """The passes of each round, in a run that warms up."""
-    session, found = Session(**session_settings(job, split)), []
+    session, found = MethodRun(**session_settings(job, split)), []
     for step in steps:
         found.append(Passes())
         hook = session.network.body.register_forward_hook(found[-1].count)
@@ -135,7 +135,7 @@ def counted(job: Job, split: Split, steps: Sequence[Step]) -> list[Passes]:
     return found
 
 
-def bare_rounds(bare: Bare, split: Split, steps: Sequence[Step], passes: Sequence[Passes]) -> float:
+def bare_rounds(bare: Bare, split: Split, steps: Sequence[ScenarioStep], passes: Sequence[Passes]) -> float:
     seconds, classes = 0.0, 0
     for step, each in zip(steps, passes):
         x, y = torch.from_numpy(split.x_train[step.train]), torch.from_numpy(split.y_train[step.train])
@@ -144,7 +144,7 @@ def bare_rounds(bare: Bare, split: Split, steps: Sequence[Step], passes: Sequenc
     return seconds
 
 
-def our_rounds(session: Session, split: Split, steps: Sequence[Step]) -> float:
+def our_rounds(session: MethodRun, split: Split, steps: Sequence[ScenarioStep]) -> float:
     seconds = 0.0
     for step in steps:
         x, y = split.x_train[step.train], split.y_train[step.train]
@@ -152,7 +152,7 @@ def our_rounds(session: Session, split: Split, steps: Sequence[Step]) -> float:
     return seconds
 
 
-def speeds(jobs: dict[str, list[Job]], repeats: int, promised: bool) -> list[Figure]:
+def speeds(jobs: dict[str, list[BenchJob]], repeats: int, promised: bool) -> list[Figure]:
     """Every method and seed against the bare loop with its passes."""
     split, steps = prepare(next(iter(jobs.values()))[0])
     shape, samples = split.x_train.shape[1:], sum(len(step.train) for step in steps)
@@ -162,7 +162,7 @@ def speeds(jobs: dict[str, list[Job]], repeats: int, promised: bool) -> list[Fig
         for method, mine in jobs.items():
             for job in mine:
                 torch.manual_seed(job.seed)
-                sides = [lambda job=job: our_rounds(Session(**session_settings(job, split)), split, steps),
+                sides = [lambda job=job: our_rounds(MethodRun(**session_settings(job, split)), split, steps),
                          lambda method=method: bare_rounds(Bare(shape), split, steps, passes[method])]
                 if len(times[method]) % 2:      # neither always follows the other
                     bare, ours = sides[1](), sides[0]()
@@ -183,7 +183,7 @@ def speeds(jobs: dict[str, list[Job]], repeats: int, promised: bool) -> list[Fig
     return figures
 
 
-def beside(jobs: dict[str, list[Job]], peer: Sequence[str], promised: bool) -> list[Figure]:
+def beside(jobs: dict[str, list[BenchJob]], peer: Sequence[str], promised: bool) -> list[Figure]:
     """`edgecl bench`'s own processes: their peak memory, and their speed beside the peer's."""
     figures, compared = [], []
     for method, mine in jobs.items():
@@ -210,7 +210,7 @@ def beside(jobs: dict[str, list[Job]], peer: Sequence[str], promised: bool) -> l
     return figures + compared
 
 
-def run_peer(peer: Sequence[str], strategy: str, job: Job) -> dict[str, Any]:
+def run_peer(peer: Sequence[str], strategy: str, job: BenchJob) -> dict[str, Any]:
     command = [*peer, "--strategy", strategy, "--data", job.data, "--seed", str(job.seed), "--lr", str(RATE), "--mem",
                str(EXEMPLARS), "--threads", "1"]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -240,7 +240,7 @@ def main() -> int:
     size = 28 * 28 if fashion else 64 * 4
     print(time.strftime("%Y-%m-%d"), "Fashion-MNIST" if fashion else
           "digits: nothing is promised for them (apt-get install dataset-fashion-mnist)", file=sys.stderr)
-    jobs = {method: [Job(method, "fashion" if fashion else "digits", memory=EXEMPLARS * size + 10 * 16, seed=seed,
+    jobs = {method: [BenchJob(method, "fashion" if fashion else "digits", memory=EXEMPLARS * size + 10 * 16, seed=seed,
                          per_class=1000) for seed in (seeds[:1] if options.quick else seeds)] for method in methods}
     peer = [options.peer, str(options.peer_script)] if options.peer else []
     return show([*speeds(jobs, 3, fashion), *beside(jobs, peer, fashion)], options.json)

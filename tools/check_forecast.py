@@ -18,9 +18,9 @@ from pathlib import Path
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"))
 
-from edgecl import footprint, forecast, rehearsal
-from edgecl.config import Settings
 from edgecl.learner import Learner
+from edgecl.profiling import forecast, measure, sandbox
+from edgecl.settings import Settings
 
 MOST = 0.05
 MORE = 20
@@ -35,12 +35,12 @@ STATES = {  # name -> settings, kind and shape of samples, classes taught
 
 def check(name: str, folder: Path) -> list[dict[str, object]]:
     settings, kind, shape, classes = STATES[name]
-    calibration = rehearsal.samples(kind, shape, 8, 5) if settings.precision == "int8" else None
+    calibration = sandbox.samples(kind, shape, 8, 5) if settings.precision == "int8" else None
     learner = Learner.create(folder / "state", settings, calibration)
     for number in range(classes):
-        learner.learn(rehearsal.samples(kind, shape, rehearsal.EACH, number), f"class {number:02}")
+        learner.learn(sandbox.samples(kind, shape, sandbox.EACH, number), f"class {number:02}")
     rows = [{"state": name, "what": f"memory, {r.what}", "forecast": r.forecast, "measured": r.measured}
-            for r in footprint.measure_memory(learner, folder)]
+            for r in measure.measure_memory(learner, folder)]
     rewrite(learner)
     head, known = learner.store.newest.detail["head"], learner.status().classes
     foundation = learner.foundation
@@ -49,7 +49,7 @@ def check(name: str, folder: Path) -> list[dict[str, object]]:
             for n in range(MORE)]
     before = kept(learner)
     for number in range(MORE):
-        learner.learn(rehearsal.samples(kind, shape, 6, 500 + number), f"class {known + number:02}")
+        learner.learn(sandbox.samples(kind, shape, 6, 500 + number), f"class {known + number:02}")
     rewrite(learner)
     rows.append({"state": name, "what": f"bytes a class, {learner.store.newest.detail['head']}",
                  "forecast": round(sum(told) / MORE), "measured": round((kept(learner) - before) / MORE)})
@@ -59,9 +59,9 @@ def check(name: str, folder: Path) -> list[dict[str, object]]:
 
 def rewrite(learner: Learner) -> None:
     """Have statistics and head written anew, and every older generation let go."""
-    kind, shape = rehearsal.shape_of(learner)
-    name = rehearsal.free_name(learner)
-    learner.learn(rehearsal.samples(kind, shape, 2, 999), name)
+    kind, shape = sandbox.shape_of(learner)
+    name = sandbox.free_name(learner)
+    learner.learn(sandbox.samples(kind, shape, 2, 999), name)
     learner.forget(name)
     for spare in [c.name for c in learner.classes() if c.name.startswith("profile")]:
         learner.forget(spare)

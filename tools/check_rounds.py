@@ -37,22 +37,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from helpers_rounds import conv_backbone, taught, teach, window_backbone  # noqa: E402
 from helpers_state import tree  # noqa: E402
 
-from edgecl import gate  # noqa: E402
-from edgecl.config import parse_seconds  # noqa: E402
 from edgecl.errors import BudgetError, EdgeclError  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
-from edgecl.results import Rounded  # noqa: E402
-from edgecl.rounds import Wish, workshop  # noqa: E402
+from edgecl.results import RoundResult  # noqa: E402
+from edgecl.rounds import gate  # noqa: E402
+from edgecl.rounds.run import RoundRequest, workshop  # noqa: E402
+from edgecl.settings import parse_seconds  # noqa: E402
 
 OVER, LATE = 1.05, 1.0      # times memory and time; seconds
 LOOK = 0.02                 # seconds between two looks at the processes: peaks are kept by the kernel
-WORKER = "edgecl.training.round"
+WORKER = "edgecl.training.worker.main"
 METHODS = ("first-session", "finetune", "joint", "er", "lwf", "ewc", "icarl")
 
 
 def vision(name: str) -> bytes:
     """A torchvision network with random weights, made by a process of its own."""
-    code = ("import sys, torch; from pathlib import Path; from edgecl.training.export_vision import *\n"
+    code = ("import sys, torch; from pathlib import Path; from edgecl.training.networks.export_vision import *\n"
             "torch.manual_seed(0); made = FeatureExtractor(sys.argv[1])\n"
             "for name, t in made.network.state_dict().items():\n"     # equal weights would be stored once
             "    t.dim() == 1 and t.uniform_(0.5, 1.5) if 'var' in name or 'weight' in name else "
@@ -137,7 +137,7 @@ def prepare(network: str, setting: Setting | None, folder: Path) -> Path:
     if setting is not None and later:
         strict, gate.check_accuracy = gate.check_accuracy, lambda *_: []    # whatever it has learned
         try:
-            learner.round(Wish(setting.method, 200, 1_500_000_000, epochs=1))
+            learner.round(RoundRequest(setting.method, 200, 1_500_000_000, epochs=1))
         finally:
             gate.check_accuracy = strict
         for number in (2, 3):
@@ -146,13 +146,13 @@ def prepare(network: str, setting: Setting | None, folder: Path) -> Path:
     return folder / "state"
 
 
-def measure(state: Path, setting: Setting) -> tuple[Rounded | BudgetError, float, int]:
+def measure(state: Path, setting: Setting) -> tuple[RoundResult | BudgetError, float, int]:
     """What a round came to; its seconds; the most resident bytes of one of its processes."""
     learner, spy = Learner.open(state), Spy()
     spy.start()
     begun = time.monotonic()
     try:
-        found: Rounded | BudgetError = learner.round(Wish(setting.method, setting.seconds, setting.memory,
+        found: RoundResult | BudgetError = learner.round(RoundRequest(setting.method, setting.seconds, setting.memory,
                                                           batch=setting.batch))
     except BudgetError as error:
         found = error
@@ -203,7 +203,7 @@ def check_setting(setting: Setting, folder: Path) -> bool:
 
 def begin(state: Path) -> subprocess.Popen[bytes]:
     """A process that runs a round on a state."""
-    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds import Wish\n"
+    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import Wish\n"
             "Learner.open(sys.argv[1]).round(Wish('er', 20))")
     return subprocess.Popen([sys.executable, "-c", code, state], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -33,12 +33,12 @@ os.environ.update(THREADS)
 
 import numpy as np  # noqa: E402  (the threads must be set before)
 
-from edgecl.config import format_size  # noqa: E402
-from edgecl.evaluation.bench import Job, prepare, run_one, write_json  # noqa: E402
+from edgecl.evaluation.bench import BenchJob, prepare, run_one, write_json  # noqa: E402
 from edgecl.evaluation.datasets import Split, fashion  # noqa: E402
-from edgecl.evaluation.scenarios import Step  # noqa: E402
-from edgecl.method import FOLDER  # noqa: E402
-from edgecl.training.bench_seed import Learns, judge, session_settings  # noqa: E402
+from edgecl.evaluation.scenarios import ScenarioStep  # noqa: E402
+from edgecl.rounds.method import FOLDER  # noqa: E402
+from edgecl.settings import format_size  # noqa: E402
+from edgecl.training.bench.one_seed import Learns, judge, session_settings  # noqa: E402
 
 Result = dict[str, Any]
 ALONE = ("l2", "ewc", "ewc-offline", "si", "mas", "rwalk", "gem", "agem")
@@ -67,9 +67,9 @@ def room(method: str, data: str) -> int:
     return EXEMPLARS[data] + (4 * 4 * WEIGHTS[data] if "gem" in method and "agem" not in method else 0)
 
 
-def jobs(data: str, seeds: Sequence[int], out: Path) -> list[Job]:
+def jobs(data: str, seeds: Sequence[int], out: Path) -> list[BenchJob]:
     methods = ["finetune", *ALONE, "er", *(with_er(method, out / "methods") for method in ALONE), "joint"]
-    return [Job(method, data, memory=room(Path(method).stem, data), seed=seed, **SETTINGS[data])
+    return [BenchJob(method, data, memory=room(Path(method).stem, data), seed=seed, **SETTINGS[data])
             for seed in seeds for method in methods]
 
 
@@ -107,26 +107,26 @@ class Timed:
 
 
 @lru_cache(1)
-def prepared(job: Job) -> tuple[Split, list[Step]]:
+def prepared(job: BenchJob) -> tuple[Split, list[ScenarioStep]]:
     """The data and steps of jobs that differ in their method."""
     return prepare(job)
 
 
-def timed(job: Job) -> Result:
+def timed(job: BenchJob) -> Result:
     """What `edgecl bench` would say, in this process, but samples by seconds of the processor: other work on the
     machine disturbs them least. The peer's script tells the same of its own."""
-    from edgecl.training.session import Session
+    from edgecl.training.bench.session import MethodRun
 
     split, steps = prepared(replace(job, method="finetune", memory=0))
     rounds = [(split.x_train[step.train], split.y_train[step.train]) for step in steps]
-    session = Timed(Session(**session_settings(job, split)))
+    session = Timed(MethodRun(**session_settings(job, split)))
     result = judge(session, job, rounds, split, steps, lambda step: None)
     return {**result, "samples_per_second": sum(len(step.train) for step in steps) / session.seconds}
 
 
 def child(options: argparse.Namespace) -> None:
     """One run of `timed`, of the job on stdin."""
-    print(json.dumps(timed(Job(**json.load(sys.stdin)))))
+    print(json.dumps(timed(BenchJob(**json.load(sys.stdin)))))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -138,7 +138,7 @@ def compare(options: argparse.Namespace) -> None:
             if (any((result["method"], result["seed"]) == (method, seed) for result in results)
                     or (options.method is not None and method not in options.method)):
                 continue
-            job = Job(method, "fashion", memory=room(method, "fashion"), seed=seed, per_class=1000)
+            job = BenchJob(method, "fashion", memory=room(method, "fashion"), seed=seed, per_class=1000)
             ours = json.loads(subprocess.run([sys.executable, __file__, "child", "."], text=True, check=True,
                                              input=json.dumps(asdict(job)), stdout=subprocess.PIPE).stdout)
             command = [options.peer, str(options.peer_script), "--strategy", strategy, "--data", "fashion", "--seed",
@@ -169,8 +169,8 @@ def strengths(options: argparse.Namespace) -> None:
             path = options.out / "methods" / f"{method}-{value}.toml"
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
-            found = [run_one(Job(str(path), str(npz), seed=seed, multi_head=True, order="seeded"), lambda step: None)
-                     for seed in options.seeds]
+            found = [run_one(BenchJob(str(path), str(npz), seed=seed, multi_head=True, order="seeded"),
+                             lambda step: None) for seed in options.seeds]
             results.append({"method": method, "importance": value,
                             "task_aware_accuracy": [result["task_aware_accuracy"] for result in found]})
             print(results[-1], flush=True)

@@ -32,10 +32,11 @@ import onnxruntime  # noqa: E402, F401  (imported before the forks; sessions are
 from helpers_candidates import candidate, matrix, world  # noqa: E402
 from helpers_state import create, fingerprint, vectors  # noqa: E402
 
-from edgecl import gate, upkeep  # noqa: E402
 from edgecl.backbones import graph  # noqa: E402, F401
-from edgecl.candidate import take_in  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
+from edgecl.rounds import gate  # noqa: E402
+from edgecl.rounds.candidate import take_in  # noqa: E402
+from edgecl.state import compaction  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
          "ftruncate", "mkdir", "close", "lseek", "fcntl")
@@ -59,7 +60,7 @@ def prepare(folder: Path) -> None:
 def half_forgotten(state: Path) -> None:
     """Leave the state as a power cut right after the commit of a `forget` does."""
     learner = Learner.open(state)
-    upkeep.tidy = lambda *_, **__: os._exit(0)
+    compaction.tidy = lambda *_, **__: os._exit(0)
     learner.forget("cat")
 
 
@@ -68,7 +69,7 @@ def take_round(state: Path) -> None:
     gate.check_accuracy = lambda *_: []
     learner = Learner.open(state)
     seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
-    if take_in(learner, candidate(learner, seen, matrix(1)), gate.BOUNDS).generation is None:
+    if take_in(learner.repository, candidate(learner, seen, matrix(1)), gate.BOUNDS).generation is None:
         raise SystemExit("the round was refused")
 
 
@@ -77,7 +78,7 @@ def refuse_round(state: Path) -> None:
     gate.check_accuracy = lambda *_: [gate.Check("accuracy", "worse by assumption", False)]
     learner = Learner.open(state)
     seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
-    take_in(learner, candidate(learner, seen, matrix(1)), gate.BOUNDS)
+    take_in(learner.repository, candidate(learner, seen, matrix(1)), gate.BOUNDS)
 
 
 def after_round(state: Path) -> None:

@@ -15,10 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgecl.config import Settings, format_size, parse_seconds, parse_size
 from edgecl.learner import Learner
-from edgecl.rounds import Wish
-from edgecl.sources import Spec, read
+from edgecl.rounds.run import RoundRequest
+from edgecl.settings import Settings, format_size, parse_seconds, parse_size
+from edgecl.sources import read
+from edgecl.sources.spec import Spec
 
 
 def main() -> None:
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--codec", default="jpeg")
     parser.add_argument("--epochs", type=int, default=8)
     options = parser.parse_args()
-    wish = Wish(seconds=parse_seconds(options.time), memory=parse_size(options.memory), epochs=options.epochs)
+    request = RoundRequest(seconds=parse_seconds(options.time), memory=parse_size(options.memory),
+                           epochs=options.epochs)
     names = sorted(folder.name for folder in (options.grocery / "train").iterdir())
     settings = Settings(backbone="efficientnet-lite0", quota=200 * 10**6, exemplars=parse_size(options.exemplars),
                         codec=options.codec)
@@ -41,14 +43,14 @@ def main() -> None:
         for learner in (tuned, plain):
             teach(learner, options.grocery, names[:options.first])
         tell("first classes", tuned, options.grocery)
-        run(tuned, wish)
+        run(tuned, request)
         tell("after a round on them", tuned, options.grocery)
         for learner in (tuned, plain):
             teach(learner, options.grocery, names[options.first:])
         tell("all classes, no round", plain, options.grocery)
         tell("all classes, tuned on the first", tuned, options.grocery)
         for number in range(options.rounds):
-            run(tuned, wish)
+            run(tuned, request)
             tell(f"after further round {number + 1}", tuned, options.grocery)
 
 
@@ -57,9 +59,9 @@ def teach(learner: Learner, grocery: Path, names: list[str]) -> None:
         learner.learn(read(grocery / "train" / name, Spec(), name), name)      # type: ignore[arg-type]
 
 
-def run(learner: Learner, wish: Wish) -> None:
+def run(learner: Learner, request: RoundRequest) -> None:
     begun = time.monotonic()
-    done = learner.round(wish)
+    done = learner.round(request)
     print(json.dumps({"round": done.method, "accepted": done.accepted, "samples": done.samples, "steps": done.steps,
                       "planned": done.planned_steps, "seconds": round(time.monotonic() - begun, 1),
                       "peak": format_size(done.peak_rss_bytes),

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from edgecl.evaluation.bench import Job, prepare
-from edgecl.method import FOLDER, PARTS, method_names, read_method
+from edgecl.evaluation.bench import BenchJob, prepare
+from edgecl.rounds.method import FOLDER, PARTS, method_names, read_method
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/plasticity.md"
 SETTINGS: dict[str, dict[str, Any]] = {     # name -> arguments of bench
@@ -79,14 +79,14 @@ def bench(out: Path, given: dict[str, Any], seeds: str, methods: list[str]) -> d
 
 def apart(given: dict[str, Any], seed: int) -> tuple[float, int]:
     """A network of its own for each task: the mean accuracy, and the bytes of all but the first."""
-    from edgecl.training.bench_seed import session_settings
-    from edgecl.training.session import Session
+    from edgecl.training.bench.one_seed import session_settings
+    from edgecl.training.bench.session import MethodRun
 
-    job = Job("finetune", seed=seed, **given)
+    job = BenchJob("finetune", seed=seed, **given)
     split, steps = prepare(job)
     right, size = [], 0
     for step in steps:
-        learner = Session(**session_settings(job, split))
+        learner = MethodRun(**session_settings(job, split))
         learner.learn(split.x_train[step.train], split.y_train[step.train])
         right.append(float((learner.predict(split.x_test[step.test]) == split.y_test[step.test]).mean()))
         size = sum(weight.nbytes for weight in learner.network.parameters())
@@ -126,12 +126,12 @@ def exports(methods: list[str]) -> str:
     """Markdown: size and latency of what each method exports, and of one network without tasks."""
     import onnxruntime
 
-    from edgecl.training.session import Session
+    from edgecl.training.bench.session import MethodRun
 
-    split, steps = prepare(Job("finetune", "digits"))
+    split, steps = prepare(BenchJob("finetune", "digits"))
     sessions, sizes = {}, {}
     for name in ["finetune", *methods]:
-        learner = Session(name, "mlp", split.x_train.shape[1:], "float32", 500_000, 0, epochs=3)
+        learner = MethodRun(name, "mlp", split.x_train.shape[1:], "float32", 500_000, 0, epochs=3)
         for step in steps:
             learner.learn(split.x_train[step.train], split.y_train[step.train])
         model = learner.export()

@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgecl.config import format_size, parse_size
-from edgecl.evaluation.bench import Failed, Job, method_file, run_one, write_json
+from edgecl.evaluation.bench import BenchJob, Failed, method_file, run_one, write_json
+from edgecl.settings import format_size, parse_size
 
 SIZED = ("er", "icarl", "statistics", "fetril", "latent", "dgr", "fearnet")
 MARKS = {"finetune": ".", "ncm": "x", "slda": "+", "ranpac": "^", "joint": "s"}
@@ -85,7 +85,7 @@ def measure(options: argparse.Namespace) -> None:
             write_json(place, kept)
 
 
-def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, Job]]:
+def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, BenchJob]]:
     """Name, size and job, seeds outermost, so that what is interrupted has whole seeds."""
     methods, sizes = options.methods.split(","), options.sizes.split(",")
     wanted = [(name, name, size) for name in methods for size in (sizes if name in SIZED else sizes[:1])]
@@ -93,7 +93,7 @@ def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, 
                for size in sizes if options.ablate and base in methods and not ("moving" in name and options.fixed)]
     for seed in map(int, options.seeds.split(",")):
         for name, method, size in wanted:
-            yield name, size, Job(method, options.data, steps=options.steps, memory=parse_size(size), seed=seed,
+            yield name, size, BenchJob(method, options.data, steps=options.steps, memory=parse_size(size), seed=seed,
                                   epochs=options.epochs, per_class=options.per_class)
 
 
@@ -153,8 +153,8 @@ def pictures(out: Path) -> None:
     import numpy as np
 
     from edgecl.evaluation.datasets import digits
-    from edgecl.training.generator import GenerativeReplay
-    from edgecl.training.session import Session
+    from edgecl.training.bench.session import MethodRun
+    from edgecl.training.memory.generator import GenerativeReplay
 
     matplotlib.use("svg")
     from matplotlib import pyplot
@@ -163,7 +163,7 @@ def pictures(out: Path) -> None:
     figure, axes = pyplot.subplots(5, 20, figsize=(10, 2.8))
     with tempfile.TemporaryDirectory() as folder:
         for half, method in enumerate(("dgr", ablated("dgr, generator without replay", Path(folder)))):
-            learner = Session(method, "mlp", (64,), "float32", 32_000, 0, epochs=5)
+            learner = MethodRun(method, "mlp", (64,), "float32", 32_000, 0, epochs=5)
             for step in range(5):
                 rows = np.isin(data.y_train, [2 * step, 2 * step + 1])
                 learner.learn(data.x_train[rows], data.y_train[rows])

@@ -25,10 +25,11 @@ from selenium import webdriver
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from helpers_browser import browser
 
-from edgecl.config import Settings
 from edgecl.learner import Learner
-from edgecl.rounds import Wish
-from edgecl.sources import Spec, read
+from edgecl.rounds.run import RoundRequest
+from edgecl.settings import Settings
+from edgecl.sources import read
+from edgecl.sources.spec import Spec
 
 CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk",
            "Avocado")
@@ -66,7 +67,7 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
     for name in CLASSES:
         photos = islice(read(grocery / "train" / name, Spec(), name), EACH)
         learner.learn(photos, name.replace("-", " ").lower())  # type: ignore[arg-type]
-    learner.round(Wish(seconds=ROUND, memory=800 * 10**6, epochs=2))
+    learner.round(RoundRequest(seconds=ROUND, memory=800 * 10**6, epochs=2))
     learner.close()
     shown = folder / "photos"
     shown.mkdir()

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import numpy as np  # noqa: E402
 from helpers_rounds import conv_backbone, taught  # noqa: E402
 
-from edgecl import rehearsal  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
+from edgecl.profiling import sandbox  # noqa: E402
 
 MOST = 1.5
-ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds import Wish\n"
+ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import Wish\n"
          "from edgecl.errors import EdgeclError\n"
          "try:\n    found = Learner.open(sys.argv[1]).round(Wish('er', float(sys.argv[2]), 600_000_000, epochs=1000))\n"
          "    print(f'{found.steps} steps, accepted: {found.accepted}')\n"
@@ -62,7 +62,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         learner = taught(Path(folder), conv_backbone() if given.small else build_lite0(), 25, codec="jpeg")
-        photos = rehearsal.samples(*rehearsal.shape_of(learner), 20, 7)
+        photos = sandbox.samples(*sandbox.shape_of(learner), 20, 7)
         phase(learner, photos, 0.0, 1.0, None)
         times: dict[str, list[float]] = {"idle": [], "busy": []}
         print(f"{'phase':8}{'predictions':>12}{'p50':>10}{'p99':>10}{'load':>7}")

@@ -30,16 +30,16 @@ import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from edgecl import rehearsal  # noqa: E402
-from edgecl.commands.ask import keep_memory_low  # noqa: E402
-from edgecl.config import Settings  # noqa: E402
+from edgecl.commands.predict import keep_memory_low  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
+from edgecl.profiling import sandbox  # noqa: E402
 from edgecl.runtime.client import Client, NoDaemon  # noqa: E402
-from edgecl.runtime.feeds import Feed  # noqa: E402
 from edgecl.runtime.loop import Loop  # noqa: E402
 from edgecl.runtime.service import Service  # noqa: E402
 from edgecl.runtime.settings import DaemonSettings, SourceSettings  # noqa: E402
+from edgecl.runtime.source_threads import SourceThread  # noqa: E402
 from edgecl.samples import Sample  # noqa: E402
+from edgecl.settings import Settings  # noqa: E402
 
 SIDE, CLASSES, EACH = 224, 5, 25
 START, STATUS = 2.0, 0.150                              # seconds
@@ -62,7 +62,7 @@ def made(folder: Path) -> Path:
     learner = Learner.create(folder / "state", Settings(backbone="efficientnet-lite0", codec="jpeg"))
     (folder / "photos").mkdir()
     for number in range(CLASSES):
-        data = rehearsal.samples("image", (SIDE, SIDE, 3), EACH, number)
+        data = sandbox.samples("image", (SIDE, SIDE, 3), EACH, number)
         learner.learn(data, f"class {number}")
         for place, photo in enumerate(data[:4]):
             Image.fromarray(photo).save(folder / "photos" / f"{number}-{place}.jpg")
@@ -125,7 +125,7 @@ class Inside:
         keep_memory_low()
         self.service = Service(Learner.open(folder / "state"), DaemonSettings(folder / "state", rounds="off"))
         self.loop = Loop()
-        self.feed = Feed(SourceSettings("camera:", "cam"), self.service, self.loop.offer, iter)
+        self.feed = SourceThread(SourceSettings("camera:", "cam"), self.service, self.loop.offer, iter)
         self.service.feeds = (self.feed,)
         self.loop.follow([self.feed])
         self.service.start()
@@ -133,13 +133,13 @@ class Inside:
         self.classified = 0.0
         classify = self.service.classify
 
-        def timed(feed: Feed, sample: Sample) -> None:
+        def timed(feed: SourceThread, sample: Sample) -> None:
             begun = time.monotonic()
             classify(feed, sample)
             self.classified = time.monotonic() - begun
 
         self.service.classify = timed
-        self.photos = rehearsal.samples("image", (SIDE, SIDE, 3), 50, 99)
+        self.photos = sandbox.samples("image", (SIDE, SIDE, 3), 50, 99)
         self.number = 0
 
     def answer(self, pause: float) -> float:

@@ -26,10 +26,10 @@ from typing import Any
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-from edgecl.config import format_size
 from edgecl.errors import EdgeclError
-from edgecl.evaluation.bench import Job, method_file, run_one
-from edgecl.method import read_method
+from edgecl.evaluation.bench import BenchJob, method_file, run_one
+from edgecl.rounds.method import read_method
+from edgecl.settings import format_size
 
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}
@@ -55,7 +55,7 @@ def ablated(folder: Path) -> list[str]:
 
 
 def ours(method: str, options: argparse.Namespace, seed: int, rate: float) -> Result:
-    job = Job(method, options.data, memory=MEMORY[options.data], seed=seed, epochs=options.epochs, rate=rate,
+    job = BenchJob(method, options.data, memory=MEMORY[options.data], seed=seed, epochs=options.epochs, rate=rate,
               per_class=1000 if options.data == "fashion" else None)
     return {"by": "edgecl", "rate": rate, "epochs": options.epochs, **run_one(job, lambda _: None)} | {
         "job": asdict(job), "method": Path(method).stem}

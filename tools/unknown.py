@@ -16,14 +16,14 @@ from typing import NamedTuple
 import accuracy_per_byte as data  # sets the threads, so it comes before numpy
 import numpy as np
 
-from edgecl.budget import Form, segment_bytes
-from edgecl.buffer import Buffer
-from edgecl.codec import codec_of
-from edgecl.config import Settings
-from edgecl.heads import Head
-from edgecl.knowledge import Knowledge
-from edgecl.novelty import ACCEPTED
-from edgecl.pooled import Pooled, solve_positive
+from edgecl.exemplars.buffer import Buffer
+from edgecl.exemplars.codecs import codec_of
+from edgecl.heads.head import ACCEPTED, Head
+from edgecl.learning.knowledge import Knowledge
+from edgecl.settings import Settings
+from edgecl.state.quota import segment_bytes
+from edgecl.statistics.covariance import PooledCovariance, solve_positive
+from edgecl.statistics.form import Form
 
 DRAWS = 5
 TAUGHT = {"grocery_store": 60, "digits": 7, "watch_dataset": 5}
@@ -42,16 +42,16 @@ def teach(task: data.Task, labels: list[str]) -> Knowledge:
     """A learner with the product's defaults that knows these classes."""
     limit = Settings().exemplars
     buffer = Buffer(limit, segment_bytes(limit), "reservoir", codec_of("auto", task.kind, task.shape, task.power))
-    known = Knowledge(task.lifts, Form(True), buffer)
+    known = Knowledge(task.transforms, Form(True), buffer)
     for label in labels:
         known.add(label, task.train[label].keys, task.train[label].features)
     known.stored = known.exemplars()
     return known
 
 
-def scores(head: Head, pooled: Pooled, known: Knowledge, x: np.ndarray) -> dict[str, np.ndarray]:
+def scores(head: Head, pooled: PooledCovariance, known: Knowledge, x: np.ndarray) -> dict[str, np.ndarray]:
     """Every score of features x [n, d]: the larger, the stranger."""
-    h, plain = head.lift(x), known.lifts[0]
+    h, plain = head.transform(x), known.transforms[0]
     logits = head.logits(h)
     soft = logits / head.temperature
     top = soft.max(1)
@@ -66,7 +66,7 @@ def scores(head: Head, pooled: Pooled, known: Knowledge, x: np.ndarray) -> dict[
                     "cosine to the nearest exemplar": -(unit @ kept.T).max(1)}
 
 
-def _mahalanobis(h: np.ndarray, pooled: Pooled, covariance: np.ndarray) -> np.ndarray:
+def _mahalanobis(h: np.ndarray, pooled: PooledCovariance, covariance: np.ndarray) -> np.ndarray:
     centred = h - pooled.centre
     white = solve_positive(covariance, pooled.means.T)
     return _squared(centred, covariance) + ((pooled.means * white.T).sum(1) - 2 * centred @ white).min(1)
@@ -93,7 +93,7 @@ def draw(task: data.Task, labels: list[str]) -> Draw:
     head = known.judge("auto").head
     assert head is not None
     inside = np.isin(task.y_test, labels)
-    lift = head.lift
+    transform = head.transform
     found = scores(head, known.plain.pooled(), known, task.x_test)
     told = {}
     for name, values in found.items():
@@ -101,7 +101,7 @@ def draw(task: data.Task, labels: list[str]) -> Draw:
         told[name] = float((values[~inside] > limit).mean()), auroc(values[inside], values[~inside])
     product = None
     if head.novelty is not None and np.isfinite(head.novelty.threshold):
-        flagged = head.novelty.distance(head.logits(lift(task.x_test))) > head.novelty.threshold
+        flagged = head.novelty.distance(head.logits(transform(task.x_test))) > head.novelty.threshold
         product = 1 - float(flagged[inside].mean()), float(flagged[~inside].mean())
     return Draw(told, product)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edgecl import Learner
-from edgecl.config import Settings
+from edgecl.settings import Settings
 
 GOAL = 3.0
 CASES = {  # length of a feature, samples a commit, classes, codec

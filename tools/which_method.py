@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgecl.config import format_size
-from edgecl.method import Method, method_names, read_method
-from edgecl.rounds import BENCH_ONLY
+from edgecl.rounds.method import Method, method_names, read_method
+from edgecl.rounds.run import BENCH_ONLY
+from edgecl.settings import format_size
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
 RUNS = {"digits": ["--data", "digits", "--epochs", "3", "--seeds", "0,1,2"],

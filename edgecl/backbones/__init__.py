@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecl.backbones.torchvision_models import NAMES as TORCHVISION
+from edgecl.backbones.torchvision import NAMES as TORCHVISION
 from edgecl.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def build_image(name: str, weights: Path | None = None) -> bytes:
         if weights is not None:
             return build_lite0(weights)
         return cached(f"efficientnet-lite0-{WEIGHTS_SHA256[:16]}", build_lite0)
-    from edgecl.backbones.torchvision_models import build_torchvision
+    from edgecl.backbones.torchvision import build_torchvision
 
     return build_torchvision(name, weights)
 
@@ -47,7 +47,7 @@ def build_identity(dimension: int) -> bytes:
 
 def quantised(name: str, model: bytes, images: np.ndarray) -> bytes:
     """The backbone in static per-channel int8, its ranges taken from the given images."""
-    from edgecl.backbones.precision import quantise_int8
+    from edgecl.backbones.quantise import quantise_int8
 
     if KIND_OF.get(name, "image") != "image":
         raise BackboneError(f"{name} is no image backbone", "leave --int8 away")

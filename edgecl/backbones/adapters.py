@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgecl.backbone import METADATA_KEY, BackboneInfo
-from edgecl.backbones.surgery import metadata, stamped
+from edgecl.backbones.cut import metadata, stamped
+from edgecl.backbones.session import METADATA_KEY, BackboneInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgecl.backbones.pickle_reader import PERSISTENT, interpret
 from edgecl.errors import BackboneError
-from edgecl.pickled import PERSISTENT, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgecl.backbone import METADATA_KEY, BackboneInfo
+from edgecl.backbones.session import METADATA_KEY, BackboneInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

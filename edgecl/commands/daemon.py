@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def daemon(options: argparse.Namespace) -> int:
     """Run until it is told to end."""
     from edgecl.commands import check_memory
-    from edgecl.commands.ask import keep_memory_low
-    from edgecl.commands.teach import settings_of
-    from edgecl.config import format_size
+    from edgecl.commands.learn import settings_of
+    from edgecl.commands.predict import keep_memory_low
     from edgecl.learner import Learner
     from edgecl.runtime.daemon import run
+    from edgecl.settings import format_size
 
     keep_memory_low()
     settings = checked(options)

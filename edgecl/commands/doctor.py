@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgecl.commands import print_json, state_path
-from edgecl.config import format_size
+from edgecl.settings import format_size
 
 THIEVES = {  # program -> (what it does to serial ports, what stops it)
     "ModemManager": ("probes new ports for modems", "copy configs/70-edgecl.rules to /etc/udev/rules.d, or "
@@ -73,8 +73,8 @@ def packages(_: argparse.Namespace) -> list[Finding]:
 
 def processor(_: argparse.Namespace) -> list[Finding]:
     """Cores that this process may use, load, what slows them down, and whether a learning round may run on them now."""
-    from edgecl.limits import Limits, Need, may_run
-    from edgecl.readings import read
+    from edgecl.rounds.board import read
+    from edgecl.rounds.limits import Limits, Need, may_run
 
     now, limits = read(), Limits()
     known = ("" if now.cores is None else f"{now.cores:g} cores", "" if now.load is None else f"load {now.load:.1f}",

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.commands import print_json, print_table, state_path
-from edgecl.commands.teach import settings_of
-from edgecl.config import format_size
+from edgecl.commands.learn import settings_of
 from edgecl.errors import BadInput
+from edgecl.settings import format_size
 
 if TYPE_CHECKING:
-    from edgecl.profiler import Profile
+    from edgecl.profiling.profile import Profile
 
 MARK = "# Written by `edgecl profile`"
 FASTER = 0.9        # of the time: a precision or more threads must be that much faster to be worth it
-ENOUGH = 36         # exemplars a class, beyond which more are worth little (measured, see edgecl.quantiser)
+ENOUGH = 36         # exemplars per class; more are worth little, see edgecl.exemplars.product_quantiser
 ROOM = 50           # classes that a recommended quota has room for, at least
 
 
@@ -33,9 +33,9 @@ def profile(options: argparse.Namespace) -> None:
         _check_folder(options.report, "--report")
         if find_spec("matplotlib") is None:
             raise BadInput("plots need matplotlib", "pip install 'edgecl[report]'")
-    from edgecl import profiler
+    from edgecl.profiling import profile
 
-    done = profiler.profile(state if options.state or state.exists() else None, settings, options.seconds)
+    done = profile.profile(state if options.state or state.exists() else None, settings, options.seconds)
     advice = recommend(done)
     options.out.write_text(to_toml(done, advice), "utf-8")
     if options.report is not None:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import Intake, ProgressBar, percent, print_json, print_table
-from edgecl.commands.pupil import pupil
+from edgecl.commands.direct_or_daemon import pupil
 from edgecl.errors import BadInput
-from edgecl.runtime.replay import Heard, Pace, play, recording, shares, summary
+from edgecl.evaluation.prequential import Heard, Pace, play, recording, shares, summary
 
 if TYPE_CHECKING:
-    from edgecl.sources import Item, Spec
+    from edgecl.sources.spec import Item, Spec
 
 
 def replay(options: argparse.Namespace) -> None:

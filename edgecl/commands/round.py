@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import opened, percent, print_json, print_table, socket_path
-from edgecl.config import format_size, parse_seconds, parse_size
 from edgecl.errors import BadInput, StateError
 from edgecl.runtime.client import Client, NoDaemon
+from edgecl.settings import format_size, parse_seconds, parse_size
 
 if TYPE_CHECKING:
-    from edgecl.results import Rounded
+    from edgecl.results import RoundResult
 
 
 LOOK = 0.5   # seconds between two looks at a daemon's round
@@ -22,8 +22,8 @@ LOOK = 0.5   # seconds between two looks at a daemon's round
 
 def round(options: argparse.Namespace) -> None:
     """Tune the backbone in a worker process; the gate takes or refuses what comes out."""
-    from edgecl.gate import Bounds
-    from edgecl.rounds import MEMORY, SECONDS, Wish
+    from edgecl.rounds.gate import Bounds
+    from edgecl.rounds.run import MEMORY, SECONDS, RoundRequest
 
     given = {"epochs": options.epochs, "blocks": options.blocks, "threads": options.threads}
     for name, value in given.items():
@@ -31,25 +31,25 @@ def round(options: argparse.Namespace) -> None:
             raise BadInput(f"--{name} {value}", "give 1 or more")
     if not 0 <= options.max_regression <= 1:
         raise BadInput(f"--max-regression {options.max_regression}", "give a share from 0 to 1, such as 0.1")
-    wish = Wish(options.method, parse_seconds(options.time) if options.time else SECONDS,
+    request = RoundRequest(options.method, parse_seconds(options.time) if options.time else SECONDS,
                 parse_size(options.memory) if options.memory else MEMORY, bounds=Bounds(options.max_regression),
                 **{name: value for name, value in given.items() if value is not None})
     try:
         with Client(socket_path(options)) as client:
             done = served(client, options, given)
     except NoDaemon:
-        with opened(options) as learner, RoundBar(wish.memory) as bar:
-            done = learner.round(wish, bar)
+        with opened(options) as learner, RoundBar(request.memory) as bar:
+            done = learner.round(request, bar)
     if options.json:
         print_json({**asdict(done), "checks": [dict(zip(("name", "found", "passed"), check)) for check in done.checks]})
     else:
         show(done)
 
 
-def served(client: Client, options: argparse.Namespace, given: dict[str, int | None]) -> Rounded:
+def served(client: Client, options: argparse.Namespace, given: dict[str, int | None]) -> RoundResult:
     """The round that a daemon runs; what is not asked for is as its settings say."""
-    from edgecl.results import Rounded
-    from edgecl.runtime.wire import result_of
+    from edgecl.results import RoundResult
+    from edgecl.runtime.protocol import result_of
 
     method = str(Path(options.method).absolute()) if str(options.method).endswith(".toml") else options.method
     client.ask("start_round", method=method, time=parse_seconds(options.time) if options.time else None,
@@ -62,10 +62,10 @@ def served(client: Client, options: argparse.Namespace, given: dict[str, int | N
         raise StateError("the daemon goes on with the round", "see `edgecl history` for its verdict") from None
     if "error" in found["result"]:
         result_of({"error": {"code": found["result"]["error"].get("type", "StateError"), **found["result"]["error"]}})
-    return Rounded(**found["result"])
+    return RoundResult(**found["result"])
 
 
-def show(done: Rounded) -> None:
+def show(done: RoundResult) -> None:
     """The verdict, with every check, and the classes whose held-back accuracy has changed."""
     print(f"{done.method}: {done.steps} of {done.planned_steps} steps on {done.samples} samples, "
           f"{done.seconds:.0f} s ({done.train_seconds:.0f} s of training), peak "

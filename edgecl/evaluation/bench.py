@@ -1,4 +1,4 @@
-"""The benchmark: each method and seed learns a scenario in a process of its own (`edgecl.training.bench_seed`)."""
+"""The benchmark: each method and seed learns a scenario in a process of its own (`edgecl.training.bench.one_seed`)."""
 from __future__ import annotations
 
 import contextlib
@@ -17,24 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from edgecl.backbone import sha256
+from edgecl.backbones.session import sha256
 from edgecl.errors import BadInput, EdgeclError
 from edgecl.evaluation.datasets import Split, load
-from edgecl.evaluation.scenarios import KINDS, Step, build
-from edgecl.method import FOLDER, read_method
+from edgecl.evaluation.scenarios import KINDS, ScenarioStep, build
+from edgecl.rounds.method import FOLDER, read_method
 
 FIELDS = ("method", "data", "scenario", "seed", "classes", "steps", "accuracy_matrix", "step_accuracy",
           "average_incremental_accuracy", "final_accuracy", "forgetting", "task_aware_accuracy", "task_aware_matrix",
           "units_used", "memory_bytes", "train_seconds", "samples_per_second", "peak_rss_bytes")
 STEPS = {"nc": 5, "ni": 5, "nic": 20, "online": 5}
-COMMAND = (sys.executable, "-m", "edgecl.training.bench_seed")
+COMMAND = (sys.executable, "-m", "edgecl.training.bench.one_seed")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 Tell = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchJob:
     """One method and one seed. method: a name or a .toml file; data: a name or an .npz file; memory: bytes; backbone:
     None takes what fits the data; steps, batch: None takes the scenario's; rate: None takes the method's; order: of the
     classes, "natural", "seeded" or numbers with commas; per_class: only so many training samples of each class; blocks:
@@ -76,11 +76,11 @@ class Job:
 
 
 def method_file(method: str) -> Path:
-    """Where `edgecl.method` reads a method from."""
+    """Where `edgecl.rounds.method` reads a method from."""
     return Path(method) if method.endswith(".toml") else FOLDER / f"{method}.toml"
 
 
-def prepare(job: Job) -> tuple[Split, list[Step]]:
+def prepare(job: BenchJob) -> tuple[Split, list[ScenarioStep]]:
     """The data and the steps of a job. Raises BadInput where they can't be had."""
     split = load(job.data)
     if job.per_class is not None:
@@ -96,7 +96,7 @@ def prepare(job: Job) -> tuple[Split, list[Step]]:
     return split, build(job.scenario, split, job.steps or STEPS[job.scenario], job.seed, order)
 
 
-def check(jobs: Sequence[Job]) -> None:
+def check(jobs: Sequence[BenchJob]) -> None:
     """Raise BadInput where a method, the data or the steps of jobs can't be had."""
     if find_spec("torch") is None:
         raise BadInput("learning rounds need torch", "pip install 'edgecl[train]'")
@@ -109,13 +109,13 @@ def check(jobs: Sequence[Job]) -> None:
 class Failed(EdgeclError):
     """A method and seed that came to no result; alike: whether the method's other seeds would fail alike."""
 
-    def __init__(self, job: Job, what: str, cure: str, alike: bool) -> None:
+    def __init__(self, job: BenchJob, what: str, cure: str, alike: bool) -> None:
         super().__init__(f"{job.method}: {what}" if alike else f"{job.method}, seed {job.seed}: {what}", cure)
         self.alike = alike
 
 
-def run(jobs: Iterable[Job], out: Path | None, done: Callable[[dict[str, Any]], None],
-        failed: Callable[[Failed], None], watch: Callable[[Job, dict[str, Any]], None]) -> None:
+def run(jobs: Iterable[BenchJob], out: Path | None, done: Callable[[dict[str, Any]], None],
+        failed: Callable[[Failed], None], watch: Callable[[BenchJob, dict[str, Any]], None]) -> None:
     """Run the jobs one after another, each in a process of its own; a result that `out` holds already isn't run again.
 
     done: called with each result, a dict with FIELDS; failed: with each failure, whereafter the others go on; watch:
@@ -140,7 +140,7 @@ def run(jobs: Iterable[Job], out: Path | None, done: Callable[[dict[str, Any]], 
         done(result)
 
 
-def run_one(job: Job, tell: Tell) -> dict[str, Any]:
+def run_one(job: BenchJob, tell: Tell) -> dict[str, Any]:
     """The result of one job, in a process of its own. Raises Failed."""
     result: dict[str, Any] | None = None
     refusal: dict[str, Any] | None = None

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from edgecl.backbone import sha256
+from edgecl.backbones.pickle_reader import interpret
+from edgecl.backbones.session import sha256
 from edgecl.errors import BadInput
-from edgecl.pickled import interpret
 from edgecl.samples import kind_of, prepare
 from edgecl.sources.arrays import load_part
 from edgecl.sources.windows import cut

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl.config import Settings, format_size
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.baselines import SoftmaxRegression
 from edgecl.evaluation.datasets import watch
 from edgecl.evaluation.report import curves, heading, paragraph, table, write_report
-from edgecl.exporting import read_labels
-from edgecl.founding import CALIBRATION_SAMPLES
 from edgecl.learner import Learner
-from edgecl.results import Rounded
-from edgecl.rounds import Wish
+from edgecl.learning.export import read_labels
+from edgecl.learning.foundation import CALIBRATION_SAMPLES
+from edgecl.results import RoundResult
+from edgecl.rounds.run import RoundRequest
 from edgecl.samples import Sample
-from edgecl.sources import Spec, read, stack
+from edgecl.settings import Settings, format_size
+from edgecl.sources import read, stack
+from edgecl.sources.spec import Spec
 
 WINDOW, HOP = 3.0, 1.5   # seconds
 HELD_OUT_PEOPLE = 4      # of 10
@@ -31,7 +32,7 @@ MARK = ".edgecl-demo"    # only a folder with this file is ever cleared
 
 
 @dataclass(frozen=True)
-class Step:
+class DemoStep:
     """One class learned: accuracies are on the unseen people's windows of all classes so far."""
 
     label: str
@@ -48,14 +49,14 @@ class Demo:
     """What the demo did. exported: accuracy of the exported file on the same windows, by ONNX Runtime alone; round:
     what the learning round at its end came to, and tuned: the accuracy then; None without torch, or without time."""
 
-    steps: list[Step]
+    steps: list[DemoStep]
     test_windows: int
     people: tuple[list[str], list[str]]
     head: str
     exported: float
     export_bytes: int
     out: Path
-    round: Rounded | None = None
+    round: RoundResult | None = None
     tuned: float | None = None
 
 
@@ -92,7 +93,7 @@ def tuned(learner: Learner, test: dict[str, list[Sample]], demo: Demo, say: Call
     say("one learning round: a worker tunes an adapter on the stored windows, and the gate judges it ...")
     for seconds in (ROUND, LONGER * ROUND):
         try:
-            done = learner.round(Wish(seconds=seconds))
+            done = learner.round(RoundRequest(seconds=seconds))
             break
         except BudgetError as error:
             say(f"  {error.what}")
@@ -133,9 +134,9 @@ def windows(folder: Path, spec: Spec) -> list[Sample]:
 
 
 def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[str, list[Sample]],
-                  say: Callable[[str], None]) -> list[Step]:
+                  say: Callable[[str], None]) -> list[DemoStep]:
     """Learn one class after another, test after each on all classes so far, and train the two baselines beside it."""
-    steps: list[Step] = []
+    steps: list[DemoStep] = []
     names: list[str] = []
     features = {name: learner.features(samples) for name, samples in train.items()}
     unseen = {name: learner.features(samples) for name, samples in test.items()}
@@ -152,7 +153,7 @@ def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[s
         joint = SoftmaxRegression(*standard)
         joint.fit(np.concatenate([features[known] for known in names]),
                   np.concatenate([np.full(len(features[known]), i) for i, known in enumerate(names)]), len(names))
-        steps.append(Step(name, learned.samples, learned.milliseconds, learned.used_bytes, float(np.mean(right)),
+        steps.append(DemoStep(name, learned.samples, learned.milliseconds, learned.used_bytes, float(np.mean(right)),
                           float((tuned.predict(probe) == truth).mean()),
                           float((joint.predict(probe) == truth).mean())))
         say(f"  {name}: {learned.samples} windows, {learned.milliseconds:.1f} ms each, "
@@ -213,7 +214,7 @@ def round_parts(demo: Demo) -> list[str]:
 COLUMNS = ["class", "known", "windows", "ms each", "used", "edgecl", "fine-tuning", "joint"]
 
 
-def row(number: int, step: Step) -> list[str]:
+def row(number: int, step: DemoStep) -> list[str]:
     """One line of the step table."""
     return [step.label, str(number), str(step.samples), f"{step.milliseconds:.1f}", format_size(step.used_bytes),
             f"{step.edgecl:.3f}", f"{step.fine_tuning:.3f}", f"{step.joint:.3f}"]

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecl.config import Settings
 from edgecl.evaluation.demo import HOP, QUOTA, WINDOW, watch_rate, windows, write_recordings
-from edgecl.founding import CALIBRATION_SAMPLES
 from edgecl.learner import Learner
+from edgecl.learning.foundation import CALIBRATION_SAMPLES
 from edgecl.samples import Sample
-from edgecl.sources import Spec, read, stack
+from edgecl.settings import Settings
+from edgecl.sources import read, stack
+from edgecl.sources.spec import Spec
 
 BAUD = 921600
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One class. Windows learned, asked about and named right: (from files, from serial)."""
 
     label: str
@@ -34,7 +35,7 @@ class Row:
 class SerialDemo:
     """Accuracies are over all test windows: people never seen."""
 
-    rows: list[Row]
+    rows: list[TableRow]
     from_file: float
     from_serial: float
 
@@ -91,11 +92,11 @@ def _learn(learners: list[Learner], files: list[Path], name: str, spec: Spec,
 
 
 def _ask(learners: list[Learner], files: list[Path], name: str, learned: tuple[int, int], spec: Spec,
-         say: Callable[[str], None]) -> Row:
+         say: Callable[[str], None]) -> TableRow:
     first = [answer.label == name for path in files for answer in learners[0].predict(iter(windows(path, spec)))]
     with replayed(files, spec) as (source, limited):
         samples = (item for item in read(source, limited) if isinstance(item, Sample))
         second = [answer.label == name for answer in learners[1].predict(samples)]
     say(f"  asked about {name}: {100 * np.mean(first):.1f} % right from files, "
         f"{100 * np.mean(second):.1f} % from serial")
-    return Row(name, learned, (len(first), len(second)), (sum(first), sum(second)))
+    return TableRow(name, learned, (len(first), len(second)), (sum(first), sum(second)))

@@ -26,7 +26,7 @@ FIRST = 5              # nic starts with one class in so many, and with two at l
 
 
 @dataclass(frozen=True)
-class Step:
+class ScenarioStep:
     """One round's samples. train, test: ascending (online: shuffled) indices int64 [n] into the split's train and test
     arrays; classes: those of train, in the order in which they arrive."""
 
@@ -35,7 +35,7 @@ class Step:
     classes: tuple[int, ...]
 
 
-def build(kind: str, split: Split, count: int, seed: int = 0, order: Sequence[int] | None = None) -> list[Step]:
+def build(kind: str, split: Split, count: int, seed: int = 0, order: Sequence[int] | None = None) -> list[ScenarioStep]:
     """The steps of a scenario: every train sample in exactly one, and no test sample of a class before its class.
 
     count: steps; seed: of whatever is drawn; order: of the classes (default: by number; ignored by ni). Raises BadInput
@@ -52,24 +52,25 @@ def build(kind: str, split: Split, count: int, seed: int = 0, order: Sequence[in
     return KINDS[kind](split, count, np.random.default_rng(seed), classes)
 
 
-def seen_classes(steps: Sequence[Step]) -> list[int]:
+def seen_classes(steps: Sequence[ScenarioStep]) -> list[int]:
     """All classes of these steps, in the order in which they came."""
     return list(dict.fromkeys(c for step in steps for c in step.classes))
 
 
-def _new_classes(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[Step]:
+def _new_classes(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[ScenarioStep]:
     if count > len(classes):
         raise BadInput(f"{count} steps for {len(classes)} classes", f"give --steps {len(classes)} or fewer")
     groups = np.array_split(np.asarray(classes), count)
-    return [Step(_of(split.y_train, group), _of(split.y_test, group), tuple(map(int, group))) for group in groups]
+    return [ScenarioStep(_of(split.y_train, group), _of(split.y_test, group), tuple(map(int, group)))
+            for group in groups]
 
 
-def _online(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[Step]:
-    return [Step(rng.permutation(step.train), step.test, step.classes)
+def _online(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[ScenarioStep]:
+    return [ScenarioStep(rng.permutation(step.train), step.test, step.classes)
             for step in _new_classes(split, count, rng, classes)]
 
 
-def _new_instances(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[Step]:
+def _new_instances(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[ScenarioStep]:
     """Test samples are those of a step's own sessions where test has the same sessions as train, else all."""
     sessions = _sessions(split)
     names = np.unique(sessions)
@@ -87,11 +88,11 @@ def _new_instances(split: Split, count: int, rng: np.random.Generator, classes: 
         if tested is not None and np.array_equal(np.unique(tested), names):
             known &= np.isin(tested, group) | ~(known & np.isin(tested, group)).any()
         test = everything[known]
-        steps.append(Step(train, test, tuple(c for c in classes if c in present)))
+        steps.append(ScenarioStep(train, test, tuple(c for c in classes if c in present)))
     return steps
 
 
-def _both(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[Step]:
+def _both(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[ScenarioStep]:
     """As CORe50's NICv2 (Lomonaco 2020): the first appearances of classes are spread over the whole run."""
     sessions = _sessions(split)
     first = min(max(2, len(classes) // FIRST), len(classes))
@@ -111,11 +112,11 @@ def _both(split: Split, count: int, rng: np.random.Generator, classes: list[int]
     for low, high in pairwise(cuts):
         mine = [(split.y_train == label) & (sessions == session) for _, label, session in units[low:high]]
         labels = list(dict.fromkeys(label for _, label, _ in units[low:high]))
-        steps.append(Step(np.flatnonzero(np.logical_or.reduce(mine)), _of(split.y_test, labels), tuple(labels)))
+        steps.append(ScenarioStep(np.flatnonzero(np.logical_or.reduce(mine)), _of(split.y_test, labels), tuple(labels)))
     return steps
 
 
-KINDS: dict[str, Callable[[Split, int, np.random.Generator, list[int]], list[Step]]] = {
+KINDS: dict[str, Callable[[Split, int, np.random.Generator, list[int]], list[ScenarioStep]]] = {
     "nc": _new_classes, "ni": _new_instances, "nic": _both, "online": _online}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import StateError
-from edgecl.runtime.wire import ANSWER, encode, result_of
+from edgecl.runtime.protocol import ANSWER, encode, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, EdgeclError, StateError
-from edgecl.runtime import peers
-from edgecl.runtime.orders import ORDERS
-from edgecl.runtime.peers import CLIENTS, Peer, bound, closed
-from edgecl.runtime.wire import ANSWER, LINE, Refused, encode, parse, refusal
+from edgecl.runtime import control_clients
+from edgecl.runtime.commands import ORDERS
+from edgecl.runtime.control_clients import CLIENTS, Peer, bound, closed
+from edgecl.runtime.protocol import ANSWER, LINE, Refused, encode, parse, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,7 +127,7 @@ class Control:
         except OSError:
             return
         made.setblocking(False)
-        uid = peers.user_of(made)
+        uid = control_clients.user_of(made)
         if len(self._peers) >= CLIENTS:
             with suppress(OSError):
                 made.send(refusal(Refused("busy", f"{CLIENTS} clients are connected", "try again in a moment")))

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgecl.errors import EdgeclError, StateError
 from edgecl.runtime.control import Control
-from edgecl.runtime.feeds import Feed
 from edgecl.runtime.loop import Loop
-from edgecl.runtime.notify import Notifier
+from edgecl.runtime.protocol import SOCKET
 from edgecl.runtime.service import Service
-from edgecl.runtime.wire import SOCKET
+from edgecl.runtime.source_threads import SourceThread
+from edgecl.runtime.systemd import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ DOORS = {"http": "http_listen", "mqtt": "mqtt_host"}   # module -> the setting t
 log = logging.getLogger("edgecl")
 
 
-class Door(Protocol):
+class Endpoint(Protocol):
     """What `http.start` and `mqtt.start` give back."""
 
     def close(self) -> None:
@@ -52,8 +52,8 @@ class Daemon:
         self.loop = Loop(self._notifier.alive)
         self.services: dict[Path, Service] = {}
         self.controls: dict[Path, Control] = {}
-        self._doors: dict[str, Door] = {}
-        self._feeds: list[Feed] = []
+        self._doors: dict[str, Endpoint] = {}
+        self._feeds: list[SourceThread] = []
         self._thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
 
     @property
@@ -155,8 +155,8 @@ class Daemon:
     def _wanted(self, name: str, settings: DaemonSettings) -> bool:
         return getattr(settings, DOORS[name]) is not None
 
-    def _door(self, name: str) -> Door:
-        door: Door = import_module(f"edgecl.runtime.{name}").start(self.services, self.settings)
+    def _door(self, name: str) -> Endpoint:
+        door: Endpoint = import_module(f"edgecl.runtime.{name}").start(self.services, self.settings)
         return door
 
     def _state_of(self, source: SourceSettings) -> Path:
@@ -170,7 +170,7 @@ class Daemon:
             if feed not in kept:
                 feed.stop()
                 feed.join(0.5)
-        fresh = [Feed(source, self.services[self._state_of(source)], self.loop.offer)
+        fresh = [SourceThread(source, self.services[self._state_of(source)], self.loop.offer)
                  for source in settings.sources if source not in before]
         self._feeds = [*kept, *fresh]
         self.loop.follow(self._feeds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgecl.errors import EdgeclError
 
 if TYPE_CHECKING:
-    from edgecl.runtime.feeds import Feed
+    from edgecl.runtime.source_threads import SourceThread
     from edgecl.samples import Sample
 
 WAIT = 1.0   # seconds without a sample after which it looks up
@@ -23,15 +23,15 @@ class Loop:
 
     def __init__(self, heartbeat: Callable[[], None] = lambda: None) -> None:
         self._heartbeat, self._there = heartbeat, threading.Condition()
-        self._feeds: tuple[Feed, ...] = ()
+        self._feeds: tuple[SourceThread, ...] = ()
         self._turn, self._stopping = 0, False
 
-    def follow(self, feeds: Iterable[Feed]) -> None:
+    def follow(self, feeds: Iterable[SourceThread]) -> None:
         """The sources from now on."""
         with self._there:
             self._feeds = tuple(feeds)
 
-    def offer(self, feed: Feed, sample: Sample) -> None:
+    def offer(self, feed: SourceThread, sample: Sample) -> None:
         """Let a sample wait for its turn; where as many wait as may, the oldest of that source goes, and is counted."""
         with self._there:
             while len(feed.waiting) >= feed.capacity(sample.data):
@@ -40,7 +40,7 @@ class Loop:
             feed.waiting.append(sample)
             self._there.notify()
 
-    def take(self, timeout: float) -> tuple[Feed, Sample] | None:
+    def take(self, timeout: float) -> tuple[SourceThread, Sample] | None:
         """The next sample, from each source in turn; None where none came in time, or the loop stops."""
         with self._there:
             if not self._there.wait_for(lambda: self._stopping or self._next(), timeout) or self._stopping:
@@ -50,7 +50,7 @@ class Loop:
             self._turn = (self._feeds.index(feed) + 1) % len(self._feeds)
             return feed, feed.waiting.popleft()
 
-    def _next(self) -> Feed | None:
+    def _next(self) -> SourceThread | None:
         order = (*self._feeds[self._turn:], *self._feeds[:self._turn])
         return next((feed for feed in order if feed.waiting), None)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecl.limits import Limits, Verdict
-    from edgecl.readings import Readings
+    from edgecl.rounds.board import Readings
+    from edgecl.rounds.limits import Limits, Verdict
 
 
 def resident_bytes() -> int:

@@ -109,7 +109,7 @@ class Publisher:
         self._client.publish(topic, json.dumps(value), qos=1, retain=True)
 
 
-class Handle:
+class ClientHandle:
     """A running publisher."""
 
     def __init__(self, service: Service, client: Client, topics: Topics, publisher: Publisher) -> None:
@@ -140,7 +140,7 @@ class Handle:
         self._client.loop_stop()
 
 
-def start(services: Mapping[Path, Service], settings: DaemonSettings) -> Handle:
+def start(services: Mapping[Path, Service], settings: DaemonSettings) -> ClientHandle:
     """Publish to the broker that the settings name, for as long as it runs; a broker that is away is tried again.
 
     Raises BadInput without paho-mqtt, or for a password file that can't be read.
@@ -169,7 +169,7 @@ def start(services: Mapping[Path, Service], settings: DaemonSettings) -> Handle:
 
     client.on_connect, client.on_message = connected, heard
     client.connect_async(settings.mqtt_host, settings.mqtt_port)
-    return Handle(services[settings.state], client, topics, publisher)
+    return ClientHandle(services[settings.state], client, topics, publisher)
 
 
 def password(file: str | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgecl.errors import BadInput
-from edgecl.exemplars import NEAR
+from edgecl.exemplars.selection import NEAR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,7 @@ PAUSE = 1.0                      # seconds between two of one source
 WEIGHT = 1 / 256                 # of one frame in the running mean and spread of features
 
 
-class Entry(NamedTuple):
+class ReviewEntry(NamedTuple):
     """A frame on the list. feature float32 [d]; at: monotonic seconds."""
 
     number: int
@@ -36,7 +36,7 @@ class Review:
 
     def __init__(self, below: float) -> None:
         self.below = below
-        self._entries: list[Entry] = []
+        self._entries: list[ReviewEntry] = []
         self._number, self._lock = 0, threading.Lock()
         self._last: dict[str, float] = {}
         self._mean: NDArray[Any] | None = None
@@ -60,7 +60,7 @@ class Review:
                 return
             self._last[source] = now
             self._number += 1
-            self._entries.append(Entry(self._number, source, said, data, feature.copy(), now))
+            self._entries.append(ReviewEntry(self._number, source, said, data, feature.copy(), now))
             while len(self._entries) > ENTRIES or sum(e.data.nbytes for e in self._entries) > BYTES:
                 self._entries.pop(0)
 
@@ -71,7 +71,7 @@ class Review:
             return [{"id": e.number, "source": e.source, "label": e.said.label, "confidence": e.said.confidence,
                      "unknown": e.said.unknown, "age_seconds": round(now - e.at, 1)} for e in reversed(self._entries)]
 
-    def get(self, number: int) -> Entry:
+    def get(self, number: int) -> ReviewEntry:
         """An entry. Raises BadInput where there is none of that number."""
         with self._lock:
             found = next((e for e in self._entries if e.number == number), None)

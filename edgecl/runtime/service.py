@@ -11,26 +11,26 @@ import numpy as np
 
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError, StateError
-from edgecl.method import read_method
 from edgecl.results import Prediction
+from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
+from edgecl.runtime.answer import Answer
 from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
-from edgecl.runtime.feeds import Answer
 from edgecl.runtime.review import Review
-from edgecl.runtime.teacher import Teacher, stopping
-from edgecl.runtime.triggers import Run
-from edgecl.runtime.view import View, rolled_back
+from edgecl.runtime.state_view import View, rolled_back
+from edgecl.runtime.triggers import StartRound
+from edgecl.runtime.writer import StateWriter, stopping
 from edgecl.samples import Sample, check_class_name, kind_of, prepare
-from edgecl.sources import Spec
+from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
+    from edgecl.learning.serving import Serving
     from edgecl.results import Learned
     from edgecl.runtime.events import Subscription
-    from edgecl.runtime.feeds import Feed
     from edgecl.runtime.settings import DaemonSettings
-    from edgecl.serving import Serving
+    from edgecl.runtime.source_threads import SourceThread
 
 LONGEST = 3600.0      # seconds of `learn_last`
 MOST_EXEMPLARS = 64   # of one call
@@ -43,32 +43,32 @@ class Service:
 
     def __init__(self, learner: Learner, settings: DaemonSettings) -> None:
         self.path, self.settings = learner.store.path, settings
-        self.hub, self.counts, self.feeds = Hub(), Counters(), tuple["Feed", ...]()
+        self.hub, self.counts, self.feeds = Hub(), Counters(), tuple["SourceThread", ...]()
         self.serving: Serving | None = None
         self._view: View | None = None
         self._review, self._begun = Review(settings.review_below), time.monotonic()
         self._ended: dict[int, float] = {}   # generation of a round -> seconds that it took
         self._takes = 0
-        self.teacher = Teacher(learner, settings, self.counts, self._publish, self._round_told)
+        self.writer = StateWriter(learner, settings, self.counts, self._publish, self._round_told)
 
     def start(self) -> None:
         """Read the state and take work. Raises StateError."""
-        self.teacher.start()
+        self.writer.start()
 
     def stop(self, timeout: float) -> bool:
         """Take no more work; whether all of it has ended in that time."""
-        ended = self.teacher.stop(timeout)
+        ended = self.writer.stop(timeout)
         self.hub.close()
         return ended
 
     def reload(self, settings: DaemonSettings) -> None:
         """Go by other settings from now on."""
-        self.settings = self.teacher.settings = settings
+        self.settings = self.writer.settings = settings
         self._review.below = settings.review_below
 
-    # the loop, and the teacher ------------------------------------------------------------------
+    # the loop, and the writer ------------------------------------------------------------------
 
-    def classify(self, feed: Feed, sample: Sample) -> None:
+    def classify(self, feed: SourceThread, sample: Sample) -> None:
         """Answer about a sample of a source. Raises BadInput for one of another form than this state takes."""
         serving = self.serving   # once: the next frame may have another
         if serving is None:
@@ -82,7 +82,7 @@ class Service:
         said = Prediction(feed.name, head.labels[place], float(probabilities[0, place]), bool(unknown[0]),
                           1000 * seconds)
         self.counts.inference.add(seconds)
-        self.teacher.drift.add(said.confidence)
+        self.writer.drift.add(said.confidence)
         shown = None if said.unknown else said.label
         changed = feed.changed(shown)
         if changed:
@@ -125,12 +125,12 @@ class Service:
     def info(self) -> dict[str, Any]:
         """{version, generation, backbone, head, classes: [name], kind: image | window | feature | None, input_shape,
         uptime_seconds, sources: [{name, uri, alive, restarts, fps, error}], round_running, round_plan, spec}."""
-        view, plan = self.view, self.teacher.plan
+        view, plan = self.view, self.writer.plan
         return {"version": __version__, "generation": view.status["generation"], "backbone": view.status["backbone"],
                 "head": view.status["head"], "classes": [each["name"] for each in view.classes], "kind": view.kind,
                 "input_shape": view.input_shape, "uptime_seconds": round(time.monotonic() - self._begun, 1),
-                "sources": [feed.to_json() for feed in self.feeds], "round_running": self.teacher.round_running,
-                "round_plan": plan.why if isinstance(plan, Run) else plan.reason, "spec": view.spec}
+                "sources": [feed.to_json() for feed in self.feeds], "round_running": self.writer.round_running,
+                "round_plan": plan.why if isinstance(plan, StartRound) else plan.reason, "spec": view.spec}
 
     def status(self) -> dict[str, Any]:
         """`Learner.status` as a dict."""
@@ -153,11 +153,12 @@ class Service:
         def decoded(learner: Learner) -> list[np.ndarray]:
             foundation = learner.foundation
             codec = foundation.buffer(learner.settings).codec.input if foundation else None
-            rows = [row for row in learner.recall().stored if row.label == label and row.input] if codec else []
+            stored = learner.repository.known().stored if codec else []
+            rows = [row for row in stored if row.label == label and row.input]
             step = max(len(rows) // max(min(limit, MOST_EXEMPLARS), 1), 1)
             return [codec.decode(row.input) for row in rows[::step][:limit]] if codec else []
 
-        return self.teacher.submit(decoded, changes=False).result()
+        return self.writer.submit(decoded, changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, age_seconds, stable}}; stable: the label that came
@@ -177,7 +178,7 @@ class Service:
         may_run: {ok, reason}}; None for what the machine does not tell."""
         used = {name: self.view.status[name] for name in ("used_bytes", "quota_bytes", "exemplar_bytes",
                                                           "exemplar_limit_bytes")}
-        return used | machine.room(self.teacher.readings, self.settings.limits, self.teacher.verdict())
+        return used | machine.room(self.writer.readings, self.settings.limits, self.writer.verdict())
 
     def counters(self) -> dict[str, Any]:
         """{frames_total: {source: n}, dropped_total: {source: n}, restarts_total: {source: n}, learned_total: n,
@@ -208,7 +209,7 @@ class Service:
         self._check(batch)
         info, answers = serving.backbone.info, []
         for sample in batch:   # one at a time: the loop gets its turn between two
-            if self.teacher.stopping:
+            if self.writer.stopping:
                 raise stopping()
             begun = time.perf_counter()
             probabilities, unknown = serving.answer(prepare(sample[None], info.kind, info.input_shape))
@@ -246,7 +247,7 @@ class Service:
 
         def until_stopped() -> Iterator[Sample]:
             for sample in samples:
-                if self.teacher.stopping:
+                if self.writer.stopping:
                     raise stopping()
                 yield sample
 
@@ -256,7 +257,7 @@ class Service:
             self.counts.count_learned(learned.samples, time.perf_counter() - begun)
             return learned
 
-        return asdict(self.teacher.submit(work, nbytes=nbytes).result())
+        return asdict(self.writer.submit(work, nbytes=nbytes).result())
 
     def forget(self, label: str) -> dict[str, Any]:
         """{class, generation, exact}. Raises BadInput, StateError."""
@@ -267,25 +268,25 @@ class Service:
         return self._change(lambda learner: rolled_back(learner, generation))
 
     def _change(self, work: Callable[[Learner], dict[str, Any]]) -> dict[str, Any]:
-        return self.teacher.submit(work).result()
+        return self.writer.submit(work).result()
 
     # rounds -------------------------------------------------------------------------------------
 
     def start_round(self, method: str | None = None, time: float | None = None, memory: int | None = None,
-                    **wish: Any) -> dict[str, Any]:
-        """{"started": true}; the verdict comes as an event, and in `rounds`. time: seconds; memory: bytes; wish:
-        further fields of `rounds.Wish`, and max_regression. Raises StateError where one runs, BadInput for a method
+                    **more: Any) -> dict[str, Any]:
+        """{"started": true}; the verdict comes as an event, and in `rounds`. time: seconds; memory: bytes; more:
+        further fields of `RoundRequest`, and max_regression. Raises StateError where one runs, BadInput for a method
         that there is not."""
         if method is not None:
             read_method(method)
-        self.teacher.submit(lambda _: self.teacher.begin_round(method, time, memory, True, **wish),
+        self.writer.submit(lambda _: self.writer.begin_round(method, time, memory, True, **more),
                             changes=False).result()
         return {"started": True}
 
     def round_result(self) -> dict[str, Any]:
         """{running, result}: what `Learner.round` answered last as a dict, {"error": {what, cure}}, or None."""
-        teacher = self.teacher
-        return {"running": teacher.round_running or teacher.settling, "result": teacher.round_result}
+        writer = self.writer
+        return {"running": writer.round_running or writer.settling, "result": writer.round_result}
 
     def rounds(self) -> list[dict[str, Any]]:
         """[{generation, method, taken: bool, reasons: [str], checks: [[name, found]], seconds | None, when}],
@@ -319,7 +320,7 @@ class Service:
 
     # within -------------------------------------------------------------------------------------
 
-    def _feed(self, name: str | None) -> Feed:
+    def _feed(self, name: str | None) -> SourceThread:
         feeds = [feed for feed in self.feeds if name is None or feed.name == name]
         if len(feeds) == 1:
             return feeds[0]

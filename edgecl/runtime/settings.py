@@ -5,10 +5,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from edgecl.config import SETTING_NAMES, kind_of_memory, parse_seconds, parse_size, read_toml
 from edgecl.errors import BadInput
-from edgecl.limits import RANGES, Limits
-from edgecl.runtime.wire import SOCKET
+from edgecl.rounds.limits import RANGES, Limits
+from edgecl.runtime.protocol import SOCKET
+from edgecl.settings import SETTING_NAMES, kind_of_memory, parse_seconds, parse_size, read_toml
 
 ROUND = "round_"     # before the name of a limit of learning rounds
 SIZES, TIMES = {"keep"}, {"round_idle", "round_pause"}

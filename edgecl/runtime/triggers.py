@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgecl.limits import Verdict
+from edgecl.rounds.limits import Verdict
 
 ALLOWED, ALARM, LEAST = 0.02, 8.0, 50   # Page-Hinkley: tolerated fall of the mean, sum that alarms, answers before it
 
@@ -37,7 +37,7 @@ class Situation:
     verdict: Verdict
 
 
-class Run(NamedTuple):
+class StartRound(NamedTuple):
     """A round is due, and why."""
 
     why: str
@@ -49,7 +49,7 @@ class Wait(NamedTuple):
     reason: str
 
 
-def decide(now: Situation, policy: Policy) -> Run | Wait:
+def decide(now: Situation, policy: Policy) -> StartRound | Wait:
     """Whether to start a round. Drift makes any new sample enough; without one a round has nothing to go by."""
     if not policy.wanted:
         return Wait('rounds are off: set rounds = "idle"')
@@ -69,7 +69,7 @@ def decide(now: Situation, policy: Policy) -> Run | Wait:
         return Wait(f"the last round ended {now.since_round:.0f} s ago, the next may start after {policy.pause:.0f} s")
     if not now.verdict:
         return Wait(str(now.verdict.reasons[0]))
-    return Run("confidence has fallen" if now.drifted else f"{now.new_samples} samples were taught")
+    return StartRound("confidence has fallen" if now.drifted else f"{now.new_samples} samples were taught")
 
 
 class PageHinkley:

@@ -2,48 +2,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecl.errors import BadInput
 from edgecl.samples import Refusal, Sample
+from edgecl.sources.spec import PHOTOS, Item, Spec
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecl.config import Settings
-    from edgecl.founding import Foundation
 
-Item = Sample | Refusal
 SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """How files become samples.
-
-    height, width: what photos are fitted to; rate Hz, window and hop seconds: how recordings are cut; vectors: a row of
-    a .csv is a feature vector by itself; seconds: take no more than that of each recording.
-    """
-
-    height: int = 224
-    width: int = 224
-    rate: float | None = None
-    window: float | None = None
-    hop: float | None = None
-    vectors: bool = False
-    seconds: float | None = None
-
-
-def spec_for(settings: Settings, foundation: Foundation | None, seconds: float | None = None) -> Spec:
-    """How files become samples of a learner; foundation: None before it was taught."""
-    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
-    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
-    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)
-
-
 def is_stream(path: Path) -> bool:
     """Whether it names a stream of windows or photos, and no file."""
     return str(path).startswith(SIGNALS + CAMERAS) and not path.exists()

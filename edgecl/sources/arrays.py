@@ -15,7 +15,7 @@ CURE = "give x_train, y_train, x_test and y_test: uint8 images or float32 window
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledArray:
     """data [n, ...]; names: the class of each; sessions: the recording of each, or None."""
 
     data: np.ndarray
@@ -23,7 +23,7 @@ class Part:
     sessions: list[str] | None
 
 
-def load_part(path: Path, part: str) -> Part:
+def load_part(path: Path, part: str) -> LabelledArray:
     """One part, "train" or "test", of an .npz file. Raises BadInput for a file or an array that can't be used."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -42,7 +42,8 @@ def load_part(path: Path, part: str) -> Part:
             raise BadInput(f"{path}: y_{part} names class {classes.max()} of {len(names)}", CURE)
         classes = names[classes]
     sessions = arrays.get(f"session_{part}")
-    return Part(data, [str(name) for name in classes], None if sessions is None else [str(s) for s in sessions])
+    return LabelledArray(data, [str(name) for name in classes],
+                         None if sessions is None else [str(session) for session in sessions])
 
 
 def read_part(path: Path, part: str) -> Iterator[Sample]:

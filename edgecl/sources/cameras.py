@@ -17,7 +17,7 @@ from edgecl.samples import Refusal, Sample
 from edgecl.sources.streams import Stream, number_option, parse_stream
 
 if TYPE_CHECKING:
-    from edgecl.sources import Item, Spec
+    from edgecl.sources.spec import Item, Spec
 
 SAID = 1000        # bytes of a program's complaints that are kept
 SILENCE = 10.0     # seconds without a frame after which a camera has gone
@@ -51,7 +51,7 @@ Frames = Generator["np.ndarray | Refusal", None, None]
 def _fake(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:
     """The photos of a folder by name, over and over; what is put there or taken away counts from the next turn on."""
     from edgecl.images import read_image
-    from edgecl.sources import PHOTOS
+    from edgecl.sources.spec import PHOTOS
 
     folder, fps = Path(stream.address), number_option(stream, "fps", FPS, 1000)
     if not folder.is_dir():

@@ -17,7 +17,7 @@ from edgecl.sources.windows import cut
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgecl.sources import Spec
+    from edgecl.sources.spec import Spec
 
 CLOCKS = {"t", "time", "timestamp", "seconds"}  # header names of columns that are no channel
 LABELS = {"label", "class", "activity"}         # and of one that says what a row shows

@@ -15,7 +15,7 @@ from edgecl.samples import Refusal, Sample
 from edgecl.sources.timeline import Gap, Timeline
 
 if TYPE_CHECKING:
-    from edgecl.sources import Item, Spec
+    from edgecl.sources.spec import Item, Spec
     from firmware_bridge.link import Link
 
 FRAMES = {"width", "height", "fps"}

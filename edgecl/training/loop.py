@@ -10,24 +10,26 @@ import numpy as np
 import torch
 
 from edgecl.errors import BadInput
-from edgecl.training.allowance import Allowance
-from edgecl.training.balance import Done
+from edgecl.training.balance.base import Done
 from edgecl.training.batch import held_back
-from edgecl.training.memory import balanced
-from edgecl.training.network import outputs
+from edgecl.training.memory.exemplars import balanced
+from edgecl.training.networks.network import outputs
+from edgecl.training.optimisers import Sgd
+from edgecl.training.passes import Allowance
+from edgecl.training.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from edgecl.training.balance import Balance
+    from edgecl.training.balance.base import Balance
     from edgecl.training.batch import Batch
-    from edgecl.training.constraints import Constraint
-    from edgecl.training.memory import Nothing
-    from edgecl.training.network import Network
-    from edgecl.training.plasticity import Plasticity
+    from edgecl.training.constraints.base import Constraint
+    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.networks.network import Network
+    from edgecl.training.plasticity.base import Plasticity
 
 
 @dataclass
@@ -38,73 +40,6 @@ class Parts:
     balance: Balance
     constraints: list[Constraint] = field(default_factory=list)
     plasticity: Plasticity | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a round is trained.
-
-    epochs: 0 leaves the network as it is; batch: new samples a step; rate, momentum, decay: of SGD; milestones: the
-    shares of all steps after which the rate is divided by `factor`; clip: the largest norm of all gradients, 0 for any;
-    head_rate: of the head, 0 for the same; cosine: the rate falls to 0 along a half wave (Loshchilov & Hutter 2017);
-    smoothing: of labels (Szegedy et al. 2016, section 7); mirror: every other image is turned left to right.
-    """
-
-    epochs: int
-    batch: int
-    rate: float
-    momentum: float = 0.0
-    decay: float = 0.0
-    milestones: tuple[float, ...] = ()
-    factor: float = 1.0
-    clip: float = 0.0
-    head_rate: float = 0.0
-    cosine: bool = False
-    smoothing: float = 0.0
-    mirror: bool = False
-
-    def slower(self, by: float, epochs: int) -> Plan:
-        """At a rate divided by that."""
-        return replace(self, epochs=epochs, rate=self.rate / by, head_rate=self.head_rate / by)
-
-    @property
-    def head_pace(self) -> float:
-        """What the head's gradient is multiplied with."""
-        return (self.head_rate or self.rate) / (self.rate or 1.0)
-
-    def rate_after(self, share: float) -> float:
-        """The rate after that share of all steps."""
-        wave = (1 + math.cos(math.pi * share)) / 2 if self.cosine else 1.0
-        return self.rate * wave / self.factor ** sum(share >= milestone for milestone in self.milestones)
-
-
-class Sgd:
-    """Gradient descent with momentum as torch.optim.SGD, whose first step would load torch's compiler: 90 MB.
-
-    paces: what each weight's gradient is multiplied with, see `Network.paces`.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], plan: Plan, paces: Sequence[Tensor | float] = ()) -> None:
-        self.weights, self.plan = [weight.detach() for weight in weights], plan     # the same memory
-        self.paces = paces or [1.0] * len(weights)
-        self.speed = [torch.zeros_like(weight) for weight in weights]
-
-    def restart(self) -> None:
-        """Forget the momentum: what it was gathered for has changed."""
-        torch._foreach_zero_(self.speed)
-
-    def step(self, gradients: Sequence[Tensor | None], rate: float) -> None:
-        """Clip the gradients' common norm, and step."""
-        used = [row for row in zip(self.weights, self.speed, gradients, self.paces) if row[2] is not None]
-        weights, speed, given, paces = (list(column) for column in zip(*used))
-        norm = torch.stack(torch._foreach_norm(given)).norm().item() if self.plan.clip else 0.0
-        if any(isinstance(pace, torch.Tensor) or pace != 1.0 for pace in paces):
-            given = [gradient * pace for gradient, pace in zip(given, paces)]
-        torch._foreach_mul_(speed, self.plan.momentum)
-        torch._foreach_add_(speed, given, alpha=min(1.0, self.plan.clip / norm) if norm > 0 else 1.0)
-        if self.plan.decay:
-            torch._foreach_add_(speed, weights, alpha=self.plan.decay)
-        torch._foreach_add_(weights, speed, alpha=-rate)
 
 
 def learning_round(network: Network, parts: Parts, new: Batch, classes: int, plan: Plan, generator: np.random.Generator,
@@ -122,7 +57,7 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
     first = replace(plan, epochs=0) if any(phase.afresh for phase in later) else plan
     teacher = Teacher(network, parts, data, first)      # the network as it was
     network.head.extend(classes, generator)
-    if parts.plasticity is not None:    # then there is no other part, see `edgecl.method`
+    if parts.plasticity is not None:    # then there is no other part, see `edgecl.rounds.method`
         plastic_round(network, parts.plasticity, parts, new, plan, generator, told, allowance)
         return
     memory.begin(network, known)

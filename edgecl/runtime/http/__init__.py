@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from edgecl.runtime.http.server import Handle
+    from edgecl.runtime.http.server import ServerHandle
     from edgecl.runtime.service import Service
     from edgecl.runtime.settings import DaemonSettings
 
 INSTALL = "pip install 'edgecl[http]'"
 
 
-def start(services: Mapping[Path, Service], settings: DaemonSettings) -> Handle:
+def start(services: Mapping[Path, Service], settings: DaemonSettings) -> ServerHandle:
     """Serve at `http_listen` in a thread of its own, until `Handle.close`. services: by the directories of their
     states, more may come; that of `settings.state` is meant where a request names none.
 

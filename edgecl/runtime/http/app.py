@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from edgecl.errors import BadInput
-from edgecl.method import method_names
+from edgecl.rounds.method import method_names
 from edgecl.runtime.http import media, metrics
 from edgecl.runtime.http.access import COOKIE
 from edgecl.runtime.http.bodies import Turns, media_type, read_values
 from edgecl.runtime.http.events import Broadcaster, EventReply
 from edgecl.runtime.http.guards import Guard
-from edgecl.runtime.http.replies import Refusal, reply
+from edgecl.runtime.http.replies import HttpRefusal, reply
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +82,8 @@ class Application:
             await self._router({**scope, "app": self}, receive, send)
         except HTTPException as error:
             what = {404: f"there is no {scope['path'][:80]!r}", 405: f"{scope['path']} takes no {scope['method']}"}
-            raise Refusal(error.status_code, what.get(error.status_code, error.detail), "see README.md for the routes",
-                          **dict(error.headers or {})) from error
+            raise HttpRefusal(error.status_code, what.get(error.status_code, error.detail),
+                              "see README.md for the routes", **dict(error.headers or {})) from error
         except ClientDisconnect:
             pass
 
@@ -137,7 +137,7 @@ class Application:
         def look() -> dict[str, Any]:
             sample = self._service(request).latest_sample(source)
             if sample is None:
-                raise Refusal(404, f"the source {source!r} has seen nothing yet", "wait for its first sample")
+                raise HttpRefusal(404, f"the source {source!r} has seen nothing yet", "wait for its first sample")
             return media.picture(sample)
         return reply(await self._call(look))
 
@@ -150,7 +150,7 @@ class Application:
     async def _login(self, request: Request) -> Response:
         values = await read_values(request, {"token": (str,)})
         if not self._access.open and not self._access.is_token(values.get("token") or ""):
-            raise Refusal(401, "that is not the token", "it stands in the file that http_token_file names")
+            raise HttpRefusal(401, "that is not the token", "it stands in the file that http_token_file names")
         answer = reply({"ok": True})
         if not self._access.open:
             answer.set_cookie(COOKIE, self._access.cookie, max_age=YEAR, httponly=True, samesite="strict",
@@ -221,7 +221,7 @@ def _frame(service: Service, number: int) -> np.ndarray:
     try:
         return service.review_sample(number)
     except BadInput as error:
-        raise Refusal(404, error.what, error.cure) from error
+        raise HttpRefusal(404, error.what, error.cure) from error
 
 
 def _asked(request: Request, name: str) -> str:

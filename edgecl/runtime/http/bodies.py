@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from edgecl.runtime.http.media import most_bytes
-from edgecl.runtime.http.replies import Refusal
+from edgecl.runtime.http.replies import HttpRefusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,11 +44,12 @@ async def read_body(request: Request, most: int) -> bytes:
                 else:
                     body += part
         if clock.cancelled_caught:
-            raise Refusal(408, f"the body did not come in {BODY_SECONDS:.0f} s", "send less, or over a faster line",
+            raise HttpRefusal(408, f"the body did not come in {BODY_SECONDS:.0f} s", "send less, or over a faster line",
                           Connection="close")
     if large:
-        raise Refusal(413, f"the body has more than {most} bytes", "send fewer samples, or a smaller photo, at a time",
-                      Connection="close")
+        raise HttpRefusal(413, f"the body has more than {most} bytes",
+                          "send fewer samples, or a smaller photo, at a time",
+                          Connection="close")
     return bytes(body)
 
 
@@ -57,17 +58,17 @@ async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> d
     cure = "send a JSON object with " + (", ".join(known) or "no keys")
     body = await read_body(request, MOST_CONTROL)
     if body and media_type(request) != "application/json":
-        raise Refusal(415, f"the media type {media_type(request)[:80]!r} can't be read", "send application/json")
+        raise HttpRefusal(415, f"the media type {media_type(request)[:80]!r} can't be read", "send application/json")
     try:
         values = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is no JSON ({str(error)[:80]})", cure) from error
+        raise HttpRefusal(400, f"the body is no JSON ({str(error)[:80]})", cure) from error
     if not isinstance(values, dict) or not set(values) <= set(known):
-        raise Refusal(400, "the body is no object of the known keys", cure)
+        raise HttpRefusal(400, "the body is no object of the known keys", cure)
     for name, value in values.items():
         fits = isinstance(value, known[name]) and not isinstance(value, bool)
         if value is not None and (not fits or (isinstance(value, (int, float)) and not abs(value) <= 2 ** 53)):
-            raise Refusal(400, f"{name} is {str(value)[:80]!r}", f"give a {known[name][0].__name__}")
+            raise HttpRefusal(400, f"{name} is {str(value)[:80]!r}", f"give a {known[name][0].__name__}")
     return values
 
 
@@ -83,7 +84,7 @@ class Turns:
         with anyio.move_on_after(WAIT_SECONDS) as clock:
             await self._free.acquire()
         if clock.cancelled_caught:
-            raise Refusal(429, f"{AT_ONCE} uploads are at work, and others wait", "send one after the other",
+            raise HttpRefusal(429, f"{AT_ONCE} uploads are at work, and others wait", "send one after the other",
                           Retry_After="5")
         try:
             yield await read_body(request, most_bytes(media_type(request)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import StreamingResponse
 
-from edgecl.runtime.http.replies import Refusal
+from edgecl.runtime.http.replies import HttpRefusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ WAITING = 32            # events of one client; the oldest go first
 HEARTBEAT = 10.0        # seconds without an event after which a comment shows that the line is alive
 
 
-class Stream:
+class EventStream:
     """One client's events that wait to be sent."""
 
     def __init__(self) -> None:
@@ -52,19 +52,19 @@ class Broadcaster:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._streams: set[Stream] = set()
+        self._streams: set[EventStream] = set()
         self._closed = False
         self._pump: threading.Thread | None = None
         self._subscription: Subscription | None = None
         self._lock = threading.Lock()
 
-    def subscribe(self) -> Stream:
+    def subscribe(self) -> EventStream:
         """A new client's stream. Raises Refusal past MOST_STREAMS. In the loop's thread."""
         if self._closed:
-            raise Refusal(503, "the daemon ends", "try again when it runs")
+            raise HttpRefusal(503, "the daemon ends", "try again when it runs")
         if len(self._streams) >= MOST_STREAMS:
-            raise Refusal(429, f"{MOST_STREAMS} clients listen to events already", "close one", Retry_After="10")
-        made = Stream()
+            raise HttpRefusal(429, f"{MOST_STREAMS} clients listen to events already", "close one", Retry_After="10")
+        made = EventStream()
         self._streams.add(made)
         with self._lock:
             if self._pump is None:
@@ -73,7 +73,7 @@ class Broadcaster:
                 self._pump.start()
         return made
 
-    async def send(self, stream: Stream) -> AsyncIterator[bytes]:
+    async def send(self, stream: EventStream) -> AsyncIterator[bytes]:
         """The bytes of a client's reply."""
         yield b"retry: 2000\n\n"
         while not self._closed:
@@ -87,7 +87,7 @@ class Broadcaster:
                 event = stream.waiting.popleft()
                 yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 
-    def leave(self, stream: Stream) -> None:
+    def leave(self, stream: EventStream) -> None:
         """A client has gone."""
         self._streams.discard(stream)
 

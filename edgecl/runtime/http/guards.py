@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 
 from edgecl.errors import EdgeclError
-from edgecl.runtime.http.replies import HEADERS, Refusal, refuse
+from edgecl.runtime.http.replies import HEADERS, HttpRefusal, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -50,7 +50,7 @@ class Guard:
         try:
             self._check(scope)
             await self._app(scope, receive, dressed)
-        except (Refusal, EdgeclError) as error:
+        except (HttpRefusal, EdgeclError) as error:
             error.__traceback__ = None  # its frames hold the body, in a ring with a future that only the collector ends
             if not begun:
                 await refuse(error)(scope, receive, dressed)
@@ -58,7 +58,7 @@ class Guard:
             log.exception("%s %s failed", scope["method"], scope["path"])
             error.__traceback__ = None
             if not begun:
-                await refuse(Refusal(500, "something went wrong inside", "the daemon's log says what"))(
+                await refuse(HttpRefusal(500, "something went wrong inside", "the daemon's log says what"))(
                     scope, receive, dressed)
         finally:
             self._active -= 1
@@ -66,15 +66,17 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._active > MOST_REQUESTS:
-            raise Refusal(503, f"{MOST_REQUESTS} requests are at work", "try again in a second", Retry_After="1")
+            raise HttpRefusal(503, f"{MOST_REQUESTS} requests are at work", "try again in a second", Retry_After="1")
         host, origin, site = headers.get("host", ""), headers.get("origin"), headers.get("sec-fetch-site")
         if not self._access.knows_host(host):
-            raise Refusal(403, f"the Host {host[:80]!r} is not this machine", "ask by its address, or as localhost")
+            raise HttpRefusal(403, f"the Host {host[:80]!r} is not this machine", "ask by its address, or as localhost")
         if origin is not None and not self._access.knows_origin(origin, host):
-            raise Refusal(403, f"a page of {origin[:80]!r} may not ask here", "open the page that this daemon serves")
+            raise HttpRefusal(403, f"a page of {origin[:80]!r} may not ask here",
+                              "open the page that this daemon serves")
         if scope["path"] not in self._page and site not in (None, "same-origin", "none"):
-            raise Refusal(403, "another site's page may not ask here", "open the page that this daemon serves")
+            raise HttpRefusal(403, "another site's page may not ask here",
+                              "open the page that this daemon serves")
         shown = headers.get("authorization", ""), headers.get("cookie", "")
         if scope["path"] not in (*self._page, LOGIN) and not self._access.accepts(*shown):
-            raise Refusal(401, "the token is missing or wrong",
+            raise HttpRefusal(401, "the token is missing or wrong",
                           "send Authorization: Bearer TOKEN, or log in on the page", WWW_Authenticate="Bearer")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
-from edgecl.runtime.http.replies import Refusal
+from edgecl.runtime.http.replies import HttpRefusal
 
 MOST_BODY = 8 * 2 ** 20        # bytes of an upload
 MOST_JSON = 2 ** 20            # ... of JSON, which takes 20 times as much while it is parsed
@@ -51,7 +51,7 @@ def batch_of(body: bytes, content_type: str, kind: str | None, shape: list[int] 
     elif content_type == "text/csv":
         batch = _recording(body, kind, shape)
     else:
-        raise Refusal(415, f"the media type {content_type[:80]!r} can't be read", ONE_KIND)
+        raise HttpRefusal(415, f"the media type {content_type[:80]!r} can't be read", ONE_KIND)
     if not 1 <= len(batch) <= MOST_SAMPLES:
         raise BadInput(f"the body holds {len(batch)} samples", f"send 1 to {MOST_SAMPLES} at a time")
     return batch

@@ -20,7 +20,7 @@ CODES: dict[type[EdgeclError], int] = {BadInput: 400, BackboneError: 409, StateE
                                        LinkError: 503}
 
 
-class Refusal(Exception):
+class HttpRefusal(Exception):
     """A request that is refused with a code of HTTP; what, and the cure."""
 
     def __init__(self, code: int, what: str, cure: str, **headers: str) -> None:
@@ -29,10 +29,11 @@ class Refusal(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def refuse(error: Refusal | EdgeclError) -> JSONResponse:
+def refuse(error: HttpRefusal | EdgeclError) -> JSONResponse:
     """{"error", "cure"} with the code of an error."""
-    code = error.code if isinstance(error, Refusal) else CODES.get(type(error), 400)
-    return reply({"error": error.what, "cure": error.cure}, code, error.headers if isinstance(error, Refusal) else None)
+    code = error.code if isinstance(error, HttpRefusal) else CODES.get(type(error), 400)
+    headers = error.headers if isinstance(error, HttpRefusal) else None
+    return reply({"error": error.what, "cure": error.cure}, code, headers)
 
 
 def reply(value: Any, code: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:

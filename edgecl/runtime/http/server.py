@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-class Handle:
+class ServerHandle:
     """A running server. url: where the page is; thread: its own."""
 
     def __init__(self, server: Server, thread: threading.Thread, application: Application, url: str) -> None:
@@ -104,7 +104,7 @@ class Handle:
         self.thread.join(CLOSE_SECONDS)  # a teaching that still runs ends when the service does
 
 
-def serve(states: States, listen: str | None, token_file: str | None) -> Handle:
+def serve(states: States, listen: str | None, token_file: str | None) -> ServerHandle:
     """Listen and serve; see `edgecl.runtime.http.start`."""
     host, port = parse_address(listen or "127.0.0.1:8470")
     access = Access(host, read_token(Path(token_file)) if token_file else None)
@@ -125,7 +125,7 @@ def serve(states: States, listen: str | None, token_file: str | None) -> Handle:
         listener.close()
         raise LinkError(f"the HTTP server at {host}:{port} did not start", "the log says why")
     name = f"[{host}]" if ":" in host else host
-    return Handle(server, thread, application, f"http://{name}:{listener.getsockname()[1]}/")
+    return ServerHandle(server, thread, application, f"http://{name}:{listener.getsockname()[1]}/")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgecl.runtime.http.replies import Refusal
+from edgecl.runtime.http.replies import HttpRefusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,5 +35,5 @@ class States:
             return self._services[self._main]
         found = self.named()
         if name not in found:
-            raise Refusal(404, f"no state is called {name[:64]!r}", f"there are: {', '.join(found)}")
+            raise HttpRefusal(404, f"no state is called {name[:64]!r}", f"there are: {', '.join(found)}")
         return found[name]

@@ -1,6 +1,6 @@
 // The page: asks once, then follows the daemon's events.
 import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
-import {sees, sources} from './now.js';
+import {sees, sources} from './live.js';
 import {offer, say, takesFiles, teaching, told} from './teach.js';
 
 const LOOK_EVERY = 5000;                        // milliseconds

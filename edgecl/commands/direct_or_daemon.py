@@ -1,0 +1,160 @@
+"""Who learns and answers: the state itself, or the daemon that serves it; the commands need not know which."""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from edgecl.commands import check_memory, opened, socket_path
+from edgecl.errors import BadInput
+from edgecl.learning.foundation import spec_for
+from edgecl.results import Learned, Prediction
+from edgecl.runtime.client import Client, NoDaemon
+from edgecl.sources.spec import Spec
+
+if TYPE_CHECKING:
+    from edgecl.learner import Learner
+    from edgecl.samples import Sample
+
+
+class Direct:
+    """The learner on the state."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner, self.quota = learner, learner.settings.quota
+
+    def spec(self, seconds: float | None = None) -> Spec:
+        """How sources become its samples."""
+        return spec_for(self.learner.settings, self.learner.foundation, seconds)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of its windows or vectors; None for photos, and before it was taught."""
+        foundation = self.learner.foundation
+        return None if foundation is None or foundation.kind == "image" else foundation.input_shape
+
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
+        """See `Learner.learn`."""
+        return self.learner.learn(samples, label, progress=progress)
+
+    def predict(self, batch: np.ndarray) -> list[Prediction]:
+        """See `Learner.predict`."""
+        return self.learner.predict(batch)
+
+    @property
+    def known(self) -> list[str]:
+        """The classes that were taught."""
+        return [each.name for each in self.learner.classes()]
+
+    @property
+    def damage(self) -> list[str]:
+        """See `Learner.damage`."""
+        return self.learner.damage
+
+
+class ViaDaemon:
+    """The daemon: samples are read here, and learned or judged there."""
+
+    damage: tuple[str, ...] = ()   # it says so in its own log
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.quota: int = client.ask("status")["quota_bytes"]
+
+    def spec(self, seconds: float | None = None) -> Spec:
+        """How sources become its samples."""
+        return Spec(**{**self._client.ask("info")["spec"], "seconds": seconds})
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Of its windows or vectors; None for photos, and before it was taught."""
+        info = self._client.ask("info")
+        return None if info["kind"] in (None, "image") else tuple(info["input_shape"])
+
+    @property
+    def known(self) -> list[str]:
+        """The classes that were taught."""
+        names: list[str] = self._client.ask("info")["classes"]
+        return names
+
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
+        """Have samples learned; raises what the daemon refuses with."""
+        with Parcel() as parcel:
+            for sample in samples:
+                parcel.add(sample.data, sample.group)
+                progress(1)
+            if not parcel.count:
+                raise BadInput(f"there is no sample of {label!r}", "give at least one photo, recording or array")
+            return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups))
+
+    def predict(self, batch: np.ndarray) -> list[Prediction]:
+        """Have a batch [n, ...] judged."""
+        with Parcel() as parcel:
+            for data in batch:
+                parcel.add(data)
+            return [Prediction(**answer) for answer in self._client.ask("predict", parcel.seal())]
+
+
+class Parcel:
+    """Samples of one shape as an .npy in anonymous memory, written as they come. groups: [[number of a recording,
+    samples of it]]."""
+
+    def __init__(self) -> None:
+        self._file = open(os.memfd_create("samples", os.MFD_CLOEXEC), "w+b")
+        self._form: dict[str, Any] | None = None
+        self.count, self.groups = 0, list[list[Any]]()
+        self._names: dict[str, int] = {}
+
+    def add(self, data: np.ndarray, group: str = "") -> None:
+        """One more sample. Raises BadInput where it has another shape than those before."""
+        form = npy.header_data_from_array_1_0(np.ascontiguousarray(data[None]))
+        if self._form is None:
+            self._form = form
+            self._header()
+        if form != {**self._form}:
+            raise BadInput(f"samples of shape {list(data.shape)} beside {list(self._form['shape'][1:])}",
+                           "give samples of one shape")
+        self._file.write(np.ascontiguousarray(data).tobytes())
+        self.count += 1
+        name = str(self._names.setdefault(group, len(self._names) + 1)) if group else ""
+        if self.groups and self.groups[-1][0] == name:
+            self.groups[-1][1] += 1
+        else:
+            self.groups.append([name, 1])
+
+    def seal(self) -> int:
+        """The descriptor of all of it."""
+        self._header()
+        return self._file.fileno()
+
+    def _header(self) -> None:
+        """At the start; its length does not depend on the number of samples, see numpy.lib.format."""
+        assert self._form is not None
+        self._file.seek(0)
+        npy.write_array_header_1_0(self._file, {**self._form, "shape": (self.count, *self._form["shape"][1:])})
+        self._file.flush()
+
+    def __enter__(self) -> Parcel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@contextmanager
+def pupil(options: argparse.Namespace) -> Iterator[Direct | ViaDaemon]:
+    """The daemon that serves the state that the options name, or the state itself."""
+    try:
+        client = Client(socket_path(options))
+    except NoDaemon:
+        with opened(options) as learner:
+            yield Direct(learner)
+    else:
+        with client:
+            check_memory(options, client.ask("status")["memory"])
+            yield ViaDaemon(client)

@@ -1,0 +1,92 @@
+"""`edgecl classes`, `edgecl status` and `edgecl history`."""
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from edgecl.commands import asked, opened, percent, print_json, print_table, socket_path
+from edgecl.results import ClassSummary, Status, history_rows
+from edgecl.settings import format_size
+
+
+def classes(options: argparse.Namespace) -> None:
+    """What the learner knows."""
+    known = asked(options, "classes", lambda learner: [asdict(each) for each in learner.classes()])
+    if options.json:
+        print_json(known)
+        return
+    print_table(f"{len(known)} classes", ["class", "samples", "exemplars", "held-back accuracy"],
+                [[c.name, str(c.samples), str(c.exemplars), percent(c.held_back_accuracy)]
+                 for c in (ClassSummary(**each) for each in known)])
+
+
+def status(options: argparse.Namespace) -> None:
+    """Where the state stands."""
+    from edgecl.runtime.client import Client, NoDaemon
+
+    info: dict[str, Any] | None = None
+    try:
+        with Client(socket_path(options)) as client:
+            found, info = client.ask("status"), client.ask("info")
+    except NoDaemon:
+        with opened(options) as learner:
+            found = asdict(learner.status())
+    if options.json:
+        print_json(found)
+        return
+    s = Status(**found)
+    bar = _bar(s.used_bytes / s.quota_bytes)
+    rows = [
+        ["bytes", f"{bar} {format_size(s.used_bytes)} of {format_size(s.quota_bytes)}"],
+        ["", ", ".join(f"{name} {format_size(size)}" for name, size in s.purposes.items() if size)
+         + f"; {format_size(s.reserved_bytes)} reserved on the disk"],
+        *([["memory", "statistics only, no samples kept"]] if s.memory == "statistics" else [
+            ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
+                          f"of {format_size(s.exemplar_limit_bytes)}"],
+            ["", f"{s.exemplars} samples, codec {s.codec}"]]),
+        ["classes", f"{s.classes}" + ("" if s.exact else " (one was forgotten approximately)")],
+        ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waits for the first samples")],
+        ["statistics", s.statistics or "-"],
+        ["head", s.head or "-"],
+        ["unknown", "told by distance" if s.unknown_threshold is not None else "not told: too few held-back samples"],
+        ["generation", f"{s.generation}, can go back to {', '.join(map(str, s.restorable[:-1])) or 'none'}"]]
+    if info is not None:
+        rows.append(["daemon", f"up {info['uptime_seconds']:.0f} s; rounds: {info['round_plan']}"])
+        for source in info["sources"]:
+            how = f"{source['fps']:g} a second" if source["alive"] else source["error"] or "it has ended"
+            rows.append(["source", f"{source['name']} ({source['uri']}): {how}"])
+    for name, value in rows:
+        print(f"{name:11} {value}")
+    for warning in s.warnings:
+        print(f"edgecl: note: {warning}", file=sys.stderr)
+
+
+def _bar(share: float, width: int = 24) -> str:
+    full = min(round(share * width), width)
+    return "█" * full + "░" * (width - full)
+
+
+def history(options: argparse.Namespace) -> None:
+    """Every generation."""
+    rows = asked(options, "history", lambda learner: history_rows(learner.history(), learner.store.restorable(),
+                                                                  learner.store.current))
+    if options.json:
+        print_json(rows)
+        return
+    table = []
+    for g in rows:
+        what = g.get("class") or g.get("method") or (f"to {g['to']}" if "to" in g else "")
+        mark = next(word for word, fits in (
+            ("refused", "refused" in g), ("current", g["current"]), ("undone", g["undone"]),
+            ("yes", g["restorable"]), ("no", True)) if fits)
+        table.append([f"{g['generation']:3} {g['action']} {what}".rstrip(),
+                      str(g.get("samples", g.get("tuned_samples", ""))), str(g.get("classes", 0)),
+                      g["created"][:19].replace("T", " "), mark])
+    print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], table)
+    if any("judged_on" in g for g in rows):
+        print("judged on pseudo-samples, drawn from the statistics: no sample is kept to judge on")
+    for g in rows:
+        for why in g.get("refused", []):
+            print(f"{g['generation']:3} was refused: {why}")

@@ -1,0 +1,202 @@
+"""`edgecl init` and `edgecl learn`."""
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecl.commands import (
+    Intake,
+    ProgressBar,
+    configuration,
+    percent,
+    print_json,
+    read_all,
+    socket_path,
+    state_path,
+)
+from edgecl.errors import BadInput
+from edgecl.settings import Settings, format_size, parse_seconds, parse_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgecl.commands.direct_or_daemon import Direct, ViaDaemon
+    from edgecl.results import Learned
+
+CALIBRATION_SECONDS = 20.0  # of a stream
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Settings from flags, then --config, then defaults."""
+    values = {k: v for k, v in configuration(options).items() if k != "state"}
+    for field in fields(Settings):
+        given = getattr(options, field.name, None)
+        if given is not None:
+            values[field.name] = given
+    if getattr(options, "int8", False):
+        values["precision"] = "int8"
+    for name in ("quota", "exemplars"):
+        if name in values:
+            values[name] = parse_size(values[name])
+    for name in ("window", "hop"):
+        if name in values:
+            values[name] = parse_seconds(values[name])
+    values.setdefault("exemplars", values.get("quota", Settings.quota) // 16)
+    return Settings(**values)
+
+
+def init(options: argparse.Namespace) -> None:
+    """Create a state."""
+    from edgecl.learner import Learner
+
+    settings = settings_of(options)
+    if settings.backbone == "auto" and settings.rate and settings.window:
+        settings = Settings(**{**settings.__dict__, "backbone": "rocket"})
+    calibration = None if options.calibrate is None else calibration_of(options.calibrate, settings)
+    learner = Learner.create(state_path(options), settings, calibration, options.weights)
+    status = learner.status()
+    if options.json:
+        print_json({"state": str(learner.store.path), "backbone": status.backbone, "quota_bytes": status.quota_bytes,
+                    "used_bytes": status.used_bytes})
+        return
+    chosen = "chosen by the first thing taught" if learner.foundation is None else \
+        f"{status.backbone} ({status.precision}), statistics {status.statistics}"
+    if status.memory == "statistics":
+        chosen += "; no sample will be kept"
+    print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
+          f"{format_size(status.used_bytes)} used; backbone {chosen}")
+
+
+def calibration_of(source: Path, settings: Settings) -> np.ndarray:
+    """Unlabelled samples [n, ...], spread over all of a source."""
+    from edgecl.learning.foundation import CALIBRATION_SAMPLES
+    from edgecl.sources import is_stream, read, stack
+    from edgecl.sources.spec import Spec
+
+    spec = Spec(rate=settings.rate, window=settings.window, hop=settings.hop, vectors=settings.backbone == "identity",
+                seconds=CALIBRATION_SECONDS if is_stream(source) else None)
+    with ProgressBar("calibrating") as bar:
+        def counted() -> Any:
+            for item in read(source, spec):
+                bar(1)
+                yield item
+        return stack(counted(), CALIBRATION_SAMPLES)
+
+
+def learn(options: argparse.Namespace) -> None:
+    """Learn a class, or a folder of classes, or what a source of the daemon has just shown."""
+    if options.last is not None or options.source is not None:
+        learn_last(options)
+        return
+    if options.label is not None and not options.sources:
+        raise BadInput("no source was named", "give photos, recordings or a folder after --class NAME, or --last 5s")
+    if options.folder is not None and options.sources:
+        raise BadInput("--from takes one folder and nothing beside it", "leave the other sources away")
+    check_streams(options)
+    from edgecl.commands.direct_or_daemon import pupil
+    from edgecl.learner import Learner
+
+    path = state_path(options)
+    if not path.exists():
+        learner = Learner.create(path, settings_of(options))
+        print(f"edgecl: created {path} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
+        learner.close()
+    with pupil(options) as one:
+        if options.label is not None:
+            learn_class(one, options, options.label,
+                        Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label)))
+        else:
+            learn_folder(one, options)
+
+
+def learn_last(options: argparse.Namespace) -> None:
+    """Have the daemon learn what it saw last."""
+    from edgecl.results import Learned
+    from edgecl.runtime.client import Client, NoDaemon
+
+    if options.last is None or options.label is None or options.sources or options.seconds is not None:
+        raise BadInput("--last and --source go with --class and no other source",
+                       "such as edgecl learn --class mug --last 5s")
+    try:
+        with Client(socket_path(options)) as client:
+            learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
+                                           source=options.source))
+            tell(options, learned, 0, client.ask("status")["quota_bytes"])
+    except NoDaemon:
+        raise BadInput(f"--last {options.last}: no daemon serves {state_path(options)}",
+                       "start `edgecl daemon`, or name a source such as camera:/dev/video0 --seconds 5") from None
+
+
+def check_streams(options: argparse.Namespace) -> None:
+    """Raises BadInput for a stream that would be learned from for ever."""
+    from edgecl.sources import endless
+
+    if options.seconds is None and any(map(endless, options.sources)):
+        raise BadInput("a stream has no end", "say how much of it shows the class, such as --seconds 20")
+
+
+def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
+    """One generation per class, in the order of the names."""
+    from edgecl.samples import check_class_name
+    from edgecl.sources import class_folders, read
+    from edgecl.sources.arrays import load_part
+
+    if options.folder.suffix == ".npz":
+        places = dict.fromkeys(sorted(set(load_part(options.folder, "train").names)), options.folder)
+    else:
+        places = {folder.name: folder for folder in class_folders(options.folder)}
+    for name in places:
+        check_class_name(name)
+    for name, place in places.items():
+        learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
+
+
+def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> None:
+    """Learn one class and say what it did."""
+    from edgecl.samples import check_class_name
+
+    label = check_class_name(label)
+    try:
+        with ProgressBar(f"learning {label}") as bar:
+            learned = one.learn(intake, label, bar)
+    except BadInput as error:
+        cause = intake.explain(label) if intake.refused and not intake.taken else error
+        intake.report()
+        raise cause from None
+    intake.report()
+    tell(options, learned, len(intake.refused), one.quota)
+
+
+def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
+    """Say what a `learn` did."""
+    if options.json:
+        print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
+                    "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
+                    "generation": learned.generation, "used_bytes": learned.used_bytes,
+                    "held_back": {name: list(pair) for name, pair in learned.held_back.items()}})
+    else:
+        print(summary(learned, refused, quota))
+
+
+def summary(learned: Learned, refused: int, quota: int) -> str:
+    """What a person wants to know after a `learn`."""
+    lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
+             + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
+             f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
+    old = {name: pair for name, pair in learned.held_back.items() if name != learned.label and None not in pair}
+    lost = {name: (before, after) for name, (before, after) in old.items()
+            if before is not None and after is not None and after < before - 1e-9}
+    if lost:
+        lines.append("  less sure of: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
+                                                    for name, (before, after) in lost.items()))
+    if len(lost) < len(old):
+        rest = [name for name in old if name not in lost]
+        lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
+                     + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
+    new = learned.held_back.get(learned.label, (None, None))[1]
+    lines.append(f"  {learned.label} on {learned.judged_on}: {percent(new)}" if new is not None
+                 else f"  {learned.label}: too few samples to hold any back yet")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""`edgecl forget`, `edgecl rollback` and `edgecl merge`."""
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from edgecl.commands import asked, opened, print_json
+
+if TYPE_CHECKING:
+    from edgecl.learner import Learner
+
+
+def forget(options: argparse.Namespace) -> None:
+    """Forget a class."""
+    answer = asked(options, "forget", lambda learner: learner.forget(options.label), label=options.label)
+    if options.json:
+        print_json(answer)
+        return
+    how = "exactly, as if it had never been taught" if answer["exact"] else \
+        "approximately: its samples and its mean are gone, its scatter stays, without a name, in the shared covariance"
+    print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Go back."""
+    def directly(learner: Learner) -> dict[str, Any]:
+        from edgecl.runtime.state_view import rolled_back
+
+        return rolled_back(learner, options.generation)
+
+    answer = asked(options, "rollback", directly, generation=options.generation)
+    if options.json:
+        print_json(answer)
+    else:
+        print(f"back to generation {answer['restored']} with {answer['classes']} classes; this is generation "
+              f"{answer['generation']}")
+
+
+def merge(options: argparse.Namespace) -> None:
+    """Add what other states know."""
+    with opened(options) as learner:
+        generation = learner.merge(options.others)
+        known = learner.classes()
+    samples = sum(each.samples for each in known)
+    if options.json:
+        print_json({"generation": generation, "classes": len(known), "samples": samples})
+    else:
+        print(f"merged {len(options.others)} states: {len(known)} classes, {samples} samples; generation {generation}")

@@ -1,0 +1,1 @@
+"""Exemplars: stored samples, which are kept, and how they are coded."""

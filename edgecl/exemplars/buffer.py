@@ -1,0 +1,117 @@
+"""The exemplar buffer of one learner: of all stored samples, those that its bytes keep, and how it keeps them."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecl.exemplars.selection import admitted, held_back, herding, margins, reservoir
+from edgecl.exemplars.stored import file_bytes, row_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgecl.exemplars.codebook import Codebook
+    from edgecl.exemplars.codecs import Codec, FeatureCodec
+    from edgecl.exemplars.stored import StoredSample
+    from edgecl.statistics.class_statistics import ClassStatistics
+    from edgecl.statistics.transform import FeatureTransform
+
+ENOUGH = 20          # held-back samples without which heads are not judged by score
+HELD_BACK_ROOM = 4   # a quarter of the buffer at most is for held-back samples where the others are coded
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """What the exemplar buffer is made of. limit: bytes of its files; segment: of one of them; admission: see
+    `edgecl.exemplars.selection`; codec: of what is stored; codebook: of features that are not held back, or None."""
+
+    limit: int
+    segment: int
+    admission: str
+    codec: Codec
+    codebook: Codebook | None = None
+
+    @property
+    def common(self) -> FeatureCodec:
+        """The codec of most features."""
+        return self.codebook.codec if self.codebook else self.codec.feature
+
+    def keep(self, rows: list[StoredSample], statistics: ClassStatistics, transform: FeatureTransform,
+             reserved: int = 0, decode: bool = True) -> list[StoredSample]:
+        """Those of the stored samples, one at least, that the buffer keeps, as it keeps them. statistics: of all ever
+        learned, transformed by `transform`; reserved: bytes to leave free; decode: see `Codebook.take`."""
+        room = self.limit - reserved - file_bytes(self.limit, self.segment, statistics.labels)
+        labels, ranks = [row.label for row in rows], self._ranks(rows, statistics, transform)
+        sizes = row_bytes(self.common, transform.source) + np.array([len(row.input) for row in rows])
+        if self.codebook is None:
+            return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room)) if kept]
+        room -= self.codebook.length
+        each = row_bytes(self.codec.feature, transform.source)
+        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ROOM)
+        sizes[exact] = 0
+        keep = admitted(labels, ranks, sizes, room - int(exact.sum()) * each) | exact
+        return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep], decode)
+
+    def bytes_of(self, exemplars: list[StoredSample]) -> int:
+        """Bytes that these exemplars take in the files of the buffer, at most: never over its limit."""
+        if not exemplars:
+            return 0
+        d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
+        labels = sorted({row.label for row in exemplars})
+        return (file_bytes(self.limit, self.segment, labels) + (self.codebook.length if self.codebook else 0)
+                + coded * row_bytes(self.common, d) + sum(len(row.input) for row in exemplars)
+                + (len(exemplars) - coded) * row_bytes(self.codec.feature, d))
+
+    @staticmethod
+    def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int) -> NDArray[np.bool_]:
+        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where the
+        room is enough for a judgement."""
+        if room < ENOUGH * size:
+            return np.zeros(len(rows), np.bool_)
+        held = {id(row) for mine in held_out(rows, statistics).values() for row in mine}
+        exact = np.array([id(row) in held for row in rows])
+        places = np.flatnonzero(exact)
+        fits = admitted([rows[i].label for i in places], np.array([rows[i].key for i in places], np.int64),
+                        np.full(len(places), size), room)
+        exact[places[~fits]] = False
+        return exact
+
+    def _ranks(self, rows: list[StoredSample], statistics: ClassStatistics,
+               transform: FeatureTransform) -> NDArray[np.int64]:
+        """The rank of each sample in its class [n]: the smallest stay the longest, near-duplicates go first."""
+        spare = np.array([row.spare for row in rows])
+        if self.admission == "ring":
+            return np.arange(len(rows), 0, -1) + len(rows) * spare
+        ranks, labels = np.empty(len(rows), np.int64), np.array([row.label for row in rows])
+        keys = np.array([row.key for row in rows], np.int64)
+        means = np.stack([statistics.mean(label) for label in statistics.labels])
+        for place, label in enumerate(statistics.labels):
+            mine = np.flatnonzero(labels == label)
+            if len(mine) and self.admission == "reservoir":
+                ranks[mine] = reservoir(keys[mine], spare[mine])
+            elif len(mine):
+                h = transform(np.stack([rows[i].feature for i in mine]))
+                order = herding(h, means[place]) if self.admission == "herding" else \
+                    np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
+                ranks[mine] = order + len(mine) * spare[mine]
+        return ranks
+
+
+def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:
+    """Those of the exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
+    chosen: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
+    eligible: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
+    for row in rows:
+        if row.judges:
+            chosen[row.label].append(row)
+        elif not (row.coded or row.trained):  # what is as it was learned, to be subtracted, and new to the backbone
+            eligible[row.label].append(row)
+    for label, mine in eligible.items():
+        if mine:
+            mine.sort(key=lambda row: row.key)
+            count = len(mine) if chosen[label] else statistics.counts[label]     # a round has held some back before
+            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine], count, len(eligible))
+            chosen[label] += [mine[i] for i in picked]
+    return {label: mine for label, mine in chosen.items() if mine}

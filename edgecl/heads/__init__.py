@@ -1,0 +1,1 @@
+"""Heads: from statistics to answers, their confidence, and unknown."""

@@ -1,0 +1,121 @@
+"""Heads in closed form: class statistics -> one affine map, exactly and in any order."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecl.errors import StateError
+from edgecl.heads.head import Head
+from edgecl.statistics.covariance import solve_positive
+from edgecl.statistics.form import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from edgecl.statistics.covariance import PooledCovariance
+    from edgecl.statistics.transform import FeatureTransform
+
+    Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+RANKS = (256, 128, 64, 32, 16)  # directions kept beside the diagonal where the quota has no room for all of G
+PROJECTED = 1024                # length of the random projection of short feature vectors
+PROJECTED_BELOW = 256           # only shorter feature vectors gain from it, measured
+MOST_SHRINKAGE = 0.9            # ridge: all of it would be an infinite penalty
+
+
+def nearest_mean(pooled: PooledCovariance) -> Affine:
+    """W = 2 mu, b = -|mu|^2: the argmax is the nearest class mean."""
+    return 2 * pooled.means, -(pooled.means ** 2).sum(1)
+
+
+def cosine(pooled: PooledCovariance) -> Affine:
+    """W = mu / |mu| of the means about zero; the logits are to be divided by |h|."""
+    means = pooled.means + pooled.centre
+    weight = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return weight, weight @ pooled.centre
+
+
+def slda(pooled: PooledCovariance, shrinkage: float | None = None) -> Affine:
+    """Shared-covariance discriminant: w_c = S_e^-1 mu_c, b_c = -w_c.mu_c / 2, equal priors.
+
+    S_e = (1 - e) S + e tr(S)/d I; e = `shrinkage`, or `Pooled.shrinkage` (Hayes & Kanan 2020, section 3).
+    """
+    weight = pooled.whitened if shrinkage is None else pooled.whiten(shrinkage)
+    return weight, -(weight * pooled.means).sum(1) / 2
+
+
+def ridge(pooled: PooledCovariance, penalty: float | None = None) -> Affine:
+    """Least squares on one-hot targets with an unpenalised intercept: W = (G + lambda I)^-1 Q, both centred.
+
+    penalty: lambda; None takes the one that weighs as much as the shrinkage of S. Then W is a small step from `slda`:
+    with A = (N - C) S + lambda I and the weighted means P [C, d], G + lambda I = A + P^T P, and
+    (A + P^T P)^-1 P^T = A^-1 P^T (I + P A^-1 P^T)^-1 inverts only C x C numbers more than A^-1 P^T.
+    """
+    freedom, root = max(pooled.freedom, 1), np.sqrt(pooled.counts)[:, None]
+    if penalty is None:
+        e = min(pooled.shrinkage, MOST_SHRINKAGE)
+        inside = (pooled.whitened if e == pooled.shrinkage else pooled.whiten(e)) * ((1 - e) / freedom)
+    else:
+        within = freedom * pooled.second()
+        within.flat[::len(within) + 1] += penalty
+        inside = solve_positive(within, pooled.means.T).T
+    gain = np.eye(len(root)) + (root * inside) @ (root * pooled.means).T
+    return root * np.linalg.solve(gain, root * inside), pooled.share
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """How a kind of head is solved and what it needs. `projected`: works on the random projection."""
+
+    solve: Callable[[PooledCovariance], Affine]
+    second_moment: bool = True
+    normalised: bool = False
+    projected: bool = False
+
+
+def _trained(pooled: PooledCovariance) -> Affine:
+    raise StateError("a head that a learning round has trained can't be solved from statistics", "solve another kind")
+
+
+KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
+    "nearest-mean": HeadKind(nearest_mean, second_moment=False),
+    "cosine": HeadKind(cosine, second_moment=False, normalised=True),
+    "slda": HeadKind(slda),
+    "ridge": HeadKind(ridge),
+    "ridge-projected": HeadKind(ridge, projected=True),
+}
+TRAINED = {"trained": HeadKind(_trained, second_moment=False),      # by a learning round; what is learned next is not
+           "trained-cosine": HeadKind(_trained, second_moment=False, normalised=True)}  # in it, so that another serves
+SERVED = {**KINDS, **TRAINED}
+
+
+def coarser(form: Form, dimension: int) -> list[Form]:
+    """What a form may become, richest first, where the quota has no room for it any more."""
+    ranks = [rank for rank in RANKS if rank < min(form.rank or dimension, dimension // 2)]
+    return [form._replace(rank=rank) for rank in ranks] if form.second_moment else []
+
+
+def forms(head: str, dimension: int) -> list[Form]:
+    """The forms of statistics that serve a head ("auto" or a kind) on features of that length, richest first."""
+    projected = PROJECTED if dimension < PROJECTED_BELOW else 4 * dimension
+    plain = [Form(True, rank) for rank in (None, *RANKS) if rank is None or rank < dimension // 2]
+    if head == "auto":
+        transformed = [Form(True, None, projected)] if dimension < PROJECTED_BELOW else []
+        return [*transformed, *plain, Form(False)]
+    kind = KINDS[head]
+    if kind.projected:
+        return [Form(True, None, projected), Form(True, None, projected // 4)]
+    return plain if kind.second_moment else [Form(False)]
+
+
+def solve(kind: str, pooled: PooledCovariance, transform: FeatureTransform) -> Head:
+    """The head of that kind for these means and covariances, uncalibrated."""
+    weight, bias = KINDS[kind].solve(pooled)
+    reference = pooled.centre.astype(np.float32)
+    bias = bias + weight @ (reference - pooled.centre)
+    return Head(kind, pooled.labels, weight.astype(np.float32), bias.astype(np.float32), reference, transform,
+                KINDS[kind].normalised)

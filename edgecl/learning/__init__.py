@@ -1,0 +1,1 @@
+"""The fast learner: what is known, and how it is committed and served."""

@@ -1,0 +1,205 @@
+"""Founding a state: which backbone it gets, in which precision, and what statistics its quota affords."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
+from edgecl.backbones.session import KINDS, Backbone
+from edgecl.errors import BadInput, BudgetError
+from edgecl.exemplars.buffer import Buffer
+from edgecl.exemplars.codecs import Int8, codec_of
+from edgecl.exemplars.pseudo_samples import ClassGaussians
+from edgecl.heads.solvers import forms
+from edgecl.learning.plan import plan_statistics, state_bytes
+from edgecl.samples import kind_of, prepare
+from edgecl.sources.spec import Spec
+from edgecl.state.quota import segment_bytes
+from edgecl.statistics.class_statistics import LARGEST
+from edgecl.statistics.form import Form
+from edgecl.statistics.transform import FeatureTransform, choose_power
+
+if TYPE_CHECKING:
+    from edgecl.exemplars.codebook import Codebook
+    from edgecl.settings import Settings
+
+ROCKET_SIZES = (2688, 1344, 672, 336, 168, 84)
+CALIBRATION_SAMPLES = 256
+CODING_ERROR = 0.01  # of the variance
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """What is fixed once a state has its backbone.
+
+    name, kind, input_shape, dimension, precision: of the backbone; form: of the class statistics; power: of the
+    features; calibrated: whether scales and biases came from an unlabelled recording, not from the first thing taught;
+    codec: of exemplars, as `codec_of` takes it.
+    """
+
+    name: str
+    kind: str
+    input_shape: tuple[int, ...]
+    dimension: int
+    precision: str
+    form: Form
+    power: float
+    calibrated: bool
+    codec: str
+
+    def to_meta(self) -> dict[str, Any]:
+        """What the state's meta keeps, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_meta(cls, values: dict[str, Any]) -> Foundation:
+        """The inverse of `to_meta`."""
+        return cls(**{**values, "input_shape": tuple(values["input_shape"]), "form": Form(*values["form"])})
+
+    def buffer(self, settings: Settings, codebook: Codebook | None = None) -> Buffer:
+        """What the exemplar buffer is made of."""
+        codec = codec_of(self.codec, self.kind, self.input_shape, self.power)
+        if settings.memory == "statistics":
+            codec = codec._replace(input=None)
+        return Buffer(settings.exemplars, segment_bytes(settings.exemplars), settings.admission, codec, codebook)
+
+    def gaussians(self, settings: Settings) -> ClassGaussians | None:
+        """What stands for the samples where none may be kept: during a commit there are two of it."""
+        return ClassGaussians(settings.exemplars // 2) if settings.memory == "statistics" else None
+
+    def transforms(self, seed: int) -> list[FeatureTransform]:
+        """The vectors whose statistics are kept: the features themselves, and their random projection if planned."""
+        plain = FeatureTransform(self.dimension, self.dimension, self.power)
+        if not self.form.projected:
+            return [plain]
+        return [plain, FeatureTransform(self.dimension, self.form.projected, self.power, projected=True, seed=seed)]
+
+
+def check_codec(settings: Settings) -> None:
+    """Raise BadInput for a codec that is unknown, or stores another kind of sample than the backbone takes."""
+    known = KIND_OF.get(settings.backbone)
+    problems: list[BadInput] = []
+    for kind in [known] if known else KINDS:
+        try:
+            codec_of(settings.codec, kind, ())
+            return
+        except BadInput as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def waits_for_samples(settings: Settings, calibration: np.ndarray | None) -> bool:
+    """Whether the backbone can only be made when samples are seen."""
+    kind = KIND_OF.get(settings.backbone)
+    return calibration is None and (settings.backbone == "auto" or kind in ("window", "feature"))
+
+
+def create_foundation(settings: Settings, samples: np.ndarray | None, calibration: np.ndarray | None = None,
+          weights: Path | None = None) -> tuple[Foundation, bytes]:
+    """The foundation and the backbone file of a state.
+
+    samples: the first thing taught, [n, ...], or None at `init`; calibration: unlabelled samples, or None.
+    Raises BackboneError, BudgetError where the quota is too small, BadInput where samples are missing or unfit.
+    """
+    probe = calibration if calibration is not None else samples
+    name = settings.backbone
+    if name == "auto":
+        if probe is None:
+            raise BadInput("no backbone is chosen yet", "teach something, or give --backbone")
+        name = DEFAULTS[kind_of(probe)]
+    check_name(name)
+    if settings.precision == "int8" and calibration is None:
+        raise BadInput("int8 ranges are taken from photos and none were given", "give --calibrate FOLDER as well")
+    if KIND_OF.get(name) == "window":
+        variants, form = _rocket(settings, probe)
+    else:
+        variants = _variants(name, settings, probe, calibration, weights)
+        dimension = Backbone(next(iter(variants.values()))).info.dimension
+        plan = plan_statistics(settings.quota, settings.exemplars, {k: len(v) for k, v in variants.items()},
+                               dimension, forms(settings.head, dimension))
+        variants, form = {plan.precision: variants[plan.precision]}, plan.form
+    precision, model = next(iter(variants.items()))
+    info = Backbone(model).info
+    foundation = Foundation(name, info.kind, info.input_shape, info.dimension, precision, form,
+                            0.5 if info.kind == "image" else 1.0, calibration is not None, settings.codec)
+    if calibration is not None:
+        fitted = prepare(calibration[:CALIBRATION_SAMPLES], info.kind, info.input_shape)
+        foundation = replace(foundation, power=choose_power(Backbone(model).features(fitted)))
+    if settings.codec == "auto" and info.kind == "feature" and probe is not None:
+        foundation = replace(foundation, codec=_codec_of_vectors(np.asarray(probe, np.float32), foundation.power))
+    return foundation, model
+
+
+def _codec_of_vectors(features: np.ndarray, power: float) -> str:
+    """Vectors are stored as int8 where that adds less than a hundredth to their variance, else as they are."""
+    codec = Int8(power)
+    if not np.isfinite(features).all() or np.abs(features).max(initial=0) > LARGEST:
+        return "raw"
+    error = np.square(codec.decode(codec.encode(features)) - features, dtype=np.float64).mean()
+    return "auto" if error <= CODING_ERROR * features.var(0, dtype=np.float64).mean() else "raw"
+
+
+def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibration: np.ndarray | None,
+              weights: Path | None) -> dict[str, bytes]:
+    """The backbone in every precision that may be stored, the best first."""
+    if name == "identity":
+        if probe is None or probe.ndim != 2:
+            shape = None if probe is None else list(probe.shape)
+            raise BadInput(f"the identity backbone takes vectors [n, d], not {shape}", "give another --backbone")
+        return {"fp32": build_identity(probe.shape[1])}
+    if name.endswith(".onnx"):
+        from edgecl.backbones.user_onnx import adopt
+
+        model = adopt(Path(name))
+    else:
+        model = build_image(name, weights)
+    if settings.precision == "int8" and calibration is not None:
+        from edgecl.backbones.quantise import quantise_int8
+
+        info = Backbone(model).info
+        return {"int8": quantise_int8(model, prepare(calibration, info.kind, info.input_shape))}
+    precision = Backbone(model).info.precision
+    if precision != "fp32" or name.endswith(".onnx"):
+        return {precision: model}
+    from edgecl.backbones.quantise import store_fp16
+
+    return {"fp32": model, "fp16": store_fp16(model)}
+
+
+def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, bytes], Form]:
+    """The largest `rocket` whose exact statistics fit the quota; failing that, the smallest that fits at all."""
+    from edgecl.backbones.rocket import build_rocket
+
+    if probe is None or probe.ndim != 3:
+        shape = None if probe is None else list(probe.shape)
+        raise BadInput(f"the rocket backbone takes windows [n, time, channels], not {shape}",
+                       "give recordings and --rate with --window, or another --backbone")
+    windows = prepare(probe, "window", probe.shape[1:])
+    exact = forms(settings.head, 84)[0].second_moment
+    for size in ROCKET_SIZES:
+        if state_bytes(8 * size + 16_000, settings.exemplars, size, 20, Form(exact)) > settings.quota:
+            continue
+        model = build_rocket(windows, size, settings.seed)
+        dimension = Backbone(model).info.dimension
+        try:
+            plan = plan_statistics(settings.quota, settings.exemplars, {"fp32": len(model)}, dimension,
+                                   forms(settings.head, dimension))
+        except BudgetError:
+            continue
+        if plan.form.rank is None:
+            return {"fp32": model}, plan.form
+    model = build_rocket(windows, ROCKET_SIZES[-1], settings.seed)
+    dimension = Backbone(model).info.dimension
+    plan = plan_statistics(settings.quota, settings.exemplars, {"fp32": len(model)}, dimension,
+                           forms(settings.head, dimension))
+    return {"fp32": model}, plan.form
+
+
+def spec_for(settings: Settings, foundation: Foundation | None, seconds: float | None = None) -> Spec:
+    """How files become samples of a learner; foundation: None before it was taught."""
+    size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
+    vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
+    return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)

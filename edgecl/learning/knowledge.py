@@ -1,0 +1,306 @@
+"""What a learner knows while it writes: class statistics a transform, stored samples, and the head they call for."""
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgecl.errors import StateError
+from edgecl.exemplars.buffer import ENOUGH, Buffer, held_out
+from edgecl.exemplars.pseudo_samples import FEWEST, width
+from edgecl.exemplars.selection import MOST_SHARE, near_duplicates
+from edgecl.exemplars.stored import StoredSample
+from edgecl.heads import unknown
+from edgecl.heads.calibration import Trial, class_weights
+from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
+from edgecl.statistics.class_statistics import ClassStatistics, check_features
+from edgecl.statistics.feature_drift import Pairs, moved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence, Set
+
+    from numpy.typing import NDArray
+
+    from edgecl.exemplars.pseudo_samples import ClassGaussians
+    from edgecl.heads.head import Head, Novelty
+    from edgecl.statistics.covariance import PooledCovariance
+    from edgecl.statistics.form import Form
+    from edgecl.statistics.transform import FeatureTransform
+
+ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
+PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
+    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are."""
+
+    head: Head | None
+    accuracy: dict[str, float]
+    held: dict[str, int] = field(default_factory=dict)
+    loss: float | None = None
+    on: str = ON[True]
+
+    def summary(self) -> dict[str, Any]:
+        """What a generation's history keeps of it."""
+        threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
+        drawn = {"judged_on": self.on} if self.on != ON[True] else {}
+        return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
+                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
+
+
+class Knowledge:
+    """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
+    sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
+
+    def __init__(self, transforms: Sequence[FeatureTransform], form: Form, buffer: Buffer,
+                 gaussians: ClassGaussians | None = None) -> None:
+        self.transforms, self.form, self.buffer, self.gaussians = tuple(transforms), form, buffer, gaussians
+        self.statistics: dict[FeatureTransform, ClassStatistics] = {}
+        self.stored: list[StoredSample] = []
+
+    @property
+    def plain(self) -> ClassStatistics:
+        """The statistics of the features themselves."""
+        return self.statistics[self.transforms[0]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The known classes in alphabetical order."""
+        return self.plain.labels if self.statistics else []
+
+    def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
+            inputs: Sequence[bytes] | None = None) -> None:
+        """Learn features [n, d] of one class, as the codec keeps them: what is stored is what was learned. inputs: the
+        encoded samples, where the codec keeps them. Raises BadInput, see `check_features`; then nothing has changed."""
+        check_features(label, features)
+        codec = self.buffer.codec.feature
+        features = codec.decode(codec.encode(features))
+        transformed = {transform: transform(features) for transform in self.transforms}
+        for h in transformed.values():
+            check_features(label, h)
+        if not self.statistics:
+            self.statistics = {transform: ClassStatistics(h.mean(0, np.float64), self.form.second_moment)
+                               for transform, h in transformed.items()}
+        count = self.plain.counts.get(label, 0)
+        for transform, h in transformed.items():
+            self.statistics[transform].add(label, h)
+        if self.gaussians is not None:
+            h = transformed[self.transforms[0]]
+            self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
+        spare = near_duplicates(transformed[self.transforms[0]], self.plain.spread(transformed[self.transforms[0]]))
+        self.stored += map(StoredSample._make, zip(
+            [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
+            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys), [False] * len(keys), [False] * len(keys)))
+
+    def shown_to_backbone(self, label: str) -> bool:
+        """Whether a backbone may have been tuned on samples of a class: on one that is stored, or on one that is not
+        any more."""
+        mine = [row for row in self.stored if row.label == label]
+        return any(row.trained for row in mine) or len(mine) < self.plain.counts[label]
+
+    def forget(self, label: str) -> bool:
+        """Forget a class; whether that was exact: True where every sample of it was still stored as it was learned."""
+        features = [s.feature for s in self.stored if s.label == label and not s.coded]
+        complete = len(features) == self.plain.counts[label] and self.form.rank is None
+        exact = complete or not self.form.second_moment
+        for transform, statistics in self.statistics.items():
+            whole = transform(np.stack(features)) if complete else None
+            self.statistics[transform] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
+        self.stored = [s for s in self.stored if s.label != label]
+        if self.gaussians is not None:
+            self.gaussians.forget(label)
+        return exact
+
+    def mark(self, tuned: Set[int], held: Set[int]) -> None:
+        """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
+        held back from it, which judge from now on."""
+        self.stored = [row._replace(trained=row.trained or row.id in tuned, judges=row.judges or row.id in held)
+                       for row in self.stored]
+
+    def moved(self, features: Mapping[int, NDArray[np.float32]]) -> Knowledge:
+        """The same by another backbone: what is stored is learned anew, what is not is moved, see
+        `edgecl.statistics.feature_drift`.
+
+        features: row id -> its new feature [d]; rows without one are let go of. Raises StateError, BadInput.
+        """
+        codec, rows = self.buffer.codec.feature, [row for row in self.stored if row.id in features]
+        new = np.stack([features[row.id] for row in rows if row.id is not None])
+        new = codec.decode(codec.encode(new))
+        known = Knowledge(self.transforms, self.form, self.buffer)
+        places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
+        if self.gaussians is not None:
+            known.gaussians = self.gaussians.moved({
+                label: self.transforms[0](new[mine]) for label, mine in places.items() if mine})
+        for transform, statistics in self.statistics.items():
+            pairs = {label: Pairs(transform(np.stack([rows[i].feature for i in mine])), transform(new[mine]),
+                                  np.array([not rows[i].coded for i in mine]))
+                     for label, mine in places.items() if mine}
+            known.statistics[transform] = moved(statistics, pairs)
+        known.stored = [row._replace(feature=h) for row, h in zip(rows, new)]
+        return known
+
+    def merge(self, other: Knowledge) -> None:
+        """Add all that another learner with the same transforms knows. Where no sample may be kept, its new classes
+        come with their Gaussians, and those that both know keep the one that is here; raises StateError for a class
+        of so few samples that its mean would tell them."""
+        if self.gaussians is not None:
+            for label in sorted(other.plain.counts.keys() - (self.plain.counts.keys() if self.statistics else set())):
+                self._take(label, other)
+        if not self.statistics:
+            self.statistics = {transform: ClassStatistics(s.reference, self.form.second_moment)
+                               for transform, s in other.statistics.items()}
+        for transform, statistics in self.statistics.items():
+            statistics.merge(other.statistics[transform])
+        self.stored += [s._replace(id=None, generation=None) for s in other.stored
+                        if not s.coded]
+
+    def _take(self, label: str, other: Knowledge) -> None:
+        """Another learner's class, which this one does not know, as a Gaussian."""
+        assert self.gaussians is not None
+        if other.plain.counts[label] < FEWEST:
+            raise StateError(f"class {label!r} has {other.plain.counts[label]} samples there, which its statistics "
+                             "tell, and this state keeps none", f"teach it {FEWEST} or more there, or forget it there")
+        if other.gaussians is not None:
+            self.gaussians.widths[label] = other.gaussians.widths[label]
+            self.gaussians.take(label, other.gaussians.of.get(label))
+        elif mine := [row for row in other.stored if row.label == label]:
+            h = self.transforms[0](np.stack([row.feature for row in mine]))
+            self.gaussians.add(label, h, width(label, h, [row.key for row in mine], other.plain))
+        else:
+            self.gaussians.widths[label] = 1.0
+
+    def exemplars(self, reserved: int = 0, decode: bool = True) -> list[StoredSample]:
+        """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
+        decode: see `Codebook.take`."""
+        if not self.stored or self.gaussians is not None:
+            return []
+        return self.buffer.keep(self.stored, self.plain, self.transforms[0], reserved, decode)
+
+    def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
+        """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
+        `exemplars()`."""
+        if not self.labels:
+            return {}
+        if self.gaussians is not None:
+            there = {label: [row for row in self.stored if row.judges and row.label == label]
+                     or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
+            return {label: rows for label, rows in there.items() if rows}
+        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
+
+    def pseudo_samples(self) -> list[StoredSample]:
+        """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""
+        return self.gaussians.samples(self.plain, self.transforms[0]) if self.gaussians is not None else []
+
+    def judge(self, head: str, judges: Mapping[str, list[StoredSample]] | None = None,
+              trained: Head | None = None) -> Judgement:
+        """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`; trained:
+        by a learning round on what is not held back, on trial like any other.
+
+        The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
+        those that are tried nor the one that serves. head: "auto" or a kind.
+        """
+        if not self.labels:
+            return Judgement(None, {})
+        judges = self.judges() if judges is None else judges
+        held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
+        kept = self.gaussians is None
+        places = {label: place for place, label in enumerate(self.labels)}
+        truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
+        told = len(truth) if kept else min(len(truth), self.plain.total // MOST_SHARE)  # no more than samples would
+        rests: dict[FeatureTransform, tuple[PooledCovariance, NDArray[np.float32]]] = {}
+        best: Trial | None = None
+        for kind in self._candidates(head, told):
+            transform = next(transform for transform in self.transforms if transform.projected == KINDS[kind].projected)
+            if transform not in rests:
+                rests[transform] = self._rest(held, transform)
+            trial = Trial.run(solve(kind, rests[transform][0], transform), *rests[transform], truth)
+            if best is None or trial.beats(best):
+                best = trial
+        assert best is not None
+        rest = rests[best.head.transform]
+        if trained is not None and len(truth) and trained.labels == tuple(self.labels):
+            trial = Trial.run(trained, rest[0], trained.transform(np.concatenate(list(held.values()))), truth)
+            best = trial if trial.beats(best) else best
+        best = self._penalised(best, *rest) if kept else best   # draws are of the covariance that is to be shrunk
+        hits = best.logits.argmax(1) == truth
+        accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
+        loss = float(class_weights(truth) @ best.losses) if len(truth) else None
+        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
+                         {label: len(h) for label, h in held.items()}, loss, ON[kept])
+
+    def _penalised(self, best: Trial, rest: PooledCovariance, held: NDArray[np.float32]) -> Trial:
+        """The same kind of head with another ridge penalty, where held-back samples call for it."""
+        default = best.head
+        if len(best.truth) < ENOUGH or not SERVED[default.kind].second_moment:
+            return best
+        for factor in PENALTIES:
+            e = rest.shrinkage
+            while 1e-4 < e * factor <= 1:
+                e *= factor
+                trial = Trial.run(solve(default.kind, replace(rest, penalty=e), default.transform), rest, held,
+                                  best.truth)
+                if not trial.beats(best):
+                    break
+                best = trial
+        return best
+
+    def _rest(self, held: dict[str, NDArray[np.float32]],
+              transform: FeatureTransform) -> tuple[PooledCovariance, NDArray[np.float32]]:
+        """What is known without the samples held back, and those samples [n, d], both transformed. Pseudo-samples were
+        never part of it."""
+        transformed = {label: transform(features) for label, features in held.items()}
+        none = np.zeros((0, transform.dimension), np.float32)
+        contained = transformed if self.gaussians is None else None
+        return self.statistics[transform].pooled(contained), np.concatenate([none, *transformed.values()])
+
+    def _candidates(self, head: str, held: int) -> list[str]:
+        """Kinds to try: the default first, then by bytes."""
+        if head != "auto":
+            return [head]
+        default = "slda" if self.form.second_moment else "nearest-mean"
+        if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
+            default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
+        if held < ENOUGH:
+            return [default]
+        able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
+                and any(transform.projected == needs.projected for transform in self.transforms)]
+        return [default, *(kind for kind in able if kind != default)]
+
+    def _novelty(self, trial: Trial, rest: PooledCovariance) -> Novelty | None:
+        """How the head tells unknown samples, its threshold set on held-back ones."""
+        unfit = trial.head.normalised or trial.head.kind in TRAINED
+        fitted = None if unfit else unknown.fit(trial.head, rest)
+        return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
+
+    def snapshot(self) -> bytes:
+        """The statistics as one .npz file."""
+        arrays = {f"{number}.{name}": array for number, transform in enumerate(self.transforms)
+                  for name, array in self.statistics[transform].to_arrays(self.form.rank).items()}
+        if self.gaussians is not None:
+            arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
+        file = io.BytesIO()
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        return file.getvalue()
+
+    def load(self, snapshot: bytes | None, since: Iterable[StoredSample], stored: list[StoredSample]) -> None:
+        """Become what a snapshot knew, plus the samples that came `since`; `stored`: all stored samples."""
+        if snapshot is not None:
+            with np.load(io.BytesIO(snapshot), allow_pickle=False) as file:
+                self.statistics = {
+                    transform: ClassStatistics.from_arrays({name.partition(".")[2]: file[name] for name in file.files
+                                                       if name.startswith(f"{number}.")})
+                    for number, transform in enumerate(self.transforms)}
+                if self.gaussians is not None:
+                    self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
+                                         if name.startswith("gaussians.")},
+                                        {label: self.plain.mean(label) for label in self.plain.labels})
+        for (_, label), rows in groupby(since, key=lambda row: (row.generation, row.label)):
+            features = np.stack([row.feature for row in rows])
+            for transform, statistics in self.statistics.items():
+                statistics.add(label, transform(features))
+        self.stored = stored

@@ -1,0 +1,58 @@
+"""What a quota affords: the precision of the stored backbone, and the form of the statistics."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgecl.errors import BudgetError
+from edgecl.settings import format_size
+from edgecl.state.quota import PAGE, pages, segment_bytes
+from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.statistics.form import Form
+
+DATABASE = 28 * PAGE        # tables and history, and as much again for the rollback journal
+PLANNED_CLASSES = 50        # room that a plan keeps for classes; more are taken as long as they fit
+
+
+class StoragePlan(NamedTuple):
+    """What the quota affords: the precision of the stored backbone, and the form of the statistics."""
+
+    precision: str
+    form: Form
+
+
+def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimension: int,
+                    forms: list[Form]) -> StoragePlan:
+    """The first of `forms` that fits: exact statistics before the backbone's precision.
+
+    quota, exemplars: bytes; backbones: precision -> bytes of the file, best first; dimension: of the feature;
+    forms: richest first. Raises BudgetError with the bytes needed where nothing fits.
+    """
+    smallest = min(backbones, key=lambda name: backbones[name])
+    for form in forms:
+        for precision, size in backbones.items():
+            if state_bytes(size, exemplars, dimension, PLANNED_CLASSES, form) <= quota:
+                return StoragePlan(precision, form)
+    least = state_bytes(backbones[smallest], exemplars, dimension, 2, forms[-1])
+    if least <= quota:
+        return StoragePlan(smallest, forms[-1])
+    raise BudgetError(
+        f"a quota of {format_size(quota)} ({quota} bytes) can't hold the backbone ({backbones[smallest]} bytes), "
+        f"{exemplars} bytes of exemplars and two classes",
+        f"give --quota {least} --exemplars {exemplars}, or more")
+
+
+def statistics_bytes(dimension: int, classes: int, form: Form, name: int = 16) -> int:
+    """Bytes of the statistics file of one transform; name: characters of the longest class name."""
+    arrays = ClassStatistics.bytes_at_rest(dimension, classes, form.second_moment, form.rank)
+    return arrays + classes * (8 + 4 * name) + PAGE // 2
+
+
+def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:
+    """Bytes a state needs at its peak: during a commit, statistics and head exist twice."""
+    statistics = statistics_bytes(dimension, classes, form)
+    head = 4 * classes * (dimension + 3 * classes + 8) + PAGE
+    if form.projected:
+        statistics += statistics_bytes(form.projected, classes, form)
+        head = max(head, 4 * classes * (form.projected + 3 * classes) + dimension * form.projected + PAGE)
+    samples = pages(exemplars) + 2 * segment_bytes(exemplars)
+    return pages(backbone) + samples + DATABASE + 2 * PAGE + 2 * (pages(statistics) + pages(head))

@@ -1,0 +1,223 @@
+"""What a learner will take, told before it runs: memory from the backbone's graph, bytes from shapes alone."""
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgecl.heads.solvers import SERVED, coarser, forms
+from edgecl.state.quota import PAGE, pages
+from edgecl.statistics.class_statistics import ClassStatistics
+
+if TYPE_CHECKING:
+    from edgecl.statistics.form import Form
+
+# Fitted to ONNX Runtime 1.32 on x86 with glibc: the first four over twelve graphs of 0 to 24 MB of weights; KEPT,
+# REUSED and FLOATS over lite0, rocket and vectors, the states that tools/check_forecast.py checks. KEPT is up to 15 %
+# low where single convolutions of many MB make up a network.
+PARSED, LAID_OUT = 2.1, 2.8       # while it loads: of all weights, and of the largest, which is laid out for SIMD
+NODE = 11_000                     # bytes an operator
+ACTIVE = 2.2                      # of the most live activations: first run, and the block planned from it
+KEPT, REUSED = 3.3, 1.0           # the same where malloc keeps what was freed, as in `learn`
+SQUARES = 4                       # float64 D x D at a time while a head is solved: G, S, S_e, and its triangle
+FLOATS = 4                        # float64 C x D then
+ROW = 400                         # bytes of a stored sample in memory, beside its feature
+HEADS = 3                         # times the head's bytes: read, parsed, held
+HIDDEN = {"DequantizeLinear"}     # part of the operator behind it: its output never exists
+IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
+HEAD_FRAME, ARRAYS = 750, 1_270   # bytes of a head's graph, and of the statistics' file, beside their numbers
+FRAME = 13 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
+EMPTY, ENTRY, TOLD = 6 * PAGE, 360, 144  # of the database, fitted: untaught, a generation, a class told of
+HISTORY = 50                      # generations that it names
+LEAST_LOG = 2 ** 16
+NAME = 16                         # characters of a class name, where none is known
+
+
+class GraphCosts(NamedTuple):
+    """What a backbone's graph says of its memory. weights, largest: bytes of all weights and of the largest one as ONNX
+    Runtime holds them; nodes: operators; live: bytes of the most activations that exist at a time, for one sample."""
+
+    weights: int
+    largest: int
+    nodes: int
+    live: int
+
+    def answering(self, batch: int = 1) -> float:
+        """Bytes at the peak where freed memory goes back at once, as `edgecl predict` has it."""
+        loading = PARSED * self.weights + LAID_OUT * self.largest
+        return max(loading, self.weights + ACTIVE * self.live * batch) + NODE * self.nodes
+
+    def learning(self, batch: int = 1) -> float:
+        """Bytes that are held before a head is solved."""
+        return KEPT * self.weights + NODE * self.nodes + REUSED * self.live * batch
+
+
+class Knowing(NamedTuple):
+    """What a learner holds while it learns. dimensions: of each transform; stored: samples it keeps; logged: of them,
+    in the log; form: of the statistics; head: bytes of its file; solved: whether `predict` finds it on the disk."""
+
+    dimensions: tuple[int, ...]
+    classes: int
+    stored: int
+    form: Form
+    head: int
+    logged: int = 0
+    solved: bool = True
+
+    def learning(self) -> float:
+        """Bytes at the peak, beside the backbone."""
+        squares = [8 * d * d for d in self.dimensions] if self.form.second_moment else [0]
+        wide = max(self.dimensions)
+        return (SQUARES * max(squares) + sum(squares) - max(squares) + FLOATS * 8 * self.classes * wide
+                + self.stored * (4 * self.dimensions[0] + ROW) + HEADS * self.head)
+
+    def answering(self) -> float:
+        """Bytes of the head and the log; of all that solving it takes where it was not written."""
+        logged = self.logged * (4 * self.dimensions[0] + ROW)
+        return HEADS * self.head + logged if self.solved else self.learning()
+
+
+class Memory(NamedTuple):
+    """Resident bytes of a whole process at its peak, while it answers and while it learns."""
+
+    answering: int
+    learning: int
+
+
+def memory(graph: GraphCosts, knowing: Knowing, batch: int, bare: Memory, bare_graph: GraphCosts,
+           bare_knowing: Knowing) -> Memory:
+    """What a process will take, from what one with a tiny backbone of the same kind took: `bare`."""
+    def terms(graph: GraphCosts, knowing: Knowing) -> tuple[float, float]:
+        return graph.answering() + knowing.answering(), graph.learning(batch) + knowing.learning()
+
+    more = [own - tiny for own, tiny in zip(terms(graph, knowing), terms(bare_graph, bare_knowing))]
+    return Memory(round(bare.answering + more[0]), round(bare.learning + more[1]))
+
+
+# the graph --------------------------------------------------------------------------------------
+
+
+def read_graph(model: bytes) -> GraphCosts:
+    """The figures of an ONNX file; nothing is run. What does not depend on the input is folded, as it is there."""
+    import onnx
+
+    proto = onnx.load_model_from_string(model)
+    graph, sizes = proto.graph, _sizes(proto)
+    held = {w.name: prod(w.dims) * _item(w.data_type) for w in graph.initializer}
+    users: dict[str, list[int]] = {}
+    for place, node in enumerate(graph.node):
+        for name in node.input:
+            users.setdefault(name, []).append(place)
+    alive = {value.name: sizes.get(value.name, 0) for value in graph.input if value.name not in held}
+    outputs = {value.name for value in graph.output}
+    most, nodes = sum(alive.values()), 0
+    for place, node in enumerate(graph.node):
+        ending = [n for n in dict.fromkeys(node.input) if users[n][-1] == place and n not in outputs]
+        if not any(name in alive for name in node.input):
+            first = held.get(node.input[0], 0) if node.input else 0
+            held |= {n: first if node.op_type in HIDDEN else sizes.get(n, 0) for n in node.output}
+            for name in ending:
+                held.pop(name, None)
+            continue
+        nodes += 1
+        for name in node.output:
+            into = {graph.node[i].op_type for i in users.get(name, ())}
+            size = 0 if node.op_type in HIDDEN or into == {"QuantizeLinear"} else sizes.get(name, 0)
+            taken = next((n for n in ending if node.op_type in IN_PLACE and alive.get(n) == size), None)
+            alive |= {name: size} if taken is None else {name: size, taken: 0}
+        most = max(most, sum(alive.values()))
+        for name in ending:
+            alive.pop(name, None)
+    return GraphCosts(sum(held.values()), max(held.values(), default=0), nodes, most)
+
+
+def _sizes(proto: Any) -> dict[str, int]:
+    """Bytes of every tensor of a model for one sample, as far as its shape can be told."""
+    from onnx import shape_inference
+
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if not axis.HasField("dim_value"):
+                axis.dim_value = 1
+    inferred = shape_inference.infer_shapes(proto).graph
+    return {value.name: _item(value.type.tensor_type.elem_type)
+            * prod(axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim)
+            for value in (*inferred.value_info, *inferred.input, *inferred.output)}
+
+
+def _item(kind: int) -> int:
+    from onnx import helper
+
+    return int(helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+# bytes ------------------------------------------------------------------------------------------
+
+
+def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME) -> int:
+    """Bytes of a head's file. name: characters of a class name, in the mean."""
+    transformed = SERVED[kind].projected
+    d = form.projected if transformed else dimension
+    numbers = (classes + 1) * d + classes
+    if form.second_moment and not SERVED[kind].normalised and classes > 1:
+        directions = min(classes - 1, d)  # in which the class means differ: what unknown samples are told by
+        numbers += 2 * classes * (directions + 1) + directions
+    return HEAD_FRAME + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
+
+
+def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME) -> int:
+    """Bytes of the statistics' file. name: characters of the longest class name."""
+    lengths = [dimension, *([form.projected] if form.projected else [])]
+    arrays = sum(ClassStatistics.bytes_at_rest(d, classes, form.second_moment, form.rank) for d in lengths)
+    moments = 0 if not form.second_moment else 1 if form.rank is None else 2
+    return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAYS + 250 * moments)
+
+
+def class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME) -> tuple[int, int]:
+    """Bytes by which one more class than `classes` lets statistics and head grow."""
+    before, after = ((statistics_bytes(dimension, n, form, name), head_bytes(kind, dimension, n, form, name))
+                     for n in (classes, classes + 1))
+    return after[0] - before[0], after[1] - before[1]
+
+
+def form_of(kind: str, dimension: int, present: Form) -> Form:
+    """The form of statistics with which a head kind is counted: the present one where that serves it."""
+    if SERVED[kind].projected and not present.projected:
+        return forms(kind, dimension)[0]
+    if SERVED[kind].second_moment and not present.second_moment:
+        return forms(kind, dimension)[0]
+    return present if SERVED[kind].second_moment else present._replace(projected=0)
+
+
+class Room(NamedTuple):
+    """A quota and what stands in it beside classes. samples: bytes of the exemplar buffer; segment: of one of its
+    files."""
+
+    quota: int
+    backbone: int
+    samples: int
+    segment: int
+
+    def classes(self, kind: str, dimension: int, form: Form, name: int = NAME, log: bool = False) -> int:
+        """How many classes of that head fit. log: with as many samples in the log as it may ever hold, and a head that
+        was left for later; else with none. A commit has statistics and head twice, and the database three times: as it
+        is, as its journal, and as that of packing the exemplars."""
+        def fits(classes: int) -> bool:
+            head = pages(head_bytes(kind, dimension, classes, form, name))
+            statistics = pages(statistics_bytes(dimension, classes, form, name))
+            database = pages(EMPTY + ENTRY * min(classes, HISTORY) + (TOLD * classes if self.samples else 0))
+            taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME + 3 * database
+            waiting = max(2 * max(statistics, self.samples), LEAST_LOG) + head if log else 0
+            return taken + waiting + 2 * (statistics + head) <= self.quota
+
+        low, high = 0, 1
+        while high < 2 ** 24 and fits(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+
+def coarsest(form: Form, dimension: int) -> Form:
+    """What a form becomes before a class is refused."""
+    return [form, *coarser(form, dimension)][-1]

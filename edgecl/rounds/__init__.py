@@ -1,0 +1,1 @@
+"""Learning rounds from the state's side: job, worker, gate."""

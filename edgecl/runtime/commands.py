@@ -1,0 +1,117 @@
+"""What may be asked over the control socket: names, the types of their values, and whether they change something."""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from edgecl.errors import BadInput
+from edgecl.runtime.protocol import Refused
+from edgecl.samples import Sample
+
+if TYPE_CHECKING:
+    from edgecl.runtime.service import Service
+
+TEXT, NUMBER, WHOLE, LIST = (str,), (int, float), (int,), (list,)
+CHUNK = 16            # samples that are read at a time
+MOST = 2 ** 32        # bytes of samples in one request
+LARGEST = 2 ** 26     # bytes of one sample
+
+
+@dataclass(frozen=True)
+class Order:
+    """A command. call: what it does, with the service, its values and the descriptor of its samples; writes: changes
+    the state, so that not everybody may; waits: takes long, so that another thread does it; samples: needs some."""
+
+    call: Callable[[Service, dict[str, Any], int | None], Any]
+    needs: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    takes: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    writes: bool = False
+    waits: bool = False
+    samples: bool = False
+
+    def check(self, values: dict[str, Any], file: int | None) -> None:
+        """Raises Refused for values that it does not take."""
+        every = {**self.needs, **self.takes}
+        for name, value in values.items():
+            if name not in every:
+                raise Refused("bad-request", f"it takes no {name!r}", f"it takes {', '.join(every) or 'nothing'}")
+            fits = isinstance(value, every[name]) and not isinstance(value, bool)
+            if not fits or (isinstance(value, float) and not math.isfinite(value)) or (
+                    isinstance(value, int) and abs(value) > 2 ** 53):
+                raise Refused("bad-request", f"{name} is {str(value)[:40]!r}", f"give a {every[name][-1].__name__}")
+        missing = [name for name in self.needs if name not in values]
+        if missing or (file is None and self.samples):
+            raise Refused("bad-request", f"it needs {', '.join(missing) or 'samples beside the line'}", "give that too")
+
+
+def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
+    """The samples of an .npy file [n, ...], read as they are asked for. groups: [[name, samples]] of recordings. Raises
+    BadInput."""
+    with os.fdopen(os.dup(file), "rb") as stream:
+        try:
+            stream.seek(0)
+            if npy.read_magic(stream) != (1, 0):
+                raise ValueError("not of version 1.0")
+            shape, fortran, dtype = npy.read_array_header_1_0(stream)
+        except (ValueError, OSError) as error:
+            raise BadInput(f"the samples are no .npy ({str(error)[:80]})", "send them as edgecl does") from None
+        each = math.prod(shape[1:]) * dtype.itemsize
+        if dtype.kind not in "fiu" or fortran or len(shape) < 2 or not 0 < each <= LARGEST or shape[0] * each > MOST:
+            raise BadInput(f"samples of dtype {dtype} and shape {list(shape)}", "send uint8 photos or float32 windows")
+        names = _names(groups, shape[0])
+        for start in range(0, shape[0], CHUNK):
+            count = min(CHUNK, shape[0] - start)
+            data = stream.read(count * each)
+            if len(data) < count * each:
+                raise BadInput(f"{shape[0]} samples were promised and {start} came", "send all of them")
+            for place, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:])):
+                yield Sample(sample, group=names[start + place] if names else "")
+
+
+def _names(groups: list[Any] | None, count: int) -> list[str]:
+    if groups is None:
+        return []
+    try:
+        pairs = [(str(name), int(number)) for name, number in groups]
+    except (TypeError, ValueError):
+        raise Refused("bad-request", "groups are no pairs", "give [[name, samples], ...]") from None
+    if any(number < 0 for _, number in pairs) or sum(number for _, number in pairs) != count:
+        raise Refused("bad-request", f"groups do not add up to {count} samples", "give [[name, samples], ...]")
+    return [name for name, number in pairs for _ in range(number)]
+
+
+def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
+    assert file is not None
+    return service.learn_samples(values["label"], samples_of(file, values.get("groups")))
+
+
+def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
+    assert file is not None
+    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None])]
+
+
+def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
+    return lambda service, values, file: getattr(service, name)(**values)
+
+
+WISH = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE, "epochs": WHOLE, "threads": WHOLE,
+        "max_regression": NUMBER}
+ORDERS = {
+    **{name: Order(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
+                                              "rounds", "round_result", "review")},
+    "predict": Order(_predict, waits=True, samples=True),
+    "learn": Order(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),
+    "learn_last": Order(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER}, {"source": TEXT}, writes=True,
+                        waits=True),
+    "forget": Order(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+    "rollback": Order(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
+    "start_round": Order(_plain("start_round"), {}, WISH, writes=True, waits=True),
+    "review_name": Order(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),
+    "review_drop": Order(_plain("review_drop"), {"number": WHOLE}, writes=True),
+}

@@ -1,0 +1,1 @@
+"""The state directory: bytes, files, database, write-ahead log."""

@@ -1,0 +1,125 @@
+"""Bytes: what a state directory holds, what the quota can afford, and what a person is told when it can't."""
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgecl.errors import BudgetError
+from edgecl.settings import format_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
+RESERVE = "reserved"
+PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
+            ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
+            "edgecl.db": "database", "edgecl.db-journal": "database"}
+def pages(count: int) -> int:
+    """Bytes that a file of `count` bytes takes in whole pages."""
+    return -(-count // PAGE) * PAGE
+
+
+def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
+    """Bytes of every file and folder below a folder, itself included; a file with two names counts once."""
+    found = {str(path): max(pages(os.stat(path).st_size), PAGE)}
+    seen = set() if seen is None else seen
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # a temporary of another process that is gone already
+                about = entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    found |= _sizes(entry.path, seen)
+                elif about.st_ino not in seen:
+                    seen.add(about.st_ino)
+                    found[entry.path] = pages(about.st_size)
+    return found
+
+
+class Usage(NamedTuple):
+    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves."""
+
+    models: int = 0
+    statistics: int = 0
+    exemplars: int = 0
+    journal: int = 0
+    database: int = 0
+    scratch: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them; what is only reserved does not count."""
+        return sum(self)
+
+
+class Ledger:
+    """The one account of a state directory's bytes: asked before every write, and keeper of the reserve.
+
+    What the quota has left is kept on the disk as one file without content, `reserved`, so that a disk that fills up
+    later can't stop learning: what a write needs is taken off that file first.
+    """
+
+    def __init__(self, folder: Path, quota: int) -> None:
+        self.folder, self.quota = folder, quota
+
+    def usage(self) -> Usage:
+        """What there is now. Raises OSError."""
+        used = dict.fromkeys(Usage._fields, 0)
+        for path, size in _sizes(self.folder).items():
+            name = os.path.basename(path)
+            if name != RESERVE:
+                used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
+        return Usage(**used)
+
+    def reserved(self) -> int:
+        """Bytes of the disk that are held for what is yet to come."""
+        path = self.folder / RESERVE
+        return path.stat().st_size if path.exists() else 0
+
+    def fits(self, need: int) -> bool:
+        """Whether the quota has room for `need` more bytes."""
+        return self.usage().total + need <= self.quota
+
+    def ask(self, need: int, what: str) -> None:
+        """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
+        used = self.usage().total
+        if used + need > self.quota:
+            raise BudgetError(
+                f"{what} needs {need} bytes but only {max(self.quota - used, 0)} of the quota of "
+                f"{format_size(self.quota)} are left",
+                f"create a state with --quota {used + need}, or, where classes are known, forget one")
+        self.release(need, used)
+
+    def release(self, need: int, used: int | None = None) -> None:
+        """Take `need` bytes off the reserve, or all of it. Raises OSError."""
+        used = self.usage().total if used is None else used
+        keep = max(self.quota - used - need, 0) // PAGE * PAGE
+        with suppress(FileNotFoundError):
+            if os.stat(self.folder / RESERVE).st_size > keep:
+                os.truncate(self.folder / RESERVE, keep)
+
+    def hold(self) -> None:
+        """Reserve what the quota has left, where the file system can. To be called under the state's lock. Raises
+        OSError on a full disk."""
+        left = max(self.quota - self.usage().total, 0) // PAGE * PAGE
+        descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            have = os.fstat(descriptor).st_size
+            if have > left:
+                os.ftruncate(descriptor, left)
+            elif have < left:
+                os.posix_fallocate(descriptor, have, left - have)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def segment_bytes(exemplars: int) -> int:
+    """Bytes of one file of samples: they are rewritten one at a time, so that no change needs room for all twice."""
+    return max(4 * PAGE, pages(exemplars // 8))
+
+

@@ -1,0 +1,279 @@
+"""What lies in a state directory, as it is read: settings, generations, files of samples, codecs.
+
+    STATE/edgecl.db              the truth: settings, generations, and which files hold the stored samples
+    STATE/learned.log            generations that only added samples, until they move into the database
+    STATE/reserved               what the quota has left, kept on the disk
+    STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
+                                 between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec;
+                                 .features  of older samples by a tuned backbone;  .parts  what its method keeps
+
+What a generation knows is its latest snapshot at or before it plus the samples journaled since. Files are
+content-addressed: written, fsynced and renamed before the transaction that names them, deleted after the one
+that no longer does. All writing happens inside one exclusive transaction, so a kill leaves before or after.
+Samples lie in files, not in a table: each is checked by its hash, and deleting one leaves no copy behind, which a
+b-tree does when it rebalances, `secure_delete` or not (1 of 800 deleted rows, measured).
+"""
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgecl.errors import BadInput, StateError
+from edgecl.exemplars.codebook import Codebook
+from edgecl.exemplars.codecs import Float32, Int8
+from edgecl.exemplars.stored import StoredSample, rows_of
+from edgecl.settings import Settings
+from edgecl.state import database
+from edgecl.state.blobs import Blobs
+from edgecl.state.database import NAME, connect, damaged, translated
+from edgecl.state.generations import Generation
+from edgecl.state.quota import Ledger, segment_bytes
+from edgecl.state.write_ahead_log import LoggedGeneration, WriteAheadLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from edgecl.exemplars.codecs import FeatureCodec
+
+JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
+FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
+HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
+
+
+class StateReader:
+    """An open state directory, to be read. Raises StateError where there is none, or it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.blobs = path, Blobs(path / "models")
+        self.log = WriteAheadLog(path, self.codec)
+        self.writing = False
+        self._listed: tuple[object, list[Generation]] = (None, [])
+        self.books: dict[str, Codebook] = {}
+        with translated(path):
+            if not (path / NAME).is_file():
+                raise StateError(f"there is no edgecl state in {path}", "name one with --state, or create it with "
+                                 "`edgecl init`")
+            self.writable = os.access(path, os.W_OK) and os.access(path / NAME, os.W_OK)
+            self.connection = connect(path, "rw" if self.writable else "ro")
+        try:
+            with translated(path):
+                self.meta = database.read_meta(self.connection, path)
+                self.settings = self._settings()
+                if self.writable and self.query("PRAGMA quick_check(1)") != [("ok",)]:
+                    raise damaged(path, "its pages contradict each other")
+        except BaseException:
+            self.close()
+            raise
+        self.ledger, self.segment = Ledger(path, self.settings.quota), segment_bytes(self.settings.exemplars)
+
+    def _settings(self) -> Settings:
+        try:
+            return Settings(**{"quota": None, **self.meta["settings"]})
+        except (TypeError, BadInput) as error:
+            raise damaged(self.path, "its settings can't be read") from error
+
+    def close(self) -> None:
+        """Close the database; the store must not be used afterwards."""
+        self.connection.close()
+
+    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """All rows of a statement. Raises StateError, BudgetError."""
+        with translated(self.path):
+            return self.connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold the state still: until the end, no other process deletes a file that is named now."""
+        outermost = not self.connection.in_transaction
+        if outermost:
+            self.query("BEGIN")
+        try:
+            yield
+        finally:
+            if outermost and self.connection.in_transaction:
+                self.query("ROLLBACK")
+
+    def refresh(self) -> None:
+        """Read again what another process may have set."""
+        with translated(self.path):
+            self.meta = database.read_meta(self.connection, self.path)
+
+    def generations(self) -> list[Generation]:
+        """The history, the oldest generation first. Raises StateError where it is damaged."""
+        with self.reading():
+            logged = [entry.generation for entry in self.logged()]
+            logged = [g for g in logged if g.head or g.id > logged[-1].id - HISTORY]
+            key = (self.query("PRAGMA data_version"), self.connection.total_changes, self.writing)
+            if self._listed[0] != key:
+                try:
+                    self._listed = key, [
+                        Generation(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5], row[6], bool(row[7]),
+                                   bool(row[8]))
+                        for row in self.query("SELECT * FROM generations ORDER BY id")]
+                except ValueError as error:
+                    raise damaged(self.path, "its history can't be read") from error
+            stored = self._listed[1]
+            backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
+            return sorted([*stored, *(g._replace(backbone=backbone) for g in logged)], key=lambda g: g.id)
+
+    def logged(self) -> list[LoggedGeneration]:
+        """The generations that stand in the log, with their samples."""
+        with self.reading():
+            epoch = self.query("SELECT value FROM meta WHERE key = 'epoch'")
+            with translated(self.path):
+                return self.log.entries(json.loads(epoch[0][0])) if epoch else []
+
+    @property
+    def current(self) -> int:
+        """Id of the current generation: the newest that was not rolled back."""
+        return max((g.id for g in self.generations() if not g.undone), default=0)
+
+    @property
+    def newest(self) -> Generation:
+        """The current generation."""
+        alive = self.alive()
+        if not alive:
+            raise damaged(self.path, "it names no generation")
+        return alive[-1]
+
+    def alive(self) -> list[Generation]:
+        """The generations that were not rolled back, the oldest first."""
+        return [g for g in self.generations() if not g.undone]
+
+    def restorable(self) -> set[int]:
+        """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
+        was not written is solved again, as long as no exemplar was evicted since."""
+        with self.reading():
+            found: set[int] = set()
+            alive = self.alive()
+            lost = [span for name, *span in self.files(JOURNAL) if not self.blobs.intact(name)]
+            lost += [[e.generation.id] * 2 for e in self.logged() if e.rows is None]
+            last = max((g.id for g in alive if g.snapshot), default=0)
+            last = max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
+            base: int | None = None
+            backbones = {name: self.blobs.intact(name) for name in {g.backbone for g in alive} if name}
+            tuned = self.tuned()
+            for g in alive:
+                if g.action == "init":
+                    base = g.id
+                elif g.snapshot:
+                    base = g.id if self.blobs.intact(g.snapshot) else None
+                elif not g.journaled:
+                    base = None
+                complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in lost)
+                complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
+                headless = not g.detail.get("classes") or (g.head is None and g.id > last)
+                if complete and (self.blobs.intact(g.head) if g.head else headless):
+                    found.add(g.id)
+            return found
+
+    def files(self, kind: str) -> list[tuple[str, int, int]]:
+        """The files of samples of a kind: name, and the oldest and newest generation in it."""
+        return [(str(name), oldest, newest) for name, oldest, newest
+                in self.query("SELECT name, oldest, newest FROM files WHERE name LIKE ? ORDER BY oldest, newest, name",
+                              f"%.{kind}")]
+
+    def rows(self, name: str) -> list[StoredSample]:
+        """The samples of a file. Raises StateError where it is damaged."""
+        return rows_of(self.blob_path(name).read_bytes(), self.codec, str(self.blobs.folder / name))
+
+    def samples(self, until: int, since: int) -> list[StoredSample]:
+        """All samples stored up to generation `until`, in the order in which they came.
+
+        Raises StateError where one newer than `since` is damaged; older ones are exemplars only, and damaged ones are
+        left out.
+        """
+        alive, found = self.living(), dict[int, StoredSample]()
+        for name, oldest, _ in self.files(EXEMPLARS):
+            if oldest <= until and self.blobs.intact(name):
+                found |= {row.id or 0: row for row in self.rows(name)}
+        for name, oldest, newest in self.files(JOURNAL):
+            if oldest <= until and (newest > since or self.blobs.intact(name)):
+                found |= {row.id or 0: row for row in self.rows(name)}
+        for generation, rows, *_ in self.logged():
+            if generation.id <= until:
+                if rows is None:
+                    raise StateError(f"{self.log.path} is damaged at generation {generation.id}",
+                                     "go back with `edgecl rollback N`, see `edgecl history`")
+                found |= {row.id or 0: row for row in rows}
+        rows = [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
+        tuned = self.tuned(until)
+        if tuned is None or not (names := [name for name, number, _ in self.files(FEATURES) if number == tuned]):
+            return rows
+        moved = {row.id: row for name in names if self.blobs.intact(name) for row in self.rows(name)}
+        return [_moved(row, moved[row.id]) if row.id in moved else row for row in rows
+                if row.id in moved or (row.generation or 0) > tuned]
+
+    def tuned(self, until: int | None = None) -> int | None:
+        """The newest generation, up to `until`, to which a backbone came from a learning round; None without any."""
+        rounds = [g.id for g in self.alive() if g.action == "round" or "tuned" in g.detail]
+        return max((number for number in rounds if until is None or number <= until), default=None)
+
+    def parts(self) -> bytes | None:
+        """What the method of the latest learning round keeps; None where there is none, or it is damaged."""
+        tuned = self.tuned()
+        names = [name for name, number, _ in self.files(PARTS) if number == tuned]
+        return (self.blobs.folder / names[0]).read_bytes() if names and self.blobs.intact(names[0]) else None
+
+    def codec(self, name: str) -> FeatureCodec:
+        """The feature codec of a name, as this state uses it. Raises StateError where its codebook is damaged."""
+        if name == "raw":
+            return Float32()
+        if "foundation" not in self.meta:
+            self.refresh()
+        if name == "int8-feature":
+            return Int8(self.meta["foundation"]["power"])
+        return self._codebook(name, 0).codec
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The codebook of exemplars that are not held back, where there is one."""
+        books = self.meta.get("codebooks")
+        return self._codebook(*books[-1]) if books else None
+
+    def _codebook(self, name: str, classes: int) -> Codebook:
+        if name not in self.books:
+            data = self.blob_path(name).read_bytes()
+            self.books[name] = Codebook.read(name, data, self.meta["foundation"]["power"], classes)
+        return replace(self.books[name], classes=classes)
+
+    @property
+    def exact(self) -> FeatureCodec:
+        """The codec in which features are learned, and can be forgotten exactly."""
+        about = self.meta["foundation"]
+        return self.codec("raw" if (about["codec"], about["kind"]) == ("raw", "feature") else "int8-feature")
+
+    def by_codec(self, rows: list[StoredSample]) -> list[tuple[list[StoredSample], FeatureCodec]]:
+        """The samples that are as they were learned, and those of each codebook, with their codec."""
+        return [([row for row in rows if row.coded == name], self.codec(name) if name else self.exact)
+                for name in sorted({row.coded for row in rows})]
+
+    def living(self) -> Callable[[StoredSample], bool]:
+        """A function that tells whether a stored sample was neither rolled back nor forgotten."""
+        every = self.generations()
+        undone = {g.id for g in every if g.undone}
+        forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
+        return lambda row: row.generation not in undone and (row.generation or 0) > forgotten.get(row.label, 0)
+
+    def blob_path(self, name: str) -> Path:
+        """The path of a content-addressed file. Raises StateError where it is missing or altered."""
+        try:
+            return self.blobs.path(name, "go back with `edgecl rollback N`, see `edgecl history`")
+        except StateError as error:
+            if any(g.backbone == name for g in self.generations()):
+                raise StateError(error.what, "restore it from a copy, or create a new state") from error
+            raise
+
+    def used_bytes(self) -> int:
+        """Bytes of the whole directory, counted in pages; what is only reserved does not count."""
+        with translated(self.path):
+            return self.ledger.usage().total
+
+
+def _moved(row: StoredSample, after: StoredSample) -> StoredSample:
+    """A stored sample with its feature by a later backbone."""
+    return row._replace(feature=after.feature, trained=after.trained, judges=after.judges)

@@ -1,0 +1,155 @@
+"""The log: one file that only grows, so that learning a few samples costs one append and one sync.
+
+STATE/learned.log begins with a record that names its epoch; every later one is a generation with its samples, or says
+under which name the head of one was written. The database knows the epoch that counts: when its generations have moved
+into the database, a new epoch begins, and a log of the old one is nothing any more. A record that was cut off by a kill
+or a power cut was never acknowledged; the next append writes over it.
+"""
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgecl.exemplars.stored import HEADER, MAGIC, Record, StoredSample, pack, unpack
+from edgecl.state.blobs import sync_folder
+from edgecl.state.generations import Generation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgecl.exemplars.codecs import FeatureCodec
+
+NAME = "learned.log"
+
+
+class LoggedGeneration(NamedTuple):
+    """A generation of the log and its samples; None where these, or a record before, are damaged."""
+
+    generation: Generation
+    rows: list[StoredSample] | None
+
+
+class WriteAheadLog:
+    """The log of a state directory. codec: the feature codec of a name."""
+
+    def __init__(self, folder: Path, codec: Callable[[str], FeatureCodec]) -> None:
+        self.path, self._codec = folder / NAME, codec
+        self._forget()
+
+    def _forget(self) -> None:
+        self._stamp, self._epoch, self._end, self._damaged = (0, 0, 0), "", 0, False
+        self._entries: list[LoggedGeneration] = []
+
+    def entries(self, epoch: str) -> list[LoggedGeneration]:
+        """The generations of that epoch, the oldest first; none where the log is of another one. Raises OSError."""
+        self._read()
+        return self._entries if self._epoch == epoch else []
+
+    def stale(self, epoch: str) -> bool:
+        """Whether what lies on the disk is of another epoch."""
+        self._read()
+        return self._epoch != epoch
+
+    @property
+    def damaged(self) -> bool:
+        """Whether what lies behind the last whole record is more than one that was cut off, or is being written."""
+        self._read()
+        return self._damaged
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _read(self) -> None:
+        """Read what has come since the last time."""
+        try:
+            if _stamp(self.path.stat()) == self._stamp:
+                return
+            with self.path.open("rb") as file:
+                about = os.fstat(file.fileno())  # another process may have put a new log there just now
+                if about.st_ino != self._stamp[0] or about.st_size < self._end:
+                    self._forget()
+                file.seek(self._end)
+                data = file.read()
+        except FileNotFoundError:
+            self._forget()
+            return
+        end, lost = 0, False
+        for start, after, record in unpack(data, self._codec):
+            lost = lost or start != end
+            end = after
+            self._take(record, lost)
+        self._end, self._stamp, self._damaged = self._end + end, _stamp(about), _is_damage(data[end:])
+
+    def _take(self, record: Record, lost: bool) -> None:
+        about = record.about
+        if "epoch" in about:
+            self._epoch = about["epoch"]
+        elif "head_of" in about:
+            for place, (g, rows) in enumerate(self._entries):
+                if g.id == about["head_of"]:
+                    self._entries[place] = LoggedGeneration(g._replace(head=about["head"]), rows)
+        else:
+            generation = Generation(about["id"], about["created"], about["action"], about["detail"], None,
+                                    about["head"], None, True, False, True)
+            self._entries.append(LoggedGeneration(generation, None if lost else record.rows))
+
+    def append(self, record: bytes) -> None:
+        """Write a record behind the last whole one, and sync. To be called under the state's lock. Raises OSError."""
+        self._read()
+        with self.path.open("r+b") as file:
+            try:
+                file.truncate(self._end)
+                file.seek(self._end)
+                file.write(record)
+                file.flush()
+                os.fdatasync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), self._end)
+                raise
+
+    def trim(self) -> None:
+        """Cut off what lies behind the last whole record, and sync. Raises OSError."""
+        self._read()
+        with self.path.open("r+b") as file:
+            file.truncate(self._end)
+            os.fsync(file.fileno())
+
+    def begin(self, epoch: str) -> None:
+        """Put an empty log of that epoch in the place of what is there. Raises OSError."""
+        temporary = self.path.parent / "models" / f"{os.getpid()}.tmp"
+        with temporary.open("wb") as file:
+            file.write(first_record(epoch))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.path)
+        sync_folder(self.path.parent)
+
+
+def _stamp(about: os.stat_result) -> tuple[int, int, int]:
+    """What tells one content of a file from another."""
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _is_damage(tail: bytes) -> bool:
+    """Whether bytes behind the last whole record are no beginning of one."""
+    if len(tail) < HEADER.size or not any(tail):
+        return False
+    magic, text, body, _, _ = HEADER.unpack_from(tail)
+    return bool(magic != MAGIC or len(tail) >= HEADER.size + text + body)
+
+
+def new_epoch() -> str:
+    """A name that no other epoch has."""
+    return uuid.uuid4().hex
+
+
+def first_record(epoch: str) -> bytes:
+    """What a log begins with."""
+    return pack([], {"epoch": epoch})

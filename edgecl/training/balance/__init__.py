@@ -1,0 +1,1 @@
+"""Balance: correcting the bias toward new classes."""

@@ -1,0 +1,1 @@
+"""Constraints: what holds a network to what it knew."""

@@ -1,0 +1,1 @@
+"""Memories: what a method keeps of earlier rounds."""

@@ -1,0 +1,99 @@
+"""Episodic memory: samples of each round by themselves, for constraints that hold each of them (Lopez-Paz 2017)."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edgecl.errors import BudgetError
+from edgecl.training.batch import Batch
+from edgecl.training.memory.exemplars import Nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from edgecl.training.networks.network import Network
+    from edgecl.training.part import Arrays
+
+PER_SAMPLE, PER_ROUND = 4, 4    # bytes beside a sample's own: its column; how many a round has
+
+
+class Episodes(Nothing):
+    """Equal shares of the rounds (Lopez-Paz & Ranzato 2017, section 3), and `each` samples a round at most (0: any).
+
+    A share is spread evenly over its classes and over the order in which their samples came, where the paper takes the
+    last that came; it is shortened from its end, whichever class that is. Nothing of it is replayed.
+    """
+
+    def __init__(self, room: int, nothing: Batch, each: int) -> None:
+        super().__init__(room, nothing)
+        self.each = each
+        self.rounds: list[Batch] = []
+        self.apart = True       # whether rounds are known
+        self.size = nothing.x[0:0].new_empty((1, *nothing.x.shape[1:])).nbytes + PER_SAMPLE
+        self.check(1)
+
+    def check(self, classes: int) -> None:
+        if self._share(len(self.rounds) + 1) < 1:
+            least = (len(self.rounds) + 1) * (self.size + PER_ROUND) + self.reserved
+            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes of each "
+                              f"of {len(self.rounds) + 1} round{'s' * bool(self.rounds)}",
+                              f"give --memory {least} or more")
+
+    def _share(self, rounds: int) -> int:
+        share = ((self.room - self.reserved) // max(rounds, 1) - PER_ROUND) // self.size
+        return min(share, self.each) if self.each else share
+
+    def hold(self, old: Batch) -> None:
+        """Of each class as many as of a round: which came in one, a constraint may know."""
+        classes = [old.take(torch.nonzero(old.y == column).flatten()) for column in old.y.unique().tolist()]
+        self.rounds = [each.take(spread(each.y, self.each or len(each))) for each in classes]
+        self.apart = False
+
+    def tasks(self) -> list[Batch]:
+        return self.rounds if self.apart else []
+
+    def dataset(self, new: Batch) -> Batch:
+        self._shorten(self._share(len(self.rounds)))        # what the round takes beside exemplars has grown
+        return new
+
+    def update(self, new: Batch, network: Network) -> None:
+        if self.apart:
+            share = self._share(len(self.rounds) + 1)
+            self._shorten(share)
+            self.rounds.append(new.take(spread(new.y, share)))
+
+    def _shorten(self, share: int) -> None:
+        if self.apart:
+            self.rounds = [old if len(old) <= share else Batch(old.x[:share].clone(), old.y[:share].clone())
+                           for old in self.rounds]
+
+    def exemplars(self) -> dict[int, Tensor]:
+        kept = Batch(torch.cat([self.nothing.x, *(old.x for old in self.rounds)]),
+                     torch.cat([self.nothing.y, *(old.y for old in self.rounds)]))
+        return {column: kept.x[kept.y == column] for column in kept.y.unique().tolist()}
+
+    def state(self) -> Arrays:
+        return {"x": torch.cat([self.nothing.x, *(old.x for old in self.rounds)]).numpy(),
+                "columns": torch.cat([self.nothing.y, *(old.y for old in self.rounds)]).numpy().astype(np.int32),
+                "counts": np.array([len(old) for old in self.rounds], np.int32)}
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        counts = state["counts"].tolist()
+        self.rounds = [Batch(x.clone(), y.clone()) for x, y in zip(
+            torch.tensor(state["x"]).split(counts), torch.tensor(state["columns"]).long().split(counts))]
+
+
+def spread(y: Tensor, count: int) -> Tensor:
+    """Rows int64 [count] or fewer: a class after the other in turn, and of each evenly over its samples."""
+    picked = []
+    for column in (columns := y.unique().tolist()):
+        own = torch.nonzero(y == column).flatten()
+        few = min(-(-count // len(columns)), len(own))
+        places = torch.linspace(0, len(own) - 1, few).round().long()
+        turn = torch.randperm(few, generator=torch.Generator().manual_seed(few))
+        picked += [(place, column, int(own[row])) for place, row in enumerate(places[turn].tolist())]
+    return torch.tensor([row for _, _, row in sorted(picked)][:count], dtype=torch.int64)

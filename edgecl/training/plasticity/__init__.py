@@ -1,0 +1,1 @@
+"""Plasticity: which weights a round may change, and sub-networks for each task."""

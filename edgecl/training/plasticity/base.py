@@ -1,0 +1,207 @@
+"""Sub-networks: each round trains one of its own inside the network, which then stays as it is for good."""
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecl.errors import BudgetError
+from edgecl.training.batch import Batch
+from edgecl.training.networks.network import Network, outputs
+from edgecl.training.part import Part
+from edgecl.training.plasticity.masks import bias_names, norm_names, weight_names
+from edgecl.training.plasticity.subnetworks import Columns, ServedSubnetworks, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgecl.training.part import Arrays
+    from edgecl.training.plasticity.task_rules import TaskRule
+
+
+class Plasticity(Part):
+    """The base: sub-networks given by a mask a weight and by tensors of their own, and all that is done with them.
+
+    A method says which weights a round may train (`open`, `after_step`), which it keeps (`close`), which belong to a
+    task (`masks`), and how it stores that (`kept`, `take`, `mask_bytes`). passes: how many times the epochs of a round
+    it takes; compact: whether units of no use are cut out of what serves; else what sub-networks share is stored once
+    in the exported file (`training.sharing`); shared_bias: whether a unit's bias is a weight like others, or each task
+    has its own.
+    """
+
+    needs_task_id = True
+    passes = 1
+    compact = True
+    shared_bias = False
+
+    def __init__(self, room: int, rule: TaskRule) -> None:
+        """`room`: bytes for all that is kept; `rule`: what infers the task."""
+        self.room, self.rule = room, rule
+        self.tasks: list[Task] = []
+        self.served: ServedSubnetworks | None = None
+
+    # the loop
+
+    def begin(self, network: Network, new: Batch, generator: np.random.Generator) -> tuple[Network, Batch]:
+        """The network that this round trains, whose outputs are the classes of the new samples, and these with its
+        columns."""
+        columns = sorted(set(new.y.tolist()))
+        self.work = self.working(network, columns)
+        self.names = [name for name, _ in self.work.named_parameters()]
+        self.free: dict[str, Tensor | bool] = {"head.head.scale": not self.tasks}
+        places = torch.tensor([columns.index(column) for column in new.y.tolist()])
+        self.samples = Batch(new.x, places)
+        self.open(network, generator)
+        return self.work, self.samples
+
+    def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradients, without those of weights that are not free."""
+        masked: list[Tensor | None] = []
+        for name, gradient in zip(self.names, gradients):
+            free = self.free.get(name, True)
+            masked.append(None if gradient is None or free is False else gradient if free is True else gradient * free)
+        return masked
+
+    def after_step(self, share: float) -> bool:
+        """Called after a step, with the share of the round that has passed; whether the descent begins anew."""
+        return False
+
+    def end(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
+        """Freeze what was learned; new: as `begin` gave it."""
+        columns = self.work.head.columns
+        self.close(network, new, generator)
+        trained = self.work.state_dict()
+        with torch.no_grad():
+            for name, value in network.head.named_parameters():
+                new_rows = trained[f"head.head.{name}"]
+                if value.dim():     # a head that has grown reads more features
+                    value[columns] = new_rows[columns][..., :value.shape[-1]] if value.dim() > 1 else new_rows[columns]
+                else:
+                    value.copy_(new_rows)
+        own = {name: trained[name].clone() for name in self.own_names(network)}
+        own |= self.beside(network)
+        self.tasks = [task.without(set(columns)) for task in self.tasks] + [Task(columns, own, {})]
+        del self.work, self.free, self.samples
+        f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, new.x, network.block)
+        first = f if len(self.tasks) == 1 else outputs(self.subnetwork(network, 0).features, new.x, network.block)
+        self.tasks[-1].rule = self.rule.learn(f, first, new.y, len(columns))
+        self.served = None
+
+    # what a method says
+
+    def open(self, network: Network, generator: np.random.Generator) -> None:
+        """Set which weights of the network at `work` are free."""
+
+    def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
+        """Give the network the weights of `work` that are to be kept."""
+
+    def working(self, network: Network, columns: Sequence[int]) -> Network:
+        """The network that a round trains."""
+        return self.copied(network, columns)
+
+    def beside(self, network: Network) -> dict[str, Tensor]:
+        """What else is a task's own once `work` is trained."""
+        return {}
+
+    def masks(self, network: Network, task: int) -> dict[str, Tensor]:
+        """bool, of the shape of each weight that the task's sub-network does not have all of."""
+        return {}
+
+    def kept(self) -> Arrays:
+        """How the masks are stored."""
+        return {}
+
+    def take(self, kept: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `kept`."""
+
+    def mask_bytes(self, network: Network, tasks: int) -> int:
+        """Bytes of `kept` after so many tasks."""
+        return 0
+
+    # sub-networks
+
+    def own_names(self, network: Network) -> list[str]:
+        """The tensors that each task has for itself."""
+        return norm_names(network) + ([] if self.shared_bias else bias_names(network))
+
+    def shared_names(self, network: Network) -> list[str]:
+        """The tensors that sub-networks share."""
+        return weight_names(network) + (bias_names(network) if self.shared_bias else [])
+
+    def copied(self, network: Network, columns: Sequence[int]) -> Network:
+        """The network apart, with these outputs only."""
+        made = copy.deepcopy(network)
+        made.head = Columns(made.head, columns)     # type: ignore[assignment]
+        return made
+
+    def subnetwork(self, network: Network, task: int) -> Network:
+        """A task's sub-network, apart: its outputs are the task's columns."""
+        made = self.copied(network, self.tasks[task].columns).eval()
+        own = self.tasks[task].own
+        with torch.no_grad():
+            state = made.state_dict()
+            for name, mask in self.masks(network, task).items():
+                state[name].copy_(torch.where(mask, state[name], 0))
+            for name, value in own.items():
+                if name in state:
+                    state[name].copy_(value)
+        return made
+
+    def serve(self, network: Network) -> nn.Module:
+        """An input -> (features of all sub-networks, logits of all classes), see `pick`; without units of no use."""
+        if self.served is None:
+            nets = [self.subnetwork(network, k) for k in range(len(self.tasks))]
+            self.served = ServedSubnetworks(nets, self.tasks, self.rule, self.compact)
+        return self.served.eval()
+
+    def usage(self, network: Network) -> dict[str, list[list[float]]]:
+        """Layer -> for each task the share of each unit's incoming weights that its sub-network uses."""
+        nets = [self.subnetwork(network, k).state_dict() for k in range(len(self.tasks))]
+        return {name.removesuffix(".weight"): [[round(float(share), 3) for share in
+                                                (net[name] != 0).flatten(1).float().mean(1)] for net in nets]
+                for name in weight_names(network)}
+
+    # bytes
+
+    def check(self, network: Network, classes: int) -> None:
+        """Raise BudgetError where what a further task with so many classes adds would not fit."""
+        needed = self.others(network, classes) + self.mask_bytes(network, len(self.tasks) + 1)
+        if needed > self.room:
+            raise BudgetError(f"{self.room} bytes can't hold the masks and the own tensors of {len(self.tasks) + 1} "
+                              f"sub-network{'s' * bool(self.tasks)}", f"give --memory {needed} or more")
+
+    def others(self, network: Network, classes: int) -> int:
+        """Bytes of all but the masks, with one more task of so many classes."""
+        wide = self.copied(network, [])
+        state = wide.state_dict()
+        own = sum(state[name].nbytes for name in self.own_names(network))
+        numbers = classes + self.rule.numbers(wide.head.weight.shape[-1], classes)
+        return sum(self._task_bytes(task) for task in self.tasks) + own + 4 * numbers
+
+    def affords(self, now: int, then: int) -> bool:
+        """Whether it may grow from so many bytes to so many: half of what is free is left to later tasks."""
+        return then - now <= (self.room - now) / 2
+
+    @staticmethod
+    def _task_bytes(task: Task) -> int:
+        return 4 * len(task.columns) + sum(t.nbytes for t in (*task.own.values(), *task.rule.values()))
+
+    def state(self) -> Arrays:
+        arrays = dict(self.kept())
+        for k, task in enumerate(self.tasks):
+            arrays[f"{k:04d}/columns"] = np.array(task.columns, np.int32)
+            arrays |= {f"{k:04d}/own/{name}": t.numpy() for name, t in task.own.items()}
+            arrays |= {f"{k:04d}/rule/{name}": t.numpy() for name, t in task.rule.items()}
+        return arrays
+
+    def load(self, state: Mapping[str, np.ndarray]) -> None:
+        self.tasks, self.served = [], None
+        while (columns := state.get(f"{len(self.tasks):04d}/columns")) is not None:
+            own, rule = ({name.removeprefix(start): torch.tensor(array) for name, array in state.items()
+                          if name.startswith(start)}
+                         for start in (f"{len(self.tasks):04d}/{kind}/" for kind in ("own", "rule")))
+            self.tasks.append(Task([int(column) for column in columns], own, rule))
+        self.take(state)

@@ -1,0 +1,120 @@
+"""How a worker confines itself: it takes what time no one wants, and no more memory than it may. Without torch."""
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HARD = 1.02         # times the memory: where allocations fail
+SLACK = 0.97        # of the memory: what is planned for, and where batches begin to be cut into smaller pieces
+LOOK = 0.01         # seconds between two looks at the resident size
+PDEATHSIG = 1       # of prctl
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
+         "Failed to allocate")
+
+
+def step_back() -> None:
+    """Take only time that no one else wants, and end with the parent."""
+    end_with_parent()
+    with suppress(OSError):
+        os.nice(19)
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent ends; a fork does not inherit that."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+
+
+def status(*names: str) -> list[int]:
+    """Bytes that /proc/self/status tells: VmRSS, VmHWM, VmData, ..."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines())
+    return [1024 * int(lines[name].split()[0]) for name in names]
+
+
+class Peak:
+    """The most resident bytes that this process has had."""
+
+    def __init__(self) -> None:
+        self._earlier = 0
+
+    def __call__(self) -> int:
+        self._earlier = max(self._earlier, status("VmHWM")[0])
+        return self._earlier
+
+    def raised_by(self, work: Callable[[], object]) -> int | None:
+        """How far some work raises the resident size while it runs; None where the kernel does not tell."""
+        self()
+        before = status("VmRSS")[0]
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            before = -1
+        work()
+        return max(status("VmHWM")[0] - before, 0) if before >= 0 else None
+
+
+def limit(memory: int) -> None:
+    """Let allocations fail that would take the process past `memory` resident bytes. What is reserved and was not
+    touched until now, such as stacks and the workspace of BLAS, does not count."""
+    data, anonymous, files = status("VmData", "RssAnon", "RssFile")
+    most = max(int(HARD * memory) - files, 0) + max(data - anonymous, 0)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def trim() -> None:
+    """Give memory back that is free but still held, where the C library can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is why something failed, in Python, torch or ONNX Runtime."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+class Watch:
+    """Reads the resident size all the time. tight: whether it has come close to what is allowed since last asked."""
+
+    def __init__(self, memory: int) -> None:
+        self._most, self._close = int(SLACK * memory), False
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            self._close |= status("VmRSS")[0] > self._most
+            time.sleep(LOOK)
+
+    def tight(self) -> bool:
+        """Asked once a step; what is free by then is given back."""
+        close, self._close = self._close, False
+        trim()
+        return close
+
+
+class Stop:
+    """Whether the round was asked to end, and how much of its time is left."""
+
+    def __init__(self, seconds: float) -> None:
+        self.begun, self.seconds, self.asked = time.monotonic(), seconds, False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.begun + self.seconds - time.monotonic()

@@ -1,0 +1,134 @@
+"""Heads as ONNX: the same answers as the numpy reference, alone and fused with a backbone."""
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgecl.backbones import build_identity
+from edgecl.backbones.graph import finish_backbone
+from edgecl.backbones.session import METADATA_KEY as BACKBONE_KEY
+from edgecl.backbones.session import Backbone, open_session
+from edgecl.errors import BackboneError
+from edgecl.heads import unknown
+from edgecl.heads.onnx_head import METADATA_KEY, OUTPUTS, HeadSession, build_head, fuse
+from edgecl.heads.solvers import KINDS, solve
+from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.statistics.transform import FeatureTransform
+
+TRANSFORMS = {"plain": FeatureTransform(20, 20), "power": FeatureTransform(20, 20, power=0.5),
+              "projected": FeatureTransform(20, 64, projected=True),
+              "both": FeatureTransform(20, 48, power=0.5, projected=True, seed=7)}
+
+
+def taught(kind, transform, classes=6, offset=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    d = transform.source
+    x = {f"class {c}": (offset + rng.standard_normal(d) + 0.5 * rng.standard_normal((30, d))).astype(np.float32)
+         for c in range(classes)}
+    store = ClassStatistics(transform(next(iter(x.values()))).mean(0))
+    for label, features in x.items():
+        store.add(label, transform(features))
+    pooled = store.pooled()
+    head = solve(kind, pooled, transform)
+    z = np.abs(head.logits(transform(np.concatenate(list(x.values()))))).max()
+    head = replace(head, temperature=float(z) / 10 or 1.0)
+    if not KINDS[kind].normalised and (fitted := unknown.fit(head, pooled)):
+        head = replace(head, novelty=fitted.with_threshold(np.linspace(0, float(np.abs(fitted.means).max()), 40)))
+    return head, np.concatenate([*x.values(), rng.standard_normal((20, transform.source)).astype(np.float32)])
+
+
+def softmax(z):
+    odds = np.exp(z - z.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_answers_like_numpy(kind, transform):
+    head, features = taught(kind, transform)
+    logits, probabilities, distance = HeadSession(build_head(head)).session.run(list(OUTPUTS[1:]), {"input": features})
+    expected = head.logits(transform(features))
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(probabilities - softmax(expected / head.temperature)).max() <= 1e-5
+    if head.novelty:
+        truth = head.novelty.distance(expected)
+        assert np.abs(distance - truth).max() <= 1e-5 * np.abs(truth).max()
+    else:
+        assert not distance.any()
+
+
+@pytest.mark.parametrize(("classes", "offset"), [(1, 0.0), (2, 0.0), (60, 0.0), (5, 1e4)])
+@pytest.mark.parametrize("kind", ["slda", "ridge", "nearest-mean"])
+def test_the_graph_answers_like_numpy_for_few_many_and_far_classes(kind, classes, offset):
+    head, features = taught(kind, TRANSFORMS["plain"], classes, offset)
+    probabilities, distance = HeadSession(build_head(head)).session.run(["probabilities", "novelty"],
+                                                                        {"input": features + np.float32(offset)})
+    expected = head.logits(features + np.float32(offset))
+    assert np.abs(probabilities - softmax(expected / head.temperature)).max() <= 1e-4
+    if head.novelty:
+        truth = head.novelty.distance(expected)
+        assert np.abs(distance - truth).max() <= 1e-4 * np.abs(truth).max()
+
+
+def test_a_session_knows_labels_kind_and_threshold():
+    head, features = taught("slda", TRANSFORMS["plain"])
+    session = HeadSession(build_head(head))
+    assert (tuple(session.labels), session.kind) == (head.labels, "slda")
+    assert session.unknown_above == pytest.approx(head.novelty.threshold)
+    probabilities, unknown = session(features)
+    assert probabilities.shape == (len(features), 6)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert unknown.dtype == bool
+    assert unknown.tolist() == (head.novelty.distance(head.logits(features)) > head.novelty.threshold).tolist()
+    never = HeadSession(build_head(replace(head, novelty=None)))
+    assert never.unknown_above == float("inf")
+    assert not never(features)[1].any()
+
+
+def test_the_same_head_gives_the_same_bytes():
+    assert build_head(taught("ridge", TRANSFORMS["both"])[0]) == build_head(taught("ridge", TRANSFORMS["both"])[0])
+
+
+def test_another_model_is_no_head():
+    with pytest.raises(BackboneError, match="no edgecl head"):
+        HeadSession(build_identity(4))
+
+
+def small_backbone(opset):
+    """uint8 [n, 4, 5, 3] -> float32 [n, 20] with names that the head uses as well."""
+    weight = np.random.default_rng(1).standard_normal((60, 20)).astype(np.float32) / 60
+    nodes = [helper.make_node("Cast", ["input"], ["x"], to=TensorProto.FLOAT),
+             helper.make_node("Flatten", ["x"], ["Pow_0"], axis=1),
+             helper.make_node("MatMul", ["Pow_0", "weight"], ["logits"])]
+    ends = [helper.make_tensor_value_info("input", TensorProto.UINT8, ["n", 4, 5, 3]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 20])]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], [numpy_helper.from_array(weight, "weight")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8 if opset < 19 else 10
+    return finish_backbone(model, "small", "image", [4, 5, 3], 20)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 21])
+@pytest.mark.parametrize(("kind", "transform"), [("slda", "plain"), ("cosine", "power"), ("ridge-projected", "both")])
+def test_a_fused_model_equals_its_parts(opset, kind, transform):
+    head, _ = taught(kind, TRANSFORMS[transform])
+    body, top = small_backbone(opset), build_head(head)
+    fused = fuse(body, top)
+    onnx.checker.check_model(onnx.load_model_from_string(fused), full_check=True)
+    session = open_session(fused)
+    assert [x.name for x in session.get_inputs()] == ["input"]
+    assert tuple(x.name for x in session.get_outputs()) == OUTPUTS
+    images = np.random.default_rng(2).integers(0, 256, (7, 4, 5, 3), dtype=np.uint8)
+    found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"input": images})))
+    features = Backbone(body).features(images)
+    expected = HeadSession(top).session.run(list(OUTPUTS[1:]), {"input": features})
+    for name, value in zip(OUTPUTS, [features, *expected]):
+        assert np.abs(found[name] - value).max() <= 1e-5 * max(np.abs(value).max(), 1e-30)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata[METADATA_KEY])["labels"] == list(head.labels)
+    assert json.loads(metadata[BACKBONE_KEY])["name"] == "small"

@@ -1,0 +1,49 @@
+"""A state that grows past its plan: the exact statistics give way to a coarser form, classes are not refused."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgecl.errors import BudgetError
+from edgecl.learner import Learner
+from edgecl.settings import Settings
+
+DIMENSION, PER_CLASS = 300, 12
+
+
+def test_statistics_become_coarser_before_a_class_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((400, DIMENSION)).astype(np.float32)
+
+    def samples(label: int) -> np.ndarray:
+        return centres[label] + rng.standard_normal((PER_CLASS, DIMENSION)).astype(np.float32)
+
+    learner = Learner.create(tmp_path / "s", Settings(backbone="identity", quota=1_150_000, exemplars=60_000))
+    forms: list[str] = []
+    known = 0
+
+    def learn_one_more() -> int:
+        learned = learner.learn(samples(known), f"c{known:03d}")
+        assert learned.used_bytes <= 1_150_000
+        form = learner.status().statistics or ""
+        if form not in forms:
+            forms.append(form)
+        return known + 1
+
+    def learn_all() -> None:
+        nonlocal known
+        while known < 400:
+            known = learn_one_more()
+
+    with pytest.raises(BudgetError, match="--quota"):
+        learn_all()
+    assert forms[0] == "exact 300 x 300"
+    assert len(forms) >= 2
+    assert all(form.startswith("diagonal + rank ") for form in forms[1:])
+    learner.close()
+    reopened = Learner.open(tmp_path / "s")
+    answers = reopened.predict(np.concatenate([samples(label) for label in range(known)]))
+    truth = np.repeat([f"c{label:03d}" for label in range(known)], PER_CLASS)
+    assert np.mean([a.label == b for a, b in zip(answers, truth)]) > 0.98
+    reopened.forget("c000")
+    assert len(reopened.classes()) == known - 1
