@@ -7,6 +7,7 @@ from typing import Any
 
 from edgecl.errors import BadInput
 from edgecl.rounds.limits import RANGES, Limits
+from edgecl.runtime.debounce import DEBOUNCE
 from edgecl.runtime.protocol import SOCKET
 from edgecl.settings import SETTING_NAMES, kind_of_memory, parse_seconds, parse_size, read_toml
 
@@ -26,7 +27,7 @@ class SourceSettings:
     uri: str
     name: str = ""
     state: str | None = None
-    debounce: int = 3
+    debounce: int = DEBOUNCE
     keep: int = 8 * 10**6
     queue: int | None = None
     fps: float | None = None

@@ -12,6 +12,7 @@ from edgecl.sources.spec import PHOTOS, Item, Spec
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.sources.streams import LinkWatch
 
 SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
 def is_stream(path: Path) -> bool:
@@ -24,9 +25,10 @@ def endless(path: Path) -> bool:
     return is_stream(path) and not str(path).startswith("csv:")
 
 
-def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
+def read(path: Path, spec: Spec, label: str | None = None, watch: LinkWatch | None = None) -> Iterator[Item]:
     """The samples of a photo, recording, .npz file, stream, or of all files in a folder, sorted by name.
 
+    watch: called with the frame counts of a device's link, if the stream has one.
     Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
     """
     if str(path).startswith(CAMERAS) and not path.exists():
@@ -37,7 +39,7 @@ def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
     if is_stream(path):
         from edgecl.sources.streams import read_stream
 
-        yield from read_stream(str(path), spec, label)
+        yield from read_stream(str(path), spec, label, watch)
         return
     if path.is_dir():
         found = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not entry.name.startswith(".")]
