@@ -95,6 +95,14 @@ def test_only_training_imports_torch(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
+def test_onnx_runtime_is_imported_in_one_place_so_that_its_telemetry_is_off_before(path):
+    direct = [name for name in imports_of(path) if name.split(".")[0] == "onnxruntime"]
+    assert not direct or module_of(path) == "backbones.onnx_runtime"
+    strings = [node.value for node in nodes_of(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not any("import onnxruntime" in text for text in strings if module_of(path) != "backbones.onnx_runtime")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
 def test_nothing_is_unpickled_or_evaluated(path):
     assert not PICKLES & {name.split(".")[0] for name in imports_of(path)}
     for node in nodes_of(path):
