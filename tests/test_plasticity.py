@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from helpers_plasticity import SHAPES, answers, everything, made_up, rng, session, steps, taught
 
+from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.report import tasks_and_units
 from edgecl.rounds.method import PARTS, method_names, read_method
