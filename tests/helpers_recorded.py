@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -50,7 +51,8 @@ def words(folder: Path) -> dict[str, str]:
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """What was recorded of a state: `look`, `changes` and `merge`, [command line, what it printed] each, and `probe`."""
+    """What was recorded of a state: `look`, `changes` and `merge`, each a list of [command line, what it printed]; the
+    `files` that answered, and `probe` of them."""
     return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
 
 
@@ -106,3 +108,26 @@ def probe(files: Sequence[Path], samples: np.ndarray) -> str:
             digest.update(b"".join(np.ascontiguousarray(each).tobytes() for each in found))
             values = found[0]
     return digest.hexdigest()
+
+
+def differences(found: Any, wanted: Any, exact: bool, where: str = "") -> list[str]:
+    """What a printed value says otherwise than the recorded one.
+
+    exact: the answers were computed as those that were recorded. If not, numbers with a fraction may differ in what
+    another order of summation changes, and bytes of files in what their digits, SQLite or onnx make of it.
+    """
+    if isinstance(found, dict) and isinstance(wanted, dict) and sorted(found) == sorted(wanted):
+        return [line for name in found for line in differences(found[name], wanted[name], exact, f"{where}.{name}")]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        return [line for i, (here, there) in enumerate(zip(found, wanted))
+                for line in differences(here, there, exact, f"{where}[{i}]")]
+    if type(found) is type(wanted) and (found == wanted or (not exact and _close(found, wanted, where))):
+        return []
+    return [f"{where}: {found!r}, recorded {wanted!r}"]
+
+
+def _close(found: Any, wanted: Any, where: str) -> bool:
+    if isinstance(found, float):
+        return math.isclose(found, wanted, rel_tol=1e-3, abs_tol=1e-5)
+    counts_bytes = "bytes" in where.rpartition(".")[2] or ".purposes." in where
+    return isinstance(found, int) and counts_bytes and abs(found - wanted) <= 4 * 4096

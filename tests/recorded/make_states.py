@@ -1,5 +1,5 @@
 """How the states in tests/recorded/states were made: `python tests/recorded/make_states.py`, with the edgecl of the
-commit to record on the path (they are of 651cae2, with ONNX Runtime 1.27 on an AMD EPYC). Needs edgecl[test,train].
+commit to record on the path (they are of 651cae2, with ONNX Runtime 1.32 on an AMD EPYC). Needs edgecl[test,train].
 
 NAME.tar.xz holds a state and the arrays that are asked about and learned afterwards; NAME.json what every command
 printed, first on the state itself, then while it learns, goes back, forgets and merges.
@@ -33,7 +33,6 @@ from helpers_recorded import (  # noqa: E402
     play,
     probe,
     unpack,
-    words,
 )
 
 from edgecl import gate  # noqa: E402
@@ -136,13 +135,12 @@ def record(name: str) -> None:
         files = serving_files(state)
         with np.load(named["ask"]) as ask:
             found = probe([state / "models" / file for file in files], ask["x_test"])
-        recorded = {"files": files, "probe": found, "look": play(LOOK, named), "changes": play(CHANGES, named),
-                    "merge": play(MERGE, named) if name in MERGED else []}
-        write(name, recorded)
+        again = unpack(name, Path(temporary, "again"))
+        write(name, {"files": files, "probe": found, "look": play(LOOK, named), "changes": play(CHANGES, named),
+                     "merge": play(MERGE, again) if name in MERGED else []})
         if name == "round":
-            named = unpack(name, Path(temporary, "again"))
-            write("commands", {"same": play(METHODS, named),
-                               "keys": [[line, keys(printed)] for line, printed in play(KEYS_ONLY, named)]})
+            write("commands", {"same": play(METHODS, again),
+                               "keys": [[line, keys(printed)] for line, printed in play(KEYS_ONLY, again)]})
 
 
 def write(name: str, recorded: dict[str, object]) -> None:
