@@ -25,7 +25,8 @@ def test_every_file_has_its_line():
     assert named == len([path for path in files if path.name != "__init__.py" or path.parent.name == "edgecl"])
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:\w+/)*\w+\.(?:py|toml|md))`", PROSE)) - {"methods/NAME.toml"}))
+@pytest.mark.parametrize("name", sorted(
+    set(re.findall(r"`((?:\w+/)*\w+\.(?:py|toml|md))`", PROSE)) - {"methods/NAME.toml"}))
 def test_a_file_that_the_prose_names_exists(name):
     assert (ROOT / name).exists() or (ROOT / "edgecl" / name).exists()
 
