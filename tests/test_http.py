@@ -251,6 +251,8 @@ def test_metrics_are_prometheus_text(served):
     client, service, _, _ = served
     client.post("/api/learn?class=cat", {"samples": vectors("cat", 5).tolist()})
     client.refused(404, "GET", "/nowhere")
+    assert b"serial_frames" not in client.get("/metrics")
+    service.sources.threads[0]._watch({"accepted": 7, "corrupt": 2})
     _, headers, text = client.ask("GET", "/metrics")
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
@@ -262,6 +264,8 @@ def test_metrics_are_prometheus_text(served):
     assert values["edgecl_learn_duration_seconds_count", ("state", "state")] == 1
     assert values["edgecl_frames_total", ("source", "tap"), ("state", "state")] == 0
     assert values["edgecl_http_replies_total", ("code", "404")] == 1
+    for result, count in (("accepted", 7), ("corrupt", 2)):
+        assert values["edgecl_serial_frames_total", ("result", result), ("source", "tap"), ("state", "state")] == count
     assert values["edgecl_rounds_total", ("state", "state"), ("verdict", "refused")] == 0
     for name in ("edgecl_inference_duration_seconds", "edgecl_learn_duration_seconds"):
         assert families[name].type == "histogram"
