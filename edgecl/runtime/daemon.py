@@ -5,8 +5,8 @@ import fcntl
 import gc
 import logging
 import os
-import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -197,13 +197,15 @@ class Daemon:
 def run(settings: DaemonSettings, opened: Callable[[Path], Learner], again: Callable[[], DaemonSettings]) -> int:
     """Run until SIGTERM or SIGINT, and return the exit code; at SIGHUP, read the settings `again`."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="edgecl: %(message)s")
-    heard: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put may be called from a signal handler
+    signals, wakeup = socket.socketpair()  # a handler alone does not wake a thread that waits for a lock
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(each, lambda number, _: heard.put(number))
+        signal.signal(each, lambda *_: None)
     daemon = Daemon(settings, opened, Notifier())
     daemon.start()
     log.info("serving %s: %s", settings.state, daemon.summary())
-    while heard.get() == signal.SIGHUP:
+    while signals.recv(1)[0] == signal.SIGHUP:
         try:
             daemon.reload(again())
             log.info("the settings were read again: %s", daemon.summary())

@@ -68,7 +68,7 @@ class SourceThread:
         self._read = read or self._open
         self.ring, self._queue = Ring(settings.keep), deque[Sample]()
         self.alive, self.error = False, ""
-        self.frames = self.dropped = self.restarts = self.refused = 0
+        self.frames = self.dropped = self.restarts = 0
         self.latest: Answer | None = None
         self.stable: Prediction | None = None   # the answer that made the present label stable
         self._debounce = Debounce(settings.debounce)
@@ -200,7 +200,6 @@ class SourceThread:
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Refusal):
-            self.refused += 1
             self.error = item.reason
             return
         now = time.monotonic()
