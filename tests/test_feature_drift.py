@@ -233,7 +233,7 @@ def test_the_arguments_are_not_changed():
 def test_what_cannot_be_moved_is_an_error():
     old = clouds(classes=2, samples=5)
     new = image(old)
-    with pytest.raises(StateError, match="no stored sample tells"):
+    with pytest.raises(StateError, match="no stored sample shows"):
         moved(collected(old), {})
     twice = {"c0": Pairs(np.repeat(old["c0"], 2, 0), np.repeat(new["c0"], 2, 0), np.ones(10, bool))}
     with pytest.raises(StateError, match="10 of 5 samples of class 'c0'"):

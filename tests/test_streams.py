@@ -28,7 +28,7 @@ SPEC = Spec(rate=50, window=1.0, hop=0.5)
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("serial:", "names no stream"), ("serial:/dev/ttyACM0?speed=9", "option 'speed'"),
+    ("serial:", "does not name a stream"), ("serial:/dev/ttyACM0?speed=9", "option 'speed'"),
     ("udp:x?baud=9", "option 'baud'"),
     ("csv:a.csv?rate", "rate"), ("serial:/dev/ttyACM0?baud=fast", "baud is 'fast'"), ("udp:here:", "port is ''"),
     ("udp:127.0.0.1:70000", "port is '70000'")])
@@ -320,7 +320,7 @@ def test_a_board_speaks_over_udp_as_over_a_wire(taught, simulated, capsys):
 
 
 def test_nobody_at_the_other_end_is_said_after_some_seconds(monkeypatch):
-    monkeypatch.setattr("edgecl.sources.streams.ANSWER", 0.3)
+    monkeypatch.setattr("edgecl.sources.streams.HELLO_TIMEOUT", 0.3)
     with pytest.raises(LinkError, match="said hello"):
         list(read(Path("udp:47391"), SPEC))
 
@@ -355,9 +355,9 @@ def test_ctrl_c_ends_a_stream_as_it_should_end(taught, tmp_path, capsys, monkeyp
 
 @pytest.mark.slow
 def test_a_wrong_baud_rate_is_what_an_error_points_at(taught, simulated, capsys, monkeypatch):
-    monkeypatch.setattr("edgecl.sources.streams.ANSWER", 1.5)
+    monkeypatch.setattr("edgecl.sources.streams.HELLO_TIMEOUT", 1.5)
     board = simulated()
     assert main(["predict", "--state", taught, f"serial:{board.port}?baud=115200", "--seconds", "2"]) == 1
     err = capsys.readouterr().err
-    assert "no frames of this protocol" in err
+    assert "not frames of this protocol" in err
     assert "?baud=" in err

@@ -24,10 +24,10 @@ import numpy as np
 from edgecl.evaluation import datasets, demo
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codebook import Codebook, wanted
-from edgecl.exemplars.codecs import FITS, Codec, Float32, codec_of
-from edgecl.exemplars.product_quantiser import AMPLE, PER_CLASS
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Codec, Float32, codec_of
+from edgecl.exemplars.product_quantiser import AMPLE_PER_CLASS, EXEMPLARS_PER_CLASS
 from edgecl.exemplars.stored import StoredSample, pack, packed_bytes
-from edgecl.heads.solvers import KINDS, PROJECTED, PROJECTED_BELOW, solve
+from edgecl.heads.solvers import KINDS, PROJECTED_BELOW, PROJECTION_LENGTH, solve
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.samples import Sample, sample_keys
@@ -71,12 +71,12 @@ class Task:
     @property
     def transforms(self) -> list[FeatureTransform]:
         plain = FeatureTransform(self.dimension, self.dimension, self.power)
-        transformed = FeatureTransform(self.dimension, PROJECTED, self.power, projected=True)
+        transformed = FeatureTransform(self.dimension, PROJECTION_LENGTH, self.power, projected=True)
         return [plain, transformed] if self.dimension < PROJECTED_BELOW else [plain]
 
     @property
     def codecs(self) -> list[str]:
-        return [name for name, kinds in FITS.items() if self.kind in kinds and name != "auto"]
+        return [name for name, kinds in KINDS_OF_CODEC.items() if self.kind in kinds and name != "auto"]
 
     @property
     def heads(self) -> list[str]:
@@ -247,7 +247,7 @@ def tested(task: Task, only: Knowledge, head: str) -> float:
 Table = dict[tuple[str, str], list[tuple[float, int]]]  # (codec, head) -> accuracy and exemplars at each size
 COLOURS = {"raw": "#6c7a89", "jpeg": "#9b2d86", "delta16": "#c08a00", "int8-feature": "#b3541e", "pq": "#3d5a98"}
 RULE = f"""**The rule of `codec = "auto"`.** Features are kept as int8, a byte a number, as long as the buffer holds
-all of them or {AMPLE} a class. Beyond that a product quantiser takes over, with codes as long as leave {PER_CLASS}
+all of them or {AMPLE_PER_CLASS} a class. Beyond that a product quantiser takes over, with codes as long as leave {EXEMPLARS_PER_CLASS}
 exemplars a class, from 1/4 to 2 bits a number; its codebook counts as bytes, and where it would take two thirds of the
 buffer or more, int8 stays. The first codebook is made of four classes, another when they are four times as many. The
 reason: as long as samples are few, one more is worth more than the precision of each. A photo takes 10 to 100 times the

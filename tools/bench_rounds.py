@@ -48,12 +48,12 @@ from edgecl.evaluation.scenarios import ScenarioStep  # noqa: E402
 from edgecl.training.bench.one_seed import session_settings  # noqa: E402
 from edgecl.training.bench.session import MethodRun  # noqa: E402
 
-LEAST, MOST = 0.85, 300e6      # of the bare loop's speed; bytes
+MIN_SPEED, MAX_RSS = 0.85, 300e6      # of the bare loop's speed; bytes
 PEERS = {"finetune": ("Naive", 0.0), "er": ("Replay", 1.3), "ewc": ("EWC_online", 2.0), "lwf": ("LwF", 0.0),
          "icarl": ("ICaRL", 0.0)}    # method -> strategy, how many times its speed is promised
 EXEMPLARS = 200
 RATE, MOMENTUM = 0.02, 0.9
-LOOKED = 256                   # samples at a time: what suits the bare loop best
+EVALUATION_BATCH = 256                   # samples at a time: what suits the bare loop best
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Bare:
         for rows in order[:sum(passes.graded)].split(passes.graded) if passes.graded else ():
             torch.autograd.grad(F.cross_entropy(self(x[rows]), y[rows]), weights)
         with torch.inference_mode():
-            for rows in (torch.arange(passes.looked) % len(x)).split(LOOKED) if passes.looked else ():
+            for rows in (torch.arange(passes.looked) % len(x)).split(EVALUATION_BATCH) if passes.looked else ():
                 self(x[rows])
 
 
@@ -178,8 +178,8 @@ def speeds(jobs: dict[str, list[BenchJob]], repeats: int, promised: bool) -> lis
                f"{samples / median(bare for _, bare in found):,.0f}; {ratios[0]:.3f} to {ratios[-1]:.3f}; passes: " \
                f"{trained:,} trained on, {graded:,} more back, {looked:,} forward only"
         ratio = median(ratios)
-        figures.append(Figure(f"{method}, to a bare loop", f">= {LEAST} x" if promised else "-", f"{ratio:.3f} x",
-                              LEAST / ratio if promised else 0.0, note))
+        figures.append(Figure(f"{method}, to a bare loop", f">= {MIN_SPEED} x" if promised else "-", f"{ratio:.3f} x",
+                              MIN_SPEED / ratio if promised else 0.0, note))
     return figures
 
 
@@ -196,8 +196,8 @@ def beside(jobs: dict[str, list[BenchJob]], peer: Sequence[str], promised: bool)
                 theirs.append(run_peer(peer, strategy, job))
         most = max(result["peak_rss_bytes"] for result in ours)
         finals = ", ".join(f"{result['final_accuracy']:.4f}" for result in ours)
-        figures.append(Figure(f"{method}, peak memory", f"<= {MOST / 1e6:.0f} MB" if promised else "-",
-                              f"{most / 1e6:.0f} MB", most / MOST if promised else 0.0, f"final accuracies {finals}"))
+        figures.append(Figure(f"{method}, peak memory", f"<= {MAX_RSS / 1e6:.0f} MB" if promised else "-",
+                              f"{most / 1e6:.0f} MB", most / MAX_RSS if promised else 0.0, f"final accuracies {finals}"))
         if peer:
             speed, peers = (median(rates) for rates in ([result["samples_per_second"] for result in ours],
                                                         [result["samples_per_s"] for result in theirs]))

@@ -22,7 +22,7 @@ from edgecl.learner import Learner
 from edgecl.profiling import forecast, measure, sandbox
 from edgecl.settings import Settings
 
-MOST = 0.05
+MAX_ERROR = 0.05
 MORE = 20
 STATES = {  # name -> settings, kind and shape of samples, classes taught
     "photos, lite0 fp32": (Settings(backbone="efficientnet-lite0"), "image", (224, 224, 3), 10),
@@ -82,7 +82,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             for row in check(name, Path(folder)):
                 ratio = float(row["forecast"]) / float(row["measured"])  # type: ignore[arg-type]
-                kept_promise = abs(ratio - 1) <= MOST
+                kept_promise = abs(ratio - 1) <= MAX_ERROR
                 good &= kept_promise
                 if options.json:
                     print(json.dumps({**row, "ratio": round(ratio, 4), "kept": kept_promise}), flush=True)

@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {     # name -> arguments of bench
     "watch, 7 steps, tcn, 1 epoch": {"data": "watch", "backbone": "tcn", "epochs": 1, "steps": 7}}
 RULES = [rule for rule in PARTS["task_rule"] if rule != "none"]
 ORDER = ["packnet", "lottery", "clnp", "cpg", "pathnet", "den"]
-BESIDE = ["er", "slda"]
+COMPARED_METHODS = ["er", "slda"]
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
     plastic = [name for name in ORDER if name in method_names() and read_method(name).plastic]
     page = [PREFACE]
     for title, given in SETTINGS.items():
-        results = bench(options.out, given, options.seeds, [*plastic, *BESIDE])
+        results = bench(options.out, given, options.seeds, [*plastic, *COMPARED_METHODS])
         if options.rules in title:
             results |= bench(options.out, given, options.seeds.split(",")[0], with_rules(options.out, plastic))
         separate = [apart(given, int(seed)) for seed in options.seeds.split(",")]
@@ -113,7 +113,7 @@ def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate
                      f" | {middle(first, 'memory_bytes', '{:,.0f}')} | {middle(first, 'train_seconds', '{:.1f}')} |")
     lines.append(f"| separate networks | {median(share for share, _ in separate):.3f} | 0.000 |"
                  + " |" * len(RULES) + f" {separate[0][1]:,} | |")
-    for name in BESIDE:
+    for name in COMPARED_METHODS:
         if found := results.get(name):
             lines.append(f"| `{name}` | {middle(found, 'task_aware_accuracy')} | {max(map(lost, found)):.3f} | "
                          + f"{middle(found, 'final_accuracy')} (no rule) |" + " |" * (len(RULES) - 1)

@@ -33,8 +33,8 @@ from edgecl.sources.spec import Spec
 
 CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk",
            "Avocado")
-EACH, ROUND = 15, 300   # photos of a class, seconds at most
-SEEN = (*CLASSES, "Mango", "Kiwi")   # the last ones are new to it
+PHOTOS_PER_CLASS, ROUND_SECONDS = 15, 300   # photos of a class, seconds at most
+SHOWN_CLASSES = (*CLASSES, "Mango", "Kiwi")   # the last ones are new to it
 
 
 def main() -> None:
@@ -65,13 +65,13 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
     learner = Learner.create(folder / "state", Settings(backbone="efficientnet-lite0", quota=64 * 10**6,
                                                         exemplars=4 * 10**6, codec="jpeg"))
     for name in CLASSES:
-        photos = islice(read(grocery / "train" / name, Spec(), name), EACH)
+        photos = islice(read(grocery / "train" / name, Spec(), name), PHOTOS_PER_CLASS)
         learner.learn(photos, name.replace("-", " ").lower())  # type: ignore[arg-type]
-    learner.round(RoundRequest(seconds=ROUND, memory=800 * 10**6, epochs=2))
+    learner.round(RoundRequest(seconds=ROUND_SECONDS, memory=800 * 10**6, epochs=2))
     learner.close()
     shown = folder / "photos"
     shown.mkdir()
-    for place, name in enumerate(SEEN):
+    for place, name in enumerate(SHOWN_CLASSES):
         for number, photo in enumerate(sorted((grocery / "test" / name).glob("*.jpg"))[:4]):
             shutil.copy(photo, shown / f"{number}-{place}.jpg")
     with socket.socket() as free:

@@ -28,10 +28,10 @@ from helpers_rounds import conv_backbone, taught  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.profiling import sandbox  # noqa: E402
 
-MOST = 1.5
-ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import Wish\n"
+MAX_RATIO = 1.5
+ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import RoundRequest\n"
          "from edgecl.errors import EdgeclError\n"
-         "try:\n    found = Learner.open(sys.argv[1]).round(Wish('er', float(sys.argv[2]), 600_000_000, epochs=1000))\n"
+         "try:\n    found = Learner.open(sys.argv[1]).round(RoundRequest('er', float(sys.argv[2]), 600_000_000, epochs=1000))\n"
          "    print(f'{found.steps} steps, accepted: {found.accepted}')\n"
          "except EdgeclError as error:\n    print(error)\n")
 
@@ -75,8 +75,8 @@ def main() -> int:
                   f"{os.getloadavg()[0]:7.2f}  {said[:90]}", flush=True)
         ratios = [np.percentile(times["busy"], q) / np.percentile(times["idle"], q) for q in (50, 99)]
         learner.close()
-    print(f"busy / idle: p50 {ratios[0]:.2f}, p99 {ratios[1]:.2f} (asked: {MOST}); {os.cpu_count()} processors")
-    return 0 if ratios[1] <= MOST else 1
+    print(f"busy / idle: p50 {ratios[0]:.2f}, p99 {ratios[1]:.2f} (asked: {MAX_RATIO}); {os.cpu_count()} processors")
+    return 0 if ratios[1] <= MAX_RATIO else 1
 
 
 if __name__ == "__main__":

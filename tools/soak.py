@@ -42,9 +42,9 @@ from edgecl.samples import Sample  # noqa: E402
 from edgecl.settings import Settings  # noqa: E402
 
 SIDE, CLASSES, EACH = 224, 5, 25
-START, STATUS = 2.0, 0.150                              # seconds
-REST = 2.8          # seconds after a cycle in which the daemon comes to rest
-ADDED, DURING, RESIDENT, GROWTH = 1.05, 1.5, 1.3, 1.0   # times, times, times, MB an hour
+MAX_START, MAX_STATUS = 2.0, 0.150                              # seconds
+REST_SECONDS = 2.8          # seconds after a cycle in which the daemon comes to rest
+MAX_LATENCY_RATIO, MAX_ROUND_RATIO, MAX_RSS_RATIO, MAX_GROWTH = 1.05, 1.5, 1.3, 1.0   # times, times, times, MB an hour
 BARE = """
 import sys, numpy as np, onnxruntime as ort
 options = ort.SessionOptions()
@@ -112,10 +112,10 @@ def start(folder: Path, given: argparse.Namespace) -> bool:
             asked.append(time.perf_counter() - begun)
         ends.append(daemon.end())
     found = [float(np.median(times)) for times in (firsts, asked, ends)]
-    print(f"start to first answer {found[0]:.2f} s (asked {START}), edgecl status {1000 * found[1]:.0f} ms "
-          f"(asked {1000 * STATUS:.0f}), SIGTERM to end {found[2]:.2f} s, longest {max(ends):.2f} (asked 2); medians; "
+    print(f"start to first answer {found[0]:.2f} s (asked {MAX_START}), edgecl status {1000 * found[1]:.0f} ms "
+          f"(asked {1000 * MAX_STATUS:.0f}), SIGTERM to end {found[2]:.2f} s, longest {max(ends):.2f} (asked 2); medians; "
           f"load {os.getloadavg()[0]:.1f}")
-    return found[0] < START and found[1] <= STATUS and max(ends) < 2
+    return found[0] < MAX_START and found[1] <= MAX_STATUS and max(ends) < 2
 
 
 class Inside:
@@ -176,9 +176,9 @@ def latency(folder: Path, given: argparse.Namespace) -> bool:
     inside.end()
     whole, loop, bare = (1000 * np.median(times) for times in zip(*rows))
     print(f"p50 of a bare session.run {bare:.2f} ms; of the loop, from a frame to its published answer, {loop:.2f} ms: "
-          f"{loop / bare:.3f} times (asked {ADDED}); with waking the loop's thread {whole:.2f} ms: {whole / bare:.3f} "
+          f"{loop / bare:.3f} times (asked {MAX_LATENCY_RATIO}); with waking the loop's thread {whole:.2f} ms: {whole / bare:.3f} "
           f"times; load {os.getloadavg()[0]:.1f}")
-    return loop / bare <= ADDED
+    return loop / bare <= MAX_LATENCY_RATIO
 
 
 def round_beside(folder: Path, given: argparse.Namespace) -> bool:
@@ -198,8 +198,8 @@ def round_beside(folder: Path, given: argparse.Namespace) -> bool:
     dropped = inside.feed.dropped
     inside.end()
     ratio = np.percentile(times["busy"], 99) / np.percentile(times["idle"], 99)
-    print(f"p99 beside a round {ratio:.2f} times that of idle (asked {DURING}); {dropped} frames dropped (asked 0)")
-    return ratio <= DURING and dropped == 0
+    print(f"p99 beside a round {ratio:.2f} times that of idle (asked {MAX_ROUND_RATIO}); {dropped} frames dropped (asked 0)")
+    return ratio <= MAX_ROUND_RATIO and dropped == 0
 
 
 def memory(folder: Path, given: argparse.Namespace) -> bool:
@@ -223,7 +223,7 @@ def memory(folder: Path, given: argparse.Namespace) -> bool:
                 asked = time.monotonic()
                 daemon.ask(command, label="new", **({"seconds": 1.0} if command == "learn_last" else {}))
                 took[command].append(time.monotonic() - asked)
-            due = max(due + every, time.monotonic() + REST)
+            due = max(due + every, time.monotonic() + REST_SECONDS)
         if now - shown > 30:
             shown = now
             print(f"  {now:5.0f} s  {rows[-1][0] / 1e6:6.1f} MB  {rows[-1][1]} threads  {rows[-1][2]} descriptors  "
@@ -237,12 +237,12 @@ def memory(folder: Path, given: argparse.Namespace) -> bool:
     most, threads, handles = max(row[0] for row in rows), *(sorted({row[i] for row in rows[50:]}) for i in (1, 2))
     print(f"resident: bare ONNX Runtime {bare / 1e6:.1f} MB; the daemon {served / 1e6:.1f} at its first answer, "
           f"{rest / 1e6:.1f} at rest after {len(rests)} cycles of learn and forget: {rest / bare:.2f} times (asked "
-          f"{RESIDENT}); at most {most / 1e6:.1f} while it learned")
+          f"{MAX_RSS_RATIO}); at most {most / 1e6:.1f} while it learned")
     print(f"over {given.minutes:g} min at {given.fps:g} fps, at rest before each cycle, the first quarter left out: "
-          f"{slope:+.2f} MB an hour (asked < {GROWTH}; median of all pairs); threads {threads}, descriptors {handles}; "
+          f"{slope:+.2f} MB an hour (asked < {MAX_GROWTH}; median of all pairs); threads {threads}, descriptors {handles}; "
           f"{counted['frames_total']['cam']} answers; medians: learn {np.median(took['learn_last']):.2f} s, forget "
           f"{np.median(took['forget']):.2f} s")
-    return rest <= RESIDENT * bare and slope < GROWTH and len(threads) == 1
+    return rest <= MAX_RSS_RATIO * bare and slope < MAX_GROWTH and len(threads) == 1
 
 
 PARTS = {"start": start, "latency": latency, "round": round_beside, "memory": memory}

@@ -34,7 +34,7 @@ from edgecl.settings import format_size
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}
 MEMORY = {"fashion": 200 * 784 + 160, "digits": 100 * 256 + 160, "watch": 60 * 3600 + 300}
-COUNT = {"fashion": 200, "digits": 100}
+EXEMPLAR_COUNT = {"fashion": 200, "digits": 100}
 Result = dict[str, Any]
 
 
@@ -64,7 +64,7 @@ def ours(method: str, options: argparse.Namespace, seed: int, rate: float) -> Re
 def theirs(method: str, options: argparse.Namespace, seed: int, rate: float) -> Result:
     command = [options.peer, str(options.peer_script), "--strategy", STRATEGIES[method], "--data", options.data,
                "--seed", str(seed), "--lr", str(rate), "--epochs", str(options.epochs), "--mem",
-               str(COUNT[options.data]), "--threads", "1"]
+               str(EXEMPLAR_COUNT[options.data]), "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"by": "peer", "method": method, "rate": rate, "epochs": options.epochs, "data": options.data,

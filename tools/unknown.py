@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
-from edgecl.heads.head import ACCEPTED, Head
+from edgecl.heads.head import ACCEPTED_SHARE, Head
 from edgecl.learning.knowledge import Knowledge
 from edgecl.settings import Settings
 from edgecl.state.quota import segment_bytes
@@ -97,7 +97,7 @@ def draw(task: data.Task, labels: list[str]) -> Draw:
     found = scores(head, known.plain.pooled(), known, task.x_test)
     told = {}
     for name, values in found.items():
-        limit = np.quantile(values[inside], ACCEPTED)
+        limit = np.quantile(values[inside], ACCEPTED_SHARE)
         told[name] = float((values[~inside] > limit).mean()), auroc(values[inside], values[~inside])
     product = None
     if head.novelty is not None and np.isfinite(head.novelty.threshold):
@@ -138,7 +138,7 @@ def page(found: dict[str, list[Draw]]) -> str:
             own.append(f"| {name} | {ranged([k for k, _ in told], True)} | {ranged([u for _, u in told], True)} |")
     return f"""# Unknown samples
 
-How many samples of untaught classes are called unknown when {ACCEPTED:.0%} of the known test samples are still
+How many samples of untaught classes are called unknown when {ACCEPTED_SHARE:.0%} of the known test samples are still
 accepted, and the area under the ROC curve: mean and range of {DRAWS} draws of the taught classes, on official test
 photos, test digits and people who were not recorded for training. The threshold of each score is set on the known
 test samples here, so that scores compare.

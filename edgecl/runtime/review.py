@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgecl.errors import BadInput
-from edgecl.exemplars.selection import NEAR
+from edgecl.exemplars.selection import NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Review:
 
     def see(self, source: str, said: Prediction, data: np.ndarray, feature: NDArray[np.float32]) -> None:
         """A frame was classified: put it on the list where it belongs there. Near-duplicates, as in `exemplars`, are
-        those closer than NEAR of the mean squared distance of two frames that came."""
+        those closer than NEAR_DUPLICATE of the mean squared distance of two frames that came."""
         if self._mean is None or self._mean.shape != feature.shape:
             self._mean, self._spread = feature.copy(), 0.0
         gap = feature - self._mean
@@ -54,7 +54,7 @@ class Review:
         if not (said.unknown or said.confidence < self.below) or now - self._last.get(source, -PAUSE) < PAUSE:
             return
         with self._lock:
-            near = NEAR * self._spread
+            near = NEAR_DUPLICATE * self._spread
             if any(e.feature.shape == feature.shape and float(((e.feature - feature) ** 2).sum()) <= near
                    for e in self._entries):
                 return
