@@ -46,7 +46,9 @@ MAX_START, MAX_STATUS = 2.0, 0.150                              # seconds
 REST_SECONDS = 2.8          # seconds after a cycle in which the daemon comes to rest
 MAX_LATENCY_RATIO, MAX_ROUND_RATIO, MAX_RSS_RATIO, MAX_GROWTH = 1.05, 1.5, 1.3, 1.0   # times, times, times, MB an hour
 BARE = """
-import sys, numpy as np, onnxruntime as ort
+import os, sys, numpy as np
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[1], options)

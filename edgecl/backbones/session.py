@@ -17,7 +17,8 @@ from edgecl.errors import BackboneError
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnxruntime as ort
+
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
 BATCH_BYTES = 200_000  # one photo, or 16 windows: where ONNX Runtime is fastest on one core, measured
 METADATA_KEY = "edgecl.backbone"
@@ -56,7 +57,7 @@ def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
 
     Raises BackboneError if ONNX Runtime can't load the model.
     """
-    import onnxruntime as ort
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -75,7 +76,7 @@ def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
 
 def providers() -> list[str]:
     """The execution providers to use, best first: CUDA if this onnxruntime has it, then the CPU."""
-    import onnxruntime as ort
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     have = ort.get_available_providers()
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in have]
