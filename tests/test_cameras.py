@@ -200,7 +200,7 @@ def test_v4l2_frames_come_until_the_camera_is_pulled(monkeypatch):
 
 def test_a_camera_of_another_form_is_refused(monkeypatch):
     plug(monkeypatch, Usb([], "H264"))
-    with pytest.raises(BadInput, match="H264 only"):
+    with pytest.raises(BadInput, match="only delivers H264"):
         next(read_camera("camera:/dev/video0", SPEC, None))
 
 

@@ -155,7 +155,7 @@ def test_a_rank_form_moves_as_a_whole_and_stays_approximate():
     for label in old:
         assert np.abs(found.mean(label) - expected.mean(label)).max() < 1e-4
     assert found.diagonal is not None
-    with pytest.raises(StateError, match="taken out"):
+    with pytest.raises(StateError, match="be removed"):
         found.remove("c0", new["c0"][:1])
     again = ClassStatistics.from_arrays(found.to_arrays(rank=8)).pooled()
     assert np.allclose(np.diag(again.covariance), np.diag(found.pooled().covariance), rtol=1e-4)

@@ -155,7 +155,7 @@ def test_rows_of_a_table_are_vectors_where_the_state_takes_vectors(tmp_path):
     assert [m.data.tolist() for m in made] == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize(("text", "says"), [("1,2\n3,x\n", "line 2"), ("1,2\n3\n", "line 2 holds 1"),
+@pytest.mark.parametrize(("text", "says"), [("1,2\n3,x\n", "line 2"), ("1,2\n3\n", "line 2 has 1"),
                                             ("1,nan\n", "finite"), ("", "no samples")])
 def test_a_bad_row_of_a_stream_is_named(tmp_path, text, says):
     (tmp_path / "t.csv").write_text(text)

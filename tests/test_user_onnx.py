@@ -104,7 +104,7 @@ def refuse(path: Path, reason: str) -> None:
 
 def test_adopt_refusals(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
-    refuse(path, "no file")
+    refuse(path, "not a file")
     path.write_bytes(b"no protobuf")
     refuse(path, "not valid ONNX")
     refuse(write(path, "NoSuchOperator"), "not valid ONNX")
