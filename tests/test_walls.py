@@ -58,7 +58,7 @@ def part_of(module):
 
 
 def imports_of(tree, run_time=True):
-    """Modules that a file imports, at its top or within a function; run_time: without those under `if TYPE_CHECKING`."""
+    """Modules that a file imports, at its top or within a function; run_time: not those under `if TYPE_CHECKING`."""
     nodes = [tree]
     while nodes:
         node = nodes.pop()
@@ -69,10 +69,12 @@ def imports_of(tree, run_time=True):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"imports are absolute: {ast.unparse(node)}"
             assert node.module is not None
-            if node.module == "edgecl":
-                yield from (f"edgecl.{alias.name}" for alias in node.names if not alias.name.startswith("_"))
-            else:
-                yield node.module
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole.removeprefix("edgecl.") in TREES:
+                    yield whole
+                else:
+                    yield node.module
 
 
 def inside(tree):
