@@ -51,9 +51,8 @@ class Clnp(Plasticity):
                 if name in self.free and not isinstance(self.free[name], bool):
                     value.detach().copy_(torch.where(self.free[name], fresh(value, generator), value.detach()))
         self.activity = Activity(self.work, self.chain)
-        self.work.head.told.append(self._penalty)
 
-    def _penalty(self, step: Step) -> Tensor | None:
+    def penalty(self, step: Step) -> Tensor | float:
         return self.sparsity * step.share * torch.stack([mean.sum() for mean in self.activity.last.values()]).sum()
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:

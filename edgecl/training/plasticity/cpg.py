@@ -14,9 +14,10 @@ from edgecl.training.plasticity.packnet import Owned
 from edgecl.training.plasticity.units import layers, weights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.plasticity.task_rules import TaskRule
 
 LEARNING = 0.5                          # of a round's steps: it picks, and grows; then it compacts
@@ -98,14 +99,14 @@ class Cpg(Owned):
                 weight.copy_(torch.where(drawn, fresh(weight, self.generator), weight))
             self.mine[name] = self.free[name] = free
 
-    def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Beside the base's, the step of the masks: d loss / d mask = d loss / d (weight used) x weight."""
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
+        """Besides the base's, the step of the masks: d loss / d mask = d loss / d (weight used) x weight."""
         if self.tasks and self.level < 0:
             self.count += 1
             for name, gradient in zip(self.names, gradients):
                 if name in self.real and gradient is not None:
                     self._adam(name, gradient * self.values[name] * self.old[name])
-        return super().mask(gradients)
+        return super().project(gradients, references)
 
     def _adam(self, name: str, gradient: Tensor) -> None:
         first, second = self.moments[name]

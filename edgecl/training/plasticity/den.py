@@ -99,7 +99,6 @@ class Den(Plasticity):
         self.shared = [name for name in self.parameters if not name.startswith("head.") and name in
                        self.shared_names(self.work)]
         self.rows = torch.tensor(self.work.head.columns)
-        self.work.head.told.append(self._penalty)
         if self.tasks:
             self.free |= dict.fromkeys(self.shared, False)
             self.parameters["head.head.weight"][self.rows] = 0
@@ -123,7 +122,7 @@ class Den(Plasticity):
         for name in names:
             self.parameters[name].copy_(F.softshrink(self.parameters[name], self.l1))
 
-    def _penalty(self, step: Step) -> Tensor | None:
+    def penalty(self, step: Step) -> Tensor | float:
         """L2 of what is retrained, and what holds it to the old weights once units were split."""
         total = torch.zeros(())
         for name, value in self.work.named_parameters():
