@@ -66,6 +66,18 @@ class Plasticity(Constraint):
             masked.append(None if gradient is None or free is False else gradient if free is True else gradient * free)
         return masked
 
+    def answered(self) -> Tensor:
+        """Logits of the round's own samples by the network in training [n, classes]."""
+        training = self.work.training
+        self.work.eval()
+        logits = outputs(lambda x: self.work(x)[1], self.samples.x, self.work.block)
+        self.work.train(training)
+        return logits
+
+    def accuracy(self) -> float:
+        """Of the network in training, on the round's own samples."""
+        return float((self.answered().argmax(1) == self.samples.y).float().mean())
+
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         """Freeze what was learned."""
         columns, new = self.work.head.columns, self.samples

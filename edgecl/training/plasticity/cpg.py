@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecl.training.networks.network import Network, outputs
 from edgecl.training.plasticity.growth import first_units, grow, widths
 from edgecl.training.plasticity.masks import bits_for, fresh, pack, packed_bytes, unpack
 from edgecl.training.plasticity.packnet import Owned
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from edgecl.training.batch import Batch
     from edgecl.training.constraints.base import Gradients
+    from edgecl.training.networks.network import Network
     from edgecl.training.plasticity.task_rules import TaskRule
 
 LEARNING = 0.5                          # of a round's steps: it picks, and grows; then it compacts
@@ -169,14 +169,6 @@ class Cpg(Owned):
             value.copy_(self.good[0][name])
         self.mine = self.good[1]
         self.free |= self.mine
-
-    def accuracy(self) -> float:
-        """Of the network in training, on the round's own samples."""
-        training = self.work.training
-        self.work.eval()
-        logits = outputs(lambda x: self.work(x)[1], self.samples.x, self.work.block)
-        self.work.train(training)
-        return float((logits.argmax(1) == self.samples.y).float().mean())
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         if 0 <= self.level < len(RATIOS) and self.accuracy() < self.reached:
