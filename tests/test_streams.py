@@ -20,7 +20,7 @@ from edgecl.learner import Learner
 from edgecl.samples import Refusal, Sample
 from edgecl.sources import is_stream, read
 from edgecl.sources.spec import Spec
-from edgecl.sources.streams import Debounce, open_link, parse_stream
+from edgecl.sources.streams import open_link, parse_stream
 from edgecl.sources.timeline import Gap, Timeline, Window
 from edgecl.sources.windows import cut
 
@@ -161,15 +161,6 @@ def test_a_bad_row_of_a_stream_is_named(tmp_path, text, says):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(BadInput, match=says):
         list(read(Path(f"csv:{tmp_path}/t.csv"), SPEC))
-
-
-# labels ------------------------------------------------------------------------------------------
-
-
-def test_a_label_is_said_once_it_came_three_times_in_a_row():
-    changed = Debounce(3)
-    assert [label for label in "aabaaabbbbabbbccaccc" if changed(label)] == ["a", "b", "c"]
-    assert [label for label in "aab" if Debounce(1)(label)] == ["a", "a", "b"]
 
 
 # the command line --------------------------------------------------------------------------------

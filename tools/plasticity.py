@@ -38,7 +38,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rules", default="", metavar="TEXT", help="other rules only in settings whose name has TEXT")
+    parser.add_argument("--rules", default="", metavar="TEXT",
+                        help="try other rules only in settings whose name has TEXT")
     options = parser.parse_args()
     plastic = [name for name in ORDER if name in method_names() and read_method(name).plastic]
     page = [PREFACE]

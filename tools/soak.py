@@ -127,39 +127,38 @@ class Inside:
     def __init__(self, folder: Path) -> None:
         keep_memory_low()
         self.service = Service(Learner.open(folder / "state"), DaemonSettings(folder / "state", rounds="off"))
-        self.loop = Loop()
-        self.feed = SourceThread(SourceSettings("camera:", "cam"), self.service, self.loop.offer, iter)
-        self.service.feeds = (self.feed,)
-        self.loop.follow([self.feed])
+        self.loop = Loop(self.timed)
+        self.source = SourceThread(SourceSettings("camera:", "cam"), self.service.spec, self.service.hub.say,
+                                   self.loop.offer, iter)
+        self.service.sources.follow([self.source])
+        self.loop.follow([self.source])
         self.service.start()
         threading.Thread(target=self.loop.run, daemon=True).start()
         self.classified = 0.0
-        classify = self.service.classify
-
-        def timed(feed: SourceThread, sample: Sample) -> None:
-            begun = time.monotonic()
-            classify(feed, sample)
-            self.classified = time.monotonic() - begun
-
-        self.service.classify = timed
         self.photos = sandbox.samples("image", (SIDE, SIDE, 3), 50, 99)
         self.number = 0
+
+    def timed(self, source: SourceThread, sample: Sample) -> None:
+        begun = time.monotonic()
+        self.service.classifier.classify(source, sample)
+        self.classified = time.monotonic() - begun
 
     def answer(self, pause: float) -> float:
         """Seconds from offering a frame to its answer, followed by a pause."""
         self.number += 1
         photo = self.photos[self.number % len(self.photos)].copy()
-        before, begun = self.feed.frames, time.monotonic()
-        self.loop.offer(self.feed, Sample(photo))
+        before, begun = self.source.frames, time.monotonic()
+        self.loop.offer(self.source, Sample(photo))
         time.sleep(pause)
-        while self.feed.frames == before:
+        while self.source.frames == before:
             time.sleep(0.001)
-        assert self.feed.latest is not None
-        return self.feed.latest.at - begun
+        assert self.source.latest is not None
+        return self.source.latest.at - begun
 
     def bare(self, pause: float) -> float:
         self.number += 1
-        photo, backbone = self.photos[self.number % len(self.photos)][None].copy(), self.service.serving.backbone
+        photo = self.photos[self.number % len(self.photos)][None].copy()
+        backbone = self.service.classifier.serving.backbone
         begun = time.monotonic()
         backbone.session.run(None, {backbone._input: photo})
         took = time.monotonic() - begun
@@ -198,7 +197,7 @@ def round_beside(folder: Path, given: argparse.Namespace) -> bool:
             f"{said['steps']} steps, accepted: {said['accepted']}"
         print(f"  {kind}: {len(times[kind])} answers so far, p50 {np.percentile(times[kind], 50):.1f} p99 "
               f"{np.percentile(times[kind], 99):.1f} ms; load {os.getloadavg()[0]:.1f}  {what}", flush=True)
-    dropped = inside.feed.dropped
+    dropped = inside.source.dropped
     inside.end()
     ratio = np.percentile(times["busy"], 99) / np.percentile(times["idle"], 99)
     print(f"p99 during a round {ratio:.2f} times that when idle (target {MAX_ROUND_RATIO}); {dropped} frames dropped "

@@ -13,6 +13,8 @@ from edgecl.sources.spec import PHOTOS, Item, Spec
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.sources.streams import LinkWatch
+
 SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
 
 
@@ -26,9 +28,10 @@ def endless(path: Path) -> bool:
     return is_stream(path) and not str(path).startswith("csv:")
 
 
-def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
+def read(path: Path, spec: Spec, label: str | None = None, watch: LinkWatch | None = None) -> Iterator[Item]:
     """The samples of a photo, recording, .npz file or stream, or of all files in a folder, sorted by name.
 
+    watch: called with the frame counts of a device's link, if the stream has one.
     Raises BadInput if nothing is there or the kind of file is unknown; a bad file in a folder comes as a Refusal.
     """
     if str(path).startswith(CAMERAS) and not path.exists():
@@ -39,7 +42,7 @@ def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
     if is_stream(path):
         from edgecl.sources.streams import read_stream
 
-        yield from read_stream(str(path), spec, label)
+        yield from read_stream(str(path), spec, label, watch)
         return
     if path.is_dir():
         found = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not entry.name.startswith(".")]

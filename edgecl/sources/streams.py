@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
@@ -25,6 +25,8 @@ DEFAULT_BAUD = 921600   # a 6-axis int16 IMU at 1 kHz does not fit into 115200
 HELLO_TIMEOUT = 5.0     # seconds for a device to say hello: opening a port resets many boards
 SILENCE_TIMEOUT = 10.0  # seconds without a sample after which a stream with --seconds N ends
 ROWS_PER_READ = 256     # of a .csv file
+# Called when the link to a device is open, with its frame counts by result, which go on counting.
+LinkWatch = Callable[[Mapping[str, int]], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def number_option(stream: Stream, name: str, default: int, most: int, text: str 
     return int(text)
 
 
-def read_stream(text: str, spec: Spec, label: str | None) -> Iterator[Item]:
+def read_stream(text: str, spec: Spec, label: str | None, watch: LinkWatch | None = None) -> Iterator[Item]:
     """Windows (or rows, if they are feature vectors) as they arrive, and a Refusal for each gap that cost windows.
 
     Ends after spec.seconds of signal in device time, not counting gaps, or, if spec.seconds is set, when the device
@@ -90,7 +92,7 @@ def read_stream(text: str, spec: Spec, label: str | None) -> Iterator[Item]:
     if not spec.vectors and (spec.rate is None or spec.window is None):
         raise BadInput(f"{text} is a stream, but this state has no rate and window",
                        "create the state with `edgecl init --rate 50 --window 3`")
-    blocks = _csv_blocks(stream, spec) if stream.kind == "csv" else _device_blocks(stream, spec)
+    blocks = _csv_blocks(stream, spec) if stream.kind == "csv" else _device_blocks(stream, spec, watch)
     return _vectors(blocks, stream, spec, label) if spec.vectors else _windows(blocks, stream, spec, label)
 
 
@@ -159,11 +161,13 @@ def open_link(stream: Stream) -> Link:
     return Link(lambda: UdpWire(number, host or None, stream.options.get("listen", "127.0.0.1")), wanted)
 
 
-def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block | Refusal]:
+def _device_blocks(stream: Stream, spec: Spec, watch: LinkWatch | None = None) -> Iterator[Block | Refusal]:
     from firmware_bridge.reader import Reader
     from firmware_bridge.session import Connected, Samples
 
     link = open_link(stream)
+    if watch is not None:
+        watch(link.session.decoder.counts)
     with Reader(link) as reader:
         reader.wait_hello(HELLO_TIMEOUT)
         chosen = _channel(stream, link)
@@ -261,19 +265,3 @@ def _csv_block(rows: list[list[float]], clock: int | None, count: int, rate: flo
     if not rate_text and len(steps) and (period := float(np.median(steps))) > 0:
         rate = 1 / period
     return Block(times, np.delete(table, clock, 1).astype(np.float32), rate)
-
-
-class Debounce:
-    """Reports a label once it has come `times` in a row, unless it was the last one reported."""
-
-    def __init__(self, times: int) -> None:
-        self._times, self._run, self._last, self._reported = times, 0, object(), object()
-
-    def __call__(self, label: object) -> bool:
-        """Whether to report this label now."""
-        self._run = self._run + 1 if label == self._last else 1
-        self._last = label
-        if self._run < self._times or label == self._reported:
-            return False
-        self._reported = label
-        return True
