@@ -176,7 +176,8 @@ def test_a_method_that_is_refused_is_named_once_and_nothing_is_written(run, fake
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (("--steps", "11"), "10 classes"), (("--steps", "0"), "--steps is 0"), (("--scenario", "nope"), "nc, ni, nic, online"),
+    (("--steps", "11"), "10 classes"), (("--steps", "0"), "--steps is 0"),
+    (("--scenario", "nope"), "nc, ni, nic, online"),
     (("--scenario", "ni"), "no sessions"), (("--seeds", "a,b"), "whole numbers"), (("--seeds", "-1"), "seed is -1"),
     (("--data", "nope"), "digits, watch, fashion"), (("--data", "nothere.npz"), "nothere.npz"),
     (("--method", "nope"), "no method 'nope'"), (("--method", "finetune,no.toml"), "no.toml"),
