@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers_bridge import APP_COUNT, APP_OBJECT, APP_RESET, link_to, need, pattern, ramp, u32
+from helpers_bridge import APP_COUNT, APP_OBJECT, APP_RESET, link_to, pattern, ramp, u32
+from helpers_needs import need
 
 from firmware_bridge.build import build_qemu
 from firmware_bridge.link import Link

@@ -9,7 +9,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from helpers_bridge import APP_COUNT, link_to, need, ramp, u32
+from helpers_bridge import APP_COUNT, link_to, ramp, u32
+from helpers_needs import need
 
 from edgecl.errors import LinkError
 from firmware_bridge.schema import SCHEMA
