@@ -34,7 +34,7 @@ def test_an_example_also_makes_a_state(name, tmp_path):
     done = subprocess.run([sys.executable, "-m", "edgecl.cli", "init", "--config", CONFIGS / f"{name}.toml", "--state",
                            tmp_path / "state"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert read_settings(CONFIGS / f"{name}.toml").learner["backbone"] in done.stdout
+    assert read_settings(CONFIGS / f"{name}.toml").learner.backbone in done.stdout
 
 
 def test_the_unit_is_hardened():

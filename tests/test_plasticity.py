@@ -126,7 +126,7 @@ PLASTIC = 'paper = "x"\nrate = 0.1\nplasticity = "packnet"\npruned = 0.5\n'
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (PLASTIC, "nothing tells which is to answer; give task_rule = entropy or nearest-mean or ncm"),
+    (PLASTIC, "no rule picks the one that answers; give task_rule = entropy or nearest-mean or ncm"),
     ('paper = "x"\nrate = 0.1\ntask_rule = "entropy"\n', "task_rule needs sub-networks.*give plasticity = packnet or"),
     (PLASTIC + 'task_rule = "entropy"\nmemory = "reservoir"\n', "leave out memory"),
     (PLASTIC + 'task_rule = "entropy"\ndecay = 0.1\n', "no decay"),

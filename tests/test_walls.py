@@ -22,6 +22,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgecl"
 
 LAYERS = (  # a room imports from rows above its own, and within itself; in type-only and late imports too
     "errors",
+    "files",
     "settings images",
     "backbones statistics samples",
     "sources exemplars heads",
