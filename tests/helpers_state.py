@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.errors import EdgeclError
@@ -143,10 +143,7 @@ def in_a_child(work):
 
 def strace(command, state, call, injection):
     """Run a change in a process whose system calls fail as told: exit code and stderr."""
-    if shutil.which("strace") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is missing: `apt-get install strace`")
-        pytest.skip("strace is missing: `apt-get install strace`")
+    need("strace", "strace")
     here = Path(__file__).parent
     change = {"learn": "learn(vectors('dog', 25), 'dog')", "forget": "forget('wasp')"}[command]
     code = (f"import sys, edgecl.backbones.onnx_runtime; sys.path.insert(0, {str(here)!r})\n"
