@@ -66,6 +66,15 @@ def fingerprint(path: Path) -> str:
         learner.close()
 
 
+def fast_folder() -> str | None:
+    """A file system in memory for states that thousands of commands change, where there is room; else the default.
+    What a disk makes of them is for the tests that keep their states in `tmp_path`."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
+        return None
+    return memory
+
+
 def directory_bytes(path: Path, reserve: bool = True) -> int:
     """Bytes of all that is in a directory, itself and temporaries included, in whole pages; counted without edgecl."""
     seen: set[int] = set()

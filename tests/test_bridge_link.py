@@ -137,5 +137,5 @@ def test_a_port_has_one_reader_and_names_it(board):
 
 
 def test_a_missing_port_names_those_that_are_there(tmp_path):
-    with pytest.raises(LinkError, match=r"does not exist.*ports here"):
+    with pytest.raises(LinkError, match=r"does not exist.*ports on this machine"):
         SerialWire(str(tmp_path / "ttyACM9"), 115200)

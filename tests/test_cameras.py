@@ -17,7 +17,7 @@ from edgecl.cli import main
 from edgecl.errors import BadInput, LinkError
 from edgecl.samples import Refusal, Sample
 from edgecl.sources import endless, is_stream, read
-from edgecl.sources.cameras import CSI, picture, pipeline, read_camera
+from edgecl.sources.cameras import CSI_ELEMENTS, picture, pipeline, read_camera
 from edgecl.sources.spec import Spec
 
 SPEC = Spec(32, 32)
@@ -77,7 +77,7 @@ def test_an_empty_folder_is_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("fake:nowhere", "is no folder"), ("fake:.?fps=0", "fps is '0'"), ("fake:.?speed=1", "option 'speed'"),
+    ("fake:nowhere", "is not a folder"), ("fake:.?fps=0", "fps is '0'"), ("fake:.?speed=1", "option 'speed'"),
     ("csi://left", "sensor is 'left'"), ("csi://0?width=641", "width is 641"), ("camera:/dev/x?width=many", "'many'")])
 def test_a_camera_that_is_named_wrongly_is_refused(text, says):
     with pytest.raises(BadInput, match=says):
@@ -200,7 +200,7 @@ def test_v4l2_frames_come_until_the_camera_is_pulled(monkeypatch):
 
 def test_a_camera_of_another_form_is_refused(monkeypatch):
     plug(monkeypatch, Usb([], "H264"))
-    with pytest.raises(BadInput, match="H264 only"):
+    with pytest.raises(BadInput, match="only delivers H264"):
         next(read_camera("camera:/dev/video0", SPEC, None))
 
 
@@ -217,7 +217,7 @@ def gstreamer(folder: Path, monkeypatch, elements: str, body: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-@pytest.mark.parametrize("element", list(CSI))
+@pytest.mark.parametrize("element", list(CSI_ELEMENTS))
 def test_the_pipeline_uses_the_element_that_is_there(tmp_path, monkeypatch, element):
     gstreamer(tmp_path, monkeypatch, element, "exit 0")
     words = pipeline("1", 640, 480, 30)

@@ -108,8 +108,8 @@ def test_windows_come_as_csv_and_are_shown_as_curves(tmp_path):
 def test_what_a_source_shows_is_seen_taught_and_reviewed(served):
     client, service, loop, taps = served
     threading.Thread(target=loop.run, daemon=True).start()
-    for feed in service.feeds:
-        feed.start()
+    for source in service.sources.threads:
+        source.start()
     assert "seen nothing" in client.refused(404, "GET", "/api/picture?source=tap")
     taps["tap"].put(*vectors("ant", 3, seed=5))
     assert until(lambda: client.get("/api/latest").get("tap", {}).get("label")) == "ant"
@@ -151,7 +151,7 @@ def test_a_round_is_started_once(tmp_path):
         assert "no method" in client.refused(400, "POST", "/api/round", {"method": "no-such-method"})
         client.post("/api/round", {"method": "packnet"}, status=202)    # one that no state can serve: it ends at once
         assert client.get("/api/info")["round_running"]
-        assert "runs" in client.refused(409, "POST", "/api/round")
+        assert "is running" in client.refused(409, "POST", "/api/round")
 
 
 # refusals -------------------------------------------------------------------------------------------

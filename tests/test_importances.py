@@ -51,7 +51,7 @@ def descend(part, learner, batch, rate=0.1):
     with torch.no_grad():
         for p, g in zip(learner.parameters(), part.project([g.clone() for g in found])):
             p -= rate * g
-    part.after_step()
+    part.after_step(1.0)
 
 
 def shake(learner, seed=0):
@@ -227,7 +227,7 @@ def test_the_credit_along_a_straight_path_is_what_the_loss_lost():
         with torch.no_grad():
             for p, d in zip(learner.parameters(), way):
                 p += d / 400
-        part.after_step()
+        part.after_step(1.0)
     lost = first - learner.head.loss(step(batch, learner(batch.x)[1])).item()
     credit = [c.clone() for c in part.path.credit]
     assert lost > 0.1 and sum(float(c.sum()) for c in credit) == pytest.approx(lost, rel=0.01)

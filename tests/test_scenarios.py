@@ -114,7 +114,7 @@ def test_watch_windows_test_on_the_people_of_the_demo(tmp_path):
     split = datasets.watch_windows()
     assert split.x_train.shape == (1893, 150, 6) and split.x_train.dtype == np.float32
     assert split.x_test.shape == (1153, 150, 6)
-    assert (datasets.WINDOW, datasets.HOP, datasets.UNSEEN) == (demo.WINDOW, demo.HOP, demo.HELD_OUT_PEOPLE)
+    assert (datasets.WINDOW, datasets.HOP, datasets.UNSEEN_PEOPLE) == (demo.WINDOW, demo.HOP, demo.HELD_OUT_PEOPLE)
     _, train, test = demo.write_recordings(tmp_path / "d")
     assert sorted({f"{p:02d}" for p in split.session_train}) == train
     assert sorted({f"{p:02d}" for p in split.session_test}) == test

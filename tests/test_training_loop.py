@@ -18,10 +18,12 @@ from edgecl.training.batch import Batch
 from edgecl.training.bench.session import MethodRun
 from edgecl.training.constraints.base import Constraint
 from edgecl.training.loop import Parts, learning_round
-from edgecl.training.memory.exemplars import Nothing, Reservoir
+from edgecl.training.memory.base import Memory
+from edgecl.training.memory.exemplars import Reservoir
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.networks.network import NETWORKS, build
 from edgecl.training.optimisers import Sgd
+from edgecl.training.passes import Allowance
 from edgecl.training.plan import Plan
 
 SHAPES = {"mlp": ((64,), "float32"), "cnn": ((16, 16, 1), "uint8"), "resnet32": ((16, 16, 3), "uint8"),
@@ -43,7 +45,7 @@ def network(classes=0):
     return made
 
 
-NOTHING = Nothing(0, Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64)))
+NOTHING = Memory(0, Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64)))
 
 
 def samples(name, n, seed=0):
@@ -84,14 +86,15 @@ class Diary(Constraint):
         self.calls.append("project")
         return [torch.zeros_like(g) for g in gradients] if self.stop else gradients
 
-    def after_step(self):
-        self.calls.append("after_step")
+    def after_step(self, share):
+        self.calls.append(f"after_step {share:.3f}")
+        return False
 
     def end(self, network, new, generator):
         self.calls.append(f"end {len(new)} {network.training}")
 
 
-class Ledger(Nothing):
+class Ledger(Memory):
     """A memory that adds ten samples to the data set, replays the newest, and counts."""
 
     def __init__(self):
@@ -114,9 +117,9 @@ def test_the_parts_are_called_in_their_order():
     diary, learner = Diary(), network(2)
     losses = []
     learning_round(learner, Parts(NOTHING, Balance(), [diary]), vectors(columns=3), 3, Plan(2, 20, 0.1), rng(),
-                   lambda done, loss: losses.append((done, loss)))
-    assert diary.calls == ["begin 3", *(call for n in (20, 20, 10) * 2 for call in (
-        "penalty", f"observe {n}", "references", "project", "after_step")), "end 50 False"]
+                   Allowance(progress=lambda done, loss: losses.append((done, loss))))
+    assert diary.calls == ["begin 3", *(call for k, n in enumerate((20, 20, 10) * 2, 1) for call in (
+        "penalty", f"observe {n}", "references", "project", f"after_step {k / 6:.3f}")), "end 50 False"]
     assert [done for done, _ in losses] == [20, 40, 50, 70, 90, 100]
     assert not learner.training
 
@@ -125,7 +128,7 @@ def test_a_penalty_is_added_to_the_loss_and_a_projection_replaces_the_gradients(
     losses = {}
     for amount in (0.0, 5.0):
         learning_round(network(2), Parts(NOTHING, Balance(), [Diary(amount)]), vectors(), 2, Plan(1, 50, 0.1), rng(),
-                       lambda _, loss, amount=amount: losses.setdefault(amount, loss))
+                       Allowance(progress=lambda _, loss, amount=amount: losses.setdefault(amount, loss)))
     assert losses[5.0] == pytest.approx(losses[0.0] + 5)
     learner, untouched = network(2), network(2)
     learning_round(learner, Parts(NOTHING, Balance(), [Diary(stop=True)]), vectors(), 2, Plan(1, 10, 0.1, 0.9), rng())

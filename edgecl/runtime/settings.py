@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from edgecl.errors import BadInput
 from edgecl.files.tables import Rule, check, checked, read, rules
 from edgecl.rounds.limits import LIMIT_NAMES, Limits
+from edgecl.runtime.debounce import DEBOUNCE
 from edgecl.runtime.protocol import SOCKET
 from edgecl.settings import SETTING_NAMES, Settings, parse_seconds, parse_size, read_configuration
 
@@ -31,7 +32,7 @@ class SourceSettings:
     uri: Annotated[str, Rule(cure=URI)]
     name: str = ""
     state: str | None = None
-    debounce: Annotated[int, Rule(low=1, high=1000)] = 3
+    debounce: Annotated[int, Rule(low=1, high=1000)] = DEBOUNCE
     keep: Annotated[int, Rule(low=0, high=10**9, read=parse_size, cure="a size from 0 to 1GB, such as 8MB")] = 8 * 10**6
     queue: Annotated[int | None, Rule(low=1, high=1000)] = None
     fps: Annotated[float | None, Rule(low=1e-3, high=1000)] = None

@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import StateError
 from edgecl.heads.solvers import solve
-from edgecl.training.memory.exemplars import Statistics
+from edgecl.training.memory.statistics import Statistics
 from edgecl.training.networks.network import Served, outputs
 from edgecl.training.part import Part
 
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
     from edgecl.heads.head import Head as Solved
     from edgecl.training.batch import Batch
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.memory.base import Memory
     from edgecl.training.networks.heads import AffineMap
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
-    from edgecl.training.plan import Plan
-
+    from edgecl.training.plan import Phase, Plan
 
 
 class Done(NamedTuple):
@@ -34,13 +33,6 @@ class Done(NamedTuple):
     learned: Batch
     held: Batch
     served: Served
-
-
-class Phase(NamedTuple):
-    """More training, on a balanced set of exemplars. afresh: with all weights drawn anew, and nothing before it."""
-
-    plan: Plan
-    afresh: bool
 
 
 class Balance(Part):
@@ -55,10 +47,10 @@ class Balance(Part):
         """What is trained after the round's own steps. plan: theirs."""
         return []
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         """After a round, with the network in evaluation mode, which may be changed."""
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         """After a load: what can be found again from network and memory need not be in the state."""
 
     def fold(self, network: Network, served: Served | None = None) -> Served:
@@ -81,12 +73,12 @@ class Chain(Balance):
     def phases(self, plan: Plan) -> list[Phase]:
         return [phase for part in self.parts for phase in part.phases(plan)]
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         for part in self.parts:
             part.finish(network, memory, done)
             done = done._replace(served=part.fold(network, done.served).eval())
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         for part in self.parts:
             part.restore(network, memory)
 
@@ -123,10 +115,10 @@ class ExemplarMeans(Balance):
     """Nearest mean of exemplars (Rebuffi et al. 2017, algorithm 1): of the L2-normalised features of those still held
     and, for images, of their mirror images; the mean is normalised again."""
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         self.restore(network, memory)
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         held = memory.exemplars()
         rows = torch.full((network.head.classes, network.head.weight.shape[-1]), torch.nan)
         for column, samples in held.items():
@@ -166,10 +158,10 @@ class ClosedForm(Balance):
     def __init__(self, solver: str) -> None:
         self.solver = solver
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         self.restore(network, memory)
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         if not isinstance(memory, Statistics):
             raise StateError(f"{type(memory).__name__} keeps no statistics", 'give memory = "statistics"')
         self.layer, statistics = memory.layer, memory.statistics()

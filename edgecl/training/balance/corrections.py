@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecl.training.balance.base import Balance, Done, Phase
+from edgecl.training.balance.base import Balance, Done
 from edgecl.training.batch import Batch, held_back
 from edgecl.training.networks.network import Served, outputs
+from edgecl.training.plan import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.memory.base import Memory
     from edgecl.training.networks.heads import AffineMap
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
@@ -48,14 +49,14 @@ class FineTuning(Balance):
 
     def phases(self, plan: Plan) -> list[Phase]:
         epochs = int(np.ceil(self.passes * plan.epochs))
-        return [Phase(plan.slower(self.slower, epochs), self.afresh)]
+        return [Phase(plan.slower(self.slower, epochs), True, self.afresh)]
 
 
 class Alignment(Balance):
     """The weights of the round's new outputs are scaled so that their norms have the mean of the old ones' (Zhao et al.
     2020, section 3.3, equations 7 and 8; biases stay); the network goes on from there."""
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         weight = network.head.weight.data
         norms = weight.norm(dim=1)
         if 0 < done.known < len(weight):
@@ -69,7 +70,7 @@ class BiasCorrection(Balance):
 
     holds_back = True
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         held, known = judges(memory, done), done.known
         new = held.y >= known
         if not known or known == network.head.classes or new.all() or not new.any():
@@ -92,7 +93,7 @@ class Temperature(Balance):
     def __init__(self) -> None:
         self.inverse = 1.0
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         held = judges(memory, done)
         if len(held):
             logits = outputs(lambda x: done.served(x)[1], held.x, network.block).double().numpy()
@@ -123,7 +124,7 @@ class Rectified(Balance):
         self.confidence = np.empty(0, np.float32)       # conf_init of each class
         self.factors = np.ones(0, np.float32)
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         def scored(x: Tensor) -> Tensor:
             return outputs(lambda part: done.served(part)[1].softmax(1), x, network.block)
 
@@ -185,7 +186,7 @@ class Rescored(Served):
         return features, torch.cat([torch.where(ahead, old + self.gains, old), new], 1)
 
 
-def judges(memory: Nothing, done: Done) -> Batch:
+def judges(memory: Memory, done: Done) -> Batch:
     """What nothing was trained on: of old classes from the memory, of the round's own from it."""
     new = done.held.take(torch.nonzero(done.held.y >= done.known).flatten())
     for column, samples in memory.exemplars().items():

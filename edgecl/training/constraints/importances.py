@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.part import Arrays
     from edgecl.training.step import Step
 
@@ -68,8 +69,7 @@ class Quadratic(Constraint):
         held = sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs)
         return held / 2 * step.share
 
-    def project(self, gradients: Sequence[Tensor | None],
-                references: Iterable[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
         """Adds the penalty's gradient, which autograd would take four times as long to find."""
         for place, now, then, stiffness in self.springs:
             if (gradient := gradients[place]) is not None:

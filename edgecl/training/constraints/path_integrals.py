@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.constraints.importances import ByName
     from edgecl.training.part import Arrays
 
@@ -27,7 +28,7 @@ class Path:
         self.credit, self.slopes = ([torch.zeros_like(p) for p in self.now] for _ in range(2))
         self.before, self.start = ([p.clone() for p in self.now] for _ in range(2))
 
-    def observe(self, gradients: Sequence[Tensor | None]) -> None:
+    def observe(self, gradients: Gradients) -> None:
         """The gradients of the loss alone: with a penalty's in them, old importances would feed on themselves."""
         for slope, gradient in zip(self.slopes, gradients):
             if gradient is None:
@@ -58,11 +59,12 @@ class PathIntegral(Importances):
         super().begin(network, rates)
         self.path = Path(network)
 
-    def observe(self, batch: Batch, gradients: Sequence[Tensor | None]) -> None:
+    def observe(self, batch: Batch, gradients: Gradients) -> None:
         self.path.observe(gradients)
 
-    def after_step(self) -> None:
+    def after_step(self, share: float) -> bool:
         self.path.step()
+        return False
 
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         self.springs = []
@@ -95,7 +97,7 @@ class RiemannianWalk(Importances):
         self.path, self.moving = Path(network), _extended(network, self.omega)
         self.fresh = [torch.zeros_like(p) for p in self.path.now]
 
-    def observe(self, batch: Batch, gradients: Sequence[Tensor | None]) -> None:
+    def observe(self, batch: Batch, gradients: Gradients) -> None:
         if self.steps % self.every == 0:
             self.network.eval()     # one sample has no statistics of a batch
             now = fisher(self.network, batch.x, batch.y, np.random.default_rng(0), chunk(self.network))
@@ -104,11 +106,12 @@ class RiemannianWalk(Importances):
             torch._foreach_lerp_(list(self.moving.values()), list(now.values()), share)
         self.path.observe(gradients)
 
-    def after_step(self) -> None:
+    def after_step(self, share: float) -> bool:
         self.path.step()
         self.steps += 1
         if self.steps % self.every == 0:
             self._rate()
+        return False
 
     def _rate(self) -> None:
         """Turn the credit of the last steps into scores."""

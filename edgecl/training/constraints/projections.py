@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.constraints.base import Gradients
+    from edgecl.training.memory.base import Memory
     from edgecl.training.part import Arrays
-
-    Gradients = Sequence[Tensor | None]
 
 
 class TaskGradients(Constraint):
@@ -37,14 +36,14 @@ class TaskGradients(Constraint):
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
         self.shapes = [p.shape for p in network.parameters()]
 
-    def tasks(self, memory: Nothing) -> list[Batch]:
+    def tasks(self, memory: Memory) -> list[Batch]:
         """What is kept of each."""
         return memory.tasks() or by_round(memory.exemplars(), self.bounds, memory.each)
 
-    def beside(self, numbers: int, memory: Nothing) -> int:
-        return torch.float32.itemsize * numbers * len(self.tasks(memory))
+    def reserves(self, parameters: int, memory: Memory) -> int:
+        return torch.float32.itemsize * parameters * len(self.tasks(memory))
 
-    def references(self, memory: Nothing, generator: np.random.Generator) -> Sequence[Batch]:
+    def references(self, memory: Memory, generator: np.random.Generator) -> Sequence[Batch]:
         return [drawn([task], self.count or len(task), generator) for task in self.tasks(memory)]
 
     def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
@@ -77,7 +76,7 @@ class AverageGradient(Constraint):
     def __init__(self, reference: int) -> None:
         self.count = max(reference, 1)
 
-    def references(self, memory: Nothing, generator: np.random.Generator) -> Sequence[Batch]:
+    def references(self, memory: Memory, generator: np.random.Generator) -> Sequence[Batch]:
         groups = memory.tasks() or [Batch(kept, torch.full((len(kept),), column))
                                     for column, kept in memory.exemplars().items()]
         return [drawn(groups, self.count, generator)] if groups else []

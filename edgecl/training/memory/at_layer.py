@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from edgecl.training.batch import Batch
-from edgecl.training.memory.exemplars import Nothing
+from edgecl.training.memory.base import Memory
 from edgecl.training.networks.network import outputs
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ PLACE = 4       # bytes of the place, int32
 PER_CLASS = 12  # of a class: its column, int32, and how many samples it had, int64
 
 
-class Above(Nothing):
+class Above(Memory):
     """The base: after the first round, the first `place` layers learn at `pace`, 0 being not at all.
 
     The first round trains the whole network. From then on, every old class is replayed as often as a new one is seen.

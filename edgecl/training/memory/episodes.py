@@ -8,7 +8,7 @@ import torch
 
 from edgecl.errors import BudgetError
 from edgecl.training.batch import Batch
-from edgecl.training.memory.exemplars import Nothing
+from edgecl.training.memory.base import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 PER_SAMPLE, PER_ROUND = 4, 4    # bytes beside a sample's own: its column; how many a round has
 
 
-class Episodes(Nothing):
+class Episodes(Memory):
     """Equal shares of the rounds (Lopez-Paz & Ranzato 2017, section 3), and `each` samples a round at most (0: any).
 
     A share is spread evenly over its classes and over the order in which their samples came, where the paper takes the
-    last that came; it is shortened from its end, whichever class that is. Nothing of it is replayed.
+    last that came; it is shortened from its end, whichever class that is. Memory of it is replayed.
     """
 
     def __init__(self, room: int, nothing: Batch, each: int) -> None:
@@ -39,8 +39,8 @@ class Episodes(Nothing):
     def check(self, classes: int) -> None:
         if self._share(len(self.rounds) + 1) < 1:
             least = (len(self.rounds) + 1) * (self.size + PER_ROUND) + self.reserved
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes of each "
-                              f"of {len(self.rounds) + 1} round{'s' * bool(self.rounds)}",
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes of "
+                              f"each of {len(self.rounds) + 1} round{'s' * bool(self.rounds)}",
                               f"give --memory {least} or more")
 
     def _share(self, rounds: int) -> int:

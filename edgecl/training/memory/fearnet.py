@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from edgecl.training.balance.base import Done
     from edgecl.training.batch import Batch
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.memory.base import Memory
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
@@ -167,12 +167,12 @@ class FearNet(Above):
 class Gated(Balance):
     """Answers by recent or by long-term memory, as the gate says."""
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         if not isinstance(memory, FearNet):
             raise StateError(f"{type(memory).__name__} has no gate", 'give memory = "fearnet"')
         self.memory, self.classes = memory, network.head.classes
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         self.restore(network, memory)
 
     def fold(self, network: Network, served: Served | None = None) -> Served:

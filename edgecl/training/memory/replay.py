@@ -27,7 +27,7 @@ ASIDE = 10      # exemplars that a new sample's gradient is compared with (Aljun
 
 class Greedy(Exemplars):
     """As many of each class as fit, the first that came; what is over is taken from the largest class by lot (Prabhu et
-    al. 2020, algorithm 1). Nothing is replayed: it is for learning from it alone."""
+    al. 2020, algorithm 1). Memory is replayed: it is for learning from it alone."""
 
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         for sample, column in zip(new.x, new.y.tolist()):
@@ -61,8 +61,8 @@ class Recorded(Reservoir):
     def check(self, classes: int) -> None:
         least = classes * (self.size + FLOAT * max(classes, self.width) + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its "
-                              f"logits of each of {classes} class{'es' * (classes > 1)}",
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes and "
+                              f"its logits of each of {classes} class{'es' * (classes > 1)}",
                               f"give --memory {least} or more")
 
     def capacity(self) -> int:
@@ -162,8 +162,8 @@ class ByGradient(Exemplars):
     def check(self, classes: int) -> None:
         least = classes * (self.size + FLOAT + PER_CLASS) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its "
-                              f"score of each of {classes} class{'es' * (classes > 1)}",
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes and "
+                              f"its score of each of {classes} class{'es' * (classes > 1)}",
                               f"give --memory {least} or more")
 
     def hold(self, old: Batch) -> None:

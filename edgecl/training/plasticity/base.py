@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from edgecl.errors import BudgetError
 from edgecl.training.batch import Batch
+from edgecl.training.constraints.base import Constraint
 from edgecl.training.networks.network import Network, outputs
-from edgecl.training.part import Part
 from edgecl.training.plasticity.masks import bias_names, norm_names, weight_names
 from edgecl.training.plasticity.subnetworks import Columns, ServedSubnetworks, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.part import Arrays
     from edgecl.training.plasticity.task_rules import TaskRule
 
 
-class Plasticity(Part):
+class Plasticity(Constraint):
     """The base: sub-networks given by a mask a weight and by tensors of their own, and all that is done with them.
 
     A method says which weights a round may train (`open`, `after_step`), which it keeps (`close`), which belong to a
@@ -32,7 +33,6 @@ class Plasticity(Part):
     has its own.
     """
 
-    needs_task_id = True
     passes = 1
     compact = True
     shared_bias = False
@@ -45,19 +45,20 @@ class Plasticity(Part):
 
     # the loop
 
-    def begin(self, network: Network, new: Batch, generator: np.random.Generator) -> tuple[Network, Batch]:
+    def workspace(self, network: Network, new: Batch, generator: np.random.Generator) -> tuple[Network, Batch]:
         """The network that this round trains, whose outputs are the classes of the new samples, and these with its
         columns."""
         columns = sorted(set(new.y.tolist()))
         self.work = self.working(network, columns)
         self.names = [name for name, _ in self.work.named_parameters()]
-        self.free: dict[str, Tensor | bool] = {"head.head.scale": not self.tasks}
+        scales = [name for name, p in self.work.named_parameters() if name.startswith("head.") and not p.dim()]
+        self.free: dict[str, Tensor | bool] = dict.fromkeys(scales, not self.tasks)     # all tasks answer through them
         places = torch.tensor([columns.index(column) for column in new.y.tolist()])
         self.samples = Batch(new.x, places)
         self.open(network, generator)
         return self.work, self.samples
 
-    def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
         """The gradients, without those of weights that are not free."""
         masked: list[Tensor | None] = []
         for name, gradient in zip(self.names, gradients):
@@ -65,13 +66,21 @@ class Plasticity(Part):
             masked.append(None if gradient is None or free is False else gradient if free is True else gradient * free)
         return masked
 
-    def after_step(self, share: float) -> bool:
-        """Called after a step, with the share of the round that has passed; whether the descent begins anew."""
-        return False
+    def answered(self) -> Tensor:
+        """Logits of the round's own samples by the network in training [n, classes]."""
+        training = self.work.training
+        self.work.eval()
+        logits = outputs(lambda x: self.work(x)[1], self.samples.x, self.work.block)
+        self.work.train(training)
+        return logits
 
-    def end(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
-        """Freeze what was learned; new: as `begin` gave it."""
-        columns = self.work.head.columns
+    def accuracy(self) -> float:
+        """Of the network in training, on the round's own samples."""
+        return float((self.answered().argmax(1) == self.samples.y).float().mean())
+
+    def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
+        """Freeze what was learned."""
+        columns, new = self.work.head.columns, self.samples
         self.close(network, new, generator)
         trained = self.work.state_dict()
         with torch.no_grad():

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecl.training.networks.network import outputs
 from edgecl.training.plasticity.base import Plasticity
 from edgecl.training.plasticity.masks import fresh
 from edgecl.training.plasticity.units import Activity, into, layers, sizes, weights_of
@@ -51,20 +50,19 @@ class Clnp(Plasticity):
                 if name in self.free and not isinstance(self.free[name], bool):
                     value.detach().copy_(torch.where(self.free[name], fresh(value, generator), value.detach()))
         self.activity = Activity(self.work, self.chain)
-        self.work.head.told.append(self._penalty)
 
-    def _penalty(self, step: Step) -> Tensor | None:
+    def penalty(self, step: Step) -> Tensor | float:
         return self.sparsity * step.share * torch.stack([mean.sum() for mean in self.activity.last.values()]).sum()
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         mean = self.activity.over(self.work, new.x)
         self.activity.close()
         trained = {name: value.clone() for name, value in self.work.state_dict().items()}
-        goal = self._accuracy(new) - self.margin
+        goal = self.accuracy() - self.margin
         for share in SHARES:
             alive = self.active(mean, float(share))
             self._confine(self.work, trained, alive)
-            if self._accuracy(new) >= goal:
+            if self.accuracy() >= goal:
                 break
         for group, owner in self.owner.items():
             owner[alive[group] & (owner == 0)] = len(self.tasks) + 1
@@ -88,10 +86,6 @@ class Clnp(Plasticity):
         state = network.state_dict()
         for name, mask in weights_of(network, self.chain, alive).items():
             state[name].copy_(torch.where(mask, values[name], 0))
-
-    def _accuracy(self, new: Batch) -> float:
-        logits = outputs(lambda x: self.work(x)[1], new.x, self.work.block)
-        return float((logits.argmax(1) == new.y).float().mean())
 
     def masks(self, network: Network, task: int) -> dict[str, Tensor]:
         alive = {group: (owner > 0) & (owner <= task + 1) for group, owner in self.owner.items()}

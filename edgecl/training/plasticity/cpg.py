@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecl.training.networks.network import Network, outputs
 from edgecl.training.plasticity.growth import first_units, grow, widths
 from edgecl.training.plasticity.masks import bits_for, fresh, pack, packed_bytes, unpack
 from edgecl.training.plasticity.packnet import Owned
 from edgecl.training.plasticity.units import layers, weights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
+    from edgecl.training.networks.network import Network
     from edgecl.training.plasticity.task_rules import TaskRule
 
 LEARNING = 0.5                          # of a round's steps: it picks, and grows; then it compacts
@@ -98,14 +99,14 @@ class Cpg(Owned):
                 weight.copy_(torch.where(drawn, fresh(weight, self.generator), weight))
             self.mine[name] = self.free[name] = free
 
-    def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Beside the base's, the step of the masks: d loss / d mask = d loss / d (weight used) x weight."""
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
+        """Besides the base's, the step of the masks: d loss / d mask = d loss / d (weight used) x weight."""
         if self.tasks and self.level < 0:
             self.count += 1
             for name, gradient in zip(self.names, gradients):
                 if name in self.real and gradient is not None:
                     self._adam(name, gradient * self.values[name] * self.old[name])
-        return super().mask(gradients)
+        return super().project(gradients, references)
 
     def _adam(self, name: str, gradient: Tensor) -> None:
         first, second = self.moments[name]
@@ -168,14 +169,6 @@ class Cpg(Owned):
             value.copy_(self.good[0][name])
         self.mine = self.good[1]
         self.free |= self.mine
-
-    def accuracy(self) -> float:
-        """Of the network in training, on the round's own samples."""
-        training = self.work.training
-        self.work.eval()
-        logits = outputs(lambda x: self.work(x)[1], self.samples.x, self.work.block)
-        self.work.train(training)
-        return float((logits.argmax(1) == self.samples.y).float().mean())
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         if 0 <= self.level < len(RATIOS) and self.accuracy() < self.reached:

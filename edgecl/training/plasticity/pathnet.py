@@ -51,7 +51,6 @@ class PathNet(Plasticity):
             self.pool[name] = torch.where(self.owned[name], value, drawn).clone()
         self.genotypes = generator.integers(self.modules, size=(self.population, len(self.sizes), self.active))
         self.fitness = np.full(self.population, -1.0)
-        self.work.head.told.append(self._judge)
         self.slot, self.searching = 0, True
         self.pair = self._drawn()
         self.enter(self.pair[0])
@@ -87,9 +86,11 @@ class PathNet(Plasticity):
         if self.seen:
             self.fitness[self.trained] = self.right / self.seen
 
-    def _judge(self, step: Step) -> None:
+    def penalty(self, step: Step) -> Tensor | float:
+        """None, but the path in training is judged by its answers in the steps."""
         self.right += int((step.logits.argmax(1) == step.targets).sum())
         self.seen += len(step.targets)
+        return 0.0
 
     def _drawn(self) -> tuple[int, int]:
         first, second = self.generator.choice(self.population, 2, replace=False).tolist()

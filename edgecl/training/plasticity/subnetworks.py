@@ -12,7 +12,7 @@ from edgecl.training.plasticity.prune_unused import compacted
 from edgecl.training.plasticity.task_rules import pick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from edgecl.training.networks.heads import Head
     from edgecl.training.networks.network import Network
@@ -36,14 +36,13 @@ class Task:
 
 
 class Columns(nn.Module):
-    """A head of which only some outputs answer and learn. It tells `told` of every step that it computes a loss of."""
+    """A head of which only some outputs answer and learn."""
 
     needs_old = False
 
     def __init__(self, head: Head, columns: Sequence[int]) -> None:
         super().__init__()
         self.head, self.columns = head, list(columns)
-        self.told: list[Callable[[Step], Tensor | None]] = []
 
     @property
     def weight(self) -> Tensor:
@@ -56,16 +55,12 @@ class Columns(nn.Module):
         return len(self.columns)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits[:, self.columns]
+        logits: Tensor = self.head(features, self.columns)
+        return logits
 
     def loss(self, step: Step) -> Tensor:
-        """The head's own, and what those add that are told."""
-        loss = self.head.loss(step)
-        for listener in self.told:
-            if (more := listener(step)) is not None:
-                loss = loss + more
-        return loss
+        """The head's own."""
+        return self.head.loss(step)
 
 
 class ServedSubnetworks(nn.Module):
