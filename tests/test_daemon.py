@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from helpers_daemon import cli, photos, running, told, until
-from helpers_rounds import conv_backbone
+from round_states import conv_backbone
 
 from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import EdgeclError
