@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from firmware_bridge.build import CORE, CORTEX_M3, SOURCES, STRICT
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_daemon import running
-from helpers_rounds import conv_backbone
 from helpers_state import answers, create, directory_bytes, in_a_child, vectors
 from PIL import Image
+from round_states import conv_backbone
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, StateError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, LinkError
