@@ -1,5 +1,5 @@
-"""A labelled recording played into a daemon: each batch is asked about first and taught then (prequential evaluation,
-Gama et al. 2013), whether it holds new instances, new classes or both."""
+"""Prequential evaluation (Gama et al. 2013): plays a labelled recording into a daemon, which first predicts each batch
+and then learns it. A batch may contain new instances, new classes or both."""
 from __future__ import annotations
 
 import time
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from edgecl.samples import Sample
     from edgecl.sources.spec import Item, Spec
 
-MARKS = 10      # rows of a report
+MARKS = 10      # rows in a report
 
 
 class OnlineLearner(Protocol):
-    """How a daemon is asked and taught."""
+    """The methods of a learner that a recording is played into."""
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
-        """An answer for each sample of a batch [n, ...]."""
+        """A prediction for each sample of a batch [n, ...]."""
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """Learn samples of one class."""
@@ -33,9 +33,9 @@ class OnlineLearner(Protocol):
 
 @dataclass(frozen=True)
 class Heard:
-    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said so; known:
-    samples of classes that had been taught before it; new: classes that it taught first; late: seconds behind the
-    recording's pace."""
+    """The result of one batch. seconds: its place in the recording; right: number of correct answers; unknown: of
+    answers "unknown"; known: of samples whose class had been learned before; new: classes learned for the first time;
+    late: seconds behind the recording's pace."""
 
     seconds: float
     samples: int
@@ -48,8 +48,9 @@ class Heard:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a recording is played. period: seconds of the recording from a sample to the next; speed: times faster;
-    batch: samples asked and taught at once; teach: the share of batches that are taught."""
+    """How fast a recording is played. period: seconds of the recording per sample; speed: how many times faster; batch:
+    samples predicted and learned at once; teach: share of batches that are learned. Raises BadInput if one is out of
+    range."""
 
     period: float
     speed: float = 1.0
@@ -58,13 +59,13 @@ class Pace:
 
     def __post_init__(self) -> None:
         if not 0 < self.speed <= 1e6 or not 1 <= self.batch <= 10_000 or not 0 <= self.teach <= 1:
-            raise BadInput(f"speed {self.speed:g}, batch {self.batch}, teach {self.teach:g}",
-                           "give a --speed above 0, a --batch from 1 to 10000, and --teach a share from 0 to 1")
+            raise BadInput(f"--speed is {self.speed:g}, --batch is {self.batch}, --teach is {self.teach:g}",
+                           "give a --speed above 0, a --batch from 1 to 10000, and a --teach from 0 to 1")
 
 
 def recording(path: Path, spec: Spec) -> Iterator[Item]:
-    """The labelled samples of a FOLDER of classes, the training part of an .npz file, or a .csv with a column `label`,
-    in their order. Raises BadInput."""
+    """The labelled samples of a folder with one subfolder per class, of the training part of an .npz file, or of a .csv
+    file with a column `label`, in their order. Raises BadInput if the recording can't be read."""
     from edgecl.sources import read_labelled
     from edgecl.sources.recordings import read_annotated
 
@@ -74,10 +75,10 @@ def recording(path: Path, spec: Spec) -> Iterator[Item]:
 def play(samples: Iterable[Sample], door: OnlineLearner, pace: Pace, known: Iterable[str] = (),
          progress: Callable[[int], None] = lambda _: None,
          clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Iterator[Heard]:
-    """Each batch as it has been asked and taught.
+    """The result of each batch, once it has been predicted and learned.
 
-    known: classes that the daemon knows before; progress: called with the number of samples taught. Raises BadInput for
-    a recording without a labelled sample, and what the door raises.
+    known: classes that the daemon already knows; progress: called with the number of samples learned. Raises BadInput
+    if the recording has no labelled sample, and whatever `door` raises.
     """
     taught, begin, done, credit = set(known), clock(), 0, 0.0
     labelled = (sample for sample in samples if sample.label is not None)
@@ -97,16 +98,16 @@ def play(samples: Iterable[Sample], door: OnlineLearner, pace: Pace, known: Iter
         unknown = sum(answer.unknown for answer in answers)
         yield Heard(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
     if not done:
-        raise BadInput("the recording holds no labelled sample", "give a FOLDER with one subfolder per class, an .npz "
-                       "file, or a .csv with a column `label`")
+        raise BadInput("the recording has no labelled sample", "give a folder with one subfolder per class, an .npz "
+                       "file, or a .csv file with a column `label`")
 
 
 def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
-    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known,
-    unknown_rate, new, late_seconds}.
+    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known, unknown_rate, new,
+    late_seconds}.
 
-    accuracy: of all samples, those of classes never taught before count as wrong; accuracy_known: of the others, or
-    None.
+    accuracy: of all samples, where those of classes not learned before count as wrong; accuracy_known: of the other
+    samples, or None if there are none.
     """
     rows, each = [], max(1, -(-len(heard) // marks))
     for start in range(0, len(heard), each):
@@ -117,7 +118,7 @@ def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
 
 
 def shares(heard: list[Heard]) -> dict[str, Any]:
-    """{samples, accuracy, accuracy_known, unknown_rate} of some batches."""
+    """{samples, accuracy, accuracy_known, unknown_rate} over some batches."""
     samples, known = sum(one.samples for one in heard), sum(one.known for one in heard)
     right = sum(one.right for one in heard)
     return {"samples": samples, "accuracy": right / samples, "accuracy_known": right / known if known else None,
