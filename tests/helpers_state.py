@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
+from helpers_needs import need
 from vector_states import DIMENSION as DIMENSION
 from vector_states import PROBE as PROBE
 from vector_states import answers as answers
@@ -94,10 +94,7 @@ def in_a_child(work):
 
 def strace(command, state, call, injection):
     """Run a change in a process whose system calls fail as told: exit code and stderr."""
-    if shutil.which("strace") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is missing: `apt-get install strace`")
-        pytest.skip("strace is missing: `apt-get install strace`")
+    need("strace", "strace")
     here = Path(__file__).resolve().parents[1] / "tools"
     change = {"learn": "learn(vectors('dog', 25), 'dog')", "forget": "forget('wasp')"}[command]
     code = (f"import sys, edgecl.backbones.onnx_runtime; sys.path.insert(0, {str(here)!r})\n"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_needs import need_module
 from PIL import Image
 
 from edgecl.cli import main
@@ -94,7 +95,7 @@ def test_cameras_are_streams_without_end():
 def test_a_missing_camera_is_an_error_with_the_cure(tmp_path, capsys):
     assert main(["learn", "--state", str(tmp_path / "s"), "--class", "mug", "camera:/dev/video97"]) == 1
     assert "--seconds 20" in capsys.readouterr().err
-    pytest.importorskip("linuxpy")
+    need_module("linuxpy", "camera")
     with pytest.raises(LinkError, match="edgecl doctor"):
         next(read(Path("camera:/dev/video97"), SPEC))
 

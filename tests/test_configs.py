@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.runtime.settings import read_settings

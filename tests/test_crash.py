@@ -2,21 +2,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 
 import pytest
+from helpers_needs import need
 
 KILLS = 320
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_system_call_leaves_before_or_after():
-    if shutil.which("strace") is None:
-        reason = "strace is missing: `apt-get install strace`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need("strace", "strace")
     import crash
 
     wrong: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, BudgetError

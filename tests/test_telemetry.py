@@ -4,13 +4,13 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_needs import need
 from PIL import Image
 from round_states import conv_backbone
 
@@ -44,17 +44,10 @@ learner.features(np.zeros((1, 32, 32, 3), np.uint8))
 """
 
 
-def need_strace():
-    if shutil.which("strace") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is missing: `apt-get install strace`")
-        pytest.skip("strace is missing: `apt-get install strace`")
-
-
 @pytest.fixture
 def run(tmp_path):
     """Run Python in a folder with an empty home, traced; the addresses outside the machine that it asked for."""
-    need_strace()
+    need("strace", "strace")
     (tmp_path / "home").mkdir()
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "EDGECL_CACHE")}
