@@ -1,4 +1,4 @@
-"""What a learner will take, told before it runs: memory from the backbone's graph, bytes from shapes alone."""
+"""Forecasts of what a learner will take: memory from the backbone's graph, bytes from shapes alone."""
 from __future__ import annotations
 
 from math import prod
@@ -42,12 +42,12 @@ class GraphCosts(NamedTuple):
     live: int
 
     def answering(self, batch: int = 1) -> float:
-        """Bytes at the peak where freed memory goes back at once, as `edgecl predict` has it."""
+        """Peak bytes if freed memory goes back at once, as in `edgecl predict`."""
         loading = PARSED * self.weights + LAID_OUT * self.largest
         return max(loading, self.weights + ACTIVE * self.live * batch) + NODE * self.nodes
 
     def learning(self, batch: int = 1) -> float:
-        """Bytes that are held before a head is solved."""
+        """Bytes held before a head is solved."""
         return KEPT * self.weights + NODE * self.nodes + REUSED * self.live * batch
 
 
@@ -64,40 +64,40 @@ class Knowing(NamedTuple):
     solved: bool = True
 
     def learning(self) -> float:
-        """Bytes at the peak, beside the backbone."""
+        """Peak bytes apart from the backbone."""
         squares = [8 * d * d for d in self.dimensions] if self.form.second_moment else [0]
         wide = max(self.dimensions)
         return (SQUARES * max(squares) + sum(squares) - max(squares) + FLOATS * 8 * self.classes * wide
                 + self.stored * (4 * self.dimensions[0] + ROW) + HEADS * self.head)
 
     def answering(self) -> float:
-        """Bytes of the head and the log; of all that solving it takes where it was not written."""
+        """Bytes of the head and the log; if the head is not written yet, of solving it."""
         logged = self.logged * (4 * self.dimensions[0] + ROW)
         return HEADS * self.head + logged if self.solved else self.learning()
 
 
-class Memory(NamedTuple):
-    """Resident bytes of a whole process at its peak, while it answers and while it learns."""
+class PeakMemory(NamedTuple):
+    """Peak resident bytes of a whole process, while it answers and while it learns."""
 
     answering: int
     learning: int
 
 
-def memory(graph: GraphCosts, knowing: Knowing, batch: int, bare: Memory, bare_graph: GraphCosts,
-           bare_knowing: Knowing) -> Memory:
-    """What a process will take, from what one with a tiny backbone of the same kind took: `bare`."""
+def memory(graph: GraphCosts, knowing: Knowing, batch: int, bare: PeakMemory, bare_graph: GraphCosts,
+           bare_knowing: Knowing) -> PeakMemory:
+    """Memory of a process, from `bare`: what a process with a tiny backbone of the same kind took."""
     def terms(graph: GraphCosts, knowing: Knowing) -> tuple[float, float]:
         return graph.answering() + knowing.answering(), graph.learning(batch) + knowing.learning()
 
     more = [own - tiny for own, tiny in zip(terms(graph, knowing), terms(bare_graph, bare_knowing))]
-    return Memory(round(bare.answering + more[0]), round(bare.learning + more[1]))
+    return PeakMemory(round(bare.answering + more[0]), round(bare.learning + more[1]))
 
 
 # the graph --------------------------------------------------------------------------------------
 
 
 def read_graph(model: bytes) -> GraphCosts:
-    """The figures of an ONNX file; nothing is run. What does not depend on the input is folded, as it is there."""
+    """The costs of an ONNX file, without running it. Constants are folded, as ONNX Runtime does."""
     import onnx
 
     proto = onnx.load_model_from_string(model)
@@ -131,7 +131,7 @@ def read_graph(model: bytes) -> GraphCosts:
 
 
 def _sizes(proto: Any) -> dict[str, int]:
-    """Bytes of every tensor of a model for one sample, as far as its shape can be told."""
+    """Bytes of every tensor of a model for one sample, if its shape can be inferred."""
     from onnx import shape_inference
 
     for value in (*proto.graph.input, *proto.graph.output):
