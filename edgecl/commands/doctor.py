@@ -153,7 +153,8 @@ def state(options: argparse.Namespace) -> list[Finding]:
 
         learner = Learner.open(path)
         status, damage = learner.status(), learner.damage if learner.classes() else []
-        detail = f"{status.classes} classes, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
+        classes = f"{status.classes} class{'es' * (status.classes != 1)}"
+        detail = f"{classes}, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
         found.append(Finding("state", "bad" if damage else "ok", "; ".join([detail, *damage]),
                              "edgecl rollback" if damage else ""))
     except EdgeclError as error:

@@ -166,7 +166,8 @@ def tables(done: Profile) -> list[tuple[str, list[str], list[list[str]]]]:
           for x in done.latency]),
         ("peak resident memory of the whole process", ["while", "forecast", "measured", "error", "at the end"],
          [[x.what, megabytes(x.forecast / 1e6), megabytes(x.measured / 1e6),
-           f"{100 * (x.forecast / x.measured - 1):+.1f} %", megabytes(x.after / 1e6)] for x in done.memory]),
+           f"{round(100 * (x.forecast / x.measured - 1), 1) + 0:+.1f} %", megabytes(x.after / 1e6)]
+          for x in done.memory]),
         ("bytes per additional class, and how many more fit the quota of " + format_size(done.settings.quota),
          ["head", "statistics", "head", "sum", "measured", "more classes"],
          [[h.kind + (" *" if h.chosen else ""), f"{h.statistics:,}", f"{h.head:,}", f"{h.statistics + h.head:,}",
@@ -191,7 +192,7 @@ def conclusions(done: Profile, advice: Advice) -> list[str]:
     own = next(x for x in done.of("backbone", done.precision) if x.threads == threads)
     before, after = done.of("preprocess")[0], done.of("head")[0]
     total = before.p50 + own.p50 + after.p50
-    lines = [f"One sample takes {total:.3g} ms from {_input(done.kind)} to answer, {own.p50:.3g} ms of them in the "
+    lines = [f"One sample takes {total:.3g} ms from {_input(done.kind)} to answer, {own.p50:.3g} ms of that in the "
              f"backbone, with {threads} thread{'s' * (threads > 1)} on {done.cores} core{'s' * (done.cores > 1)}."]
     if advice.int8:
         lines.append(f"int8 is {advice.int8:.2g} times as fast; its ranges come from --calibrate FOLDER.")
@@ -200,8 +201,8 @@ def conclusions(done: Profile, advice: Advice) -> list[str]:
     lines.append("Answering takes {:.0f} MB of memory, learning {:.0f} MB.".format(
         *(x.measured / 1e6 for x in done.memory)))
     head = next((h for h in done.heads if h.chosen), done.heads[0])
-    lines.append(f"It knows {done.known} class{'es' * (done.known != 1)}; {head.at_least:,} to {head.more:,} more fit "
-                 f"its quota with {head.kind}, depending on how much is in the log"
+    lines.append(f"The state knows {done.known} class{'es' * (done.known != 1)}; {head.at_least:,} to {head.more:,} more "
+                 f"fit its quota with {head.kind}, depending on how much is in the log"
                  + (", with coarser statistics towards the end." if "exact" in head.form else "."))
     if done.learn is not None:
         lines.append(f"A class of 20 samples is learned in {done.learn.milliseconds:.0f} ms; a few samples at a time "

@@ -195,7 +195,7 @@ def heads(learner: Learner, known: int) -> Iterator[HeadBytes]:
     room = forecast.Room(settings.quota, len(backbone_bytes(learner)), settings.exemplars,
                          segment_bytes(settings.exemplars))
     d, now = foundation.dimension, max(known, 2)
-    longest = max((len(c.name) for c in learner.classes()), default=forecast.NAME) if known else forecast.NAME
+    longest = max((len(c.name) for c in learner.classes() if known), default=forecast.NAME_LENGTH)
     for kind in KINDS:
         form = forecast.form_of(kind, d, foundation.form)
         statistics, head = forecast.class_bytes(kind, d, now, form, longest)
@@ -232,7 +232,7 @@ def codecs(learner: Learner, classes: int) -> Iterator[CodecBytes]:
     foundation, settings = learner.foundation, learner.settings
     assert foundation is not None
     kind, shape, d, limit = foundation.kind, foundation.input_shape, foundation.dimension, settings.exemplars
-    room = limit - file_bytes(limit, segment_bytes(limit), ["n" * forecast.NAME] * classes)
+    room = limit - file_bytes(limit, segment_bytes(limit), ["n" * forecast.NAME_LENGTH] * classes)
     real = samples(kind, shape, EACH, 3)
     if kind == "image":
         from edgecl.images import fit_array
