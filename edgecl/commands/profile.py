@@ -201,8 +201,9 @@ def conclusions(done: Profile, advice: Advice) -> list[str]:
     lines.append("Answering takes {:.0f} MB of memory, learning {:.0f} MB.".format(
         *(x.measured / 1e6 for x in done.memory)))
     head = next((h for h in done.heads if h.chosen), done.heads[0])
-    lines.append(f"The state knows {done.known} class{'es' * (done.known != 1)}; {head.at_least:,} to {head.more:,} more "
-                 f"fit its quota with {head.kind}, depending on how much is in the log"
+    known = f"The state knows {done.known} class{'es' * (done.known != 1)}"
+    lines.append(f"{known}; {head.at_least:,} to {head.more:,} more fit "
+                 f"its quota with {head.kind}, depending on how much is in the log"
                  + (", with coarser statistics towards the end." if "exact" in head.form else "."))
     if done.learn is not None:
         lines.append(f"A class of 20 samples is learned in {done.learn.milliseconds:.0f} ms; a few samples at a time "

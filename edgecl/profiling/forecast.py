@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgecl.statistics.form import Form
 
 # Fitted to ONNX Runtime 1.32 on x86 with glibc: the first four over twelve graphs of 0 to 24 MB of weights;
-# KEPT_FACTOR, REUSED_FACTOR and CLASS_MATRICES over lite0, rocket and vectors, the states that tools/check_forecast.py checks.
+# KEPT_FACTOR, REUSED_FACTOR and CLASS_MATRICES over lite0, rocket and vectors, as tools/check_forecast.py checks them.
 # KEPT_FACTOR is up to 15 % low for networks made up of single convolutions of many MB.
 PARSE_FACTOR, LAYOUT_FACTOR = 2.1, 2.8  # while loading: of all weights; of the largest, which is laid out for SIMD
 NODE_BYTES = 11_000                     # per operator
