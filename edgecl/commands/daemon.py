@@ -53,7 +53,7 @@ def checked(options: argparse.Namespace) -> DaemonSettings:
         if is_stream(Path(source.uri)):
             parse_stream(source.uri)
         elif not Path(source.uri).exists():
-            raise BadInput(f"source {source.name}: {source.uri} names no stream, file or folder",
+            raise BadInput(f"source {source.name}: {source.uri} does not name a stream, file or folder",
                            "give camera:/dev/video0, csi://0, fake:FOLDER, serial:PORT, udp:HOST:PORT, csv:FILE or a "
                            "folder that is there")
     return settings
