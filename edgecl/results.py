@@ -1,4 +1,4 @@
-"""What a learner answers."""
+"""The results that a learner returns."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Set

@@ -1,35 +1,11 @@
-"""A headless Chromium of the system, driven by selenium and the driver beside it: nothing is downloaded."""
+"""Tests that need the browser of tools/browser.py."""
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+from browser import browser as browser
 from helpers_needs import need
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 
-def need_browser() -> tuple[str, str]:
-    """The paths of the browser and of its driver."""
-    return need("chromium", "chromium"), need("chromedriver", "chromium-driver")
-
-
-@contextmanager
-def browser(width: int = 1280, height: int = 900, scheme: str = "light") -> Iterator[webdriver.Chrome]:
-    """A window of that size that prefers "light" or "dark"."""
-    program, driver_program = need_browser()
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-                     "--no-proxy-server", "--disable-background-networking", f"--window-size={width},{height}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(driver_program))
-    try:
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                               {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        yield driver
-    finally:
-        driver.quit()
+def need_browser() -> None:
+    """A browser and its driver."""
+    need("chromium", "chromium")
+    need("chromedriver", "chromium-driver")

@@ -176,12 +176,13 @@ def test_a_method_that_is_refused_is_named_once_and_nothing_is_written(run, fake
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (("--steps", "11"), "10 classes"), (("--steps", "0"), "--steps 0"), (("--scenario", "nope"), "nc, ni, nic, online"),
-    (("--scenario", "ni"), "no sessions"), (("--seeds", "a,b"), "whole numbers"), (("--seeds", "-1"), "seed -1"),
+    (("--steps", "11"), "10 classes"), (("--steps", "0"), "--steps is 0"),
+    (("--scenario", "nope"), "nc, ni, nic, online"),
+    (("--scenario", "ni"), "no sessions"), (("--seeds", "a,b"), "whole numbers"), (("--seeds", "-1"), "seed is -1"),
     (("--data", "nope"), "digits, watch, fashion"), (("--data", "nothere.npz"), "nothere.npz"),
     (("--method", "nope"), "no method 'nope'"), (("--method", "finetune,no.toml"), "no.toml"),
-    (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs 0"),
-    (("--rate", "nan"), "--rate nan"),
+    (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs is 0"),
+    (("--rate", "nan"), "--rate is nan"),
     (("--scenario", "online", "--epochs", "2"), "once"), (("--order", "0,1"), "class order"),
     (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "no folder")])
 def test_wrong_input(run, fake, tmp_path, more, word):  # noqa: F811

@@ -107,7 +107,7 @@ def test_the_hash_in_the_header_is_that_of_the_header():
     ("#define BRIDGE_WINDOW 8 ", "#define BRIDGE_WINDOW 4 ", False),
     ("F(u8, channel) F(u16, limit)", "F(u16, limit) F(u8, channel)", False),
     ("MESSAGE_CREDIT 3", "MESSAGE_CREDIT 13", False),
-    ("/* the data is the arguments */", "/* says it back */", True),
+    ("/* returns the arguments as data */", "/* echoes them */", True),
     ("#define BRIDGE_COMMAND_ECHO 1   /*", "#define BRIDGE_COMMAND_ECHO 1 /*", True)])
 def test_the_hash_covers_numbers_and_layouts_and_no_comment(old, new, same):
     text = HEADER_FILE.read_text()

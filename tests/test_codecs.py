@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from edgecl.errors import BadInput, StateError
 from edgecl.evaluation.datasets import digits, watch
-from edgecl.exemplars.codecs import KINDS_OF_CODEC, Delta16, Float32, Int8, Jpeg, Raw, codec_of
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Float32, Int8, codec_of
+from edgecl.exemplars.input_codecs import Delta16, Jpeg, Raw
 from edgecl.exemplars.product_quantiser import AMPLE_PER_CLASS, ROW_BYTES, ProductQuantiser, _layout, plan
 from edgecl.statistics.class_statistics import MAX_FEATURE
 from edgecl.statistics.transform import FeatureTransform

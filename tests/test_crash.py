@@ -2,25 +2,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from helpers_needs import need
 
 KILLS = 320
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_system_call_leaves_before_or_after():
     need("strace", "strace")
-    sys.path.insert(0, str(TOOLS))
-    try:
-        import crash
-    finally:
-        sys.path.remove(str(TOOLS))
+    import crash
+
     wrong: list[str] = []
     commands = crash.campaign(KILLS, list(crash.COMMANDS), os.cpu_count() or 1, wrong.append)
     assert not wrong

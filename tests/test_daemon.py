@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers_daemon import cli, photos, running, told, until
 from helpers_needs import need_module
-from helpers_rounds import conv_backbone
+from round_states import conv_backbone
 
 from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import EdgeclError

@@ -327,7 +327,7 @@ def test_a_pulled_cable_is_said_and_answers_go_on_after_it(taught, tmp_path, cap
         assert main(["predict", "--state", taught, f"serial:{board.port}", "--seconds", "6", "--debounce", "0"]) == 0
     out, err = capsys.readouterr()
     assert "has gone; waiting" in err
-    assert "begun window" in err
+    assert "unfinished window" in err
     assert 3 <= len(out.splitlines()) <= 5
 
 

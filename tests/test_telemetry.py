@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_needs import need
-from helpers_rounds import conv_backbone
 from PIL import Image
+from round_states import conv_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = re.compile(r"sa_family=AF_INET6?,.*?(?:inet_addr\(\"|inet_pton\(AF_INET6, \")([0-9a-fA-F.:]+)\"")

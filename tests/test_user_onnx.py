@@ -116,7 +116,7 @@ def test_adopt_refusals(tmp_path: Path) -> None:
     refuse(write(path, shape=("n", 6, 5, 4)), "takes images of shape")
     refuse(write(path, shape=("n", 6, 5, 3), metadata={"Image.BitmapPixelFormat": "Bgr8"}), "Bgr8")
     refuse(write(path, shape=("n", 6, 5, 3), metadata={"edgecl.std": "a"}), "edgecl.std")
-    refuse(write(path, "ReduceMean", ("n", 5), (1, 5), axes=[0]), r"answers \(1, 5\)")
+    refuse(write(path, "ReduceMean", ("n", 5), (1, 5), axes=[0]), r"returns \(1, 5\)")
     refuse(write(path, "Softmax", axis=0), "mixes samples")
     refuse(write(path, "Log"), "numbers that are not finite")
     refuse(write(path, shape=("n", 4, 5)), "for 2 samples")

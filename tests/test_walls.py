@@ -108,6 +108,14 @@ def test_only_training_imports_torch():
             for name in imports_of(tree) if name.split(".")[0] in ("torch", "torchvision")] == []
 
 
+def test_tools_import_neither_tests_nor_onnx_runtime_past_its_one_module():
+    tests = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    for path in (PACKAGE.parent / "tools").glob("*.py"):
+        names = {name.split(".")[0] for name in imports_of(ast.parse(path.read_text("utf-8")))}
+        assert not names & {*tests, "onnxruntime"}, path.name
+        assert '"tests"' not in path.read_text("utf-8"), path.name
+
+
 def test_onnx_runtime_is_imported_in_one_place_so_that_its_telemetry_is_off_before():
     assert {module for module, tree in TREES.items() for name in imports_of(tree)
             if name.split(".")[0] == "onnxruntime"} == {"backbones.onnx_runtime"}

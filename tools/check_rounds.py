@@ -32,10 +32,9 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from helpers_rounds import conv_backbone, taught, teach, window_backbone  # noqa: E402
-from helpers_state import tree  # noqa: E402
+from round_states import conv_backbone, taught, teach, window_backbone  # noqa: E402
+from vector_states import tree  # noqa: E402
 
 from edgecl.errors import BudgetError, EdgeclError  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402

@@ -25,11 +25,10 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import onnx.helper  # noqa: E402, F401
-from helpers_candidates import candidate, matrix, world  # noqa: E402
-from helpers_state import create, fingerprint, tree, vectors  # noqa: E402
+from candidates import candidate, matrix, world  # noqa: E402
+from vector_states import create, fingerprint, tree, vectors  # noqa: E402
 
 from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
 from edgecl.learner import Learner  # noqa: E402

@@ -156,9 +156,9 @@ def exports(methods: list[str]) -> str:
 EXPORTS = """## The exported file
 
 One graph with the sub-networks of {count} tasks and the rule (digits, mlp, 3 epochs), beside the one network of
-`finetune`. Units that a task of `clnp` or `pathnet` does not use are cut out of it; what the sub-networks of the others
-share is written once, with a byte a weight that says which have it. Microseconds of a sample on one thread: medians of
-300, taken in turn.
+`finetune`. Units that a task of `clnp` or `pathnet` does not use are removed; weights that the sub-networks of the
+others share are written once, with a byte per weight that says which have it. Microseconds per sample on one thread:
+medians of 300, measured alternately.
 
 | method | bytes | times one network | microseconds |
 |---|---:|---:|---:|
@@ -179,20 +179,20 @@ def middle(results: list[dict[str, Any]], name: str, form: str = "{:.3f}") -> st
 PREFACE = """# Sub-networks: growing, choosing and masking
 
 `packnet`, `lottery`, `clnp`, `cpg`, `pathnet` and `den` give each round a sub-network of its own, which later rounds
-do not change. They need to know the task. Where it is not given, a rule infers it (`task_rule` in the method's file):
-`entropy` takes the sub-network that is surest; `nearest-mean` the one in whose features the sample lies nearest to a
-class mean, as a share of what is usual there; `ncm` the task of the nearest class mean in the first task's features.
-A state serves one network without a task id: `edgecl round` refuses these methods.
+do not change. They need to know the task. If it is not given, a rule infers it (`task_rule` in the method's file):
+`entropy` takes the most confident sub-network; `nearest-mean` the one in whose features the sample is closest to a
+class mean, relative to the usual distance there; `ncm` the task of the nearest class mean in the first task's features.
+A state serves one network without a task id, so `edgecl round` refuses these methods.
 
 Made by `tools/plasticity.py` from the results of `edgecl bench`: medians over seeds (of other rules than the
-method's own: the first seed), final accuracies; what is
-forgotten is the most over seeds. Bytes are masks, owners, what has grown, each task's own biases and normalisation,
-and nothing of the served network. Separate networks are trained for as many epochs, one a task; their bytes are those
-of all but the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight
-times. Where each step is one class (watch, 7 steps), the task known leaves nothing to tell apart.
+method's own: only the first seed), final accuracies; forgetting
+is the maximum over seeds. Bytes are masks, owners, grown units, and the biases and normalisation of each task, without
+the served network. Separate networks, one per task, are trained for as many epochs; their bytes are those of all but
+the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight times. If
+each step is one class (watch, 7 steps), a known task leaves nothing to distinguish.
 
-With the task known all stay within two points of separate networks, at a five-hundredth to a half of their bytes.
-Without it, which sub-network should answer is harder to tell than the class: no rule comes near to `slda`."""
+With the task known, all stay within two points of separate networks, at a five-hundredth to a half of their bytes.
+Without it, finding the right sub-network is harder than finding the class: no rule comes close to `slda`."""
 
 
 if __name__ == "__main__":

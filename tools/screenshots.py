@@ -19,11 +19,9 @@ from itertools import islice
 from pathlib import Path
 from urllib.request import urlopen
 
+from browser import browser
 from PIL import Image
 from selenium import webdriver
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from helpers_browser import browser
 
 from edgecl.learner import Learner
 from edgecl.rounds.run import RoundRequest

@@ -20,10 +20,9 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np  # noqa: E402
-from helpers_rounds import conv_backbone, taught  # noqa: E402
+from round_states import conv_backbone, taught  # noqa: E402
 
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.profiling import sandbox  # noqa: E402

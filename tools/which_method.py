@@ -108,11 +108,11 @@ def needs(method: Method) -> tuple[str, str, str, str]:
 PREFACE = """# Which method for which board
 
 Every method of `edgecl methods` on the same data, by `edgecl bench`: medians over seeds. Bytes are all that is kept
-between steps besides the served network; seconds are those of training on a machine that had other work too, so that
-they tell an order at most; peak memory is the whole process's. With the task known, only its own classes may be
-answered. `joint` is the bound that keeps all data, `finetune` the one that keeps nothing. `ncm`, `slda` and `ranpac`
-have no round: they are the heads of `edgecl learn` and need no training. Methods had 200 KB, `gem`, whose gradients
-don't fit there, 2 MB. Made by `tools/which_method.py`.
+between steps besides the served network; seconds are those of training on a machine that also had other work, so they
+only show an order; peak memory is that of the whole process. With the task known, answers are limited to its classes.
+`joint` is the bound that keeps all data, `finetune` the one that keeps nothing. `ncm`, `slda` and `ranpac` have no
+round: they are the heads of `edgecl learn` and need no training. Methods had 200 KB; `gem`, whose gradients don't fit
+into that, had 2 MB. Made by `tools/which_method.py`.
 
 **In short**: take what `edgecl learn` does, unless the backbone is to be tuned. Then: may samples be kept?
 `first-session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; more data sets:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from edgecl.commands import print_json, state_path
 from edgecl.settings import format_size
@@ -122,11 +121,10 @@ def ports(_: argparse.Namespace) -> list[Finding]:
 
 
 def _running() -> set[str]:
-    names = set()
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            names.add(comm.read_text().strip())
-    return names
+    """Names of the programs that run."""
+    import psutil
+
+    return {process.info["name"] for process in psutil.process_iter(["name"])}
 
 
 def _group_cure(path: str) -> str:
