@@ -257,7 +257,7 @@ def test_a_round_runs_beside_the_answers_and_can_be_cut_off(folder):
             photos(folder / name, 24, seed)
             assert cli(folder, "learn", "--state", "state", "--class", name, name)[0] == 0
         before = daemon.ask("counters")
-        code, out, err = cli(folder, "round", "--state", "state", "--time", "20s", "--memory", "600MB", "--json")
+        code, out, err = cli(folder, "round", "--state", "state", "--time", "10m", "--memory", "600MB", "--json")
         assert code == 0, err
         verdict, after = told(out), daemon.ask("counters")
         assert sum(after["rounds_total"].values()) == 1
