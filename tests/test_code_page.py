@@ -2,16 +2,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
+import code_page
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import code_page  # noqa: E402
-
 PROSE = code_page.PAGE.read_text("utf-8").split(code_page.BEGIN)[0]
 
 
@@ -25,7 +21,8 @@ def test_every_file_has_its_line():
     assert named == len([path for path in files if path.name != "__init__.py" or path.parent.name == "edgecl"])
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:\w+/)*\w+\.(?:py|toml|md))`", PROSE)) - {"methods/NAME.toml"}))
+@pytest.mark.parametrize("name", sorted(
+    set(re.findall(r"`((?:\w+/)*\w+\.(?:py|toml|md))`", PROSE)) - {"methods/NAME.toml"}))
 def test_a_file_that_the_prose_names_exists(name):
     assert (ROOT / name).exists() or (ROOT / "edgecl" / name).exists()
 

@@ -11,13 +11,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from edgecl.errors import BadInput, StateError
 from edgecl.evaluation.datasets import digits, watch
-from edgecl.exemplars.codecs import FITS, Delta16, Float32, Int8, Jpeg, Raw, codec_of
-from edgecl.exemplars.product_quantiser import AMPLE, ROW, ProductQuantiser, _layout, plan
-from edgecl.statistics.class_statistics import LARGEST
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Float32, Int8, codec_of
+from edgecl.exemplars.input_codecs import Delta16, Jpeg, Raw
+from edgecl.exemplars.product_quantiser import AMPLE_PER_CLASS, ROW_BYTES, ProductQuantiser, _layout, plan
+from edgecl.statistics.class_statistics import MAX_FEATURE
 from edgecl.statistics.transform import FeatureTransform
 
 POWERS = st.sampled_from([1.0, 0.5])
-TOP = float(np.float32(LARGEST))
+TOP = float(np.float32(MAX_FEATURE))
 VALUES = st.one_of(st.floats(-TOP, TOP, width=32), st.floats(-1, 1, width=32), st.just(0.0),
                    st.floats(-2.0 ** -100, 2.0 ** -100, width=32))
 VECTORS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=VALUES)
@@ -141,18 +142,31 @@ def test_arrays_are_all_there_is(pixels, tmp_path):
 
 
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 30), st.booleans(), POWERS, st.integers(0, 99))
+@example(1, 59, 1, True, 1.0, 0)
+@example(1, 70, 1, True, 0.5, 99)
 @settings(max_examples=60, deadline=None)
 def test_any_count_and_length_of_vectors(count, dimension, code, small, power, seed):
     features = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
-    quantiser = ProductQuantiser.train(features, code, 3 * dimension + (600 if small else 20_000), power=power)
+    mean = 4 if count == 1 else 2  # bytes a number: vectors that do not differ leave no error to a float16 mean
+    quantiser = ProductQuantiser.train(features, code, (mean + 1) * dimension + (600 if small else 20_000), power=power)
     encoded = quantiser.encode(features)
     decoded = quantiser.decode(encoded)
     assert decoded.shape == features.shape and decoded.dtype == np.float32
     assert encoded.dtype.itemsize <= code
+    assert quantiser.shared_bytes <= (mean + 1) * dimension + (600 if small else 20_000)
     assert np.isfinite(decoded).all()
     for row, alone in zip(decoded, features):  # in a batch or by itself
         assert bits(quantiser.decode(quantiser.encode(alone[None]))) == bits(row)
     assert quantiser.decode(quantiser.encode(features[:0])).shape == (0, dimension)
+
+
+@pytest.mark.parametrize("dimension", [20, 59, 64, 70])
+def test_a_mean_in_float32_takes_its_bytes_of_the_codebook(dimension):
+    features = np.random.default_rng(0).standard_normal((1, dimension)).astype(np.float32)
+    least = 4 * dimension + dimension + 8 + 16 * -(-dimension // 2)  # mean, scale, units, 16 centroids for two pieces
+    assert ProductQuantiser.train(features, 1, least + 1).shared_bytes == least
+    with pytest.raises(BadInput, match="--exemplars"):
+        ProductQuantiser.train(features, 1, least - 1)
 
 
 def test_constant_and_very_unequal_dimensions():
@@ -192,7 +206,7 @@ def test_tiny_and_large_features_are_no_trouble(scale):
 
 
 def test_huge_features_stay_finite():
-    features = np.random.default_rng(0).uniform(-LARGEST, LARGEST, (50, 12)).astype(np.float32)
+    features = np.random.default_rng(0).uniform(-MAX_FEATURE, MAX_FEATURE, (50, 12)).astype(np.float32)
     for power in (1.0, 0.5):
         quantiser = ProductQuantiser.train(features, 12, 5000, power=power)
         assert np.isfinite(quantiser.decode(quantiser.encode(features))).all()
@@ -206,8 +220,8 @@ def test_a_plan_fits_its_buffer(limit, dimension, classes):
     code, codebook = planned
     assert 1 <= code <= dimension / 4 + 1
     assert codebook <= 2 * limit / 3
-    assert 2 * (code + ROW) <= dimension + 4 + ROW  # less than half of int8
-    assert limit < AMPLE * max(classes, 1) * (dimension + 2 + ROW)
+    assert 2 * (code + ROW_BYTES) <= dimension + 4 + ROW_BYTES  # less than half of int8
+    assert limit < AMPLE_PER_CLASS * max(classes, 1) * (dimension + 2 + ROW_BYTES)
     centroids, length, own = _layout(dimension, code, codebook - 3 * dimension - 8)
     assert centroids * length * (-(-dimension // length) if own else 1) + 3 * dimension + 8 <= codebook
 
@@ -374,7 +388,7 @@ def test_names_that_no_codec_has(name, kind, say):
 
 def test_every_codec_that_fits_stores_a_sample():
     samples = {"image": photo((16, 16, 3)), "window": movement()}
-    for name, kinds in FITS.items():
+    for name, kinds in KINDS_OF_CODEC.items():
         for kind in kinds:
             codec = codec_of(name, kind, samples[kind].shape if kind in samples else (64,))
             assert name.split(":")[0] in (codec.feature.name, getattr(codec.input, "name", ""), "pq", "auto")

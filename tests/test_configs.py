@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.runtime.settings import read_settings
@@ -34,7 +34,7 @@ def test_an_example_also_makes_a_state(name, tmp_path):
     done = subprocess.run([sys.executable, "-m", "edgecl.cli", "init", "--config", CONFIGS / f"{name}.toml", "--state",
                            tmp_path / "state"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert read_settings(CONFIGS / f"{name}.toml").learner["backbone"] in done.stdout
+    assert read_settings(CONFIGS / f"{name}.toml").learner.backbone in done.stdout
 
 
 def test_the_unit_is_hardened():

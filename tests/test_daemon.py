@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 from helpers_daemon import cli, photos, running, told, until
-from helpers_rounds import conv_backbone
+from helpers_needs import need_module
+from round_states import conv_backbone
 
 from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import EdgeclError
@@ -249,7 +250,7 @@ def test_two_states_in_one_daemon(folder):
 
 @pytest.mark.slow
 def test_a_round_runs_beside_the_answers_and_can_be_cut_off(folder):
-    pytest.importorskip("torch")
+    need_module("torch", "train")
     with running(folder, BASE + "queue = 50\n") as daemon:   # a second of frames: the machine is not this test's
         seen(daemon)
         for name, seed in (("mug", 1), ("cup", 2)):

@@ -254,7 +254,7 @@ def test_no_sample_is_kept_on_disk(method, tmp_path):
 
 @pytest.mark.parametrize("name", ["dgr", "fearnet"])
 def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
-    from helpers_rounds import conv_backbone, taught
+    from round_states import conv_backbone, taught
 
     from edgecl.rounds.run import RoundRequest
 
@@ -266,7 +266,7 @@ def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
 def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
     from io import BytesIO
 
-    from helpers_rounds import conv_backbone, taught, teach
+    from round_states import conv_backbone, taught, teach
 
     from edgecl.rounds.run import RoundRequest
 

@@ -5,9 +5,9 @@ import re
 from functools import cache
 
 import numpy as np
-import onnxruntime
 import pytest
 
+from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
 from edgecl.evaluation.datasets import digits
 from edgecl.rounds.method import FOLDER, KEYS, PARTS, method_names, read_method
@@ -200,28 +200,28 @@ CLOSED = 'paper = "x"\nmemory = "statistics"\nlayer = "map"\npower = 1\nprojecti
 
 @pytest.mark.parametrize(("text", "says"), [
     (GOOD + "speed = 3\n", "unknown keys: speed; known keys are active, afresh, alpha"),
-    (GOOD + 'memory = "big"\n', "memory = 'big'; give one of none, reservoir, herding, everything, greedy"),
+    (GOOD + 'memory = "big"\n', "memory is 'big'; give one of none, reservoir, herding, everything, greedy"),
     (GOOD + 'memory = ["none", "herding"]\n', "give one of none"),
-    (GOOD + "head = 3\n", "head = 3; give one of softmax, sigmoid, asymmetric, cosine"),
+    (GOOD + "head = 3\n", "head is 3; give one of softmax, sigmoid, asymmetric, cosine"),
     (GOOD + 'constraint = ["fisher", "fisher"]\n', "give a list of distillation, class-share, by-round"),
     (GOOD + 'constraint = ["l2", "sensitivity"]\nimportance = 1\nsamples = 0\n',
-     "importance would be of both l2 and sensitivity"),
+     "importance is a number of both l2 and sensitivity"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = 1\n',
      "squared is missing; its parts take temperature"),
-    (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = -1\nsquared = true\n', "strength = -1"),
+    (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = -1\nsquared = true\n', "strength is -1"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = 1\nsquared = 1\n', "give true or false"),
     (GOOD + "temperature = 2\n", "none of its parts takes temperature; its parts take no numbers"),
     (GOOD + 'balance = "exemplar-means"\n', "needs exemplars.*give memory = reservoir or herding or everything"),
     (GOOD + 'balance = "closed-form"\nsolver = "slda"\n', "needs statistics.*give memory = statistics"),
     (GOOD + 'tuned = "sometimes"\n', "give one of all, first, none"),
-    (GOOD + 'tuned = "first"\n', "nothing learns where the network is not tuned"),
+    (GOOD + 'tuned = "first"\n', "nothing learns if the network is not tuned"),
     (GOOD + CLOSED[12:] + 'solver = "slda"\n', "would be stale"),
-    (CLOSED + 'solver = "svm"\ntuned = "none"\n', "solver = 'svm'; give nearest-mean or slda or ridge"),
-    ('paper = "x"\n', "there is no rate"),
-    ('rate = 0.1\n', "names no paper"),
+    (CLOSED + 'solver = "svm"\ntuned = "none"\n', "solver is 'svm'; give one of nearest-mean, slda, ridge"),
+    ('paper = "x"\n', "has no rate"),
+    ('rate = 0.1\n', "has no paper"),
     (GOOD + "milestones = [0.5]\nfactor = 0\n", "factor"),
-    (GOOD + "momentum = true\n", "momentum = True; give a number"),
-    (GOOD + "decay = nan\n", "decay = nan"),
+    (GOOD + "momentum = true\n", "momentum is True; give a number"),
+    (GOOD + "decay = nan\n", "decay is nan"),
 ])
 def test_a_composition_that_cannot_work_is_refused(tmp_path, text, says):
     (tmp_path / "own.toml").write_text(text)

@@ -49,21 +49,21 @@ return found;
 
 @pytest.fixture
 def robot(tmp_path):
-    """A service on photos with a source that a test feeds, and its page."""
+    """A service on photos with a source that a test sources, and its page."""
     need_browser()
     learner = image_state(tmp_path / "state")
     service = Service(learner, DaemonSettings(tmp_path / "state", rounds="off"))
-    loop, tap = Loop(), Tap()
-    feed = SourceThread(SourceSettings("camera:tap", "camera"), service, loop.offer, tap.read)
-    loop.follow([feed])
-    service.feeds = (feed,)
+    loop, tap = Loop(service.classifier.classify), Tap()
+    source = SourceThread(SourceSettings("camera:tap", "camera"), service.spec, service.hub.say, loop.offer, tap.read)
+    loop.follow([source])
+    service.sources.follow([source])
     service.start()
     threading.Thread(target=loop.run, daemon=True).start()
-    feed.start()
+    source.start()
     handle = door.start({tmp_path / "state": service}, DaemonSettings(tmp_path / "state", http_listen="127.0.0.1:0"))
     yield handle.url, service, tap, tmp_path
     handle.close()
-    feed.stop()
+    source.stop()
     tap.put(None)
     loop.stop()
     assert service.stop(5.0)
@@ -77,7 +77,7 @@ def opened(driver, url):
 
 def unsure(service, tap):
     """Show a frame that is put up for review, whatever it is taken for."""
-    service._review.below = 1.1
+    service._review.reload(1.1)
     tap.put(*shades(85, 1))
     assert until(service.review, 10)
 
@@ -246,8 +246,8 @@ def test_windows_are_drawn_as_curves(tmp_path):
     need_browser()
     with web(tmp_path / "state") as (client, service, loop, taps), browser() as driver:
         threading.Thread(target=loop.run, daemon=True).start()
-        for feed in service.feeds:
-            feed.start()
+        for source in service.sources.threads:
+            source.start()
         find = opened(driver, f"http://127.0.0.1:{client.address[1]}/")
         taps["tap"].put(*vectors("wasp", 2).astype(np.float32))
         until(lambda: find(".view .label").text == "wasp", 10)

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from helpers_plasticity import SHAPES, answers, everything, made_up, rng, session, steps, taught
 
+from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.report import tasks_and_units
 from edgecl.rounds.method import FOLDER, PARTS, method_names, read_method
@@ -126,7 +126,7 @@ PLASTIC = 'paper = "x"\nrate = 0.1\nplasticity = "packnet"\npruned = 0.5\n'
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (PLASTIC, "nothing tells which is to answer; give task_rule = entropy or nearest-mean or ncm"),
+    (PLASTIC, "no rule picks the one that answers; give task_rule = entropy or nearest-mean or ncm"),
     ('paper = "x"\nrate = 0.1\ntask_rule = "entropy"\n', "task_rule needs sub-networks.*give plasticity = packnet or"),
     (PLASTIC + 'task_rule = "entropy"\nmemory = "reservoir"\n', "leave out memory"),
     (PLASTIC + 'task_rule = "entropy"\ndecay = 0.1\n', "no decay"),

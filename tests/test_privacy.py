@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_daemon import running
-from helpers_rounds import conv_backbone
 from helpers_state import answers, create, directory_bytes, in_a_child, vectors
 from PIL import Image
+from round_states import conv_backbone
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, StateError
 from edgecl.evaluation.datasets import digits
-from edgecl.exemplars.codecs import Delta16, Int8
+from edgecl.exemplars.codecs import Int8
+from edgecl.exemplars.input_codecs import Delta16
 from edgecl.learner import Learner
 from edgecl.profiling import sandbox
 from edgecl.rounds import worker

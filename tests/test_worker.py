@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_rounds import conv_backbone, taught, teach, window_backbone
 from helpers_state import tree
+from round_states import conv_backbone, taught, teach, window_backbone
 
 from edgecl.backbones.cut import Anatomy
 from edgecl.errors import BudgetError, StateError

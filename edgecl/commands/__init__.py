@@ -21,15 +21,16 @@ DEFAULT_STATE = Path("edgecl-state")
 
 
 def configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """What --config says of the state, or nothing; the daemon's keys beside it are the daemon's to judge."""
-    from edgecl.settings import SETTING_NAMES, kind_of_memory, read_toml
+    """The settings of a state in the file of --config, not yet checked, and its key `state`; the values of the daemon's
+    keys beside them are not checked either. Raises BadInput."""
+    from edgecl.settings import SETTING_NAMES, read_configuration
 
     if not options.config:
         return {}
     from edgecl.runtime.settings import DAEMON_NAMES
 
     known = SETTING_NAMES | {"state"}
-    values = kind_of_memory(read_toml(options.config, known | DAEMON_NAMES), options.config)
+    values = read_configuration(options.config, known | DAEMON_NAMES)
     return {name: value for name, value in values.items() if name in known}
 
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 
 def daemon(options: argparse.Namespace) -> int:
-    """Run until it is told to end."""
+    """Run until it is stopped."""
     from edgecl.commands import check_memory
-    from edgecl.commands.learn import settings_of
     from edgecl.commands.predict import keep_memory_low
     from edgecl.learner import Learner
     from edgecl.runtime.daemon import run
@@ -32,7 +31,7 @@ def daemon(options: argparse.Namespace) -> int:
             learner = Learner.open(state)
             check_memory(options, learner.settings.memory)
             return learner
-        learner = Learner.create(state, settings_of(options))
+        learner = Learner.create(state, settings.learner)
         print(f"edgecl: created {state} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
         return learner
 

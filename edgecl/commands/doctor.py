@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from edgecl.commands import print_json, state_path
 from edgecl.settings import format_size
@@ -48,7 +47,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def onnx_runtime(_: argparse.Namespace) -> list[Finding]:
     """Probed in a process of its own: a wheel may die with an illegal instruction on an old board."""
-    code = "import onnxruntime as o; print(o.__version__, *o.get_available_providers())"
+    code = ("from edgecl.backbones.onnx_runtime import onnxruntime\n"
+            "print(onnxruntime.__version__, *onnxruntime.get_available_providers())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode < 0:
         return [Finding("onnxruntime", "bad", f"dies with signal {-done.returncode} when imported",
@@ -121,11 +121,10 @@ def ports(_: argparse.Namespace) -> list[Finding]:
 
 
 def _running() -> set[str]:
-    names = set()
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            names.add(comm.read_text().strip())
-    return names
+    """Names of the programs that run."""
+    import psutil
+
+    return {process.info["name"] for process in psutil.process_iter(["name"])}
 
 
 def _group_cure(path: str) -> str:

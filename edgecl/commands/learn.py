@@ -18,7 +18,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
-from edgecl.settings import Settings, format_size, parse_seconds, parse_size
+from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,14 +38,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
             values[field.name] = given
     if getattr(options, "int8", False):
         values["precision"] = "int8"
-    for name in ("quota", "exemplars"):
-        if name in values:
-            values[name] = parse_size(values[name])
-    for name in ("window", "hop"):
-        if name in values:
-            values[name] = parse_seconds(values[name])
-    values.setdefault("exemplars", values.get("quota", Settings.quota) // 16)
-    return Settings(**values)
+    return Settings.from_table(values, str(options.config) if options.config else "the settings")
 
 
 def init(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.backbones.session import BATCH_BYTES
 from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.buffer import Buffer
-from edgecl.exemplars.codecs import FITS, Codec, codec_of
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Codec, codec_of
 from edgecl.exemplars.product_quantiser import ProductQuantiser, plan
 from edgecl.exemplars.stored import file_bytes, row_bytes
 from edgecl.heads.onnx_head import build_head
@@ -235,7 +235,7 @@ def codecs(learner: Learner, classes: int) -> Iterator[CodecBytes]:
         from edgecl.images import fit_array
 
         real = np.stack([fit_array(samples(kind, (CAMERA[1], CAMERA[0], 3), 1, n)[0], *shape[:2]) for n in range(EACH)])
-    for name in (name for name, kinds in FITS.items() if name != "auto" and kind in kinds):
+    for name in (name for name, kinds in KINDS_OF_CODEC.items() if name != "auto" and kind in kinds):
         codec, shared = codec_of(name, kind, shape, foundation.power), 0
         if name == "pq":
             code, book = plan(limit, d, classes) or (-(-d // 8), max(limit // 5, 20 * d))

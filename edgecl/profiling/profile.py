@@ -4,7 +4,6 @@ from __future__ import annotations
 import gc
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BackboneError, BudgetError
@@ -231,9 +231,9 @@ def _learning(learner: Learner) -> LearnCost:
 
 
 def _io() -> tuple[int, int]:
-    """Bytes that this process had the storage write, and that it handed over with `write`; 0 where no one counts."""
-    values: dict[str, int] = {}
-    with suppress(OSError, ValueError):
-        values = {name: int(value) for name, value in
-                  (line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())}
-    return values.get("write_bytes", 0), values.get("wchar", 0)
+    """Bytes that this process sent to storage, and bytes it passed to `write`; 0 if the kernel counts neither."""
+    try:
+        counters = psutil.Process().io_counters()
+    except (psutil.Error, AttributeError):  # without /proc/self/io there is no such method
+        return 0, 0
+    return counters.write_bytes, counters.write_chars

@@ -39,7 +39,8 @@ class WriteAheadLog:
         self._forget()
 
     def _forget(self) -> None:
-        self._stamp, self._epoch, self._end, self._damaged = (0, 0, 0), "", 0, False
+        self._epoch, self._end, self._damaged = "", 0, False
+        self._marks = {0: b""}  # place -> header of the first and of the last record read
         self._entries: list[LoggedGeneration] = []
 
     def entries(self, epoch: str) -> list[LoggedGeneration]:
@@ -67,25 +68,30 @@ class WriteAheadLog:
             return 0
 
     def _read(self) -> None:
-        """Read what has come since the last time."""
+        """Read what was appended since the last time; all of it if this is not the log that was read then.
+
+        A log is known by the headers of its first and its last record read, which hold their digests. Inode number,
+        length and time of change can all be those of an earlier log: ext4 gives numbers out again.
+        """
         try:
-            if _stamp(self.path.stat()) == self._stamp:
-                return
-            with self.path.open("rb") as file:
-                about = os.fstat(file.fileno())  # another process may have put a new log there just now
-                if about.st_ino != self._stamp[0] or about.st_size < self._end:
+            with self.path.open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size < self._end or any(
+                        os.pread(file.fileno(), HEADER.size, place) != mark for place, mark in self._marks.items()):
                     self._forget()
+                    self._marks = {0: os.pread(file.fileno(), HEADER.size, 0)}
                 file.seek(self._end)
-                data = file.read()
+                data = file.readall()
         except FileNotFoundError:
             self._forget()
             return
-        end, lost = 0, False
+        begin, end, lost = 0, 0, False
         for start, after, record in unpack(data, self._codec):
             lost = lost or start != end
-            end = after
+            begin, end = start, after
             self._take(record, lost)
-        self._end, self._stamp, self._damaged = self._end + end, _stamp(about), _is_damage(data[end:])
+        if end:
+            self._marks = {0: self._marks[0], self._end + begin: data[begin:begin + HEADER.size]}
+        self._end, self._damaged = self._end + end, _is_damage(data[end:])
 
     def _take(self, record: Record, lost: bool) -> None:
         about = record.about
@@ -130,11 +136,6 @@ class WriteAheadLog:
             os.fsync(file.fileno())
         temporary.rename(self.path)
         sync_folder(self.path.parent)
-
-
-def _stamp(about: os.stat_result) -> tuple[int, int, int]:
-    """What tells one content of a file from another."""
-    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _is_damage(tail: bytes) -> bool:

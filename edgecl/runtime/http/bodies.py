@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from edgecl.errors import BadInput
+from edgecl.files.tables import Rule, read
+from edgecl.runtime.commands import EXACT
 from edgecl.runtime.http.media import most_bytes
 from edgecl.runtime.http.replies import HttpRefusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-MOST_CONTROL = 16 * 1024     # bytes of a body that is no sample
+MOST_CONTROL = 16 * 1024     # bytes of a body that is not a sample
 BODY_SECONDS = 30.0          # from its first to its last byte
 DISCARD = 64 * 2 ** 20       # bytes that are read and thrown away, so that the client comes to read the refusal
 AT_ONCE = 3                  # uploads that are read or learned
@@ -28,7 +31,7 @@ def media_type(request: Request) -> str:
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The whole body. Raises Refusal: 413 past `most` bytes, whatever its Content-Length says, 408 where it is slow."""
+    """The whole body. Raises HttpRefusal: 413 past `most` bytes, whatever its Content-Length, 408 if it is slow."""
     declared = request.headers.get("content-length", "")
     large = declared.isdigit() and int(declared) > most
     body, count = bytearray(), 0
@@ -53,8 +56,9 @@ async def read_body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> dict[str, Any]:
-    """The JSON object in a body, "" for {}: only keys of `known`, of their types. Raises Refusal."""
+async def read_values(request: Request, known: dict[str, type]) -> dict[str, Any]:
+    """The JSON object in a body, {} if it is empty: only keys of `known`, of their types or null. Raises
+    HttpRefusal."""
     cure = "send a JSON object with " + (", ".join(known) or "no keys")
     body = await read_body(request, MOST_CONTROL)
     if body and media_type(request) != "application/json":
@@ -62,14 +66,12 @@ async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> d
     try:
         values = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise HttpRefusal(400, f"the body is no JSON ({str(error)[:80]})", cure) from error
-    if not isinstance(values, dict) or not set(values) <= set(known):
-        raise HttpRefusal(400, "the body is no object of the known keys", cure)
-    for name, value in values.items():
-        fits = isinstance(value, known[name]) and not isinstance(value, bool)
-        if value is not None and (not fits or (isinstance(value, (int, float)) and not abs(value) <= 2 ** 53)):
-            raise HttpRefusal(400, f"{name} is {str(value)[:80]!r}", f"give a {known[name][0].__name__}")
-    return values
+        raise HttpRefusal(400, f"the body is not JSON ({str(error)[:80]})", cure) from error
+    try:
+        rules = {name: Rule(kind, -EXACT, EXACT, optional=True) for name, kind in known.items()}
+        return read(rules, values, "the body")
+    except BadInput as error:
+        raise HttpRefusal(400, error.what, error.cure) from None
 
 
 class Turns:
@@ -80,7 +82,7 @@ class Turns:
 
     @asynccontextmanager
     async def upload(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of a sample; the turn lasts as long as the block. Raises Refusal: 429 where too many wait."""
+        """The body of a sample; the turn lasts as long as the block. Raises HttpRefusal: 429 if too many wait."""
         with anyio.move_on_after(WAIT_SECONDS) as clock:
             await self._free.acquire()
         if clock.cancelled_caught:

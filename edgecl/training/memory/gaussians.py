@@ -8,7 +8,7 @@ import torch
 
 from edgecl.errors import BudgetError
 from edgecl.statistics.feature_drift import Drift, Pairs
-from edgecl.statistics.gaussian import ROUNDING, Gaussian
+from edgecl.statistics.gaussian import NEGLIGIBLE, Gaussian
 from edgecl.training.memory.at_layer import CLASS_BYTES, PLACE_BYTES, Above, float_rows
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def by_means(own: Gaussian, old: np.ndarray, now: np.ndarray, columns: np.ndarra
     exp(-|h - mu|^2 / 2 sigma^2); sigma^2, which the paper sets by hand, is half the smallest of these squared
     distances, so that the nearest sample weighs 1 / e and the sum can't vanish."""
     distance = ((old - own.mean) ** 2).sum(1)
-    nearest = max(float(distance.min()), ROUNDING)
+    nearest = max(float(distance.min()), NEGLIGIBLE)
     weights = np.exp(-(distance - nearest) / nearest)
     return Gaussian(own.mean + weights @ (now - old) / weights.sum(), own.diagonal, own.factor)
 
