@@ -18,13 +18,13 @@ RATE, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.999, 1e-8      # section 2
 class Adam:
     """Kingma & Ba 2015, algorithm 1, like torch.optim.Adam, whose first step would load torch's compiler: 90 MB."""
 
-    def __init__(self, weights: Sequence[Tensor], rate: float = RATE) -> None:
-        self.weights, self.rate, self.steps = list(weights), rate, 0
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights, self.steps = list(weights), 0
         self._held = [weight.detach() for weight in self.weights]       # the same memory
         self._mean = [torch.zeros_like(weight) for weight in self._held]
         self._square = [torch.zeros_like(weight) for weight in self._held]
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
+    def step(self, gradients: Sequence[Tensor], rate: float = RATE) -> None:
         """One step against the gradients."""
         given = list(gradients)
         self.steps += 1
@@ -35,7 +35,7 @@ class Adam:
         root = torch._foreach_sqrt(self._square)
         torch._foreach_div_(root, (1 - BETA_2 ** self.steps) ** 0.5)
         torch._foreach_add_(root, EPSILON)
-        torch._foreach_addcdiv_(self._held, self._mean, root, value=-self.rate / (1 - BETA_1 ** self.steps))
+        torch._foreach_addcdiv_(self._held, self._mean, root, value=-rate / (1 - BETA_1 ** self.steps))
 
 
 class Sgd:

@@ -144,9 +144,8 @@ class Cortex(Part):
         target = torch.tensor([self.columns.index(column) for column in y.tolist()])
         parts = [self.encoder, self.decoder, self.classifier]
         weights = [p.requires_grad_(True) for part in parts for p in part.parameters()]
-        adam = Adam(weights, RATE)
+        adam = Adam(weights)
         for step in range(steps):
-            adam.rate = RATE * min(1.0, 2 * (1 - step / steps))
             rows = torch.from_numpy(generator.integers(len(x), size=BATCH))
             hidden = self.encoder[1](self.encoder[0](x[rows]))
             code = self.encoder[2](hidden)
@@ -155,7 +154,7 @@ class Cortex(Part):
             loss = F.cross_entropy(self.classifier(code), target[rows]) + missed
             if before is not None and (known := rows >= real).any():
                 loss = loss + STABILITY * F.mse_loss(code[known], before[rows[known]])
-            adam.step(torch.autograd.grad(loss, weights))
+            adam.step(torch.autograd.grad(loss, weights), RATE * min(1.0, 2 * (1 - step / steps)))
         self._finish(x, target)
 
     def _finish(self, x: Tensor, target: Tensor) -> None:

@@ -143,7 +143,7 @@ class GenerativeReplay(Above):
         width, code = fresh[2].in_features, fresh[0].in_features
         encoder = initialised(nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), nn.Linear(width, 2 * code)),
                                generator)
-        adam = Adam([*encoder.parameters(), *fresh.parameters()], RATE)
+        adam = Adam([*encoder.parameters(), *fresh.parameters()])
         recalls = self.recalls and self.decoder is not None
         own = mix(BATCH, self.rounds + 1) if recalls else BATCH
         for _ in range(self.steps):
@@ -156,7 +156,8 @@ class GenerativeReplay(Above):
             decoded = fresh(mean + noise * (spread / 2).exp())
             divergence = (mean.square() + spread.exp() - 1 - spread).sum() / 2
             missed = F.binary_cross_entropy_with_logits(decoded, batch, reduction="sum")
-            adam.step(torch.autograd.grad((RECONSTRUCTION_WEIGHT * missed + divergence) / len(batch), adam.weights))
+            loss = (RECONSTRUCTION_WEIGHT * missed + divergence) / len(batch)
+            adam.step(torch.autograd.grad(loss, adam.weights), RATE)
         return encoder
 
     def generated(self, n: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
