@@ -80,8 +80,8 @@ class Plasticity(Constraint):
 
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         """Freeze what was learned."""
-        columns, new = self.work.head.columns, self.samples
-        self.close(network, new, generator)
+        columns, samples = self.work.head.columns, self.samples
+        self.close(network, samples, generator)
         trained = self.work.state_dict()
         with torch.no_grad():
             for name, value in network.head.named_parameters():
@@ -94,9 +94,9 @@ class Plasticity(Constraint):
         own |= self.beside(network)
         self.tasks = [task.without(set(columns)) for task in self.tasks] + [Task(columns, own, {})]
         del self.work, self.free, self.samples
-        f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, new.x, network.block)
-        first = f if len(self.tasks) == 1 else outputs(self.subnetwork(network, 0).features, new.x, network.block)
-        self.tasks[-1].rule = self.rule.learn(f, first, new.y, len(columns))
+        f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, samples.x, network.block)
+        first = f if len(self.tasks) == 1 else outputs(self.subnetwork(network, 0).features, samples.x, network.block)
+        self.tasks[-1].rule = self.rule.learn(f, first, samples.y, len(columns))
         self.served = None
 
     # what a method decides
