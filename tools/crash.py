@@ -36,7 +36,7 @@ from edgecl.backbones import graph  # noqa: E402, F401
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.rounds import gate  # noqa: E402
 from edgecl.rounds.candidate import take_in  # noqa: E402
-from edgecl.state import compaction  # noqa: E402
+from edgecl.state.store import Store  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
          "ftruncate", "mkdir", "close", "lseek", "fcntl")
@@ -60,7 +60,7 @@ def prepare(folder: Path) -> None:
 def half_forgotten(state: Path) -> None:
     """Leave the state as a power cut right after the commit of a `forget` does."""
     learner = Learner.open(state)
-    compaction.tidy = lambda *_, **__: os._exit(0)
+    Store.tidy = lambda *_, **__: os._exit(0)
     learner.forget("cat")
 
 
