@@ -212,36 +212,29 @@ class Learner:
     # answering ----------------------------------------------------------------------------------
 
     def predict(self, samples: Samples) -> list[Prediction]:
-        """One prediction a sample, in order. Raises BadInput, StateError."""
+        """One prediction per sample, in order. Raises BadInput, StateError."""
         serving = self.serving()
-        answers: list[Prediction] = []
-        for batch in batches_of(samples):
-            started = time.perf_counter()
-            info = serving.backbone.info
-            probabilities, unknown = serving.answer(prepare(batch.data, info.kind, info.input_shape))
-            each = 1000 * (time.perf_counter() - started) / len(batch.data)
-            answers += [Prediction(source, serving.head.labels[int(p.argmax())], float(p.max()), bool(u), each)
-                        for source, p, u in zip(batch.sources, probabilities, unknown)]
-        return answers
+        return [answer for batch in batches_of(samples) for answer in serving.predict(batch.data, batch.sources)[0]]
 
     def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
-        """Accuracy on labelled samples. Raises BadInput where none has a label."""
-        known = set(self.serving().head.labels)
-        hits: dict[str, list[bool]] = {}
-        strange: dict[str, list[bool]] = {}
+        """Accuracy on labelled samples. Raises BadInput if a sample has no label or none is of a known class."""
+        serving = self.serving()
+        known = set(serving.head.labels)
+        correct: dict[str, list[bool]] = {}
+        unknown: dict[str, list[bool]] = {}
         for batch in batches_of(samples):
-            for answer, label in zip(self.predict(batch.data), batch.labels):
+            for answer, label in zip(serving.predict(batch.data)[0], batch.labels):
                 if label is None:
                     raise BadInput("a sample to evaluate has no label", "give a folder with one subfolder per class")
-                hits.setdefault(label, []).append(answer.label == label)
-                strange.setdefault(label, []).append(answer.unknown)
-        taught = {label: values for label, values in sorted(hits.items()) if label in known}
+                correct.setdefault(label, []).append(answer.label == label)
+                unknown.setdefault(label, []).append(answer.unknown)
+        taught = {label: values for label, values in sorted(correct.items()) if label in known}
         if not taught:
             raise BadInput("none of the samples to evaluate is of a known class", _known_classes(sorted(known)))
         n = sum(map(len, taught.values()))
         return Evaluation(sum(map(sum, taught.values())) / n, {k: sum(v) / len(v) for k, v in taught.items()}, n,
-                          sum(sum(strange[label]) for label in taught) / n,
-                          {k: sum(v) / len(v) for k, v in sorted(strange.items()) if k not in known})
+                          sum(sum(unknown[label]) for label in taught) / n,
+                          {k: sum(v) / len(v) for k, v in sorted(unknown.items()) if k not in known})
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `exporting.export`."""

@@ -8,6 +8,7 @@ import tempfile
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # also in scripts that tests run; test_telemetry does without it
 if "EDGECL_CACHE" not in os.environ:
     os.environ["EDGECL_CACHE"] = tempfile.mkdtemp(prefix="edgecl-cache-")
     atexit.register(shutil.rmtree, os.environ["EDGECL_CACHE"], ignore_errors=True)

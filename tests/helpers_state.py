@@ -140,7 +140,7 @@ def strace(command, state, call, injection):
         pytest.skip("strace is missing: `apt-get install strace`")
     here = Path(__file__).parent
     change = {"learn": "learn(vectors('dog', 25), 'dog')", "forget": "forget('wasp')"}[command]
-    code = (f"import sys, onnxruntime; sys.path.insert(0, {str(here)!r})\n"
+    code = (f"import sys, edgecl.backbones.onnx_runtime; sys.path.insert(0, {str(here)!r})\n"
             "from pathlib import Path\nfrom helpers_state import vectors\nfrom edgecl.learner import Learner\n"
             "from edgecl.errors import EdgeclError\nimport edgecl.backbones.graph, onnx.helper, os\n"
             f"state = Path({str(state)!r})\n"

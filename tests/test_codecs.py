@@ -141,18 +141,31 @@ def test_arrays_are_all_there_is(pixels, tmp_path):
 
 
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 30), st.booleans(), POWERS, st.integers(0, 99))
+@example(1, 59, 1, True, 1.0, 0)
+@example(1, 70, 1, True, 0.5, 99)
 @settings(max_examples=60, deadline=None)
 def test_any_count_and_length_of_vectors(count, dimension, code, small, power, seed):
     features = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
-    quantiser = ProductQuantiser.train(features, code, 3 * dimension + (600 if small else 20_000), power=power)
+    mean = 4 if count == 1 else 2  # bytes a number: vectors that do not differ leave no error to a float16 mean
+    quantiser = ProductQuantiser.train(features, code, (mean + 1) * dimension + (600 if small else 20_000), power=power)
     encoded = quantiser.encode(features)
     decoded = quantiser.decode(encoded)
     assert decoded.shape == features.shape and decoded.dtype == np.float32
     assert encoded.dtype.itemsize <= code
+    assert quantiser.shared_bytes <= (mean + 1) * dimension + (600 if small else 20_000)
     assert np.isfinite(decoded).all()
     for row, alone in zip(decoded, features):  # in a batch or by itself
         assert bits(quantiser.decode(quantiser.encode(alone[None]))) == bits(row)
     assert quantiser.decode(quantiser.encode(features[:0])).shape == (0, dimension)
+
+
+@pytest.mark.parametrize("dimension", [20, 59, 64, 70])
+def test_a_mean_in_float32_takes_its_bytes_of_the_codebook(dimension):
+    features = np.random.default_rng(0).standard_normal((1, dimension)).astype(np.float32)
+    least = 4 * dimension + dimension + 8 + 16 * -(-dimension // 2)  # mean, scale, units, 16 centroids for two pieces
+    assert ProductQuantiser.train(features, 1, least + 1).shared_bytes == least
+    with pytest.raises(BadInput, match="--exemplars"):
+        ProductQuantiser.train(features, 1, least - 1)
 
 
 def test_constant_and_very_unequal_dimensions():

@@ -167,7 +167,7 @@ def test_steps_are_in_proportion_to_the_gain_that_was_folded_into_a_row():
 
 
 def test_a_session_keeps_activations_of_a_pretrained_backbone_and_exports_all_of_it(tmp_path):
-    import onnxruntime
+    from edgecl.backbones.onnx_runtime import onnxruntime
 
     (tmp_path / "net.onnx").write_bytes(convolutions())
     session = MethodRun("er", str(tmp_path / "net.onnx"), (SIDE, SIDE, 3), "uint8", 100_000, 0, epochs=2, rate=0.003)

@@ -5,9 +5,9 @@ import re
 from functools import cache
 
 import numpy as np
-import onnxruntime
 import pytest
 
+from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
 from edgecl.evaluation.datasets import digits
 from edgecl.rounds.method import FOLDER, KEYS, PARTS, method_names, read_method

@@ -33,7 +33,7 @@ VALUES = {"layer": "map", "power": 0.5, "projection": 8, "temperature": 2.0, "st
 
 
 def class_of(kind, name):
-    module, cls = PARTS[kind][name].where.split(".")
+    module, _, cls = PARTS[kind][name].where.rpartition(".")
     return getattr(import_module(f"edgecl.training.{module}"), cls)
 
 

@@ -141,7 +141,7 @@ def test_a_time_that_is_too_short_for_a_step_is_spent_at_once():
 def test_the_kernel_refuses_memory_and_the_batch_goes_through_in_pieces():
     code = """
 import numpy as np, torch
-from edgecl.training import confines
+from edgecl.training.worker import limits
 from edgecl.training.passes import Allowance
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.batch import Batch
@@ -151,10 +151,10 @@ network.head.extend(4, np.random.default_rng(0))
 x = torch.randint(0, 256, (256, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 batch, weights = Batch(x, torch.arange(256) % 4), list(network.parameters())
 whole = Allowance().passes(network, [], batch, None, 0, weights, 0.0)
-confines.trim()
-memory = confines.status("VmRSS")[0] + 60_000_000
-confines.limit(memory)
-peak = confines.Peak()
+limits.trim()
+memory = limits.status("VmRSS")[0] + 60_000_000
+limits.limit(memory)
+peak = limits.Peak()
 allowance = Allowance()
 found = []
 raised = peak.raised_by(lambda: found.append(allowance.passes(network, [], batch, None, 0, weights, 0.0)))

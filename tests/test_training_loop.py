@@ -5,11 +5,11 @@ import re
 from functools import cache
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
+from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import digits
 from edgecl.rounds.method import FOLDER

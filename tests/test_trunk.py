@@ -21,7 +21,7 @@ def test_the_time_that_is_named_holds_what_was_used_before(tmp_path, monkeypatch
         return np.zeros((len(rows), 8), np.float32)
 
     monkeypatch.setattr(trunk, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(trunk.confines, "limit", lambda memory: None)
+    monkeypatch.setattr(trunk.limits, "limit", lambda memory: None)
     monkeypatch.setattr(trunk, "_passed", lambda *given: passed)
     nothing = np.zeros(n, bool)
     Stored(np.zeros(n, np.int64), nothing, nothing, np.zeros((n, 8), np.float32), [b"x"] * n).write(tmp_path)

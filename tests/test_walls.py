@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_lower_layers_do_not_import_higher_ones(path):
 def test_only_training_imports_torch(path):
     torch = [name for name in imports_of(path) if name.split(".")[0] in ("torch", "torchvision")]
     assert not torch or part_of(module_of(path)) == "training"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
+def test_onnx_runtime_is_imported_in_one_place_so_that_its_telemetry_is_off_before(path):
+    direct = [name for name in imports_of(path) if name.split(".")[0] == "onnxruntime"]
+    assert not direct or module_of(path) == "backbones.onnx_runtime"
+    scripts = [node.value for node in nodes_of(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not any(re.search(r"(^|[\n;])\s*(import|from) onnxruntime", text) for text in scripts)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
@@ -193,10 +202,10 @@ def test_predict_on_vectors_needs_no_photo_decoder(tmp_path):
 
 ROUNDS = """
 import numpy as np
-from edgecl.training.bench.session import Session
+from edgecl.training.bench.session import MethodRun
 x, y = np.random.default_rng(0).integers(0, 256, (40, 9, 9, 1), dtype=np.uint8), np.arange(40) // 10
 for method in ("finetune", "er", "ewc", "lwf", "icarl"):
-    session = Session(method, "cnn", (9, 9, 1), "uint8", 2000, 0)
+    session = MethodRun(method, "cnn", (9, 9, 1), "uint8", 2000, 0)
     for part in (y < 2, y > 1):
         session.learn(x[part], y[part])
     session.predict(x)

@@ -223,8 +223,8 @@ def test_when_the_starting_process_ends_so_does_the_worker(learner, number):
     state = learner.store.path
     learner.close()
     before = tree(state)
-    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import Wish\n"
-            "Learner.open(sys.argv[1]).round(Wish('er', 60, epochs=100_000))")
+    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import RoundRequest\n"
+            "Learner.open(sys.argv[1]).round(RoundRequest('er', 60, epochs=100_000))")
     parent = subprocess.Popen([sys.executable, "-c", code, state], stderr=subprocess.DEVNULL)
     mine = worker_of(parent.pid)
     time.sleep(0.5)

@@ -76,7 +76,7 @@ def pictures(count: int, seed: int) -> np.ndarray:
 
 def learning(learner: Learner, repeats: int) -> Figure:
     """`Learner.learn` on decoded images against a bare session in the batch size that suits it best."""
-    import onnxruntime as ort
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -203,8 +203,8 @@ def check_setting(setting: Setting, folder: Path) -> bool:
 
 def begin(state: Path) -> subprocess.Popen[bytes]:
     """A process that runs a round on a state."""
-    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import Wish\n"
-            "Learner.open(sys.argv[1]).round(Wish('er', 20))")
+    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import RoundRequest\n"
+            "Learner.open(sys.argv[1]).round(RoundRequest('er', 20))")
     return subprocess.Popen([sys.executable, "-c", code, state], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

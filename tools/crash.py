@@ -28,11 +28,10 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import onnx.helper  # noqa: E402, F401
-import onnxruntime  # noqa: E402, F401  (imported before the forks; sessions are opened only in children)
 from helpers_candidates import candidate, matrix, world  # noqa: E402
 from helpers_state import create, fingerprint, vectors  # noqa: E402
 
-from edgecl.backbones import graph  # noqa: E402, F401
+from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.rounds import gate  # noqa: E402
 from edgecl.rounds.candidate import take_in  # noqa: E402

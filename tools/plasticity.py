@@ -124,8 +124,7 @@ def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate
 
 def exports(methods: list[str]) -> str:
     """Markdown: size and latency of what each method exports, and of one network without tasks."""
-    import onnxruntime
-
+    from edgecl.backbones.onnx_runtime import onnxruntime
     from edgecl.training.bench.session import MethodRun
 
     split, steps = prepare(BenchJob("finetune", "digits"))

@@ -46,7 +46,9 @@ START, STATUS = 2.0, 0.150                              # seconds
 REST = 2.8          # seconds after a cycle in which the daemon comes to rest
 ADDED, DURING, RESIDENT, GROWTH = 1.05, 1.5, 1.3, 1.0   # times, times, times, MB an hour
 BARE = """
-import sys, numpy as np, onnxruntime as ort
+import os, sys, numpy as np
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[1], options)

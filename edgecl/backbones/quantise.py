@@ -47,8 +47,9 @@ def quantise_int8(model: bytes, images: np.ndarray) -> bytes:
     convolutions, summed in 32 bits, get 8. Raises BadInput for images of another shape,
     BackboneError for a backbone that can't be quantised.
     """
-    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_static
+    from edgecl.backbones.onnx_runtime import quantization
 
+    tools = quantization()
     source = onnx.load_model_from_string(model)
     info = _info(source)
     if info.kind != "image" or info.precision == "int8":
@@ -60,12 +61,12 @@ def quantise_int8(model: bytes, images: np.ndarray) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
         try:
-            quant_pre_process(source, plain, skip_symbolic_shape=True)
+            tools.quant_pre_process(source, plain, skip_symbolic_shape=True)
             graph = onnx.load_model(plain).graph
-            eight = [{"quant_type": QuantType.QInt8, "axis": 0, "reduce_range": False}]
-            quantize_static(
+            eight = [{"quant_type": tools.QuantType.QInt8, "axis": 0, "reduce_range": False}]
+            tools.quantize_static(
                 plain, small, _Reader(graph.input[0].name, images), per_channel=True,
-                reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                reduce_range=True, activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
                 op_types_to_quantize=QUANTISED,
                 extra_options={"TensorQuantOverrides": dict.fromkeys(_depthwise(graph), eight)})
         except Exception as error:      # the quantiser has no error class of its own

@@ -17,7 +17,8 @@ from edgecl.errors import BackboneError
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnxruntime as ort
+
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
 BATCH_BYTES = 200_000  # a photo at a time, windows by 16: where ONNX Runtime is fastest on one core, measured
 METADATA_KEY = "edgecl.backbone"
@@ -54,9 +55,9 @@ class BackboneInfo:
 def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
     """An ONNX Runtime session that stays out of the way: `threads` threads that do not spin, quiet logs.
 
-    Raises BackboneError where ONNX Runtime can't load the model.
+    Raises BackboneError if ONNX Runtime can't load the model.
     """
-    import onnxruntime as ort
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -75,7 +76,7 @@ def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
 
 def providers() -> list[str]:
     """The execution providers to use here, best first: CUDA where this onnxruntime has it, else the CPU."""
-    import onnxruntime as ort
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     have = ort.get_available_providers()
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in have]

@@ -48,7 +48,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 def onnx_runtime(_: argparse.Namespace) -> list[Finding]:
     """Probed in a process of its own: a wheel may die with an illegal instruction on an old board."""
-    code = "import onnxruntime as o; print(o.__version__, *o.get_available_providers())"
+    code = ("from edgecl.backbones.onnx_runtime import onnxruntime\n"
+            "print(onnxruntime.__version__, *onnxruntime.get_available_providers())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode < 0:
         return [Finding("onnxruntime", "bad", f"dies with signal {-done.returncode} when imported",

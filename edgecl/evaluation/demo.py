@@ -163,7 +163,7 @@ def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[s
 
 def exported_accuracy(model: Path, test: dict[str, list[Sample]]) -> float:
     """Accuracy of the exported file, by ONNX Runtime and the labels in its metadata alone."""
-    import onnxruntime as ort
+    from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     labels = read_labels(session.get_modelmeta().custom_metadata_map)

@@ -1,13 +1,16 @@
-"""Answering: the sessions of one generation, and the way back to an intact one where a file is damaged."""
+"""Answering: the sessions of one generation, and the fallback to an older one if a file is damaged."""
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.heads.onnx_head import HeadSession
+from edgecl.results import Prediction
+from edgecl.samples import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -18,21 +21,20 @@ if TYPE_CHECKING:
 
 
 class Serving:
-    """The newest generation whose files are intact.
+    """The newest generation whose files are intact. Any thread may call `predict`.
 
-    current: the newest generation, which should serve; generation: the one that does; head_model: its head as ONNX;
-    warnings: what is damaged, one line each.
+    current: the newest generation; generation: the one that answers; head_model: its head as ONNX; warnings: one line
+    for each damaged file.
     """
 
     def __init__(self, store: Store, open_backbone: Callable[[str], Backbone], solve: Callable[[], bytes]) -> None:
-        """open_backbone: the session of a backbone file, by its name in the store; solve: the head of the newest
-        generation where it was not written. Raises StateError where nothing was taught yet, or no generation is
-        intact."""
+        """open_backbone: opens a backbone file by its name in the store; solve: computes the head of the newest
+        generation if it was not written. Raises StateError if nothing was taught yet or no generation is intact."""
         self.warnings: list[str] = []
         with store.reading():
             alive = store.alive()
             if store.writable and store.log.damaged:
-                self.warnings.append(f"{store.log.path} is damaged at its end: what was learned last may be lost")
+                self.warnings.append(f"{store.log.path} is damaged at its end: the last learned samples may be lost")
             self.current = alive[-1].id
             self.generation, self.backbone_name, self.head_model = self._choose(store, alive, open_backbone, solve)
             self.backbone = open_backbone(self.backbone_name)
@@ -40,7 +42,7 @@ class Serving:
 
     def _choose(self, store: Store, alive: list[Generation], open_backbone: Callable[[str], Backbone],
                 solve: Callable[[], bytes]) -> tuple[int, str, bytes]:
-        """The newest generation whose backbone and head are intact, and these."""
+        """The newest generation whose backbone and head are intact, its backbone's name and its head."""
         newest = alive[-1]
         problem = StateError(f"{store.path} has learned nothing yet", "teach it with `edgecl learn --class NAME ...`")
         for generation in reversed(alive if newest.detail.get("classes") else []):
@@ -57,6 +59,17 @@ class Serving:
             return generation.id, generation.backbone, head
         raise problem
 
-    def answer(self, fitted: np.ndarray) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probabilities float32 [n, C] in the order of `head.labels` and unknown bool [n] of prepared samples."""
-        return self.head(self.backbone.features(fitted))
+    def predict(self, batch: np.ndarray, sources: Sequence[str] = ()) -> tuple[list[Prediction], NDArray[np.float32]]:
+        """One prediction for each sample of a batch [n, ...], and the backbone's features float32 [n, d].
+
+        sources: where each sample comes from ("" by default). Raises BadInput if the samples do not fit the backbone.
+        """
+        started = time.perf_counter()
+        info = self.backbone.info
+        features = self.backbone.features(prepare(batch, info.kind, info.input_shape))
+        probabilities, unknown = self.head(features)
+        best = probabilities.argmax(axis=1)
+        each = 1000 * (time.perf_counter() - started) / len(batch)
+        return [Prediction(source, self.head.labels[place], float(row[place]), bool(strange), each)
+                for source, place, row, strange in zip(sources or [""] * len(batch), best.tolist(), probabilities,
+                                                       unknown)], features

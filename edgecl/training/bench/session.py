@@ -187,7 +187,7 @@ def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:
     """The classes that the rows of `PARTS` name, their numbers given."""
     classes: list[Callable[..., Any]] = []
     for row in (PARTS[kind][name] for name in method.parts[kind]):
-        module, name = row.where.split(".")
+        module, _, name = row.where.rpartition(".")
         numbers = {number: method.numbers[number] for number in row.numbers}
         classes.append(partial(getattr(import_module(f"edgecl.training.{module}"), name), **numbers))
     return classes

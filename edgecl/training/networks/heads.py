@@ -1,6 +1,8 @@
 """Heads that grow: features -> logits, and the loss that they are trained with."""
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -8,10 +10,18 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.training.step import Step
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 HIDDEN = -1e9       # a logit that no softmax sees
 GROUPING = 10       # rounds of k-means
 
 AffineMap = tuple[np.ndarray, np.ndarray, bool]
+
+
+def picked(rows: Tensor, columns: Sequence[int] | None) -> Tensor:
+    """The rows of these outputs, None for all."""
+    return rows if columns is None else rows[columns]
 
 
 class Softmax(nn.Module):
@@ -38,12 +48,14 @@ class Softmax(nn.Module):
             new = torch.from_numpy(generator.uniform(-bound, bound, (rows, *old.shape[1:]))).to(old)
             setattr(self, name, nn.Parameter(torch.cat([old.detach(), new])))
 
-    def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.bias)
+    def forward(self, features: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        """Features [n, d] -> logits [n, C], or those of some columns only. Their rows are picked before the product, so
+        that they round the same however many outputs the head has."""
+        return F.linear(features, picked(self.weight, columns), picked(self.bias, columns))
 
-    def cosines(self, features: Tensor) -> Tensor:
-        """Of features [n, d] and the weights of each output, [n, C]."""
-        return F.linear(F.normalize(features), F.normalize(self.weight))
+    def cosines(self, features: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        """Of features [n, d] and the weights of each output, [n, C], or of some columns only."""
+        return F.linear(F.normalize(features), F.normalize(picked(self.weight, columns)))
 
     def imprint(self, column: int, features: Tensor, known: int) -> None:
         """Start an output from features of its class [m, d]: the mean of the L2-normalised ones, as long as the weights
@@ -113,8 +125,8 @@ class Cosine(nn.Module):
         weight = (self.scale * F.normalize(self.weight)).detach().cpu().numpy()
         return weight, np.zeros(len(weight), np.float32), True
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.scale * self.cosines(features)
+    def forward(self, features: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        return self.scale * self.cosines(features, columns)
 
 
 class Proxies(nn.Module):
@@ -146,14 +158,15 @@ class Proxies(nn.Module):
     def affine(self) -> AffineMap | None:
         return None
 
-    def cosines(self, features: Tensor) -> Tensor:
-        """Weighted by their softmax over the proxies, [n, C]."""
-        near = F.linear(F.normalize(features), F.normalize(self.weight, dim=2).flatten(0, 1))
-        near = near.unflatten(1, self.weight.shape[:2])
+    def cosines(self, features: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        """Weighted by their softmax over the proxies, [n, C], or of some columns only."""
+        weight = picked(self.weight, columns)
+        near = F.linear(F.normalize(features), F.normalize(weight, dim=2).flatten(0, 1))
+        near = near.unflatten(1, weight.shape[:2])
         return (near * (self.steepness * near).softmax(2)).sum(2)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.log_scale.exp() * self.steepness * (self.cosines(features) - 1)
+    def forward(self, features: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        return self.log_scale.exp() * self.steepness * (self.cosines(features, columns) - 1)
 
     def imprint(self, column: int, features: Tensor, known: int) -> None:
         """Start the proxies of an output from features of its class [m, d]: the means of k groups of the L2-normalised

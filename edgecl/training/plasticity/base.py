@@ -51,7 +51,8 @@ class Plasticity(Part):
         columns = sorted(set(new.y.tolist()))
         self.work = self.working(network, columns)
         self.names = [name for name, _ in self.work.named_parameters()]
-        self.free: dict[str, Tensor | bool] = {"head.head.scale": not self.tasks}
+        scales = [name for name, p in self.work.named_parameters() if name.startswith("head.") and not p.dim()]
+        self.free: dict[str, Tensor | bool] = dict.fromkeys(scales, not self.tasks)     # all tasks answer through them
         places = torch.tensor([columns.index(column) for column in new.y.tolist()])
         self.samples = Batch(new.x, places)
         self.open(network, generator)

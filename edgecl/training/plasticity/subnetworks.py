@@ -56,8 +56,8 @@ class Columns(nn.Module):
         return len(self.columns)
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
-        return logits[:, self.columns]
+        logits: Tensor = self.head(features, self.columns)
+        return logits
 
     def loss(self, step: Step) -> Tensor:
         """The head's own, and what those add that are told."""

@@ -1,0 +1,133 @@
+"""Play command lines on a copy of a recorded state, and compare what they print with what was recorded."""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edgecl.cli import main
+
+FOLDER = Path(__file__).parent / "recorded" / "states"
+NAMES = ("photos", "windows", "vectors", "statistics", "round")
+MERGED = ("photos", "vectors", "statistics")   # those that a state with other samples of the same form is beside
+BATCH = 16      # samples of these sizes that a backbone takes at once
+VARYING = {"milliseconds", "seconds", "created"}
+
+# Command lines, played in this order; what stands in braces is a file or a class of the recording.
+LOOK = (["status"], ["classes"], ["history"], ["predict", "{ask}"], ["evaluate", "{ask}"])
+CHANGES = (["export", "{out}"], ["learn", "--class", "class 5", "{new}"], *LOOK, ["rollback"], *LOOK,
+           ["learn", "--from", "{more}"], *LOOK, ["forget", "--class", "{first}"], *LOOK)
+MERGE = (["merge", "{other}"], *LOOK)
+METHODS = (["methods"], ["methods", "show", "er"])
+KEYS_ONLY = (["doctor"], ["profile", "--seconds", "0.2", "--out", "{out}"],     # their figures are of the machine
+             ["bench", "--method", "slda", "--data", "{more}", "--steps", "2", "--seeds", "0"],
+             ["round", "--method", "er", "--epochs", "1", "--time", "10m", "--memory", "2GB"])
+
+
+def unpack(name: str, folder: Path) -> dict[str, str]:
+    """What a recording holds, unpacked to a folder: the words of a command line and what they stand for."""
+    with tarfile.open(FOLDER / f"{name}.tar.xz") as archive:
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(folder, filter="data")
+        else:
+            archive.extractall(folder)
+    return words(folder)
+
+
+def words(folder: Path) -> dict[str, str]:
+    """What stands for the words in braces."""
+    found = {path.stem: str(path) for path in folder.iterdir()}
+    with np.load(found["more"]) as more:
+        return {**found, "first": str(more["class_names"][0]), "out": str(folder / "out.onnx")}
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What was recorded of a state: `look`, `changes` and `merge`, each a list of [command line, what it printed]; the
+    `files` that answered, and `probe` of them."""
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+def play(lines: Iterable[Sequence[str]], named: dict[str, str]) -> list[tuple[list[str], list[Any]]]:
+    """Each command line with the JSON objects that it prints."""
+    played = []
+    for line in lines:
+        out = io.StringIO()
+        words_of_line = [word.format(**named) for word in line]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
+            code = main([words_of_line[0], "--state", named["state"], "--json", *words_of_line[1:]])
+        assert code == 0, (line, err.getvalue())
+        played.append((list(line), [normal(json.loads(text)) for text in out.getvalue().splitlines()]))
+    return played
+
+
+def normal(value: Any, key: str = "") -> Any:
+    """Times, durations and paths replaced by their types."""
+    if isinstance(value, dict):
+        return {name: normal(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [normal(each, key) for each in value]
+    if key in VARYING and value is not None:
+        return type(value).__name__
+    if isinstance(value, str) and "/" in value:
+        return value.rpartition("/")[2]
+    return value
+
+
+def keys(value: Any) -> Any:
+    """The names in a JSON value, in those of all elements of a list."""
+    if isinstance(value, dict):
+        return {name: keys(each) for name, each in sorted(value.items())}
+    if isinstance(value, list):
+        found: dict[str, Any] = {}
+        for each in map(keys, value):
+            found.update(each or {})
+        return found
+    return None
+
+
+def probe(files: Sequence[Path], samples: np.ndarray) -> str:
+    """A digest of what ONNX Runtime itself makes of samples with a backbone and the head after it. If it is as
+    recorded, this processor rounds as the one that recorded, so answers must be the same to the last digit."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    digest = hashlib.sha256()
+    sessions = [onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files]
+    for start in range(0, len(samples), BATCH):
+        values = samples[start:start + BATCH]
+        for session in sessions:
+            found = session.run(None, {session.get_inputs()[0].name: values})
+            digest.update(b"".join(np.ascontiguousarray(each).tobytes() for each in found))
+            values = found[0]
+    return digest.hexdigest()
+
+
+def differences(found: Any, wanted: Any, exact: bool, where: str = "") -> list[str]:
+    """What a printed value says otherwise than the recorded one.
+
+    exact: the answers were computed as those that were recorded. If not, numbers with a fraction may differ in what
+    another order of summation changes, and bytes of files in what their digits, SQLite or onnx make of it.
+    """
+    if isinstance(found, dict) and isinstance(wanted, dict) and sorted(found) == sorted(wanted):
+        return [line for name in found for line in differences(found[name], wanted[name], exact, f"{where}.{name}")]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        return [line for i, (here, there) in enumerate(zip(found, wanted))
+                for line in differences(here, there, exact, f"{where}[{i}]")]
+    if type(found) is type(wanted) and (found == wanted or (not exact and _close(found, wanted, where))):
+        return []
+    return [f"{where}: {found!r}, recorded {wanted!r}"]
+
+
+def _close(found: Any, wanted: Any, where: str) -> bool:
+    if isinstance(found, float):
+        return math.isclose(found, wanted, rel_tol=1e-3, abs_tol=1e-5)
+    counts_bytes = "bytes" in where.rpartition(".")[2] or ".purposes." in where
+    return isinstance(found, int) and counts_bytes and abs(found - wanted) <= 4 * 4096
