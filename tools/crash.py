@@ -63,6 +63,23 @@ def half_forgotten(state: Path) -> None:
     learner.forget("cat")
 
 
+def nearly_full(state: Path) -> None:
+    """Make a state on a tight quota that is about to make its second codebook."""
+    shutil.rmtree(state)
+    learner = create(state, quota=250_000, exemplars=10_000, codec="auto")
+    for number in range(15):
+        learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
+
+
+def learn_codebook(state: Path) -> None:
+    """Learn the class with which the second codebook is made."""
+    learner = Learner.open(state)
+    first = learner.store.codebook
+    learner.learn(vectors("class 15", 40, dimension=64), "class 15")
+    if first is None or learner.store.codebook == first:
+        raise SystemExit("no second codebook was made")
+
+
 def take_round(state: Path) -> None:
     """Take a tuned backbone in, whose accuracy counts as better."""
     gate.check_accuracy = lambda *_: []
@@ -108,6 +125,7 @@ COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
     "learn, statistics anew": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
+    "learn, second codebook": Command(learn_codebook, nearly_full),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),

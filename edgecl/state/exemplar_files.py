@@ -59,17 +59,16 @@ def arrangement(state: Transaction, alive: Callable[[StoredSample], bool], kept:
 
 def replace_files(state: Transaction, replacement: Replacement) -> None:
     """Write the new files, delete the old ones, and commit. Raises BudgetError."""
-    state.ledger.ask(sum(part_bytes(state, replacement)) + len(replacement.parts) * PAGE + state.journal_bytes()
-                     + 2 * PAGE, "packing samples")
+    state.ledger.ask(replacing_bytes(state, replacement, state.journal_bytes()), "packing samples")
     state.connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in replacement.names])
     for rows in replacement.parts:
         state.add_samples(rows, replacement.kind, replacement.tuned)
     state.step()
 
 
-def part_bytes(state: Transaction, replacement: Replacement) -> list[int]:
-    """Bytes of each new file in whole pages, at most."""
-    return [pages(_bytes(state, rows)) for rows in replacement.parts]
+def replacing_bytes(state: Transaction, replacement: Replacement, journal: int) -> int:
+    """Bytes that `replace_files` takes at its peak. journal: of SQLite."""
+    return sum(pages(_bytes(state, rows)) + PAGE for rows in replacement.parts) + journal + 2 * PAGE
 
 
 def place_of(row: StoredSample) -> tuple[str, int, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since, replacements
 from edgecl.state.database import DATABASE_FILE
-from edgecl.state.exemplar_files import part_bytes, split
+from edgecl.state.exemplar_files import replacing_bytes, split
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import EXEMPLARS, HISTORY
@@ -132,15 +132,16 @@ def _table_bytes(rows: Iterable[int]) -> int:
 def compacted(state: Transaction, space: Space, present: Present) -> Space | None:
     """What `compact` leaves of what `pruned` has left; None if the quota has no room to get there."""
     since = max((g.id for g in state.alive() if g.snapshot), default=needed_since(state))
-    used, database = space.used + 2 * PAGE + _files(present.head), space.database + 2 * PAGE
-    exemplars = space.exemplars
-    for replacement in replacements(state, since, present.exemplars):
-        added = sum(part_bytes(state, replacement))
-        used += added
-        if used + len(replacement.parts) * PAGE + journal_of(database) + 2 * PAGE > state.ledger.quota:
+    steps = replacements(state, since, present.exemplars)
+    rows = sum(len(step.parts) - len(step.names) for step in steps)  # of the table of files
+    database = space.database + (2 * PAGE if rows > 0 else 0)
+    used, exemplars = space.used + database - space.database + _files(present.head), space.exemplars
+    for step in steps:
+        if used + replacing_bytes(state, step, journal_of(database)) > state.ledger.quota:
             return None
-        freed = {name: pages(state.blobs.bytes(name)) for name in replacement.names}
-        used -= sum(freed.values())
-        exemplars += added if replacement.kind == EXEMPLARS else 0
+        added = sum(pages(len(state.packed(part, step.tuned))) for part in step.parts)
+        freed = {name: pages(state.blobs.bytes(name)) for name in step.names}
+        used += added - sum(freed.values())
+        exemplars += added if step.kind == EXEMPLARS else 0
         exemplars -= sum(size for name, size in freed.items() if name.endswith(EXEMPLARS))
     return Space(used, exemplars, database, 0)

@@ -44,8 +44,11 @@ class Transaction(StateReader):
         file is for those. Raises OSError."""
         if rows:
             spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
-            about = None if tuned is None else {"round": tuned}  # so that no two rounds' files are one
-            self.add_file(pack(self.by_codec(rows), about), kind, min(spans), max(spans))
+            self.add_file(self.packed(rows, tuned), kind, min(spans), max(spans))
+
+    def packed(self, rows: list[StoredSample], tuned: int | None = None) -> bytes:
+        """Content of a file of committed samples."""
+        return pack(self.by_codec(rows), None if tuned is None else {"round": tuned})  # no two rounds' files are one
 
     def add_file(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
         """Write a file, and name it. oldest, newest: the generations in it. Raises OSError."""
