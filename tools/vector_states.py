@@ -52,7 +52,10 @@ def fingerprint(path: Path) -> str:
     learner = Learner.open(path)
     try:
         history = [(g.action, g.detail, g.undone) for g in learner.history()]
-        shown = [answers(learner), knowledge(learner), history, learner.damage if learner.store.newest.head else []]
+        d = learner.foundation.dimension if learner.foundation else DIMENSION
+        probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
+        damage = learner.damage if learner.store.newest.head else []
+        shown = [answers(learner, probe), knowledge(learner), history, damage]
         return hashlib.sha256(repr(shown).encode()).hexdigest()
     finally:
         learner.close()
