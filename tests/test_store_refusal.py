@@ -127,8 +127,8 @@ def test_a_refused_command_leaves_every_byte_as_it_was():
                     done[what] += 1
                     known = {each.name for each in learner.classes()}
                 except EdgeclError as error:
-                    assert tree(learner.store.path) == before, error
-                    assert what != "forget" or "no class is called" in error.what or not known, error
+                    assert tree(learner.store.path) == before, error  # noqa: PT017
+                    assert what != "forget" or "no class is called" in error.what or not known, error  # noqa: PT017
                     refused[what, type(error)] += 1
                     goes_on(learner, dimension, known, folder)
                     refusals += isinstance(error, BudgetError)
