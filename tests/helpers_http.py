@@ -127,6 +127,7 @@ def web(path, token=None, listen="127.0.0.1:0", **settings):
         token_file = path.parent / "token"
         token_file.write_text(token)
         token_file.chmod(0o600)
+        token_file = str(token_file)
     with serving(path, **settings) as (service, loop, taps):
         handle = door.start({path: service}, DaemonSettings(path, http_listen=listen, http_token_file=token_file))
         try:

@@ -149,7 +149,7 @@ def test_only_some_may_change_things(daemon, monkeypatch):
     with Client(path) as client, parcel(vectors("cat", 5)) as cats:
         for name, command in COMMANDS.items():
             if command.writes:
-                values = {key: "cat" if kind == (str,) else 1 for key, kind in command.needs.items()}
+                values = {key: "cat" if rule.kind is str else 1 for key, rule in command.needs.items()}
                 with pytest.raises(Refused, match="user 54321 may not change") as caught:
                     client.ask(name, cats.seal() if command.samples else None, **values)
                 assert caught.value.code == "forbidden"

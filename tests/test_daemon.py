@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 from helpers_daemon import cli, photos, running, told, until
-from helpers_rounds import conv_backbone
+from helpers_needs import need_module
+from round_states import conv_backbone
 
 from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import EdgeclError
@@ -249,14 +250,14 @@ def test_two_states_in_one_daemon(folder):
 
 @pytest.mark.slow
 def test_a_round_runs_beside_the_answers_and_can_be_cut_off(folder):
-    pytest.importorskip("torch")
+    need_module("torch", "train")
     with running(folder, BASE + "queue = 50\n") as daemon:   # a second of frames: the machine is not this test's
         seen(daemon)
         for name, seed in (("mug", 1), ("cup", 2)):
             photos(folder / name, 24, seed)
             assert cli(folder, "learn", "--state", "state", "--class", name, name)[0] == 0
         before = daemon.ask("counters")
-        code, out, err = cli(folder, "round", "--state", "state", "--time", "20s", "--memory", "600MB", "--json")
+        code, out, err = cli(folder, "round", "--state", "state", "--time", "10m", "--memory", "600MB", "--json")
         assert code == 0, err
         verdict, after = told(out), daemon.ask("counters")
         assert sum(after["rounds_total"].values()) == 1

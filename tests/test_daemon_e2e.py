@@ -13,12 +13,12 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from helpers_bridge import need
 from helpers_browser import browser, need_browser
 from helpers_daemon import cli, running, told, until
 from helpers_http import Web
-from helpers_rounds import conv_backbone
+from helpers_needs import need
 from PIL import Image
+from round_states import conv_backbone
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 

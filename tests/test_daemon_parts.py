@@ -25,6 +25,7 @@ from edgecl.runtime.source_threads import Ring, SourceThread
 from edgecl.runtime.systemd import Notifier
 from edgecl.runtime.triggers import PageHinkley, Policy, Situation, StartRound, Wait, decide
 from edgecl.samples import Refusal, Sample
+from edgecl.settings import Settings
 from edgecl.sources.spec import Spec
 from firmware_bridge.simulator import Simulator
 
@@ -386,7 +387,7 @@ def test_settings_are_read(tmp_path):
     assert [source.name for source in found.sources] == ["desk", "serial2"]
     assert found.sources[0].keep == 2_000_000 and found.sources[1].state == "imu"
     assert (found.limits.heat, found.limits.time, found.round_idle) == (70, 90.0, 120.0)
-    assert found.learner == {"quota": "64MB"} and found.socket.as_posix() == "s/control.sock"
+    assert found.learner == Settings(quota=64_000_000) and found.socket.as_posix() == "s/control.sock"
     assert read_settings(path, tmp_path).state == tmp_path
     assert read_settings(None).sources == ()
 

@@ -236,7 +236,7 @@ def test_a_hundred_large_uploads_take_the_memory_of_few(steady):
             peak.append(resident())
     watcher = threading.Thread(target=watch)
     watcher.start()
-    found = at_once(100, lambda: replies_of(client.raw(shot)))
+    found = at_once(100, lambda: replies_of(client.raw(shot, timeout=240)))
     done.set()
     watcher.join()
     assert {code for codes in found for code in codes} <= {400, 429}    # read and no photo, or told to come again
@@ -249,20 +249,20 @@ def test_past_the_most_connections_new_ones_are_closed_and_later_served(steady):
     lines = [socket.create_connection(client.address, timeout=240) for _ in range(server.MOST_CONNECTIONS + 40)]
     for line in lines:
         line.setblocking(False)
-
-    def cut(line):
-        try:
-            return line.recv(1) == b""
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            return True
-
-    until(lambda: sum(map(cut, lines)) >= 39)
-    assert sum(map(cut, lines)) <= 41
+    until(lambda: sum(map(is_closed, lines)) >= 39)
+    assert sum(map(is_closed, lines)) <= 41
     for line in lines:
         line.close()
     until(lambda: client.ask("GET", "/api/info")[0] == 200)
+
+
+def is_closed(line):
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def test_past_the_most_streams_of_events_new_ones_are_told_429(steady):

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import queue
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers_bridge import need
 from helpers_daemon import serving
+from helpers_needs import need
 from helpers_state import vectors
 
 from edgecl.errors import BadInput
@@ -150,7 +149,7 @@ class Broker:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder = folder
-        self.program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+        self.program = need("mosquitto", "mosquitto")
         self.start()
 
     def start(self) -> None:
@@ -202,9 +201,7 @@ class Listener:
 
 
 @pytest.fixture
-def broker(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "/usr/sbin:/usr/local/sbin", prepend=":")
-    need("mosquitto", "mosquitto")
+def broker(tmp_path):
     broker = Broker(tmp_path)
     yield broker
     broker.stop()

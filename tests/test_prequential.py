@@ -140,7 +140,7 @@ def test_a_table_is_cut_within_stretches_of_one_label(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("a,b\n1,2\n", "no column of"), ("a,label\nx,walk\n", "row 2"), ("", "can't be read")])
+    ("a,b\n1,2\n", "no column named"), ("a,label\nx,walk\n", "row 2"), ("", "can't be read")])
 def test_a_table_that_is_none_is_refused(tmp_path, text, says):
     (tmp_path / "day.csv").write_text(text)
     with pytest.raises(BadInput, match=says):

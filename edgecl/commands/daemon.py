@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 def daemon(options: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
     from edgecl.commands import check_memory
-    from edgecl.commands.learn import settings_of
     from edgecl.commands.predict import keep_memory_low
     from edgecl.learner import Learner
     from edgecl.runtime.daemon import run
@@ -32,7 +31,7 @@ def daemon(options: argparse.Namespace) -> int:
             learner = Learner.open(state)
             check_memory(options, learner.settings.memory)
             return learner
-        learner = Learner.create(state, settings_of(options))
+        learner = Learner.create(state, settings.learner)
         print(f"edgecl: created {state} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
         return learner
 
@@ -54,7 +53,7 @@ def checked(options: argparse.Namespace) -> DaemonSettings:
         if is_stream(Path(source.uri)):
             parse_stream(source.uri)
         elif not Path(source.uri).exists():
-            raise BadInput(f"source {source.name}: {source.uri} is not a stream, file or folder",
-                           "give camera:/dev/video0, csi://0, fake:FOLDER, serial:PORT, udp:HOST:PORT, csv:FILE, or "
-                           "an existing file or folder")
+            raise BadInput(f"source {source.name}: {source.uri} does not name a stream, file or folder",
+                           "give camera:/dev/video0, csi://0, fake:FOLDER, serial:PORT, udp:HOST:PORT, csv:FILE or a "
+                           "folder that is there")
     return settings

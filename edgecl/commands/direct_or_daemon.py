@@ -89,7 +89,7 @@ class ViaDaemon:
                 parcel.add(sample.data, sample.group)
                 progress(1)
             if not parcel.count:
-                raise BadInput(f"there is no sample of {label!r}", "give at least one photo, recording or array")
+                raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups))
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
@@ -117,7 +117,7 @@ class Parcel:
             self._form = form
             self._header()
         if form != {**self._form}:
-            raise BadInput(f"samples of shape {list(data.shape)} beside {list(self._form['shape'][1:])}",
+            raise BadInput(f"a sample of shape {list(data.shape)} among samples of {list(self._form['shape'][1:])}",
                            "give samples of one shape")
         self._file.write(np.ascontiguousarray(data).tobytes())
         self.count += 1
@@ -147,7 +147,7 @@ class Parcel:
 
 
 @contextmanager
-def pupil(options: argparse.Namespace) -> Iterator[Direct | ViaDaemon]:
+def direct_or_daemon(options: argparse.Namespace) -> Iterator[Direct | ViaDaemon]:
     """The daemon that serves the state in the options, or else the learner itself."""
     try:
         client = Client(socket_path(options))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import ENOUGH, Buffer, held_out
-from edgecl.exemplars.pseudo_samples import FEWEST, width
-from edgecl.exemplars.selection import MOST_SHARE, near_duplicates
+from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
+from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
+from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
 from edgecl.exemplars.stored import StoredSample
 from edgecl.heads import unknown
 from edgecl.heads.calibration import Trial, class_weights
@@ -162,9 +162,10 @@ class Knowledge:
     def _take(self, label: str, other: Knowledge) -> None:
         """Another learner's class, which this one does not know, as a Gaussian."""
         assert self.gaussians is not None
-        if other.plain.counts[label] < FEWEST:
+        if other.plain.counts[label] < MIN_SAMPLES:
             raise StateError(f"class {label!r} has {other.plain.counts[label]} samples there, which its statistics "
-                             "tell, and this state keeps none", f"teach it {FEWEST} or more there, or forget it there")
+                             "tell, and this state keeps none",
+                             f"teach it {MIN_SAMPLES} or more there, or forget it there")
         if other.gaussians is not None:
             self.gaussians.widths[label] = other.gaussians.widths[label]
             self.gaussians.take(label, other.gaussians.of.get(label))
@@ -174,12 +175,12 @@ class Knowledge:
         else:
             self.gaussians.widths[label] = 1.0
 
-    def exemplars(self, reserved: int = 0, decode: bool = True) -> list[StoredSample]:
-        """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
-        decode: see `Codebook.take`."""
+    def exemplars(self, buffer: Buffer | None = None, decode: bool = True) -> list[StoredSample]:
+        """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. decode: see
+        `Codebook.take`."""
         if not self.stored or self.gaussians is not None:
             return []
-        return self.buffer.keep(self.stored, self.plain, self.transforms[0], reserved, decode)
+        return (buffer or self.buffer).keep(self.stored, self.plain, self.transforms[0], decode)
 
     def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
@@ -211,7 +212,7 @@ class Knowledge:
         kept = self.gaussians is None
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
-        told = len(truth) if kept else min(len(truth), self.plain.total // MOST_SHARE)  # no more than samples would
+        told = len(truth) if kept else min(len(truth), self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
         rests: dict[FeatureTransform, tuple[PooledCovariance, NDArray[np.float32]]] = {}
         best: Trial | None = None
         for kind in self._candidates(head, told):
@@ -236,7 +237,7 @@ class Knowledge:
     def _penalised(self, best: Trial, rest: PooledCovariance, held: NDArray[np.float32]) -> Trial:
         """The same kind of head with another ridge penalty, where held-back samples call for it."""
         default = best.head
-        if len(best.truth) < ENOUGH or not SERVED[default.kind].second_moment:
+        if len(best.truth) < MIN_HELD_BACK or not SERVED[default.kind].second_moment:
             return best
         for factor in PENALTIES:
             e = rest.shrinkage
@@ -265,7 +266,7 @@ class Knowledge:
         default = "slda" if self.form.second_moment else "nearest-mean"
         if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
             default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
-        if held < ENOUGH:
+        if held < MIN_HELD_BACK:
             return [default]
         able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
                 and any(transform.projected == needs.projected for transform in self.transforms)]
@@ -277,10 +278,15 @@ class Knowledge:
         fitted = None if unfit else unknown.fit(trial.head, rest)
         return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
 
-    def snapshot(self) -> bytes:
-        """The statistics as one .npz file."""
+    def become(self, form: Form, buffer: Buffer, stored: list[StoredSample]) -> None:
+        """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""
+        self.form, self.buffer, self.stored = form, buffer, stored
+
+    def snapshot(self, form: Form | None = None) -> bytes:
+        """The statistics as one .npz file. form: another one in which to write them."""
+        rank = (form or self.form).rank
         arrays = {f"{number}.{name}": array for number, transform in enumerate(self.transforms)
-                  for name, array in self.statistics[transform].to_arrays(self.form.rank).items()}
+                  for name, array in self.statistics[transform].to_arrays(rank).items()}
         if self.gaussians is not None:
             arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
         file = io.BytesIO()

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
+from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import Refused
 from edgecl.samples import Sample
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service
 
-TEXT, NUMBER, WHOLE, LIST = (str,), (int, float), (int,), (list,)
+EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
+TEXT, NUMBER, WHOLE, LIST = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT), Rule(list)
 CHUNK_SAMPLES = 16                       # read at a time
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
 
@@ -29,25 +31,20 @@ class Command:
     some."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
-    needs: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
-    takes: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    needs: Mapping[str, Rule] = field(default_factory=dict)
+    takes: Mapping[str, Rule] = field(default_factory=dict)
     writes: bool = False
     waits: bool = False
     samples: bool = False
 
     def check(self, values: dict[str, Any], file: int | None) -> None:
-        """Raises Refused for values that it does not take."""
-        every = {**self.needs, **self.takes}
-        for name, value in values.items():
-            if name not in every:
-                raise Refused("bad-request", f"it takes no {name!r}", f"it takes {', '.join(every) or 'nothing'}")
-            fits = isinstance(value, every[name]) and not isinstance(value, bool)
-            if not fits or (isinstance(value, float) and not math.isfinite(value)) or (
-                    isinstance(value, int) and abs(value) > 2 ** 53):
-                raise Refused("bad-request", f"{name} is {str(value)[:40]!r}", f"give a {every[name][-1].__name__}")
-        missing = [name for name in self.needs if name not in values]
-        if missing or (file is None and self.samples):
-            raise Refused("bad-request", f"it needs {', '.join(missing) or 'samples beside the line'}", "give that too")
+        """Raises Refused for values that it does not take, and if it lacks values or samples."""
+        try:
+            read({**self.needs, **self.takes}, values, "the request", self.needs)
+        except BadInput as error:
+            raise Refused("bad-request", error.what, error.cure) from None
+        if file is None and self.samples:
+            raise Refused("bad-request", "the request has no samples", "send a descriptor of them beside the line")
 
 
 def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgecl.errors import BadInput
-from edgecl.exemplars.selection import NEAR
+from edgecl.exemplars.selection import NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Review:
 
     def see(self, answer: Prediction, data: np.ndarray, feature: NDArray[np.float32]) -> None:
         """Take a classified frame, and put it on the list if it belongs there. Near-duplicates, as in
-        `exemplars.selection`, are frames closer than NEAR of the mean squared distance between two frames."""
+        `exemplars.selection`, are frames closer than NEAR_DUPLICATE of the mean squared distance between two frames."""
         if self._mean is None or self._mean.shape != feature.shape:
             self._mean, self._spread = feature.copy(), 0.0
         gap = feature - self._mean
@@ -58,7 +58,7 @@ class Review:
         if not uncertain or now - self._last.get(answer.source, -PAUSE_SECONDS) < PAUSE_SECONDS:
             return
         with self._lock:
-            near = NEAR * self._spread
+            near = NEAR_DUPLICATE * self._spread
             if any(e.feature.shape == feature.shape and float(((e.feature - feature) ** 2).sum()) <= near
                    for e in self._entries):
                 return

@@ -148,7 +148,7 @@ class Application:
     # changing -----------------------------------------------------------------------------------
 
     async def _login(self, request: Request) -> Response:
-        values = await read_values(request, {"token": (str,)})
+        values = await read_values(request, {"token": str})
         if not self._access.open and not self._access.is_token(values.get("token") or ""):
             raise HttpRefusal(401, "that is not the token", "it is in the file that http_token_file names")
         answer = reply({"ok": True})
@@ -172,13 +172,13 @@ class Application:
         return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
 
     async def _learn_last(self, request: Request) -> Response:
-        values = await read_values(request, {"class": (str,), "seconds": (float, int), "source": (str,)})
+        values = await read_values(request, {"class": str, "seconds": float, "source": str})
         label, seconds = _required(values, "class"), _required(values, "seconds")
         return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source")))
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        label = _required(await read_values(request, {"class": (str,)}), "class")
+        label = _required(await read_values(request, {"class": str}), "class")
         await self._call(_frame, service, number)
         return reply(await self._call(service.review_name, number, label))
 
@@ -189,15 +189,15 @@ class Application:
         return reply({"ok": True})
 
     async def _forget(self, request: Request) -> Response:
-        label = _required(await read_values(request, {"class": (str,)}), "class")
+        label = _required(await read_values(request, {"class": str}), "class")
         return reply(await self._call(self._service(request).forget, label))
 
     async def _rollback(self, request: Request) -> Response:
-        values = await read_values(request, {"generation": (int,)})
+        values = await read_values(request, {"generation": int})
         return reply(await self._call(self._service(request).rollback, values.get("generation")))
 
     async def _round(self, request: Request) -> Response:
-        values = await read_values(request, {"method": (str,), "time": (float, int), "memory": (int,)})
+        values = await read_values(request, {"method": str, "time": float, "memory": int})
         if (method := values.get("method")) is not None and method not in method_names():
             raise BadInput(f"no method is called {method[:40]!r}", f"give one of {', '.join(method_names())}")
         return reply(await self._call(self._service(request).start_round, values.get("method"), values.get("time"),

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from edgecl.errors import BadInput
+from edgecl.files.tables import Rule, read
+from edgecl.runtime.commands import EXACT
 from edgecl.runtime.http.media import most_bytes
 from edgecl.runtime.http.replies import HttpRefusal
 
@@ -54,8 +57,9 @@ async def read_body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> dict[str, Any]:
-    """The JSON object in a body (an empty one is {}): only keys of `known`, of their types. Raises HttpRefusal."""
+async def read_values(request: Request, known: dict[str, type]) -> dict[str, Any]:
+    """The JSON object in a body, {} if it is empty: only keys of `known`, of their types or null. Raises
+    HttpRefusal."""
     cure = "send a JSON object with " + (", ".join(known) or "no keys")
     body = await read_body(request, MOST_COMMAND)
     if body and media_type(request) != "application/json":
@@ -64,13 +68,11 @@ async def read_values(request: Request, known: dict[str, tuple[type, ...]]) -> d
         values = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
         raise HttpRefusal(400, f"the body is not JSON ({str(error)[:80]})", cure) from error
-    if not isinstance(values, dict) or not set(values) <= set(known):
-        raise HttpRefusal(400, "the body is not an object with known keys", cure)
-    for name, value in values.items():
-        fits = isinstance(value, known[name]) and not isinstance(value, bool)
-        if value is not None and (not fits or (isinstance(value, (int, float)) and not abs(value) <= 2 ** 53)):
-            raise HttpRefusal(400, f"{name} is {str(value)[:80]!r}", f"give a {known[name][0].__name__}")
-    return values
+    try:
+        rules = {name: Rule(kind, -EXACT, EXACT, optional=True) for name, kind in known.items()}
+        return read(rules, values, "the body")
+    except BadInput as error:
+        raise HttpRefusal(400, error.what, error.cure) from None
 
 
 class Turns:

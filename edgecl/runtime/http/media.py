@@ -108,7 +108,7 @@ def _numbers(body: bytes, dimensions: int | None) -> np.ndarray:
 
 def _recording(body: bytes, kind: str | None, shape: list[int] | None) -> np.ndarray:
     """The windows of a recording, each overlapping half of the last, or its rows as vectors."""
-    from edgecl.sources.recordings import CURE, parse_csv
+    from edgecl.sources.recordings import CSV_CURE, parse_csv
     from edgecl.sources.windows import cut
 
     if kind == "image" or shape is None:
@@ -118,7 +118,7 @@ def _recording(body: bytes, kind: str | None, shape: list[int] | None) -> np.nda
     try:
         values = parse_csv(body.decode("utf-8-sig"), "the recording")
     except UnicodeDecodeError as error:
-        raise BadInput(f"the recording is not UTF-8 ({error.reason})", CURE) from error
+        raise BadInput(f"the recording is not UTF-8 ({error.reason})", CSV_CURE) from error
     if kind == "feature":
         return values
     windows = cut(values, 1.0, shape[0], max(shape[0] // 2, 1))
