@@ -62,7 +62,7 @@ def test_commands_go_through_the_daemon(folder):
         assert told(cli(folder, "forget", "--state", "state", "--class", "mug", "--json")[1])["exact"] is True
         for arguments, word in ((("forget", "--class", "mug"), "no class is called"),
                                 (("rollback", "99"), "restorable"),
-                                (("learn", "--class", "../x", "--last", "1s"), "holds '/'"),
+                                (("learn", "--class", "../x", "--last", "1s"), "contains '/'"),
                                 (("learn", "--class", "x", "--last", "1s", "--source", "y"), "there are: cam"),
                                 (("learn", "--class", "x", "--last", "1s", "photos"), "no other source"),
                                 (("round",), "a round needs 2 classes"),
