@@ -170,7 +170,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     monkeypatch.setattr(worker, "run", run)
     watched.append(look)
-    done = learner.round(RoundRequest("statistics", 300, epochs=1))
+    done = learner.round(RoundRequest("statistics", 600, epochs=1))
     assert done.steps
     look()
     assert bool(seen) == (memory == "exemplars")
@@ -181,7 +181,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     def killed():
         monkeypatch.setattr(worker, "run", lambda folder, job, watch=None: os._exit(9))
-        Learner.open(tmp_path / "state").round(RoundRequest("fetril", 300))
+        Learner.open(tmp_path / "state").round(RoundRequest("fetril", 600))
 
     seen.clear()
     searched.clear()
@@ -210,14 +210,14 @@ def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch):
     learner.close()
     learner = Learner.open(tmp_path / "state")
     assert answers(learner, data.x_test[:40]) == before
-    done = learner.round(RoundRequest(None, 300))
+    done = learner.round(RoundRequest(None, 600))
     assert done.method == "statistics" and done.steps and done.samples == 700
     said = learner.predict(data.x_test[known])
     assert np.mean([each.label == str(y) for each, y in zip(said, data.y_test[known])]) > 0.96
     monkeypatch.setattr("edgecl.rounds.gate.check_accuracy", lambda *_: [])     # every round is taken
     for number in range(7, 10):
         learner.learn(data.x_train[data.y_train == number], str(number))
-        done = learner.round(RoundRequest(None, 300))
+        done = learner.round(RoundRequest(None, 600))
         assert done.accepted and done.samples == 100 * (number + 1)
         known = data.y_test <= number
         said = learner.predict(data.x_test[known])
@@ -230,7 +230,7 @@ def test_methods_that_need_samples_are_refused_with_the_cure(method, tmp_path):
     for name in ("ant", "wasp"):
         learner.learn(vectors(name, 10), name)
     with pytest.raises(BadInput, match="keeps statistics only; give --method statistics or fetril"):
-        learner.round(RoundRequest(method, 60))
+        learner.round(RoundRequest(method, 600))
 
 
 def test_so_few_samples_that_statistics_tell_them_are_refused(tmp_path):

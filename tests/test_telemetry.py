@@ -104,5 +104,5 @@ def test_no_command_writes_outside_the_state_or_asks_for_an_address_outside_the_
     assert run(*cli, "doctor", "--state", "state") == []
     assert run("-c", LIBRARY) == []
     assert run("-c", DAEMON) == []
-    assert run(*cli, "round", "--state", "state", "--time", "300s", "--memory", "2GB", "--epochs", "1", "--method",
+    assert run(*cli, "round", "--state", "state", "--time", "10m", "--memory", "2GB", "--epochs", "1", "--method",
                "er") == []

@@ -44,6 +44,7 @@ from edgecl.rounds.run import RoundRequest, workshop  # noqa: E402
 from edgecl.settings import parse_seconds  # noqa: E402
 
 OVER, LATE = 1.05, 1.0      # limit as a multiple of memory and time; extra seconds
+REFUSALS = 3                # of one setting, each followed by the values that the last one named
 LOOK = 0.02                 # seconds between two looks at the processes; the kernel records their peaks
 WORKER = "edgecl.training.worker.main"
 METHODS = ("first-session", "finetune", "joint", "er", "lwf", "ewc", "icarl")
@@ -184,7 +185,7 @@ def check_setting(setting: Setting, folder: Path) -> bool:
         refused = isinstance(found, BudgetError)
         again = granted(setting, found) if isinstance(found, BudgetError) else None
         refusals += refused
-        within &= not refused or (again is not None and refusals <= 3)
+        within &= not refused or (again is not None and refusals <= REFUSALS)
         good &= within
         what = found.what[:70] if isinstance(found, BudgetError) else \
             f"{found.steps}/{found.planned_steps} steps, {found.blocks}/{found.wished_blocks} blocks"
@@ -192,7 +193,7 @@ def check_setting(setting: Setting, folder: Path) -> bool:
         print(f"{name:17}{setting.method:14}{'later' if setting.later else 'first':6}{setting.batch:4}"
               f"{setting.memory / 1e6:8.1f} MB{peak / 1e6:8.1f} MB{memory:7.3f}{setting.seconds:7.1f} s{taken:7.1f} s"
               f"{os.getloadavg()[0]:6.1f}  {'refused: ' * refused}{what}", flush=True)
-        if again is None or refusals > 3:
+        if again is None or refusals > REFUSALS:
             return good
         setting = again
 
@@ -226,7 +227,7 @@ def kill(state: Path, whom: str, moment: float) -> str:
     else:
         return "missed"
     parent.wait()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while any(map(alive, mine)):
         if time.monotonic() > until:
             return "left"

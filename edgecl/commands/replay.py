@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgecl.commands import Intake, ProgressBar, percent, print_json, print_table
 from edgecl.commands.direct_or_daemon import direct_or_daemon
 from edgecl.errors import BadInput
-from edgecl.evaluation.prequential import Heard, Pace, play, recording, shares, summary
+from edgecl.evaluation.prequential import BatchResult, Pace, play, recording, shares, summary
 
 if TYPE_CHECKING:
     from edgecl.sources.spec import Item, Spec
@@ -20,7 +20,7 @@ def replay(options: argparse.Namespace) -> None:
     if not options.recording.exists():
         raise BadInput(f"{options.recording} does not exist", "name a FOLDER of classes, an .npz file, or a .csv "
                        "with a column `label`")
-    heard: list[Heard] = []
+    heard: list[BatchResult] = []
     with direct_or_daemon(options) as learner, ProgressBar("replaying") as bar:
         spec, known = learner.spec(), learner.known
         intake = Intake(learner.shape, _counted(recording(options.recording, spec), bar))

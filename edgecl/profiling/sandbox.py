@@ -13,7 +13,7 @@ import numpy as np
 from edgecl.errors import StateError
 from edgecl.learner import Learner
 from edgecl.settings import Settings
-from edgecl.state.database import NAME as DATABASE
+from edgecl.state.database import DATABASE_FILE
 from edgecl.state.quota import RESERVE
 
 EACH = 20                   # samples per class, as people teach it
@@ -47,11 +47,11 @@ def twin(state: Path | None, settings: Settings, path: Path) -> tuple[Learner, i
 
 def _copy(state: Path, path: Path) -> None:
     """Copy a state while no other process commits. Raises StateError."""
-    if not (state / DATABASE).is_file():
+    if not (state / DATABASE_FILE).is_file():
         raise StateError(f"there is no edgecl state in {state}", "name one with --state, or create it with "
                          "`edgecl init`")
     try:
-        with closing(sqlite3.connect(f"{(state / DATABASE).absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{(state / DATABASE_FILE).absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.execute("BEGIN")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             shutil.copytree(state, path, ignore=shutil.ignore_patterns(RESERVE, "*.tmp"))
