@@ -1,6 +1,7 @@
 """Settings of a learner, and sizes and times as people write them."""
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass, fields, replace
@@ -120,5 +121,8 @@ def read_configuration(path: Path, known: set[str]) -> dict[str, Any]:
     BadInput."""
     values = read_toml(path, known)
     if "memory" in values:
+        if not isinstance(values["memory"], dict):
+            raise BadInput(f"{path}: memory is {values['memory']!r}",
+                           f"write [memory] and below it kind = {' or '.join(map(json.dumps, MEMORIES))}")
         values["memory"] = checked(MemoryTable, values["memory"], f"{path}: [memory]").kind
     return values

@@ -188,7 +188,8 @@ PEAK = "import re; print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self
 def outside(code: str, *arguments: object) -> str:
     """The output of a fresh interpreter."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **THREADS}).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True,
+                          env={**os.environ, **THREADS, "ORT_DISABLE_TELEMETRY": "1"}).stdout
 
 
 def help_is_light(repeats: int) -> Figure:

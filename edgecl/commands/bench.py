@@ -27,7 +27,7 @@ LEGEND = ("average: mean over steps of the accuracy on all classes so far; final
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run each method and seed, show the table; 1 where one of them failed."""
+    """Run each method and seed, show the table; 1 if any of them failed."""
     jobs = jobs_of(options)
     _check_out(options.out)
     from edgecl.evaluation import bench as bench_module
@@ -83,14 +83,14 @@ def _check_out(out: Path | None) -> None:
     if out is None:
         return
     if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out} is no folder", "name a folder, or one that is not there yet")
+        raise BadInput(f"--out {out} is not a folder", "name a folder; it is created if it does not exist")
     if find_spec("matplotlib") is None:
         raise BadInput("plots need matplotlib", "pip install 'edgecl[report]'")
 
 
 @contextlib.contextmanager
 def _progress(jobs: Sequence[BenchJob]) -> Iterator[Any]:
-    """What to call with each step of a running job: a bar on stderr where that is a terminal."""
+    """What to call with each step of a running job: a bar on stderr, if it is a terminal."""
     if not sys.stderr.isatty():
         yield lambda job, step: None
         return
@@ -166,7 +166,7 @@ def title(job: BenchJob, results: Sequence[Result]) -> str:
 
 
 def _cell(results: Sequence[Result], name: str, form: str = "{:.3f}", between: str = "\n") -> str:
-    """The median, and under it the range where there is one."""
+    """The median, and below it the range, if there are several."""
     from edgecl.evaluation.metrics import spread
 
     middle, least, most = (form.format(value) for value in spread([result[name] for result in results]))

@@ -161,7 +161,7 @@ def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = 
     d = form.projected if transformed else dimension
     numbers = (classes + 1) * d + classes
     if form.second_moment and not SERVED[kind].normalised and classes > 1:
-        directions = min(classes - 1, d)  # in which the class means differ: what unknown samples are told by
+        directions = min(classes - 1, d)  # in which the class means differ; they decide what is unknown
         numbers += 2 * classes * (directions + 1) + directions
     return HEAD_FRAME_BYTES + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
 

@@ -23,7 +23,7 @@ FIRMWARE = (  # bits of a Raspberry Pi's get_throttled, and whether they also st
 
 @dataclass(frozen=True)
 class Need:
-    """What a round is forecast to take in all: bytes beyond what the process holds before it, seconds, threads."""
+    """What a round is forecast to take: bytes beyond what the process holds before it, seconds, threads."""
 
     memory: int
     seconds: float
@@ -67,7 +67,7 @@ LIMIT_NAMES = frozenset(field.name for field in fields(Limits))
 
 
 class Reason(NamedTuple):
-    """Why not: what was measured and what it may be, and the cure; both in one sentence as text."""
+    """Why not: what was measured with its bound, and the cure; as text, both in one line."""
 
     what: str
     cure: str
@@ -78,13 +78,13 @@ class Reason(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a round may run, and if not, all the reasons."""
+    """Whether a round may run, and if not, every reason."""
 
     reasons: tuple[Reason, ...] = ()
 
     @property
     def allowed(self) -> bool:
-        """True without any reason against."""
+        """True if there is no reason against it."""
         return not self.reasons
 
     def __bool__(self) -> bool:
@@ -92,7 +92,7 @@ class Verdict:
 
 
 def may_run(readings: Readings, limits: Limits, need: Need, running: bool = False) -> Verdict:
-    """Whether a round may start, or with `running` whether it may go on. What is not known does not refuse."""
+    """Whether a round may start, or with `running` whether it may go on. Unknown readings never refuse."""
     return Verdict((*_takes(limits, need, running), *_room(readings, limits, need, running),
                     *_heat(readings, limits, running), *_power(readings, limits, running),
                     *_load(readings, limits, need, running)))
