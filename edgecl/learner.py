@@ -24,7 +24,7 @@ from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare, sample_keys
 from edgecl.settings import Settings
-from edgecl.state.generations import Change, Generation
+from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.store import Store
 
 if TYPE_CHECKING:
@@ -60,14 +60,15 @@ class Learner:
             raise BadInput(f"no head is called {settings.head!r}", f"choose auto, {', '.join(KINDS)}")
         check_codec(settings)
         meta: dict[str, Any] = {"settings": asdict(settings), "id": uuid.uuid4().hex}
-        change = Change("init", {"backbone": settings.backbone})
+        model: bytes | None = None
         if waits_for_samples(settings, calibration):
             if weights is not None:
                 raise BadInput(f"--weights for the backbone {settings.backbone}", "name an image backbone as well")
         else:
-            foundation, change.backbone = create_foundation(settings, None, calibration, weights)
+            foundation, model = create_foundation(settings, None, calibration, weights)
             meta["foundation"] = foundation.to_meta()
-        return cls(Store.create(Path(state), meta, change))
+        first = Rewrite("init", {"backbone": settings.backbone}, backbone=model)
+        return cls(Store.create(Path(state), meta, first))
 
     @classmethod
     def open(cls, state: Path | str) -> Learner:
@@ -114,9 +115,9 @@ class Learner:
         if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
             raise BadInput(f"{len(keys)} sample{'s' * (len(keys) > 1)} of {label!r}: the statistics of so few are the "
                            "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
-        change = Change("learn", {"class": label, "samples": len(keys)}, backbone=model)
-        if model:
-            change.meta["foundation"] = foundation.to_meta()
+        detail = {"class": label, "samples": len(keys)}
+        change = Append("learn", detail) if model is None else Rewrite(
+            "learn", detail, backbone=model, meta={"foundation": foundation.to_meta()})
         learned = np.concatenate(features)
         with self.store.exclusive():
             now = self.store.newest.backbone
@@ -157,8 +158,8 @@ class Learner:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
-            change = Change("forget", {"class": label, "exact": exact}, erase=True)
-            generation, _ = self.repository.commit(knowledge, change, rewrite=True)
+            change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+            generation, _ = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
         return {"class": label, "generation": generation, "exact": exact}
 
@@ -177,7 +178,7 @@ class Learner:
                 raise StateError(f"generation {wanted} can't be restored",
                                  f"restorable are: {shown} (see `edgecl history`)")
             knowledge = self.repository.load(wanted)
-            return self.repository.commit(knowledge, Change("rollback", {"to": wanted}, undo_after=wanted))[0]
+            return self.repository.commit(knowledge, Rewrite("rollback", {"to": wanted}, undo_after=wanted))[0]
 
     def merge(self, others: Iterable[Path | str]) -> int:
         """Add all that other states know, exactly; the new generation's id. Raises StateError where one has another

@@ -41,7 +41,8 @@ class Decoder:
     """Turns bytes into frames. Incomplete data are not an error; anything that can't be a frame is dropped and counted.
 
     seeds: the CRC seed of each channel that may be received, replaced when a device says hello; counts: frames
-    accepted, and rejected by reason. Holds at most one encoded frame of `limit` bytes, whatever arrives. """
+    accepted, and rejected by reason. Holds at most one encoded frame of `limit` bytes, whatever arrives.
+    """
 
     def __init__(self, seeds: Mapping[int, int], limit: int = SCHEMA.FRAME_LIMIT) -> None:
         self.limit = limit

@@ -24,7 +24,8 @@ class Link:
 
     opens: opens the wire, or raises LinkError or OSError; wanted: channels to stream, None for all. If the first
     opening fails, its error is raised; later ones are retried until the port is back. counts: reconnects, besides the
-    counts of `session`. """
+    counts of `session`.
+    """
 
     def __init__(self, opens: Callable[[], Wire], wanted: set[str] | None = None) -> None:
         self._opens = opens

@@ -89,7 +89,7 @@ class Session:
         return out
 
     def poll(self, now: float) -> None:
-        """Do what is due."""
+        """Queue everything that is due: requests, credit, time exchanges, commands."""
         if not self.greeted or now - self._heard > QUIET_TIMEOUT:
             if now - self._asked >= ASK_EVERY:
                 self._ask(now)

@@ -49,11 +49,11 @@ class SerialWire:
         self._fd, self.first = self._port.fileno(), baud
 
     def fileno(self) -> int:
-        """For select."""
+        """The descriptor, for select."""
         return self._fd
 
     def read(self) -> bytes:
-        """What is there."""
+        """The bytes that are available; b"" if there are none."""
         try:
             data = os.read(self._fd, READ_BYTES)
         except BlockingIOError:
@@ -63,7 +63,7 @@ class SerialWire:
         return data
 
     def write(self, data: bytes) -> None:
-        """All of it."""
+        """Write all of the data."""
         self._port.write(data)
 
     @property
@@ -95,11 +95,11 @@ class SocketWire:
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
-        """For select."""
+        """The descriptor, for select."""
         return self._socket.fileno()
 
     def read(self) -> bytes:
-        """What is there."""
+        """The bytes that are available; b"" if there are none."""
         try:
             data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
@@ -115,7 +115,7 @@ class SocketWire:
         self._socket.setblocking(False)
 
     def close(self) -> None:
-        """Close."""
+        """Close the wire."""
         self._socket.close()
 
 
@@ -138,7 +138,7 @@ class UdpWire:
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
-        """For select."""
+        """The descriptor, for select."""
         return self._socket.fileno()
 
     def read(self) -> bytes:
@@ -160,7 +160,7 @@ class UdpWire:
                 self._socket.send(data)
 
     def close(self) -> None:
-        """Close."""
+        """Close the wire."""
         self._socket.close()
 
 

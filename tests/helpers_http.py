@@ -134,6 +134,7 @@ def web(path, token=None, listen="127.0.0.1:0", **settings):
             yield Web(handle.url), service, loop, taps
         finally:
             handle.close()
+            handle.thread.join(240)
             assert not handle.thread.is_alive()
 
 
@@ -178,7 +179,7 @@ def web_of(learner):
         yield Web(handle.url), service
     finally:
         handle.close()
-        assert service.stop(5.0)
+        assert service.stop(240.0)
 
 
 def packed(**arrays):
@@ -201,7 +202,7 @@ def steady(path):
         yield client, service
         assert client.get("/api/info")["classes"] == ["ant", "wasp"]
         assert service.status() == before
-        until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1], 15)
+        until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1])
 
 
 def resident():

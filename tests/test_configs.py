@@ -53,8 +53,8 @@ def test_the_unit_leaves_out_what_would_stop_the_work():
 
 
 @pytest.mark.parametrize(("uri", "says"), [
-    ("cam:1", "names no stream"), ("photos", "names no stream"), ("fake:.?speed=1", "option 'speed'"),
-    ("serial:", "names no stream")])
+    ("cam:1", "does not name a stream"), ("photos", "does not name a stream"), ("fake:.?speed=1", "option 'speed'"),
+    ("serial:", "does not name a stream")])
 def test_a_source_that_can_never_be_is_refused_before_anything_starts(uri, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("robot.toml").write_text(f'state = "s"\n[[source]]\nuri = "{uri}"\n')

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers_bridge import need
 from helpers_daemon import Tap, serving, until
 from helpers_state import vectors
 
@@ -26,6 +27,7 @@ from edgecl.runtime.triggers import PageHinkley, Policy, Situation, StartRound, 
 from edgecl.samples import Refusal, Sample
 from edgecl.settings import Settings
 from edgecl.sources.spec import Spec
+from firmware_bridge.simulator import Simulator
 
 # triggers -----------------------------------------------------------------------------------------
 
@@ -200,6 +202,45 @@ def test_a_source_that_comes_back_is_alive_again():
     source.stop()
     tap.put(None)
     assert source.join(240.0)
+
+
+def test_frames_of_a_link_are_counted_over_restarts(monkeypatch):
+    links = [{"accepted": 5, "corrupt": 1}, {"accepted": 2, "corrupt": 0}]
+    left = [*links]
+
+    def read(_path, _spec, watch):
+        if not left:
+            return
+        watch(left.pop(0))
+        raise LinkError("the cable is loose", "plug it in")
+        yield
+
+    monkeypatch.setattr("edgecl.sources.read", read)
+    source = source_of(Loop(Fake().classify), "serial:x", "s", None, restarts=2)
+    assert source.serial_frames == {}
+    source.start()
+    assert source.join(240.0)
+    assert source.serial_frames == {"accepted": 7, "corrupt": 1}
+    links[1]["accepted"] += 3     # the open link goes on counting
+    assert source.serial_frames == {"accepted": 10, "corrupt": 1}
+
+
+@pytest.mark.slow
+def test_frames_of_a_noisy_serial_line_are_counted_by_result(tmp_path):
+    need("gcc", "gcc")
+    table = np.random.default_rng(0).normal(0, 1, (2000, 6))
+    np.savetxt(tmp_path / "still.csv", table, delimiter=",", fmt="%.4f")
+    seen, loop = [], Loop(Fake().classify)
+    with Simulator(tmp_path, [tmp_path / "still.csv"], "--rate", "50", "--repeat") as board:
+        source = SourceThread(SourceSettings(f"serial:{board.port}", "imu"), lambda: Spec(rate=50, window=1.0),
+                              seen.append, loop.offer)
+        source.start()
+        until(lambda: source.serial_frames.get("accepted", 0) > 5)
+        board.tell("flood 4000")
+        until(lambda: sum(source.serial_frames.values()) > source.serial_frames["accepted"])
+        assert until(lambda: seen)[0]["alive"]
+        source.stop()
+        assert source.join(240.0)
 
 
 def test_what_can_not_be_read_is_counted_and_the_end_of_a_table_is_no_failure():

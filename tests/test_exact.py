@@ -120,7 +120,7 @@ def test_the_order_of_the_classes_changes_nothing(head, at_once, tmp_path):
 
 
 def test_tiny_pieces_in_any_order_over_many_processes_change_nothing(at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgecl.learning.repository.REWRITE", 0)
+    monkeypatch.setattr("edgecl.learning.repository.LOG_SHARE", 0)
     learner = taught(tmp_path / "state", pieces(8, 5), reopen=6)
     assert len({g.snapshot for g in learner.history() if g.snapshot}) > 1  # the statistics were rewritten on the way
     assert_same(learner, at_once("auto"))

@@ -29,7 +29,7 @@ from edgecl.training.plan import Plan
 
 @pytest.mark.parametrize("rank", [0, 3, 8])
 def test_drawn_features_reproduce_mean_and_covariance(rank):
-    """Of the full covariance where the rank is full; else of the diagonal, exactly, and what the rank carries."""
+    """Of the full covariance if the rank is full; else of the exact diagonal and of what the rank holds."""
     true, mean = covariance(8), np.arange(8.0)
     kept = Gaussian.of(mean, true, rank)
     np.testing.assert_allclose(np.diag(kept.covariance), np.diag(true))
@@ -91,7 +91,7 @@ def test_mean_shifts_are_those_of_the_nearest_samples():
 
 
 def test_old_classes_follow_where_the_layers_below_move():
-    """A round at a pace: with the map, the kept mean is nearer to where the old class has gone than without."""
+    """A round at a pace: with the map, the kept mean is nearer to where the old class has moved than without."""
     data, gaps = digits(), {}
     steps = [np.isin(data.y_train, [2 * k, 2 * k + 1]) for k in range(2)]
     images = (data.x_train.reshape(-1, 8, 8, 1) * 255).astype(np.uint8)

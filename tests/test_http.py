@@ -110,7 +110,7 @@ def test_what_a_source_shows_is_seen_taught_and_reviewed(served):
     threading.Thread(target=loop.run, daemon=True).start()
     for source in service.sources.threads:
         source.start()
-    assert "seen nothing" in client.refused(404, "GET", "/api/picture?source=tap")
+    assert "shown nothing" in client.refused(404, "GET", "/api/picture?source=tap")
     taps["tap"].put(*vectors("ant", 3, seed=5))
     assert until(lambda: client.get("/api/latest").get("tap", {}).get("label")) == "ant"
     assert np.shape(client.get("/api/picture?source=tap")["curves"]) == (1, 16)
@@ -238,7 +238,7 @@ def test_events_come_to_all_who_listen_and_cost_one_thread(served):
     service.hub.say({"type": "prediction", "source": "tap", "label": "é\n"})
     client.post("/api/learn?class=cat", {"samples": vectors("cat", 5).tolist()})
     for thread in threads:
-        thread.join(10)
+        thread.join(240)
     assert len(found) == 6
     for events in found:
         assert events[0] == ("prediction", {"type": "prediction", "source": "tap", "label": "é\n"})
@@ -251,6 +251,8 @@ def test_metrics_are_prometheus_text(served):
     client, service, _, _ = served
     client.post("/api/learn?class=cat", {"samples": vectors("cat", 5).tolist()})
     client.refused(404, "GET", "/nowhere")
+    assert b"serial_frames" not in client.get("/metrics")
+    service.sources.threads[0]._watch({"accepted": 7, "corrupt": 2})
     _, headers, text = client.ask("GET", "/metrics")
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
@@ -262,6 +264,8 @@ def test_metrics_are_prometheus_text(served):
     assert values["edgecl_learn_duration_seconds_count", ("state", "state")] == 1
     assert values["edgecl_frames_total", ("source", "tap"), ("state", "state")] == 0
     assert values["edgecl_http_replies_total", ("code", "404")] == 1
+    for result, count in (("accepted", 7), ("corrupt", 2)):
+        assert values["edgecl_serial_frames_total", ("result", result), ("source", "tap"), ("state", "state")] == count
     assert values["edgecl_rounds_total", ("state", "state"), ("verdict", "refused")] == 0
     for name in ("edgecl_inference_duration_seconds", "edgecl_learn_duration_seconds"):
         assert families[name].type == "histogram"
@@ -300,7 +304,7 @@ def test_two_states_in_one_daemon(tmp_path):
     finally:
         handle.close()
         for service in services.values():
-            service.stop(5.0)
+            service.stop(240.0)
 
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(served):
@@ -326,8 +330,9 @@ def test_closing_does_not_wait_for_a_client_that_listens(tmp_path):
         line.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         line.recv(100)
         handle.close()
+        handle.thread.join(240)
         assert not handle.thread.is_alive()
-    assert service.stop(5.0)
+    assert service.stop(240.0)
 
 
 def test_shades_are_told_apart_through_npz(photos):

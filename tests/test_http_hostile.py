@@ -115,9 +115,10 @@ def test_a_body_of_8_mb_is_read_and_one_byte_more_is_not(steady, form):
 
 def test_a_length_that_lies(steady):
     client, _ = steady
-    assert replies_of(client.raw(with_length(100, declared=10))) == [400]     # not a photo
+    codes = replies_of(client.burst([with_length(100, declared=10)], quiet=60)[0])   # no photo; then no request
+    assert codes in ([400], [400, 400])
     assert client.burst([with_length(10, declared=100)]) == [b""]                        # it waits for the rest
-    with socket.create_connection(client.address, timeout=240) as line:      # refused before it is sent
+    with socket.create_connection(client.address, timeout=240) as line:      # told before it is sent
         line.sendall(with_length(0, declared=10**12))
         assert b" 413 " in line.recv(1000)
 
@@ -129,10 +130,10 @@ def test_a_body_without_end_is_given_up(steady):
         line.sendall(in_chunks(0)[:-5])
         sent, part = 0, b"10000\r\n" + b"x" * 65536 + b"\r\n"
         with suppress(OSError):
-            while sent < 4 * bodies.DISCARD:
+            while sent < 4 * bodies.MOST_DISCARDED:
                 line.sendall(part)
                 sent += len(part)
-    assert sent < 2 * bodies.DISCARD
+    assert sent < 2 * bodies.MOST_DISCARDED
     assert resident() - before < 24 * 2 ** 20
 
 
@@ -212,7 +213,7 @@ def at_once(count, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     assert len(found) == count
     return found
 
@@ -249,6 +250,7 @@ def test_past_the_most_connections_new_ones_are_closed_and_later_served(steady):
     for line in lines:
         line.setblocking(False)
     until(lambda: sum(map(is_closed, lines)) >= 39)
+    assert sum(map(is_closed, lines)) <= 41
     for line in lines:
         line.close()
     until(lambda: client.ask("GET", "/api/info")[0] == 200)

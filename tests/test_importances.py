@@ -109,7 +109,7 @@ def test_how_many_samples_pass_at_a_time_changes_nothing(take):
 def test_samples_pass_in_pieces_that_fit_the_rounds_memory():
     learner, passed = network(), []
     learner.body.register_forward_hook(lambda _, given, out: passed.append(len(given[0])))
-    learner.block = 6       # samples that fit where nothing is trained: with gradients of all layers, half as many
+    learner.block = 6       # samples that fit without training: with gradients of all layers, half as many
     for part in (Fisher(1.0, 1.0, 0, "drawn", "online"), Sensitivity(1.0, 0)):
         part.end(learner, samples(7), rng())
     assert passed == [3, 3, 1] * 2

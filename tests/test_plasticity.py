@@ -18,7 +18,7 @@ from edgecl.training.plasticity.task_rules import pick
 
 METHODS = [name for name in method_names() if read_method(name).plastic]
 FROZEN = [name for name in METHODS if name != "den"]     # which goes on changing old units a little
-UNITS = ("clnp", "pathnet", "cpg", "den")      # whose units must be told apart
+UNITS = ("clnp", "pathnet", "cpg", "den")      # which act on single units
 
 
 # the contract ------------------------------------------------------------------------------------

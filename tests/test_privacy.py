@@ -295,7 +295,7 @@ def test_the_setting_is_in_the_configuration_and_the_status_says_so(tmp_path, ca
     capsys.readouterr()
     assert main(["predict", "--state", str(tmp_path / "other"), "--config", str(config),
                  str(tmp_path / "ant.csv")]) == 1
-    assert "keeps exemplars for its whole life" in capsys.readouterr().err
+    assert "this state was created with exemplars" in capsys.readouterr().err
     for wrong in ('kind = "nothing"', 'kind = "statistics"\nsize = 3'):
         config.write_text(f"[memory]\n{wrong}\n")
         assert main(["init", "--config", str(config), "--state", str(tmp_path / "third")]) == 1
@@ -323,7 +323,7 @@ def test_the_daemon_keeps_none_either_and_refuses_a_state_that_does(tmp_path):
     Learner.create(tmp_path / "state", Settings("identity")).close()
     with running(tmp_path, text) as daemon:
         assert daemon.process.wait(20) == 1
-        assert "keeps exemplars for its whole life" in Path(daemon.log).read_text()
+        assert "this state was created with exemplars" in Path(daemon.log).read_text()
 
 
 def test_such_a_state_is_measured_and_its_settings_keep_the_kind(tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_a_round_whose_accuracy_is_worse_is_refused_by_the_figures(learner):
 
 
 def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(learner, monkeypatch):
-    monkeypatch.setattr(repository, "FREE", 0)
+    monkeypatch.setattr(repository, "FREE_HEADS", 0)
     monkeypatch.setattr(repository, "HEAD_SHARE", 10**9)
     learner.learn(vectors("dog", 25), "dog")
     assert learner.store.newest.head is None, "its head was left for later"

@@ -8,7 +8,7 @@ from helpers_state import DIMENSION, PROBE, answers, create, directory_bytes, fi
 
 from edgecl.exemplars.buffer import held_out
 from edgecl.learner import Learner
-from edgecl.state import compaction
+from edgecl.state.store import Store
 from edgecl.statistics.class_statistics import ClassStatistics
 
 THREE = [("ant", 25, 0), ("wasp", 25, 0), ("cat", 25, 0)]
@@ -184,7 +184,7 @@ def test_forgetting_a_class_after_a_round_leaves_none_of_its_bytes(learner, monk
 def test_a_forget_that_could_not_pack_its_exemplars_erases_the_class_from_the_overlay(learner, monkeypatch):
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
     by_it = np.stack([row.feature for row in learner.repository.known().stored if row.label == "wasp"])
-    monkeypatch.setattr(compaction, "evict", lambda *_: None)
+    monkeypatch.setattr(Store, "evict", lambda *_: None)
     learner.forget("wasp")
     monkeypatch.undo()
     assert kinds(learner, "features"), "it still holds the other classes"

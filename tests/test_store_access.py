@@ -82,8 +82,7 @@ def test_writers_and_readers_at_once(state):
 
 
 def test_another_writer_is_waited_for_and_then_named(state, monkeypatch, capsys):
-    monkeypatch.setattr("edgecl.state.database.PATIENCE", 100)
-    monkeypatch.setattr("edgecl.state.compaction.PATIENCE", 100)
+    monkeypatch.setattr("edgecl.state.database.LOCK_TIMEOUT", 100)
     other = Learner.open(state)
     with other.store.exclusive():
         assert "in use by another edgecl process" in refused(capsys, "forget", "--state", state, "--class", "wasp")

@@ -24,7 +24,8 @@ from edgecl.exemplars.stored import StoredSample, pack, packed_bytes, rows_of
 from edgecl.heads.solvers import forms
 from edgecl.learner import Learner
 from edgecl.learning.plan import state_bytes
-from edgecl.state import compaction
+from edgecl.state.reader import HISTORY
+from edgecl.state.store import Store
 
 
 @pytest.mark.parametrize("head", ["slda", "nearest-mean", "auto"])
@@ -53,7 +54,7 @@ def test_forget_erases_names_and_features(tmp_path, head):
 
 def test_what_a_killed_forget_left_is_erased_at_the_next_opening(learner, monkeypatch):
     state = learner.store.path
-    monkeypatch.setattr(compaction, "tidy", lambda *_, **__: os._exit(9))
+    monkeypatch.setattr(Store, "tidy", lambda *_, **__: os._exit(9))
     assert in_a_child(lambda: learner.forget("wasp")) == 9
     monkeypatch.undo()
     assert traces(state, vectors("wasp", 25), ["wasp"])
@@ -135,7 +136,7 @@ def test_history_and_files_stay_bounded(learner):
         learner.learn(vectors("ant", 2, number), "ant")
         if number % 7 == 0:
             learner.rollback()
-    assert len(learner.history()) <= 2 * compaction.HISTORY + 2
+    assert len(learner.history()) <= 2 * HISTORY + 2
     assert len(list((learner.store.path / "models").iterdir())) < 60
     assert learner.store.current == 84
 
@@ -164,7 +165,6 @@ def test_merging_twice_is_refused_also_by_detours(learner, tmp_path):
 
 def test_what_failed_stays_out_of_memory(learner, monkeypatch):
     kept = knowledge(Learner.open(learner.store.path))
-    monkeypatch.setattr(learner.store, "fits", lambda _: False)
     monkeypatch.setattr(learner.store.ledger, "quota", learner.store.used_bytes())
     with pytest.raises(BudgetError, match="bytes"):
         learner.learn(vectors("dog", 20), "dog")

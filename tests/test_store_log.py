@@ -13,7 +13,7 @@ from helpers_state import create, in_a_child, vectors
 from edgecl.exemplars.codecs import Float32
 from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.learner import Learner
-from edgecl.state.write_ahead_log import NAME, WriteAheadLog, first_record
+from edgecl.state.write_ahead_log import LOG_FILE, WriteAheadLog, first_record
 
 IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
@@ -59,7 +59,7 @@ def test_a_later_log_with_the_inode_number_of_an_earlier_one_is_read_from_its_be
         here.learn(vectors(name, 20), name)
     assert shown(here) == {"ant": 20, "bee": 20}
     assert here.store.newest.logged
-    os.link(state / NAME, keep)
+    os.link(state / LOG_FILE, keep)
 
     def elsewhere():
         other = Learner.open(state)
@@ -70,7 +70,7 @@ def test_a_later_log_with_the_inode_number_of_an_earlier_one_is_read_from_its_be
         other.close()
 
     assert in_a_child(elsewhere) == 0
-    overwrite(keep, state / NAME)
+    overwrite(keep, state / LOG_FILE)
     known = {"ant": 20, "bee": 20, "cat": 1500 * logs, "dog": 60 * logs, "elk": 20}
     assert shown(here) == known
     numbers = [g.id for g in here.history()]
@@ -105,7 +105,7 @@ AFTER = {  # what takes the place of the log of E1 with generations 2 and 3, and
 @pytest.mark.parametrize("after", AFTER)
 def test_whatever_takes_the_place_of_a_log_is_read(disk, after):
     data, wanted = AFTER[after]
-    path = disk / NAME
+    path = disk / LOG_FILE
     path.write_bytes(first_record(E1) + record(2) + record(3))
     log, about = WriteAheadLog(disk, lambda _: Float32()), path.stat()
     assert [entry.generation.id for entry in log.entries(E1)] == [2, 3]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,8 @@ from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import digits
 from edgecl.rounds.method import FOLDER
-from edgecl.training.balance.base import Balance
+from edgecl.training.balance.base import Balance, Chain
+from edgecl.training.balance.corrections import FineTuning
 from edgecl.training.batch import Batch
 from edgecl.training.bench.session import MethodRun
 from edgecl.training.constraints.base import Constraint
@@ -25,6 +27,8 @@ from edgecl.training.networks.network import NETWORKS, build
 from edgecl.training.optimisers import Sgd
 from edgecl.training.passes import Allowance
 from edgecl.training.plan import Plan
+from edgecl.training.plasticity.packnet import PackNet
+from edgecl.training.plasticity.task_rules import TaskRule
 
 SHAPES = {"mlp": ((64,), "float32"), "cnn": ((16, 16, 1), "uint8"), "resnet32": ((16, 16, 3), "uint8"),
           "tcn": ((40, 3), "float32")}
@@ -176,6 +180,40 @@ def test_nothing_is_asked_of_the_old_network_in_the_first_round():
     diary = Diary()
     learning_round(network(), Parts(NOTHING, Balance(), [diary]), vectors(), 2, Plan(1, 50, 0.1), rng())
     assert [step.old for step in diary.steps] == [None] and diary.steps[0].known == 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 40])
+def test_pieces_of_a_batch_are_all_of_it_and_mix_no_layers(size):
+    above = Batch(torch.randn(7, 3), torch.arange(7), place=2)
+    batch = replace(vectors(10), old=torch.randn(8, 2)).with_replayed(above)
+    pieces = list(batch.pieces(size))
+    assert batch.count == 17 and len(batch) == batch.fresh == 10 and max(map(len, pieces)) <= size
+    lower, upper = ([piece for piece in pieces if piece.place == place] for place in (None, 2))
+    for whole, parts in ((batch, lower), (above, upper)):
+        assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
+        assert torch.equal(torch.cat([part.y for part in parts]), whole.y)
+    assert sum(piece.fresh for piece in lower) == 10 and not any(piece.fresh for piece in upper)
+    assert torch.equal(torch.cat([piece.old for piece in lower if piece.old is not None]), batch.old)
+
+
+def test_replayed_samples_of_the_inputs_own_layer_join_the_new_ones():
+    replayed = Batch(torch.randn(3, 6), torch.arange(3), torch.tensor([0.0, 0.5, 0.5]), torch.randn(3, 2))
+    batch = vectors(4).with_replayed(replayed)
+    assert batch.above is None and (batch.fresh, batch.replayed, batch.count) == (4, 3, 7)
+    assert batch.weight.tolist() == [1, 1, 1, 1, 0, 0.5, 0.5]
+    assert batch.recorded[:4].isnan().all() and torch.equal(batch.recorded[4:], replayed.recorded)
+    assert [(len(piece), piece.fresh) for piece in batch.pieces(3)] == [(3, 3), (3, 1), (1, 0)]
+
+
+def test_phases_come_from_the_parts():
+    plan, tuning = Plan(4, 16, 0.1), FineTuning(0.5, 10, False)
+    parts = Parts(NOTHING, Chain([tuning, FineTuning(1, 1, False)]))
+    assert [(phase.plan.epochs, phase.plan.rate, phase.balanced) for phase in parts.phases(plan)] == [
+        (4, 0.1, False), (2, 0.01, True), (4, 0.1, True)]
+    first, again = Parts(NOTHING, FineTuning(1, 1, True)).phases(plan)
+    assert (first.plan.epochs, again.plan.epochs, again.restart) == (0, 4, True)
+    (only,) = Parts(NOTHING, Balance(), plasticity=PackNet(10**6, TaskRule(), 0.5)).phases(plan)
+    assert only.plan.epochs == PackNet.passes * 4
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

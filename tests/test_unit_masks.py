@@ -95,7 +95,7 @@ def test_pathnet_freezes_the_winner_and_initialises_losers_and_genotypes_anew():
         assert torch.equal(pools[1][name][mask], ends[0][0][name][mask]), "the winner stays"
         if name.endswith("weight"):
             rows = ~mask.any(1)
-            assert not (pools[1][name][rows] == ends[0][0][name][rows]).any(), "losers are drawn anew"
+            assert not (pools[1][name][rows] == ends[0][0][name][rows]).any(), "losers are initialised again"
     assert not np.array_equal(births[1], ends[0][1]) and not np.array_equal(births[0], births[1])
     assert not np.array_equal(births[0], ends[0][1]), "and evolution had changed them"
 

@@ -86,7 +86,7 @@ def test_a_later_ticket_starts_from_fresh_weights_and_leaves_the_earlier_ones():
     learner.learn(*steps()[1])
     for name, mine in first.items():
         assert all(torch.equal(rewound[name][mine], before[name][mine]) for _, _, rewound in part.seen)
-        assert torch.all(part.seen[0][0][name][~mine] != 0), "what was free is drawn anew"
+        assert torch.all(part.seen[0][0][name][~mine] != 0), "free weights are initialised again"
 
 
 def test_tickets_beat_random_ones_of_the_same_sparsity(monkeypatch):

@@ -23,7 +23,7 @@ import numpy as np
 
 from edgecl.evaluation import datasets, demo
 from edgecl.exemplars.buffer import Buffer
-from edgecl.exemplars.codebook import Codebook, wanted
+from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.codecs import KINDS_OF_CODEC, Codec, Float32, codec_of
 from edgecl.exemplars.product_quantiser import AMPLE_PER_CLASS, EXEMPLARS_PER_CLASS
 from edgecl.exemplars.stored import StoredSample, pack, packed_bytes
@@ -161,7 +161,7 @@ def fill(task: Task, codec: str, limit: int, seed: int) -> Knowledge:
         inputs = None if made_of.input is None or part.samples is None else encoded(task, codec, str(label))
         known.add(str(label), [salted(key, seed) for key in part.keys], part.features, inputs)
         if len(known.exemplars()) < len(known.stored):
-            sizes = wanted(codec, limit, task.dimension, len(known.labels), known.buffer.codebook)
+            sizes = codebook_sizes(codec, limit, task.dimension, len(known.labels), known.buffer.codebook)
             made = Codebook.make(known.stored, sizes, task.power, len(known.labels), seed) if sizes else None
             known.buffer = replace(known.buffer, codebook=made[0]) if made else known.buffer
         known.stored = known.exemplars()

@@ -71,7 +71,7 @@ def pictures(count: int, seed: int) -> np.ndarray:
     return fine.clip(0, 255).astype(np.uint8)
 
 
-# what is measured ---------------------------------------------------------------------------------
+# measurements -----------------------------------------------------------------------------------
 
 
 def learning(learner: Learner, repeats: int) -> Figure:

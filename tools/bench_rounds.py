@@ -117,7 +117,7 @@ class Bare:
                 self(x[rows])
 
 
-# what is measured ---------------------------------------------------------------------------------
+# measurements -----------------------------------------------------------------------------------
 
 
 def counted(job: BenchJob, split: Split, steps: Sequence[ScenarioStep]) -> list[Passes]:

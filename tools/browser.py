@@ -1,4 +1,4 @@
-"""A headless Chromium of the system, driven by selenium and the driver beside it: nothing is downloaded."""
+"""A headless Chromium, driven by selenium. Uses the browser and driver of the system; downloads nothing."""
 from __future__ import annotations
 
 import shutil
@@ -11,7 +11,7 @@ from selenium.webdriver.chrome.service import Service
 
 @contextmanager
 def browser(width: int = 1280, height: int = 900, scheme: str = "light") -> Iterator[webdriver.Chrome]:
-    """A window of that size that prefers "light" or "dark"."""
+    """A browser window of this size that prefers the scheme "light" or "dark"."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",

@@ -11,14 +11,14 @@ from edgecl.samples import sample_keys
 
 
 def matrix(seed: int) -> np.ndarray:
-    """A change of features float32 [d, d]: a turn and a stretch."""
+    """A change of features, float32 [d, d]: a rotation and a scaling."""
     rng = np.random.default_rng([77, seed])
     turn = np.linalg.qr(rng.normal(size=(DIMENSION, DIMENSION)))[0]
     return (turn * rng.uniform(0.5, 2, DIMENSION)).astype(np.float32)
 
 
 def linear(weight: np.ndarray, slow: int = 0, kind: str = "feature") -> bytes:
-    """A backbone for vectors that multiplies with a matrix [d, d']; slow: as many useless steps before it."""
+    """A backbone for vectors that multiplies them by a matrix [d, d']. slow: number of useless steps before that."""
     g, d = GraphBuilder(), weight.shape[0]
     last = "input"
     if slow:
@@ -33,17 +33,17 @@ def linear(weight: np.ndarray, slow: int = 0, kind: str = "feature") -> bytes:
 
 
 def by(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Features of vectors [n, d] by `linear`, to rounding."""
+    """Features of vectors [n, d] as `linear` computes them, up to rounding."""
     return (x.astype(np.float64) @ weight).astype(np.float32)
 
 
 def world(*taught: tuple[str, int, int]) -> dict[int, np.ndarray]:
-    """Key -> vector of all that was taught, as (label, count, seed)."""
+    """Key -> vector, for all samples learned, given as (label, count, seed)."""
     return {key: x for each in taught for x in [vectors(*each)] for key, x in zip(sample_keys(x), x)}
 
 
 def candidate(learner: Learner, seen: dict[int, np.ndarray], weight: np.ndarray) -> Candidate:
-    """What a worker would have made of the state as it is now. seen: see `world`."""
+    """The result that a worker would have produced for the current state. seen: see `world`."""
     known = learner.repository.known()
     held = {row.id for rows in known.judges().values() for row in rows}
     features = by(weight, np.stack([seen[row.key] for row in known.stored]))

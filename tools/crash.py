@@ -34,7 +34,7 @@ from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before th
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.rounds import gate  # noqa: E402
 from edgecl.rounds.candidate import take_in  # noqa: E402
-from edgecl.state import compaction  # noqa: E402
+from edgecl.state.store import Store  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
          "ftruncate", "mkdir", "close", "lseek", "fcntl")
@@ -58,8 +58,25 @@ def prepare(folder: Path) -> None:
 def half_forgotten(state: Path) -> None:
     """Leave the state as a power cut right after the commit of a `forget` would."""
     learner = Learner.open(state)
-    compaction.tidy = lambda *_, **__: os._exit(0)
+    Store.tidy = lambda *_, **__: os._exit(0)
     learner.forget("cat")
+
+
+def nearly_full(state: Path) -> None:
+    """Make a state on a tight quota that is about to make its second codebook."""
+    shutil.rmtree(state)
+    learner = create(state, quota=250_000, exemplars=10_000, codec="auto")
+    for number in range(15):
+        learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
+
+
+def learn_codebook(state: Path) -> None:
+    """Learn the class with which the second codebook is made."""
+    learner = Learner.open(state)
+    first = learner.store.codebook
+    learner.learn(vectors("class 15", 40, dimension=64), "class 15")
+    if first is None or learner.store.codebook == first:
+        raise SystemExit("no second codebook was made")
 
 
 def take_round(state: Path) -> None:
@@ -107,6 +124,7 @@ COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
+    "learn, second codebook": Command(learn_codebook, nearly_full),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),

@@ -1,4 +1,4 @@
-"""Small states on the identity backbone, their samples, and what they show and know: for tests and tools."""
+"""Small states with the identity backbone, their samples, and digests of what they show and know."""
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +16,7 @@ PROBE = np.random.default_rng(99).normal(size=(32, DIMENSION)).astype(np.float32
 
 
 def vectors(label: str, count: int, seed: int = 0, dimension: int = DIMENSION) -> np.ndarray:
-    """Feature vectors [count, dimension] of one class; the same for the same arguments."""
+    """Feature vectors [count, dimension] of one class; the same for equal arguments."""
     own = int.from_bytes(hashlib.blake2b(label.encode(), digest_size=4).digest(), "big")
     centre = np.random.default_rng(own).normal(size=dimension) * 3
     noise = np.random.default_rng([own, seed]).normal(size=(count, dimension))
@@ -24,13 +24,13 @@ def vectors(label: str, count: int, seed: int = 0, dimension: int = DIMENSION) -
 
 
 def create(path: Path, quota: int = 1_000_000, exemplars: int = 20_000, head: str = "slda", **settings: Any) -> Learner:
-    """A new state with the identity backbone, which keeps samples as they are."""
+    """A new state with the identity backbone, which stores samples unchanged."""
     return Learner.create(path, Settings(backbone="identity", quota=quota, exemplars=exemplars, head=head,
                                          **{"codec": "raw", **settings}))
 
 
 def answers(learner: Learner, probe: np.ndarray = PROBE) -> list[tuple[str, float, bool]] | str:
-    """All that `predict` says, bit for bit, or why it refuses."""
+    """Everything that `predict` returns, bit for bit, or the reason why it refuses."""
     try:
         return [(each.label, each.confidence, each.unknown) for each in learner.predict(probe)]
     except EdgeclError as error:
@@ -38,7 +38,7 @@ def answers(learner: Learner, probe: np.ndarray = PROBE) -> list[tuple[str, floa
 
 
 def knowledge(learner: Learner) -> Any:
-    """What the learner would go on from: counts, sums and second moment of every transform, and the stored samples."""
+    """The knowledge of the learner: counts, sums and second moment of each transform, and the stored samples."""
     if learner.foundation is None:
         return None
     known = learner.repository.known()
@@ -48,17 +48,20 @@ def knowledge(learner: Learner) -> Any:
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of all that a freshly opened state shows and knows; the ids and times of generations apart."""
+    """A digest of everything that a freshly opened state shows and knows, except ids and times of generations."""
     learner = Learner.open(path)
     try:
         history = [(g.action, g.detail, g.undone) for g in learner.history()]
-        shown = [answers(learner), knowledge(learner), history, learner.damage if learner.store.newest.head else []]
+        d = learner.foundation.dimension if learner.foundation else DIMENSION
+        probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
+        damage = learner.damage if learner.store.newest.head else []
+        shown = [answers(learner, probe), knowledge(learner), history, damage]
         return hashlib.sha256(repr(shown).encode()).hexdigest()
     finally:
         learner.close()
 
 
 def tree(path: Path) -> dict[str, str]:
-    """Digest of every file below a folder."""
+    """The digest of each file below a folder."""
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted(path.rglob("*")) if file.is_file()}

@@ -39,10 +39,10 @@ class Buffer:
         return self.codebook.codec if self.codebook else self.codec.feature
 
     def keep(self, rows: list[StoredSample], statistics: ClassStatistics, transform: FeatureTransform,
-             reserved: int = 0, decode: bool = True) -> list[StoredSample]:
+             decode: bool = True) -> list[StoredSample]:
         """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
-        ever learned, transformed by `transform`; reserved: bytes to leave free; decode: see `Codebook.take`."""
-        room = self.limit - reserved - file_bytes(self.limit, self.segment, statistics.labels)
+        ever learned, transformed by `transform`; decode: see `Codebook.take`."""
+        room = self.limit - file_bytes(self.limit, self.segment, statistics.labels)
         labels, ranks = [row.label for row in rows], self._ranks(rows, statistics, transform)
         sizes = row_bytes(self.common, transform.source) + np.array([len(row.input) for row in rows])
         if self.codebook is None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.stored import StoredSample
 
-FIRST = 4   # classes of which the first codebook is made
-GROWTH = 4  # a codebook is made anew when the classes are so many times those that it was made of
-PARTS = ("mean", "scale", "books", "units")
-FRAME = 512  # bytes of a codebook's file beside its numbers
+FIRST_CLASSES = 4   # the first codebook is made from so many classes,
+CLASS_GROWTH = 4    # the next one from so many times as many
+ARRAYS = ("mean", "scale", "books", "units")
+FILE_FRAME = 512    # bytes of a codebook's file beside its numbers
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Codebook:
     def read(cls, name: str, data: bytes, power: float, classes: int) -> Codebook:
         """From a file's content; power: of the learner's `FeatureTransform`."""
         file = io.BytesIO(data)
-        arrays = {part: np.load(file, allow_pickle=False) for part in PARTS}
+        arrays = {part: np.load(file, allow_pickle=False) for part in ARRAYS}
         return cls(name, ProductQuantiser.from_arrays(arrays, power), len(data), classes)
 
     @classmethod
     def make(cls, rows: list[StoredSample], sizes: tuple[int, int], power: float, classes: int, seed: int) -> tuple[
             Codebook, bytes] | None:
-        """One for such samples, with the content of its file; None where none is that small. sizes: see `wanted`."""
+        """One for such samples, and its file's content; None if it gets too large. sizes: of `codebook_sizes`."""
         order = sorted(rows, key=lambda row: row.key)
         try:
             features = np.stack([row.feature for row in order])
-            found = ProductQuantiser.train(features, sizes[0], sizes[1] - FRAME, seed, power)
+            found = ProductQuantiser.train(features, sizes[0], sizes[1] - FILE_FRAME, seed, power)
         except BadInput:
             return None
         file = io.BytesIO()
-        for part in PARTS:
+        for part in ARRAYS:
             np.save(file, found.to_arrays()[part], allow_pickle=False)
         data = file.getvalue()
         return cls(f"{hashlib.sha256(data).hexdigest()}.codebook", found, len(data), classes), data
@@ -69,10 +69,11 @@ class Codebook:
         return taken
 
 
-def wanted(codec: str, limit: int, dimension: int, classes: int, now: Codebook | None) -> tuple[int, int] | None:
-    """(code_bytes, codebook_bytes) of a codebook that is to be made, for a buffer of `limit` bytes; None where the one
-    at hand, or int8, does. codec: as the user calls it."""
-    if codec not in ("auto", "pq") or classes < (GROWTH * now.classes if now else FIRST):
+def codebook_sizes(codec: str, limit: int, dimension: int, classes: int,
+                   now: Codebook | None) -> tuple[int, int] | None:
+    """(code_bytes, codebook_bytes) of a codebook that is to be made, for a buffer of `limit` bytes; None if the present
+    one, or int8, is good enough. codec: as the user calls it."""
+    if codec not in ("auto", "pq") or classes < (CLASS_GROWTH * now.classes if now else FIRST_CLASSES):
         return None
     sizes = plan(limit, dimension, classes)
     if sizes is None and codec == "pq":

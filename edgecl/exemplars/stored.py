@@ -120,6 +120,18 @@ def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[
         yield begin, place, Record(about, _rows(body, about, codec) if _digest(body) == body_digest else None)
 
 
+def codecs_of(data: bytes) -> set[str]:
+    """Names of the feature codecs in a file of whole records; samples are not read."""
+    found: set[str] = set()
+    place = 0
+    while place + HEADER.size <= len(data) and data.startswith(MAGIC, place):
+        _, text_bytes, body_bytes, _, _ = HEADER.unpack_from(data, place)
+        start = place + HEADER.size
+        found |= {name for name, _ in json.loads(data[start:start + text_bytes])["codecs"]}
+        place = start + text_bytes + body_bytes
+    return found
+
+
 def rows_of(data: bytes, codec: Callable[[str], FeatureCodec], name: str) -> list[StoredSample]:
     """All samples of a file of records. Raises StateError where one is damaged."""
     found: list[StoredSample] = []

@@ -175,12 +175,12 @@ class Knowledge:
         else:
             self.gaussians.widths[label] = 1.0
 
-    def exemplars(self, reserved: int = 0, decode: bool = True) -> list[StoredSample]:
-        """The stored samples that the exemplar buffer keeps, as it keeps them. reserved: bytes of it to leave free;
-        decode: see `Codebook.take`."""
+    def exemplars(self, buffer: Buffer | None = None, decode: bool = True) -> list[StoredSample]:
+        """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. decode: see
+        `Codebook.take`."""
         if not self.stored or self.gaussians is not None:
             return []
-        return self.buffer.keep(self.stored, self.plain, self.transforms[0], reserved, decode)
+        return (buffer or self.buffer).keep(self.stored, self.plain, self.transforms[0], decode)
 
     def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
@@ -278,10 +278,15 @@ class Knowledge:
         fitted = None if unfit else unknown.fit(trial.head, rest)
         return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
 
-    def snapshot(self) -> bytes:
-        """The statistics as one .npz file."""
+    def become(self, form: Form, buffer: Buffer, stored: list[StoredSample]) -> None:
+        """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""
+        self.form, self.buffer, self.stored = form, buffer, stored
+
+    def snapshot(self, form: Form | None = None) -> bytes:
+        """The statistics as one .npz file. form: another one in which to write them."""
+        rank = (form or self.form).rank
         arrays = {f"{number}.{name}": array for number, transform in enumerate(self.transforms)
-                  for name, array in self.statistics[transform].to_arrays(self.form.rank).items()}
+                  for name, array in self.statistics[transform].to_arrays(rank).items()}
         if self.gaussians is not None:
             arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
         file = io.BytesIO()

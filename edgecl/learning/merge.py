@@ -1,84 +1,84 @@
 """Two boards' states into one: exactly what one board would have learned from both."""
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import StateError
+from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
     from edgecl.learning.foundation import Foundation
+    from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
-    from edgecl.state.generations import Change
 
 
-def merge_into(journal: Repository, others: list[Repository]) -> int:
+def merge_into(repository: Repository, others: list[Repository]) -> int:
     """Add all that `others` know to a state; the new generation's id. To be called in `Store.exclusive`.
 
-    Raises StateError where one has another backbone or form of statistics, or was merged here before.
+    Raises StateError if one has another backbone or form of statistics, or was merged here before.
     """
-    from edgecl.state.generations import Change
-
-    change = Change("merge", {"merged": []})
-    entries: list[dict[str, Any]] = change.detail["merged"]
-    foundation, theirs = journal.foundation, []
+    entries: list[dict[str, Any]] = []
+    known: list[Knowledge] = []
+    foundation, change = repository.foundation, Rewrite("merge", {"merged": entries})
     for other in others:
         with other.store.reading():
-            entries += _new(journal, other, entries)
-            theirs.append(other.known())
-            foundation = foundation or _adopt(other, change)
-            _check_alike(journal, other, foundation, change)
-    knowledge = journal.known(foundation)
-    for each in theirs:
+            entries += _new(repository, other, entries)
+            known.append(other.known())
+            if foundation is None:
+                foundation, change = _adopted(other, change)
+            _check_alike(repository, other, foundation, change.backbone is not None)
+    knowledge = repository.known(foundation)
+    for each in known:
         knowledge.merge(each)
-    return journal.commit(knowledge, change, rewrite=True)[0]
+    return repository.commit(knowledge, change)[0]
 
 
-def _adopt(other: Repository, change: Change) -> Foundation:
-    """Take over the other state's backbone, where this one has none yet."""
+def _adopted(other: Repository, change: Rewrite) -> tuple[Foundation, Rewrite]:
+    """The other state's foundation, for a state that has none yet, and the change that brings it with its backbone."""
     foundation = other.foundation
     assert foundation is not None
-    change.backbone = other.store.blob_path(_backbone(other)).read_bytes()
-    if other.store.tuned() is not None:
-        change.detail["tuned"] = True
-    change.meta["foundation"] = foundation.to_meta()
-    return foundation
+    detail = change.detail if other.store.tuned() is None else {**change.detail, "tuned": True}
+    return foundation, replace(change, detail=detail, backbone=other.store.blob_path(_backbone(other)).read_bytes(),
+                               meta={"foundation": foundation.to_meta()})
 
 
-def _backbone(journal: Repository) -> str:
-    return str(journal.store.newest.backbone)
+def _backbone(repository: Repository) -> str:
+    return str(repository.store.newest.backbone)
 
 
-def _merged(journal: Repository) -> list[dict[str, Any]]:
+def _merged(repository: Repository) -> list[dict[str, Any]]:
     """What was merged into a state, each as the id of a state and its generation."""
-    return [entry for g in journal.store.alive() for entry in g.detail.get("merged", [])]
+    return [entry for g in repository.store.alive() for entry in g.detail.get("merged", [])]
 
 
-def _new(journal: Repository, other: Repository, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _new(repository: Repository, other: Repository, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What merging a state adds: itself, and what was merged into that. Raises StateError where any of it is here."""
     store, path = other.store, other.store.path
     added = [{"id": store.meta["id"], "generation": store.current}, *_merged(other)]
-    if added[0]["id"] == journal.store.meta["id"]:
+    if added[0]["id"] == repository.store.meta["id"]:
         raise StateError(f"{path} is this state itself or a copy of it", "merge states that learned other samples")
-    here = {entry["id"] for entry in (*_merged(journal), *entries)} | {journal.store.meta["id"]}
+    here = {entry["id"] for entry in (*_merged(repository), *entries)} | {repository.store.meta["id"]}
     if any(entry["id"] in here for entry in added):
         raise StateError(f"{path}, or what it has merged itself, was merged here before: samples would count twice",
                          "`edgecl rollback` to before that merge, then merge it again")
     return added
 
 
-def _check_alike(journal: Repository, other: Repository, foundation: Foundation, change: Change) -> None:
+def _check_alike(repository: Repository, other: Repository, foundation: Foundation, adopted: bool) -> None:
+    """Raise StateError if another state differs. adopted: whether this one takes its backbone from there."""
     theirs = other.foundation
-    mine = None if change.backbone else _backbone(journal)
+    mine = None if adopted else _backbone(repository)
     differ = [name for name in ("name", "dimension", "power", "codec")
               if getattr(theirs, name) != getattr(foundation, name)]
     if theirs is None or theirs.form._replace(rank=None) != foundation.form._replace(rank=None):
         differ.append("form of statistics")
     if mine is not None and mine != _backbone(other):
         differ.append("backbone file")
-    if differ == ["backbone file"] and {journal.store.tuned(), other.store.tuned()} != {None}:
+    if differ == ["backbone file"] and {repository.store.tuned(), other.store.tuned()} != {None}:
         raise StateError(f"{other.store.path} can't be merged: a learning round has changed one's backbone",
                          "merge before the first round, or `edgecl rollback` to before it")
-    if differ or journal.settings.seed != other.settings.seed:
+    if differ or repository.settings.seed != other.settings.seed:
         raise StateError(f"{other.store.path} can't be merged: it differs in {', '.join(differ) or 'seed'}",
                          "create states that shall be merged with the same --backbone, --calibrate, --quota, --codec "
                          "and --head")

@@ -3,30 +3,46 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
-from edgecl.exemplars.codebook import Codebook, wanted
+from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Judgement, Knowledge
 from edgecl.learning.plan import statistics_bytes
-from edgecl.state import compaction
-from edgecl.state.quota import PAGE, pages
+from edgecl.state.compaction import needed_since
+from edgecl.state.generations import Append, Rewrite
+from edgecl.state.quota import pages
 from edgecl.state.reader import FEATURES
+from edgecl.state.space import Present
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgecl.exemplars.buffer import Buffer
     from edgecl.exemplars.stored import StoredSample
     from edgecl.settings import Settings
-    from edgecl.state.generations import Change, Generation
+    from edgecl.state.generations import Generation
     from edgecl.state.store import Store
+    from edgecl.statistics.form import Form
 
-REWRITE = 2        # the log may grow to this many times the statistics and the exemplars before these are written anew
-LEAST_LOG = 2 ** 16
-FREE = 2 ** 18     # bytes of heads that a process writes without a thought; then it writes them ...
-HEAD_SHARE = 4     # ... as long as they are a quarter of the features learned
+LOG_SHARE = 2           # the log may grow to this many times the statistics or the exemplars before a rewrite,
+SHORTEST_LOG = 2 ** 16  # and always to this many bytes
+FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
+HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
+
+
+class PlannedChange(NamedTuple):
+    """A change that is ready to commit, and what the knowledge becomes by it."""
+
+    change: Append | Rewrite
+    exemplars: list[StoredSample]
+    stored: list[StoredSample]
+    form: Form
+    buffer: Buffer
 
 
 class Repository:
@@ -83,40 +99,33 @@ class Repository:
                                [row for row in rows if (row.generation or 0) > base.id], rows)
         return knowledge
 
-    def commit(self, knowledge: Knowledge, change: Change, rewrite: bool = False,
+    def commit(self, knowledge: Knowledge, change: Append | Rewrite,
                judgement: Judgement | None = None) -> tuple[int, Judgement]:
         """Solve, judge and store what is known now, inside `Store.exclusive`: the generation and the judgement, which
         may have been made before.
 
-        Samples are journaled while that writes less than the statistics would; `rewrite` forces the statistics. What
-        is committed leaves room to write the statistics once more, so that a class can always be forgotten. Raises
-        BudgetError past the quota.
+        An `Append` is journaled while that writes less than the statistics would; else it is made a `Rewrite`. What is
+        committed leaves room to write the statistics once more, so that a class can always be forgotten. Raises
+        BudgetError past the quota; then nothing has changed, and knowledge is read again.
         """
-        self._kept = None  # should the commit fail, memory is dropped and read again
+        self._kept = None
         store = self.store
-        if "foundation" in change.meta and self.foundation is not None:
+        if isinstance(change, Rewrite) and "foundation" in change.meta and self.foundation is not None:
             raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
-        store.meta = {**store.meta, **change.meta}  # until `exclusive` ends: then it is what was committed
         exemplars = knowledge.exemplars(decode=False)
-        judgement, head = self._judge(knowledge, exemplars, change, judgement)
-        sizes = None if change.moved else self._codebook_wanted(knowledge, len(exemplars))
-        change.detail["classes"] = len(knowledge.labels)
-        base = self._base(store.current)
-        rewrite = rewrite or knowledge.gaussians is not None    # what is journaled are samples
-        if change.undo_after is None and not (base and not rewrite and not sizes
-                                              and self._journals(knowledge, exemplars, change, base, head)):
-            change.head = head
-            exemplars = self._write_anew(knowledge, change, sizes)
-        change.detail |= {"exemplars": len(exemplars), "exemplar_bytes": knowledge.buffer.bytes_of(exemplars)}
-        self._heads += len(change.head or b"")
-        generation, rows = store.commit(change)
-        numbered = dict(zip(map(id, change.rows), rows))
-        knowledge.stored = [numbered.get(id(row), row) for row in knowledge.stored]
-        if change.snapshot is not None:
-            knowledge.load(change.snapshot, [], knowledge.stored)  # as it will be read: float32
-            self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in exemplars])
+        judgement, summary, head = self._judge(knowledge, exemplars, change, judgement)
+        change = replace(change, detail={**change.detail, **summary, "classes": len(knowledge.labels)})
+        fresh = _feature_bytes(knowledge.stored) if isinstance(change, Append) else 0
+        plan = self._plan(knowledge, change, exemplars, head)
+        generation, rows = store.commit(plan.change)
+        numbered = dict(zip(map(id, plan.change.rows), rows))
+        knowledge.become(plan.form, plan.buffer, [numbered.get(id(row), row) for row in plan.stored])
+        if isinstance(plan.change, Rewrite) and plan.change.snapshot is not None:
+            knowledge.load(plan.change.snapshot, [], knowledge.stored)  # as it will be read: float32
+            self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in plan.exemplars])
+        self._heads, self._learned = self._heads + len(plan.change.head or b""), self._learned + fresh
         self._kept = generation, knowledge
-        self._head = None if change.head is not None or head is None else (generation, head)
+        self._head = None if plan.change.head is not None or head is None else (generation, head)
         return generation, judgement
 
     def head(self) -> bytes:
@@ -140,135 +149,136 @@ class Repository:
                         store.name_head(*self._head)
                 self._head = None
 
-    def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[StoredSample]) -> None:
-        """Bring disk and memory to what a snapshot leaves: the exemplars, and what going back takes."""
-        since = compaction.needed_since(self.store)
-        compaction.evict(self.store, exemplars)
-        left = {row.id: row for row in exemplars}
-        left |= {row.id: row for row in knowledge.stored if row.id is not None and (row.generation or 0) > since}
-        knowledge.stored = [left[number] for number in sorted(left)]  # type: ignore[type-var]
-
-    def _codebook_wanted(self, knowledge: Knowledge, kept: int) -> tuple[int, int] | None:
-        """Sizes of the codebook that is to be made; None where the buffer holds everything, or needs no other one."""
-        foundation, buffer = self.foundation, knowledge.buffer
-        if (foundation is None or not knowledge.labels or kept == len(knowledge.stored) or self.store.files(FEATURES)
-                or knowledge.gaussians is not None):
-            return None
-        return wanted(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels), buffer.codebook)
-
-    def _make_codebook(self, knowledge: Knowledge, change: Change, sizes: tuple[int, int]) -> None:
-        """Make a codebook for the exemplars; before it is written, the files of the buffer make room for it."""
-        foundation = self.foundation
-        assert foundation is not None
-        made = Codebook.make(knowledge.stored, sizes, foundation.power, len(knowledge.labels), self.settings.seed)
-        if made is None:
-            return
-        with suppress(BudgetError):
-            self._evict_early(knowledge.exemplars(made[0].length))
-            old = self.store.meta.get("codebooks", [])
-            change.codebook, change.meta["codebooks"] = made[1], [*old, [made[0].name, made[0].classes]]
-            self.store.meta = {**self.store.meta, **change.meta}
-            self.store.books[made[0].name] = made[0]
-            knowledge.buffer = replace(knowledge.buffer, codebook=made[0])
-
-    def _write_anew(self, knowledge: Knowledge, change: Change, sizes: tuple[int, int] | None) -> list[StoredSample]:
-        """Put the statistics into the change, in a coarser form from now on where the quota has no room for the exact
-        one any more, and the new ones of the exemplars, which it returns."""
-        if sizes is not None:
-            self._make_codebook(knowledge, change, sizes)
-        kept = knowledge.exemplars()
-        change.rows = [row for row in kept if row.id is None]
-        planned = knowledge.form
-        # a round is judged already
-        others = [] if change.moved else coarser(planned, knowledge.transforms[0].dimension)
-        for form in (planned, *others):
-            knowledge.form = form
-            change.snapshot = knowledge.snapshot()
-            change.spare = 0 if change.erase else self._spare(change)
-            self._make_room(change, kept)
-            if self.store.fits(change):
-                break
-        if knowledge.form != planned:
-            foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
-            change.meta["foundation"] = replace(foundation, form=knowledge.form).to_meta()
-        return kept
-
-    def _judge(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Change,
-               judgement: Judgement | None) -> tuple[Judgement, bytes | None]:
-        """The judgement, put into the change, and the head to serve; at a rollback it is the one that served then."""
-        if change.undo_after is not None:
+    def _judge(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Append | Rewrite,
+               judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
+        """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
+        then, and None if that is written."""
+        if isinstance(change, Rewrite) and change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
             if then.head is not None or not knowledge.labels:
-                change.detail |= {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
-                return Judgement(None, then.detail.get("held_back", {})), None
+                summary = {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
+                return Judgement(None, then.detail.get("held_back", {})), summary, None
         judgement = judgement or knowledge.judge(self.settings.head, knowledge.judges(exemplars))
-        change.detail |= judgement.summary()
-        head = build_head(judgement.head) if judgement.head is not None else None
-        if change.undo_after is not None:
-            change.head = head
-        return judgement, head
+        return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
 
-    def _journals(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Change, base: Generation,
-                  head: bytes | None) -> bool:
-        """Whether the new samples are appended to the log; then they, and the head where that is worth its bytes, are
-        put into the change. As long as the log is short, and leaves room to write the statistics once more, with one
-        more class. Only exemplars keep their input."""
+    def _codebook_sizes(self, knowledge: Knowledge, change: Append | Rewrite, kept: int) -> tuple[int, int] | None:
+        """Sizes of the codebook that is to be made; None if the buffer holds everything, or needs no other one."""
+        foundation, buffer = self.foundation, knowledge.buffer
+        if (foundation is None or not knowledge.labels or kept == len(knowledge.stored) or self.store.files(FEATURES)
+                or knowledge.gaussians is not None or (isinstance(change, Rewrite) and change.moved)):
+            return None
+        return codebook_sizes(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels),
+                              buffer.codebook)
+
+    def _plan(self, knowledge: Knowledge, change: Append | Rewrite, exemplars: list[StoredSample],
+              head: bytes | None) -> PlannedChange:
+        """How to commit what is known now; room for it is made. Raises BudgetError if there is none."""
+        if isinstance(change, Rewrite) and change.undo_after is not None:  # statistics and samples are there
+            detail = {**change.detail, **_about(knowledge.buffer, exemplars)}
+            return PlannedChange(replace(change, head=head, detail=detail), exemplars, knowledge.stored, knowledge.form,
+                                 knowledge.buffer)
+        sizes = self._codebook_sizes(knowledge, change, len(exemplars))
+        if isinstance(change, Append):
+            plan = None if sizes else self._append(knowledge, change, exemplars, head)
+            if plan is not None:
+                return plan
+            change = Rewrite(change.action, change.detail)
+        return self._make_room(self._rewrites(knowledge, replace(change, head=head), sizes))
+
+    def _append(self, knowledge: Knowledge, change: Append, exemplars: list[StoredSample],
+                head: bytes | None) -> PlannedChange | None:
+        """The new samples appended to the log, with the head if that is worth its bytes; None if the change must be a
+        rewrite. The log must stay short, and leave room to write the statistics once more, with one more class. Only
+        exemplars keep their input."""
+        store, base = self.store, self._base(self.store.current)
+        if (knowledge.gaussians is not None or base is None or base.snapshot is None  # what is journaled are samples
+                or not store.blobs.intact(base.snapshot)):
+            return None
         kept = {id(row) for row in exemplars}
-        knowledge.stored = [row._replace(input=b"") if row.id is None and row.input and id(row) not in kept else row
-                            for row in knowledge.stored]
-        rows = [row for row in knowledge.stored if row.id is None]
-        assert base.snapshot is not None
-        if not self.store.blobs.intact(base.snapshot):
-            return False
-        self._learned += sum(row.feature.nbytes for row in rows)
+        stored = [row._replace(input=b"") if row.id is None and row.input and id(row) not in kept else row
+                  for row in knowledge.stored]
+        rows = [row for row in stored if row.id is None]
         size = len(head or b"")
-        written = self._heads + size <= FREE + self._learned // HEAD_SHARE
-        change.rows, change.head = rows, head if written else None
-        names = max((len(label) for label in knowledge.labels), default=0)
-        transforms = sum(statistics_bytes(transform.dimension, len(knowledge.labels) + 1, knowledge.form, names)
-                    for transform in knowledge.transforms)
-        change.spare = pages(transforms) + pages(size * 9 // 8) + self.store.transaction_bytes(PAGE) + \
-            self.store.packing_bytes()
-        allowed = max(REWRITE * max(self.store.blobs.bytes(base.snapshot), self.settings.exemplars), LEAST_LOG)
-        length = self.store.log.length + packed_bytes([(rows, self.store.exact)])
-        if length <= allowed and self.store.fits(change):
-            return True
-        change.rows, change.head = [], None
-        return False
+        written = self._heads + size <= FREE_HEADS + (self._learned + _feature_bytes(stored)) // HEAD_SHARE
+        longest = max((len(label) for label in knowledge.labels), default=0)
+        statistics = sum(statistics_bytes(transform.dimension, len(knowledge.labels) + 1, knowledge.form, longest)
+                         for transform in knowledge.transforms)
+        allowed = max(LOG_SHARE * max(store.blobs.bytes(base.snapshot), self.settings.exemplars), SHORTEST_LOG)
+        if store.log.length + packed_bytes([(rows, store.exact)]) > allowed:
+            return None
+        change = replace(change, rows=rows, head=head if written else None,
+                         spare=pages(statistics) + pages(size * 9 // 8),
+                         detail={**change.detail, **_about(knowledge.buffer, exemplars)})
+        plan = PlannedChange(change, exemplars, stored, knowledge.form, knowledge.buffer)
+        return plan if store.fits(change) else None
 
-    def _spare(self, change: Change) -> int:
+    def _make_room(self, plans: Iterator[PlannedChange]) -> PlannedChange:
+        """The first of some rewrites that fits, for which room is made. Raises BudgetError, with the figures of the
+        last one, if none does."""
+        for plan in plans:
+            change = plan.change
+            try:
+                assert isinstance(change, Rewrite)
+                self.store.make_room(change, self._present if self.foundation and not change.moved else None)
+                return plan
+            except BudgetError as error:
+                refusal = error
+        raise refusal
+
+    def _rewrites(self, knowledge: Knowledge, change: Rewrite,
+                  sizes: tuple[int, int] | None) -> Iterator[PlannedChange]:
+        """The change as a rewrite of statistics and exemplars, the best first: with the codebook that is wanted or
+        without, and the statistics in coarser and coarser forms. A round is judged already, in the one form it has."""
+        foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
+        made = sizes and Codebook.make(knowledge.stored, sizes, foundation.power, len(knowledge.labels),
+                                       self.settings.seed)
+        choices = [(replace(knowledge.buffer, codebook=made[0]), (made[1], made[0].classes))] if made else []
+        for buffer, codebook in [*choices, (knowledge.buffer, None)]:
+            exemplars = knowledge.exemplars(buffer)
+            detail = {**change.detail, **_about(buffer, exemplars)}
+            others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
+            for form in (knowledge.form, *others):
+                meta = change.meta if form == knowledge.form else {
+                    **change.meta, "foundation": replace(foundation, form=form).to_meta()}
+                snapshot = knowledge.snapshot(form)
+                yield PlannedChange(replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
+                                   rows=[row for row in exemplars if row.id is None],
+                                   spare=None if change.erase else self._spare(change.head, snapshot)),
+                           exemplars, knowledge.stored, form, buffer)
+
+    def _spare(self, head: bytes | None, snapshot: bytes) -> int:
         """Room that new statistics and head must leave so that they can be written once more."""
         store, newest = self.store, self.store.newest
         base = self._base(newest.id)
         old = sum(pages(store.blobs.bytes(name)) for name in (newest.head, base.snapshot if base else None) if name)
-        return store.packing_bytes() + max(pages(len(change.head or b"")) + pages(len(change.snapshot or b"")) - old, 0)
+        return max(pages(len(head or b"")) + pages(len(snapshot)) - old, 0)
 
-    def _make_room(self, change: Change, kept: list[StoredSample]) -> None:
-        """Let go of what only a rollback needs, then of exemplars that will not stay, until the change fits. For a
-        round only where that will be enough: one that is refused leaves no trace."""
-        if change.moved and not self.store.fits(change, compaction.spendable(self.store)):
-            return
-        while not self.store.fits(change):
-            if not compaction.prune(self.store):
-                with suppress(BudgetError):
-                    if not change.moved:
-                        self._evict_early(kept)
-                return
+    def _present(self) -> Present:
+        """What is served now, and must survive when samples are dropped."""
+        newest = self.store.newest
+        knowledge = self.load(newest.id)
+        head = knowledge.judge(self.settings.head).head if newest.head is None else None
+        return Present(knowledge.exemplars(), build_head(head) if head is not None else None)
 
-    def _evict_early(self, kept: list[StoredSample]) -> None:
-        """Delete exemplars before a commit that may yet fail. What serves now is written first: it could not be solved
-        again. Raises BudgetError."""
-        store, newest = self.store, self.store.newest
-        if newest.head is None and newest.detail.get("classes"):
-            if self._head is None or self._head[0] != newest.id:
-                head = self.load(newest.id).judge(self.settings.head).head
-                assert head is not None
-                self._head = newest.id, build_head(head)
-            store.name_head(*self._head)
-        store.set_meta("evicted", newest.id)
-        compaction.compact(store, [row for row in kept if row.id is not None])
+    def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[StoredSample]) -> None:
+        """Bring disk and memory to what a snapshot leaves: the exemplars, and what a rollback needs."""
+        since = needed_since(self.store)
+        self.store.evict(exemplars)
+        left = {row.id: row for row in exemplars}
+        left |= {row.id: row for row in knowledge.stored if row.id is not None and (row.generation or 0) > since}
+        knowledge.stored = [left[number] for number in sorted(left)]  # type: ignore[type-var]
 
     def _base(self, generation: int) -> Generation | None:
         """The latest generation up to this one whose statistics are kept."""
         kept = [g for g in self.store.alive() if g.snapshot and g.id <= generation]
         return kept[-1] if kept else None
+
+
+def _feature_bytes(rows: list[StoredSample]) -> int:
+    """Bytes of the features that are not committed yet."""
+    return sum(row.feature.nbytes for row in rows if row.id is None)
+
+
+def _about(buffer: Buffer, exemplars: list[StoredSample]) -> dict[str, int]:
+    """What the history keeps of the exemplars."""
+    return {"exemplars": len(exemplars), "exemplar_bytes": buffer.bytes_of(exemplars)}

@@ -12,7 +12,7 @@ from edgecl.backbones.session import Backbone
 from edgecl.errors import BudgetError, StateError
 from edgecl.learning.knowledge import ON
 from edgecl.rounds import gate
-from edgecl.state.generations import Change
+from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,12 +82,12 @@ def take_in(repository: Repository, candidate: Candidate, bounds: gate.Bounds) -
             checks += gate.check_accuracy(old, new, bounds)
             pairs = {name: (old.accuracy.get(name), new.accuracy.get(name)) for name in now.labels}
         if all(check.passed for check in checks):
-            change = Change("round", {**detail, "checks": [list(check[:2]) for check in checks]},
-                            backbone=candidate.model, parts=candidate.parts,
-                            moved=[row._replace(input=b"") for row in after.stored
-                                   if row.id is not None and now.gaussians is None])
+            change = Rewrite("round", {**detail, "checks": [list(check[:2]) for check in checks]},
+                             backbone=candidate.model, parts=candidate.parts,
+                             moved=[row._replace(input=b"") for row in after.stored
+                                    if row.id is not None and now.gaussians is None])
             try:
-                generation, _ = repository.commit(after, change, rewrite=True, judgement=new)
+                generation, _ = repository.commit(after, change, judgement=new)
             except BudgetError as error:
                 checks.append(gate.Check("quota", error.what, False))
         if generation is None:

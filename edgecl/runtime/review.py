@@ -82,7 +82,7 @@ class Review:
             found = next((e for e in self._entries if e.number == number), None)
         if found is None:
             raise BadInput(f"frame {number} is not on the review list",
-                           "it was named or left out, or newer frames took its place")
+                           "it was named or dismissed, or newer frames took its place")
         return found
 
     def discard(self, number: int) -> None:

@@ -143,7 +143,7 @@ def picture(data: bytes, form: tuple[str, int, int], name: str, spec: Spec) -> n
 
 
 def _csi(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:
-    """A camera on a ribbon cable. GStreamer runs in a process of its own, which keeps its libraries out of ours."""
+    """A camera on a ribbon cable. GStreamer runs in a separate process, which keeps its libraries out of ours."""
     sensor = stream.address.strip("/")
     if not sensor.isdecimal():
         raise BadInput(f"{stream.text}: the sensor is {sensor!r}", "give its number, such as csi://0")

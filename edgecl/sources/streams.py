@@ -25,7 +25,7 @@ DEFAULT_BAUD = 921600   # a 6-axis int16 IMU at 1 kHz does not fit into 115200
 HELLO_TIMEOUT = 5.0     # seconds for a device to say hello: opening a port resets many boards
 SILENCE_TIMEOUT = 10.0  # seconds without a sample after which a stream with --seconds N ends
 ROWS_PER_READ = 256     # of a .csv file
-# Called when the link to a device is open, with its frame counts by result, which go on counting.
+# Called when the link to a device is open, with its live frame counts by result
 LinkWatch = Callable[[Mapping[str, int]], None]
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAME = "edgecl.db"
+DATABASE_FILE = "edgecl.db"
 FORMAT = 2
-PATIENCE = 15_000  # milliseconds that a process waits for another one's change
+LOCK_TIMEOUT = 15_000  # milliseconds that a process waits for another one's change
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE generations (
@@ -31,17 +31,17 @@ def connect(folder: Path, mode: str) -> sqlite3.Connection:
 
     A change stays in memory until its commit (`cache_spill`), so that only a commit lets the file grow.
     """
-    connection = sqlite3.connect(f"{(folder / NAME).absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None,
-                                 check_same_thread=False)
+    address = f"{(folder / DATABASE_FILE).absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
     for pragma in ("synchronous = EXTRA", "secure_delete = ON", "temp_store = MEMORY", "cache_spill = OFF",
-                   f"busy_timeout = {PATIENCE}"):
+                   f"busy_timeout = {LOCK_TIMEOUT}"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
 
 def read_meta(connection: sqlite3.Connection, folder: Path) -> dict[str, Any]:
     """What is fixed for a state's life. Raises StateError for a database that is none of ours or is damaged."""
-    path = folder / NAME
+    path = folder / DATABASE_FILE
     tables = {name for name, in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "meta" not in tables:
         raise StateError(f"{path} is not an edgecl state", "choose another --state, or restore the file from a copy")
@@ -62,7 +62,7 @@ def read_meta(connection: sqlite3.Connection, folder: Path) -> dict[str, Any]:
 
 def damaged(folder: Path, what: str) -> StateError:
     """The error for a damaged database."""
-    return StateError(f"{folder / NAME} is damaged ({what})", "restore it from a copy, or create a new state")
+    return StateError(f"{folder / DATABASE_FILE} is damaged ({what})", "restore it from a copy, or create a new state")
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def in_words(error: sqlite3.Error | OSError, folder: Path) -> StateError | Budge
             return StateError(f"{folder} is in use by another edgecl process", "wait for it to end, then try again")
         if "malformed" in text or "not a database" in text or "unsupported file format" in text:
             return damaged(folder, text)
-        if "readonly" in text and (folder / f"{NAME}-journal").exists():
+        if "readonly" in text and (folder / f"{DATABASE_FILE}-journal").exists():
             return StateError(f"{folder} was left in the middle of a change, and it can't be written",
                               "make it writable and run any edgecl command once")
     if number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in text:

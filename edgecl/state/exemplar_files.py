@@ -1,11 +1,11 @@
 """The files of the exemplar buffer: each holds the classes of one stretch of the alphabet, so that a flood of one class
-rewrites few of them. They are written anew one at a time, the shrinking ones first, so that the change takes room for
-one file more and the buffer never passes its bytes, at no step.
+rewrites few of them. They are rewritten one at a time, the shrinking ones first, so that the change takes room for one
+more file, and the files never hold more than before and after it.
 """
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import packed_bytes
@@ -16,17 +16,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgecl.exemplars.stored import StoredSample
-    from edgecl.state.store import Store
+    from edgecl.state.transaction import Transaction
 
 
-def arrange(store: Store, alive: Callable[[StoredSample], bool], kept: list[StoredSample] | None,
-            spent: list[str]) -> None:
-    """Make the files hold exactly the exemplars `kept` (None: those in them that are `alive`), then delete the files
-    `spent`. Commits. Raises BudgetError."""
+class Replacement(NamedTuple):
+    """Files `names` whose place files of the samples `parts` take. tuned: see `Transaction.add_samples`."""
+
+    names: list[str]
+    parts: list[list[StoredSample]]
+    kind: str
+    tuned: int | None = None
+
+
+def arrangement(state: Transaction, alive: Callable[[StoredSample], bool], kept: list[StoredSample] | None,
+                spent: list[str]) -> list[Replacement]:
+    """What makes the files hold exactly the exemplars `kept` (None: those in them that are `alive`), and deletes the
+    files `spent`; reads only."""
     found: dict[str, list[StoredSample]] = {}
-    for name, *_ in store.files(EXEMPLARS):
+    for name, *_ in state.files(EXEMPLARS):
         try:
-            found[name] = store.rows(name)
+            found[name] = state.rows(name)
         except StateError:  # damaged exemplars, which nothing else needs
             spent = [*spent, name]
     if kept is None:
@@ -36,31 +45,30 @@ def arrange(store: Store, alive: Callable[[StoredSample], bool], kept: list[Stor
     steps: list[tuple[list[str], list[StoredSample]]] = []
     for name, part in zip(names or [""], parts):
         old, rows = steps[-1] if steps else ([], [])
-        small = 2 * min(_bytes(store, rows), _bytes(store, part)) < store.segment
-        if steps and small and _bytes(store, rows + part) <= store.segment:
+        small = 2 * min(_bytes(state, rows), _bytes(state, part)) < state.segment
+        if steps and small and _bytes(state, rows + part) <= state.segment:
             steps[-1] = [*old, name], rows + part
         else:
             steps.append(([name], part))
     changed = [(old, rows) for old, rows in steps
                if len(old) > 1 or not old[0] or [*map(_as_stored, rows)] != sorted(map(_as_stored, found[old[0]]))]
-    changed.sort(key=lambda step: _bytes(store, step[1]) - sum(_bytes(store, found[name]) for name in step[0] if name))
-    for old, rows in changed:
-        put(store, [name for name in old if name], split(store, rows), EXEMPLARS)
-    put(store, spent, [], EXEMPLARS)
-    store.drop_codebooks()
+    changed.sort(key=lambda step: _bytes(state, step[1]) - sum(_bytes(state, found[name]) for name in step[0] if name))
+    every = [Replacement([name for name in old if name], split(state, rows), EXEMPLARS) for old, rows in changed]
+    return [each for each in [*every, Replacement(spent, [], EXEMPLARS)] if each.names or each.parts]
 
 
-def put(store: Store, names: list[str], parts: list[list[StoredSample]], kind: str, tuned: int | None = None) -> None:
-    """Write samples as one file a part in the place of the files `names`; tuned: see `Store.add_file`. Commits. Raises
-    BudgetError."""
-    if not names and not parts:
-        return
-    need = sum(pages(_bytes(store, rows)) + PAGE for rows in parts) + store.journal_bytes() + 2 * PAGE
-    store.ledger.ask(need, "packing samples")
-    store.connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in names])
-    for rows in parts:
-        store.add_file(rows, kind, tuned)
-    store.step()
+def replace_files(state: Transaction, replacement: Replacement) -> None:
+    """Write the new files, delete the old ones, and commit. Raises BudgetError."""
+    state.ledger.ask(replacing_bytes(state, replacement, state.journal_bytes()), "packing samples")
+    state.connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in replacement.names])
+    for rows in replacement.parts:
+        state.add_samples(rows, replacement.kind, replacement.tuned)
+    state.step()
+
+
+def replacing_bytes(state: Transaction, replacement: Replacement, journal: int) -> int:
+    """Bytes that `replace_files` takes at its peak. journal: of SQLite."""
+    return sum(pages(_bytes(state, rows)) + PAGE for rows in replacement.parts) + journal + 2 * PAGE
 
 
 def place_of(row: StoredSample) -> tuple[str, int, int]:
@@ -80,11 +88,11 @@ def _cut(rows: list[StoredSample], starts: list[tuple[str, int, int]]) -> list[l
     return parts
 
 
-def split(store: Store, rows: list[StoredSample]) -> list[list[StoredSample]]:
+def split(state: Transaction, rows: list[StoredSample]) -> list[list[StoredSample]]:
     """The samples in as many parts as it takes for each to fit a segment."""
-    count = -(-_bytes(store, rows) // store.segment) if rows else 0
+    count = -(-_bytes(state, rows) // state.segment) if rows else 0
     return [rows[len(rows) * number // count:len(rows) * (number + 1) // count] for number in range(count)]
 
 
-def _bytes(store: Store, rows: list[StoredSample]) -> int:
-    return packed_bytes(store.by_codec(rows))
+def _bytes(state: Transaction, rows: list[StoredSample]) -> int:
+    return packed_bytes(state.by_codec(rows))

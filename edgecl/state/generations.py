@@ -1,4 +1,4 @@
-"""Generations, and the changes that make them."""
+"""Generations, and the two kinds of change that make them."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from edgecl.exemplars.stored import StoredSample
 
 class Generation(NamedTuple):
     """One committed state of knowledge. snapshot: name of the statistics kept at exactly this generation, or None;
-    journaled: whether it is made of samples that it added to the one before, not of a snapshot; undone: rolled back;
-    logged: whether it stands in the log, not in the database yet."""
+    journaled: whether it consists of samples added to the generation before, not of a snapshot; undone: rolled back;
+    logged: whether it is still in the log, not yet in the database."""
 
     id: int
     created: str
@@ -24,14 +24,31 @@ class Generation(NamedTuple):
     logged: bool = False
 
 
-@dataclass
-class Change:
-    """What one commit does. rows: samples to add; snapshot: the statistics after it, where they are written anew;
-    meta: values to set; erase: forget older generations too, and the class that `detail` names without a trace;
-    undo_after: go back to that generation, its head included; codebook: of the exemplars from now on; spare: bytes of
-    the quota that must stay free; moved: stored samples with the features that they have from now on, without
-    their inputs; parts: what the
-    method of a learning round keeps until the next."""
+@dataclass(frozen=True)
+class Append:
+    """A change that only adds samples: one append to the log commits it.
+
+    rows: the samples; head: None if it is not written yet; spare: bytes of the quota that must stay free, for the
+    statistics and the head of a later rewrite.
+    """
+
+    action: str
+    detail: dict[str, Any]
+    rows: list[StoredSample] = field(default_factory=list)
+    head: bytes | None = None
+    spare: int = 0
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A change that is one transaction of the database: new statistics, a new backbone, a way back.
+
+    rows: samples to add; snapshot: the statistics after the change; meta: values to set; erase: also forget all older
+    generations, and the class that `detail` names, without a trace; undo_after: go back to that generation and its
+    head; codebook: content of the file, and the number of classes it was made from; spare: bytes of the quota that
+    must stay free beside those for packing the exemplars, None if neither must; moved: stored samples with their
+    features by the new backbone, without their inputs; parts: what the method of a learning round keeps until the next.
+    """
 
     action: str
     detail: dict[str, Any]
@@ -42,12 +59,7 @@ class Change:
     meta: dict[str, Any] = field(default_factory=dict)
     erase: bool = False
     undo_after: int | None = None
-    codebook: bytes | None = None
-    spare: int = 0
+    codebook: tuple[bytes, int] | None = None
+    spare: int | None = None
     moved: list[StoredSample] = field(default_factory=list)
     parts: bytes | None = None
-
-    @property
-    def logs(self) -> bool:
-        """Whether it only adds samples, so that one append to the log commits it."""
-        return bool(self.rows) and not (self.backbone or self.snapshot or self.undo_after or self.meta)

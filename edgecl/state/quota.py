@@ -78,18 +78,18 @@ class Ledger:
         path = self.folder / RESERVE
         return path.stat().st_size if path.exists() else 0
 
-    def fits(self, need: int) -> bool:
-        """Whether the quota has room for `need` more bytes."""
-        return self.usage().total + need <= self.quota
-
-    def ask(self, need: int, what: str) -> None:
-        """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
-        used = self.usage().total
+    def check(self, used: int, need: int, what: str) -> None:
+        """Raise BudgetError, with the figures, if `need` more bytes than `used` pass the quota."""
         if used + need > self.quota:
             raise BudgetError(
                 f"{what} needs {need} bytes but only {max(self.quota - used, 0)} of the quota of "
                 f"{format_size(self.quota)} are left",
-                f"create a state with --quota {used + need}, or, where classes are known, forget one")
+                f"create a state with --quota {used + need}, or, if classes are known, forget one")
+
+    def ask(self, need: int, what: str) -> None:
+        """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
+        used = self.usage().total
+        self.check(used, need, what)
         self.release(need, used)
 
     def release(self, need: int, used: int | None = None) -> None:

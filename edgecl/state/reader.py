@@ -28,7 +28,7 @@ from edgecl.exemplars.stored import StoredSample, rows_of
 from edgecl.settings import Settings
 from edgecl.state import database
 from edgecl.state.blobs import Blobs
-from edgecl.state.database import NAME, connect, damaged, translated
+from edgecl.state.database import DATABASE_FILE, connect, damaged, translated
 from edgecl.state.generations import Generation
 from edgecl.state.quota import Ledger, segment_bytes
 from edgecl.state.write_ahead_log import LoggedGeneration, WriteAheadLog
@@ -54,10 +54,10 @@ class StateReader:
         self._listed: tuple[object, list[Generation]] = (None, [])
         self.books: dict[str, Codebook] = {}
         with translated(path):
-            if not (path / NAME).is_file():
+            if not (path / DATABASE_FILE).is_file():
                 raise StateError(f"there is no edgecl state in {path}", "name one with --state, or create it with "
                                  "`edgecl init`")
-            self.writable = os.access(path, os.W_OK) and os.access(path / NAME, os.W_OK)
+            self.writable = os.access(path, os.W_OK) and os.access(path / DATABASE_FILE, os.W_OK)
             self.connection = connect(path, "rw" if self.writable else "ro")
         try:
             with translated(path):
@@ -244,8 +244,12 @@ class StateReader:
     @property
     def exact(self) -> FeatureCodec:
         """The codec in which features are learned, and can be forgotten exactly."""
-        about = self.meta["foundation"]
-        return self.codec("raw" if (about["codec"], about["kind"]) == ("raw", "feature") else "int8-feature")
+        return self.exact_codec()
+
+    def exact_codec(self, foundation: dict[str, Any] | None = None) -> FeatureCodec:
+        """The same for a foundation that is not committed yet."""
+        about = foundation or self.meta["foundation"]
+        return Float32() if (about["codec"], about["kind"]) == ("raw", "feature") else Int8(about["power"])
 
     def by_codec(self, rows: list[StoredSample]) -> list[tuple[list[StoredSample], FeatureCodec]]:
         """The samples that are as they were learned, and those of each codebook, with their codec."""

@@ -5,38 +5,39 @@ import json
 import os
 import shutil
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecl.errors import BudgetError, StateError
-from edgecl.exemplars.stored import StoredSample, pack, packed_bytes
+from edgecl.errors import BudgetError, EdgeclError, StateError
+from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
 from edgecl.state.blobs import sync_folder
-from edgecl.state.database import NAME, connect, in_words, translated
+from edgecl.state.database import DATABASE_FILE, connect, in_words, translated
 from edgecl.state.exemplar_files import split
-from edgecl.state.generations import Change, Generation
+from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS, StateReader
-from edgecl.state.write_ahead_log import NAME as LOG
-from edgecl.state.write_ahead_log import first_record, new_epoch
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.state.space import Present, Space, check_room
+from edgecl.state.transaction import KEPT_HEADS, SMALL_CHANGE, Transaction
+from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
-class Store(StateReader):
+class Store(Transaction):
     """An open state directory. `create` makes one, `Store(path)` opens it and clears what a kill left behind."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         if self.writable:
-            compaction.tidy(self, patience=0)
+            self.tidy(patience=0)
 
     @classmethod
-    def create(cls, path: Path, meta: dict[str, Any], first: Change) -> Store:
+    def create(cls, path: Path, meta: dict[str, Any], first: Rewrite) -> Store:
         """A new state directory (mode 0700) with its first generation. It appears at `path` at once and whole, or not
         at all. Raises StateError where something is there already, BudgetError where the quota is too small."""
         making = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -54,7 +55,7 @@ class Store(StateReader):
                 making.mkdir(mode=0o700)
                 (making / "models").mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
-                (making / LOG).write_bytes(first_record(epoch))
+                (making / LOG_FILE).write_bytes(first_record(epoch))
                 connection.executescript(database.SCHEMA)
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", [
                     (key, json.dumps(value)) for key, value in
@@ -73,77 +74,153 @@ class Store(StateReader):
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the state for writing; nothing that is not committed inside survives."""
+        """Hold the state for writing; what is not committed at the end is rolled back. Raises StateError if it is
+        read-only, or in use for too long."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
         self.query("BEGIN IMMEDIATE")
         self.writing, self._listed = True, (None, [])
         try:
             self.refresh()
-            self.ledger.release(self.journal_bytes() + compaction.ROOM)
-            compaction.start_log(self)
-            compaction.sweep(self)
+            self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
+            self.start_log()
+            self.sweep()
             yield
         except (sqlite3.Error, OSError) as error:
             raise in_words(error, self.path) from error
         finally:
             self.writing, self._listed = False, (None, [])
-            compaction.tidy(self, patience=0)
+            self.tidy(patience=0)
             self.refresh()
         if compaction.erasing(self):
-            compaction.tidy(self, database.PATIENCE)
+            self.tidy(database.LOCK_TIMEOUT)
             if compaction.erasing(self):
                 raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                                  "free some space; the next edgecl command erases them")
 
-    def fits(self, change: Change, freed: int = 0) -> bool:
-        """Whether the change, its temporaries and what it must spare included, stays within the quota once `freed`
-        bytes more are."""
-        return self.ledger.fits(self.needed_bytes(change) - freed)
+    def fits(self, change: Append | Rewrite) -> bool:
+        """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
+        space = Space.now(self)
+        return space.used + space.needed(self, change) <= self.ledger.quota
 
-    def needed_bytes(self, change: Change) -> int:
-        """Bytes the change may add at its peak, and must spare: new files, and what the database grows by."""
-        blobs = change.backbone, change.head, change.snapshot, change.codebook, change.parts
-        files = sum(pages(len(blob)) for blob in blobs if blob)
-        files += sum(pages(packed_bytes(self.by_codec(part))) + PAGE for part in split(self, change.moved))
-        text = len(json.dumps([change.detail, change.meta])) + 400
-        samples = pages(packed_bytes([(change.rows, self.exact)], text)) + PAGE if change.rows else 0
-        if change.logs:
-            return files + samples + change.spare
-        return files + samples + self.transaction_bytes(text) + change.spare
+    def make_room(self, change: Append | Rewrite, present: Callable[[], Present] | None = None) -> None:
+        """Drop what only a rollback needs, the oldest first, then samples that are no exemplars, until a change fits.
+        Commits; what is served and known stays as it is. present: see `check_room`. Raises BudgetError, before anything
+        is dropped, if all that is not enough."""
+        check_room(self, change, present)
+        while not self.fits(change):
+            if not compaction.prune(self):
+                if present is not None:
+                    self._drop_samples(*present())
+                return
 
-    def transaction_bytes(self, text: int) -> int:
-        """Bytes that a transaction takes which writes `text` bytes and moves the log into the database."""
-        moved = sum(len(json.dumps(entry.generation.detail)) + 400 for entry in self.logged()[-HISTORY:])
-        return pages(text + moved) + 5 * PAGE + self.journal_bytes()
+    def _drop_samples(self, exemplars: list[StoredSample], head: bytes | None) -> None:
+        """Drop samples that are no exemplars. Heads can't be solved again from then on, so the one that serves is
+        written first."""
+        newest = self.newest.id
+        if head is not None:
+            self.name_head(newest, head)
+        self.set_meta("evicted", newest)
+        compaction.compact(self, exemplars)
 
-    def packing_bytes(self) -> int:
-        """Bytes that it may take to bring all exemplars into their files."""
-        if self.settings.memory == "statistics":
-            return 2 * PAGE + self.journal_bytes()
-        missing = pages(self.settings.exemplars) - self.ledger.usage().exemplars
-        return max(missing, 0) + self.segment + 2 * PAGE + self.journal_bytes()
+    def evict(self, kept: list[StoredSample]) -> None:
+        """Delete, in a transaction of its own, the samples that are not `kept` and that no rollback needs, as far as
+        the disk and other processes allow: those that stay are deleted later, and make no difference."""
+        with suppress(sqlite3.Error, OSError, EdgeclError):
+            self.connection.execute("PRAGMA busy_timeout = 0")  # until `tidy`
+            self.connection.execute("BEGIN IMMEDIATE")
+            compaction.compact(self, kept)
 
-    def journal_bytes(self) -> int:
-        """Bytes of SQLite's rollback journal, at most: one copy of every page."""
-        size = (self.path / NAME).stat().st_size
-        return pages(size + size // 256 + 1024)
+    def tidy(self, patience: int) -> None:
+        """Clear what a kill, an error or a change left behind: unnamed files, and samples that count as gone.
 
-    def commit(self, change: Change) -> tuple[int, list[StoredSample]]:
+        If another process is writing for longer than `patience` milliseconds, it is left to that one.
+        """
+        run = self.connection.execute
+        with suppress(sqlite3.Error, OSError, EdgeclError):
+            if self.connection.in_transaction:
+                run("ROLLBACK")
+            run(f"PRAGMA busy_timeout = {patience}")
+            run("BEGIN IMMEDIATE")
+            self.start_log()
+            self.sweep()
+            hot, marked = (self.path / f"{DATABASE_FILE}-journal").exists(), compaction.erasing(self)
+            gone = marked or self.query("SELECT 1 FROM generations WHERE undone = 1")
+            if hot or gone:
+                self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
+            if hot:  # of a kill before it counted: a write lets SQLite delete it
+                run("PRAGMA user_version = 0")
+                self.step()
+            if gone:
+                self._erase(marked)
+            self.ledger.hold()
+        with suppress(sqlite3.Error):
+            if self.connection.in_transaction:
+                run("ROLLBACK")
+            run(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+
+    def _erase(self, marked: list[Generation]) -> None:
+        """Delete the samples of generations that were rolled back, and of the classes that those `marked` have
+        forgotten, then these names."""
+        run = self.connection.execute
+        compaction.compact(self)
+        run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
+        details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing")}
+                   for g in marked}
+        for number, detail in details.items():
+            run("UPDATE generations SET detail = ? WHERE id = ?", (json.dumps({**detail, "erasing": True}), number))
+        self.step(vacuum=bool(marked))
+        for number, detail in details.items():
+            run("UPDATE generations SET detail = ? WHERE id = ?", (json.dumps(detail), number))
+        self.step()
+
+    def commit(self, change: Append | Rewrite) -> tuple[int, list[StoredSample]]:
         """Commit a change inside `exclusive`: its generation's id, and its rows with theirs. Raises BudgetError past
         the quota or on a full disk; then nothing has changed."""
-        self.ledger.ask(self.needed_bytes(change), f"`{change.action}`")
+        self.ledger.ask(Space.now(self).needed(self, change), f"`{change.action}`")
         number = self.next_number()
         rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]
-        now = _now()
-        head = self.blobs.write(change.head, "onnx") if change.head else None
-        if change.logs:
-            self.log.append(pack([(rows, self.exact)], {"id": number, "created": now, "action": change.action,
-                                                        "detail": change.detail, "head": head}))
+        if isinstance(change, Append):
+            self._append(change, number, rows)
         else:
-            self._transact(change, Generation(number, now, change.action, change.detail, None, head, None,
-                                              not change.snapshot, False), rows)
+            self._rewrite(change, number, rows)
         return number, rows
+
+    def _append(self, change: Append, number: int, rows: list[StoredSample]) -> None:
+        head = self.blobs.write(change.head, "onnx") if change.head else None
+        self.log.append(pack([(rows, self.exact)], {"id": number, "created": _now(), "action": change.action,
+                                                    "detail": change.detail, "head": head}))
+
+    def _rewrite(self, change: Rewrite, number: int, rows: list[StoredSample]) -> None:
+        """Commit the change as one transaction, into which the generations of the log move."""
+        run, every = self.connection.execute, self.generations()
+        head = self.blobs.write(change.head, "onnx") if change.head else None
+        snapshot = self.blobs.write(change.snapshot, "npz") if change.snapshot else None
+        backbone = self.blobs.write(change.backbone, "onnx") if change.backbone else next(
+            (g.backbone for g in reversed(every) if g.backbone), None)
+        if change.codebook:
+            self.add_codebook(*change.codebook)
+        compaction.move_log(self)
+        if change.undo_after is not None:
+            target = next(g for g in every if g.id == change.undo_after)
+            head, backbone = target.head or head, target.backbone or backbone
+            run("UPDATE generations SET undone = 1 WHERE id > ? AND NOT undone", (target.id,))
+        for key, value in change.meta.items():
+            self.set_meta(key, value)
+        self.insert(Generation(number, _now(), change.action, change.detail, backbone, head, snapshot,
+                               not change.snapshot, False))
+        self.add_samples(rows, JOURNAL)
+        for part in split(self, change.moved):
+            self.add_samples(part, FEATURES, number)
+        if change.erase:  # a method keeps what it has learned of every class
+            run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
+        if change.parts:
+            self.add_file(change.parts, PARTS, number)
+        compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS,
+                          change.detail["class"] if change.erase else None)
+        growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / DATABASE_FILE).stat().st_size
+        self.ledger.ask(max(growth, 0), f"`{change.action}`")
+        run("COMMIT")
 
     def name_head(self, generation: int, head: bytes) -> None:
         """Write the head of a generation that has none, inside `exclusive`. Raises BudgetError."""
@@ -169,79 +246,6 @@ class Store(StateReader):
         """The id of the next generation."""
         newest = max((g.id for g in self.generations()), default=0)
         return max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
-
-    def set_meta(self, key: str, value: object) -> None:
-        """Set a value in the transaction that is open."""
-        self.meta = {**self.meta, key: value}
-        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
-
-    def _transact(self, change: Change, generation: Generation, rows: list[StoredSample]) -> None:
-        """Commit a change that an append to the log does not express; the log's generations move into the database."""
-        run, every = self.connection.execute, self.generations()
-        snapshot = self.blobs.write(change.snapshot, "npz") if change.snapshot else None
-        backbone = self.blobs.write(change.backbone, "onnx") if change.backbone else next(
-            (g.backbone for g in reversed(every) if g.backbone), None)
-        if change.codebook:
-            self.blobs.write(change.codebook, "codebook")
-        compaction.move_log(self)
-        if change.undo_after is not None:
-            target = next(g for g in every if g.id == change.undo_after)
-            generation = generation._replace(head=target.head or generation.head)
-            backbone = target.backbone or backbone
-            run("UPDATE generations SET undone = 1 WHERE id > ? AND NOT undone", (target.id,))
-        for key, value in change.meta.items():
-            self.set_meta(key, value)
-        self.insert(generation._replace(backbone=backbone, snapshot=snapshot))
-        self.add_file(rows, JOURNAL)
-        for part in split(self, change.moved):
-            self.add_file(part, FEATURES, generation.id)
-        if change.erase:  # a method keeps what it has learned of every class
-            run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
-        if change.parts:
-            self._add(change.parts, PARTS, generation.id)
-        compaction.retire(self, compaction.HEADS, compaction.SNAPSHOTS,
-                          change.detail["class"] if change.erase else None)
-        growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / NAME).stat().st_size
-        self.ledger.ask(max(growth, 0), f"`{change.action}`")
-        run("COMMIT")
-
-    def step(self, vacuum: bool = False) -> None:
-        """Commit, rebuild the database without free space where `vacuum` is set, and begin the next step of a change.
-        Raises StateError where another process came between."""
-        run, before = self.connection.execute, self.query("PRAGMA data_version")
-        run("COMMIT")
-        if vacuum:
-            self.ledger.ask(self.journal_bytes(), "packing the database")
-            run("VACUUM")
-        run("BEGIN IMMEDIATE")
-        if self.query("PRAGMA data_version") != before:
-            raise StateError(f"{self.path} was changed by another edgecl process", "try again")
-        compaction.start_log(self)
-        compaction.sweep(self)
-
-    def drop_codebooks(self) -> None:
-        """Let go of codebooks that no exemplar needs any more, in the transaction that is open."""
-        books = self.meta.get("codebooks", [])
-        if len(books) > 1:
-            self.set_meta("codebooks", books[-1:])
-            self.step()
-
-    def insert(self, g: Generation) -> None:
-        """Write a generation into the database, in the transaction that is open."""
-        self.connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", (
-            g.id, g.created, g.action, json.dumps(g.detail), g.backbone, g.head, g.snapshot, g.journaled))
-
-    def add_file(self, rows: list[StoredSample], kind: str, tuned: int | None = None) -> None:
-        """Write committed samples as one file, and name it in the transaction that is open. tuned: the round that gave
-        them their features, where the file is for those."""
-        if rows:
-            spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
-            about = None if tuned is None else {"round": tuned}  # so that no two rounds' files are one
-            self._add(pack(self.by_codec(rows), about), kind, min(spans), max(spans))
-
-    def _add(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
-        self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
-                                (self.blobs.write(blob, kind), oldest, oldest if newest is None else newest))
 
 
 def _now() -> str:

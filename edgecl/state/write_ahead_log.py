@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.codecs import FeatureCodec
 
-NAME = "learned.log"
+LOG_FILE = "learned.log"
 
 
 class LoggedGeneration(NamedTuple):
@@ -35,7 +35,7 @@ class WriteAheadLog:
     """The log of a state directory. codec: the feature codec of a name."""
 
     def __init__(self, folder: Path, codec: Callable[[str], FeatureCodec]) -> None:
-        self.path, self._codec = folder / NAME, codec
+        self.path, self._codec = folder / LOG_FILE, codec
         self._forget()
 
     def _forget(self) -> None:

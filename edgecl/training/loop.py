@@ -1,4 +1,4 @@
-"""The one training loop. Parts are called by it, return values, and never see it."""
+"""The one training loop. It calls the parts, which return values and never see it."""
 from __future__ import annotations
 
 import math
@@ -64,8 +64,8 @@ def learning_round(network: Network, parts: Parts, new: Batch, classes: int, pla
                    generator: np.random.Generator, allowance: Allowance | None = None) -> None:
     """Teach the network one round of new samples; it then has `classes` outputs.
 
-    allowance: of time and memory, and who is told of the progress (default: no bounds, and no one). Raises BadInput if
-    the training diverges; the network is then of no use.
+    allowance: time, memory, and a callback for the progress (default: no limits, no callback). Raises BadInput if the
+    training diverges; the network is then of no use.
     """
     memory, balance, known = parts.memory, parts.balance, network.head.classes
     network, new = memory.enter(new, network, generator)

@@ -112,7 +112,7 @@ class Allowance:
         self.samples = 0
 
     def with_progress(self, progress: Callable[[int, float], None]) -> Allowance:
-        """The same, with someone to tell."""
+        """This, with another callback for the progress."""
         self.progress = progress
         return self
 

@@ -1,4 +1,4 @@
-"""Constraints on outputs: what the network answers is kept close to what it, or its old self, answered before."""
+"""Constraints on outputs: the network's answers are kept close to those that it gave before."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ class Distillation(Constraint):
     """Cross-entropy between softened old and new responses of the old outputs (Li & Hoiem 2016, equations 2 and 3).
 
     squared: multiply by T^2, so that the gradient does not shrink with T (Hinton et al. 2015, section 2); Li & Hoiem
-    do not. Its least value, the entropy of the old responses, is subtracted: 0 where nothing changed, same gradient.
+    don't. Its least value, the entropy of the old responses, is subtracted: it is 0 if nothing changed, with the same
+    gradient.
     """
 
     needs_old = True
@@ -38,7 +39,7 @@ class Distillation(Constraint):
         return 0.0 if step.old is None else self.factor * self.divergence(step, slice(0, step.old.shape[1]))
 
     def divergence(self, step: Step, outputs: slice) -> Tensor:
-        """Of some outputs."""
+        """The distillation loss over some outputs."""
         assert step.old is not None
         now = F.log_softmax(step.logits[:len(step.old), outputs] / self.temperature, 1)
         before = F.log_softmax(step.old[:, outputs] / self.temperature, 1)
@@ -64,8 +65,8 @@ class ClassShare(Distillation):
 
 
 class ByRound(Distillation):
-    """A distillation of its own for the outputs of each earlier round: each is a softmax among themselves (Castro et
-    al. 2018, section 3.2, equation 3)."""
+    """One distillation loss for the outputs of each earlier round, each with a softmax of its own (Castro et al. 2018,
+    section 3.2, equation 3)."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__(temperature, 1.0, False)
@@ -90,7 +91,7 @@ class ByRound(Distillation):
 
 class LogitReplay(Constraint):
     """strength x mean squared difference from the logits that replayed samples were stored with (Buzzega et al. 2020,
-    equation 6); see `replay.Recorded`."""
+    equation 6), see `replay.Recorded`."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class LessForget(Constraint):
     """lambda_base x sqrt(n / m) x (1 - cos(h, h*)), h* the old network's feature, n old and m new outputs (Hou et al.
-    2019, section 3.3, equations 6 and 7); sqrt(n / m) is the authors' program, which the text turns round."""
+    2019, section 3.3, equations 6 and 7); sqrt(n / m) is the authors' program, the text has its inverse."""
 
     needs_old_features = True
 
@@ -37,10 +37,10 @@ class LessForget(Constraint):
 
 
 class PooledOutputs(Constraint):
-    """Pooled outputs distillation (Douillard et al. 2020, section 3.1): for each block, |a - a*| over squared
-    activations summed along height and, apart, along width, L2-normalised; times spatial x sqrt(n / m). For features,
-    |h - h*| of L2-normalised ones, times flat x sqrt(n / m). Blocks are the body's own modules with
-    parameters, before what follows them. The old network runs beside the new one while a round lasts."""
+    """Pooled outputs distillation (Douillard et al. 2020, section 3.1): for each block, |a - a*| of squared activations
+    summed along height and, separately, along width, L2-normalised; times spatial x sqrt(n / m). For features, |h - h*|
+    of L2-normalised ones, times flat x sqrt(n / m). Blocks are the body's own modules with parameters, without the
+    activation that follows. The old network runs beside the new one during a round."""
 
     def __init__(self, spatial: float, flat: float) -> None:
         self.spatial, self.flat = spatial, flat
@@ -79,7 +79,7 @@ class PooledOutputs(Constraint):
 
 
 def blocks(body: nn.Module) -> list[nn.Module]:
-    """The modules whose outputs are compared: those of the body that answer maps, one after another."""
+    """The modules whose outputs are compared: those of the body that have parameters, in order."""
     children = list(body.children())
     if len(children) == 1:
         return blocks(children[0])
@@ -87,7 +87,7 @@ def blocks(body: nn.Module) -> list[nn.Module]:
 
 
 def pooled(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b| [n] of squared maps [n, c, ...] summed along each axis apart, L2-normalised; 0 for vectors."""
+    """|a - b| [n] of squared maps [n, c, ...] summed along each axis separately, L2-normalised; 0 for vectors."""
     if a.dim() < 3:
         return a.new_zeros(len(a))
     a, b = a.square(), b.square()
@@ -97,6 +97,6 @@ def pooled(a: Tensor, b: Tensor) -> Tensor:
 
 
 def root_of_old_to_new(step: Step) -> float:
-    """sqrt(n / m), n old and m new outputs; 1 where none is new."""
+    """sqrt(n / m), n old and m new outputs; 1 if none is new."""
     new = step.logits.shape[1] - step.known
     return math.sqrt(step.known / new) if new else 1.0

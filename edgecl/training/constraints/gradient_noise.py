@@ -1,4 +1,4 @@
-"""Noise on gradients."""
+"""Noise that is added to gradients."""
 from __future__ import annotations
 
 import math
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class GradientNoise(Constraint):
-    """Gaussian noise of variance eta / (1 + t)^decay on each gradient, t the step within the round (Neelakantan et al.
-    2015; Castro et al. 2018, section 4: eta 0.3, decay 0.55)."""
+    """Gaussian noise of variance eta / (1 + t)^fading on each gradient, t the step within the round (Neelakantan et al.
+    2015; Castro et al. 2018, section 4: 0.3 and 0.55)."""
 
     def __init__(self, eta: float, fading: float) -> None:
         self.eta, self.fading = eta, fading

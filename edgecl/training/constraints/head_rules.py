@@ -1,4 +1,4 @@
-"""Constraints on the head alone: margins between its outputs, weights that stay, weights of one sign."""
+"""Constraints on the head alone: margins between outputs, fixed weights, positive weights."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -54,8 +54,8 @@ class FixedClasses(Constraint):
 
 
 class PositiveWeights(Constraint):
-    """The head's weights are cut off at 0 after each step, so that, over features that are not negative, their norms
-    say how large logits are (Zhao et al. 2020, section 3.3, "restriction to the weights")."""
+    """The head's weights are clamped to 0 or more after each step, so that, for features that are not negative, their
+    norms say how large logits are (Zhao et al. 2020, section 3.3, "restriction to the weights")."""
 
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
         self.weight = network.head.weight.detach()

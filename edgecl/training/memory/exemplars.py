@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-PER_CLASS = 16    # bytes beside a class's samples: its number and its count, int32 each, and how many were seen, int64
-DRAWS = 50        # of an exemplar, until one is found that is not held back
+CLASS_BYTES = 16  # of a class beside its samples: its number and its count, int32 each, and how many were seen, int64
+DRAWS = 50        # at most, until an exemplar is found that is not held back
 
 
 class Exemplars(Memory):
@@ -35,23 +35,23 @@ class Exemplars(Memory):
         self.check(1)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + PER_CLASS) + self.reserved
+        least = classes * (self.size + CLASS_BYTES) + self.reserved
         if self.room < least:
             raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes of "
                               f"each of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def capacity(self) -> int:
-        """How many exemplars fit beside the bookkeeping of the classes known now."""
-        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // self.size
+        """How many exemplars fit, given the bookkeeping of the classes known now."""
+        return max(self.room - self.reserved - CLASS_BYTES * len(self.kept), 0) // self.size
 
     def drawn(self, n: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-        """Columns and places of n exemplars, of every class with the same chance; none where there are none."""
+        """Columns and places of n exemplars, each class with the same chance; empty if there are no exemplars."""
         columns = [column for column, kept in self.kept.items() if kept]
         chosen = [columns[i] for i in generator.integers(len(columns), size=n)] if columns else []
         found = []
         for column, u in zip(chosen, generator.random(n) if chosen else ()):
             place = int(u * len(self.kept[column]))
-            for _ in range(DRAWS if self.withholds else 0):     # more than that where nearly all are held back
+            for _ in range(DRAWS if self.withholds else 0):     # it may stay held back if nearly all are
                 if not is_held(self.kept[column][place]):
                     break
                 place = int(generator.integers(len(self.kept[column])))
@@ -81,8 +81,8 @@ class Exemplars(Memory):
 
 
 class Reservoir(Exemplars):
-    """A class-balanced reservoir: within a class, a uniform part of all its samples ever seen; what does not fit is
-    taken from the largest class (Chrysakis & Moens 2020, algorithm 1)."""
+    """Class-balanced reservoir: within a class, a uniform sample of all that was ever seen of it; if room runs out,
+    the largest class loses one (Chrysakis & Moens 2020, algorithm 1)."""
 
     replays = True
 
@@ -100,18 +100,18 @@ class Reservoir(Exemplars):
                 largest.pop()
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
-        """Every class with the same chance."""
+        """Each class with the same chance."""
         drawn = self.drawn(n, generator)
         return Batch(torch.stack([self.kept[column][place] for column, place in drawn]),
                      torch.tensor([column for column, _ in drawn])) if drawn else None
 
 
 class Herding(Exemplars):
-    """Per class the samples whose mean feature follows the class mean best, in that order; room is divided by the
-    classes and rounded down, and a list is shortened from its end (Rebuffi et al. 2017, algorithms 4 and 5).
+    """Of each class the samples whose mean feature follows the class mean best, in that order. The room is divided by
+    the number of classes and rounded down; lists are shortened from their ends (Rebuffi et al. 2017, algorithms 4, 5).
 
-    All of them are part of every round's data set (algorithm 3). A class that comes again is chosen anew from its
-    exemplars and its new samples.
+    All of them are part of every round's data set (algorithm 3). For a class that comes again, exemplars are selected
+    again from the old ones and the new samples.
     """
 
     def dataset(self, new: Batch) -> Batch:
@@ -137,7 +137,7 @@ class Herding(Exemplars):
 
 
 class Everything(Memory):
-    """All data of all rounds, without a bound: what the upper bound of every table is trained on."""
+    """All data of all rounds, without a limit: what joint training, the upper bound of every table, is trained on."""
 
     bounded = False
 

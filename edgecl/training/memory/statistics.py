@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Statistics(Memory):
-    """Class statistics of a frozen network, see `edgecl.statistics.class_statistics`; at rest between rounds.
+    """Class statistics of a frozen network, see `edgecl.statistics.class_statistics`; stored as arrays between rounds.
 
     layer: "map" (before the neck) or "features"; power: Tukey's; projection: length of a random projection, 0 for none.
     """
@@ -34,7 +34,7 @@ class Statistics(Memory):
         self.arrays: Arrays = {}
 
     def transform(self, source: int) -> FeatureTransform:
-        """The transform of features of that length; its matrix is made anew from a fixed seed."""
+        """The transform of features of that length; its matrix comes from a fixed seed."""
         return FeatureTransform(source, self.projection or source, self.power, self.projection > 0)
 
     def update(self, new: Batch, network: Network) -> None:
@@ -48,7 +48,7 @@ class Statistics(Memory):
         self.arrays = statistics.to_arrays()
 
     def statistics(self) -> ClassStatistics:
-        """Labels are columns of six digits, so that their order is that of the columns."""
+        """Labels are columns written with six digits, so that they sort as the columns do."""
         return ClassStatistics.from_arrays(self.arrays)
 
     def state(self) -> Arrays:

@@ -1,4 +1,4 @@
-"""DEN: retrain what a task needs, add units where that does not do, and split the units that drift."""
+"""DEN: retrain what a task needs, add units if that is not enough, and split the units that drift."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from edgecl.training.plasticity.task_rules import TaskRule
     from edgecl.training.step import Step
 
-SELECT, EXPAND, SPLIT = 0.2, 0.55, 0.8      # shares of a round after which each is done
+SELECT_AFTER, EXPAND_AFTER, SPLIT_AFTER = 0.2, 0.55, 0.8    # shares of a round
 
 
 @dataclass(eq=False)
 class Den(Expandable):
     """Dynamically expandable network (Yoon et al. 2018, section 3, algorithms 1 to 4). The first task learns sparse
     weights. A later one learns its outputs alone, follows their non-zero paths down, and retrains the units on them;
-    where its loss stays over a threshold it adds units, of which group sparsity leaves those of use; units whose
-    weights have drifted are split: the old ones go back, copies go on. A task answers by units no younger than it.
+    if its loss stays above a threshold it adds units, of which group sparsity keeps the useful ones; units whose
+    weights have drifted are split: the old ones are restored, their copies go on. A task answers by units no younger
+    than it.
 
-    l1, group: what is taken off the size of a weight, or of a unit's weights, at a step; l2: weight decay of what is
-    retrained; drift: of the penalty on leaving the old weights; units: added to a layer; loss: over which they are;
-    split: the drift of a unit's weights over which it is split. It grows no further than the memory allows.
+    l1, group: what each step takes off the size of a weight, or of a unit's weights; l2: weight decay of what is
+    retrained; drift: weight of the penalty on leaving the old weights; units: how many are added to a layer; loss:
+    above which they are; split: the drift of a unit's weights above which it is split. It grows no further than the
+    memory allows.
     """
 
     room: int
@@ -54,7 +56,7 @@ class Den(Expandable):
         super().__init__(self.room, self.rule)
 
     def working(self, network: Network, columns: Sequence[int]) -> Network:
-        """With room for units that are added, and a copy of each."""
+        """With room for added units and a copy of each unit."""
         if not self.tasks:
             return self.wide(network, columns, self.width(network))
         width = {group: 2 * size + self.units for group, size in self.width(network).items()}
@@ -86,7 +88,7 @@ class Den(Expandable):
             head[self.rows] = F.softshrink(head[self.rows], self.l1)
         elif self.stage == 2 and self.expanded:
             self._shrink_groups()
-        due = self.stage < 3 and share >= (SELECT, EXPAND, SPLIT)[self.stage]
+        due = self.stage < 3 and share >= (SELECT_AFTER, EXPAND_AFTER, SPLIT_AFTER)[self.stage]
         if due:
             self.stage += 1
             (self._select, self._expand, self._split)[self.stage - 1]()
@@ -97,7 +99,7 @@ class Den(Expandable):
             self.parameters[name].copy_(F.softshrink(self.parameters[name], self.l1))
 
     def penalty(self, step: Step) -> Tensor | float:
-        """L2 of what is retrained, and what holds it to the old weights once units were split."""
+        """L2 of what is retrained, and of its drift from the old weights once units were split."""
         total = torch.zeros(())
         for name, value in self.work.named_parameters():
             free = self.free.get(name, True)
@@ -125,7 +127,7 @@ class Den(Expandable):
         self.free |= weights_of(self.work, self.chain, self.alive)
 
     def _expand(self) -> None:
-        """Add units where the loss is still over the threshold; only what is new learns then (algorithm 3)."""
+        """Add units if the loss is still above the threshold; then only they learn (algorithm 3)."""
         self.old = weights_of(self.work, self.chain, first_units(self.width(self.network), self.most))
         wanted = {group: size + self.units for group, size in self.used.items()}
         if self.mean_loss() <= self.loss or not self._fits(wanted):
@@ -140,7 +142,7 @@ class Den(Expandable):
         self.free |= self._into(new)
 
     def _into(self, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        """bool: the weights into these units from all units that are there, and their biases."""
+        """bool: the weights into these units from all units in use, and their biases."""
         there, found = first_units(self.used, self.most), {}
         for layer in self.chain:
             found[f"{layer.name}.weight"] = between(self.parameters[f"{layer.name}.weight"], layer, made[layer.makes],
@@ -149,13 +151,13 @@ class Den(Expandable):
         return {name: mask for name, mask in found.items() if name in self.parameters}
 
     def _read_by(self, new: dict[str, Tensor]) -> None:
-        """Draw what goes into new units as at the start, small in the outputs."""
+        """Initialise the weights into new units; those that the outputs read them with are 0 at first."""
         for name, mask in self._into(new).items():
             value = self.parameters[name]
             value.copy_(torch.where(mask, fresh(value, self.generator), value))
 
     def _shrink_groups(self) -> None:
-        """Take `group` off the length of what goes into each new unit; at 0 it is gone (equation 5)."""
+        """Take `group` off the length of the weights into each new unit; at 0 the unit is gone (equation 5)."""
         old = self.width(self.network)
         for layer in self.chain:
             weight = self.parameters[f"{layer.name}.weight"]
@@ -175,8 +177,8 @@ class Den(Expandable):
         return {group: squares.sqrt() for group, squares in found.items()}
 
     def _split(self) -> None:
-        """Copies of the units that drifted go on, the old ones go back to what they were (algorithm 4); where the
-        memory has no room for a copy, the unit goes back all the same."""
+        """Restore the units that drifted and let copies of them go on (algorithm 4); if the memory has no room for a
+        copy, the unit is restored all the same."""
         if self.expanded:
             self.free |= self.kept_free | self._into({
                 group: self.alive[group] & ~first_units(self.width(self.network), self.most)[group]
@@ -203,7 +205,7 @@ class Den(Expandable):
         return sorted(order[:int(share * len(order))].tolist())
 
     def _copy(self, far: dict[str, Tensor]) -> None:
-        """Copies read, and are read by copies and by the task's outputs, as the drifted units were. far: those."""
+        """Connect copies, to each other and to the task's outputs, as the drifted units were. far: drifted units."""
         for layer in self.chain:
             made = self.copies[layer.makes]
             read = self.copies.get(layer.reads, [])

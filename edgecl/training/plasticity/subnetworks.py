@@ -1,4 +1,4 @@
-"""What sub-networks are made of: a task's own tensors, some outputs of a head, and all of them in one graph."""
+"""What sub-networks consist of: a task's own tensors, some outputs of a head, and all of them in one graph."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Task:
-    """What is a task's own. columns: the outputs of the whole head that are its; own: tensors of its sub-network that
-    no other task shares, by name; rule: what the task rule keeps of it, a row a column."""
+    """What belongs to one task. columns: its outputs of the whole head; own: tensors of its sub-network that no other
+    task shares, by name; rule: what the task rule keeps of it, one row per column."""
 
     columns: list[int]
     own: dict[str, Tensor]
@@ -64,7 +64,7 @@ class Columns(nn.Module):
 
 
 class ServedSubnetworks(nn.Module):
-    """All sub-networks and the rule in one graph. Units of no use are gone, by `compact`."""
+    """All sub-networks and the rule in one graph. compact: whether unused units are removed."""
 
     def __init__(self, nets: Sequence[Network], tasks: Sequence[Task], rule: TaskRule, compact: bool) -> None:
         super().__init__()

@@ -1,0 +1,147 @@
+"""Bytes of the quota, by arithmetic alone: what a change needs, and what could be dropped so that it fits.
+
+A change that is refused must leave every byte as it was, so whether it fits is decided before anything is touched.
+What is dropped first is what only a rollback needs (`prune`), then samples that no rollback needs and that are no
+exemplars (`compact`). Every figure is an upper bound of what these steps leave.
+"""
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgecl.exemplars.stored import packed_bytes
+from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since, replacements
+from edgecl.state.database import DATABASE_FILE
+from edgecl.state.exemplar_files import replacing_bytes, split
+from edgecl.state.generations import Append, Rewrite
+from edgecl.state.quota import PAGE, pages
+from edgecl.state.reader import EXEMPLARS, HISTORY
+from edgecl.state.transaction import journal_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from edgecl.exemplars.stored import StoredSample
+    from edgecl.state.transaction import Transaction
+
+ROW_BYTES = 400      # of a generation in the database beside its detail, at most
+LEAF_BYTES = 4000    # of rows in a page of the database
+
+
+class Present(NamedTuple):
+    """What is served now, which must survive when samples are dropped. head: None if it is written already."""
+
+    exemplars: list[StoredSample]
+    head: bytes | None
+
+
+class Space(NamedTuple):
+    """Bytes that a state takes. used: of the quota, in whole pages; exemplars: of these, for exemplars; database:
+    length of its file; logged: what the generations of the log would add to it."""
+
+    used: int
+    exemplars: int
+    database: int
+    logged: int
+
+    @classmethod
+    def now(cls, state: Transaction) -> Space:
+        """As it is."""
+        usage = state.ledger.usage()
+        logged = sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES for entry in state.logged()[-HISTORY:])
+        return cls(usage.total, usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
+
+    @property
+    def journal(self) -> int:
+        """Bytes of SQLite's rollback journal, at most."""
+        return journal_of(self.database)
+
+    def transaction(self, text: int) -> int:
+        """Bytes of a transaction that writes `text` bytes and moves the log into the database."""
+        return pages(text + self.logged) + 5 * PAGE + self.journal
+
+    def packing(self, state: Transaction) -> int:
+        """Bytes that it may take to bring all exemplars into their files."""
+        if state.settings.memory == "statistics":
+            return 2 * PAGE + self.journal
+        missing = pages(state.settings.exemplars) - self.exemplars
+        return max(missing, 0) + state.segment + 2 * PAGE + self.journal
+
+    def needed(self, state: Transaction, change: Append | Rewrite) -> int:
+        """Bytes that a change adds at its peak, and must leave free: its files, and what the database grows by."""
+        if isinstance(change, Append):
+            text = len(json.dumps(change.detail)) + ROW_BYTES
+            samples = pages(packed_bytes([(change.rows, state.exact)], text)) + PAGE
+            return _files(change.head) + samples + change.spare + self.transaction(PAGE) + self.packing(state)
+        text = len(json.dumps([change.detail, change.meta])) + ROW_BYTES
+        samples = 0
+        if change.rows:
+            codec = state.exact_codec(change.meta.get("foundation"))
+            samples = pages(packed_bytes([(change.rows, codec)], text)) + PAGE
+        moved = sum(pages(packed_bytes(state.by_codec(part))) + PAGE for part in split(state, change.moved))
+        files = _files(change.backbone, change.head, change.snapshot, change.codebook and change.codebook[0],
+                       change.parts)
+        spare = 0 if change.spare is None else change.spare + self.packing(state)
+        return files + samples + moved + self.transaction(text) + spare
+
+
+def _files(*blobs: bytes | None) -> int:
+    return sum(pages(len(blob)) for blob in blobs if blob)
+
+
+def check_room(state: Transaction, change: Append | Rewrite, present: Callable[[], Present] | None) -> None:
+    """Raise BudgetError if a change would not fit even when all that can be dropped is dropped; touches nothing.
+    present: what is served now; None: no samples are to be dropped."""
+    quota, best = state.ledger.quota, Space.now(state)
+    if best.used + best.needed(state, change) > quota and (space := pruned(state, best)) is not None:
+        best = space
+        if present is not None and best.used + best.needed(state, change) > quota:
+            best = compacted(state, best, present()) or best
+    state.ledger.check(best.used, best.needed(state, change), f"`{change.action}`")
+
+
+def pruned(state: Transaction, space: Space) -> Space | None:
+    """What is left when `prune` has nothing left to drop; None if the quota has no room to get there."""
+    free = state.query("PRAGMA freelist_count")[0][0] * PAGE
+    grown = _table_bytes(len(json.dumps(g.detail)) + ROW_BYTES // 2 for g in moved_rows(state)) if space.logged else 0
+    database = max(space.database, space.database - free + grown)
+    used = space.used + database - space.database
+    if space.logged:  # the file of the log becomes one of samples, and another log begins
+        intact = all(entry.rows is not None for entry in state.logged())
+        used += PAGE + (0 if intact else pages(state.log.length) + PAGE)
+    if used + journal_of(database) > state.ledger.quota:
+        return None
+    alive = state.alive()
+    last, named = Kept.of(alive, 1, 1), {name for g in alive for name in (g.backbone, g.head, g.snapshot) if name}
+    dropped = named - {name for g in alive for name in last.files(g)}
+    packed = min(database, space.database - free + grown + (WORTH_VACUUM - 1) * PAGE)
+    return Space(used - sum(pages(state.blobs.bytes(name)) for name in dropped) - (database - packed), space.exemplars,
+                 packed, 0)
+
+
+def _table_bytes(rows: Iterable[int]) -> int:
+    """Bytes by which rows of such lengths, which come in order, let a table grow at most."""
+    count, left = 3, 0  # a page of the table's tree, and two for the name of a file
+    for row in rows:
+        if row > left:
+            count, left = count + -(-row // LEAF_BYTES), -(-row // LEAF_BYTES) * LEAF_BYTES
+        left -= row
+    return count * PAGE
+
+
+def compacted(state: Transaction, space: Space, present: Present) -> Space | None:
+    """What `compact` leaves of what `pruned` has left; None if the quota has no room to get there."""
+    since = max((g.id for g in state.alive() if g.snapshot), default=needed_since(state))
+    steps = replacements(state, since, present.exemplars)
+    rows = sum(len(step.parts) - len(step.names) for step in steps)  # of the table of files
+    database = space.database + (2 * PAGE if rows > 0 else 0)
+    used, exemplars = space.used + database - space.database + _files(present.head), space.exemplars
+    for step in steps:
+        if used + replacing_bytes(state, step, journal_of(database)) > state.ledger.quota:
+            return None
+        added = sum(pages(len(state.packed(part, step.tuned))) for part in step.parts)
+        freed = {name: pages(state.blobs.bytes(name)) for name in step.names}
+        used += added - sum(freed.values())
+        exemplars += added if step.kind == EXEMPLARS else 0
+        exemplars -= sum(size for name, size in freed.items() if name.endswith(EXEMPLARS))
+    return Space(used, exemplars, database, 0)

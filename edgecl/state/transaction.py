@@ -1,0 +1,113 @@
+"""The open transaction of a state directory: what it writes, and how a long change commits it step by step.
+
+A file is always written, synced and renamed before a row names it, and deleted after the commit that no longer does:
+there is no name in the database without its file, whenever a change ends.
+"""
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from edgecl.errors import StateError
+from edgecl.exemplars.stored import codecs_of, pack
+from edgecl.state.database import DATABASE_FILE
+from edgecl.state.quota import PAGE, pages
+from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
+
+if TYPE_CHECKING:
+    from edgecl.exemplars.stored import StoredSample
+    from edgecl.state.generations import Generation
+
+KEPT_HEADS = 8             # each makes a generation restorable
+SMALL_CHANGE = 8 * PAGE    # bytes that small writes to the database take
+
+
+class Transaction(StateReader):
+    """A state directory inside `BEGIN IMMEDIATE`: no other process writes it."""
+
+    def journal_bytes(self) -> int:
+        """Bytes of SQLite's rollback journal, at most: one copy of every page."""
+        return journal_of((self.path / DATABASE_FILE).stat().st_size)
+
+    def set_meta(self, key: str, value: object) -> None:
+        """Set a value."""
+        self.meta = {**self.meta, key: value}
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def insert(self, g: Generation) -> None:
+        """Write a generation into the database."""
+        self.connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", (
+            g.id, g.created, g.action, json.dumps(g.detail), g.backbone, g.head, g.snapshot, g.journaled))
+
+    def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None) -> None:
+        """Write committed samples as one file, and name it. tuned: the round that gave them their features, if the
+        file is for those. Raises OSError."""
+        if rows:
+            spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
+            self.add_file(self.packed(rows, tuned), kind, min(spans), max(spans))
+
+    def packed(self, rows: list[StoredSample], tuned: int | None = None) -> bytes:
+        """Content of a file of committed samples."""
+        return pack(self.by_codec(rows), None if tuned is None else {"round": tuned})  # no two rounds' files are one
+
+    def add_file(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
+        """Write a file, and name it. oldest, newest: the generations in it. Raises OSError."""
+        self.name_file(self.blobs.write(blob, kind), oldest, oldest if newest is None else newest)
+
+    def name_file(self, name: str, oldest: int, newest: int) -> None:
+        """Name a file that is written."""
+        self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (name, oldest, newest))
+
+    def add_codebook(self, blob: bytes, classes: int) -> None:
+        """Write the codebook that codes exemplars from now on, and name it. Raises OSError."""
+        name = self.blobs.write(blob, "codebook")
+        self.set_meta("codebooks", [*self.meta.get("codebooks", []), [name, classes]])
+
+    def drop_codebooks(self) -> None:
+        """Drop the codebooks that code nothing any more, and commit. Raises StateError."""
+        books = self.meta.get("codebooks", [])
+        if len(books) < 2:
+            return
+        names = [name for kind in (EXEMPLARS, JOURNAL, FEATURES) for name, *_ in self.files(kind)]
+        used = {codec for name in names if self.blobs.intact(name)
+                for codec in codecs_of((self.blobs.folder / name).read_bytes())}
+        kept = [book for book in books[:-1] if book[0] in used] + books[-1:]
+        if kept != books:
+            self.set_meta("codebooks", kept)
+            self.step()
+
+    def step(self, vacuum: bool = False) -> None:
+        """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
+        Raises StateError if another process came in between."""
+        run, before = self.connection.execute, self.query("PRAGMA data_version")
+        run("COMMIT")
+        if vacuum:
+            self.ledger.ask(self.journal_bytes(), "packing the database")
+            run("VACUUM")
+        run("BEGIN IMMEDIATE")
+        if self.query("PRAGMA data_version") != before:
+            raise StateError(f"{self.path} was changed by another edgecl process", "try again")
+        self.start_log()
+        self.sweep()
+
+    def start_log(self) -> None:
+        """Begin an empty log if the one on the disk has moved into the database. Raises OSError."""
+        epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
+        if self.log.stale(epoch):
+            self.ledger.release(SMALL_CHANGE)
+            self.log.begin(epoch)
+
+    def sweep(self) -> None:
+        """Delete every file that no row and no generation of the log names. Raises OSError."""
+        named = {name for row in self.query(
+            "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
+            for name in row}
+        named |= {name for value, in self.query("SELECT value FROM meta WHERE key = 'codebooks'")
+                  for name, _ in json.loads(value)}
+        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
+        self.blobs.sweep(named | set(heads[-KEPT_HEADS:]))
+
+
+def journal_of(database: int) -> int:
+    """Bytes of the rollback journal of a database of that many bytes, at most."""
+    return pages(database + database // 256 + 1024)
