@@ -116,7 +116,7 @@ def strace(command, state, call, injection):
                                    f"trace={call}", "-e", f"inject={call}:{injection}"])
         while "TracerPid:\t0" in Path(f"/proc/{process.pid}/status").read_text():
             time.sleep(0.002)
-        _, err = process.communicate("x", timeout=60)
+        _, err = process.communicate("x", timeout=600)
     finally:
         process.kill()
         if tracer is not None:

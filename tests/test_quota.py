@@ -49,7 +49,10 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while not self.ended.wait(0.005):
-            self.look()
+            with contextlib.suppress(FileNotFoundError):
+                found = directory_bytes(self.path)
+                if found == directory_bytes(self.path):     # else a file that moved meanwhile may count twice
+                    self.peak = max(self.peak, found)
 
 
 class Small(RuleBasedStateMachine):

@@ -39,7 +39,7 @@ def test_writers_and_readers_at_once(state):
                 mine.forget(name)
 
     def read():
-        end = time.monotonic() + 20
+        end = time.monotonic() + 240
         while not (state.parent / "done").exists() and time.monotonic() < end:
             mine = Learner.open(state)
             for _ in range(5):

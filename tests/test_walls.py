@@ -167,7 +167,7 @@ def loaded(code, *arguments):
     """The modules that a fresh interpreter has loaded after the code, and what it printed."""
     script = f"import sys, json\n{code}\nprint('MODULES', json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+                          timeout=600, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     text, _, modules = done.stdout.rpartition("MODULES ")
     return {name.split(".")[0] for name in json.loads(modules)} | set(json.loads(modules)), text
