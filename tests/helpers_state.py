@@ -55,14 +55,17 @@ def knowledge(learner: Learner) -> Any:
             sorted((row.label, row.key, row.feature.tobytes()) for row in known.exemplars())]
 
 
-def fingerprint(path: Path) -> str:
-    """A digest of all that a freshly opened state shows and knows; the ids and times of generations apart."""
+def fingerprint(path: Path, older: bool = True) -> str:
+    """A digest of all that a freshly opened state shows and knows; the ids and times of generations apart. older:
+    whether the accuracies of older generations count, which go when room is made for a change."""
     learner = Learner.open(path)
     try:
-        history = [(g.action, g.detail, g.undone) for g in learner.history()]
+        history = [(g.action, {key: value for key, value in g.detail.items() if older or key != "held_back"}, g.undone)
+                   for g in learner.history()]
         d = learner.foundation.dimension if learner.foundation else DIMENSION
         probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
-        shown = [answers(learner, probe), knowledge(learner), history, learner.damage if learner.store.newest.head else []]
+        damage = learner.damage if learner.store.newest.head else []
+        shown = [answers(learner, probe), knowledge(learner), history, damage]
         return hashlib.sha256(repr(shown).encode()).hexdigest()
     finally:
         learner.close()
