@@ -13,23 +13,24 @@ from edgecl.errors import EdgeclError
 
 # name -> (module in edgecl.commands, help line)
 COMMANDS = {
-    "demo": ("demo", "learn the shipped real data end to end, print the table, write the report"),
+    "demo": ("demo", "learn the included real data end to end, print the table, write the report"),
     "init": ("learn", "create a state: backbone, quota, windows"),
     "learn": ("learn", "learn one class from photos, recordings or arrays, or a folder of classes"),
-    "predict": ("predict", "name what photos or recordings show, one JSON line each"),
-    "evaluate": ("predict", "accuracy on a folder with one subfolder per class, or on an .npz file"),
-    "classes": ("inspect", "the known classes"),
-    "status": ("inspect", "bytes, backbone, head, generation"),
-    "history": ("inspect", "every generation, and which can be gone back to"),
+    "predict": ("predict", "classify photos or recordings, one JSON line each"),
+    "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
+    "classes": ("inspect", "list the known classes"),
+    "status": ("inspect", "show bytes, backbone, head and generation"),
+    "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "forget": ("manage", "forget a class"),
     "rollback": ("manage", "go back to an earlier generation"),
-    "merge": ("manage", "add what other states know, exactly"),
+    "merge": ("manage", "merge other states' statistics (exact)"),
     "export": ("predict", "write backbone and head as one ONNX file"),
-    "round": ("round", "tune the backbone on stored samples in a worker process; a gate takes or refuses the result"),
-    "methods": ("bench", "every named method, its parts and its paper; `methods show NAME` prints its .toml"),
-    "bench": ("bench", "judge methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
-    "daemon": ("daemon", "serve sources, answer, take teaching, run rounds when idle; see docs/daemon.md"),
-    "replay": ("replay", "play a labelled recording into the daemon: accuracy over time, asked before taught"),
+    "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
+    "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
+    "bench": ("bench", "compare methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
+    "daemon": ("daemon", "read sources, predict, learn, run rounds when idle; see docs/daemon.md"),
+    "replay": ("replay", "play a labelled recording to the learner, each sample predicted before it is taught; "
+               "accuracy over time"),
     "profile": ("profile", "measure this board: milliseconds, memory, bytes per class; write a .toml to start from"),
     "doctor": ("doctor", "check this machine: ONNX Runtime, cameras, ports, heat, disk"),
 }
@@ -57,24 +58,26 @@ def parser() -> argparse.ArgumentParser:
 def _init(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--backbone", metavar="NAME|FILE.onnx",
-        help="efficientnet-lite0, rocket, identity, a torchvision name, or an ONNX file (default: by what is taught)")
+        help="efficientnet-lite0, rocket, identity, a torchvision name, or an ONNX file (default: chosen by the "
+             "first thing taught)")
     add("--quota", metavar="SIZE", help="hard limit of the whole state directory (default 64MB)")
-    add("--exemplars", metavar="SIZE", help="of that, for stored samples (default a sixteenth)")
-    add("--memory-kind", dest="memory", choices=["exemplars", "statistics"], help="statistics: no sample is ever kept "
-        "on the disk, see docs/privacy.md (default exemplars)")
+    add("--exemplars", metavar="SIZE", help="bytes of the quota for stored samples (default 1/16)")
+    add("--memory-kind", dest="memory", choices=["exemplars", "statistics"], help="statistics: no sample is ever "
+        "written to the disk, see docs/privacy.md (default exemplars)")
     add("--codec", metavar="NAME",
         help="how an exemplar is stored: auto, raw, jpeg[:QUALITY], delta16, int8-feature, pq (default auto)")
     add("--admission", metavar="POLICY", help="which exemplars stay: reservoir, herding, boundary, ring (default "
         "reservoir)")
     add("--head", metavar="KIND", help="auto, nearest-mean, cosine, slda, ridge, ridge-projected (default auto)")
-    add("--rate", type=float, metavar="HZ", help="samples a second of recordings")
+    add("--rate", type=float, metavar="HZ", help="sample rate of recordings")
     add("--window", type=float, metavar="SECONDS", help="length of a window")
-    add("--hop", type=float, metavar="SECONDS", help="from one window to the next (default half a window)")
-    add("--calibrate", type=Path, metavar="SOURCE", help="unlabelled samples for scales, kernel biases, int8 ranges")
-    add("--int8", action="store_true", help="store and run the image backbone in 8-bit integers")
+    add("--hop", type=float, metavar="SECONDS", help="from the start of one window to the next (default half a window)")
+    add("--calibrate", type=Path, metavar="SOURCE",
+        help="unlabelled samples that set scales, kernel biases and int8 ranges")
+    add("--int8", action="store_true", help="store and run the image backbone with 8-bit integers")
     add("--weights", type=Path, metavar="FILE", help="a .pth or .safetensors checkpoint for the backbone")
     add("--threads", type=int, metavar="N", help="threads of ONNX Runtime (default 1)")
-    add("--seed", type=int, metavar="N", help="of random kernels and projections (default 0)")
+    add("--seed", type=int, metavar="N", help="seed of random kernels and projections (default 0)")
 
 
 def _learn(command: argparse.ArgumentParser) -> None:
@@ -84,35 +87,38 @@ def _learn(command: argparse.ArgumentParser) -> None:
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
-    command.add_argument("--last", metavar="TIME", help="what a source of the daemon showed last, such as 5s of it")
-    command.add_argument("--source", metavar="NAME", help="which one, where the daemon has several")
+    command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
+    command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
 
 def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
-    command.add_argument("--debounce", type=int, metavar="N", help="of a stream, print a label once N windows in a row "
-                         "agree on a new one (default 3; 0: every window)")
+    command.add_argument("--debounce", type=int, metavar="N",
+                         help="for a stream, print a label once N windows in a row "
+                         "agree on a new one (default 3; 0: print every window)")
 
 
 def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.onnx")
     command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
-    command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos for the int8 ranges")
+    command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos that set the int8 ranges")
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--out", type=Path, default=Path("edgecl-demo"), help="folder of the report (edgecl-demo)")
-    command.add_argument("--serial", action="store_true", help="send the recordings through the compiled "
-                         "firmware and a serial line as well, and compare; needs gcc")
+    command.add_argument("--out", type=Path, default=Path("edgecl-demo"),
+                         help="folder of the report (default ./edgecl-demo)")
+    command.add_argument("--serial", action="store_true", help="also send the recordings through the compiled "
+                         "firmware and a serial line, and compare; needs gcc")
 
 
 def _profile(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--out", type=Path, default=Path("edgecl-profile.toml"), metavar="FILE.toml",
-        help="where the recommended settings go (default ./edgecl-profile.toml)")
-    add("--report", type=Path, metavar="FILE.html", help="write tables and bar plots as well; needs edgecl[report]")
-    add("--seconds", type=float, default=20.0, metavar="N", help="for the latencies, in all (default 20)")
+        help="file for the recommended settings (default ./edgecl-profile.toml)")
+    add("--report", type=Path, metavar="FILE.html", help="also write tables and bar plots; needs edgecl[report]")
+    add("--seconds", type=float, default=20.0, metavar="N",
+        help="time for all latency measurements together (default 20)")
 
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
@@ -124,7 +130,8 @@ def _forget(command: argparse.ArgumentParser) -> None:
 
 
 def _rollback(command: argparse.ArgumentParser) -> None:
-    command.add_argument("generation", nargs="?", type=int, metavar="N", help="default: the one before")
+    command.add_argument("generation", nargs="?", type=int, metavar="N",
+                         help="the generation to restore (default: the previous one)")
 
 
 def _merge(command: argparse.ArgumentParser) -> None:
@@ -134,28 +141,32 @@ def _merge(command: argparse.ArgumentParser) -> None:
 def _replay(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("recording", type=Path, metavar="RECORDING", help="a folder of classes, an .npz file (its training part), or a "
-        ".csv with a column `label`, in the order in which it happened")
-    add("--speed", type=float, default=1.0, metavar="N", help="times faster than it was recorded (default 1)")
-    add("--fps", type=float, default=10.0, metavar="N", help="photos or vectors a second in it (default 10)")
-    add("--batch", type=int, default=10, metavar="N", help="samples asked and taught at once (default 10)")
-    add("--teach", type=float, default=1.0, metavar="SHARE", help="of the batches; 0 only asks (default 1)")
+        ".csv with a column `label`, in recorded order")
+    add("--speed", type=float, default=1.0, metavar="N", help="play N times as fast as recorded (default 1)")
+    add("--fps", type=float, default=10.0, metavar="N",
+        help="photos or vectors per second in the recording (default 10)")
+    add("--batch", type=int, default=10, metavar="N", help="samples predicted and then taught at a time (default 10)")
+    add("--teach", type=float, default=1.0, metavar="SHARE",
+        help="share of the batches that are taught; 0 only predicts (default 1)")
 
 
 def _round(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--method", metavar="NAME|FILE.toml", help="see `edgecl methods` (default first-session, in later rounds er)")
-    add("--time", metavar="TIME", help="for all of it (default 60s)")
-    add("--memory", metavar="SIZE", help="of the worker process at its peak (default 400MB)")
-    add("--blocks", type=int, metavar="N", help="tune the last N blocks of the backbone (default: the last map's)")
-    add("--epochs", type=int, metavar="N", help="at most, as far as the time allows (default 8)")
-    add("--threads", type=int, metavar="N", help="of the worker (default 1)")
-    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="of held-back accuracy that a class may "
-        "lose, where that is three of its held-back samples or more (default 0.1)")
+    add("--time", metavar="TIME", help="time for the whole round (default 60s)")
+    add("--memory", metavar="SIZE", help="peak memory of the worker process (default 400MB)")
+    add("--blocks", type=int, metavar="N",
+        help="tune the last N blocks of the backbone (default: those of the last feature map)")
+    add("--epochs", type=int, metavar="N", help="most epochs, if the time allows (default 8)")
+    add("--threads", type=int, metavar="N", help="threads of the worker (default 1)")
+    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="allowed drop in held-back "
+        "accuracy per class; a drop of fewer than 3 samples is ignored (default 0.1)")
 
 
 def _methods(command: argparse.ArgumentParser) -> None:
-    command.add_argument("show", nargs="?", choices=["show"], help="print one method's .toml, with its sources")
-    command.add_argument("name", nargs="?", metavar="NAME|FILE.toml", help="which one")
+    command.add_argument("show", nargs="?", choices=["show"],
+                         help="print one method's .toml, with the source of each number")
+    command.add_argument("name", nargs="?", metavar="NAME|FILE.toml", help="the method to show")
 
 
 def _bench(command: argparse.ArgumentParser) -> None:
@@ -164,21 +175,23 @@ def _bench(command: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="NAME|FILE.npz", help="digits, watch, fashion, or an .npz file")
     add("--scenario", default="nc", metavar="KIND", help="nc: new classes; ni: new sessions of the same classes; nic: "
         "both; online: one pass in small batches (default nc)")
-    add("--steps", type=int, metavar="N", help="default 5, for nic 20")
-    add("--memory", default="200KB", metavar="SIZE", help="room for exemplars (default 200KB); what else is kept is "
-        "counted")
-    add("--epochs", type=int, default=1, metavar="N", help="a step (default 1)")
-    add("--batch", type=int, metavar="N", help="samples (default 32, online 10)")
+    add("--steps", type=int, metavar="N", help="steps of the scenario (default 5; nic: 20)")
+    add("--memory", default="200KB", metavar="SIZE", help="bytes for exemplars (default 200KB); other state is "
+        "reported, not limited")
+    add("--epochs", type=int, default=1, metavar="N", help="epochs per step (default 1)")
+    add("--batch", type=int, metavar="N", help="samples per batch (default 32; online: 10)")
     add("--rate", type=float, metavar="R", help="learning rate (default: the method's)")
     add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, or a pretrained image backbone whose "
         "last blocks are tuned (default: by the data)")
-    add("--blocks", type=int, metavar="N", help="of a pretrained backbone to tune (default: those of the last map)")
-    add("--seeds", default="0,1,2", metavar="0,1,2", help="one run each (default 0,1,2)")
-    add("--multi-head", action="store_true", help="also the accuracy with the step known")
+    add("--blocks", type=int, metavar="N",
+        help="tune the last N blocks of a pretrained backbone (default: those of the last feature map)")
+    add("--seeds", default="0,1,2", metavar="0,1,2", help="one run per seed (default 0,1,2)")
+    add("--multi-head", action="store_true", help="also report the accuracy with the step known")
     add("--per-class", type=int, metavar="N", help="only the first N training samples of each class")
-    add("--order", default="natural", metavar="ORDER", help="of the classes: natural, seeded, or numbers such as 2,0,1")
-    add("--out", type=Path, metavar="FOLDER", help="keep results there, go on where an earlier run stopped, write "
-        "report.html; needs edgecl[report]")
+    add("--order", default="natural", metavar="ORDER",
+        help="order of the classes: natural, seeded, or numbers such as 2,0,1")
+    add("--out", type=Path, metavar="FOLDER", help="keep results there, resume an earlier run, write report.html; "
+        "needs edgecl[report]")
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
@@ -188,9 +201,9 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command: 0, 1 where it was refused (one line on stderr says why and the cure), 2 for wrong usage."""
+    """Run one command: 0; 1 if it was refused (one line on stderr says why and the cure); 2 for wrong usage."""
     options = parser().parse_args(arguments)
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless told otherwise
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless set
         os.environ.setdefault(variable, "1")
     module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
     try:
@@ -198,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeclError as error:
         print(f"edgecl: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output has gone, as in `edgecl predict ... | head`
+    except BrokenPipeError:  # the reader of our output is gone, as in `edgecl predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

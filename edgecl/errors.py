@@ -3,15 +3,15 @@
     EdgeclError               what happened + the values + the cure; exit 1, nothing stored has changed
     ├── BadInput              a photo, recording, table, name or number that can't be used
     ├── BackboneError         a model file or its weights: missing, altered, or of the wrong shape
-    ├── StateError            the state directory: missing, locked, read-only, damaged, of a newer version
-    ├── BudgetError           bytes, memory, time or disk space would not suffice
-    └── LinkError             a device on a wire: missing, busy, silent, or of another protocol
+    ├── StateError            the state directory: missing, locked, read-only, damaged, or of a newer version
+    ├── BudgetError           not enough bytes, memory, time or disk space
+    └── LinkError             a device on a wire: missing, busy, silent, or speaking another protocol
 """
 from __future__ import annotations
 
 
 class EdgeclError(Exception):
-    """What happened with its values, and the cure, in one line each."""
+    """what: what happened, with its values; cure: what to do about it. One line each."""
 
     def __init__(self, what: str, cure: str) -> None:
         super().__init__(f"{what}; {cure}")
@@ -32,8 +32,8 @@ class StateError(EdgeclError):
 
 
 class BudgetError(EdgeclError):
-    """Bytes, memory, time or disk space would not suffice."""
+    """Not enough bytes, memory, time or disk space."""
 
 
 class LinkError(EdgeclError):
-    """A device on a wire: missing, busy, silent, or of another protocol."""
+    """A device on a wire: missing, busy, silent, or speaking another protocol."""

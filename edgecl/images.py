@@ -1,4 +1,4 @@
-"""Photos to arrays: a short list of formats, a pixel cap, and one way to fit a photo to a backbone."""
+"""Photos as arrays: a short list of formats, a limit on pixels, and one way to fit a photo to a backbone."""
 from __future__ import annotations
 
 import warnings
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the decoders that may run on a stranger's file
-CENTRE = 7 / 8
-MOST_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 12 to 50
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the only decoders that may run on untrusted files
+CENTRE_CROP = 7 / 8
+MAX_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 12 to 50
 
 
 def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    """The photo as uint8 [height, width, 3] RGB, turned upright as its EXIF says, fitted by `fit`.
+    """The photo as uint8 [height, width, 3] RGB, rotated according to its EXIF orientation and fitted by `fit`.
 
-    Raises BadInput for what is no photo of FORMATS, is broken, or has more than MOST_PIXELS pixels.
+    Raises BadInput if the file is not a photo in one of FORMATS, is broken, or has more than MAX_PIXELS pixels.
     """
     return _read(path, str(path), height, width)
 
 
 def decode_image(data: bytes, name: str, height: int, width: int) -> NDArray[np.uint8]:
-    """`read_image` of a file's bytes. name: what an error calls them."""
+    """`read_image` for the bytes of a file. name: names them in errors."""
     return _read(BytesIO(data), name, height, width)
 
 
@@ -38,9 +38,9 @@ def _read(file: Path | BytesIO, name: str, height: int, width: int) -> NDArray[n
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
+                if image.width * image.height > MAX_PIXELS:
                     raise BadInput(f"{name} has {image.width} x {image.height} pixels",
-                                   f"give photos of at most {MOST_PIXELS // 10**6} megapixels")
+                                   f"give photos of at most {MAX_PIXELS // 10**6} megapixels")
                 image.draft("RGB", (2 * width, 2 * height))
                 upright = ImageOps.exif_transpose(image)
                 return fit(upright.convert("RGB"), height, width)
@@ -64,8 +64,8 @@ def fit_array(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
 
 
 def fit(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
-    """The middle of the picture as [height, width, 3]: 7/8 of its shorter side, as ImageNet networks are evaluated."""
-    scale = CENTRE * min(image.width / width, image.height / height)
+    """The centre crop, uint8 [height, width, 3]: 7/8 of the shorter side, as ImageNet networks are evaluated."""
+    scale = CENTRE_CROP * min(image.width / width, image.height / height)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput, StateError
-from edgecl.exemplars.pseudo_samples import FEWEST
+from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.merge import merge_into
@@ -112,9 +112,9 @@ class Learner:
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
             if progress:
                 progress(len(fitted))
-        if self.settings.memory == "statistics" and len(keys) < FEWEST:
+        if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
             raise BadInput(f"{len(keys)} sample{'s' * (len(keys) > 1)} of {label!r}: the statistics of so few are the "
-                           "samples themselves, and this state keeps none", f"teach {FEWEST} or more at once")
+                           "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
         detail = {"class": label, "samples": len(keys)}
         change = Append("learn", detail) if model is None else Rewrite(
             "learn", detail, backbone=model, meta={"foundation": foundation.to_meta()})

@@ -1,4 +1,4 @@
-"""What a learner answers."""
+"""The results that a learner returns."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the likeliest class; confidence: its calibrated probability; unknown: whether it is none of the known
-    classes; milliseconds: backbone and head together, a sample."""
+    """label: the most likely class; confidence: its calibrated probability; unknown: whether the sample belongs to none
+    of the known classes; milliseconds: backbone and head together, per sample."""
 
     source: str
     label: str
@@ -23,9 +23,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a `learn` did: samples taken, milliseconds a sample (all work included), the generation, bytes used, and the
-    held-back accuracy of each class before and after (None where nothing is held back); judged_on: what that is of:
-    held-back samples, or pseudo-samples where none are kept."""
+    """Result of a `learn`: samples learned, milliseconds per sample (all work included), new generation, bytes used,
+    and the held-back accuracy of each class before and after (None if no sample of it is held back). judged_on: what
+    that accuracy is measured on, held-back samples, or pseudo-samples if the state keeps no samples."""
 
     label: str
     samples: int
@@ -38,10 +38,10 @@ class Learned:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a learning round came to. accepted: whether its candidate serves now, as `generation`; checks: (name, what
-    was found, whether it passed) of the gate; held_back: as in `Learned`; steps of planned ones; samples: that it was
-    tuned on; seconds of all, and of training; peak_rss_bytes of the worker, and what it was allowed; blocks of the
-    backbone that were tuned, less than wished where the memory did not do."""
+    """Result of a learning round. accepted: whether its candidate now serves, as `generation`; checks: of the gate,
+    (name, finding, whether it passed); held_back: as in `Learned`; steps: taken, out of planned_steps; samples: tuned
+    on; seconds: of the whole round, train_seconds: of training; peak_rss_bytes: of the worker, allowed
+    memory_limit_bytes; blocks: of the backbone that were tuned, fewer than wished_blocks if memory was short."""
 
     accepted: bool
     method: str
@@ -62,8 +62,8 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy over the samples of known classes; per_class: class -> accuracy; n: those samples; unknown_rate: share
-    of them called unknown; untaught: class never taught -> share of its samples called unknown."""
+    """accuracy: over the samples of known classes; per_class: class -> accuracy; n: number of those samples;
+    unknown_rate: share of them called unknown; untaught: class never taught -> share of its samples called unknown."""
 
     accuracy: float
     per_class: dict[str, float]
@@ -74,7 +74,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """A known class: samples learned, exemplars kept, and its accuracy on held-back exemplars (None without)."""
+    """A known class: samples learned, exemplars kept, and accuracy on its held-back exemplars (None without any)."""
 
     name: str
     samples: int
@@ -84,9 +84,9 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a state stands; the sizes are bytes of the whole directory and of the exemplar buffer. purposes: bytes by
-    what they are for, see `edgecl.state.quota.Usage`; reserved_bytes: of the disk, held for what is yet to come;
-    memory: "exemplars", or "statistics" where no sample is ever kept."""
+    """Status of a state. quota_bytes, used_bytes: of the whole directory; exemplar_bytes: of the exemplar buffer;
+    purposes: bytes by purpose, see `edgecl.state.quota.Usage`; reserved_bytes: disk space reserved for later writes;
+    memory: "exemplars", or "statistics" if no sample is ever kept."""
 
     generation: int
     backbone: str
@@ -111,6 +111,7 @@ class Status:
 
 
 def history_rows(generations: Iterable[Generation], restorable: Set[int], current: int) -> list[dict[str, Any]]:
-    """The history as `edgecl history --json` has it. restorable: what can be gone back to; current: what serves."""
+    """The history as `edgecl history --json` prints it. restorable: generations that `rollback` can return to; current:
+    the one that serves."""
     return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
              "restorable": g.id in restorable, "undone": g.undone, **g.detail} for g in generations]

@@ -1,4 +1,4 @@
-"""What goes in: samples of three kinds, batches of them, their keys, and class names."""
+"""The input: samples of three kinds, batches of them, their keys, and class names."""
 from __future__ import annotations
 
 import hashlib
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     Samples = np.ndarray | Iterable["Sample"]
 
-CHUNK = 64         # samples decoded and held at a time
-LONGEST_NAME = 64  # of a class: it stands in every stored sample, in file metadata and on small screens
+CHUNK_SAMPLES = 64    # samples decoded and held at a time
+MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
 
 
 @dataclass(frozen=True)
 class Sample:
     """One raw sample: uint8 image [height, width, 3], float32 window [time, channels] or feature vector [d].
 
-    source: where it came from, for people; group: the recording it is part of; label: its class where the source
-    names one.
+    source: where it came from, for people; group: the recording it is part of; label: its class, if the source names
+    one.
     """
 
     data: np.ndarray
@@ -43,7 +43,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """data [n, ...]; the recording ("" or groups None: its own), source and class of each sample."""
+    """data [n, ...], with the recording, source and class of each sample. A sample whose group is "", or of a batch
+    without groups, is a recording of its own."""
 
     data: np.ndarray
     groups: Sequence[str] | None
@@ -52,24 +53,28 @@ class SampleBatch:
 
 
 def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterator[SampleBatch]:
-    """Batches of at most CHUNK samples of one shape, in order. Raises BadInput where `groups` has another length."""
+    """Batches of at most CHUNK_SAMPLES samples of one shape, in order.
+
+    Raises BadInput if an array lacks the batch axis, or if `groups` has another length or comes without an array.
+    """
     import numpy as np
 
     if isinstance(samples, np.ndarray):
         if samples.ndim < 2:
-            raise BadInput(f"samples of shape {list(samples.shape)}", "give a batch: [n, ...], also for one sample")
+            raise BadInput(f"the samples have shape {list(samples.shape)}",
+                           "give a batch [n, ...], even for a single sample")
         if groups is not None and len(groups) != len(samples):
-            raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "name one group a sample")
-        for start in range(0, len(samples), CHUNK):
-            data = samples[start:start + CHUNK]
-            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK], [""] * len(data),
-                        [None] * len(data))
+            raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
+        for start in range(0, len(samples), CHUNK_SAMPLES):
+            data = samples[start:start + CHUNK_SAMPLES]
+            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK_SAMPLES], [""] * len(data),
+                              [None] * len(data))
         return
     if groups is not None:
-        raise BadInput("groups beside samples that name theirs", "give groups with an array only")
+        raise BadInput("groups were given for samples that name their own", "give groups only with an array")
     waiting: list[Sample] = []
     for sample in samples:
-        if waiting and (len(waiting) == CHUNK or waiting[0].data.shape != sample.data.shape
+        if waiting and (len(waiting) == CHUNK_SAMPLES or waiting[0].data.shape != sample.data.shape
                         or waiting[0].data.dtype != sample.data.dtype):
             yield _batch(waiting)
             waiting = []
@@ -82,40 +87,44 @@ def _batch(samples: list[Sample]) -> SampleBatch:
     import numpy as np
 
     return SampleBatch(np.stack([sample.data for sample in samples]), [sample.group for sample in samples],
-                 [sample.source for sample in samples], [sample.label for sample in samples])
+                       [sample.source for sample in samples], [sample.label for sample in samples])
 
 
 def check_class_name(name: str) -> str:
-    """The name in Unicode's NFC form. Raises BadInput unless it is 1 to 64 letters of any script, marks, digits,
-    `_`, `.`, `-` or single inner spaces, with no dot in front."""
+    """The name in Unicode's NFC form.
+
+    Raises BadInput unless it has 1 to MAX_NAME_LENGTH characters, each a letter or mark of any script, a digit, `_`,
+    `.`, `-` or an inner space, and does not start with a dot.
+    """
     clean = unicodedata.normalize("NFC", name)
     shown = repr(clean if len(clean) <= 40 else clean[:37] + "...")
-    cure = f"use 1 to {LONGEST_NAME} letters, digits, _ . - or spaces"
+    cure = f"use 1 to {MAX_NAME_LENGTH} letters, digits, _ . - or spaces"
     if not clean.strip() or clean != clean.strip():
         raise BadInput(f"class name {shown} is empty or starts or ends with a space", cure)
-    if len(clean) > LONGEST_NAME:
+    if len(clean) > MAX_NAME_LENGTH:
         raise BadInput(f"class name {shown} has {len(clean)} characters", cure)
     bad = sorted({c for c in clean if not (unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd"
                                            or c in "_.- ")})
     if bad or clean.startswith("."):
-        raise BadInput(f"class name {shown} holds {', '.join(map(repr, bad)) or 'a dot in front'}", cure)
+        raise BadInput(f"class name {shown} " + (f"contains {', '.join(map(repr, bad))}" if bad else
+                                                 "starts with a dot"), cure)
     return clean
 
 
 def kind_of(data: np.ndarray) -> str:
-    """"image", "window" or "feature" of a batch [n, ...]. Raises BadInput for any other form."""
+    """The kind of a batch [n, ...]: "image", "window" or "feature". Raises BadInput if its form is none of theirs."""
     if (data.dtype.kind in "iub" and data.ndim == 4) or (data.dtype.name == "uint8" and data.ndim == 3):
         return "image"
     if data.dtype.kind in "fiu" and data.ndim in (2, 3):
         return "feature" if data.ndim == 2 else "window"
-    raise BadInput(f"samples of dtype {data.dtype} and shape {list(data.shape)} are no known kind",
+    raise BadInput(f"samples of dtype {data.dtype} and shape {list(data.shape)} are not of a known kind",
                    "give uint8 images [n, height, width, 3], float32 windows [n, time, channels] or vectors [n, d]")
 
 
 def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.ndarray:
-    """The batch [n, ...] in the backbone's dtype and shape; images of other sizes and greys are fitted.
+    """The batch [n, ...] in the backbone's dtype and shape; grey images and images of other sizes are fitted.
 
-    Raises BadInput where the shape can't be right or a value is not finite.
+    Raises BadInput if the shape can't be right or a value is not finite.
     """
     import numpy as np
 
@@ -123,7 +132,7 @@ def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.nda
         if data.ndim == 3:
             data = data[..., None]
         if data.dtype != np.uint8 or data.ndim != 4 or data.shape[-1] not in (1, 3):
-            raise BadInput(f"images of dtype {data.dtype} and shape {list(data.shape)}",
+            raise BadInput(f"the images have dtype {data.dtype} and shape {list(data.shape)}",
                            "give uint8 images [n, height, width, 3] or [n, height, width, 1]")
         if data.shape[1:] == input_shape:
             return np.ascontiguousarray(data)
@@ -132,22 +141,23 @@ def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.nda
         return np.stack([fit_array(image, input_shape[0], input_shape[1]) for image in data])
     if data.shape[1:] != tuple(input_shape):
         shape = " x ".join(map(str, input_shape))
-        raise BadInput(f"a {kind} of shape {' x '.join(map(str, data.shape[1:]))}; this state takes {shape}",
-                       "use the same --rate, --window and channels as at `edgecl init`" if kind == "window"
+        raise BadInput(f"a {kind} has shape {' x '.join(map(str, data.shape[1:]))}, this state takes {shape}",
+                       "use the same --rate, --window and channels as for `edgecl init`" if kind == "window"
                        else "give vectors of the same length")
     data = np.ascontiguousarray(data, np.float32)
     if not np.isfinite(data).all():
-        where = int(np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(1))[0])
-        raise BadInput(f"sample {where} holds NaN or infinity", "clean the recording, or leave that part out")
+        first = int(np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(1))[0])
+        raise BadInput(f"sample {first} contains NaN or infinity", "clean the recording, or leave that part out")
     return data
 
 
 def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None,
                 known: dict[str, int] | None = None) -> list[int]:
-    """A key a sample, the same on every board and in every order: 31 bits that name its recording, 32 bits its own.
+    """A key for each sample, the same on every board and in every order: 31 bits name its recording, 32 bits itself.
 
-    groups: the recording (or burst, or session) each sample is part of, "" for none; without them each is its own.
-    A recording is known by its first sample, not by its name; `known` carries the names on from batch to batch.
+    groups: the recording (or burst, or session) that each sample is part of; a sample with "", or without groups, is a
+    recording of its own. A recording is identified by its first sample, not by its name; `known` carries the names
+    from batch to batch.
     """
     own = [int.from_bytes(hashlib.blake2b(memoryview(x).cast("B"), digest_size=8).digest(), "big") for x in data]
     known = {} if known is None else known

@@ -1,5 +1,5 @@
-"""The firmware bridge: a microcontroller's frames over a serial line, and commands back. PROTOCOL.md is the contract.
+"""The firmware bridge: frames from a microcontroller over a serial line, and commands back. PROTOCOL.md specifies it.
 
-Layers: schema (the C header, read) <- framing <- messages <- session (all without I/O) <- link; simulator and faults
-stand beside them. Nothing is imported here.
+Layers: schema (parses the C header) <- framing <- messages <- session (all without I/O) <- link; simulator, board and
+faults are separate. This module imports nothing.
 """

@@ -1,4 +1,4 @@
-"""Compiles the C side for this machine or for a Cortex-M, once for each state of its sources."""
+"""Compiles the C side for this machine or for a Cortex-M, once for each version of its sources."""
 from __future__ import annotations
 
 import hashlib
@@ -18,7 +18,8 @@ CORTEX_M3 = ("-mcpu=cortex-m3", "-mthumb", "-Os", "-ffunction-sections", "-fdata
 
 def build(*programs: str, compiler: str = "gcc", flags: tuple[str, ...] = ("-O2",),
           libraries: tuple[str, ...] = ()) -> Path:
-    """The program of `programs` (paths in c/) and the bridge, from a cache. Raises LinkError."""
+    """The program built from `programs` (paths in c/) and the bridge, cached. Raises LinkError if the compiler is
+    missing or fails."""
     if shutil.which(compiler) is None:
         package = "gcc-arm-none-eabi" if compiler.startswith("arm") else "gcc"
         raise LinkError(f"the firmware can't be compiled: {compiler} is missing", f"apt-get install {package}")
@@ -34,7 +35,7 @@ def build(*programs: str, compiler: str = "gcc", flags: tuple[str, ...] = ("-O2"
                               capture_output=True, text=True, check=False)
         if done.returncode:
             raise LinkError(f"{compiler} refused the firmware: {done.stderr.strip()[:500]}",
-                            "check that the sources are as shipped")
+                            "check that the sources are unchanged")
         partial.replace(out)
     return out
 
@@ -47,7 +48,7 @@ def cache() -> Path:
 
 
 def build_qemu() -> Path:
-    """The example firmware for QEMU's mps2-an385. Raises LinkError."""
+    """The example firmware for QEMU's mps2-an385. Raises LinkError as `build` does."""
     script = str(SOURCES / "qemu" / "mps2.ld")
     return build("qemu/main.c", "app.c", compiler="arm-none-eabi-gcc",
                  flags=(*CORTEX_M3, "-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--gc-sections", "-T",

@@ -1,4 +1,5 @@
-"""The device's clock on the host's: 32 bits unrolled, offset and drift from four stamps. Microseconds throughout."""
+"""Maps the device's clock to the host's: unrolls 32 bits, estimates offset and drift from four stamps. Microseconds
+throughout."""
 from __future__ import annotations
 
 from collections import deque
@@ -6,13 +7,14 @@ from collections import deque
 import numpy as np
 
 WRAP = 1 << 32
-KEPT = 256            # exchanges: two minutes at two a second
-DRIFT_PRIOR = 100e-6  # crystals are good to some 100 ppm: how far a few exchanges may pull the drift
-DRIFT_MOST = 2e-3     # a resonator without a crystal; beyond it the device's clock is no clock
+MAX_EXCHANGES = 256   # two minutes at two per second
+DRIFT_PRIOR = 100e-6  # typical of crystals; limits the drift estimated from few exchanges
+MAX_DRIFT = 2e-3      # a resonator without a crystal; a clock with more is unusable
 
 
 class Unroller:
-    """32-bit stamps of one series to stamps that never wrap. The host's clock bridges silences of any length."""
+    """Turns the 32-bit stamps of one series into stamps that never wrap. The host's clock bridges pauses of any length.
+    """
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
@@ -28,20 +30,20 @@ class Unroller:
 
 
 class Clock:
-    """Offset and drift of a device's clock, as NTP asks for them: asked, received, sent, arrived.
+    """Offset and drift of a device's clock from exchanges as in NTP: asked, received, sent, arrived.
 
-    Each exchange bounds the offset from both sides, by the delays of its two ways; the bounds of all exchanges, moved
-    along the drift, leave a narrow band, whatever the delays' distribution. The drift is a regression on the middles,
-    shrunk to 0 while they say little.
+    Each exchange bounds the offset from both sides, by the delays of its two directions; the bounds of all exchanges,
+    corrected for drift, leave a narrow band for any distribution of delays. The drift is a regression on the midpoints,
+    shrunk towards 0 while there are few.
     """
 
     def __init__(self) -> None:
         self._unroll = Unroller()
-        self._exchanges: deque[tuple[float, float, float]] = deque(maxlen=KEPT)  # host time, upper and lower bound
+        self._exchanges: deque[tuple[float, float, float]] = deque(maxlen=MAX_EXCHANGES)  # host time, upper, lower
         self._fit: tuple[float, float, float, float] | None = None
 
     def add(self, asked: float, received: int, sent: int, arrived: float) -> None:
-        """One exchange: host stamps and the device's 32-bit stamps. Nonsense is left out."""
+        """Add one exchange: host stamps, and 32-bit stamps of the device. Implausible ones are ignored."""
         if not 0 <= arrived - asked < 2_000_000:
             return
         at = self._unroll(received, (asked + arrived) / 2)
@@ -58,19 +60,19 @@ class Clock:
             middle = (rows[:, 1] + rows[:, 2]) / 2
             away, spread = x - x.mean(), np.var((rows[:, 1] - rows[:, 2]) / 2) + 1
             drift = float(away @ (middle - middle.mean()) / (away @ away + spread / DRIFT_PRIOR ** 2))
-            drift = min(max(drift, -DRIFT_MOST), DRIFT_MOST)
+            drift = min(max(drift, -MAX_DRIFT), MAX_DRIFT)
             upper, lower = float((rows[:, 1] - drift * x).min()), float((rows[:, 2] - drift * x).max())
             self._fit = float(origin), (upper + lower) / 2, drift, abs(upper - lower) / 2
         return self._fit
 
     @property
     def synchronised(self) -> bool:
-        """Whether `to_host` can answer."""
+        """Whether there are enough exchanges for `offset` and `to_host`."""
         return self._fitted() is not None
 
     @property
     def drift(self) -> float:
-        """How much faster the device's clock runs, as a share: 200e-6 is 200 ppm."""
+        """How much faster the device's clock runs, as a fraction: 200e-6 is 200 ppm."""
         fit = self._fitted()
         return fit[2] if fit else 0.0
 

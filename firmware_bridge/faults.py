@@ -1,4 +1,4 @@
-"""What a bad wire does to bytes, from a seed: flips, drops, doubled bytes, delays, split reads."""
+"""Simulates a bad wire from a seed: flipped bits, dropped and doubled bytes, delays, split reads."""
 from __future__ import annotations
 
 import random
@@ -9,8 +9,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Faults:
-    """flips: a bit's chance of being turned; drops, doubles: a byte's; delay: seconds, each chunk up to that;
-    split: hand bytes on in pieces of random size."""
+    """flips: probability that a bit is flipped; drops, doubles: that a byte is dropped or doubled; delay: upper limit
+    for each chunk, seconds; split: pass bytes on in pieces of random size."""
 
     flips: float = 0.0
     drops: float = 0.0
@@ -21,7 +21,7 @@ class Faults:
 
 
 class Damage:
-    """Faults applied to one direction of a wire. done: how many of each kind."""
+    """Applies faults to one direction of a wire. done: number of faults of each kind."""
 
     def __init__(self, faults: Faults, direction: int) -> None:
         self.faults = faults
@@ -30,7 +30,7 @@ class Damage:
         self.done = dict.fromkeys(("flips", "drops", "doubles"), 0)
 
     def __call__(self, data: bytes) -> bytes:
-        """The bytes as they come out."""
+        """The bytes after damage."""
         f, rng = self.faults, self._rng
         if not data or not (f.flips or f.drops or f.doubles):
             return data
@@ -44,7 +44,7 @@ class Damage:
         return np.repeat(out, repeats).tobytes()
 
     def pieces(self, data: bytes) -> list[bytes]:
-        """The bytes in the pieces in which they are handed on."""
+        """The bytes, split into the pieces in which they are passed on."""
         if not self.faults.split:
             return [data] if data else []
         out = []
@@ -55,5 +55,5 @@ class Damage:
         return out
 
     def delay(self) -> float:
-        """Seconds that a chunk is held back."""
+        """The delay of a chunk, seconds."""
         return self._choose.uniform(0, self.faults.delay)

@@ -1,4 +1,4 @@
-"""Frames and bytes, without I/O: COBS(header, payload, CRC-32), 0x00. PROTOCOL.md, "Frames"."""
+"""Converts between frames and bytes, without I/O: COBS(header, payload, CRC-32), 0x00. See PROTOCOL.md, "Frames"."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from firmware_bridge.schema import SCHEMA
 HEADER = SCHEMA.layouts["HEADER"].struct
 CRC_SIZE = 4
 OVERHEAD = HEADER.size + CRC_SIZE
-RESIDUE = 0x2144DF1C  # the CRC-32 of anything that ends with its own
+RESIDUE = 0x2144DF1C  # the CRC-32 of any data that end with their own CRC-32
 REJECTIONS = ("malformed", "oversize", "too_short", "channel", "corrupt", "version")  # in the order they are checked
 
 
@@ -26,29 +26,29 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-def encoded_most(size: int) -> int:
-    """Bytes on the wire of `size` bytes after COBS, the delimiter left out."""
+def max_encoded_size(size: int) -> int:
+    """The most bytes that `size` bytes can take after COBS, without the delimiter."""
     return size + size // 254 + 1
 
 
 def encode(frame: Frame, seed: int, version: int = SCHEMA.VERSION_MOST) -> bytes:
-    """The frame as it goes over the wire, its delimiter at the end. seed: of the channel."""
+    """The frame as sent over the wire, including its delimiter. seed: of the channel's CRC."""
     raw = HEADER.pack(version << 4 | frame.flags, frame.channel, frame.sequence, frame.time) + frame.payload
     return cobs.encode(raw + crc32(raw, seed).to_bytes(CRC_SIZE, "little")) + b"\0"
 
 
 class Decoder:
-    """Bytes to frames. Incomplete is no error; what can't be a frame is dropped and counted, never raised.
+    """Turns bytes into frames. Incomplete data are not an error; anything that can't be a frame is dropped and counted.
 
-    seeds: the CRC seed of each channel that may be received, replaced when a device says hello; counts: frames accepted
-    and rejected by reason. Holds at most one encoded frame of `limit` bytes, whatever comes.
+    seeds: the CRC seed of each channel that may be received, replaced when a device says hello; counts: frames
+    accepted, and rejected by reason. Holds at most one encoded frame of `limit` bytes, whatever arrives.
     """
 
     def __init__(self, seeds: Mapping[int, int], limit: int = SCHEMA.FRAME_LIMIT) -> None:
         self.limit = limit
         self.counts = dict.fromkeys(("accepted", *REJECTIONS), 0)
         self._rest = b""
-        self._overlong = False  # the frame that is coming in has passed the limit
+        self._overlong = False  # the incoming frame has exceeded the limit
         self.seeds = seeds
 
     @property
@@ -62,7 +62,7 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that end in `data`, in order."""
-        most = encoded_most(self.limit)
+        most = max_encoded_size(self.limit)
         pieces = (self._rest + data).split(b"\0")
         self._rest = pieces.pop()
         frames: list[Frame] = []
@@ -105,5 +105,5 @@ class Decoder:
         return frames
 
     def reset(self) -> None:
-        """Forget the bytes of an unfinished frame: another wire follows. Counts stay."""
+        """Discard the bytes of an unfinished frame, for another wire. Counts stay."""
         self._rest, self._overlong = b"", False

@@ -13,16 +13,18 @@ from firmware_bridge.schema import SCHEMA
 from firmware_bridge.session import Event, Session
 from firmware_bridge.wires import SerialWire, Wire
 
-REOPEN = 0.1    # seconds between tries while the port is gone
-LOST = 1.5      # seconds of silence at a changed baud rate before the first one is tried
-GATHER = 0.015  # bytes that come within it are read at once: fewer wake-ups. Not while a stamp or a result is awaited
+REOPEN_PAUSE = 0.1      # seconds between attempts while the port is gone
+BAUD_TIMEOUT = 1.5      # seconds of silence at a changed baud rate before the first rate is tried again
+GATHER_SECONDS = 0.015  # bytes within this time are read at once, for fewer wake-ups; not while an answer is awaited
 
 
 class Link:
-    """A device on a wire. `pump` does everything and is called often; the rest waits with it. Not for several threads.
+    """A device on a wire. `pump` does all the work and must be called often; methods that wait call it. Not
+    thread-safe.
 
-    opens: makes the wire, raising LinkError or OSError; wanted: channels to stream, None for all. The first opening
-    raises, later ones are tried again until the port is back. counts: reconnects, beside those of `session`.
+    opens: opens the wire, or raises LinkError or OSError; wanted: channels to stream, None for all. If the first
+    opening fails, its error is raised; later ones are retried until the port is back. counts: reconnects, besides the
+    counts of `session`.
     """
 
     def __init__(self, opens: Callable[[], Wire], wanted: set[str] | None = None) -> None:
@@ -39,8 +41,8 @@ class Link:
         return self._wire is not None and self.session.greeted
 
     def pump(self, timeout: float = 0.1) -> list[Event]:
-        """Send what is due, read what is there, waiting up to `timeout` seconds. Raises LinkError where the device
-        speaks another protocol."""
+        """Send what is due, then read what is available, waiting up to `timeout` seconds. Raises LinkError if the
+        device speaks another protocol."""
         wire = self._wire or self._reopen(timeout)
         if wire is None:
             return []
@@ -53,7 +55,7 @@ class Link:
             if not ready:
                 return []
             if not self.session.awaited:
-                time.sleep(GATHER)
+                time.sleep(GATHER_SECONDS)
             events = self.session.receive(wire.read(), time.monotonic())
             self._flush(wire)
             return events
@@ -67,8 +69,8 @@ class Link:
             wire.write(data)
 
     def _check_baud(self, wire: Wire, now: float) -> None:
-        """A board that was reset is at its first rate again."""
-        if isinstance(wire, SerialWire) and wire.baud != wire.first and self.session.silent(now) > LOST:
+        """Return to the first rate after a silence: a board that was reset uses it again."""
+        if isinstance(wire, SerialWire) and wire.baud != wire.first and self.session.silent(now) > BAUD_TIMEOUT:
             wire.set_baud(wire.first)
             self.session.connect(now)
 
@@ -79,8 +81,8 @@ class Link:
         self._tried = time.monotonic()
 
     def _reopen(self, timeout: float) -> Wire | None:
-        time.sleep(min(timeout, max(0.0, self._tried + REOPEN - time.monotonic())))
-        if time.monotonic() - self._tried < REOPEN:
+        time.sleep(min(timeout, max(0.0, self._tried + REOPEN_PAUSE - time.monotonic())))
+        if time.monotonic() - self._tried < REOPEN_PAUSE:
             return None
         self._tried = time.monotonic()
         with suppress(LinkError, OSError):
@@ -90,25 +92,26 @@ class Link:
         return self._wire
 
     def wait(self, done: Callable[[], object], timeout: float) -> list[Event]:
-        """Pump until `done`; the events meanwhile. Raises LinkError after `timeout` seconds."""
+        """Pump until `done()` is true; returns the events until then. Raises LinkError after `timeout` seconds."""
         events: list[Event] = []
         until = time.monotonic() + timeout
         while not done():
             if time.monotonic() > until:
-                raise LinkError(f"the device said nothing of use for {timeout:g} s",
-                                "check the cable, the baud rate and that the firmware has the bridge")
+                raise LinkError(f"the device did not respond for {timeout:g} s",
+                                "check the cable, the baud rate and that the firmware includes the bridge")
             events += self.pump(0.05)
         return events
 
     def command(self, command: int, arguments: bytes = b"", timeout: float = 5.0) -> Pending:
-        """Have the device execute a command, once, and wait for its result. Events meanwhile are dropped: streams are
-        for `pump`. Raises LinkError where none comes in time; the command may still be executed then."""
+        """Have the device execute a command once, and wait for its result. Events until then are dropped: use `pump`
+        for streams. Raises LinkError if no result arrives in time; the command may still be executed."""
         pending = self.session.submit(command, arguments)
         self.wait(lambda: pending.status, timeout)
         return pending
 
     def set_baud(self, baud: int, timeout: float = 5.0) -> bool:
-        """Have both sides go on at another rate. False where that does not work: then both are back at the old one."""
+        """Switch both sides to another rate. False if that fails and both are back at the old rate. Raises LinkError if
+        the device stays silent."""
         wire = self._wire
         if not isinstance(wire, SerialWire):
             return False

@@ -1,4 +1,4 @@
-"""What the messages say: HELLO with its channel table, and every cap on what a device may claim."""
+"""The content of messages: HELLO with its channel table, and every limit on what a device may claim."""
 from __future__ import annotations
 
 import math
@@ -19,13 +19,13 @@ STATUS = {number: name.removeprefix("STATUS_").lower() for name, number in SCHEM
 
 
 class Malformed(ValueError):
-    """An intact frame whose content can't be right. Counted by the session, never shown to a user."""
+    """An intact frame with invalid content. Counted by the session, never shown to a user."""
 
 
 @dataclass(frozen=True)
 class Channel:
-    """One row of a device's table. number: in frame headers; dtype: None for objects; rate: Hz, 0 where samples come
-    irregularly; scale: from values to `unit`; seed: of its frames' CRC."""
+    """One row of a device's channel table. number: in frame headers; dtype: None for objects; rate: Hz, 0 if samples
+    are irregular; scale: factor from values to `unit`; seed: of its frames' CRC."""
 
     number: int
     name: str
@@ -37,18 +37,19 @@ class Channel:
     seed: int
 
     def values(self, payload: bytes) -> np.ndarray:
-        """Samples float32 [n, elements] in `unit`. Raises Malformed for a payload that is no whole number of them."""
+        """Samples float32 [n, elements] in `unit`. Raises Malformed if the payload is not a whole number of samples."""
         assert self.dtype is not None
         raw = np.frombuffer(payload, self.dtype) if len(payload) % np.dtype(self.dtype).itemsize == 0 else None
         if raw is None or raw.size % self.elements:
             raise Malformed(f"{len(payload)} bytes on {self.name}")
-        with np.errstate(over="ignore", invalid="ignore"):  # a device may send any float
+        with np.errstate(over="ignore", invalid="ignore"):  # a device may send any float32
             return np.multiply(raw.reshape(-1, self.elements), np.float32(self.scale), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Who a device is. firmware: "1.2.3"; next: the command it expects; channels: empty where the schema differs."""
+    """The identity of a device. firmware: such as "1.2.3"; next: the command number it expects; channels: empty if the
+    schema differs."""
 
     version_least: int
     version_most: int
@@ -66,13 +67,13 @@ class Hello:
 
     @property
     def compatible(self) -> bool:
-        """Whether both sides mean the same by their bytes."""
+        """Whether both sides use the same schema and a common version."""
         return (self.schema == SCHEMA.hash and self.version_least <= SCHEMA.VERSION_MOST
                 and self.version_most >= SCHEMA.VERSION_LEAST)
 
 
 def unpack(name: str, payload: bytes) -> Any:
-    """A message of fixed size. Raises Malformed for another size."""
+    """The fields of a message of fixed size. Raises Malformed if the size differs."""
     layout = SCHEMA.layouts[name]
     if len(payload) != layout.size:
         raise Malformed(f"{name} of {len(payload)} bytes")
@@ -80,26 +81,26 @@ def unpack(name: str, payload: bytes) -> Any:
 
 
 def pack(name: str, **fields: int) -> bytes:
-    """A message of fixed size."""
+    """The bytes of a message of fixed size."""
     return SCHEMA.layouts[name].pack(message=SCHEMA.numbers[f"MESSAGE_{name}"], **fields)
 
 
 def read_hello(payload: bytes) -> Hello:
-    """HELLO and its channel table. Raises Malformed where a limit of the schema is broken."""
+    """HELLO and its channel table. Raises Malformed if a limit of the schema is exceeded."""
     layout = SCHEMA.layouts["HELLO"]
     try:
         m = layout.unpack(payload)
     except struct.error:
         raise Malformed(f"HELLO of {len(payload)} bytes") from None
     firmware = f"{m.firmware >> 16}.{m.firmware >> 8 & 255}.{m.firmware & 255}"
-    about = (m.version_least, m.version_most, m.schema, m.device, m.boot, firmware, m.frame_most, m.receive_window,
-             m.nonce, m.session, m.session_boot, m.next)
-    hello = Hello(*about, ())
+    identity = (m.version_least, m.version_most, m.schema, m.device, m.boot, firmware, m.frame_most, m.receive_window,
+                m.nonce, m.session, m.session_boot, m.next)
+    hello = Hello(*identity, ())
     if not hello.compatible:
         return hello
     if not SCHEMA.FRAME_LEAST <= m.frame_most <= SCHEMA.FRAME_LIMIT or m.receive_window < SCHEMA.FRAME_LEAST:
         raise Malformed(f"frames of {m.frame_most} bytes, a window of {m.receive_window}")
-    return Hello(*about, _table(payload, layout.size, m.channels))
+    return Hello(*identity, _table(payload, layout.size, m.channels))
 
 
 def _table(payload: bytes, at: int, count: int) -> tuple[Channel, ...]:
@@ -121,9 +122,9 @@ def _table(payload: bytes, at: int, count: int) -> tuple[Channel, ...]:
         try:
             name, unit = texts[:row.name_size].decode(), texts[row.name_size:].decode()
         except UnicodeDecodeError:
-            raise Malformed(f"row {number} of the channel table is no UTF-8") from None
+            raise Malformed(f"row {number} of the channel table is not UTF-8") from None
         if not (name + unit).isprintable() or name in [other.name for other in rows]:
-            raise Malformed(f"a channel called {name!r} in {unit!r}")
+            raise Malformed(f"a channel named {name!r} in {unit!r}")
         rows.append(Channel(number, name, unit, DTYPES.get(row.type), row.elements, row.millihertz / 1000, row.scale,
                             crc32(payload[start:at], SCHEMA.hash)))
     if at != len(payload):

@@ -1,4 +1,4 @@
-"""A link read by a thread of its own, so that a learner that computes for a moment loses nothing."""
+"""Reads a link in its own thread, so that nothing is lost while a learner computes."""
 from __future__ import annotations
 
 import queue
@@ -10,15 +10,15 @@ from edgecl.errors import LinkError
 from firmware_bridge.link import Link
 from firmware_bridge.session import Event
 
-WAITING = 4096  # events that wait for a slow taker; then the link is not read, and the device runs out of credit
+MAX_WAITING_EVENTS = 4096  # for a slow consumer; beyond it, the link is not read and the device runs out of credit
 
 
 class Reader:
-    """A context manager; the link is the thread's from then on, and closed at the end."""
+    """A context manager. The thread owns the link from then on, and closes it at the end."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._events: queue.Queue[Event | LinkError] = queue.Queue(WAITING)
+        self._events: queue.Queue[Event | LinkError] = queue.Queue(MAX_WAITING_EVENTS)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgecl-link", daemon=True)
 
@@ -40,15 +40,15 @@ class Reader:
                 continue
 
     def wait_hello(self, seconds: float) -> None:
-        """Wait until the device has said who it is. Raises LinkError."""
+        """Wait until the device has said hello. Raises LinkError if it has not after `seconds`, or the link fails."""
         until = time.monotonic() + seconds
         while self._link.session.hello is None:
             if time.monotonic() > until:
                 broken = sum(self._link.session.decoder.counts.values())
                 raise LinkError(f"no device said hello within {seconds:g} s" + (
-                    f", though {broken} pieces came that are no frames of this protocol" if broken else ""),
-                    "check ?baud= and that the firmware has the bridge" if broken else
-                    "check the port and that the firmware has the bridge; `edgecl doctor` shows ports")
+                    f", but {broken} pieces of data arrived that are not frames of this protocol" if broken else ""),
+                    "check ?baud= and that the firmware includes the bridge" if broken else
+                    "check the port and that the firmware includes the bridge; `edgecl doctor` lists ports")
             if not self._thread.is_alive():
                 self._raise()
             time.sleep(0.01)
@@ -59,8 +59,8 @@ class Reader:
                 raise item
 
     def events(self, silence: float | None = None) -> Iterator[Event | None]:
-        """Events as they come, None where there was none for a moment; ends after `silence` seconds without. Raises
-        LinkError."""
+        """Events as they arrive, and None after each moment without one; ends after `silence` seconds without any.
+        Raises LinkError if the link fails."""
         heard = time.monotonic()
         while True:
             try:

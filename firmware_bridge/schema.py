@@ -1,4 +1,7 @@
-"""The C header is the schema: constants, layouts and hash. After a change: python -m firmware_bridge.schema --write"""
+"""The schema, parsed from the C header: constants, layouts and hash.
+
+After a change of the header: python -m firmware_bridge.schema --write
+"""
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +18,7 @@ FORMATS = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q", "f32": "f"}
 
 
 class Layout:
-    """One unpadded little-endian layout: `unpack(bytes, offset)` to a named tuple, `pack(**fields)`."""
+    """One unpadded little-endian layout: `unpack(bytes, offset)` returns a named tuple, `pack(**fields)` bytes."""
 
     def __init__(self, name: str, fields: list[tuple[str, str]]) -> None:
         self.struct = struct.Struct("<" + "".join(FORMATS[kind] for kind, _ in fields))
@@ -23,7 +26,7 @@ class Layout:
         self.type: Any = namedtuple(name, [field for _, field in fields])  # type: ignore[misc]
 
     def unpack(self, data: bytes, offset: int = 0) -> Any:
-        """The fields at `offset`. Raises struct.error where the data is too short."""
+        """The fields at `offset`. Raises struct.error if the data are too short."""
         return self.type._make(self.struct.unpack_from(data, offset))
 
     def pack(self, **fields: float) -> bytes:
@@ -32,8 +35,9 @@ class Layout:
 
 
 class Schema:
-    """What a header says. numbers: constants without BRIDGE_; layouts: by the name after BRIDGE_FIELDS_; hash: 32 bits
-    of the SHA-256 over all definitions but the hash itself, comments and spacing left out; stated: the one it names."""
+    """A parsed header. numbers: constants, without BRIDGE_; layouts: by the name after BRIDGE_FIELDS_; hash: 32 bits of
+    the SHA-256 of all definitions except the hash itself, without comments and spacing; stated: the hash in the header.
+    """
 
     def __init__(self, text: str) -> None:
         stated = HASH_LINE.search(text)
@@ -59,7 +63,7 @@ SCHEMA = Schema(HEADER_FILE.read_text("utf-8"))
 
 
 def main() -> int:
-    """Print the hash; with --write, put it into the header. 1 where the header states another."""
+    """Print the hash; with --write, write it into the header. Returns 1 if the header states another hash."""
     if "--write" in sys.argv:
         text = HEADER_FILE.read_text("utf-8")
         HEADER_FILE.write_text(HASH_LINE.sub(lambda m: f"{m[1]}0x{SCHEMA.hash:08X}", text), "utf-8")

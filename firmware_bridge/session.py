@@ -1,4 +1,4 @@
-"""One conversation with one device, without I/O: bytes in, events out, bytes to send, and when to be asked again."""
+"""A session with one device, without I/O: bytes in, events and bytes to send out, and when to call again."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -14,23 +14,23 @@ from firmware_bridge.incoming import StreamState, checked
 from firmware_bridge.messages import MESSAGES, Channel, Hello, Malformed, pack, read_hello, unpack
 from firmware_bridge.schema import SCHEMA
 
-ASK_EVERY = 0.2       # seconds between HELLO_ASKs: opening a port resets many boards, which then boot for a second
-ASK_AGAIN = 0.05      # no sooner, whatever a device announces
-QUIET = 1.0           # without a frame for so long the device is asked again
-CREDIT_FRAMES = 64    # on their way at most: 0.15 s of line at 921600 baud
-CREDIT_EVERY = 0.25   # seconds; sooner where half is used up
+ASK_EVERY = 0.2       # seconds between HELLO_ASKs: opening a port resets many boards, which then take a second to boot
+ASK_AGAIN = 0.05      # minimum seconds between them, whatever a device announces
+QUIET_TIMEOUT = 1.0   # seconds without a frame after which the device is asked again
+CREDIT_FRAMES = 64    # in flight at most: 0.15 s of line at 921600 baud
+CREDIT_EVERY = 0.25   # seconds; sooner if half is used up
 SYNC_FAST, SYNC_SLOW, SYNC_SETTLES = 0.1, 0.5, 10.0  # seconds between time exchanges, and until the slower pace
 
 
 class Connected(NamedTuple):
-    """The device has said who it is. restarted: it was known before under another boot."""
+    """The device has said hello. restarted: it was already known, under another boot."""
 
     hello: Hello
     restarted: bool
 
 
 class Samples(NamedTuple):
-    """Samples float32 [n, elements] that follow each other. time: of the first, device microseconds, unrolled."""
+    """Successive samples float32 [n, elements]. time: of the first, device microseconds, unrolled."""
 
     channel: Channel
     time: int
@@ -38,7 +38,7 @@ class Samples(NamedTuple):
 
 
 class Bytes(NamedTuple):
-    """A whole object."""
+    """A complete object."""
 
     channel: Channel
     data: bytes
@@ -48,11 +48,10 @@ Event = Union[Connected, Samples, Bytes]
 
 
 class Session:
-    """What a host knows of a device. Nothing that comes in makes it do more than answer, count and hand on samples.
+    """The host's side of a session. No input can make it do more than answer, count and pass on samples.
 
-    wanted: names of the channels to be streamed, None for all; counts: frames lost and late, objects broken, messages
-    that made no sense, beside the decoder's. Times are monotonic seconds. Raises LinkError from `receive` where the
-    device speaks another protocol.
+    wanted: names of the channels to stream, None for all; counts: frames lost and late, objects broken, messages that
+    made no sense, and restarts, besides the decoder's counts. Times are monotonic seconds.
     """
 
     def __init__(self, session: int, wanted: set[str] | None = None) -> None:
@@ -76,7 +75,7 @@ class Session:
     # out ----------------------------------------------------------------------------------------
 
     def connect(self, now: float) -> None:
-        """Another wire: whatever was on the way is gone."""
+        """Start over on another wire: everything in flight is lost."""
         self.decoder.reset()
         self._out.clear()
         self.greeted = False
@@ -84,14 +83,14 @@ class Session:
         self._ask(now)
 
     def output(self) -> bytes:
-        """Bytes for the wire, handed out once."""
+        """The bytes to send, returned once."""
         out = bytes(self._out)
         self._out.clear()
         return out
 
     def poll(self, now: float) -> None:
-        """Do what is due."""
-        if not self.greeted or now - self._heard > QUIET:
+        """Queue everything that is due: requests, credit, time exchanges, commands."""
+        if not self.greeted or now - self._heard > QUIET_TIMEOUT:
             if now - self._asked >= ASK_EVERY:
                 self._ask(now)
             return
@@ -105,7 +104,7 @@ class Session:
         self.send_commands(now)
 
     def send_commands(self, now: float) -> None:
-        """Put on the wire the commands that are due."""
+        """Queue the commands that are due for sending."""
         if self.greeted:
             for p in self.commands.due(now):
                 frame = Frame(SCHEMA.CHANNEL_COMMAND, 0, p.sequence, 0, p.payload)
@@ -118,7 +117,7 @@ class Session:
 
     @property
     def awaited(self) -> bool:
-        """Whether an answer is on its way whose time of arrival counts."""
+        """Whether an answer is expected whose time of arrival matters."""
         return self._stamp_open or bool(self.commands.open) or not self.greeted
 
     def silent(self, now: float) -> float:
@@ -150,7 +149,7 @@ class Session:
     # in -----------------------------------------------------------------------------------------
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """The events that these bytes complete, in order. Raises LinkError where the protocols differ."""
+        """The events that these bytes complete, in order. Raises LinkError if the device speaks another protocol."""
         events: list[Event] = []
         for frame in self.decoder.feed(data):
             self._heard = now
@@ -198,7 +197,7 @@ class Session:
         return []
 
     def _whole(self, frame: Frame) -> bytes:
-        """The payload, or the object that this fragment completes, or nothing yet. Raises Malformed."""
+        """The payload, or the object that this fragment completes; b"" if it is incomplete. Raises Malformed."""
         more, continued = frame.flags & SCHEMA.FLAG_MORE, frame.flags & SCHEMA.FLAG_CONTINUED
         if not more and not continued:
             return frame.payload
@@ -218,13 +217,13 @@ class Session:
     def _on_hello(self, hello: Hello, now: float) -> list[Event]:
         if not hello.compatible:
             raise LinkError(
-                f"the device {hello.device:016x} speaks the bridge protocol {hello.version_least} to "
-                f"{hello.version_most} with schema {hello.schema:08x}, this host {SCHEMA.VERSION_LEAST} to "
+                f"the device {hello.device:016x} speaks versions {hello.version_least} to {hello.version_most} of the "
+                f"bridge protocol with schema {hello.schema:08x}, this host {SCHEMA.VERSION_LEAST} to "
                 f"{SCHEMA.VERSION_MOST} with {SCHEMA.hash:08x}",
                 f"flash firmware built with the firmware_bridge/c of this edgecl (it has {hello.firmware}), or install "
                 f"the edgecl that it was built with")
         before = self.hello
-        if hello.nonce != self._nonce or hello.session != self.session:  # unasked, or the answer to an older question
+        if hello.nonce != self._nonce or hello.session != self.session:  # unasked, or the answer to an older request
             if hello.nonce == 0 and (before is None or hello.boot != before.boot or not self.greeted):
                 self.greeted = False
                 if now - self._asked > ASK_AGAIN:

@@ -1,4 +1,4 @@
-"""A board without a board: the compiled firmware behind a pty that is paced and damaged as a serial line is.
+"""Simulates a board: the compiled firmware behind a pty, with the speed and the faults of a serial line.
 
     python -m firmware_bridge.simulator --link /tmp/imu --csv squat.csv --rate 50 [--baud 921600] [--flips 1e-5] ...
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import heapq
 import json
 import os
@@ -26,77 +25,23 @@ from dataclasses import fields
 from pathlib import Path
 
 from edgecl.errors import LinkError
-from firmware_bridge.build import build
+from firmware_bridge.board import Board
 from firmware_bridge.faults import Damage, Faults
 
 SPEEDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[0] == "B" and name[1:].isdigit()}
-CHUNK = 256
-KERNEL = 65536  # bytes that an operating system keeps for a slow reader
-
-
-class Board:
-    """The firmware as a process. Its memory that survives a reset is a file in `folder`."""
-
-    def __init__(self, folder: Path, options: Sequence[str], csv: Sequence[Path]) -> None:
-        self._program = build("app.c", "host/firmware.c", libraries=("-lm",))
-        self._options = [*options, "--retained", str(folder / "retained"), *map(str, csv)]
-        self._retained = folder / "retained"
-        self.boot = random.SystemRandom().randrange(2**31)
-        self.baud = 0
-        self.start()
-
-    def start(self) -> None:
-        """Boot."""
-        self.boot += 1
-        told, tell = os.pipe()
-        os.set_blocking(told, False)
-
-        def third() -> None:  # the firmware's own fd 3
-            os.dup2(tell, 3)
-
-        self.process = subprocess.Popen([str(self._program), "--boot", str(self.boot), *self._options],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=third,
-                                        pass_fds=(3, tell))
-        os.close(tell)
-        self._told = told
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
-        for fd in (self.input, self.output):
-            os.set_blocking(fd, False)
-        fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, 4096)
-
-    def rate(self) -> int:
-        """The baud rate that the firmware has set."""
-        with contextlib.suppress(BlockingIOError):
-            self.baud = int(os.read(self._told, 4096).split()[-1])
-        return self.baud
-
-    def reset(self, power: bool = False) -> None:
-        """Kill it wherever it is and boot again."""
-        self.stop()
-        if power:
-            self._retained.unlink(missing_ok=True)
-        self.start()
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-        os.close(self._told)
+CHUNK_BYTES = 256
+KERNEL_BUFFER = 65536  # bytes that an operating system buffers for a slow reader
 
 
 class Shim:
-    """The wire: a pty under the name `link`, in both directions at the baud rate, damaged by `faults`."""
+    """The wire: a pty under the name `link`, which carries both directions at the baud rate and adds `faults`."""
 
     def __init__(self, board: Board, link: Path, faults: Faults) -> None:
-        self._board, self._link, self._faults = board, link, faults
+        self._board, self._link = board, link
         self._damage = {"up": Damage(faults, 0), "down": Damage(faults, 1)}
         self._waiting: list[tuple[float, int, str, bytes]] = []  # due, number, direction, bytes
         self._free = {"up": 0.0, "down": 0.0}                    # when the line is free again
-        self._last = {"up": 0.0, "down": 0.0}                    # when the last piece is due: order is kept
+        self._last = {"up": 0.0, "down": 0.0}                    # when the last piece is due, to keep the order
         self._number = 0
         self._master: int | None = None
         self._back = 0.0
@@ -105,7 +50,7 @@ class Shim:
         self.plug()
 
     def plug(self) -> None:
-        """A new pty under the same name."""
+        """Create a new pty under the same name."""
         self._master, slave = pty.openpty()
         tty.setraw(slave)
         os.set_blocking(self._master, False)
@@ -113,10 +58,10 @@ class Shim:
         partial.unlink(missing_ok=True)
         partial.symlink_to(os.ttyname(slave))
         partial.replace(self._link)
-        self._slave = slave  # held open: a pty without a slave reports a hang-up before anyone has opened it
+        self._slave = slave  # kept open: without it, the pty reports a hang-up until someone opens it
 
     def unplug(self, seconds: float, now: float) -> None:
-        """The device node goes away, as when the cable is pulled; the board keeps its power."""
+        """Remove the device node for some seconds, as if the cable were pulled; the board keeps its power."""
         assert self._master is not None
         self._link.unlink(missing_ok=True)
         os.close(self._slave)
@@ -125,12 +70,12 @@ class Shim:
         self._waiting.clear()
 
     def flood(self, count: int, now: float) -> None:
-        """Garbage towards the host."""
-        for at in range(0, count, CHUNK):
-            self._queue("up", self._garbage.randbytes(min(CHUNK, count - at)), now)
+        """Send random bytes to the host."""
+        for at in range(0, count, CHUNK_BYTES):
+            self._queue("up", self._garbage.randbytes(min(CHUNK_BYTES, count - at)), now)
 
     def step(self, now: float) -> None:
-        """Move what can be moved, and wait up to a millisecond where there is nothing."""
+        """Move the bytes that are due, waiting briefly if there are none."""
         if self._master is None and now >= self._back:
             self.plug()
         due = self._waiting[0][0] - now if self._waiting else 0.05
@@ -140,17 +85,17 @@ class Shim:
         if self._board.output in ready:
             data = _read(self._board.output, 4096)
             if not data:
-                raise LinkError("the firmware has ended", "look at its messages above")
+                raise LinkError("the firmware has ended", "see its messages above")
             self._queue("up", data, now, paced=False)  # the firmware's UART paces itself
         if self._master in ready and self._master is not None and self._free["down"] <= now:
-            self._queue("down", _read(self._master, CHUNK) or b"", now)
+            self._queue("down", _read(self._master, CHUNK_BYTES) or b"", now)
         elif self._master in ready:
             time.sleep(min(max(self._free["down"] - now, 0), 0.005))
         while self._waiting and self._waiting[0][0] <= now:
             due_at, number, direction, data = heapq.heappop(self._waiting)
             left = self._deliver(direction, data)
-            if left:  # the reader is slow: the rest waits in the kernel, up to its buffer, as with a USB port
-                if sum(len(piece) for *_, piece in self._waiting) < KERNEL:
+            if left:  # the reader is slow: keep the rest up to a kernel's buffer, as for a USB port
+                if sum(len(piece) for *_, piece in self._waiting) < KERNEL_BUFFER:
                     heapq.heappush(self._waiting, (due_at, number, direction, left))
                 time.sleep(0.001)
                 break
@@ -163,29 +108,29 @@ class Shim:
         if self._master is None:
             return
         if SPEEDS.get(termios.tcgetattr(self._master)[4]) != self._board.rate():
-            data = self._garbage.randbytes(len(data))  # the two ends sample at different rates
+            data = self._garbage.randbytes(len(data))  # the two ends use different rates
         for piece in damage.pieces(damage(data)):
             self._last[direction] = max(self._free[direction] + damage.delay(), self._last[direction])
             self._number += 1
             heapq.heappush(self._waiting, (self._last[direction], self._number, direction, piece))
 
     def _deliver(self, direction: str, data: bytes) -> bytes:
-        """What could not be written yet."""
+        """Write the data; returns what could not be written yet."""
         to = self._master if direction == "up" else self._board.input
         try:
             return b"" if to is None else data[os.write(to, data):]
         except BlockingIOError:
             return data
-        except OSError:  # nobody there
+        except OSError:  # no one has the other end open
             return b""
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Faults done and bytes carried, by direction (up: to the host)."""
+        """Faults and bytes so far, by direction ("up": to the host)."""
         return {name: {**damage.done, "bytes": self.carried[name]} for name, damage in self._damage.items()}
 
 
 def _read(fd: int, most: int) -> bytes | None:
-    """What is there; None where nothing is or the other end has gone for now."""
+    """The available bytes; None if there are none or the other end is gone for now."""
     try:
         return os.read(fd, most)
     except (BlockingIOError, OSError):
@@ -193,7 +138,7 @@ def _read(fd: int, most: int) -> bytes | None:
 
 
 class Simulator:
-    """The simulator as a process of its own; a context manager. port: the name of the pty."""
+    """The simulator in its own process; a context manager. port: the name of the pty."""
 
     def __init__(self, folder: Path, csv: Sequence[Path], *options: str) -> None:
         self.port = folder / "port"
@@ -203,16 +148,16 @@ class Simulator:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
-            raise LinkError("the simulator did not start", "look at its messages above")
+            raise LinkError("the simulator did not start", "see its messages above")
 
     def tell(self, line: str) -> None:
-        """Send a line: see the top of this module."""
+        """Send one of the lines listed at the top of this module."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def stats(self) -> dict[str, dict[str, int]]:
-        """Faults done so far and bytes carried."""
+        """Faults and bytes so far, by direction ("up": to the host)."""
         self.tell("stats")
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
@@ -231,11 +176,11 @@ class Simulator:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a board until its standard input says quit or ends."""
+    """Run a board until `quit`, or with --until-eof, until its standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m firmware_bridge.simulator", description=__doc__.splitlines()[0])
-    parser.add_argument("--csv", nargs="+", type=Path, required=True, help="recordings, a row per sample")
-    parser.add_argument("--link", type=Path, required=True, help="the name under which the port appears")
-    parser.add_argument("--until-eof", action="store_true", help="end where standard input does")
+    parser.add_argument("--csv", nargs="+", type=Path, required=True, help="recordings, one row per sample")
+    parser.add_argument("--link", type=Path, required=True, help="name of the simulated port")
+    parser.add_argument("--until-eof", action="store_true", help="stop at the end of standard input")
     parser.add_argument("--folder", type=Path, help="for the board's memory (default: beside the link)")
     for field in fields(Faults):
         if field.name == "split":
@@ -252,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace, firmware: list[str], faults: Faults) -> int:
-    """The loop."""
+    """Run the board and its wire, and obey the lines on standard input."""
     board = Board(options.folder or options.link.parent, firmware, options.csv)
     shim = Shim(board, options.link, faults)
     print(options.link, flush=True)
@@ -282,7 +227,7 @@ def run(options: argparse.Namespace, firmware: list[str], faults: Faults) -> int
                 elif word in ("reset", "power"):
                     board.reset(power=word == "power")
                 else:
-                    print(f"simulator: {word!r} is no command", file=sys.stderr)
+                    print(f"simulator: {word!r} is not a command", file=sys.stderr)
             lines = lines[-256:]
             if data == b"" and options.until_eof:
                 return 0

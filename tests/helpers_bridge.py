@@ -1,13 +1,11 @@
 """What the bridge's tests share: the compiled C, and programs that a machine may lack."""
 from __future__ import annotations
 
-import os
-import shutil
 import struct
 import subprocess
 
 import numpy as np
-import pytest
+from helpers_needs import need
 
 from firmware_bridge.build import build
 from firmware_bridge.framing import OVERHEAD, REJECTIONS, Frame
@@ -16,15 +14,6 @@ from firmware_bridge.schema import SCHEMA
 from firmware_bridge.wires import SerialWire
 
 SANITIZED = ("-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
-
-def need(program, package):
-    """Skips the test where a program is missing; fails it where CI runs."""
-    if shutil.which(program) is None:
-        reason = f"{program} is missing: `apt-get install {package}`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 def harness(*arguments, given=b""):

@@ -1,42 +1,11 @@
-"""A headless Chromium of the system, driven by selenium and the driver beside it: nothing is downloaded."""
+"""Tests that need the browser of tools/browser.py."""
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-
-INSTALL = "apt-get install chromium chromium-driver"
+from browser import browser as browser
+from helpers_needs import need
 
 
 def need_browser() -> None:
-    """Skip the test where there is no browser; with CI=true, fail it."""
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
-            if os.environ.get("CI") == "true":
-                pytest.fail(f"{program} is missing: `{INSTALL}`")
-            pytest.skip(f"{program} is missing: `{INSTALL}`")
-
-
-@contextmanager
-def browser(width: int = 1280, height: int = 900, scheme: str = "light") -> Iterator[webdriver.Chrome]:
-    """A window of that size that prefers "light" or "dark"."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-                     "--no-proxy-server", "--disable-background-networking", f"--window-size={width},{height}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    try:
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                               {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        yield driver
-    finally:
-        driver.quit()
+    """A browser and its driver."""
+    need("chromium", "chromium")
+    need("chromedriver", "chromium-driver")

@@ -25,8 +25,8 @@ from edgecl.runtime.source_threads import SourceThread
 from edgecl.samples import Sample
 
 
-def until(condition, seconds=5.0):
-    """Wait until something holds; its value."""
+def until(condition, seconds=240.0):
+    """Wait until something holds; its value. seconds: an upper bound for a slow machine."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not come in time"
@@ -55,32 +55,33 @@ class Tap:
 
 
 @contextmanager
-def serving(path, classes=("ant", "wasp"), sources=("tap",), control=False, **settings):
-    """A service on a state of vectors: service, loop, and a tap a source."""
+def serving(path, classes=("ant", "wasp"), sources=("tap",), control=None, debounce=3, queue=None, **settings):
+    """A service on a state of vectors: service, loop, and a tap per source. control: idle and slow seconds of its
+    control socket."""
     learner = create(path)
     for name in classes:
         learner.learn(vectors(name, 25), name)
     service = Service(learner, DaemonSettings(path, rounds="off", **settings))
-    loop, taps = Loop(), {name: Tap() for name in sources}
-    feeds = [SourceThread(SourceSettings(f"udp:{name}", name), service, loop.offer, tap.read, pause=0.01)
-             for name, tap in taps.items()]
-    loop.follow(feeds)
-    service.feeds = tuple(feeds)
+    loop, taps = Loop(service.classifier.classify), {name: Tap() for name in sources}
+    threads = [SourceThread(SourceSettings(f"udp:{name}", name, debounce=debounce, queue=queue), service.spec,
+                            service.hub.say, loop.offer, tap.read, pause=0.01) for name, tap in taps.items()]
+    loop.follow(threads)
+    service.sources.follow(threads)
     service.start()
-    door = Control(path / "control.sock", service, idle=2.0, slow=0.5) if control else None
+    door = Control(path / "control.sock", service, (), *control) if control else None
     if door:
         door.start()
     try:
         yield service, loop, taps
     finally:
-        for feed in feeds:
-            feed.stop()
+        for thread in threads:
+            thread.stop()
         for tap in taps.values():
             tap.put(None)
         loop.stop()
         if door:
             door.stop()
-        assert service.stop(5.0)
+        assert service.stop(60.0)
 
 
 def photos(folder, count=6, seed=0):
@@ -111,11 +112,11 @@ class Running:
                 stdout=log, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
                                  **self.environment})
 
-    def client(self, seconds=30.0):
+    def client(self, seconds=240.0):
         end = time.monotonic() + seconds
         while True:
             try:
-                return Client(self.state / "control.sock", 60.0)
+                return Client(self.state / "control.sock", 240.0)
             except NoDaemon:
                 assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
                 time.sleep(0.01)
@@ -128,7 +129,7 @@ class Running:
         """Send a signal; seconds until it has ended, and its exit code."""
         begun = time.monotonic()
         self.process.send_signal(number)
-        code = self.process.wait(20)
+        code = self.process.wait(240)
         return time.monotonic() - begun, code
 
     @property
@@ -145,13 +146,13 @@ def running(folder, text, **environment):
     finally:
         if made.process.poll() is None:
             made.process.kill()
-            made.process.wait(10)
+            made.process.wait(240)
 
 
 def cli(folder, *arguments):
     """An `edgecl` command in a process of its own: (exit code, stdout, stderr)."""
     done = subprocess.run([sys.executable, "-m", "edgecl.cli", *map(str, arguments)], cwd=folder, capture_output=True,
-                          text=True, timeout=120,
+                          text=True, timeout=240,
                           env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])})
     return done.returncode, done.stdout, done.stderr
 

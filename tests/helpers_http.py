@@ -36,7 +36,7 @@ class Web:
 
     def ask(self, method, path, body=None, **headers):
         """Status, headers and body; the body parsed where it is JSON."""
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        connection = http.client.HTTPConnection(*self.address, timeout=240)
         try:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
             if isinstance(body, (dict, list)):
@@ -68,7 +68,7 @@ class Web:
         assert found["error"] and found["cure"], found
         return found["error"]
 
-    def raw(self, data, timeout=10.0):
+    def raw(self, data, timeout=240.0):
         """The first reply to these bytes, b"" where the other side closes without one."""
         with socket.create_connection(self.address, timeout=timeout) as client:
             with suppress(OSError):
@@ -77,7 +77,7 @@ class Web:
 
     def burst(self, requests, quiet=0.3):
         """What comes back for each of several requests on connections of their own, until all are quiet."""
-        lines = [socket.create_connection(self.address, timeout=10) for _ in requests]
+        lines = [socket.create_connection(self.address, timeout=240) for _ in requests]
         found = dict.fromkeys(lines, b"")
         with selectors.DefaultSelector() as waiting:
             for line, data in zip(lines, requests):
@@ -127,12 +127,14 @@ def web(path, token=None, listen="127.0.0.1:0", **settings):
         token_file = path.parent / "token"
         token_file.write_text(token)
         token_file.chmod(0o600)
+        token_file = str(token_file)
     with serving(path, **settings) as (service, loop, taps):
         handle = door.start({path: service}, DaemonSettings(path, http_listen=listen, http_token_file=token_file))
         try:
             yield Web(handle.url), service, loop, taps
         finally:
             handle.close()
+            handle.thread.join(240)
             assert not handle.thread.is_alive()
 
 
@@ -177,7 +179,7 @@ def web_of(learner):
         yield Web(handle.url), service
     finally:
         handle.close()
-        assert service.stop(5.0)
+        assert service.stop(240.0)
 
 
 def packed(**arrays):
@@ -200,7 +202,7 @@ def steady(path):
         yield client, service
         assert client.get("/api/info")["classes"] == ["ant", "wasp"]
         assert service.status() == before
-        until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1], 15)
+        until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1])
 
 
 def resident():

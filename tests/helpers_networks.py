@@ -14,7 +14,7 @@ def rng(seed=0):
 
 
 def convolutions(widths=(8, 16, 16, 24), strides=(2, 2, 1, 2)):
-    """uint8 [n, 32, 32, 3] -> float32 [n, d] by a convolution a width, with a shortcut where nothing changes."""
+    """uint8 [n, 32, 32, 3] -> float32 [n, d] by one convolution per width, with a shortcut if the shape stays."""
     g, inside = GraphBuilder(), 3
     x = g.node("Cast", [g.node("Transpose", ["image"], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     x = g.node("Mul", [x, g.weight("scale", np.array(1 / 128, np.float32))])

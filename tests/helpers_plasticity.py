@@ -1,6 +1,7 @@
 """Sessions whose rounds have sub-networks, for their tests."""
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -34,6 +35,13 @@ def everything():
 
 def session(method, seed=0, room=SPACE, network="mlp", **more):
     return MethodRun(method, network, *SHAPES[network], room, seed, **more)
+
+
+def give(learner, kind, room, *numbers, **named):
+    """Another plasticity for a learner that has learned nothing; with its task rule."""
+    part = kind(room, learner.parts.plasticity.rule, *numbers, **named)
+    learner.parts = replace(learner.parts, plasticity=part)
+    return part
 
 
 def taught(method, count=3, **more):

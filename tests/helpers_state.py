@@ -1,7 +1,6 @@
-"""States for the tests of the state directory: small ones, with the identity backbone."""
+"""What tests do with the small states of tools/vector_states.py: damage, trace, refuse, fork."""
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,66 +8,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytest
+from helpers_needs import need
+from vector_states import DIMENSION as DIMENSION
+from vector_states import PROBE as PROBE
+from vector_states import answers as answers
+from vector_states import create as create
+from vector_states import fingerprint as fingerprint
+from vector_states import knowledge as knowledge
+from vector_states import tree as tree
+from vector_states import vectors as vectors
 
 from edgecl.cli import main
 from edgecl.errors import EdgeclError
-from edgecl.learner import Learner
-from edgecl.settings import Settings
-
-DIMENSION = 16
-PROBE = np.random.default_rng(99).normal(size=(32, DIMENSION)).astype(np.float32) * 3
 
 
-def vectors(label: str, count: int, seed: int = 0, dimension: int = DIMENSION) -> np.ndarray:
-    """Feature vectors [count, dimension] of one class; the same for the same arguments."""
-    own = int.from_bytes(hashlib.blake2b(label.encode(), digest_size=4).digest(), "big")
-    centre = np.random.default_rng(own).normal(size=dimension) * 3
-    noise = np.random.default_rng([own, seed]).normal(size=(count, dimension))
-    return (centre + noise).astype(np.float32)
-
-
-def create(path: Path, quota: int = 1_000_000, exemplars: int = 20_000, head: str = "slda", **settings: Any) -> Learner:
-    """A new state with the identity backbone, which keeps samples as they are."""
-    return Learner.create(path, Settings(backbone="identity", quota=quota, exemplars=exemplars, head=head,
-                                         **{"codec": "raw", **settings}))
-
-
-def answers(learner: Learner, probe: np.ndarray = PROBE) -> list[tuple[str, float, bool]] | str:
-    """All that `predict` says, bit for bit, or why it refuses."""
-    try:
-        return [(each.label, each.confidence, each.unknown) for each in learner.predict(probe)]
-    except EdgeclError as error:
-        return type(error).__name__
-
-
-def knowledge(learner: Learner) -> Any:
-    """What the learner would go on from: counts, sums and second moment of every transform, and the stored samples."""
-    if learner.foundation is None:
+def fast_folder() -> str | None:
+    """A file system in memory for states that thousands of commands change, where there is room; else the default.
+    What a disk makes of them is for the tests that keep their states in `tmp_path`."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
         return None
-    known = learner.repository.known()
-    return [[(sorted(s.counts.items()), [s.sums[c].tobytes() for c in s.labels], s.residual,
-              None if s.moment is None else s.moment.tobytes()) for s in known.statistics.values()],
-            sorted((row.label, row.key, row.feature.tobytes()) for row in known.exemplars())]
-
-
-def fingerprint(path: Path, older: bool = True) -> str:
-    """A digest of all that a freshly opened state shows and knows; the ids and times of generations apart. older:
-    whether the accuracies of older generations count, which go when room is made for a change."""
-    learner = Learner.open(path)
-    try:
-        history = [(g.action, {key: value for key, value in g.detail.items() if older or key != "held_back"}, g.undone)
-                   for g in learner.history()]
-        d = learner.foundation.dimension if learner.foundation else DIMENSION
-        probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
-        damage = learner.damage if learner.store.newest.head else []
-        shown = [answers(learner, probe), knowledge(learner), history, damage]
-        return hashlib.sha256(repr(shown).encode()).hexdigest()
-    finally:
-        learner.close()
+    return memory
 
 
 def directory_bytes(path: Path, reserve: bool = True) -> int:
@@ -86,12 +47,6 @@ def directory_bytes(path: Path, reserve: bool = True) -> int:
                 seen.add(about.st_ino)
                 total += -(-about.st_size // 4096) * 4096
     return total
-
-
-def tree(path: Path) -> dict[str, str]:
-    """Digest of every file below a folder."""
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def refused(capsys, *arguments):
@@ -139,14 +94,11 @@ def in_a_child(work):
 
 def strace(command, state, call, injection):
     """Run a change in a process whose system calls fail as told: exit code and stderr."""
-    if shutil.which("strace") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is missing: `apt-get install strace`")
-        pytest.skip("strace is missing: `apt-get install strace`")
-    here = Path(__file__).parent
+    need("strace", "strace")
+    here = Path(__file__).resolve().parents[1] / "tools"
     change = {"learn": "learn(vectors('dog', 25), 'dog')", "forget": "forget('wasp')"}[command]
     code = (f"import sys, edgecl.backbones.onnx_runtime; sys.path.insert(0, {str(here)!r})\n"
-            "from pathlib import Path\nfrom helpers_state import vectors\nfrom edgecl.learner import Learner\n"
+            "from pathlib import Path\nfrom vector_states import vectors\nfrom edgecl.learner import Learner\n"
             "from edgecl.errors import EdgeclError\nimport edgecl.backbones.graph, onnx.helper, os\n"
             f"state = Path({str(state)!r})\n"
             "os.read(0, 1)\n"

@@ -23,18 +23,14 @@ from edgecl.training.balance.corrections import (
     fit,
 )
 from edgecl.training.batch import held_back
-from edgecl.training.constraints.distillation import (
-    ByRound,
-    ClassShare,
-    FixedClasses,
-    GradientNoise,
-    LessForget,
-    MarginRanking,
-    PooledOutputs,
-    PositiveWeights,
-)
+from edgecl.training.constraints.distillation import ByRound, ClassShare
+from edgecl.training.constraints.feature_distillation import LessForget, PooledOutputs, pooled
+from edgecl.training.constraints.gradient_noise import GradientNoise
+from edgecl.training.constraints.head_rules import FixedClasses, MarginRanking, PositiveWeights
 from edgecl.training.loop import Parts, learning_round
-from edgecl.training.memory.exemplars import Herding, Nothing, Reservoir, Statistics, balanced
+from edgecl.training.memory.base import Memory
+from edgecl.training.memory.exemplars import Herding, Reservoir
+from edgecl.training.memory.statistics import Statistics
 from edgecl.training.networks.heads import Cosine, Proxies, Softmax
 from edgecl.training.networks.network import Network, build
 from edgecl.training.plan import Plan
@@ -74,7 +70,7 @@ def test_margin_ranking_looks_at_old_samples_and_their_hardest_new_classes():
 def test_old_embeddings_stay_and_new_ones_learn():
     network, new = plain(2, Cosine), batch([2, 3])
     before = network.head.weight.detach().clone()
-    parts = Parts(Nothing(0, NOTHING), Imprinting(), [FixedClasses()])
+    parts = Parts(Memory(0, NOTHING), Imprinting(), [FixedClasses()])
     learning_round(network, parts, new, 4, Plan(3, 4, 0.1, 0.9, decay=0.1), rng())
     assert torch.equal(network.head.weight[:2], before)
     imprinted = F.normalize(F.normalize(new.x[new.y == 2]).mean(0), dim=0) * before.norm(dim=1).mean()
@@ -83,7 +79,7 @@ def test_old_embeddings_stay_and_new_ones_learn():
 
 def test_weights_of_the_head_are_never_negative_and_biases_may_be():
     network = plain(2)
-    parts = Parts(Nothing(0, NOTHING), Balance(), [PositiveWeights()])
+    parts = Parts(Memory(0, NOTHING), Balance(), [PositiveWeights()])
     learning_round(network, parts, batch([0, 1, 2, 3]), 4, Plan(3, 4, 0.1, 0.9), rng())
     assert float(network.head.weight.detach().min()) == 0 and (network.head.weight > 0).any()
     assert any((weight < 0).any() for name, weight in network.named_parameters() if name != "head.weight")
@@ -106,8 +102,6 @@ def test_new_weights_are_imprinted():
 
 def test_pooled_outputs_of_a_case_worked_by_hand():
     """Squares summed along height and along width, both at once of unit length."""
-    from edgecl.training.constraints.distillation import pooled
-
     a, b = torch.tensor([[[[1.0, 2.0], [0.0, 2.0]]]]), torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     left = np.array([1, 8, 5, 4.0])
     wanted = np.linalg.norm(left / np.linalg.norm(left) - np.array([1, 0, 1, 0]) / math.sqrt(2))
@@ -177,7 +171,7 @@ def test_noise_has_the_variance_and_not_the_deviation_of_the_schedule():
     part = GradientNoise(0.3, 0.55)
     part.begin(plain(2), [])
     for done in range(3):
-        part.references(Nothing(0, NOTHING), rng(done))
+        part.references(Memory(0, NOTHING), rng(done))
         (noise,) = part.project([torch.zeros(40_000)])
         assert float(noise.var()) == pytest.approx(0.3 / (1 + done) ** 0.55, rel=0.03)
 
@@ -200,7 +194,7 @@ def test_the_balanced_set_is_balanced_and_the_fine_tuning_sees_it_alone():
     memory, network, shown = Herding(10_000, NOTHING), plain(0), []
     for column, n in ((0, 30), (1, 4), (2, 12)):
         memory.update(batch([column], n), plain(3))
-    assert np.bincount(balanced(memory).y).tolist() == [4, 4, 4]
+    assert np.bincount(memory.balanced().y).tolist() == [4, 4, 4]
     memory = Herding(10_000, NOTHING)
     memory.update(batch([0, 1], 7), plain(2))
     network.head.extend(2, rng())
@@ -225,9 +219,9 @@ def test_the_weights_of_the_two_losses_follow_the_numbers_of_classes():
     old, now = torch.tensor([[1.0, 0, 2, 0]]), torch.tensor([[2.0, 0, 2, 0, 1]])
     one, part = step(now, [4], old, 4), ClassShare(2.0)
     p, q = (F.softmax(each[:, :4] / 2, 1) for each in (old, now))
-    assert part.of_labels(one) == pytest.approx(1 / 5)
+    assert part.label_weight(one) == pytest.approx(1 / 5)
     assert float(part.penalty(one)) == pytest.approx(0.8 * float((p * (p / q).log()).sum()), rel=1e-5)
-    assert part.of_labels(step(now, [4])) == 1 and part.penalty(step(now, [4])) == 0
+    assert part.label_weight(step(now, [4])) == 1 and part.penalty(step(now, [4])) == 0
 
 
 def test_held_back_samples_are_never_trained_on():
@@ -297,7 +291,7 @@ def test_new_weights_are_aligned_to_the_old_by_their_mean_norms():
     with torch.no_grad():
         network.head.weight[3:] *= 7
     before, bias = network.head.weight.detach().clone(), network.head.bias.detach().clone()
-    Alignment().finish(network, Nothing(0, NOTHING), Done(3, NOTHING, NOTHING, network))
+    Alignment().finish(network, Memory(0, NOTHING), Done(3, NOTHING, NOTHING, network))
     norms = before.norm(dim=1)
     torch.testing.assert_close(network.head.weight[3:], before[3:] * (norms[:3].mean() / norms[3:].mean()))
     assert torch.equal(network.head.weight[:3], before[:3]) and torch.equal(network.head.bias, bias)
@@ -345,7 +339,7 @@ def test_classes_of_another_methods_rounds_are_not_rectified():
 
 def test_statistics_know_nothing_of_what_is_held_back():
     memory, new = Statistics(0, NOTHING, "map", 1.0, 0), batch([0, 1], 60)
-    memory.withholds = True
+    memory.split(new, True)
     memory.update(new, plain(2))
     assert sum(memory.statistics().counts.values()) == 120 - int(held_back(new).sum()) < 120
 

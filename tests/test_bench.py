@@ -12,7 +12,7 @@ import pytest
 from test_cli import refused, run  # noqa: F401
 
 from edgecl.evaluation import bench
-from edgecl.evaluation.bench import FIELDS, BenchJob
+from edgecl.evaluation.bench import RESULT_FIELDS, BenchJob
 from edgecl.evaluation.datasets import load
 from edgecl.rounds.method import method_names
 from edgecl.training.bench.one_seed import judge, session_settings
@@ -72,7 +72,7 @@ def test_a_line_for_each_method_and_seed_has_the_fields_of_the_design(run, fake,
     assert (code, err) == (0, "")
     found = lines(out)
     assert [(r["method"], r["seed"]) for r in found] == [("finetune", 0), ("finetune", 3), ("er", 0), ("er", 3)]
-    assert all(tuple(r) == FIELDS for r in found)
+    assert all(tuple(r) == RESULT_FIELDS for r in found)
     one = found[0]
     assert (one["data"], one["scenario"], one["classes"], one["steps"]) == ("digits", "nc", 10, 5)
     assert np.array(one["accuracy_matrix"]).shape == (5, 5)
@@ -150,7 +150,7 @@ def test_tables_and_report(run, fake, tmp_path):  # noqa: F811
     kept = json.loads((tmp_path / "o/results.json").read_text())
     assert len(kept) == 9
     assert {"average_without_first_step", "backward_transfer", "task_aware_forgetting",
-            "accuracy_per_byte"} == set(kept[0]) - set(FIELDS)
+            "accuracy_per_byte"} == set(kept[0]) - set(RESULT_FIELDS)
 
 
 def test_a_failing_seed_is_named_and_the_others_go_on(run, fake):  # noqa: F811
@@ -176,12 +176,13 @@ def test_a_method_that_is_refused_is_named_once_and_nothing_is_written(run, fake
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (("--steps", "11"), "10 classes"), (("--steps", "0"), "--steps 0"), (("--scenario", "nope"), "nc, ni, nic, online"),
-    (("--scenario", "ni"), "no sessions"), (("--seeds", "a,b"), "whole numbers"), (("--seeds", "-1"), "seed -1"),
+    (("--steps", "11"), "10 classes"), (("--steps", "0"), "--steps is 0"),
+    (("--scenario", "nope"), "nc, ni, nic, online"),
+    (("--scenario", "ni"), "no sessions"), (("--seeds", "a,b"), "whole numbers"), (("--seeds", "-1"), "seed is -1"),
     (("--data", "nope"), "digits, watch, fashion"), (("--data", "nothere.npz"), "nothere.npz"),
     (("--method", "nope"), "no method 'nope'"), (("--method", "finetune,no.toml"), "no.toml"),
-    (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs 0"),
-    (("--rate", "nan"), "--rate nan"),
+    (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs is 0"),
+    (("--rate", "nan"), "--rate is nan"),
     (("--scenario", "online", "--epochs", "2"), "once"), (("--order", "0,1"), "class order"),
     (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "no folder")])
 def test_wrong_input(run, fake, tmp_path, more, word):  # noqa: F811
@@ -235,7 +236,7 @@ def test_the_real_session_in_a_process_whose_parent_loads_no_torch():
                            "3")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     one = lines(done.stdout)[0]
-    assert tuple(one) == FIELDS
+    assert tuple(one) == RESULT_FIELDS
     assert one["accuracy_matrix"][0][0] > 0.9
     assert one["final_accuracy"] < 0.5 < one["task_aware_accuracy"]        # it forgets, as it must
     assert one["forgetting"] > 0.5

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from firmware_bridge.build import CORE, CORTEX_M3, SOURCES, STRICT
 
@@ -141,7 +141,7 @@ def test_the_host_side_loads_neither_onnx_nor_a_serial_library_before_it_is_used
 
 
 LAYERS = ("schema faults", "framing build", "messages clock", "incoming commands", "session wires",
-          "link", "reader", "simulator")
+          "link", "reader", "board", "simulator")
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 
 

@@ -15,7 +15,7 @@ from bridge_reference import frame as reference
 from helpers_bridge import c_decode, harness
 
 import firmware_bridge
-from firmware_bridge.framing import REJECTIONS, Decoder, Frame, encode, encoded_most
+from firmware_bridge.framing import REJECTIONS, Decoder, Frame, encode, max_encoded_size
 from firmware_bridge.schema import HEADER_FILE, SCHEMA, Schema
 
 FOLDER = Path(firmware_bridge.__file__).parent
@@ -91,7 +91,7 @@ def test_a_decoder_holds_no_more_than_one_frame():
     decoder = Decoder({0: 0}, 256)
     for _ in range(1000):
         decoder.feed(b"\x55" * 1000)
-        assert len(decoder._rest) <= encoded_most(256)
+        assert len(decoder._rest) <= max_encoded_size(256)
     assert decoder.feed(b"\0" + reference(0, 0, 0, 0, b"x", 0)) == [Frame(0, 0, 0, 0, b"x")]
     assert decoder.counts["oversize"] == 1
 
@@ -107,7 +107,7 @@ def test_the_hash_in_the_header_is_that_of_the_header():
     ("#define BRIDGE_WINDOW 8 ", "#define BRIDGE_WINDOW 4 ", False),
     ("F(u8, channel) F(u16, limit)", "F(u16, limit) F(u8, channel)", False),
     ("MESSAGE_CREDIT 3", "MESSAGE_CREDIT 13", False),
-    ("/* the data is the arguments */", "/* says it back */", True),
+    ("/* returns the arguments as data */", "/* echoes them */", True),
     ("#define BRIDGE_COMMAND_ECHO 1   /*", "#define BRIDGE_COMMAND_ECHO 1 /*", True)])
 def test_the_hash_covers_numbers_and_layouts_and_no_comment(old, new, same):
     text = HEADER_FILE.read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_state import create, directory_bytes, vectors
+from helpers_state import create, directory_bytes, fast_folder, vectors
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -50,7 +50,7 @@ class Filled(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.dimension, self.limit, admission = CASES[self.codec]
-        self.folder = Path(tempfile.mkdtemp(prefix="edgecl-buffer-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="edgecl-buffer-", dir=fast_folder()))
         self.state = self.folder / "state"
         self.learner = create(self.state, 600_000, self.limit, "nearest-mean", codec=self.codec, admission=admission)
         self.seeds = itertools.count()
@@ -63,7 +63,7 @@ class Filled(RuleBasedStateMachine):
     def learn_a_little(self, label, count):
         self.learn(label, count)
 
-    @precondition(lambda self: len(self.learner.classes()) > 6)
+    @precondition(lambda self: self.learner.store.newest.detail.get("classes", 0) > 6)
     @rule(data=st.data())
     def forget(self, data):
         self.learner.forget(data.draw(st.sampled_from(sorted(c.name for c in self.learner.classes()))))
@@ -95,10 +95,10 @@ class Filled(RuleBasedStateMachine):
         assert status.exemplar_bytes <= self.limit
         assert status.purposes == usage._asdict()
         Filled.fullest = max(Filled.fullest, real / self.limit)
-        Filled.evicted = max(Filled.evicted, sum(c.samples - c.exemplars for c in self.learner.classes()))
 
     def teardown(self):
         if hasattr(self, "learner"):
+            Filled.evicted = max(Filled.evicted, sum(c.samples - c.exemplars for c in self.learner.classes()))
             self.learner.close()
             shutil.rmtree(self.folder)
 
@@ -108,7 +108,7 @@ class Filled(RuleBasedStateMachine):
 def test_counted_bytes_are_real_and_never_over_the_limit(codec):
     Filled.codec, Filled.total, Filled.fullest, Filled.evicted = codec, 0, 0.0, 0
     run_state_machine_as_test(Filled, settings=settings(
-        max_examples=OPERATIONS // len(CASES) * 4 // 3 // STEPS + 3, stateful_step_count=STEPS, phases=[Phase.generate],
+        max_examples=OPERATIONS // len(CASES) // STEPS + 2, stateful_step_count=STEPS, phases=[Phase.generate],
         deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)))
     print(f"{codec}: {Filled.total} operations, buffer filled to {Filled.fullest:.3f}, {Filled.evicted} evicted")
     assert Filled.total >= OPERATIONS / len(CASES)

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers_needs import need_module
 from PIL import Image
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, LinkError
 from edgecl.samples import Refusal, Sample
 from edgecl.sources import endless, is_stream, read
-from edgecl.sources.cameras import CSI, picture, pipeline, read_camera
+from edgecl.sources.cameras import CSI_ELEMENTS, picture, pipeline, read_camera
 from edgecl.sources.spec import Spec
 
 SPEC = Spec(32, 32)
@@ -77,7 +78,7 @@ def test_an_empty_folder_is_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("fake:nowhere", "is no folder"), ("fake:.?fps=0", "fps is '0'"), ("fake:.?speed=1", "option 'speed'"),
+    ("fake:nowhere", "is not a folder"), ("fake:.?fps=0", "fps is '0'"), ("fake:.?speed=1", "option 'speed'"),
     ("csi://left", "sensor is 'left'"), ("csi://0?width=641", "width is 641"), ("camera:/dev/x?width=many", "'many'")])
 def test_a_camera_that_is_named_wrongly_is_refused(text, says):
     with pytest.raises(BadInput, match=says):
@@ -94,7 +95,7 @@ def test_cameras_are_streams_without_end():
 def test_a_missing_camera_is_an_error_with_the_cure(tmp_path, capsys):
     assert main(["learn", "--state", str(tmp_path / "s"), "--class", "mug", "camera:/dev/video97"]) == 1
     assert "--seconds 20" in capsys.readouterr().err
-    pytest.importorskip("linuxpy")
+    need_module("linuxpy", "camera")
     with pytest.raises(LinkError, match="edgecl doctor"):
         next(read(Path("camera:/dev/video97"), SPEC))
 
@@ -200,7 +201,7 @@ def test_v4l2_frames_come_until_the_camera_is_pulled(monkeypatch):
 
 def test_a_camera_of_another_form_is_refused(monkeypatch):
     plug(monkeypatch, Usb([], "H264"))
-    with pytest.raises(BadInput, match="H264 only"):
+    with pytest.raises(BadInput, match="only delivers H264"):
         next(read_camera("camera:/dev/video0", SPEC, None))
 
 
@@ -217,7 +218,7 @@ def gstreamer(folder: Path, monkeypatch, elements: str, body: str) -> None:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-@pytest.mark.parametrize("element", list(CSI))
+@pytest.mark.parametrize("element", list(CSI_ELEMENTS))
 def test_the_pipeline_uses_the_element_that_is_there(tmp_path, monkeypatch, element):
     gstreamer(tmp_path, monkeypatch, element, "exit 0")
     words = pipeline("1", 640, 480, 30)

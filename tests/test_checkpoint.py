@@ -151,7 +151,7 @@ def test_refuses_sizes(tmp_path: Path, shape: str, strides: str, offset: str) ->
 def test_refuses_bad_zips(tmp_path: Path) -> None:
     path, root = tmp_path / "a.pth", described("K\x04", "K\x01")
     refuse(path, "data/0", archive(root))
-    refuse(path, "packed", archive(root, zipfile.ZIP_DEFLATED, data__0=bytes(1 << 20)))
+    refuse(path, "compressed", archive(root, zipfile.ZIP_DEFLATED, data__0=bytes(1 << 20)))
     refuse(path, "big-endian", archive(root, data__0=bytes(16), byteorder=b"big"))
     refuse(path, "0 data.pkl", archive(b"", data__0=b"").replace(b"data.pkl", b"code.pkl"))
     refuse(path, "0 state dicts", archive(b"\x80\x02}X\x01\x00\x00\x00wK\x01s."))
@@ -204,10 +204,10 @@ def safetensors(header: Any, body: int = 16) -> bytes:
 
 def test_refuses_odd_files(tmp_path: Path) -> None:
     once = {"dtype": "BF16", "shape": [8], "data_offsets": [0, 16]}
-    refuse(tmp_path / "a", "lies at", safetensors({"v": once, "w": once}))
+    refuse(tmp_path / "a", "is at", safetensors({"v": once, "w": once}))
     refuse(tmp_path / "a", "plain tensors", safetensors(b'{"a":' + b"[" * 200_000))
     refuse(tmp_path / "a", "plain tensors", (1 << 60).to_bytes(8, "little") + b"{}")
     refuse(tmp_path / "a", "starts with", b"\x80\x04}.")
     refuse(tmp_path / "a", "starts with", b"")
-    refuse(tmp_path, "no file")
-    refuse(tmp_path / "missing", "no file")
+    refuse(tmp_path, "not a file")
+    refuse(tmp_path / "missing", "not a file")

@@ -211,7 +211,7 @@ def test_bad_photos(run, tmp_path, kind):
 @pytest.mark.parametrize(("arguments", "word"), [
     (("learn", "--class", "x", "nothere"), "does not exist"),
     (("learn", "--class", "x"), "no source"),
-    (("learn", "--from", "nothere"), "no folder"),
+    (("learn", "--from", "nothere"), "is not a folder"),
     (("predict", "nothere.csv"), "does not exist"),
     (("forget", "--class", "never"), "known are fast, slow"),
     (("rollback", "99"), "restorable are: "),

@@ -2,16 +2,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
+import code_page
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import code_page  # noqa: E402
-
 PROSE = code_page.PAGE.read_text("utf-8").split(code_page.BEGIN)[0]
 
 

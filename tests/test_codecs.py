@@ -11,13 +11,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from edgecl.errors import BadInput, StateError
 from edgecl.evaluation.datasets import digits, watch
-from edgecl.exemplars.codecs import FITS, Delta16, Float32, Int8, Jpeg, Raw, codec_of
-from edgecl.exemplars.product_quantiser import AMPLE, ROW, ProductQuantiser, _layout, plan
-from edgecl.statistics.class_statistics import LARGEST
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Float32, Int8, codec_of
+from edgecl.exemplars.input_codecs import Delta16, Jpeg, Raw
+from edgecl.exemplars.product_quantiser import AMPLE_PER_CLASS, ROW_BYTES, ProductQuantiser, _layout, plan
+from edgecl.statistics.class_statistics import MAX_FEATURE
 from edgecl.statistics.transform import FeatureTransform
 
 POWERS = st.sampled_from([1.0, 0.5])
-TOP = float(np.float32(LARGEST))
+TOP = float(np.float32(MAX_FEATURE))
 VALUES = st.one_of(st.floats(-TOP, TOP, width=32), st.floats(-1, 1, width=32), st.just(0.0),
                    st.floats(-2.0 ** -100, 2.0 ** -100, width=32))
 VECTORS = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=VALUES)
@@ -205,7 +206,7 @@ def test_tiny_and_large_features_are_no_trouble(scale):
 
 
 def test_huge_features_stay_finite():
-    features = np.random.default_rng(0).uniform(-LARGEST, LARGEST, (50, 12)).astype(np.float32)
+    features = np.random.default_rng(0).uniform(-MAX_FEATURE, MAX_FEATURE, (50, 12)).astype(np.float32)
     for power in (1.0, 0.5):
         quantiser = ProductQuantiser.train(features, 12, 5000, power=power)
         assert np.isfinite(quantiser.decode(quantiser.encode(features))).all()
@@ -219,8 +220,8 @@ def test_a_plan_fits_its_buffer(limit, dimension, classes):
     code, codebook = planned
     assert 1 <= code <= dimension / 4 + 1
     assert codebook <= 2 * limit / 3
-    assert 2 * (code + ROW) <= dimension + 4 + ROW  # less than half of int8
-    assert limit < AMPLE * max(classes, 1) * (dimension + 2 + ROW)
+    assert 2 * (code + ROW_BYTES) <= dimension + 4 + ROW_BYTES  # less than half of int8
+    assert limit < AMPLE_PER_CLASS * max(classes, 1) * (dimension + 2 + ROW_BYTES)
     centroids, length, own = _layout(dimension, code, codebook - 3 * dimension - 8)
     assert centroids * length * (-(-dimension // length) if own else 1) + 3 * dimension + 8 <= codebook
 
@@ -387,7 +388,7 @@ def test_names_that_no_codec_has(name, kind, say):
 
 def test_every_codec_that_fits_stores_a_sample():
     samples = {"image": photo((16, 16, 3)), "window": movement()}
-    for name, kinds in FITS.items():
+    for name, kinds in KINDS_OF_CODEC.items():
         for kind in kinds:
             codec = codec_of(name, kind, samples[kind].shape if kind in samples else (64,))
             assert name.split(":")[0] in (codec.feature.name, getattr(codec.input, "name", ""), "pq", "auto")

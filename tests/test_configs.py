@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.runtime.settings import read_settings
@@ -34,7 +34,7 @@ def test_an_example_also_makes_a_state(name, tmp_path):
     done = subprocess.run([sys.executable, "-m", "edgecl.cli", "init", "--config", CONFIGS / f"{name}.toml", "--state",
                            tmp_path / "state"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert read_settings(CONFIGS / f"{name}.toml").learner["backbone"] in done.stdout
+    assert read_settings(CONFIGS / f"{name}.toml").learner.backbone in done.stdout
 
 
 def test_the_unit_is_hardened():
@@ -53,8 +53,8 @@ def test_the_unit_leaves_out_what_would_stop_the_work():
 
 
 @pytest.mark.parametrize(("uri", "says"), [
-    ("cam:1", "names no stream"), ("photos", "names no stream"), ("fake:.?speed=1", "option 'speed'"),
-    ("serial:", "names no stream")])
+    ("cam:1", "does not name a stream"), ("photos", "does not name a stream"), ("fake:.?speed=1", "option 'speed'"),
+    ("serial:", "does not name a stream")])
 def test_a_source_that_can_never_be_is_refused_before_anything_starts(uri, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("robot.toml").write_text(f'state = "s"\n[[source]]\nuri = "{uri}"\n')

@@ -179,7 +179,7 @@ def test_the_penalty_by_hand_online_and_with_new_outputs():
 
 
 def test_the_gradient_added_by_hand_is_that_of_the_penalty():
-    """Against autograd in float64, with new outputs, with a scalar parameter, and where a parameter has no gradient."""
+    """Against autograd in float64, with new outputs, a scalar parameter, and a parameter that has no gradient."""
     network = build("mlp", (6,), "float32", Cosine, 0)
     network.head.extend(2, rng())
     part = Fisher(importance=3.0, gamma=1.0, samples=0, labels="exact", form="online")

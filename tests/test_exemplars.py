@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecl.exemplars.selection import (
+    BY_RECORDING_ONE_IN,
     GROUP_SHIFT,
-    WHOLE,
     admitted,
     held_back,
     herding,
@@ -175,7 +175,7 @@ def test_a_reservoir_keeps_whole_recordings_first_and_a_draw_of_all(samples, kep
     ranks = reservoir(keys, np.zeros(len(keys), bool))
     assert len(set(ranks.tolist())) == len(ranks)
     stay = np.sort(keys[np.argsort(ranks)[:kept]])
-    whole = (len(stay) - 1) // WHOLE if len(stay) < len(keys) else len(stay)
+    whole = (len(stay) - 1) // BY_RECORDING_ONE_IN if len(stay) < len(keys) else len(stay)
     assert stay[:whole].tolist() == np.sort(keys)[:whole].tolist()  # no gaps by key
     shuffled = np.array(random.sample(keys.tolist(), len(keys)))
     again = reservoir(shuffled, np.zeros(len(keys), bool))

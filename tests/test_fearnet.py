@@ -9,7 +9,7 @@ from torch import nn
 
 import edgecl.training.memory.fearnet_long_term as cortex_module
 from edgecl.errors import BudgetError
-from edgecl.training.memory.fearnet import FearNet, answered
+from edgecl.training.memory.fearnet import FearNet
 from edgecl.training.memory.fearnet_long_term import Cortex, round_weights
 
 
@@ -37,15 +37,15 @@ def test_pseudo_samples_vary_as_real_ones_do_beside_what_the_decoder_tells():
 
 def test_a_sleep_leaves_the_codes_of_what_is_known_where_they_are(monkeypatch):
     moved = {}
-    for stay in (0.0, cortex_module.STAY):
-        monkeypatch.setattr(cortex_module, "STAY", stay)
+    for stay in (0.0, cortex_module.STABILITY):
+        monkeypatch.setattr(cortex_module, "STABILITY", stay)
         cortex, known = Cortex(6, 4).start(rng()), classes_of([0, 1])
         cortex.consolidate(known.x, known.y, 300, rng())
         before = cortex.encoder(known.x)
         new = classes_of([2, 3])
         cortex.consolidate(new.x, new.y, 300, rng())
         moved[stay] = float((cortex.encoder(known.x) - before).square().mean() / before.var(0).mean())
-    assert moved[cortex_module.STAY] < moved[0.0] / 4
+    assert moved[cortex_module.STABILITY] < moved[0.0] / 4
 
 
 def fearnet(sleep=3, dreams=300):
@@ -63,8 +63,8 @@ def test_recent_memory_is_empty_after_sleep_and_long_term_memory_knows_all():
     assert memory.cortex.columns == [0, 1, 6, 7] or set(memory.cortex.columns) == set(range(8))
     x = classes_of(list(range(8)), seed=50)
     scaled = (x.x - memory.mean) / memory.scale
-    said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
-    assert float((said == x.y).float().mean()) > 0.9        # the first two came back as pseudo-samples alone
+    found = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
+    assert float((found == x.y).float().mean()) > 0.9        # the first two came back as pseudo-samples alone
 
 
 def test_the_code_becomes_shorter_where_classes_become_too_many():
@@ -78,8 +78,8 @@ def test_the_code_becomes_shorter_where_classes_become_too_many():
     assert codes == sorted(codes, reverse=True) and codes[0] > codes[-1] and len(set(codes)) <= 3
     x = classes_of(list(range(32)), seed=50, d=16)
     scaled = (x.x - memory.mean) / memory.scale
-    said = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
-    assert float((said == x.y).float().mean()) > 0.6 and float((said == x.y)[x.y < 8].float().mean()) > 0.4
+    found = torch.tensor(memory.cortex.columns)[memory.cortex.probabilities(scaled).argmax(1)]
+    assert float((found == x.y).float().mean()) > 0.6 and float((found == x.y)[x.y < 8].float().mean()) > 0.4
     with pytest.raises(BudgetError, match="FearNet on 16 features and 900 classes"):
         memory.check(900)
 
@@ -117,7 +117,7 @@ def test_recent_samples_that_do_not_fit_bring_sleep_forward():
 def test_the_gate_tells_recent_from_older_samples_and_has_seen_only_pseudo_samples_of_those():
     memory, _ = fearnet()
     recent, older = classes_of([2, 3, 4, 5], seed=50).x, classes_of([0, 1], seed=50).x
-    chances = [float((answered(memory, (x - memory.mean) / memory.scale) > 0.5).float().mean())
+    chances = [float((memory.gate((x - memory.mean) / memory.scale) > 0).float().mean())
                for x in (recent, older)]
     assert chances[0] > 0.9 and chances[1] < 0.1
     asked = []

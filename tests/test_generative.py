@@ -29,7 +29,7 @@ from edgecl.training.plan import Plan
 
 @pytest.mark.parametrize("rank", [0, 3, 8])
 def test_drawn_features_reproduce_mean_and_covariance(rank):
-    """Of the full covariance where the rank is full; else of the diagonal, exactly, and what the rank carries."""
+    """Of the full covariance if the rank is full; else of the exact diagonal and of what the rank holds."""
     true, mean = covariance(8), np.arange(8.0)
     kept = Gaussian.of(mean, true, rank)
     np.testing.assert_allclose(np.diag(kept.covariance), np.diag(true))
@@ -91,7 +91,7 @@ def test_mean_shifts_are_those_of_the_nearest_samples():
 
 
 def test_old_classes_follow_where_the_layers_below_move():
-    """A round at a pace: with the map, the kept mean is nearer to where the old class has gone than without."""
+    """A round at a pace: with the map, the kept mean is nearer to where the old class has moved than without."""
     data, gaps = digits(), {}
     steps = [np.isin(data.y_train, [2 * k, 2 * k + 1]) for k in range(2)]
     images = (data.x_train.reshape(-1, 8, 8, 1) * 255).astype(np.uint8)
@@ -254,25 +254,25 @@ def test_no_sample_is_kept_on_disk(method, tmp_path):
 
 @pytest.mark.parametrize("name", ["dgr", "fearnet"])
 def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
-    from helpers_rounds import conv_backbone, taught
+    from round_states import conv_backbone, taught
 
     from edgecl.rounds.run import RoundRequest
 
     with pytest.raises(BadInput, match="edgecl bench"):
-        taught(tmp_path, conv_backbone(), 4).round(RoundRequest(name, 60))
+        taught(tmp_path, conv_backbone(), 4).round(RoundRequest(name, 600))
     assert read_method(name).paper
 
 
 def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
     from io import BytesIO
 
-    from helpers_rounds import conv_backbone, taught, teach
+    from round_states import conv_backbone, taught, teach
 
     from edgecl.rounds.run import RoundRequest
 
     learner = taught(tmp_path, conv_backbone(), 12)
     for classes in (4, 5):
-        assert learner.round(RoundRequest("statistics", 60, epochs=1)).steps
+        assert learner.round(RoundRequest("statistics", 600, epochs=1)).steps
         with np.load(BytesIO(learner.store.parts()), allow_pickle=False) as kept:
             assert kept["memory/mean"].shape == (classes, 32)
             assert kept["memory/columns"].tolist() == list(range(classes))

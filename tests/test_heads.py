@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestCentroid
 from edgecl.errors import StateError
 from edgecl.heads.solvers import KINDS, forms, nearest_mean, ridge, slda, solve
 from edgecl.statistics.class_statistics import ClassStatistics
-from edgecl.statistics.covariance import MOST, oas_shrinkage, solve_positive
+from edgecl.statistics.covariance import MAX_SHRINKAGE, oas_shrinkage, solve_positive
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
 
@@ -198,7 +198,7 @@ def test_oas_is_the_papers_formula():
     n, p = 60 / 6, 12
     trace, square = np.trace(covariance), np.trace(covariance @ covariance)
     rho = ((1 - 2 / p) * square + trace ** 2) / ((n + 1 - 2 / p) * (square - trace ** 2 / p))
-    assert oas_shrinkage(covariance, 60) == pytest.approx(min(rho, MOST))
+    assert oas_shrinkage(covariance, 60) == pytest.approx(min(rho, MAX_SHRINKAGE))
     assert oas_shrinkage(np.eye(5), 100) == 1.0
     assert oas_shrinkage(np.zeros((5, 5)), 0) == 1.0
     assert oas_shrinkage(np.diag([1.0, 0, 0, 0]), 10 ** 9) == 1e-3

@@ -7,7 +7,6 @@ import random
 import socket
 import struct
 import threading
-import time
 import zipfile
 import zlib
 from contextlib import suppress
@@ -116,27 +115,25 @@ def test_a_body_of_8_mb_is_read_and_one_byte_more_is_not(steady, form):
 
 def test_a_length_that_lies(steady):
     client, _ = steady
-    codes = replies_of(client.burst([with_length(100, declared=10)])[0])    # no photo; what follows is no request
+    codes = replies_of(client.burst([with_length(100, declared=10)], quiet=60)[0])   # no photo; then no request
     assert codes in ([400], [400, 400])
     assert client.burst([with_length(10, declared=100)]) == [b""]                        # it waits for the rest
-    begun = time.monotonic()
-    with socket.create_connection(client.address, timeout=10) as line:      # told before it is sent
+    with socket.create_connection(client.address, timeout=240) as line:      # told before it is sent
         line.sendall(with_length(0, declared=10**12))
         assert b" 413 " in line.recv(1000)
-    assert time.monotonic() - begun < 2
 
 
 def test_a_body_without_end_is_given_up(steady):
     client, _ = steady
     before = resident()
-    with socket.create_connection(client.address, timeout=30) as line:
+    with socket.create_connection(client.address, timeout=240) as line:
         line.sendall(in_chunks(0)[:-5])
         sent, part = 0, b"10000\r\n" + b"x" * 65536 + b"\r\n"
         with suppress(OSError):
-            while sent < 4 * bodies.DISCARD:
+            while sent < 4 * bodies.MOST_DISCARDED:
                 line.sendall(part)
                 sent += len(part)
-    assert sent < 2 * bodies.DISCARD
+    assert sent < 2 * bodies.MOST_DISCARDED
     assert resident() - before < 24 * 2 ** 20
 
 
@@ -216,7 +213,7 @@ def at_once(count, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     assert len(found) == count
     return found
 
@@ -239,7 +236,7 @@ def test_a_hundred_large_uploads_take_the_memory_of_few(steady):
             peak.append(resident())
     watcher = threading.Thread(target=watch)
     watcher.start()
-    found = at_once(100, lambda: replies_of(client.raw(shot, timeout=60)))
+    found = at_once(100, lambda: replies_of(client.raw(shot, timeout=240)))
     done.set()
     watcher.join()
     assert {code for codes in found for code in codes} <= {400, 429}    # read and no photo, or told to come again
@@ -249,29 +246,30 @@ def test_a_hundred_large_uploads_take_the_memory_of_few(steady):
 
 def test_past_the_most_connections_new_ones_are_closed_and_later_served(steady):
     client, _ = steady
-    lines = [socket.create_connection(client.address, timeout=5) for _ in range(server.MOST_CONNECTIONS + 40)]
-    cut = 0
+    lines = [socket.create_connection(client.address, timeout=240) for _ in range(server.MOST_CONNECTIONS + 40)]
     for line in lines:
         line.setblocking(False)
-    time.sleep(0.5)
-    for line in lines:
-        try:
-            cut += line.recv(1) == b""
-        except BlockingIOError:
-            pass
-        except ConnectionResetError:
-            cut += 1
+    until(lambda: sum(map(is_closed, lines)) >= 39)
+    assert sum(map(is_closed, lines)) <= 41
     for line in lines:
         line.close()
-    assert cut >= 39
     until(lambda: client.ask("GET", "/api/info")[0] == 200)
+
+
+def is_closed(line):
+    try:
+        return line.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def test_past_the_most_streams_of_events_new_ones_are_told_429(steady):
     client, _ = steady
     lines = []
     for _ in range(events.MOST_STREAMS):
-        line = socket.create_connection(client.address, timeout=5)
+        line = socket.create_connection(client.address, timeout=240)
         line.sendall(b"GET /api/events HTTP/1.1\r\n" + HEAD + b"\r\n")
         assert b" 200 " in line.recv(4096)
         lines.append(line)
@@ -282,7 +280,7 @@ def test_past_the_most_streams_of_events_new_ones_are_told_429(steady):
 
 
 def first_bytes(client):
-    with socket.create_connection(client.address, timeout=5) as line:
+    with socket.create_connection(client.address, timeout=240) as line:
         line.sendall(b"GET /api/events HTTP/1.1\r\n" + HEAD + b"\r\n")
         text = b""
         while b"retry" not in text and b" 429 " not in text:
@@ -294,11 +292,11 @@ def test_past_the_most_requests_503(tmp_path, monkeypatch):
     monkeypatch.setattr(guards, "MOST_REQUESTS", 2)
     with web(tmp_path / "state") as (client, service, _, _):
         held, entered = threading.Event(), threading.Semaphore(0)
-        service.status = lambda: entered.release() or (held.wait(10) and {})
+        service.status = lambda: entered.release() or (held.wait(240) and {})
         threads = [threading.Thread(target=client.get, args=("/api/status",)) for _ in range(2)]
         for thread in threads:
             thread.start()
-        assert entered.acquire(timeout=5) and entered.acquire(timeout=5)
+        assert entered.acquire(timeout=240) and entered.acquire(timeout=240)
         client.refused(503, "GET", "/api/info")
         held.set()
         for thread in threads:

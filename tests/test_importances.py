@@ -51,7 +51,7 @@ def descend(part, learner, batch, rate=0.1):
     with torch.no_grad():
         for p, g in zip(learner.parameters(), part.project([g.clone() for g in found])):
             p -= rate * g
-    part.after_step()
+    part.after_step(1.0)
 
 
 def shake(learner, seed=0):
@@ -109,7 +109,7 @@ def test_how_many_samples_pass_at_a_time_changes_nothing(take):
 def test_samples_pass_in_pieces_that_fit_the_rounds_memory():
     learner, passed = network(), []
     learner.body.register_forward_hook(lambda _, given, out: passed.append(len(given[0])))
-    learner.block = 6       # samples that fit where nothing is trained: with gradients of all layers, half as many
+    learner.block = 6       # samples that fit without training: with gradients of all layers, half as many
     for part in (Fisher(1.0, 1.0, 0, "drawn", "online"), Sensitivity(1.0, 0)):
         part.end(learner, samples(7), rng())
     assert passed == [3, 3, 1] * 2
@@ -227,7 +227,7 @@ def test_the_credit_along_a_straight_path_is_what_the_loss_lost():
         with torch.no_grad():
             for p, d in zip(learner.parameters(), way):
                 p += d / 400
-        part.after_step()
+        part.after_step(1.0)
     lost = first - learner.head.loss(step(batch, learner(batch.x)[1])).item()
     credit = [c.clone() for c in part.path.credit]
     assert lost > 0.1 and sum(float(c.sum()) for c in credit) == pytest.approx(lost, rel=0.01)

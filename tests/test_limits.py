@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from edgecl.commands import doctor
 from edgecl.errors import BadInput
+from edgecl.files.tables import checked
 from edgecl.rounds import board as module
 from edgecl.rounds.board import Readings, Zone, ask_firmware, read
-from edgecl.rounds.limits import RANGES, Limits, Need, Reason, may_run
+from edgecl.rounds.limits import Limits, Need, Reason, may_run
 
 RECORDED = Path(__file__).parent / "recorded"
 NEED = Need(memory=400_000_000, seconds=120, threads=1)
@@ -111,12 +112,11 @@ def test_a_limit_out_of_range_names_its_value_and_the_cure(name, value):
 
 def test_limits_are_read_from_a_table():
     table = {"memory": "400MB", "time": "60s", "threads": 1, "heat": 70, "battery": 30, "reserve": 10**6}
-    assert Limits.from_table(table) == Limits(memory=400_000_000, time=60.0, heat=70, reserve=10**6)
-    assert Limits.from_table({}) == Limits()
-    assert set(RANGES) == {field.name for field in dataclasses.fields(Limits)}
+    assert checked(Limits, table, "limits") == Limits(memory=400_000_000, time=60.0, heat=70, reserve=10**6)
+    assert checked(Limits, {}, "limits") == Limits()
     for wrong in ({"heats": 70}, {"memory": "much"}, {"time": "soon"}, {"heat": "70"}):
         with pytest.raises(BadInput):
-            Limits.from_table(wrong)
+            checked(Limits, wrong, "limits")
 
 
 # properties -------------------------------------------------------------------------------------

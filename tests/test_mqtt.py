@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import queue
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,10 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers_bridge import need
+from helpers_daemon import serving
+from helpers_needs import need
+from helpers_state import vectors
 
 from edgecl.errors import BadInput
-from edgecl.runtime.mqtt import DEBOUNCE, Publisher, Topics, discovery, password, slug, start
+from edgecl.results import Prediction
+from edgecl.runtime.mqtt import Publisher, Topics, discovery, password, slug, start
+from edgecl.samples import Sample
 
 STATE = Path("state")
 INFO = {"generation": 7, "classes": ["mug", "pen"], "round_running": False,
@@ -35,6 +38,9 @@ class Stand:
     def budget(self) -> dict:
         return BUDGET
 
+    def stable(self) -> list[Prediction]:
+        return []
+
     def subscribe(self) -> Stand:
         return self
 
@@ -48,22 +54,67 @@ class Stand:
         self.events.put(None)
 
 
-def prediction(label: str, unknown: bool = False) -> dict:
-    return {"type": "prediction", "source": "imu", "label": label, "confidence": 0.91234, "unknown": unknown}
+def prediction(label: str, changed: bool = True, unknown: bool = False) -> dict:
+    return {"type": "prediction", "source": "imu", "label": label, "confidence": 0.91234, "unknown": unknown,
+            "changed": changed}
 
 
-def test_a_label_is_published_once_it_holds_and_unknown_is_one():
-    sent = []
-    client = SimpleNamespace(publish=lambda topic, payload, **_: sent.append((topic, json.loads(payload))))
-    publisher = Publisher(Stand(), client, Topics("desk"))
-    for event in [prediction("pen")] * (DEBOUNCE - 1) + [prediction("mug")] * (DEBOUNCE + 4):
+class Sent(list):
+    """A client of a broker that only notes what is published: (topic, value)."""
+
+    def publish(self, topic: str, payload: str, **_: object) -> None:
+        self.append((topic, payload if payload == "online" else json.loads(payload)))
+
+    def labels(self) -> list[str]:
+        return [value["label"] for topic, value in self if "/source/" in topic]
+
+
+def test_a_label_is_published_when_it_has_changed_and_unknown_is_one():
+    sent = Sent()
+    publisher = Publisher(Stand(), sent, Topics("desk"))
+    for event in (prediction("pen", changed=False), prediction("mug"), prediction("mug", changed=False)):
         publisher.take(event)
     assert sent == [("edgecl/desk/source/imu", {"label": "mug", "unknown": False, "confidence": 0.9123})]
-    for _ in range(DEBOUNCE):
-        publisher.take(prediction("mug", unknown=True))
+    publisher.take(prediction("mug", unknown=True))
     assert sent[-1][1]["label"] == "unknown"
     publisher.take({"type": "generation", "generation": 8})
     assert sent[-1] == ("edgecl/desk/state", {"generation": 7, "classes": 2, "round_running": False, **BUDGET})
+
+
+@pytest.mark.parametrize("debounce", [1, 2, 5])
+def test_labels_are_published_by_the_debounce_of_their_source(tmp_path, debounce):
+    with serving(tmp_path / "state", debounce=debounce) as (service, loop, _):
+        source, events, sent = service.sources.threads[0], service.subscribe(), Sent()
+        publisher = Publisher(service, sent, Topics("desk"))
+
+        def show(name: str, times: int) -> None:
+            for number in range(times):
+                loop.offer(source, Sample(vectors(name, 1, 7 + number)[0], "tap"))
+                assert loop.step(0.0)
+                publisher.take(events.get(0))
+
+        show("ant", debounce)
+        assert sent.labels() == ["ant"]
+        show("wasp", debounce - 1)     # too short
+        show("ant", debounce)
+        assert sent.labels() == ["ant"]
+        show("wasp", debounce + 1)
+        assert sent.labels() == ["ant", "wasp"]
+        show("ant", 1)
+        assert sent.labels() == ["ant", "wasp"] + ["ant"] * (debounce == 1)
+
+
+def test_a_new_connection_is_given_the_labels_that_are_stable_already(tmp_path):
+    with serving(tmp_path / "state") as (service, loop, _):     # before anybody listens
+        sent = Sent()
+        publisher = Publisher(service, sent, Topics("desk"))
+        publisher.announce()
+        assert sent.labels() == []
+        for number in range(5):
+            loop.offer(service.sources.threads[0], Sample(vectors("ant", 1, number)[0], "tap"))
+            assert loop.step(0.0)
+        publisher.announce()
+        assert sent.labels() == ["ant"]
 
 
 def test_the_description_names_every_part_once_and_all_topics_are_ours():
@@ -98,7 +149,7 @@ class Broker:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder = folder
-        self.program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+        self.program = need("mosquitto", "mosquitto")
         self.start()
 
     def start(self) -> None:
@@ -112,7 +163,7 @@ class Broker:
         self.process.wait()
 
 
-def until(condition, seconds: float = 15.0):
+def until(condition, seconds: float = 240.0):
     """Wait for something to come true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -139,7 +190,7 @@ class Listener:
         self.client.on_subscribe = lambda *_: self.ready.set()
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(240)
 
     def last(self, topic: str) -> str | None:
         return self.seen.get(topic, [None])[-1]
@@ -150,9 +201,7 @@ class Listener:
 
 
 @pytest.fixture
-def broker(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "/usr/sbin:/usr/local/sbin", prepend=":")
-    need("mosquitto", "mosquitto")
+def broker(tmp_path):
     broker = Broker(tmp_path)
     yield broker
     broker.stop()
@@ -169,8 +218,7 @@ def test_home_assistant_finds_the_device_hears_labels_and_its_end(broker):
     config = until(lambda: listener.last("homeassistant/device/desk/config"))
     assert json.loads(config) == discovery(Topics("desk"), ["front camera", "imu"])
     until(lambda: listener.last("edgecl/desk/availability") == "online")
-    for _ in range(DEBOUNCE):
-        service.events.put(prediction("mug"))
+    service.events.put(prediction("mug"))
     until(lambda: json.loads(listener.last("edgecl/desk/source/imu") or "{}").get("label") == "mug")
     count = len(listener.seen["homeassistant/device/desk/config"])
     listener.client.publish("homeassistant/status", "online")

@@ -95,7 +95,7 @@ def test_the_same_head_gives_the_same_bytes():
 
 
 def test_another_model_is_no_head():
-    with pytest.raises(BackboneError, match="no edgecl head"):
+    with pytest.raises(BackboneError, match="not an edgecl head"):
         HeadSession(build_identity(4))
 
 

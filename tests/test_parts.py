@@ -113,7 +113,7 @@ def descend(part, network, new, rate=0.1):
     with torch.no_grad():
         for p, gradient in zip(weights, part.project(gradients)):
             p -= rate * gradient
-    part.after_step()
+    part.after_step(1.0)
 
 
 ACTIVATIONS = {"less-forget", "margin-ranking", "fixed-classes", "positive-weights", "pooled-outputs", "logit-replay",
@@ -154,7 +154,7 @@ def test_a_projection_obeys_what_memory_keeps(name, memory):
         assert sum(float((a * r).sum()) for a, r in zip(against, reference)) < 0
         found.append(each.project([g.clone() for g in against], iter([reference])))
         assert sum(float((a * r).sum()) for a, r in zip(found[-1], reference)) > -0.0011     # the ridge of the dual
-        each.after_step()
+        each.after_step(1.0)
     assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
@@ -184,7 +184,7 @@ def test_a_constraint_is_0_at_first_and_not_0_once_something_moved(name):
         pull = each.project([torch.zeros_like(p) for p in network.parameters()])
         assert penalties[1].shape == () and penalties[1].requires_grad != any(bool(g.any()) for g in pull)    # not both
         assert each.project([None] * len(pull)) == [None] * len(pull)
-        each.after_step()
+        each.after_step(1.0)
     assert found[0] == found[1] and abs(found[0][0]) < 1e-6 and found[0][1] > 1e-4
 
 

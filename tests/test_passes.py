@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edgecl.training.constraints.distillation import Distillation
 from edgecl.training.constraints.importances import Fisher
 from edgecl.training.networks.heads import Sigmoid, Softmax
 from edgecl.training.networks.network import build, outputs
-from edgecl.training.passes import FIRST, FORWARD, LATE, Allowance, Deadline
+from edgecl.training.passes import CLOSING_MARGIN, FIRST_STEP, FORWARD, Allowance, Deadline, Objective
 
 KNOWN, CLASSES, SAMPLES, OLD = 3, 5, 12, 7
 METHODS = {  # head, constraints
@@ -46,7 +47,7 @@ def gradients(made_up, piece, **allowed):
     """The loss and all gradients, as a step would use them, and what was allowed in the end."""
     network, parts, batch, old = made_up
     allowance = Allowance(piece, **allowed)
-    value, found = allowance.passes(network, parts, batch, old, KNOWN, list(network.parameters()), 0.1)[:2]
+    value, found = allowance.passes(Objective(network, parts, KNOWN, 0.1), replace(batch, old=old))[:2]
     for part in parts:
         found = part.project(found)
     return value, [g.numpy().copy() for g in found], allowance
@@ -111,7 +112,7 @@ def test_pieces_are_halved_where_memory_gets_tight_but_never_to_nothing():
 def test_the_time_for_steps_ends_so_early_that_what_follows_can_be_done():
     now = [100.0]
     clock = Deadline(60.0, closing=300, files=0.7, each=0.03, batch=64, now=lambda: now[0])
-    last = 0.7 + 0.03 * FIRST * 64 + 0.03 * FORWARD * LATE * 300   # one more step, and 300 samples forward
+    last = 0.7 + 0.03 * (FIRST_STEP * 64 + FORWARD * CLOSING_MARGIN * 300)      # one more step, 300 samples forward
     assert clock.last == pytest.approx(last)
     now[0] += (60 - last) / 2
     assert clock.spent(0) == pytest.approx(0.5)
@@ -142,22 +143,22 @@ def test_the_kernel_refuses_memory_and_the_batch_goes_through_in_pieces():
     code = """
 import numpy as np, torch
 from edgecl.training.worker import limits
-from edgecl.training.passes import Allowance
+from edgecl.training.passes import Allowance, Objective
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.batch import Batch
 from edgecl.training.networks.network import build
 network = build("cnn", (96, 96, 3), "uint8", Softmax, 0)
 network.head.extend(4, np.random.default_rng(0))
 x = torch.randint(0, 256, (256, 96, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-batch, weights = Batch(x, torch.arange(256) % 4), list(network.parameters())
-whole = Allowance().passes(network, [], batch, None, 0, weights, 0.0)
+batch, objective = Batch(x, torch.arange(256) % 4), Objective(network, (), 0)
+whole = Allowance().passes(objective, batch)
 limits.trim()
 memory = limits.status("VmRSS")[0] + 60_000_000
 limits.limit(memory)
 peak = limits.Peak()
 allowance = Allowance()
 found = []
-raised = peak.raised_by(lambda: found.append(allowance.passes(network, [], batch, None, 0, weights, 0.0)))
+raised = peak.raised_by(lambda: found.append(allowance.passes(objective, batch)))
 (value, gradients, *_), = found
 same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(gradients, whole[1]))
 print(allowance.piece, raised < 1.05 * 60_000_000 + 0.02 * memory, same, abs(value - whole[0]) < 1e-4)

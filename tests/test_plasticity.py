@@ -18,7 +18,7 @@ from edgecl.training.plasticity.task_rules import pick
 
 METHODS = [name for name in method_names() if read_method(name).plastic]
 FROZEN = [name for name in METHODS if name != "den"]     # which goes on changing old units a little
-UNITS = ("clnp", "pathnet", "cpg", "den")      # whose units must be told apart
+UNITS = ("clnp", "pathnet", "cpg", "den")      # which act on single units
 
 
 # the contract ------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ PLASTIC = 'paper = "x"\nrate = 0.1\nplasticity = "packnet"\npruned = 0.5\n'
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (PLASTIC, "nothing tells which is to answer; give task_rule = entropy or nearest-mean or ncm"),
+    (PLASTIC, "no rule picks the one that answers; give task_rule = entropy or nearest-mean or ncm"),
     ('paper = "x"\nrate = 0.1\ntask_rule = "entropy"\n', "task_rule needs sub-networks.*give plasticity = packnet or"),
     (PLASTIC + 'task_rule = "entropy"\nmemory = "reservoir"\n', "leave out memory"),
     (PLASTIC + 'task_rule = "entropy"\ndecay = 0.1\n', "no decay"),

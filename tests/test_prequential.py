@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from edgecl.cli import main
 from edgecl.commands.direct_or_daemon import Direct
 from edgecl.errors import BadInput
-from edgecl.evaluation.prequential import Heard, Pace, play, recording, summary
+from edgecl.evaluation.prequential import BatchResult, Pace, play, recording, summary
 from edgecl.learner import Learner
 from edgecl.results import Prediction
 from edgecl.samples import Sample
@@ -57,8 +57,8 @@ def test_each_batch_is_asked_before_it_is_taught_and_comes_at_its_time():
     heard = list(play(vectors("aaaabb"), daemon, Pace(0.5, 10, 2), clock=time.clock, sleep=time.sleep))
     assert [event[1:] for event in daemon.log] == [("a", 2), ("asked", 2), ("a", 2), ("asked", 2), ("b", 2)]
     assert [event[0] for event in daemon.log] == pytest.approx([0.1, 0.2, 0.2, 0.3, 0.3])
-    assert heard == [Heard(1.0, 2, 0, 0, 0, ("a",), 0.0), Heard(2.0, 2, 2, 0, 2, (), 0.0),
-                     Heard(3.0, 2, 0, 0, 0, ("b",), 0.0)]
+    assert heard == [BatchResult(1.0, 2, 0, 0, 0, ("a",), 0.0), BatchResult(2.0, 2, 2, 0, 2, (), 0.0),
+                     BatchResult(3.0, 2, 0, 0, 0, ("b",), 0.0)]
 
 
 def test_what_was_known_before_is_asked_from_the_start_and_nothing_need_be_taught():
@@ -89,7 +89,8 @@ def test_a_slow_daemon_is_behind_and_that_is_told():
 
 
 def test_a_summary_weighs_samples_and_keeps_the_last_stretch():
-    heard = [Heard(float(i), 10, i % 11, 2, 10 if i else 0, ("x",) if i in (0, 7) else (), 0.0) for i in range(23)]
+    heard = [BatchResult(float(i), 10, i % 11, 2, 10 if i else 0, ("x",) if i in (0, 7) else (), 0.0)
+             for i in range(23)]
     rows = summary(heard, 5)
     assert len(rows) == 5
     assert sum(row["samples"] for row in rows) == 230
@@ -139,7 +140,7 @@ def test_a_table_is_cut_within_stretches_of_one_label(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("a,b\n1,2\n", "no column of"), ("a,label\nx,walk\n", "row 2"), ("", "can't be read")])
+    ("a,b\n1,2\n", "no column named"), ("a,label\nx,walk\n", "row 2"), ("", "can't be read")])
 def test_a_table_that_is_none_is_refused(tmp_path, text, says):
     (tmp_path / "day.csv").write_text(text)
     with pytest.raises(BadInput, match=says):

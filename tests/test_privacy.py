@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_daemon import running
-from helpers_rounds import conv_backbone
 from helpers_state import answers, create, directory_bytes, in_a_child, vectors
 from PIL import Image
+from round_states import conv_backbone
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, StateError
 from edgecl.evaluation.datasets import digits
-from edgecl.exemplars.codecs import Delta16, Int8
+from edgecl.exemplars.codecs import Int8
+from edgecl.exemplars.input_codecs import Delta16
 from edgecl.learner import Learner
 from edgecl.profiling import sandbox
 from edgecl.rounds import worker
@@ -169,7 +170,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     monkeypatch.setattr(worker, "run", run)
     watched.append(look)
-    done = learner.round(RoundRequest("statistics", 300, epochs=1))
+    done = learner.round(RoundRequest("statistics", 600, epochs=1))
     assert done.steps
     look()
     assert bool(seen) == (memory == "exemplars")
@@ -180,7 +181,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
 
     def killed():
         monkeypatch.setattr(worker, "run", lambda folder, job, watch=None: os._exit(9))
-        Learner.open(tmp_path / "state").round(RoundRequest("fetril", 300))
+        Learner.open(tmp_path / "state").round(RoundRequest("fetril", 600))
 
     seen.clear()
     searched.clear()
@@ -209,14 +210,14 @@ def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch):
     learner.close()
     learner = Learner.open(tmp_path / "state")
     assert answers(learner, data.x_test[:40]) == before
-    done = learner.round(RoundRequest(None, 300))
+    done = learner.round(RoundRequest(None, 600))
     assert done.method == "statistics" and done.steps and done.samples == 700
     said = learner.predict(data.x_test[known])
     assert np.mean([each.label == str(y) for each, y in zip(said, data.y_test[known])]) > 0.96
     monkeypatch.setattr("edgecl.rounds.gate.check_accuracy", lambda *_: [])     # every round is taken
     for number in range(7, 10):
         learner.learn(data.x_train[data.y_train == number], str(number))
-        done = learner.round(RoundRequest(None, 300))
+        done = learner.round(RoundRequest(None, 600))
         assert done.accepted and done.samples == 100 * (number + 1)
         known = data.y_test <= number
         said = learner.predict(data.x_test[known])
@@ -229,7 +230,7 @@ def test_methods_that_need_samples_are_refused_with_the_cure(method, tmp_path):
     for name in ("ant", "wasp"):
         learner.learn(vectors(name, 10), name)
     with pytest.raises(BadInput, match="keeps statistics only; give --method statistics or fetril"):
-        learner.round(RoundRequest(method, 60))
+        learner.round(RoundRequest(method, 600))
 
 
 def test_so_few_samples_that_statistics_tell_them_are_refused(tmp_path):
@@ -294,7 +295,7 @@ def test_the_setting_is_in_the_configuration_and_the_status_says_so(tmp_path, ca
     capsys.readouterr()
     assert main(["predict", "--state", str(tmp_path / "other"), "--config", str(config),
                  str(tmp_path / "ant.csv")]) == 1
-    assert "keeps exemplars for its whole life" in capsys.readouterr().err
+    assert "this state was created with exemplars" in capsys.readouterr().err
     for wrong in ('kind = "nothing"', 'kind = "statistics"\nsize = 3'):
         config.write_text(f"[memory]\n{wrong}\n")
         assert main(["init", "--config", str(config), "--state", str(tmp_path / "third")]) == 1
@@ -322,7 +323,7 @@ def test_the_daemon_keeps_none_either_and_refuses_a_state_that_does(tmp_path):
     Learner.create(tmp_path / "state", Settings("identity")).close()
     with running(tmp_path, text) as daemon:
         assert daemon.process.wait(20) == 1
-        assert "keeps exemplars for its whole life" in Path(daemon.log).read_text()
+        assert "this state was created with exemplars" in Path(daemon.log).read_text()
 
 
 def test_such_a_state_is_measured_and_its_settings_keep_the_kind(tmp_path, capsys):

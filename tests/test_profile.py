@@ -78,7 +78,7 @@ def test_it_measures_every_part_in_each_precision(photos):
     assert parts == {("preprocess", "-"), ("backbone", "fp32"), ("backbone", "int8"), ("head", "fp32")}
     for x in found["latency"]:
         assert 0 < x["p50"] <= x["p95"] <= x["p99"]
-        assert x["runs"] >= profile.LEAST
+        assert x["runs"] >= profile.LEAST_RUNS
         assert 1 <= x["threads"] <= found["cores"]
     assert [x["what"] for x in found["memory"]] == ["answering", "learning"]
     assert [x["kind"] for x in found["heads"]] == ["nearest-mean", "cosine", "slda", "ridge", "ridge-projected"]

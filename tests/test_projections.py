@@ -173,7 +173,7 @@ def test_episodes_are_equal_shares_that_fit():
     assert [len(task) for task in memory.tasks()] == [4, 4, 4]
     assert [sorted(task.y.tolist()) for task in memory.tasks()] == [[k, k, k + 1, k + 1] for k in (0, 2, 4)]
     assert memory.replay(5, rng()) is None
-    memory.reserved = 6 * SIZE
+    memory.reserve(6 * SIZE)
     memory.dataset(batch([6]))
     assert [len(task) for task in memory.tasks()] == [2, 2, 2] and memory.nbytes <= memory.room - memory.reserved
     few = Episodes(12 * SIZE + 3 * 4, NOTHING, 3)

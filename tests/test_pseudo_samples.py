@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecl.exemplars.pseudo_samples import CODED, JUDGING, LEARNED, RANK, ClassGaussians, width
+from edgecl.exemplars.pseudo_samples import JUDGING_DRAWS, MAX_RANK, PSEUDO_CODED, TRAINING_DRAWS, ClassGaussians, width
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform
 
@@ -31,7 +31,7 @@ def test_the_rank_follows_from_room_and_classes():
         assert [len(own.factor) for own in gaussians.of.values()] == ([] if rank is None else [rank] * 3)
         arrays = gaussians.to_arrays()
         assert arrays["diagonal"].nbytes + arrays["factor"].nbytes <= room
-    assert RANK > D
+    assert MAX_RANK > D
 
 
 def test_taught_twice_is_as_taught_at_once_and_comes_back_from_rest():
@@ -52,7 +52,7 @@ def test_taught_twice_is_as_taught_at_once_and_comes_back_from_rest():
 
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_draws_lie_about_the_mean_as_wide_as_measured_and_are_the_same_again(power, monkeypatch):
-    monkeypatch.setattr("edgecl.exemplars.pseudo_samples.LEARNED", 50_000)
+    monkeypatch.setattr("edgecl.exemplars.pseudo_samples.TRAINING_DRAWS", 50_000)
     transform, gaussians = FeatureTransform(D, D, power), ClassGaussians(10 ** 6)
     h = transform(samples(200, shift=20))
     known = statistics(ant=h)
@@ -62,11 +62,11 @@ def test_draws_lie_about_the_mean_as_wide_as_measured_and_are_the_same_again(pow
     wanted = 9 * np.cov(h.T, bias=True)
     assert np.linalg.norm(drawn.mean(0) - h.mean(0)) < 0.02 * np.linalg.norm(h.mean(0))
     assert np.linalg.norm(np.cov(drawn.T) - wanted) < 0.03 * np.linalg.norm(wanted)
-    assert {(row.coded, row.judges, row.label) for row in rows} == {(CODED, False, "ant")}
+    assert {(row.coded, row.judges, row.label) for row in rows} == {(PSEUDO_CODED, False, "ant")}
     again = gaussians.draw("ant", known, transform, judges=False)
     assert all(np.array_equal(a.feature, b.feature) for a, b in zip(rows[:50], again))
     judging = gaussians.draw("ant", known, transform, judges=True)
-    assert len(judging) == JUDGING and not np.array_equal(judging[0].feature, rows[0].feature)
+    assert len(judging) == JUDGING_DRAWS and not np.array_equal(judging[0].feature, rows[0].feature)
 
 
 def test_a_round_goes_through_draws_to_learn_from_and_others_that_judge():
@@ -74,8 +74,8 @@ def test_a_round_goes_through_draws_to_learn_from_and_others_that_judge():
     for label, h in parts.items():
         gaussians.add(label, h, 1.0)
     rows = gaussians.samples(statistics(**parts), FeatureTransform(D, D))
-    assert [row.id for row in rows] == list(range(2 * (LEARNED + JUDGING)))
-    assert sum(row.judges for row in rows) == 2 * JUDGING
+    assert [row.id for row in rows] == list(range(2 * (TRAINING_DRAWS + JUDGING_DRAWS)))
+    assert sum(row.judges for row in rows) == 2 * JUDGING_DRAWS
 
 
 def test_the_width_is_how_far_another_recording_lies():

@@ -18,6 +18,7 @@ from edgecl.training.memory.exemplars import Reservoir
 from edgecl.training.memory.replay import ByGradient, Greedy, Recorded, replacing, scores
 from edgecl.training.networks.heads import Asymmetric, Softmax
 from edgecl.training.networks.network import Network, build
+from edgecl.training.passes import Allowance
 from edgecl.training.plan import Plan
 from edgecl.training.step import Step
 
@@ -110,7 +111,7 @@ def test_der_loss_of_a_step_is_the_papers():
 
     memory, values = recorded(), []
     learning_round(network, Parts(memory, Balance(), [Spy(0.3)]), batch([2], 8), 3, Plan(1, 8, 0.1), rng(),
-                   lambda _, loss: values.append(loss))
+                   Allowance(progress=lambda _, loss: values.append(loss)))
     (one,) = seen
     assert len(one.logits) == 24
     ce = F.cross_entropy(one.logits, one.targets, reduction="none").detach()

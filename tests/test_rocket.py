@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgecl.backbones.rocket import CALIBRATION_SAMPLES, SHORTEST, build_rocket, usable_dimension
+from edgecl.backbones.rocket import CALIBRATION_SAMPLES, MIN_WINDOW_SAMPLES, build_rocket, usable_dimension
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import watch
@@ -51,7 +51,7 @@ def reference(model: bytes, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize(("time", "channels", "dimension"),
-                         [(150, 6, 336), (40, 3, 1344), (9, 1, 84), (SHORTEST, 12, 500)])
+                         [(150, 6, 336), (40, 3, 1344), (9, 1, 84), (MIN_WINDOW_SAMPLES, 12, 500)])
 def test_features_are_shares_of_time_above_a_bias(time, channels, dimension):
     model = build_rocket(walks(20, time, channels), dimension)
     windows = walks(5, time, channels, seed=1)
@@ -123,7 +123,7 @@ def test_the_file_says_what_it_takes_and_gives():
 
 @pytest.mark.parametrize(("windows", "dimension", "says"), [
     (walks(4, 50, 3), 83, "83 features"),
-    (walks(4, SHORTEST - 1, 3), 84, "4 samples"),
+    (walks(4, MIN_WINDOW_SAMPLES - 1, 3), 84, "4 samples"),
     (walks(4, 50, 3)[0], 84, r"\(50, 3\)"),
     (walks(4, 50, 3)[:0], 84, r"\(0, 50, 3\)"),
     (np.where(np.arange(4)[:, None, None] == 2, np.nan, walks(4, 50, 3)), 84, "1 of 4"),

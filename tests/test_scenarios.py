@@ -83,8 +83,8 @@ def test_both_brings_classes_late_and_sessions_of_known_ones():
 
 
 @pytest.mark.parametrize(("arguments", "word"), [
-    (("nope", 2), "nc, ni, nic, online"), (("nc", 4), "3 classes"), (("nc", 0), "0 steps"),
-    (("nc", 2, 0, [0, 1]), "class order 0,1"), (("ni", 3), "2 sessions"), (("nic", 7), "6 pairs")])
+    (("nope", 2), "nc, ni, nic, online"), (("nc", 4), "3 classes"), (("nc", 0), "--steps is 0"),
+    (("nc", 2, 0, [0, 1]), "class order is 0,1"), (("ni", 3), "2 sessions"), (("nic", 7), "6 pairs")])
 def test_what_can_not_be_had_is_refused(arguments, word):
     with pytest.raises(BadInput, match=word):
         build(arguments[0], split_of(3, 2), *arguments[1:])
@@ -114,7 +114,7 @@ def test_watch_windows_test_on_the_people_of_the_demo(tmp_path):
     split = datasets.watch_windows()
     assert split.x_train.shape == (1893, 150, 6) and split.x_train.dtype == np.float32
     assert split.x_test.shape == (1153, 150, 6)
-    assert (datasets.WINDOW, datasets.HOP, datasets.UNSEEN) == (demo.WINDOW, demo.HOP, demo.HELD_OUT_PEOPLE)
+    assert (datasets.WINDOW, datasets.HOP, datasets.UNSEEN_PEOPLE) == (demo.WINDOW, demo.HOP, demo.HELD_OUT_PEOPLE)
     _, train, test = demo.write_recordings(tmp_path / "d")
     assert sorted({f"{p:02d}" for p in split.session_train}) == train
     assert sorted({f"{p:02d}" for p in split.session_test}) == test
@@ -169,7 +169,7 @@ def test_npz_files_with_all_they_may_hold(tmp_path):
     ({"x_test": np.zeros((2, 3, 2, 1), np.uint8)}, r"x_test \[2"),
     ({"session_train": np.zeros(5, np.int64)}, "5 session_train"), ({"y_train": np.zeros(5)}, "x_train is"),
     ({"x_train": np.full((6, 3), np.nan), "x_test": np.zeros((2, 3))}, "NaN"),
-    ({"x_train": np.zeros((6, 2, 2, 5), np.uint8), "x_test": np.zeros((2, 2, 2, 5), np.uint8)}, "images of")])
+    ({"x_train": np.zeros((6, 2, 2, 5), np.uint8), "x_test": np.zeros((2, 2, 2, 5), np.uint8)}, "the images have")])
 def test_npz_files_that_can_not_be_used(tmp_path, other, word):
     np.savez(tmp_path / "d.npz", **arrays(**other))
     with pytest.raises(BadInput, match=word):

@@ -22,9 +22,9 @@ def run(loop):
 
 
 def test_a_swap_drops_no_frame_and_the_next_one_is_answered_by_the_new_head(tmp_path):
-    with serving(tmp_path / "state") as (service, loop, taps):
-        feed, tap, events = service.feeds[0], taps["tap"], service.subscribe()
-        feed.start()
+    with serving(tmp_path / "state", queue=1000) as (service, loop, taps):   # two seconds of frames, for a slow machine
+        source, tap, events = service.sources.threads[0], taps["tap"], service.subscribe()
+        source.start()
         run(loop)
         stop, sent = threading.Event(), [0]
 
@@ -36,34 +36,34 @@ def test_a_swap_drops_no_frame_and_the_next_one_is_answered_by_the_new_head(tmp_
 
         thread = threading.Thread(target=camera)
         thread.start()
-        until(lambda: feed.frames > 20)
+        until(lambda: source.frames > 20)
         generations = []
         for _ in range(5):
             generations.append(service.learn("cat", vectors("cat", 20))["generation"])
-            asked = feed.frames + 2
-            until(lambda: feed.frames > asked)  # noqa: B023
+            asked = source.frames + 2
+            until(lambda: source.frames > asked)  # noqa: B023
             assert service.latest()["tap"]["label"] == "cat"
             service.forget("cat")
         stop.set()
         thread.join()
-        until(lambda: feed.frames == sent[0])
-        assert feed.dropped == 0 and service.counters()["dropped_total"] == {"tap": 0}
+        until(lambda: source.frames == sent[0])
+        assert source.dropped == 0 and service.counters()["dropped_total"] == {"tap": 0}
         assert generations == sorted(set(generations))
         events.close()
 
 
 def test_what_a_source_has_just_shown_is_learned(tmp_path):
     with serving(tmp_path / "state", sources=("left", "right")) as (service, loop, taps):
-        for feed in service.feeds:
-            feed.start()
+        for source in service.sources.threads:
+            source.start()
         run(loop)
         taps["left"].put(*vectors("cat", 12))
         taps["right"].put(*vectors("dog", 5))
-        until(lambda: [feed.frames for feed in service.feeds] == [12, 5])
+        until(lambda: [source.frames for source in service.sources.threads] == [12, 5])
         with pytest.raises(BadInput, match="several sources"):
-            service.learn_last("cat", 5.0)
-        assert service.learn_last("cat", 5.0, "left")["samples"] == 12
-        assert service.learn_last("dog", 5.0, "right")["samples"] == 5
+            service.learn_last("cat", 600.0)
+        assert service.learn_last("cat", 600.0, "left")["samples"] == 12
+        assert service.learn_last("dog", 600.0, "right")["samples"] == 5
         assert {answer["label"] for answer in service.predict(vectors("cat", 5, 3))} == {"cat"}
         time.sleep(0.05)
         with pytest.raises(BadInput, match="showed nothing"):
@@ -72,7 +72,7 @@ def test_what_a_source_has_just_shown_is_learned(tmp_path):
             with pytest.raises(BadInput, match="seconds"):
                 service.learn_last("cat", seconds, "left")
         with pytest.raises(BadInput, match="no source is called"):
-            service.learn_last("cat", 5.0, "middle")
+            service.learn_last("cat", 600.0, "middle")
         assert np.array_equal(service.latest_sample("left"), vectors("cat", 12)[-1])
 
 
@@ -103,15 +103,15 @@ def test_past_its_bounds_teaching_is_refused_and_never_dropped(tmp_path, monkeyp
 
         def wait(_):
             held.set()
-            hold.wait(10)
+            hold.wait(240)
 
         service.writer.submit(wait, changes=False)
-        held.wait(5)
+        held.wait(240)
         first = service.writer.submit(lambda learner: learner.learn(vectors("cat", 200), "cat"), nbytes=12_800)
-        with pytest.raises(BudgetError, match="nothing of this was kept"):
+        with pytest.raises(BudgetError, match="nothing was saved"):
             service.learn("dog", vectors("dog", 200))
         hold.set()
-        assert first.result(10).samples == 200
+        assert first.result(240).samples == 200
         assert service.learn("dog", vectors("dog", 200))["samples"] == 200
 
 
@@ -124,7 +124,7 @@ def test_what_waits_when_it_ends_is_refused(tmp_path):
             until(lambda: service.writer.stopping)
 
         service.writer.submit(wait, changes=False)
-        held.wait(5)
+        held.wait(240)
 
         def teach():
             with pytest.raises(StateError, match="stopping") as error:
@@ -134,8 +134,8 @@ def test_what_waits_when_it_ends_is_refused(tmp_path):
         thread = threading.Thread(target=teach)
         thread.start()
         until(lambda: service.writer._bytes)
-        assert service.stop(5.0)
-        thread.join(5)
+        assert service.stop(240.0)
+        thread.join(240)
         assert caught
         with pytest.raises(StateError, match="stopping"):
             service.learn("cat", vectors("cat", 20))
@@ -145,8 +145,8 @@ def test_what_waits_when_it_ends_is_refused(tmp_path):
 
 
 def test_what_another_process_changes_is_taken_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "OUTSIDE", 0.05)
-    monkeypatch.setattr(writer, "TICK", 0.05)
+    monkeypatch.setattr(writer, "OUTSIDE_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "TICK_SECONDS", 0.05)
     with serving(tmp_path / "state") as (service, _, _):
         other = Learner.open(tmp_path / "state")
         other.learn(vectors("cat", 20), "cat")
@@ -157,14 +157,14 @@ def test_what_another_process_changes_is_taken_up(tmp_path, monkeypatch):
 
 def test_nothing_was_taught_yet(tmp_path):
     with serving(tmp_path / "state", classes=()) as (service, loop, taps):
-        service.feeds[0].start()
+        service.sources.threads[0].start()
         run(loop)
         taps["tap"].put(*vectors("cat", 9))
-        until(lambda: service.feeds[0].frames == 9)
+        until(lambda: service.sources.threads[0].frames == 9)
         assert service.latest() == {} and service.info()["kind"] is None and service.classes() == []
         with pytest.raises(StateError, match="learned nothing yet"):
             service.predict(vectors("cat", 1))
-        assert service.learn_last("cat", 5.0)["samples"] == 9
+        assert service.learn_last("cat", 600.0)["samples"] == 9
         taps["tap"].put(vectors("cat", 1)[0])
         assert until(service.latest)["tap"]["label"] == "cat"
         with pytest.raises(BadInput, match="kind image"):
@@ -176,12 +176,12 @@ def test_nothing_was_taught_yet(tmp_path):
 
 def test_a_frame_of_another_shape_is_that_sources_fault(tmp_path):
     with serving(tmp_path / "state", sources=("good", "bad")) as (service, loop, taps):
-        for feed in service.feeds:
-            feed.start()
+        for source in service.sources.threads:
+            source.start()
         run(loop)
         taps["bad"].put(np.zeros(7, np.float32))
         taps["good"].put(vectors("ant", 1)[0])
-        until(lambda: service.latest() and service.feeds[1].error)
+        until(lambda: service.latest() and service.sources.threads[1].error)
         assert "takes 16" in service.info()["sources"][1]["error"]
         assert service.latest()["good"]["label"] == "ant"
 
@@ -190,13 +190,13 @@ def test_a_strange_frame_is_named_with_one_call(tmp_path):
     with serving(tmp_path / "state", review_below=0.0) as (service, loop, taps):
         for name in ("cat", "dog"):
             service.learn(name, vectors(name, 40))
-        service.feeds[0].start()
+        service.sources.threads[0].start()
         run(loop)
         ants = np.concatenate([vectors("ant", 1, number) for number in range(20)])
         ants = ants[[not answer["unknown"] for answer in service.predict(ants)]]
         assert len(ants) > 10
         taps["tap"].put(*ants, 10 * vectors("elk", 1)[0])
-        until(lambda: service.feeds[0].frames + service.feeds[0].dropped == len(ants) + 1)
+        until(lambda: service.sources.threads[0].frames + service.sources.threads[0].dropped == len(ants) + 1)
         entry = until(service.review)[0]
         assert np.array_equal(service.review_sample(entry["id"]), service.latest_sample("tap"))
         assert service.review_name(entry["id"], "elk")["samples"] == 1
@@ -207,8 +207,8 @@ def test_a_strange_frame_is_named_with_one_call(tmp_path):
 
 
 def test_threads_and_descriptors_are_constant(tmp_path):
-    with serving(tmp_path / "state", control=True) as (service, loop, taps):
-        service.feeds[0].start()
+    with serving(tmp_path / "state", control=(240.0, 240.0)) as (service, loop, taps):
+        service.sources.threads[0].start()
         run(loop)
 
         def work(times):
@@ -227,10 +227,10 @@ def test_threads_and_descriptors_are_constant(tmp_path):
 
 def test_budget_and_counters_say_what_was_done(tmp_path):
     with serving(tmp_path / "state") as (service, loop, taps):
-        service.feeds[0].start()
+        service.sources.threads[0].start()
         run(loop)
         taps["tap"].put(*vectors("ant", 8))
-        until(lambda: service.feeds[0].frames == 8)
+        until(lambda: service.sources.threads[0].frames == 8)
         service.learn("cat", vectors("cat", 7))
         counted, budget = service.counters(), service.budget()
         assert counted["frames_total"] == {"tap": 8} and counted["learned_total"] == 7

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from edgecl.errors import BadInput
-from edgecl.images import MOST_PIXELS, fit_array, read_image
+from edgecl.images import MAX_PIXELS, fit_array, read_image
 from edgecl.samples import Refusal, Sample
 from edgecl.sources import class_folders, read, read_labelled, stack
 from edgecl.sources.recordings import load_csv
@@ -35,7 +35,7 @@ def test_the_middle_of_a_wide_picture_is_kept():
 
 
 def test_pixels_are_counted_before_they_are_decoded(tmp_path):
-    side = int(MOST_PIXELS ** 0.5) + 2
+    side = int(MAX_PIXELS ** 0.5) + 2
     Image.new("1", (side, side)).save(tmp_path / "big.png")
     with pytest.raises(BadInput, match="pixels"):
         read_image(tmp_path / "big.png", 32, 32)

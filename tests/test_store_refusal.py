@@ -114,7 +114,7 @@ def test_a_refused_command_leaves_every_byte_as_it_was():
             size, refusals = data.draw(st.sampled_from([3, 20, 60, 200]), "samples"), 0
             for number in range(40):
                 what = data.draw(st.sampled_from(["learn"] * 9 + ["forget", "rollback", "merge"]), "command")
-                before, error = tree(learner.store.path), None
+                before = tree(learner.store.path)
                 try:
                     if what == "learn":
                         learner.learn(vectors(LABELS[number], size, 0, dimension), LABELS[number])
@@ -126,11 +126,9 @@ def test_a_refused_command_leaves_every_byte_as_it_was():
                         learner.merge([other_state(folder, learner, OTHERS[number:number + 2], dimension)])
                     done[what] += 1
                     known = {each.name for each in learner.classes()}
-                except EdgeclError as refusal:
-                    error = refusal
-                if error is not None:
-                    assert tree(learner.store.path) == before, error
-                    assert what != "forget" or "no class is called" in error.what or not known, error
+                except EdgeclError as error:
+                    assert tree(learner.store.path) == before, error  # noqa: PT017
+                    assert what != "forget" or "no class is called" in error.what or not known, error  # noqa: PT017
                     refused[what, type(error)] += 1
                     goes_on(learner, dimension, known, folder)
                     refusals += isinstance(error, BudgetError)

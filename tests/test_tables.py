@@ -1,15 +1,11 @@
 """The tables in docs/: each script's functions on a few digits."""
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import accuracy_per_byte as bytes_table
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import accuracy_per_byte as bytes_table
 import unknown as unknown_table
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_rounds import conv_backbone
+from helpers_needs import need
 from PIL import Image
+from round_states import conv_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = re.compile(r"sa_family=AF_INET6?,.*?(?:inet_addr\(\"|inet_pton\(AF_INET6, \")([0-9a-fA-F.:]+)\"")
@@ -44,17 +44,10 @@ learner.features(np.zeros((1, 32, 32, 3), np.uint8))
 """
 
 
-def need_strace():
-    if shutil.which("strace") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("strace is missing: `apt-get install strace`")
-        pytest.skip("strace is missing: `apt-get install strace`")
-
-
 @pytest.fixture
 def run(tmp_path):
     """Run Python in a folder with an empty home, traced; the addresses outside the machine that it asked for."""
-    need_strace()
+    need("strace", "strace")
     (tmp_path / "home").mkdir()
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "EDGECL_CACHE")}
@@ -111,5 +104,5 @@ def test_no_command_writes_outside_the_state_or_asks_for_an_address_outside_the_
     assert run(*cli, "doctor", "--state", "state") == []
     assert run("-c", LIBRARY) == []
     assert run("-c", DAEMON) == []
-    assert run(*cli, "round", "--state", "state", "--time", "300s", "--memory", "2GB", "--epochs", "1", "--method",
+    assert run(*cli, "round", "--state", "state", "--time", "10m", "--memory", "2GB", "--epochs", "1", "--method",
                "er") == []

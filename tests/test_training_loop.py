@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,16 +14,21 @@ from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import digits
 from edgecl.rounds.method import FOLDER
-from edgecl.training.balance.base import Balance
+from edgecl.training.balance.base import Balance, Chain
+from edgecl.training.balance.corrections import FineTuning
 from edgecl.training.batch import Batch
 from edgecl.training.bench.session import MethodRun
 from edgecl.training.constraints.base import Constraint
 from edgecl.training.loop import Parts, learning_round
-from edgecl.training.memory.exemplars import Nothing, Reservoir
+from edgecl.training.memory.base import Memory
+from edgecl.training.memory.exemplars import Reservoir
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.networks.network import NETWORKS, build
 from edgecl.training.optimisers import Sgd
+from edgecl.training.passes import Allowance
 from edgecl.training.plan import Plan
+from edgecl.training.plasticity.packnet import PackNet
+from edgecl.training.plasticity.task_rules import TaskRule
 
 SHAPES = {"mlp": ((64,), "float32"), "cnn": ((16, 16, 1), "uint8"), "resnet32": ((16, 16, 3), "uint8"),
           "tcn": ((40, 3), "float32")}
@@ -43,7 +49,7 @@ def network(classes=0):
     return made
 
 
-NOTHING = Nothing(0, Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64)))
+NOTHING = Memory(0, Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64)))
 
 
 def samples(name, n, seed=0):
@@ -84,14 +90,15 @@ class Diary(Constraint):
         self.calls.append("project")
         return [torch.zeros_like(g) for g in gradients] if self.stop else gradients
 
-    def after_step(self):
-        self.calls.append("after_step")
+    def after_step(self, share):
+        self.calls.append(f"after_step {share:.3f}")
+        return False
 
     def end(self, network, new, generator):
         self.calls.append(f"end {len(new)} {network.training}")
 
 
-class Ledger(Nothing):
+class Ledger(Memory):
     """A memory that adds ten samples to the data set, replays the newest, and counts."""
 
     def __init__(self):
@@ -114,9 +121,9 @@ def test_the_parts_are_called_in_their_order():
     diary, learner = Diary(), network(2)
     losses = []
     learning_round(learner, Parts(NOTHING, Balance(), [diary]), vectors(columns=3), 3, Plan(2, 20, 0.1), rng(),
-                   lambda done, loss: losses.append((done, loss)))
-    assert diary.calls == ["begin 3", *(call for n in (20, 20, 10) * 2 for call in (
-        "penalty", f"observe {n}", "references", "project", "after_step")), "end 50 False"]
+                   Allowance(progress=lambda done, loss: losses.append((done, loss))))
+    assert diary.calls == ["begin 3", *(call for k, n in enumerate((20, 20, 10) * 2, 1) for call in (
+        "penalty", f"observe {n}", "references", "project", f"after_step {k / 6:.3f}")), "end 50 False"]
     assert [done for done, _ in losses] == [20, 40, 50, 70, 90, 100]
     assert not learner.training
 
@@ -125,7 +132,7 @@ def test_a_penalty_is_added_to_the_loss_and_a_projection_replaces_the_gradients(
     losses = {}
     for amount in (0.0, 5.0):
         learning_round(network(2), Parts(NOTHING, Balance(), [Diary(amount)]), vectors(), 2, Plan(1, 50, 0.1), rng(),
-                       lambda _, loss, amount=amount: losses.setdefault(amount, loss))
+                       Allowance(progress=lambda _, loss, amount=amount: losses.setdefault(amount, loss)))
     assert losses[5.0] == pytest.approx(losses[0.0] + 5)
     learner, untouched = network(2), network(2)
     learning_round(learner, Parts(NOTHING, Balance(), [Diary(stop=True)]), vectors(), 2, Plan(1, 10, 0.1, 0.9), rng())
@@ -173,6 +180,40 @@ def test_nothing_is_asked_of_the_old_network_in_the_first_round():
     diary = Diary()
     learning_round(network(), Parts(NOTHING, Balance(), [diary]), vectors(), 2, Plan(1, 50, 0.1), rng())
     assert [step.old for step in diary.steps] == [None] and diary.steps[0].known == 0
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 40])
+def test_pieces_of_a_batch_are_all_of_it_and_mix_no_layers(size):
+    above = Batch(torch.randn(7, 3), torch.arange(7), place=2)
+    batch = replace(vectors(10), old=torch.randn(8, 2)).with_replayed(above)
+    pieces = list(batch.pieces(size))
+    assert batch.count == 17 and len(batch) == batch.fresh == 10 and max(map(len, pieces)) <= size
+    lower, upper = ([piece for piece in pieces if piece.place == place] for place in (None, 2))
+    for whole, parts in ((batch, lower), (above, upper)):
+        assert torch.equal(torch.cat([part.x for part in parts]), whole.x)
+        assert torch.equal(torch.cat([part.y for part in parts]), whole.y)
+    assert sum(piece.fresh for piece in lower) == 10 and not any(piece.fresh for piece in upper)
+    assert torch.equal(torch.cat([piece.old for piece in lower if piece.old is not None]), batch.old)
+
+
+def test_replayed_samples_of_the_inputs_own_layer_join_the_new_ones():
+    replayed = Batch(torch.randn(3, 6), torch.arange(3), torch.tensor([0.0, 0.5, 0.5]), torch.randn(3, 2))
+    batch = vectors(4).with_replayed(replayed)
+    assert batch.above is None and (batch.fresh, batch.replayed, batch.count) == (4, 3, 7)
+    assert batch.weight.tolist() == [1, 1, 1, 1, 0, 0.5, 0.5]
+    assert batch.recorded[:4].isnan().all() and torch.equal(batch.recorded[4:], replayed.recorded)
+    assert [(len(piece), piece.fresh) for piece in batch.pieces(3)] == [(3, 3), (3, 1), (1, 0)]
+
+
+def test_phases_come_from_the_parts():
+    plan, tuning = Plan(4, 16, 0.1), FineTuning(0.5, 10, False)
+    parts = Parts(NOTHING, Chain([tuning, FineTuning(1, 1, False)]))
+    assert [(phase.plan.epochs, phase.plan.rate, phase.balanced) for phase in parts.phases(plan)] == [
+        (4, 0.1, False), (2, 0.01, True), (4, 0.1, True)]
+    first, again = Parts(NOTHING, FineTuning(1, 1, True)).phases(plan)
+    assert (first.plan.epochs, again.plan.epochs, again.restart) == (0, 4, True)
+    (only,) = Parts(NOTHING, Balance(), plasticity=PackNet(10**6, TaskRule(), 0.5)).phases(plan)
+    assert only.plan.epochs == PackNet.passes * 4
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])

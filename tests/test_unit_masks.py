@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers_plasticity import SPACE, answers, everything, rng, session, steps, taught
+from helpers_plasticity import SPACE, answers, everything, give, rng, session, steps, taught
 
 from edgecl.training.batch import Batch
 from edgecl.training.networks.network import outputs
@@ -40,13 +40,13 @@ def test_clnp_gives_up_the_least_active_units_first():
 def test_a_penalty_on_activations_leaves_fewer_units_active():
     def active(sparsity):
         learner = session("clnp", epochs=4)
-        learner.parts.plasticity = Clnp(SPACE, learner.parts.plasticity.rule, sparsity, 0.01)
+        give(learner, Clnp, SPACE, sparsity, 0.01)
         learner.learn(*steps()[0])
         return sum(int((owner > 0).sum()) for owner in learner.parts.plasticity.owner.values())
 
     def activity(sparsity):
         learner = session("clnp", epochs=4)
-        learner.parts.plasticity = Clnp(SPACE, learner.parts.plasticity.rule, sparsity, 0.01)
+        give(learner, Clnp, SPACE, sparsity, 0.01)
         f, _ = answers_after(learner)
         return float(f.sum(1).mean())
 
@@ -95,7 +95,7 @@ def test_pathnet_freezes_the_winner_and_initialises_losers_and_genotypes_anew():
         assert torch.equal(pools[1][name][mask], ends[0][0][name][mask]), "the winner stays"
         if name.endswith("weight"):
             rows = ~mask.any(1)
-            assert not (pools[1][name][rows] == ends[0][0][name][rows]).any(), "losers are drawn anew"
+            assert not (pools[1][name][rows] == ends[0][0][name][rows]).any(), "losers are initialised again"
     assert not np.array_equal(births[1], ends[0][1]) and not np.array_equal(births[0], births[1])
     assert not np.array_equal(births[0], ends[0][1]), "and evolution had changed them"
 
@@ -126,7 +126,7 @@ def test_a_path_has_no_more_modules_than_it_may():
 def den(room=SPACE, epochs=2, **numbers):
     learner = session("den", epochs=epochs)
     values = {"l1": 5e-4, "l2": 1e-4, "group": 1e-3, "drift": 0.5, "units": 10, "loss": 0.01, "split": 0.05, **numbers}
-    learner.parts.plasticity = Den(room, learner.parts.plasticity.rule, **values)
+    give(learner, Den, room, **values)
     for x, y in steps()[:2]:
         learner.learn(x, y)
     return learner.parts.plasticity, learner
@@ -181,7 +181,7 @@ def test_a_split_unit_goes_back_and_its_copy_answers_for_the_new_task(monkeypatc
 
 def test_den_follows_non_zero_paths_from_the_tasks_outputs():
     part, learner = den()
-    part.begin(learner.network, Batch(torch.from_numpy(everything()[:8]), torch.arange(8) % 2), rng())
+    part.workspace(learner.network, Batch(torch.from_numpy(everything()[:8]), torch.arange(8) % 2), rng())
     head, neck = part.parameters["head.head.weight"], part.parameters["neck.0.weight"]
     head[part.rows[0], 5] = 1.0
     neck[5] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgecl.heads.head import ACCEPTED, NEEDED
+from edgecl.heads.head import ACCEPTED_SHARE, MIN_FOR_THRESHOLD
 from edgecl.heads.solvers import KINDS, solve
 from edgecl.heads.unknown import fit
 from edgecl.statistics.class_statistics import ClassStatistics
@@ -54,16 +54,16 @@ def test_another_class_is_further_than_the_known_ones(kind):
     novelty = fit(head, pooled)
     known = np.concatenate([novelty.distance(head.logits(x)) for x in data.values()])
     strange = novelty.distance(head.logits(12 * np.random.default_rng(5).standard_normal((60, 12)).astype(np.float32)))
-    assert np.median(strange) > np.quantile(known, ACCEPTED)
+    assert np.median(strange) > np.quantile(known, ACCEPTED_SHARE)
 
 
 def test_the_threshold_accepts_its_share_and_waits_for_enough_samples():
     pooled, _ = learned()
     novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled)
     distances = np.arange(100.0)
-    assert np.mean(distances <= novelty.with_threshold(distances).threshold) == pytest.approx(ACCEPTED)
-    assert novelty.with_threshold(distances[:NEEDED - 1]).threshold == float("inf")
-    assert novelty.with_threshold(distances[:NEEDED]).threshold < float("inf")
+    assert np.mean(distances <= novelty.with_threshold(distances).threshold) == pytest.approx(ACCEPTED_SHARE)
+    assert novelty.with_threshold(distances[:MIN_FOR_THRESHOLD - 1]).threshold == float("inf")
+    assert novelty.with_threshold(distances[:MIN_FOR_THRESHOLD]).threshold < float("inf")
 
 
 def test_without_two_classes_and_a_covariance_nothing_is_strange():

@@ -104,21 +104,21 @@ def refuse(path: Path, reason: str) -> None:
 
 def test_adopt_refusals(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
-    refuse(path, "no file")
+    refuse(path, "not a file")
     path.write_bytes(b"no protobuf")
     refuse(path, "not valid ONNX")
     refuse(write(path, "NoSuchOperator"), "not valid ONNX")
-    refuse(write(path, shape=("n", "k")), "where 0 is free")
-    refuse(write(path, shape=(2, 5)), "where 0 is free")
+    refuse(write(path, shape=("n", "k")), "0: free")
+    refuse(write(path, shape=(2, 5)), "0: free")
     refuse(write(path, "Cast", dtype="uint8", to=TensorProto.FLOAT), "uint8 of shape")
     refuse(write(path, "Cast", dtype="int64", to=TensorProto.FLOAT), "another dtype of shape")
     refuse(write(path, shape=("n", 1 << 20, 1 << 20)), "takes samples of shape")
     refuse(write(path, shape=("n", 6, 5, 4)), "takes images of shape")
     refuse(write(path, shape=("n", 6, 5, 3), metadata={"Image.BitmapPixelFormat": "Bgr8"}), "Bgr8")
     refuse(write(path, shape=("n", 6, 5, 3), metadata={"edgecl.std": "a"}), "edgecl.std")
-    refuse(write(path, "ReduceMean", ("n", 5), (1, 5), axes=[0]), r"answers \(1, 5\)")
-    refuse(write(path, "Softmax", axis=0), "mixes them")
-    refuse(write(path, "Log"), "no finite numbers")
+    refuse(write(path, "ReduceMean", ("n", 5), (1, 5), axes=[0]), r"returns \(1, 5\)")
+    refuse(write(path, "Softmax", axis=0), "mixes samples")
+    refuse(write(path, "Log"), "numbers that are not finite")
     refuse(write(path, shape=("n", 4, 5)), "for 2 samples")
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "edgecl"
 
 LAYERS = (  # a room imports from rows above its own, and within itself; in type-only and late imports too
     "errors",
+    "files",
     "settings images",
     "backbones statistics samples",
     "sources exemplars heads",
@@ -36,84 +38,126 @@ LAYERS = (  # a room imports from rows above its own, and within itself; in type
     "__main__",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+ROOT = {"__init__", "__main__", "cli", "errors", "settings", "samples", "images", "results", "learner"}
 SOURCES_MAY = {"errors", "samples", "images"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_PARAMETERS = 7     # self apart
 
 
 def module_of(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
+TREES = {module_of(path): ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+BRIDGE = {f"firmware_bridge.{path.stem}": ast.parse(path.read_text("utf-8"))
+          for path in sorted((PACKAGE.parent / "firmware_bridge").rglob("*.py"))}
+
+
 def part_of(module):
-    """The name in LAYERS that a module inside edgecl falls under."""
+    """The room of a module inside edgecl: its name in LAYERS."""
     return module.split(".")[0]
 
 
-def nodes_of(path):
-    """All nodes but those under `if TYPE_CHECKING`."""
-    def walk(node):
-        for child in ast.iter_child_nodes(node):
-            if not (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)):
-                yield child
-                yield from walk(child)
-
-    return list(walk(ast.parse(path.read_text("utf-8"))))
-
-
-def imports_of(path):
-    """Modules that a file imports at run time, at its top or within a function."""
-    for node in nodes_of(path):
+def imports_of(tree, run_time=True):
+    """Modules that a file imports, at its top or within a function; run_time: not those under `if TYPE_CHECKING`."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if not (run_time and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
+            assert node.level == 0, f"imports are absolute: {ast.unparse(node)}"
             assert node.module is not None
-            if node.module == "edgecl":
-                yield from (f"edgecl.{alias.name}" for alias in node.names if not alias.name.startswith("_"))
-            else:
-                yield node.module
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                ours = node.module == "edgecl" and not alias.name.startswith("_")
+                yield whole if ours or whole.removeprefix("edgecl.") in TREES else node.module
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
-def test_lower_layers_do_not_import_higher_ones(path):
-    module, inside = module_of(path), [name for name in imports_of(path) if name.startswith("edgecl.")]
-    if not module:
-        assert inside == []
-        return
-    here = part_of(module)
-    assert here in LEVEL, f"give {here} a row in LAYERS"
-    for name in inside:
-        there = part_of(name.removeprefix("edgecl."))
-        assert there == here or LEVEL[there] < LEVEL[here], f"{module} imports {name}"
-        assert here != "sources" or there in SOURCES_MAY | {"sources"}, f"{module} imports {name}"
+def inside(tree):
+    """The modules of edgecl that a file imports, for types or later too."""
+    return [name.removeprefix("edgecl.") for name in imports_of(tree, run_time=False) if name.startswith("edgecl.")]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
-def test_only_training_imports_torch(path):
-    torch = [name for name in imports_of(path) if name.split(".")[0] in ("torch", "torchvision")]
-    assert not torch or part_of(module_of(path)) == "training"
+def test_a_room_imports_from_the_rows_above_its_own_and_only_the_package_itself_looks_up():
+    assert {part_of(module) for module in TREES} - {""} == set(LEVEL), "give every room its place in LAYERS"
+    wrong = [f"{module} imports {name}" for module, tree in TREES.items() if module for name in inside(tree)
+             if part_of(name) != part_of(module) and LEVEL.get(part_of(name), 99) >= LEVEL[part_of(module)]]
+    assert wrong == []
+    assert [name for name in imports_of(TREES[""]) if name.startswith("edgecl.")] == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
-def test_onnx_runtime_is_imported_in_one_place_so_that_its_telemetry_is_off_before(path):
-    direct = [name for name in imports_of(path) if name.split(".")[0] == "onnxruntime"]
-    assert not direct or module_of(path) == "backbones.onnx_runtime"
-    scripts = [node.value for node in nodes_of(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    assert not any(re.search(r"(^|[\n;])\s*(import|from) onnxruntime", text) for text in scripts)
+def test_modules_do_not_import_each_other_in_a_circle_not_even_for_types():
+    arrows = {module: {name for name in inside(tree) if name in TREES} - {module} for module, tree in TREES.items()}
+    TopologicalSorter(arrows).prepare()     # CycleError names the modules of a circle
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path) or "edgecl")
-def test_nothing_is_unpickled_or_evaluated(path):
-    assert not PICKLES & {name.split(".")[0] for name in imports_of(path)}
-    for node in nodes_of(path):
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in ("eval", "exec", "torch.load")
-            for keyword in node.keywords:
-                assert keyword.arg != "allow_pickle" or ast.unparse(keyword.value) == "False", ast.unparse(node)
-            if called == "np.load":
-                assert any(keyword.arg == "allow_pickle" for keyword in node.keywords), ast.unparse(node)
+def test_sources_import_little():
+    assert [f"{module} imports {name}" for module, tree in TREES.items() if part_of(module) == "sources"
+            for name in inside(tree) if part_of(name) not in SOURCES_MAY | {"sources"}] == []
+
+
+def test_the_root_holds_nine_modules():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == ROOT
+
+
+def test_only_training_imports_torch():
+    assert [module for module, tree in TREES.items() if part_of(module) != "training"
+            for name in imports_of(tree) if name.split(".")[0] in ("torch", "torchvision")] == []
+
+
+def test_tools_import_neither_tests_nor_onnx_runtime_past_its_one_module():
+    tests = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    for path in (PACKAGE.parent / "tools").glob("*.py"):
+        names = {name.split(".")[0] for name in imports_of(ast.parse(path.read_text("utf-8")))}
+        assert not names & {*tests, "onnxruntime"}, path.name
+        assert '"tests"' not in path.read_text("utf-8"), path.name
+
+
+def test_onnx_runtime_is_imported_in_one_place_so_that_its_telemetry_is_off_before():
+    assert {module for module, tree in TREES.items() for name in imports_of(tree)
+            if name.split(".")[0] == "onnxruntime"} == {"backbones.onnx_runtime"}
+    scripts = [(module, node.value) for module, tree in TREES.items() for node in ast.walk(tree)
+               if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert [module for module, text in scripts if re.search(r"(^|[\n;])\s*(import|from) onnxruntime", text)] == []
+
+
+def test_nothing_is_unpickled_or_evaluated():
+    assert [module for module, tree in TREES.items()
+            if PICKLES & {name.split(".")[0] for name in imports_of(tree)}] == []
+    calls = [(module, node) for module, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    wrong = []
+    for module, call in calls:
+        called = ast.unparse(call.func)
+        pickles = [ast.unparse(each.value) for each in call.keywords if each.arg == "allow_pickle"]
+        careless = pickles not in ([], ["False"]) or (called == "np.load" and not pickles)
+        if careless or called in ("eval", "exec", "torch.load"):
+            wrong.append(f"{module}: {ast.unparse(call)}")
+    assert wrong == []
+
+
+def test_a_class_name_means_one_thing():
+    homes = {}
+    for module, tree in {**TREES, **BRIDGE}.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_no_function_has_more_than_seven_parameters():
+    wide = {}
+    for module, tree in {**TREES, **BRIDGE}.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                taken = node.args
+                names = [each.arg for each in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]
+                count = len(names) - (names[:1] in (["self"], ["cls"])) + bool(taken.vararg) + bool(taken.kwarg)
+                if count > MOST_PARAMETERS:
+                    wide[f"{module}.{node.name}"] = count
+    assert wide == {}
 
 
 # a fresh interpreter ----------------------------------------------------------------------------

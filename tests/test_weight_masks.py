@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers_plasticity import SPACE, rng, session, steps, taught
+from helpers_plasticity import SPACE, give, rng, session, steps, taught
 
 from edgecl.evaluation.datasets import digits
 from edgecl.training.plasticity.cpg import Cpg
@@ -63,7 +63,7 @@ class Watched(Lottery):
 
 def test_a_ticket_is_what_is_largest_after_training_wound_back_to_its_initial_values():
     learner = session("lottery", epochs=1)
-    part = learner.parts.plasticity = Watched(SPACE, learner.parts.plasticity.rule, 7, 0.2)
+    part = give(learner, Watched, SPACE, 7, 0.2)
     initial = {name: value.clone() for name, value in learner.network.state_dict().items()}
     learner.learn(*steps()[0])
     assert len(part.seen) == 7
@@ -79,14 +79,14 @@ def test_a_ticket_is_what_is_largest_after_training_wound_back_to_its_initial_va
 
 def test_a_later_ticket_starts_from_fresh_weights_and_leaves_the_earlier_ones():
     learner = session("lottery")
-    part = learner.parts.plasticity = Watched(SPACE, learner.parts.plasticity.rule, 2, 0.5)
+    part = give(learner, Watched, SPACE, 2, 0.5)
     learner.learn(*steps()[0])
     first = {name: owner == 1 for name, owner in part.owner.items()}
     before = {name: value.clone() for name, value in learner.network.state_dict().items()}
     learner.learn(*steps()[1])
     for name, mine in first.items():
         assert all(torch.equal(rewound[name][mine], before[name][mine]) for _, _, rewound in part.seen)
-        assert torch.all(part.seen[0][0][name][~mine] != 0), "what was free is drawn anew"
+        assert torch.all(part.seen[0][0][name][~mine] != 0), "free weights are initialised again"
 
 
 def test_tickets_beat_random_ones_of_the_same_sparsity(monkeypatch):
@@ -98,8 +98,7 @@ def test_tickets_beat_random_ones_of_the_same_sparsity(monkeypatch):
                 weight.shape, generator=torch.Generator().manual_seed(len(weight))))
         for seed in range(3):
             learner = session("lottery", seed, epochs=2)
-            rule = learner.parts.plasticity.rule
-            learner.parts.plasticity = Lottery(SPACE, rule, 6, 0.44)
+            give(learner, Lottery, SPACE, 6, 0.44)
             learner.learn(data.x_train[:600], data.y_train[:600])
             share = float(learner.parts.plasticity.masks(learner.network, 0)["body.1.weight"].float().mean())
             assert share == pytest.approx(0.56 ** 6, rel=0.01)
@@ -112,7 +111,7 @@ def test_tickets_beat_random_ones_of_the_same_sparsity(monkeypatch):
 
 def cpg(goal, most=1.5, room=SPACE, seed=0, mask_rate=5e-4, epochs=1):
     learner = session("cpg", seed, epochs=epochs)
-    learner.parts.plasticity = Cpg(room, learner.parts.plasticity.rule, goal, most, mask_rate)
+    give(learner, Cpg, room, goal, most, mask_rate)
     return learner
 
 

@@ -36,7 +36,7 @@ def test_a_recording_may_be_one_window_or_none(window, count):
 
 @pytest.mark.parametrize(("rate", "window", "hop", "says"), [
     (0, 1, 1, "rate is 0"), (float("nan"), 1, 1, "rate is nan"), (50, -1, 1, "window is -1"),
-    (50, .009, 1, "0.009 s holds no sample"), (50, 1, 0, "hop is 0"), (50, 1, .001, "hop of 0.001"),
+    (50, .009, 1, "0.009 s is shorter than one sample"), (50, 1, 0, "hop is 0"), (50, 1, .001, "hop of 0.001"),
     (50, float("inf"), 1, "window is inf"),
 ])
 def test_numbers_that_cut_nothing_are_refused(rate, window, hop, says):

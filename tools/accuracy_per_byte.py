@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Accuracy against bytes: learners that remember nothing but an exemplar buffer, for every codec and head.
+"""Accuracy against bytes: learners that keep only an exemplar buffer, for every codec and head.
 
     python tools/accuracy_per_byte.py [--grocery FOLDER] [--cache FOLDER] [--quick] [--out docs]
 
@@ -24,10 +24,10 @@ import numpy as np
 from edgecl.evaluation import datasets, demo
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
-from edgecl.exemplars.codecs import FITS, Codec, Float32, codec_of
-from edgecl.exemplars.product_quantiser import AMPLE, PER_CLASS
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Codec, Float32, codec_of
+from edgecl.exemplars.product_quantiser import AMPLE_PER_CLASS, EXEMPLARS_PER_CLASS
 from edgecl.exemplars.stored import StoredSample, pack, packed_bytes
-from edgecl.heads.solvers import KINDS, PROJECTED, PROJECTED_BELOW, solve
+from edgecl.heads.solvers import KINDS, PROJECTED_BELOW, PROJECTION_LENGTH, solve
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.samples import Sample, sample_keys
@@ -44,7 +44,7 @@ AUTOMATIC = "automatic"
 
 
 class Part(NamedTuple):
-    """Samples of one class: features [n, d], keys [n], and the samples themselves [n, ...] where there are any."""
+    """Samples of one class: features [n, d], keys [n], and the samples themselves [n, ...], or None."""
 
     features: np.ndarray
     keys: list[int]
@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """One data set. power: of its transform; again: what makes features of decoded samples."""
+    """One data set. power: of its transform; again: computes features of decoded samples."""
 
     name: str
     kind: str
@@ -71,12 +71,12 @@ class Task:
     @property
     def transforms(self) -> list[FeatureTransform]:
         plain = FeatureTransform(self.dimension, self.dimension, self.power)
-        transformed = FeatureTransform(self.dimension, PROJECTED, self.power, projected=True)
+        transformed = FeatureTransform(self.dimension, PROJECTION_LENGTH, self.power, projected=True)
         return [plain, transformed] if self.dimension < PROJECTED_BELOW else [plain]
 
     @property
     def codecs(self) -> list[str]:
-        return [name for name, kinds in FITS.items() if self.kind in kinds and name != "auto"]
+        return [name for name, kinds in KINDS_OF_CODEC.items() if self.kind in kinds and name != "auto"]
 
     @property
     def heads(self) -> list[str]:
@@ -85,7 +85,7 @@ class Task:
 
 
 class Cell(NamedTuple):
-    """What one buffer came to: accuracy of each head, exemplars kept, bytes written."""
+    """The result of one buffer: accuracy of each head, exemplars kept, bytes written."""
 
     accuracy: dict[str, float]
     exemplars: int
@@ -103,7 +103,7 @@ def digits() -> Task:
 
 
 def watch() -> Task:
-    """Windows of six people to learn from and of four others to test with, as `edgecl demo` has them."""
+    """Windows of six people to learn from and of four others to test on, as in `edgecl demo`."""
     with tempfile.TemporaryDirectory() as name:
         folder = demo.write_recordings(Path(name) / "out")[0]
         spec = Spec(rate=demo.watch_rate(folder), window=demo.WINDOW, hop=demo.HOP)
@@ -152,8 +152,8 @@ def _part(samples: list[Sample], features: Callable[[np.ndarray], np.ndarray]) -
 
 
 def fill(task: Task, codec: str, limit: int, seed: int) -> Knowledge:
-    """A learner that was taught class by class, in an order by the seed, and of whose samples only those stay that a
-    buffer of `limit` bytes keeps; the codebook is made when the journal would make it."""
+    """A learner that has learned class by class, in an order given by the seed, and keeps only the samples that fit
+    into a buffer of `limit` bytes; codebooks are made when the product would make them."""
     made_of = codec_of(codec, task.kind, task.shape, task.power)
     known = Knowledge(task.transforms[:1], Form(True), Buffer(limit, segment_bytes(limit), "reservoir", made_of))
     for label in np.random.default_rng(seed).permutation(sorted(task.train)):
@@ -169,7 +169,7 @@ def fill(task: Task, codec: str, limit: int, seed: int) -> Knowledge:
 
 
 def salted(key: int, seed: int) -> int:
-    """Another key, of which samples of one recording still share the upper half."""
+    """Another key for each seed; those of samples of one recording still share their upper half."""
     upper, lower = (int.from_bytes(blake2b(repr((seed, half)).encode(), digest_size=4).digest(), "big")
                     for half in (key >> 32, key))
     return (upper >> 1) << 32 | lower
@@ -188,7 +188,7 @@ def encoded(task: Task, codec: str, label: str) -> list[bytes]:
 
 
 def remembered(task: Task, known: Knowledge) -> Knowledge:
-    """A learner that knows the kept exemplars alone, as they are decoded; samples go through the backbone again."""
+    """A learner that knows only the kept exemplars, as decoded; samples go through the backbone again."""
     made_of, rows = known.buffer.codec.input, sorted(known.stored, key=lambda row: (row.label, row.key))
     if made_of is not None and task.again is not None:
         new = {}
@@ -206,7 +206,7 @@ def remembered(task: Task, known: Knowledge) -> Knowledge:
 
 
 def bytes_on_disk(known: Knowledge) -> int:
-    """Bytes of the files that hold the buffer, as they are written."""
+    """Bytes of the files of the buffer, as written."""
     rows = [row._replace(id=i, generation=0) for i, row in
             enumerate(sorted(known.stored, key=lambda row: (row.label, row.key)))]
     buffer, book = known.buffer, known.buffer.codebook
@@ -221,7 +221,7 @@ def bytes_on_disk(known: Knowledge) -> int:
 
 
 def measure(task: Task, codec: str, limit: int, seed: int) -> Cell:
-    """Fill a buffer and test every head that is solved from it; of "auto", the head that the product chooses."""
+    """Fill a buffer and test every head solved from it; for "auto", the head that the product chooses."""
     known, heads = fill(task, codec, limit, seed), [AUTOMATIC] if codec == "auto" else task.heads
     written, only = bytes_on_disk(known), remembered(task, known)
     assert written <= limit, f"{task.name} {codec}: {written} bytes of {limit}"
@@ -231,7 +231,7 @@ def measure(task: Task, codec: str, limit: int, seed: int) -> Cell:
 
 
 def tested(task: Task, only: Knowledge, head: str) -> float:
-    """The accuracy of a kind of head, or of the automatic choice: no test sample takes part in it."""
+    """The accuracy of a kind of head, or of the automatic choice, which does not see test samples."""
     kind = head
     if head == AUTOMATIC:
         chosen = only.judge("auto").head
@@ -246,18 +246,18 @@ def tested(task: Task, only: Knowledge, head: str) -> float:
 
 Table = dict[tuple[str, str], list[tuple[float, int]]]  # (codec, head) -> accuracy and exemplars at each size
 COLOURS = {"raw": "#6c7a89", "jpeg": "#9b2d86", "delta16": "#c08a00", "int8-feature": "#b3541e", "pq": "#3d5a98"}
-RULE = f"""**The rule of `codec = "auto"`.** Features are kept as int8, a byte a number, as long as the buffer holds
-all of them or {AMPLE} a class. Beyond that a product quantiser takes over, with codes as long as leave {PER_CLASS}
-exemplars a class, from 1/4 to 2 bits a number; its codebook counts as bytes, and where it would take two thirds of the
-buffer or more, int8 stays. The first codebook is made of four classes, another when they are four times as many. The
-reason: as long as samples are few, one more is worth more than the precision of each. A photo takes 10 to 100 times the
-bytes of its feature, a window twice those of its own, and under a frozen backbone neither adds to accuracy: they are
-for who wants to change it one day.
+RULE = f"""**The rule of `codec = "auto"`.** Features are kept as int8, one byte per number, as long as the buffer has
+room for all of them or for {AMPLE_PER_CLASS} per class. Beyond that, a product quantiser takes over, with codes as long
+as {EXEMPLARS_PER_CLASS} exemplars per class allow, from 1/4 to 2 bits per number; its codebook counts as bytes, and if
+it would take two thirds of the buffer or more, int8 stays. The first codebook is made from four classes, the next when
+there are four times as many. The reason: while samples are few, one more is worth more than the precision of each. A
+photo takes 10 to 100 times the bytes of its feature, a window twice as many, and under a frozen backbone neither adds
+to accuracy: they are for those who want to change the backbone one day.
 """
 
 
 def tabulate(task: Task, sizes: tuple[str, ...], seeds: int, say: Callable[[str], None]) -> Table:
-    """The mean over seeds of every cell."""
+    """The mean of every cell over the seeds."""
     table: Table = {}
     for codec in [*task.codecs, "auto"]:
         for size in sizes:
@@ -271,7 +271,7 @@ def tabulate(task: Task, sizes: tuple[str, ...], seeds: int, say: Callable[[str]
 
 
 def best_of(table: Table) -> list[float]:
-    """The accuracy of the best row at each size, the automatic choice apart."""
+    """The accuracy of the best row at each size, without the automatic choice."""
     return [max(cells) for cells in zip(*([a for a, _ in row] for (codec, _), row in table.items() if codec != "auto"))]
 
 
@@ -286,15 +286,15 @@ def section(name: str, table: Table, sizes: tuple[str, ...]) -> str:
 
 
 def verdict(tables: dict[str, Table], sizes: tuple[str, ...]) -> str:
-    """Where the automatic choice is more than a point below the best row."""
+    """A sentence that lists where the automatic choice is more than a point below the best row."""
     short = [f"{name} at {size} ({a:.1f} against {top:.1f})" for name, table in tables.items() for size, (a, _), top
              in zip(sizes, table["auto", AUTOMATIC], best_of(table)) if top - a > 1]
     return "The automatic choice is within 1 point of the best row at every size" + \
-        (f", but for {', '.join(short)}." if short else ".")
+        (f", except {', '.join(short)}." if short else ".")
 
 
 def plot(tables: dict[str, Table], sizes: tuple[str, ...], path: Path) -> None:
-    """A panel a data set; a line a codec with its best head, the automatic choice thick."""
+    """One panel per data set, with one line per codec and its best head; the automatic choice is a thick line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -324,19 +324,19 @@ def plot(tables: dict[str, Table], sizes: tuple[str, ...], path: Path) -> None:
 
 
 def page(tables: dict[str, Table], sizes: tuple[str, ...], seeds: int) -> str:
-    missing = "" if "grocery_store" in tables else "\n`grocery_store` is left out: its photos were not at hand.\n"
+    missing = "" if "grocery_store" in tables else "\n`grocery_store` is left out: its photos were not available.\n"
     return f"""# Accuracy against bytes
 
-A learner is taught class by class and remembers nothing but its exemplar buffer: after every class only what fits the
-bytes stays. At the end every kind of head is solved from the exemplars alone, as they are decoded (samples go through
-the backbone again), and tested on unseen samples: one digit in four, four people who were not recorded for training,
-the official test part of grocery_store. Bytes are those of the files as they are written, codebook included. Accuracy
-in % is the mean over {seeds} seeds, which give the order of the classes and the samples' ranks; the number of
-exemplars is in brackets, the best row of each size in bold. (edgecl itself also keeps class statistics, which need no
-exemplars: its own accuracy is higher.)
+A learner learns class by class and keeps only its exemplar buffer: after each class, only what fits into the bytes
+stays. At the end, every kind of head is solved from the decoded exemplars alone (samples go through the backbone
+again) and tested on unseen samples: one digit in four, four people who were not recorded for training, the official
+test part of grocery_store. Bytes are those of the files as written, including the codebook. Accuracy in % is the mean
+over {seeds} seeds, which determine the order of the classes and the ranks of the samples; the number of exemplars is
+in brackets, the best row for each size in bold. (edgecl itself also keeps class statistics, which need no exemplars:
+its own accuracy is higher.)
 
-**Automatic** is `codec = "auto"` and `head = "auto"`: the kind of head is chosen as the product chooses it, on
-held-back samples among the exemplars where there are enough, without any test sample.
+**Automatic** is `codec = "auto"` and `head = "auto"`: the kind of head is chosen as the product does, on held-back
+samples among the exemplars if there are enough, without any test sample.
 
 {verdict(tables, sizes)}
 {missing}
@@ -350,7 +350,7 @@ Made by `tools/accuracy_per_byte.py --grocery FOLDER`: {{train,test}}/CLASS/*.jp
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grocery", type=Path, help="the photos; without them these rows are left out")
+    parser.add_argument("--grocery", type=Path, help="the photos; without them, their rows are left out")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "edgecl-features")
     parser.add_argument("--quick", action="store_true", help="one seed, the three smaller sizes")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs")

@@ -4,14 +4,14 @@
     python tools/bench_cifar.py FILE.npz OUT.jsonl [--methods icarl,bic] [--seeds 0] [--share 1] [--per-class N]
                                 [--steps 10] [--exemplars 2000] [--batch 128]
 
-FILE.npz holds x_train, y_train, x_test, y_test (uint8 [n, 32, 32, 3]); what OUT.jsonl has already is not run again.
---share and --per-class reduce the protocol: so much of the epochs (one at least), so many training images of a class;
-then --exemplars should be fewer too, and --batch, which takes the rates along (Goyal et al. 2017). The table says what
-was run. Images are not augmented: the papers mirror and crop.
+FILE.npz contains x_train, y_train, x_test, y_test (uint8 [n, 32, 32, 3]); results already in OUT.jsonl are not run
+again. --share and --per-class reduce the protocol: the share of the epochs (at least one), and the training images per
+class; then reduce --exemplars as well, and --batch, with which the rates scale (Goyal et al. 2017). The table says what
+was run. Images are not augmented, while the papers mirror and crop.
 
 Epochs, rate, milestones, factor, decay: iCaRL (Rebuffi et al. 2017, section 4), EEIL (Castro et al. 2018, section 4),
 BiC (Wu et al. 2019, section 5), UCIR (Hou et al. 2019, section 4.1), WA (Zhao et al. 2020, section 4.1), PODNet
-(Douillard et al. 2020, section 4.1; a half wave there, milestones as UCIR here); the others as BiC.
+(Douillard et al. 2020, section 4.1, but with the milestones of UCIR instead of a cosine); the others as BiC.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BATCH = 128
 
 
 def scheduled(method: str, folder: Path, batch: int) -> tuple[str, int, float]:
-    """A file of the method with its paper's schedule; the epochs and the rate, for batches of that size."""
+    """A file of the method with its paper's schedule; its epochs and rate, for batches of this size."""
     epochs, rate, milestones, factor, decay = SCHEDULES.get(method, LONG)
     rate *= batch / BATCH
     kept = [line for line in method_file(method).read_text("utf-8").splitlines()

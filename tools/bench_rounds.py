@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""The figures that edgecl promises for its learning rounds, measured on this machine: asked, measured, ratio, verdict.
+"""The figures that edgecl promises for its learning rounds, measured: target, measured value, ratio, verdict.
 
     python tools/bench_rounds.py [--json] [--quick] [--seeds 0,1,2] [--methods er,ewc]
                                  [--peer PYTHON --peer-script FILE]
 
-Speed, against a bare torch loop of this file's own: the same network (channels last), the same uint8 tensors, one
-thread, SGD in place, no clipping, no bookkeeping, no memory, no penalty. It makes the passes that ours makes, which are
-counted by a hook in an untimed run: the steps; the batches that go forward and backward beside (EWC's Fisher
-information, of which the bare loop has the mean gradients only, not those by sample); the samples that go forward only
-(old outputs of LwF and iCaRL, features for herding and for exemplar means), which the bare loop takes 256 at a time.
-Ours is `Session.learn` whole. Both run in turn in one process, and what is compared is the processor time of that one
-thread, which other work on the machine disturbs least; medians over seeds and repeats of the ratio.
+Speed is compared with a bare torch loop in this file: the same network (channels last), the same uint8 tensors, one
+thread, SGD in place, no clipping, no bookkeeping, no memory, no penalty. It makes the same passes as edgecl, which are
+counted by a hook in an untimed run: the steps; further batches that go forward and backward (EWC's Fisher information,
+for which the bare loop only computes mean gradients, not those per sample); and samples that only go forward (old
+outputs of LwF and iCaRL, features for herding and for exemplar means), which the bare loop takes 256 at a time.
+edgecl's side is all of `MethodRun.learn`. Both run alternately in one process, and their processor times are compared,
+which other work on the machine disturbs least; medians of the ratio over seeds and repeats.
 
-Memory: the most resident bytes of the process in which `edgecl bench` runs a method, the largest of the seeds.
+Memory: peak resident bytes of the process in which `edgecl bench` runs a method, the largest over the seeds.
 
-The peer, where given: its script is called with --strategy, --data, --seed, --lr, --mem and --threads and prints a JSON
-object with samples_per_s and peak_rss_mb. Ours and its processes alternate.
+The peer, if given: its script is called with --strategy, --data, --seed, --lr, --mem and --threads, and prints a JSON
+object with samples_per_s and peak_rss_mb. Its processes and ours alternate.
 
-Data: Fashion-MNIST in 5 steps of 2 classes, the first 1,000 images a class, where Debian's dataset-fashion-mnist is
-installed; else digits, for which nothing is promised. Exits 1 where a promise is not kept.
+Data: Fashion-MNIST in 5 steps of 2 classes, the first 1,000 images per class, if Debian's dataset-fashion-mnist is
+installed; else digits, for which there are no targets. Exits with 1 if a target is missed.
 """
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ from edgecl.evaluation.scenarios import ScenarioStep  # noqa: E402
 from edgecl.training.bench.one_seed import session_settings  # noqa: E402
 from edgecl.training.bench.session import MethodRun  # noqa: E402
 
-LEAST, MOST = 0.85, 300e6      # of the bare loop's speed; bytes
+MIN_SPEED, MAX_RSS = 0.85, 300e6      # relative to the bare loop; bytes
 PEERS = {"finetune": ("Naive", 0.0), "er": ("Replay", 1.3), "ewc": ("EWC_online", 2.0), "lwf": ("LwF", 0.0),
-         "icarl": ("ICaRL", 0.0)}    # method -> strategy, how many times its speed is promised
+         "icarl": ("ICaRL", 0.0)}    # method -> the peer's strategy, and our target speed relative to it
 EXEMPLARS = 200
 RATE, MOMENTUM = 0.02, 0.9
-LOOKED = 256                   # samples at a time: what suits the bare loop best
+EVALUATION_BATCH = 256                # samples at a time, which suits the bare loop best
 
 
 @dataclass
 class Passes:
-    """What went through the network in a round: the samples of each step, of each pass forward and backward beside, and
-    of all passes forward only."""
+    """The passes of a round: samples of each step, of each further pass forward and backward, and of all passes that
+    only go forward."""
 
     steps: list[int] = field(default_factory=list)
     graded: list[int] = field(default_factory=list)
@@ -81,7 +81,7 @@ def clock(action: Callable[[], object]) -> float:
 
 
 class Bare:
-    """The networks `cnn` and `mlp` and a loop, written as one would without edgecl."""
+    """The networks `cnn` and `mlp` and a training loop, written as one would without edgecl."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.images = len(shape) == 3
@@ -113,15 +113,15 @@ class Bare:
         for rows in order[:sum(passes.graded)].split(passes.graded) if passes.graded else ():
             torch.autograd.grad(F.cross_entropy(self(x[rows]), y[rows]), weights)
         with torch.inference_mode():
-            for rows in (torch.arange(passes.looked) % len(x)).split(LOOKED) if passes.looked else ():
+            for rows in (torch.arange(passes.looked) % len(x)).split(EVALUATION_BATCH) if passes.looked else ():
                 self(x[rows])
 
 
-# what is measured ---------------------------------------------------------------------------------
+# measurements -----------------------------------------------------------------------------------
 
 
 def counted(job: BenchJob, split: Split, steps: Sequence[ScenarioStep]) -> list[Passes]:
-    """The passes of each round, in a run that warms up."""
+    """The passes of each round, counted in a warm-up run."""
     session, found = MethodRun(**session_settings(job, split)), []
     for step in steps:
         found.append(Passes())
@@ -153,7 +153,7 @@ def our_rounds(session: MethodRun, split: Split, steps: Sequence[ScenarioStep]) 
 
 
 def speeds(jobs: dict[str, list[BenchJob]], repeats: int, promised: bool) -> list[Figure]:
-    """Every method and seed against the bare loop with its passes."""
+    """Each method and seed compared with the bare loop making the same passes."""
     split, steps = prepare(next(iter(jobs.values()))[0])
     shape, samples = split.x_train.shape[1:], sum(len(step.train) for step in steps)
     passes = {method: counted(mine[0], split, steps) for method, mine in jobs.items()}
@@ -164,7 +164,7 @@ def speeds(jobs: dict[str, list[BenchJob]], repeats: int, promised: bool) -> lis
                 torch.manual_seed(job.seed)
                 sides = [lambda job=job: our_rounds(MethodRun(**session_settings(job, split)), split, steps),
                          lambda method=method: bare_rounds(Bare(shape), split, steps, passes[method])]
-                if len(times[method]) % 2:      # neither always follows the other
+                if len(times[method]) % 2:      # so that neither always comes second
                     bare, ours = sides[1](), sides[0]()
                 else:
                     ours, bare = sides[0](), sides[1]()
@@ -178,13 +178,13 @@ def speeds(jobs: dict[str, list[BenchJob]], repeats: int, promised: bool) -> lis
                f"{samples / median(bare for _, bare in found):,.0f}; {ratios[0]:.3f} to {ratios[-1]:.3f}; passes: " \
                f"{trained:,} trained on, {graded:,} more back, {looked:,} forward only"
         ratio = median(ratios)
-        figures.append(Figure(f"{method}, to a bare loop", f">= {LEAST} x" if promised else "-", f"{ratio:.3f} x",
-                              LEAST / ratio if promised else 0.0, note))
+        figures.append(Figure(f"{method}, relative to a bare loop", f">= {MIN_SPEED} x" if promised else "-",
+                              f"{ratio:.3f} x", MIN_SPEED / ratio if promised else 0.0, note))
     return figures
 
 
 def beside(jobs: dict[str, list[BenchJob]], peer: Sequence[str], promised: bool) -> list[Figure]:
-    """`edgecl bench`'s own processes: their peak memory, and their speed beside the peer's."""
+    """The processes of `edgecl bench`: their peak memory, and their speed compared with the peer's."""
     figures, compared = [], []
     for method, mine in jobs.items():
         strategy, least = PEERS[method]
@@ -196,16 +196,17 @@ def beside(jobs: dict[str, list[BenchJob]], peer: Sequence[str], promised: bool)
                 theirs.append(run_peer(peer, strategy, job))
         most = max(result["peak_rss_bytes"] for result in ours)
         finals = ", ".join(f"{result['final_accuracy']:.4f}" for result in ours)
-        figures.append(Figure(f"{method}, peak memory", f"<= {MOST / 1e6:.0f} MB" if promised else "-",
-                              f"{most / 1e6:.0f} MB", most / MOST if promised else 0.0, f"final accuracies {finals}"))
+        figures.append(Figure(f"{method}, peak memory", f"<= {MAX_RSS / 1e6:.0f} MB" if promised else "-",
+                              f"{most / 1e6:.0f} MB", most / MAX_RSS if promised else 0.0,
+                              f"final accuracies {finals}"))
         if peer:
             speed, peers = (median(rates) for rates in ([result["samples_per_second"] for result in ours],
                                                         [result["samples_per_s"] for result in theirs]))
             ratio = median(our["samples_per_second"] / their["samples_per_s"] for our, their in zip(ours, theirs))
-            note = f"{speed:,.0f} to {peers:,.0f} new samples/s; it peaks at " \
+            note = f"{speed:,.0f} to {peers:,.0f} new samples/s; the peer peaks at " \
                    f"{max(result['peak_rss_mb'] for result in theirs) * 1.048576:.0f} MB"
             asked = f">= {least} x" if least and promised else "-"
-            compared.append(Figure(f"{method}, to the peer's {strategy}", asked, f"{ratio:.2f} x",
+            compared.append(Figure(f"{method}, relative to the peer's {strategy}", asked, f"{ratio:.2f} x",
                                    least / ratio if promised else 0.0, note))
     return figures + compared
 
@@ -223,23 +224,24 @@ def run_peer(peer: Sequence[str], strategy: str, job: BenchJob) -> dict[str, Any
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object a figure")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per figure")
     parser.add_argument("--quick", action="store_true", help="one seed, three repeats")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(PEERS), help=f"of {','.join(PEERS)}")
-    parser.add_argument("--peer", metavar="PYTHON", help="the interpreter that has the peer")
-    parser.add_argument("--peer-script", metavar="FILE", type=Path, help="what drives it")
+    parser.add_argument("--peer", metavar="PYTHON", help="a Python interpreter with the peer installed")
+    parser.add_argument("--peer-script", metavar="FILE", type=Path, help="the script that runs the peer")
     options = parser.parse_args()
     methods, seeds = options.methods.split(","), [int(seed) for seed in options.seeds.split(",")]
     if unknown := set(methods) - set(PEERS):
-        parser.error(f"no such methods: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
     if (options.peer is None) != (options.peer_script is None):
-        parser.error("--peer and --peer-script go together")
+        parser.error("give both --peer and --peer-script")
     torch.set_num_threads(1)
     fashion = FASHION.is_dir()
     size = 28 * 28 if fashion else 64 * 4
     print(time.strftime("%Y-%m-%d"), "Fashion-MNIST" if fashion else
-          "digits: nothing is promised for them (apt-get install dataset-fashion-mnist)", file=sys.stderr)
+          "using digits, which have no targets (for Fashion-MNIST: apt-get install dataset-fashion-mnist)",
+          file=sys.stderr)
     jobs = {method: [BenchJob(method, "fashion" if fashion else "digits", memory=EXEMPLARS * size + 10 * 16, seed=seed,
                          per_class=1000) for seed in (seeds[:1] if options.quick else seeds)] for method in methods}
     peer = [options.peer, str(options.peer_script)] if options.peer else []

@@ -1,4 +1,4 @@
-"""What the bridge costs this machine: frames and megabytes a second of the decoder, CPU share of a live 1 kHz IMU.
+"""The cost of the bridge on this machine: frames and megabytes per second decoded, CPU share of a live 1 kHz IMU.
 
     python tools/bridge.py [--seconds 20]
 """
@@ -20,7 +20,7 @@ from firmware_bridge.wires import SerialWire
 
 
 def decoder(payload: int, frames: int = 50_000, runs: int = 7) -> tuple[float, float]:
-    """Frames and wire megabytes a second, the median of some runs, fed as a port hands bytes over."""
+    """Frames and megabytes on the wire per second, the median of some runs, fed in the pieces that a port delivers."""
     rng = np.random.default_rng(0)
     wire = b"".join(encode(Frame(2, 0, i % 65536, i, rng.bytes(payload)), 7) for i in range(frames))
     chunks = [wire[at:at + 4096] for at in range(0, len(wire), 4096)]
@@ -35,7 +35,7 @@ def decoder(payload: int, frames: int = 50_000, runs: int = 7) -> tuple[float, f
 
 
 def live(seconds: float, batch: int) -> tuple[float, float, int]:
-    """CPU share of one core, kB/s of samples and frames lost: 6-axis int16 at 1 kHz through firmware and pty."""
+    """CPU share of one core, kB/s of samples, and frames lost, for 6-axis int16 at 1 kHz through firmware and pty."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.savetxt(folder / "imu.csv", np.random.default_rng(0).normal(0, 2, (5000, 6)), delimiter=",", fmt="%.4f")
@@ -54,17 +54,17 @@ def live(seconds: float, batch: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Print what docs/bridge.md publishes."""
+    """Print the figures published in docs/bridge.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20)
     seconds = parser.parse_args().seconds
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for payload in (12, 96, 192, 1000):
         frames, megabytes = decoder(payload)
-        print(f"decoder, {payload:4} B a payload: {frames:9,.0f} frames/s, {megabytes:6.1f} MB/s of wire")
+        print(f"decoder, {payload:4} B per payload: {frames:9,.0f} frames/s, {megabytes:6.1f} MB/s of wire")
     for batch in (8, 1):
         share, rate, lost = live(seconds, batch)
-        print(f"live 1 kHz, {batch} samples a frame: {100 * share:.2f} % of one core at {rate:.1f} kB/s, "
+        print(f"live 1 kHz, {batch} samples per frame: {100 * share:.2f} % of one core at {rate:.1f} kB/s, "
               f"{lost} frames lost")
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Memory and bytes per class, told before anything runs and then measured: four states, one table.
+"""Memory and bytes per class, first forecast, then measured: four states, one table.
 
     python tools/check_forecast.py [--json]
 
-Each state is forecast first: from its graph, its shapes, and what a tiny state of the same kind took. Then processes
-that run `edgecl predict` and `edgecl learn` on it are measured, and so are the bytes by which its files grow when 20
-more classes are taught. Exits 1 where one is off by more than 5 %.
+Each state is forecast from its graph, its shapes, and the figures of a tiny state of the same kind. Then processes that
+run `edgecl predict` and `edgecl learn` on it are measured, and so is the growth of its files when it learns 20 more
+classes. Exits with 1 if a forecast is off by more than 5 %.
 """
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from edgecl.learner import Learner
 from edgecl.profiling import forecast, measure, sandbox
 from edgecl.settings import Settings
 
-MOST = 0.05
+MAX_ERROR = 0.05
 MORE = 20
-STATES = {  # name -> settings, kind and shape of samples, classes taught
+STATES = {  # name -> settings, kind and shape of samples, classes learned
     "photos, lite0 fp32": (Settings(backbone="efficientnet-lite0"), "image", (224, 224, 3), 10),
     "windows, rocket": (Settings(backbone="rocket", quota=16_000_000, exemplars=1_000_000, rate=50.0, window=3.0),
                         "window", (150, 6), 10),
@@ -51,14 +51,14 @@ def check(name: str, folder: Path) -> list[dict[str, object]]:
     for number in range(MORE):
         learner.learn(sandbox.samples(kind, shape, 6, 500 + number), f"class {known + number:02}")
     rewrite(learner)
-    rows.append({"state": name, "what": f"bytes a class, {learner.store.newest.detail['head']}",
+    rows.append({"state": name, "what": f"bytes per class, {learner.store.newest.detail['head']}",
                  "forecast": round(sum(told) / MORE), "measured": round((kept(learner) - before) / MORE)})
     learner.close()
     return rows
 
 
 def rewrite(learner: Learner) -> None:
-    """Have statistics and head written anew, and every older generation let go."""
+    """Have statistics and head written again, and drop all older generations."""
     kind, shape = sandbox.shape_of(learner)
     name = sandbox.free_name(learner)
     learner.learn(sandbox.samples(kind, shape, 2, 999), name)
@@ -68,7 +68,7 @@ def rewrite(learner: Learner) -> None:
 
 
 def kept(learner: Learner) -> int:
-    """Bytes of the statistics and the head that are on the disk."""
+    """Bytes of statistics and head on the disk."""
     newest = learner.store.newest
     assert newest.head is not None and newest.snapshot is not None
     return learner.store.blobs.bytes(newest.head) + learner.store.blobs.bytes(newest.snapshot)
@@ -76,13 +76,13 @@ def kept(learner: Learner) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object a figure")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per figure")
     options, good = parser.parse_args(), True
     for name in STATES:
         with tempfile.TemporaryDirectory() as folder:
             for row in check(name, Path(folder)):
                 ratio = float(row["forecast"]) / float(row["measured"])  # type: ignore[arg-type]
-                kept_promise = abs(ratio - 1) <= MOST
+                kept_promise = abs(ratio - 1) <= MAX_ERROR
                 good &= kept_promise
                 if options.json:
                     print(json.dumps({**row, "ratio": round(ratio, 4), "kept": kept_promise}), flush=True)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Learning rounds inside their memory and time, and killed: two tables.
+"""Checks that learning rounds keep to their memory and time, and survive kills: two tables.
 
     tools/check_rounds.py [--settings 20] [--kills 100] [--seed 0] [--small]
 
 Settings: a random network, method, batch, memory and time, on a fresh state or after an earlier round. The processes of
-each round are watched from outside; the most resident bytes of each must not pass 1.05 x the memory, the whole round
-not 1.05 x the time + 1 s. A round may be refused; then it is run with what the refusal names, which must do. --small:
-made-up networks only.
+each round are watched from outside: the peak resident bytes of each must not exceed 1.05 x the memory, and the whole
+round must not exceed 1.05 x the time + 1 s. If a round is refused, it is run again with the values that the refusal
+names, which must suffice. --small: synthetic networks only.
 
-Kills: SIGKILL to the worker, to its trunk or to the process that started the round, at random moments before the
-candidate is there. Every byte of the state must be as before, no process may be left, and the next round must clear
-the folder. Exits 1 where anything of this is not so.
+Kills: SIGKILL to the worker, to its trunk or to the process that started the round, at random moments before there is a
+candidate. Every byte of the state must be as before, no process may be left, and the next round must clear the folder.
+Exits with 1 if any of this fails.
 """
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from helpers_rounds import conv_backbone, taught, teach, window_backbone  # noqa: E402
-from helpers_state import tree  # noqa: E402
+from round_states import conv_backbone, taught, teach, window_backbone  # noqa: E402
+from vector_states import tree  # noqa: E402
 
 from edgecl.errors import BudgetError, EdgeclError  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
@@ -44,14 +43,15 @@ from edgecl.rounds import gate  # noqa: E402
 from edgecl.rounds.run import RoundRequest, workshop  # noqa: E402
 from edgecl.settings import parse_seconds  # noqa: E402
 
-OVER, LATE = 1.05, 1.0      # times memory and time; seconds
-LOOK = 0.02                 # seconds between two looks at the processes: peaks are kept by the kernel
+OVER, LATE = 1.05, 1.0      # limit as a multiple of memory and time; extra seconds
+REFUSALS = 3                # of one setting, each followed by the values that the last one named
+LOOK = 0.02                 # seconds between two looks at the processes; the kernel records their peaks
 WORKER = "edgecl.training.worker.main"
 METHODS = ("first-session", "finetune", "joint", "er", "lwf", "ewc", "icarl")
 
 
 def vision(name: str) -> bytes:
-    """A torchvision network with random weights, made by a process of its own."""
+    """A torchvision network with random weights, created by a separate process."""
     code = ("import sys, torch; from pathlib import Path; from edgecl.training.networks.export_vision import *\n"
             "torch.manual_seed(0); made = FeatureExtractor(sys.argv[1])\n"
             "for name, t in made.network.state_dict().items():\n"     # equal weights would be stored once
@@ -70,7 +70,7 @@ def lite0() -> bytes:
     return build_lite0()
 
 
-NETWORKS = {  # name -> its file, samples of a class, codec, whether it is made up
+NETWORKS = {  # name -> its file, samples per class, codec, whether it is synthetic
     "conv": (conv_backbone, 40, "raw", True),
     "conv, wide": (lambda: conv_backbone((32, 64, 128, 256, 512), 64), 40, "raw", True),
     "conv, large maps": (lambda: conv_backbone((16, 16, 24, 32), 128, kernel=5), 30, "jpeg", True),
@@ -84,7 +84,7 @@ NETWORKS = {  # name -> its file, samples of a class, codec, whether it is made 
 
 @dataclass(frozen=True)
 class Setting:
-    """One round. later: after an earlier one."""
+    """The settings of one round. later: whether it follows an earlier one."""
 
     network: str
     method: str
@@ -102,7 +102,7 @@ def draw(random_: random.Random, network: str) -> Setting:
 
 
 class Spy(threading.Thread):
-    """The most resident bytes of each process of a round, seen from outside."""
+    """Peak resident bytes of each process of a round, watched from outside."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -119,7 +119,7 @@ class Spy(threading.Thread):
 
 
 def processes(parent: int) -> list[int]:
-    """The worker of a process, and behind it its trunk."""
+    """The worker of a process, followed by its trunk."""
     found = []
     with suppress(OSError):
         for child in (int(pid) for task in Path(f"/proc/{parent}/task").iterdir()
@@ -130,12 +130,12 @@ def processes(parent: int) -> list[int]:
 
 
 def prepare(network: str, setting: Setting | None, folder: Path) -> Path:
-    """A state with four classes, or with two, a round, and two more."""
+    """A state with four classes, or with two classes, a round, and two more."""
     make, each, codec, _ = NETWORKS[network]
     later = setting is not None and setting.later
     learner = taught(folder, make(), each, 2 if later else 4, codec=codec)
     if setting is not None and later:
-        strict, gate.check_accuracy = gate.check_accuracy, lambda *_: []    # whatever it has learned
+        strict, gate.check_accuracy = gate.check_accuracy, lambda *_: []    # accept the round in any case
         try:
             learner.round(RoundRequest(setting.method, 200, 1_500_000_000, epochs=1))
         finally:
@@ -147,7 +147,7 @@ def prepare(network: str, setting: Setting | None, folder: Path) -> Path:
 
 
 def measure(state: Path, setting: Setting) -> tuple[RoundResult | BudgetError, float, int]:
-    """What a round came to; its seconds; the most resident bytes of one of its processes."""
+    """The outcome of a round, its seconds, and the peak resident bytes of its largest process."""
     learner, spy = Learner.open(state), Spy()
     spy.start()
     begun = time.monotonic()
@@ -164,7 +164,7 @@ def measure(state: Path, setting: Setting) -> tuple[RoundResult | BudgetError, f
 
 
 def granted(setting: Setting, refusal: BudgetError) -> Setting | None:
-    """The same with what the refusal names; None where it names nothing."""
+    """The same settings with the values that the refusal names; None if it names none."""
     if found := re.search(r"--memory (\d+)", refusal.cure):
         return replace(setting, memory=int(found[1]))
     if found := re.search(r"--time (\w+)", refusal.cure):
@@ -173,7 +173,7 @@ def granted(setting: Setting, refusal: BudgetError) -> Setting | None:
 
 
 def check_setting(setting: Setting, folder: Path) -> bool:
-    """Run one setting, and again with what a refusal names; whether all was kept."""
+    """Run one setting, and if it is refused, again with the values that the refusal names; whether all limits held."""
     state = prepare(setting.network, setting, folder)
     good, wished, refusals = True, setting, 0
     while True:
@@ -185,7 +185,7 @@ def check_setting(setting: Setting, folder: Path) -> bool:
         refused = isinstance(found, BudgetError)
         again = granted(setting, found) if isinstance(found, BudgetError) else None
         refusals += refused
-        within &= not refused or (again is not None and refusals <= 3)
+        within &= not refused or (again is not None and refusals <= REFUSALS)
         good &= within
         what = found.what[:70] if isinstance(found, BudgetError) else \
             f"{found.steps}/{found.planned_steps} steps, {found.blocks}/{found.wished_blocks} blocks"
@@ -193,7 +193,7 @@ def check_setting(setting: Setting, folder: Path) -> bool:
         print(f"{name:17}{setting.method:14}{'later' if setting.later else 'first':6}{setting.batch:4}"
               f"{setting.memory / 1e6:8.1f} MB{peak / 1e6:8.1f} MB{memory:7.3f}{setting.seconds:7.1f} s{taken:7.1f} s"
               f"{os.getloadavg()[0]:6.1f}  {'refused: ' * refused}{what}", flush=True)
-        if again is None or refusals > 3:
+        if again is None or refusals > REFUSALS:
             return good
         setting = again
 
@@ -209,7 +209,7 @@ def begin(state: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(state: Path, whom: str, moment: float) -> str:
-    """Kill one process of a round so many seconds after its worker has begun: unchanged | changed | left | missed."""
+    """Kill one process of a round some seconds after its worker has started: unchanged | changed | left | missed."""
     before, parent = tree(state), begin(state)
     begun: float | None = None
     while parent.poll() is None:
@@ -227,7 +227,7 @@ def kill(state: Path, whom: str, moment: float) -> str:
     else:
         return "missed"
     parent.wait()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while any(map(alive, mine)):
         if time.monotonic() > until:
             return "left"
@@ -237,12 +237,12 @@ def kill(state: Path, whom: str, moment: float) -> str:
 
 def alive(pid: int) -> bool:
     with suppress(OSError):
-        return WORKER in Path(f"/proc/{pid}/cmdline").read_text()     # empty where it has ended
+        return WORKER in Path(f"/proc/{pid}/cmdline").read_text()     # empty if it has ended
     return False
 
 
 def candidate(state: Path) -> bool:
-    """Whether a worker has answered: then it is over, and the state may change."""
+    """Whether a worker has sent its result: then it is done, and the state may change."""
     return any(state.parent.glob(f".{state.name}-round-*/result.json"))
 
 
@@ -267,7 +267,7 @@ def check_kills(kills: int, seed: int, folder: Path) -> dict[str, Counter[str]]:
 
 
 def copy(state: Path) -> Path:
-    """The state once more, as it was before the kills."""
+    """A copy of the state as it was before the kills."""
     path = state.with_name("copy")
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(state, path)
@@ -275,7 +275,7 @@ def copy(state: Path) -> Path:
 
 
 def main() -> int:
-    """Both tables."""
+    """Print both tables; returns 1 if a check failed."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--settings", type=int, default=20, metavar="N")
     options.add_argument("--kills", type=int, default=100, metavar="N")
@@ -287,7 +287,7 @@ def main() -> int:
 
 
 def run(settings: int, kills: int, seed: int, small: bool) -> bool:
-    """Whether all was kept."""
+    """Whether all limits held."""
     random_, good = random.Random(seed), True
     names = [name for name, about in NETWORKS.items() if about[3] or not small]
     if settings:

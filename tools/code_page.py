@@ -14,13 +14,13 @@ ROOMS = ("", "files", "sources", "backbones", "statistics", "heads", "exemplars"
 
 
 def first_sentence(path: Path) -> str:
-    """Of a module's docstring."""
+    """The first sentence of a module's docstring."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s", text)[0]
 
 
 def lines_of(folder: Path, depth: int) -> list[str]:
-    """A folder's own line, its files, and its folders."""
+    """The lines of a folder's files, then of its subfolders."""
     pad = "    " * depth
     files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
     found = [f"{pad}{path.name:<{30 - len(pad)}}{first_sentence(path)}" for path in files]
@@ -31,7 +31,7 @@ def lines_of(folder: Path, depth: int) -> list[str]:
 
 
 def tree() -> str:
-    """The tree of both packages, as the page shows it."""
+    """The tree of both packages, as shown on the page."""
     parts = []
     package = ROOT / "edgecl"
     rooms = [path.name for path in package.iterdir() if (path / "__init__.py").exists()]
@@ -50,7 +50,7 @@ def tree() -> str:
 
 
 def page() -> str:
-    """The whole page with its tree as it is now."""
+    """The whole page with its current tree."""
     text = PAGE.read_text("utf-8")
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     return text[:begin] + "\n" + tree() + "\n" + text[end:]

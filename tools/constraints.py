@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Constraints on weights and on gradients, measured as `edgecl bench` does, and the tables of docs/constraints.md.
+"""Measures constraints on weights and gradients as `edgecl bench` does, and writes the tables of docs/constraints.md.
 
     python tools/constraints.py run OUT [--only fashion,digits,watch] [--seeds 0,1,2] [--method si,si+er]
     python tools/constraints.py peer OUT --peer PYTHON --peer-script FILE [--seeds 0,1,2] [--method si]
     python tools/constraints.py strengths OUT [--seeds 100,101]
     python tools/constraints.py write OUT docs/constraints.md
 
-run: every method alone and with er's memory, on Fashion-MNIST and digits in 5 steps of 2 classes (single-head, and the
-same network asked among the classes of the step), and on watch_dataset with new people in each step. peer: ours and the
-peer's of the same name in turn, on Fashion-MNIST. strengths: what the strengths were chosen by, on images of
-Fashion-MNIST's training part that no other run reads, in orders of classes of their own. A run that OUT holds is not
-run again. write: puts the tables between the marks of the page.
+run: each method alone and with er's memory, on Fashion-MNIST and digits in 5 steps of 2 classes (single-head, and the
+same network with answers limited to the classes of the step), and on watch_dataset with new people in each step. peer:
+our method and the peer's of the same name alternately, on Fashion-MNIST. strengths: the runs that the strengths were
+chosen by, on images of Fashion-MNIST's training part that no other run reads, with their own class orders. Runs whose
+result is in OUT are not repeated. write: puts the tables between the marks of the page.
 """
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STRENGTHS = (0.1, 0.3, 1)
 
 
 def with_er(method: str, folder: Path) -> str:
-    """A file with that method's parts and er's memory."""
+    """A file with the parts of a method and er's memory."""
     lines = (FOLDER / f"{method}.toml").read_text("utf-8").splitlines()
     kept = [line for line in lines if not line.startswith(("memory", "each"))]
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def with_er(method: str, folder: Path) -> str:
 
 
 def room(method: str, data: str) -> int:
-    """Bytes for exemplars; for gem as well those of the gradients of four tasks."""
+    """Bytes for exemplars; for gem, plus those of the gradients of four tasks."""
     return EXEMPLARS[data] + (4 * 4 * WEIGHTS[data] if "gem" in method and "agem" not in method else 0)
 
 
@@ -74,7 +74,7 @@ def jobs(data: str, seeds: Sequence[int], out: Path) -> list[BenchJob]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """In this process: what `edgecl bench` does in one for each run, its peak memory aside."""
+    """Run in this process what `edgecl bench` does in one per run, except for peak memory."""
     for data in options.only:
         path = options.out / f"{data}.json"
         results: list[Result] = json.loads(path.read_text("utf-8")) if path.exists() else []
@@ -90,7 +90,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 class Timed:
-    """A session whose learning is counted in seconds of the processor."""
+    """A run whose learning is measured in processor seconds."""
 
     def __init__(self, session: Learns) -> None:
         self.session, self.seconds = session, 0.0
@@ -108,13 +108,13 @@ class Timed:
 
 @lru_cache(1)
 def prepared(job: BenchJob) -> tuple[Split, list[ScenarioStep]]:
-    """The data and steps of jobs that differ in their method."""
+    """The data and steps of jobs that differ only in their method."""
     return prepare(job)
 
 
 def timed(job: BenchJob) -> Result:
-    """What `edgecl bench` would say, in this process, but samples by seconds of the processor: other work on the
-    machine disturbs them least. The peer's script tells the same of its own."""
+    """The result of `edgecl bench`, computed in this process, but with samples per processor second, which other work
+    on the machine disturbs least. The peer's script reports the same figure."""
     from edgecl.training.bench.session import MethodRun
 
     split, steps = prepared(replace(job, method="finetune", memory=0))
@@ -130,7 +130,7 @@ def child(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Ours and the peer's of each seed in turn, each in a process of its own."""
+    """Our run and the peer's alternately for each seed, each in its own process."""
     path = options.out / "peer.json"
     results: list[Result] = json.loads(path.read_text("utf-8")) if path.exists() else []
     for seed in options.seeds:
@@ -154,7 +154,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def strengths(options: argparse.Namespace) -> None:
-    """Task-aware accuracy by strength, on the images 1,000 to 2,000 of each class, tested on the 500 after them."""
+    """Task-aware accuracy by strength, on images 1,000 to 2,000 of each class, tested on the next 500."""
     options.out.mkdir(parents=True, exist_ok=True)
     npz, every, results = options.out / "held.npz", fashion(), []
     places = [np.flatnonzero(every.y_train == label) for label in range(10)]
@@ -185,7 +185,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 
 
 def middle(mine: Sequence[Result], name: str) -> str:
-    """The median, and the range where there is one."""
+    """The median, and the range if there is one."""
     values = sorted(float(result[name]) for result in mine)
     return f"{median(values):.3f}" + f" ({values[0]:.3f}-{values[-1]:.3f})" * (len(values) > 1)
 
@@ -240,7 +240,7 @@ def write(options: argparse.Namespace) -> None:
                                   lambda found, lines=lines: found[1] + "\n".join(lines) + "\n" + found[2], page,
                                   flags=re.S)
             if not count:
-                sys.exit(f"{options.page} has no place for {name}: a line <!-- {name} --> and one <!-- end -->")
+                sys.exit(f"{options.page} has no place for {name}; add a line <!-- {name} --> and a line <!-- end -->")
     options.page.write_text(page, "utf-8")
 
 
@@ -257,7 +257,7 @@ def main() -> None:
     options = parser.parse_args()
     options.seeds = options.seeds or ([100, 101] if options.what == "strengths" else [0, 1, 2])
     if options.what == "peer" and not (options.peer and options.peer_script):
-        parser.error("peer needs --peer and --peer-script")
+        parser.error("`peer` needs --peer and --peer-script")
     {"run": measure, "peer": compare, "strengths": strengths, "write": write,
      "child": child}[options.what](options)
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Kill edgecl at its system calls, and see that the state opens as it was before or after the command.
+"""Kills edgecl at its system calls, and checks that the state opens as it was before or after the command.
 
     tools/crash.py [--kills 400] [--command forget] [--jobs 2]
 
-Every kill is one fork of this process, which has imported everything; strace attaches to it and sends SIGKILL at the
-N-th openat, pwrite64, fdatasync ... that the command makes. Needs strace (`apt-get install strace`), and the right to
-trace own children. Prints a table; exits 1 where a state opened as neither.
+Each kill uses one fork of this process, which has imported everything; strace attaches to it and sends SIGKILL at the
+N-th openat, pwrite64, fdatasync ... of the command. Needs strace (`apt-get install strace`) and permission to trace its
+own children. Prints a table; exits with 1 if a state opened as neither.
 """
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import onnx.helper  # noqa: E402, F401
-from helpers_candidates import candidate, matrix, world  # noqa: E402
-from helpers_state import create, fingerprint, vectors  # noqa: E402
+from candidates import candidate, matrix, world  # noqa: E402
+from vector_states import create, fingerprint, tree, vectors  # noqa: E402
 
 from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
 from edgecl.learner import Learner  # noqa: E402
@@ -39,11 +38,11 @@ from edgecl.state.store import Store  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
          "ftruncate", "mkdir", "close", "lseek", "fcntl")
-CHANGING = CALLS[:-3]  # every one of these is tried; of the others, as many as are asked for
+CHANGING = CALLS[:-3]  # every one of these is tried; the others fill up the requested number
 
 
 def prepare(folder: Path) -> None:
-    """A state with history, some of it rolled back, and another one to merge."""
+    """A state with a history, partly rolled back, and another one to merge."""
     learner = create(folder / "state", quota=600_000, exemplars=8_000)
     for name in ("ant", "bee", "cat"):
         learner.learn(vectors(name, 25), name)
@@ -57,7 +56,7 @@ def prepare(folder: Path) -> None:
 
 
 def half_forgotten(state: Path) -> None:
-    """Leave the state as a power cut right after the commit of a `forget` does."""
+    """Leave the state as a power cut right after the commit of a `forget` would."""
     learner = Learner.open(state)
     Store.tidy = lambda *_, **__: os._exit(0)
     learner.forget("cat")
@@ -81,7 +80,7 @@ def learn_codebook(state: Path) -> None:
 
 
 def take_round(state: Path) -> None:
-    """Take a tuned backbone in, whose accuracy counts as better."""
+    """Accept a tuned backbone, whose accuracy is assumed to be better."""
     gate.check_accuracy = lambda *_: []
     learner = Learner.open(state)
     seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
@@ -90,7 +89,7 @@ def take_round(state: Path) -> None:
 
 
 def refuse_round(state: Path) -> None:
-    """Have a tuned backbone refused."""
+    """Have the gate refuse a tuned backbone."""
     gate.check_accuracy = lambda *_: [gate.Check("accuracy", "worse by assumption", False)]
     learner = Learner.open(state)
     seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
@@ -98,21 +97,21 @@ def refuse_round(state: Path) -> None:
 
 
 def after_round(state: Path) -> None:
-    """A round, and a class that came after it."""
+    """A round, then a new class."""
     take_round(state)
     Learner.open(state).learn(vectors("fox", 25), "fox")
 
 
 def back_across(state: Path) -> None:
-    """Go back to before the last round."""
+    """Roll back to before the last round."""
     learner = Learner.open(state)
     learner.rollback(max(g for g in learner.store.restorable() if g < learner.store.tuned()))
 
 
 @dataclass
 class Command:
-    """One command on a copy of the prepared folder; `first` makes the state that it starts from; older: see
-    `fingerprint`: False if the command has to make room, by commits of its own, in which only ways back are lost."""
+    """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
+    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost."""
 
     run: Callable[[Path], object]
     first: Callable[[Path], object] | None = None
@@ -126,14 +125,14 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
-    "learn, statistics anew": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
+    "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
     "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
     "round": Command(take_round),
     "round, refused": Command(refuse_round),
-    "round, then statistics anew": Command(
+    "round, then statistics rewritten": Command(
         lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu"), after_round),
     "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
     "round, then rollback": Command(back_across, after_round),
@@ -142,7 +141,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def child(work: Callable[[], object], traced: bool = False) -> tuple[int, int]:
-    """A fork that does the work: its pid, and a pipe end that lets it start where it is to be traced first."""
+    """A fork that does the work: its pid, and the end of a pipe that lets it start after strace has attached."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -163,12 +162,12 @@ def child(work: Callable[[], object], traced: bool = False) -> tuple[int, int]:
 
 
 def wait(pid: int) -> int:
-    """The exit code of a child, or minus the signal that ended it."""
+    """The exit code of a child, or the negative number of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def trace(work: Callable[[], object], *options: str) -> int:
-    """Run the work in a fork under strace; its exit code."""
+    """Run the work in a fork under strace; returns its exit code."""
     pid, start = child(work, traced=True)
     with subprocess.Popen(["strace", "-qq", "-f", "-p", str(pid), *options], stderr=subprocess.PIPE) as strace:
         try:
@@ -187,8 +186,8 @@ def trace(work: Callable[[], object], *options: str) -> int:
 
 
 def look(state: Path, older: bool) -> str:
-    """The fingerprint of a state, taken by a fork; "absent" where there is none, "broken" where it can't be opened or
-    is another one when it is opened again."""
+    """The fingerprint of a state, taken by a fork; "absent" if there is none, "broken" if it can't be opened or has
+    another fingerprint when it is opened again."""
     if not state.exists():
         return "absent"
     answer = state.with_name("fingerprint")
@@ -199,7 +198,7 @@ def look(state: Path, older: bool) -> str:
 
 
 def measure(command: Command, origin: Path, folder: Path) -> None:
-    """What the state is before and after the command, and how often it makes each call."""
+    """The state before and after the command, and how often it makes each call."""
     shutil.copytree(origin, folder)
     state, log = folder / "state", folder / "log"
     if command.first:
@@ -225,7 +224,8 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
                      "-e", f"inject={call}:signal=SIGKILL:when={number}")
         if code != -signal.SIGKILL:
             return "missed"
-        seen = look(folder / "state", command.older)
+        same = tree(folder / "state") == tree(origin / "state")    # byte for byte what `measure` has looked at
+        seen = command.before if same else look(folder / "state", command.older)
         if seen in (command.before, command.after):
             return "before" if seen == command.before else "after"
         return "broken" if seen == "broken" else "other"
@@ -234,7 +234,7 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
 
 
 def plan(kills: int, commands: dict[str, Command]) -> list[tuple[str, str, int]]:
-    """(command, call, number): all calls that change something, evenly thinned or filled up to `kills`."""
+    """(command, call, number): all calls that change something, evenly thinned or filled up to `kills` in total."""
     every = [(name, call, number) for name, command in commands.items() for call in CHANGING
              for number in range(1, command.calls[call] + 1)]
     if len(every) > kills:
@@ -246,13 +246,13 @@ def plan(kills: int, commands: dict[str, Command]) -> list[tuple[str, str, int]]
 
 
 def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], object] = print) -> dict[str, Command]:
-    """All kills, spread over `jobs` processes; each command with its calls and outcomes."""
+    """All kills, spread over `jobs` processes; returns each command with its calls and outcomes."""
     commands = {name: COMMANDS[name] for name in names}
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as temporary:
         root = Path(temporary)
         if wait(child(lambda: prepare(root / "prepared"))[0]) != 0:
-            raise SystemExit("the states to start from could not be made")
+            raise SystemExit("the initial states could not be created")
         for number, command in enumerate(commands.values()):
             measure(command, root / "prepared", root / str(number))
         tasks = plan(kills, commands)
@@ -277,10 +277,10 @@ def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], ob
 
 
 def main() -> int:
-    """The campaign, as a table."""
+    """Run the campaign and print its table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--kills", type=int, default=400, metavar="N")
-    options.add_argument("--command", action="append", choices=list(COMMANDS), help="only this; may be repeated")
+    options.add_argument("--command", action="append", choices=list(COMMANDS), help="only this one; may be repeated")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     given = options.parse_args()
     if shutil.which("strace") is None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Is a learning round worth it on real photos? Classes one after another, a round after the first ones, then more.
+"""Measures whether a learning round pays on real photos: learns classes, runs a round after the first ones, then more.
 
     python tools/first_session.py GROCERY [--first 20] [--time 10m] [--memory 800MB] [--rounds 1] [--exemplars 16MB]
 
 GROCERY: the Grocery Store Dataset as {train,test}/CLASS/*.jpg. Each photo is read once, in the order of the class
-names; accuracy is on the official test part, over all classes taught so far. The same state without any round runs
-beside it.
+names; accuracy is on the official test part, over all classes learned so far. For comparison, a second state learns the
+same without any round.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=20, help="classes before the first round")
     parser.add_argument("--time", default="10m", help="of each round")
     parser.add_argument("--memory", default="800MB", help="of each round")
-    parser.add_argument("--rounds", type=int, default=1, help="after all classes")
+    parser.add_argument("--rounds", type=int, default=1, help="further rounds after all classes")
     parser.add_argument("--exemplars", default="16MB")
     parser.add_argument("--codec", default="jpeg")
     parser.add_argument("--epochs", type=int, default=8)

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Sub-networks beside separate networks, er and slda: `tools/plasticity.py OUT [--seeds 0,1,2]` -> docs/plasticity.md.
+"""Compares sub-networks with separate networks, er and slda, and writes docs/plasticity.md.
 
-Runs `edgecl bench` for each setting and task rule; what OUT holds already is not run again.
+    python tools/plasticity.py OUT [--seeds 0,1,2]
+
+Runs `edgecl bench` for each setting and task rule; results already in OUT are not run again.
 """
 from __future__ import annotations
 
@@ -29,19 +31,20 @@ SETTINGS: dict[str, dict[str, Any]] = {     # name -> arguments of bench
     "watch, 7 steps, tcn, 1 epoch": {"data": "watch", "backbone": "tcn", "epochs": 1, "steps": 7}}
 RULES = [rule for rule in PARTS["task_rule"] if rule != "none"]
 ORDER = ["packnet", "lottery", "clnp", "cpg", "pathnet", "den"]
-BESIDE = ["er", "slda"]
+COMPARED_METHODS = ["er", "slda"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--rules", default="", metavar="TEXT", help="try other rules only in settings named so")
+    parser.add_argument("--rules", default="", metavar="TEXT",
+                        help="try other rules only in settings whose name has TEXT")
     options = parser.parse_args()
     plastic = [name for name in ORDER if name in method_names() and read_method(name).plastic]
     page = [PREFACE]
     for title, given in SETTINGS.items():
-        results = bench(options.out, given, options.seeds, [*plastic, *BESIDE])
+        results = bench(options.out, given, options.seeds, [*plastic, *COMPARED_METHODS])
         if options.rules in title:
             results |= bench(options.out, given, options.seeds.split(",")[0], with_rules(options.out, plastic))
         separate = [apart(given, int(seed)) for seed in options.seeds.split(",")]
@@ -52,7 +55,7 @@ def main() -> int:
 
 
 def with_rules(out: Path, methods: list[str]) -> list[str]:
-    """The .toml files of each method with each rule."""
+    """A .toml file for each method with each rule."""
     made = []
     for name in methods:
         text, own = (FOLDER / f"{name}.toml").read_text("utf-8"), read_method(name).parts["task_rule"][0]
@@ -65,7 +68,7 @@ def with_rules(out: Path, methods: list[str]) -> list[str]:
 
 
 def bench(out: Path, given: dict[str, Any], seeds: str, methods: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Method -> its results, by `edgecl bench`."""
+    """Method -> its results from `edgecl bench`."""
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     done = subprocess.run([sys.executable, "-m", "edgecl.cli", "bench", "--method", ",".join(methods), "--seeds", seeds,
                            "--multi-head", "--json", "--out", str(out), *words], stdout=subprocess.PIPE, text=True,
@@ -78,7 +81,7 @@ def bench(out: Path, given: dict[str, Any], seeds: str, methods: list[str]) -> d
 
 
 def apart(given: dict[str, Any], seed: int) -> tuple[float, int]:
-    """A network of its own for each task: the mean accuracy, and the bytes of all but the first."""
+    """A separate network for each task: the mean accuracy, and the bytes of all but the first."""
     from edgecl.training.bench.one_seed import session_settings
     from edgecl.training.bench.session import MethodRun
 
@@ -99,7 +102,7 @@ def section(title: str, plastic: list[str], results: dict[str, list[dict[str, An
 
 
 def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate: list[tuple[float, int]]) -> str:
-    """Markdown: medians over the seeds."""
+    """A Markdown table of medians over the seeds."""
     lines = ["| method | task known | forgotten, task known | " + " | ".join(f"by {rule}" for rule in RULES)
              + " | bytes kept | seconds |", "|---|" + "---:|" * (4 + len(RULES))]
     for name in plastic:
@@ -113,7 +116,7 @@ def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate
                      f" | {middle(first, 'memory_bytes', '{:,.0f}')} | {middle(first, 'train_seconds', '{:.1f}')} |")
     lines.append(f"| separate networks | {median(share for share, _ in separate):.3f} | 0.000 |"
                  + " |" * len(RULES) + f" {separate[0][1]:,} | |")
-    for name in BESIDE:
+    for name in COMPARED_METHODS:
         if found := results.get(name):
             lines.append(f"| `{name}` | {middle(found, 'task_aware_accuracy')} | {max(map(lost, found)):.3f} | "
                          + f"{middle(found, 'final_accuracy')} (no rule) |" + " |" * (len(RULES) - 1)
@@ -123,7 +126,7 @@ def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate
 
 
 def exports(methods: list[str]) -> str:
-    """Markdown: size and latency of what each method exports, and of one network without tasks."""
+    """A Markdown table of size and latency of each method's exported file, and of one network without tasks."""
     from edgecl.backbones.onnx_runtime import onnxruntime
     from edgecl.training.bench.session import MethodRun
 
@@ -138,7 +141,7 @@ def exports(methods: list[str]) -> str:
         options.intra_op_num_threads = 1
         sessions[name], sizes[name] = onnxruntime.InferenceSession(model, options), len(model)
     taken: dict[str, list[float]] = {name: [] for name in sessions}
-    for place in range(300):        # in turn, so that what else runs slows them alike
+    for place in range(300):        # alternately, so that other work slows them equally
         x = np.ascontiguousarray(split.x_test[place:place + 1])
         for name, runtime in sessions.items():
             begun = time.perf_counter()
@@ -153,9 +156,9 @@ def exports(methods: list[str]) -> str:
 EXPORTS = """## The exported file
 
 One graph with the sub-networks of {count} tasks and the rule (digits, mlp, 3 epochs), beside the one network of
-`finetune`. Units that a task of `clnp` or `pathnet` does not use are cut out of it; what the sub-networks of the others
-share is written once, with a byte a weight that says which have it. Microseconds of a sample on one thread: medians of
-300, taken in turn.
+`finetune`. Units that a task of `clnp` or `pathnet` does not use are removed; weights that the sub-networks of the
+others share are written once, with a byte per weight that says which have it. Microseconds per sample on one thread:
+medians of 300, measured alternately.
 
 | method | bytes | times one network | microseconds |
 |---|---:|---:|---:|
@@ -163,7 +166,7 @@ share is written once, with a byte a weight that says which have it. Microsecond
 
 
 def lost(result: dict[str, Any]) -> float:
-    """What was forgotten with the task known."""
+    """Forgetting with the task known."""
     from edgecl.evaluation.metrics import forgetting
 
     return forgetting(result["task_aware_matrix"])
@@ -176,20 +179,20 @@ def middle(results: list[dict[str, Any]], name: str, form: str = "{:.3f}") -> st
 PREFACE = """# Sub-networks: growing, choosing and masking
 
 `packnet`, `lottery`, `clnp`, `cpg`, `pathnet` and `den` give each round a sub-network of its own, which later rounds
-do not change. They need to know the task. Where it is not given, a rule infers it (`task_rule` in the method's file):
-`entropy` takes the sub-network that is surest; `nearest-mean` the one in whose features the sample lies nearest to a
-class mean, as a share of what is usual there; `ncm` the task of the nearest class mean in the first task's features.
-A state serves one network without a task id: `edgecl round` refuses these methods.
+do not change. They need to know the task. If it is not given, a rule infers it (`task_rule` in the method's file):
+`entropy` takes the most confident sub-network; `nearest-mean` the one in whose features the sample is closest to a
+class mean, relative to the usual distance there; `ncm` the task of the nearest class mean in the first task's features.
+A state serves one network without a task id, so `edgecl round` refuses these methods.
 
 Made by `tools/plasticity.py` from the results of `edgecl bench`: medians over seeds (of other rules than the
-method's own: the first seed), final accuracies; what is
-forgotten is the most over seeds. Bytes are masks, owners, what has grown, each task's own biases and normalisation,
-and nothing of the served network. Separate networks are trained for as many epochs, one a task; their bytes are those
-of all but the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight
-times. Where each step is one class (watch, 7 steps), the task known leaves nothing to tell apart.
+method's own: only the first seed), final accuracies; forgetting
+is the maximum over seeds. Bytes are masks, owners, grown units, and the biases and normalisation of each task, without
+the served network. Separate networks, one per task, are trained for as many epochs; their bytes are those of all but
+the first. `packnet` goes through its samples twice as often, `cpg` and `pathnet` four times, `lottery` eight times. If
+each step is one class (watch, 7 steps), a known task leaves nothing to distinguish.
 
-With the task known all stay within two points of separate networks, at a five-hundredth to a half of their bytes.
-Without it, which sub-network should answer is harder to tell than the class: no rule comes near to `slda`."""
+With the task known, all stay within two points of separate networks, at a five-hundredth to a half of their bytes.
+Without it, finding the right sub-network is harder than finding the class: no rule comes close to `slda`."""
 
 
 if __name__ == "__main__":

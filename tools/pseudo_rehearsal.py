@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pseudo-rehearsal beside exemplars: accuracy against the bytes that are kept, and what each mechanism is worth.
+"""Compares pseudo-rehearsal with exemplars: accuracy against bytes kept, and ablations of each mechanism.
 
     python tools/pseudo_rehearsal.py --data digits [--sizes 16KB,64KB] [--epochs 5] [--per-class N] [--steps 5]
         [--seeds 0,1,2] [--ablate] [--runs FOLDER]
@@ -7,9 +7,9 @@
     python tools/pseudo_rehearsal.py --pictures [--out docs]
 
 The first form runs `edgecl bench` jobs and keeps their results as FOLDER/DATA.json (--data: a name or an .npz file);
-results that are there already, of the same settings, are not run again. The second writes pseudo-rehearsal.svg and
-prints the tables of pseudo-rehearsal.md from them; the third writes dgr-samples.svg, what dgr's generator makes after
-each step of the digits, with and without its own replay.
+results of the same settings that are already there are not run again. The second writes pseudo-rehearsal.svg and prints
+the tables of pseudo-rehearsal.md from these results; the third writes dgr-samples.svg, samples from dgr's generator
+after each step of the digits, with and without its own replay.
 """
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from edgecl.settings import format_size, parse_size
 
 SIZED = ("er", "icarl", "statistics", "fetril", "latent", "dgr", "fearnet")
 MARKS = {"finetune": ".", "ncm": "x", "slda": "+", "ranpac": "^", "joint": "s"}
-FIXED = tuple(MARKS)        # --memory changes nothing
-ABLATIONS = {       # name -> method, line of its file, what it becomes
+FIXED = tuple(MARKS)        # --memory has no effect on them
+ABLATIONS = {       # name -> method, key in its file, new value
     "statistics, moving": ("statistics", "pace", "0.02"),
     "statistics, moving, no map": ("statistics", "pace|moves", '0.02|"none"'),
     "statistics, moving, means alone": ("statistics", "pace|moves", '0.02|"means"'),
     "statistics, diagonal": ("statistics", "rank", "0"),
-    "statistics, full covariance": ("statistics", "rank", "100000"),    # as far as the bytes go
+    "statistics, full covariance": ("statistics", "rank", "100000"),    # as far as the bytes allow
     "latent, floats": ("latent", "bits", "32"),
     "latent, product codes": ("latent", "bits", "2"),
     "dgr, generator without replay": ("dgr", "recalls", "false"),
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--per-class", type=int)
     parser.add_argument("--ablate", action="store_true")
-    parser.add_argument("--fixed", action="store_true", help="no ablation of layers that move: vectors have none below")
+    parser.add_argument("--fixed", action="store_true", help="no ablation of moving layers, as vectors have none below")
     parser.add_argument("--runs", type=Path, default=Path("pseudo-rehearsal-runs"))
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -86,7 +86,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, BenchJob]]:
-    """Name, size and job, seeds outermost, so that what is interrupted has whole seeds."""
+    """Name, size and job, seeds outermost, so that an interrupted campaign has complete seeds."""
     methods, sizes = options.methods.split(","), options.sizes.split(",")
     wanted = [(name, name, size) for name in methods for size in (sizes if name in SIZED else sizes[:1])]
     wanted += [(name, ablated(name, folder), size) for name, (base, _, _) in ABLATIONS.items()
@@ -98,7 +98,7 @@ def jobs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, 
 
 
 def ablated(name: str, folder: Path) -> str:
-    """The file of a method with other numbers."""
+    """The file of a method with changed numbers."""
     base, keys, values = ABLATIONS[name]
     changed = dict(zip(keys.split("|"), values.split("|")))
     lines = method_file(base).read_text("utf-8").splitlines()
@@ -138,7 +138,7 @@ def write(runs: Path, out: Path) -> None:
 
 
 def cell(results: list[dict[str, Any]]) -> str:
-    """Median and range of the final accuracy, and bytes kept; the seeds where they are not three."""
+    """Median and range of the final accuracy, and bytes kept; the number of seeds if it is not three."""
     if not results:
         return ""
     final = [result["final_accuracy"] for result in results]
@@ -148,7 +148,7 @@ def cell(results: list[dict[str, Any]]) -> str:
 
 
 def pictures(out: Path) -> None:
-    """Rows: steps; columns: a sample of each class known by then, with replay on the left, without on the right."""
+    """Rows are steps, columns one sample of each class known by then; with replay on the left, without on the right."""
     import matplotlib
     import numpy as np
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Photographs the daemon's page for the README: desktop and phone, light and dark, of a real daemon on real photos.
+"""Takes screenshots of the daemon's page for the README: desktop and phone, light and dark, with real photos.
 
     python tools/screenshots.py GROCERY OUT     # GROCERY: {train,test}/CLASS/*.jpg, such as the Grocery Store Dataset
 
@@ -19,11 +19,9 @@ from itertools import islice
 from pathlib import Path
 from urllib.request import urlopen
 
+from browser import browser
 from PIL import Image
 from selenium import webdriver
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from helpers_browser import browser
 
 from edgecl.learner import Learner
 from edgecl.rounds.run import RoundRequest
@@ -33,15 +31,15 @@ from edgecl.sources.spec import Spec
 
 CLASSES = ("Royal-Gala", "Red-Delicious", "Golden-Delicious", "Granny-Smith", "Lemon", "Orange", "Oatly-Oat-Milk",
            "Avocado")
-EACH, ROUND = 15, 300   # photos of a class, seconds at most
-SEEN = (*CLASSES, "Mango", "Kiwi")   # the last ones are new to it
+PHOTOS_PER_CLASS, ROUND_SECONDS = 15, 300
+SHOWN_CLASSES = (*CLASSES, "Mango", "Kiwi")   # the last ones are unknown to the state
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grocery", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=20, help="before the first photograph")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds before the first screenshot")
     options = parser.parse_args()
     options.out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
@@ -65,13 +63,13 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
     learner = Learner.create(folder / "state", Settings(backbone="efficientnet-lite0", quota=64 * 10**6,
                                                         exemplars=4 * 10**6, codec="jpeg"))
     for name in CLASSES:
-        photos = islice(read(grocery / "train" / name, Spec(), name), EACH)
+        photos = islice(read(grocery / "train" / name, Spec(), name), PHOTOS_PER_CLASS)
         learner.learn(photos, name.replace("-", " ").lower())  # type: ignore[arg-type]
-    learner.round(RoundRequest(seconds=ROUND, memory=800 * 10**6, epochs=2))
+    learner.round(RoundRequest(seconds=ROUND_SECONDS, memory=800 * 10**6, epochs=2))
     learner.close()
     shown = folder / "photos"
     shown.mkdir()
-    for place, name in enumerate(SEEN):
+    for place, name in enumerate(SHOWN_CLASSES):
         for number, photo in enumerate(sorted((grocery / "test" / name).glob("*.jpg"))[:4]):
             shutil.copy(photo, shown / f"{number}-{place}.jpg")
     with socket.socket() as free:
@@ -84,7 +82,7 @@ def prepared(folder: Path, grocery: Path) -> tuple[Path, str]:
 
 
 def wait_for(url: str, daemon: subprocess.Popen[bytes]) -> None:
-    """Until the page is there."""
+    """Wait until the page is available."""
     for _ in range(200):
         try:
             urlopen(url, timeout=1).close()
@@ -96,7 +94,7 @@ def wait_for(url: str, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def photograph(driver: webdriver.Chrome, url: str, path: Path, width: int) -> None:
-    """The whole page as a WebP file."""
+    """Save the whole page as a WebP file."""
     driver.get(url)
     time.sleep(3)
     height = driver.execute_script("return document.documentElement.scrollHeight")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How long predictions take while a round runs on the same state, against the same process when nothing does.
+"""Measures the latency of predictions while a round runs on the same state, compared with none running.
 
     tools/serve_during_round.py [--phases 6] [--seconds 12] [--pause 0.02] [--small]
 
-This process predicts one photo after another with one thread, `pause` seconds between two, as beside a camera. Phases
-without a round and phases with one (another process's `Learner.round`, gate included) alternate; a busy
-phase is as long as its round. What is promised is the ratio of the p99 of all busy to that of all idle predictions. The
-load beside it says what else the machine did. Exits 1 above 1.5.
+This process predicts one photo after another with one thread, `pause` seconds apart, as from a camera. Phases without a
+round and phases with one (`Learner.round` in another process, gate included) alternate; a busy phase is as long as its
+round. The target is for the ratio of the p99 of all busy predictions to that of all idle ones. The load shows what else
+the machine did. Exits with 1 if the ratio is above 1.5.
 """
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np  # noqa: E402
-from helpers_rounds import conv_backbone, taught  # noqa: E402
+from round_states import conv_backbone, taught  # noqa: E402
 
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.profiling import sandbox  # noqa: E402
 
-MOST = 1.5
+MAX_RATIO = 1.5
 ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import RoundRequest\n"
          "from edgecl.errors import EdgeclError\n"
          "try:\n    request = RoundRequest('er', float(sys.argv[2]), 600_000_000, epochs=1000)\n"
@@ -39,7 +38,8 @@ ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run
 
 def phase(learner: Learner, photos: np.ndarray, pause: float, seconds: float,
           state: Path | None) -> tuple[list[float], str]:
-    """Milliseconds of each prediction, alone for that long or until a round on the state is over; what that says."""
+    """Milliseconds of each prediction, for the given time or while a round runs on the state; the output of the round.
+    """
     worker = subprocess.Popen([sys.executable, "-c", ROUND, state, str(seconds)], stdout=subprocess.PIPE,
                               text=True) if state else None
     found, until, number = [], time.monotonic() + seconds, 0
@@ -54,10 +54,10 @@ def phase(learner: Learner, photos: np.ndarray, pause: float, seconds: float,
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--phases", type=int, default=6, metavar="N", help="in all, half of them busy")
+    options.add_argument("--phases", type=int, default=6, metavar="N", help="total number of phases, half of them busy")
     options.add_argument("--seconds", type=float, default=12.0, metavar="S", help="of each")
-    options.add_argument("--pause", type=float, default=0.02, metavar="S", help="between two predictions")
-    options.add_argument("--small", action="store_true", help="a small made-up network instead of efficientnet-lite0")
+    options.add_argument("--pause", type=float, default=0.02, metavar="S", help="seconds between two predictions")
+    options.add_argument("--small", action="store_true", help="a small synthetic network instead of efficientnet-lite0")
     given = options.parse_args()
     from edgecl.backbones.lite0 import build_lite0
 
@@ -76,8 +76,8 @@ def main() -> int:
                   f"{os.getloadavg()[0]:7.2f}  {said[:90]}", flush=True)
         ratios = [np.percentile(times["busy"], q) / np.percentile(times["idle"], q) for q in (50, 99)]
         learner.close()
-    print(f"busy / idle: p50 {ratios[0]:.2f}, p99 {ratios[1]:.2f} (asked: {MOST}); {os.cpu_count()} processors")
-    return 0 if ratios[1] <= MOST else 1
+    print(f"busy / idle: p50 {ratios[0]:.2f}, p99 {ratios[1]:.2f} (target: {MAX_RATIO}); {os.cpu_count()} processors")
+    return 0 if ratios[1] <= MAX_RATIO else 1
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What the daemon takes, and whether it stays that way, on efficientnet-lite0 and a folder that stands for a camera.
+"""Measures what the daemon needs, and whether that stays constant, on efficientnet-lite0 with a folder as the camera.
 
     tools/soak.py [--minutes 10] [--cycles 200] [--fps 100] [--only start,memory,latency,round]
 
-start: from `edgecl daemon` to its first answer, and `edgecl status` through it. latency: offer to answer in the loop,
-and a bare `session.run` on the same session, by turns. round: the p99 of answers while a round runs and while none
-does, by turns, and frames dropped. memory: resident bytes against a process that only runs the backbone, and their
-slope, threads and descriptors over `minutes` at `fps`, while `cycles` times a class is learned and forgotten. Exits 1
-where something promised is missed; what the machine did beside it is in the load.
+start: time from `edgecl daemon` to its first answer, and of `edgecl status` through it. latency: from a frame to its
+answer in the loop, and of a bare `session.run` on the same session, alternately. round: p99 of answers with and without
+a round running, alternately, and frames dropped. memory: resident bytes compared with a process that only runs the
+backbone, and their slope, threads and descriptors over `minutes` at `fps`, while a class is learned and forgotten
+`cycles` times. Exits with 1 if a target is missed; the load shows what else the machine did.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
 import numpy as np  # noqa: E402
@@ -42,9 +42,10 @@ from edgecl.samples import Sample  # noqa: E402
 from edgecl.settings import Settings  # noqa: E402
 
 SIDE, CLASSES, EACH = 224, 5, 25
-START, STATUS = 2.0, 0.150                              # seconds
-REST = 2.8          # seconds after a cycle in which the daemon comes to rest
-ADDED, DURING, RESIDENT, GROWTH = 1.05, 1.5, 1.3, 1.0   # times, times, times, MB an hour
+MAX_START, MAX_STATUS = 2.0, 0.150  # seconds
+REST_SECONDS = 2.8                  # after a cycle, for the daemon to come to rest
+MAX_LATENCY_RATIO, MAX_ROUND_RATIO, MAX_RSS_RATIO = 1.05, 1.5, 1.3
+MAX_GROWTH = 1.0                    # MB per hour
 BARE = """
 import os, sys, numpy as np
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
@@ -60,7 +61,7 @@ print(int(open('/proc/self/statm').read().split()[1]) * 4096)
 
 
 def made(folder: Path) -> Path:
-    """A state that knows some classes, and a folder of photos beside it."""
+    """A state that knows some classes, and a folder of photos."""
     learner = Learner.create(folder / "state", Settings(backbone="efficientnet-lite0", codec="jpeg"))
     (folder / "photos").mkdir()
     for number in range(CLASSES):
@@ -114,51 +115,50 @@ def start(folder: Path, given: argparse.Namespace) -> bool:
             asked.append(time.perf_counter() - begun)
         ends.append(daemon.end())
     found = [float(np.median(times)) for times in (firsts, asked, ends)]
-    print(f"start to first answer {found[0]:.2f} s (asked {START}), edgecl status {1000 * found[1]:.0f} ms "
-          f"(asked {1000 * STATUS:.0f}), SIGTERM to end {found[2]:.2f} s, longest {max(ends):.2f} (asked 2); medians; "
-          f"load {os.getloadavg()[0]:.1f}")
-    return found[0] < START and found[1] <= STATUS and max(ends) < 2
+    print(f"start to first answer {found[0]:.2f} s (target {MAX_START}), edgecl status {1000 * found[1]:.0f} ms "
+          f"(target {1000 * MAX_STATUS:.0f}), SIGTERM to end {found[2]:.2f} s, longest {max(ends):.2f} (target 2); "
+          f"medians; load {os.getloadavg()[0]:.1f}")
+    return found[0] < MAX_START and found[1] <= MAX_STATUS and max(ends) < 2
 
 
 class Inside:
-    """Service and loop in this process, so that single answers can be timed."""
+    """Service and loop in this process, so that each answer can be timed."""
 
     def __init__(self, folder: Path) -> None:
         keep_memory_low()
         self.service = Service(Learner.open(folder / "state"), DaemonSettings(folder / "state", rounds="off"))
-        self.loop = Loop()
-        self.feed = SourceThread(SourceSettings("camera:", "cam"), self.service, self.loop.offer, iter)
-        self.service.feeds = (self.feed,)
-        self.loop.follow([self.feed])
+        self.loop = Loop(self.timed)
+        self.source = SourceThread(SourceSettings("camera:", "cam"), self.service.spec, self.service.hub.say,
+                                   self.loop.offer, iter)
+        self.service.sources.follow([self.source])
+        self.loop.follow([self.source])
         self.service.start()
         threading.Thread(target=self.loop.run, daemon=True).start()
         self.classified = 0.0
-        classify = self.service.classify
-
-        def timed(feed: SourceThread, sample: Sample) -> None:
-            begun = time.monotonic()
-            classify(feed, sample)
-            self.classified = time.monotonic() - begun
-
-        self.service.classify = timed
         self.photos = sandbox.samples("image", (SIDE, SIDE, 3), 50, 99)
         self.number = 0
 
+    def timed(self, source: SourceThread, sample: Sample) -> None:
+        begun = time.monotonic()
+        self.service.classifier.classify(source, sample)
+        self.classified = time.monotonic() - begun
+
     def answer(self, pause: float) -> float:
-        """Seconds from offering a frame to its answer; then a pause."""
+        """Seconds from offering a frame to its answer, followed by a pause."""
         self.number += 1
         photo = self.photos[self.number % len(self.photos)].copy()
-        before, begun = self.feed.frames, time.monotonic()
-        self.loop.offer(self.feed, Sample(photo))
+        before, begun = self.source.frames, time.monotonic()
+        self.loop.offer(self.source, Sample(photo))
         time.sleep(pause)
-        while self.feed.frames == before:
+        while self.source.frames == before:
             time.sleep(0.001)
-        assert self.feed.latest is not None
-        return self.feed.latest.at - begun
+        assert self.source.latest is not None
+        return self.source.latest.at - begun
 
     def bare(self, pause: float) -> float:
         self.number += 1
-        photo, backbone = self.photos[self.number % len(self.photos)][None].copy(), self.service.serving.backbone
+        photo = self.photos[self.number % len(self.photos)][None].copy()
+        backbone = self.service.classifier.serving.backbone
         begun = time.monotonic()
         backbone.session.run(None, {backbone._input: photo})
         took = time.monotonic() - begun
@@ -178,9 +178,9 @@ def latency(folder: Path, given: argparse.Namespace) -> bool:
     inside.end()
     whole, loop, bare = (1000 * np.median(times) for times in zip(*rows))
     print(f"p50 of a bare session.run {bare:.2f} ms; of the loop, from a frame to its published answer, {loop:.2f} ms: "
-          f"{loop / bare:.3f} times (asked {ADDED}); with waking the loop's thread {whole:.2f} ms: {whole / bare:.3f} "
-          f"times; load {os.getloadavg()[0]:.1f}")
-    return loop / bare <= ADDED
+          f"{loop / bare:.3f} times (target {MAX_LATENCY_RATIO}); including the wake-up of the loop's thread "
+          f"{whole:.2f} ms: {whole / bare:.3f} times; load {os.getloadavg()[0]:.1f}")
+    return loop / bare <= MAX_LATENCY_RATIO
 
 
 def round_beside(folder: Path, given: argparse.Namespace) -> bool:
@@ -197,11 +197,12 @@ def round_beside(folder: Path, given: argparse.Namespace) -> bool:
             f"{said['steps']} steps, accepted: {said['accepted']}"
         print(f"  {kind}: {len(times[kind])} answers so far, p50 {np.percentile(times[kind], 50):.1f} p99 "
               f"{np.percentile(times[kind], 99):.1f} ms; load {os.getloadavg()[0]:.1f}  {what}", flush=True)
-    dropped = inside.feed.dropped
+    dropped = inside.source.dropped
     inside.end()
     ratio = np.percentile(times["busy"], 99) / np.percentile(times["idle"], 99)
-    print(f"p99 beside a round {ratio:.2f} times that of idle (asked {DURING}); {dropped} frames dropped (asked 0)")
-    return ratio <= DURING and dropped == 0
+    print(f"p99 during a round {ratio:.2f} times that when idle (target {MAX_ROUND_RATIO}); {dropped} frames dropped "
+          "(target 0)")
+    return ratio <= MAX_ROUND_RATIO and dropped == 0
 
 
 def memory(folder: Path, given: argparse.Namespace) -> bool:
@@ -225,7 +226,7 @@ def memory(folder: Path, given: argparse.Namespace) -> bool:
                 asked = time.monotonic()
                 daemon.ask(command, label="new", **({"seconds": 1.0} if command == "learn_last" else {}))
                 took[command].append(time.monotonic() - asked)
-            due = max(due + every, time.monotonic() + REST)
+            due = max(due + every, time.monotonic() + REST_SECONDS)
         if now - shown > 30:
             shown = now
             print(f"  {now:5.0f} s  {rows[-1][0] / 1e6:6.1f} MB  {rows[-1][1]} threads  {rows[-1][2]} descriptors  "
@@ -238,13 +239,13 @@ def memory(folder: Path, given: argparse.Namespace) -> bool:
     slope = 3600 / 1e6 * float(np.median((size[second] - size[first]) / (at[second] - at[first])))
     most, threads, handles = max(row[0] for row in rows), *(sorted({row[i] for row in rows[50:]}) for i in (1, 2))
     print(f"resident: bare ONNX Runtime {bare / 1e6:.1f} MB; the daemon {served / 1e6:.1f} at its first answer, "
-          f"{rest / 1e6:.1f} at rest after {len(rests)} cycles of learn and forget: {rest / bare:.2f} times (asked "
-          f"{RESIDENT}); at most {most / 1e6:.1f} while it learned")
-    print(f"over {given.minutes:g} min at {given.fps:g} fps, at rest before each cycle, the first quarter left out: "
-          f"{slope:+.2f} MB an hour (asked < {GROWTH}; median of all pairs); threads {threads}, descriptors {handles}; "
-          f"{counted['frames_total']['cam']} answers; medians: learn {np.median(took['learn_last']):.2f} s, forget "
-          f"{np.median(took['forget']):.2f} s")
-    return rest <= RESIDENT * bare and slope < GROWTH and len(threads) == 1
+          f"{rest / 1e6:.1f} at rest after {len(rests)} cycles of learn and forget: {rest / bare:.2f} times (target "
+          f"{MAX_RSS_RATIO}); at most {most / 1e6:.1f} while learning")
+    print(f"over {given.minutes:g} min at {given.fps:g} fps, at rest before each cycle, without the first quarter: "
+          f"{slope:+.2f} MB per hour (target < {MAX_GROWTH}; median of all pairs); threads {threads}, descriptors "
+          f"{handles}; {counted['frames_total']['cam']} answers; medians: learn {np.median(took['learn_last']):.2f} s, "
+          f"forget {np.median(took['forget']):.2f} s")
+    return rest <= MAX_RSS_RATIO * bare and slope < MAX_GROWTH and len(threads) == 1
 
 
 PARTS = {"start": start, "latency": latency, "round": round_beside, "memory": memory}
@@ -253,10 +254,10 @@ PARTS = {"start": start, "latency": latency, "round": round_beside, "memory": me
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--minutes", type=float, default=10.0)
-    options.add_argument("--cycles", type=int, default=200, help="of learn and forget")
+    options.add_argument("--cycles", type=int, default=200, help="cycles of learn and forget")
     options.add_argument("--fps", type=float, default=100.0)
-    options.add_argument("--frames", type=int, default=400, help="of `latency`")
-    options.add_argument("--phases", type=int, default=6, help="of `round`, half of them busy")
+    options.add_argument("--frames", type=int, default=400, help="frames for `latency`")
+    options.add_argument("--phases", type=int, default=6, help="phases for `round`, half of them busy")
     options.add_argument("--seconds", type=float, default=20.0, help="of each")
     options.add_argument("--only", default=",".join(PARTS))
     given = options.parse_args()

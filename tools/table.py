@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Methods on one protocol, several seeds, as a table in markdown; what is done is read from a file of JSON lines.
+"""Compares methods on one protocol over several seeds in a Markdown table; finished runs are read from JSON lines.
 
     python tools/table.py [--data fashion] [--ablation] [--epochs 1] [--seeds 0,1,2] [--methods er,bic] [--rates 0.02]
                           [--out FILE.jsonl]
                           [--peer PYTHON --peer-script FILE]
 
-Fashion-MNIST: 5 steps of 2 classes, the first 1,000 images a class, the bytes of 200 exemplars; digits and watch: 5
-steps, the bytes of 100 and of 60. Of several rates, each method's line is that with the best median of the final
-accuracy. --ablation: er alone, and with each part that balances new against old. The peer, where given, runs its
-strategy of the same name at the same rates, its runs between ours: it draws its 1,000 images a class by the seed, and
-has 200 exemplars whatever it keeps beside them.
+Fashion-MNIST: 5 steps of 2 classes, the first 1,000 images per class, the bytes of 200 exemplars; digits and watch: 5
+steps, the bytes of 100 and of 60. With several rates, each method is shown at the one with the best median final
+accuracy. --ablation: er alone, and with each part that balances new against old. The peer, if given, runs its strategy
+of the same name at the same rates, alternating with ours: it draws its 1,000 images per class by the seed, and has 200
+exemplars whatever else it keeps.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from edgecl.settings import format_size
 STRATEGIES = {"finetune": "Naive", "er": "ReplayReservoirBal", "lwf": "LwF", "icarl": "ICaRL", "der++": "DERpp",
               "gdumb": "GDumb", "er-ace": "ER_ACE", "bic": "BiC", "gss": "GSS_greedy"}
 MEMORY = {"fashion": 200 * 784 + 160, "digits": 100 * 256 + 160, "watch": 60 * 3600 + 300}
-COUNT = {"fashion": 200, "digits": 100}
+EXEMPLAR_COUNT = {"fashion": 200, "digits": 100}
 Result = dict[str, Any]
 
 
@@ -47,7 +47,7 @@ PARTS = {"er": "", "er+fine-tuning": 'balance = "fine-tuning"\npasses = 5\nslowe
 
 
 def ablated(folder: Path) -> list[str]:
-    """Files of er with each part."""
+    """A file of er with each part."""
     base = method_file("er").read_text("utf-8")
     for name, lines in PARTS.items():
         (folder / f"{name}.toml").write_text(base + lines, "utf-8")
@@ -64,7 +64,7 @@ def ours(method: str, options: argparse.Namespace, seed: int, rate: float) -> Re
 def theirs(method: str, options: argparse.Namespace, seed: int, rate: float) -> Result:
     command = [options.peer, str(options.peer_script), "--strategy", STRATEGIES[method], "--data", options.data,
                "--seed", str(seed), "--lr", str(rate), "--epochs", str(options.epochs), "--mem",
-               str(COUNT[options.data]), "--threads", "1"]
+               str(EXEMPLAR_COUNT[options.data]), "--threads", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"by": "peer", "method": method, "rate": rate, "epochs": options.epochs, "data": options.data,
@@ -80,7 +80,7 @@ def place(result: Result) -> tuple[Any, ...]:
 
 
 def table(results: list[Result]) -> list[str]:
-    """Rows by method, the best rate of each, in order of the final accuracy."""
+    """One row per method, at its best rate, in order of final accuracy."""
     by: dict[tuple[str, str], dict[Any, list[Result]]] = {}
     for result in results:
         if "failed" not in result:
@@ -110,8 +110,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default="finetune,er,er-ace,der++,gdumb,gss,icarl,ucir,podnet,eeil,bic,il2m,wa")
-    parser.add_argument("--rates", default="", help="with commas; none takes each method's own")
-    parser.add_argument("--out", type=Path, help="where runs are kept and looked up")
+    parser.add_argument("--rates", default="", help="rates separated by commas; default: each method's own")
+    parser.add_argument("--out", type=Path, help="file that results are read from and added to")
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
     parser.add_argument("--peer-script", metavar="FILE", type=Path)

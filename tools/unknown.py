@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How well untaught classes are told: edgecl's distance beside the usual scores, on real data.
+"""Measures how well untaught classes are recognised: edgecl's distance compared with the usual scores, on real data.
 
     python tools/unknown.py [--grocery FOLDER] [--cache FOLDER] [--quick] [--out docs]
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
-from edgecl.heads.head import ACCEPTED, Head
+from edgecl.heads.head import ACCEPTED_SHARE, Head
 from edgecl.learning.knowledge import Knowledge
 from edgecl.settings import Settings
 from edgecl.state.quota import segment_bytes
@@ -31,8 +31,9 @@ MINE = "edgecl (relative Mahalanobis in logit space)"
 
 
 class Draw(NamedTuple):
-    """What one draw of taught classes came to. scores: name -> (untaught called unknown, AUROC) where 95 % of the known
-    test samples are accepted; product: (known accepted, untaught called unknown) at edgecl's own threshold, or None."""
+    """Result of one draw of taught classes. scores: name -> (share of untaught called unknown, AUROC), with 95 % of the
+    known test samples accepted; product: (known accepted, untaught called unknown) at edgecl's own threshold, or None.
+    """
 
     scores: dict[str, tuple[float, float]]
     product: tuple[float, float] | None
@@ -50,7 +51,7 @@ def teach(task: data.Task, labels: list[str]) -> Knowledge:
 
 
 def scores(head: Head, pooled: PooledCovariance, known: Knowledge, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Every score of features x [n, d]: the larger, the stranger."""
+    """Every score of features x [n, d]; larger means less familiar."""
     h, plain = head.transform(x), known.transforms[0]
     logits = head.logits(h)
     soft = logits / head.temperature
@@ -81,14 +82,14 @@ def _unit(h: np.ndarray) -> np.ndarray:
 
 
 def auroc(known: np.ndarray, strange: np.ndarray) -> float:
-    """The share of (known, untaught) pairs that a score ranks right."""
+    """The share of (known, untaught) pairs that a score ranks correctly."""
     order = np.sort(known)
     below, up_to = (np.searchsorted(order, strange, side) for side in ("left", "right"))
     return float((below + up_to).mean() / 2 / len(known))
 
 
 def draw(task: data.Task, labels: list[str]) -> Draw:
-    """Teach these classes and score the test samples of all."""
+    """Learn these classes and score the test samples of all classes."""
     known = teach(task, labels)
     head = known.judge("auto").head
     assert head is not None
@@ -97,7 +98,7 @@ def draw(task: data.Task, labels: list[str]) -> Draw:
     found = scores(head, known.plain.pooled(), known, task.x_test)
     told = {}
     for name, values in found.items():
-        limit = np.quantile(values[inside], ACCEPTED)
+        limit = np.quantile(values[inside], ACCEPTED_SHARE)
         told[name] = float((values[~inside] > limit).mean()), auroc(values[inside], values[~inside])
     product = None
     if head.novelty is not None and np.isfinite(head.novelty.threshold):
@@ -107,7 +108,7 @@ def draw(task: data.Task, labels: list[str]) -> Draw:
 
 
 def draws(task: data.Task, count: int) -> list[Draw]:
-    """As many draws of taught classes, no two the same."""
+    """Different random draws of taught classes."""
     rng, taught = np.random.default_rng(0), set()
     while len(taught) < count:
         taught.add(tuple(sorted(map(str, rng.permutation(sorted(task.train))[:TAUGHT[task.name]]))))
@@ -115,7 +116,7 @@ def draws(task: data.Task, count: int) -> list[Draw]:
 
 
 def ranged(values: list[float], percent: bool) -> str:
-    """Mean and range, for people."""
+    """Mean and range as text."""
     digits, factor = (0, 100) if percent else (2, 1)
     mean, low, high = (f"{factor * v:.{digits}f}" for v in (np.mean(values), min(values), max(values)))
     return f"{mean}{' %' if percent else ''} ({low}–{high})"
@@ -138,21 +139,21 @@ def page(found: dict[str, list[Draw]]) -> str:
             own.append(f"| {name} | {ranged([k for k, _ in told], True)} | {ranged([u for _, u in told], True)} |")
     return f"""# Unknown samples
 
-How many samples of untaught classes are called unknown when {ACCEPTED:.0%} of the known test samples are still
-accepted, and the area under the ROC curve: mean and range of {DRAWS} draws of the taught classes, on official test
-photos, test digits and people who were not recorded for training. The threshold of each score is set on the known
-test samples here, so that scores compare.
+How many samples of untaught classes are called unknown when {ACCEPTED_SHARE:.0%} of the known test samples are still
+accepted, and the area under the ROC curve: mean and range over {DRAWS} draws of the taught classes, on official test
+photos, test digits and people who were not recorded for training. Here, the threshold of each score is set on the
+known test samples, so that scores are comparable.
 
 {chr(10).join(rows)}
 
 edgecl's distance is the relative Mahalanobis distance (Ren et al. 2021) in the space of the head's logits: C x C
-numbers in the exported head. Softmax, logit and energy are of the same head at its calibrated temperature; the
-Mahalanobis distances use the shared shrunk covariance of the features, D x D numbers; the nearest exemplar is
-searched among all that the buffer keeps.
+numbers in the exported head. Softmax, logit and energy are those of the same head at its calibrated temperature; the
+Mahalanobis distances use the shared shrunk covariance of the features, D x D numbers; the nearest exemplar is the
+nearest of all that the buffer keeps.
 
-**What the product itself does**: its threshold is set on held-back samples, without a test sample. Those are of
-recordings that no head has seen, or lie at the far end of their class, and so are stranger than most known samples:
-the threshold is on the lenient side, and most so where it accepts nearly everything.
+**The product itself** sets its threshold on held-back samples, without any test sample. They come from recordings that
+no head has seen, or from the far end of their class, and so are less familiar than most known samples: the threshold
+is on the lenient side, most of all where it accepts nearly everything.
 
 | | known accepted | untaught called unknown |
 |---|---|---|
@@ -164,7 +165,7 @@ Made by `tools/unknown.py --grocery FOLDER`.
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grocery", type=Path, help="the photos; without them this column is left out")
+    parser.add_argument("--grocery", type=Path, help="the photos; without them, their column is left out")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "edgecl-features")
     parser.add_argument("--quick", action="store_true", help="one draw")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "docs")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Flash wear: bytes that reach the disk while 10,000 samples are learned in small commits, each synced.
+"""Measures flash wear: bytes written to disk while 10,000 samples are learned in small commits, each synced.
 
-As the kernel counts them (write_bytes of /proc/self/io: whole pages), beside the bytes of the float32 features. The
-goal is a ratio of 3 or less; it exits with 1 where that is missed. `--commits 1` shows where durability itself costs
-more: every sync writes a page at least.
+Compares the kernel's count (write_bytes in /proc/self/io: whole pages) with the bytes of the float32 features. The
+target is a ratio of at most 3; exits with 1 if it is missed. `--commits 1` shows where durability itself costs more,
+since every sync writes at least a page.
 """
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from edgecl import Learner
 from edgecl.settings import Settings
 
 GOAL = 3.0
-CASES = {  # length of a feature, samples a commit, classes, codec
+CASES = {  # length of a feature, samples per commit, classes, codec
     "photos (Lite0)": (1280, 10, 40, "auto"),
-    "photos, 20 a commit": (1280, 20, 40, "auto"),
+    "photos, 20 per commit": (1280, 20, 40, "auto"),
     "windows (rocket)": (1344, 20, 7, "auto"),
-    "vectors as they are": (512, 10, 20, "raw"),
+    "vectors, raw": (512, 10, 20, "raw"),
     "short vectors": (64, 20, 10, "raw"),
     "short vectors, int8": (64, 20, 10, "auto"),
 }
 
 
 def written() -> int:
-    """Bytes that this process has caused to be written to storage."""
+    """Bytes that this process has written to storage."""
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["write_bytes"])
 
 
 def measure(folder: Path, dimension: int, size: int, classes: int, codec: str, samples: int) -> dict[str, float]:
-    """Learn in commits of `size` samples; the figures."""
+    """Learn in commits of `size` samples; returns the figures."""
     learner = Learner.create(folder / "state", Settings(backbone="identity", codec=codec, head="slda"))
     rng = np.random.default_rng(0)
     centres = 2 * rng.standard_normal((classes, dimension))
@@ -52,10 +52,10 @@ def measure(folder: Path, dimension: int, size: int, classes: int, codec: str, s
 
 
 def main() -> int:
-    """Print the table; 1 where a ratio is over the goal."""
+    """Print the table; returns 1 if a ratio is over the target."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--samples", type=int, default=10_000)
-    arguments.add_argument("--commits", type=int, help="samples a commit, for every case")
+    arguments.add_argument("--commits", type=int, help="samples per commit, for every case")
     arguments.add_argument("--folder", type=Path, help="on the disk to measure (default: the working directory)")
     arguments.add_argument("--json", action="store_true")
     options = arguments.parse_args()
@@ -67,9 +67,9 @@ def main() -> int:
         if options.json:
             print(json.dumps({"case": name, **found}), flush=True)
         else:
-            print(f"{name:22} {options.commits or size:3} a commit  features {found['features'] / 1e6:6.1f} MB  "
+            print(f"{name:22} {options.commits or size:3} per commit  features {found['features'] / 1e6:6.1f} MB  "
                   f"written {found['written'] / 1e6:6.1f} MB  ratio {found['ratio']:5.2f}  "
-                  f"{found['milliseconds_a_commit']:6.1f} ms a commit", flush=True)
+                  f"{found['milliseconds_a_commit']:6.1f} ms per commit", flush=True)
     return int(missed)
 
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Which method for which board: `tools/which_method.py RESULTS.json...` -> docs/which-method.md.
+"""Writes docs/which-method.md, which method suits which board, from results of `edgecl bench`.
 
-Each RESULTS.json is what `edgecl bench --multi-head --out FOLDER` wrote; `--run OUT` makes them first, over all
+    python tools/which_method.py RESULTS.json...
+
+Each RESULTS.json was written by `edgecl bench --multi-head --out FOLDER`; `--run OUT` creates them first, for all
 methods.
 """
 from __future__ import annotations
@@ -21,15 +23,15 @@ from edgecl.settings import format_size
 PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
 RUNS = {"digits": ["--data", "digits", "--epochs", "3", "--seeds", "0,1,2"],
         "fashion": ["--data", "fashion", "--per-class", "200", "--epochs", "2", "--seeds", "0,1,2"]}
-MORE = {"gem"}      # methods that are refused in bench's usual 200 KB: they have 2 MB
-ACTIVATIONS = {"latent", "fearnet"}     # memories of what samples look like inside a network
-BOUNDS = {"joint", "finetune"}      # what the others lie between
+MORE = {"gem"}      # methods that get 2 MB, since bench refuses them with its usual 200 KB
+ACTIVATIONS = {"latent", "fearnet"}     # memories of activations inside a network
+BOUNDS = {"joint", "finetune"}      # upper and lower bound for the others
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="*")
-    parser.add_argument("--run", type=Path, metavar="OUT", help="run every method; what OUT holds is kept")
+    parser.add_argument("--run", type=Path, metavar="OUT", help="run every method; results already in OUT are kept")
     options = parser.parse_args()
     files = list(options.results)
     for name, given in RUNS.items() if options.run else ():
@@ -40,13 +42,13 @@ def main() -> int:
             files.append(out / "results.json")
     results = [result for file in files for result in json.loads(file.read_text("utf-8"))]
     if not results:
-        parser.error("no results: give results.json files of `edgecl bench --out`, or --run OUT")
+        parser.error("no results; give results.json files of `edgecl bench --out`, or --run OUT")
     PAGE.write_text(page(results), "utf-8")
     return 0
 
 
 def page(results: list[dict[str, Any]]) -> str:
-    """Markdown: what each method needs, then a table for each data set and scenario, the most accurate first."""
+    """Markdown: what each method needs, then a table for each data set and scenario, most accurate first."""
     settings: dict[tuple[str, str, int], dict[str, list[dict[str, Any]]]] = {}
     for result in results:
         of = settings.setdefault((Path(result["data"]).stem, result["scenario"], result["steps"]), {})
@@ -81,7 +83,7 @@ def row(name: str, mine: list[dict[str, Any]]) -> str:
 
 
 def best(of: dict[str, list[dict[str, Any]]], where: str) -> str:
-    """A line: the most accurate method for each size of memory that buys more accuracy."""
+    """One line: the most accurate method for each size of memory that gains accuracy."""
     chosen: list[tuple[int, float, str]] = []
     for name, mine in of.items():
         if name not in BOUNDS:
@@ -93,7 +95,7 @@ def best(of: dict[str, list[dict[str, Any]]], where: str) -> str:
 
 
 def needs(method: Method) -> tuple[str, str, str, str]:
-    """What it keeps, whether that is samples, what its answers need, and whether a state can have a round of it."""
+    """The row of one method: what it keeps, whether that is samples, what its answers need, and `edgecl round`."""
     kept = [name for kind in ("memory", "constraint", "plasticity") for name in method.parts[kind]]
     samples = any("exemplars" in part.gives for _, part in method.rows()) or method.parts["memory"][0] in ACTIVATIONS
     asks = f"the task, or its rule ({method.parts['task_rule'][0]})" if method.plastic else "nothing"
@@ -106,11 +108,11 @@ def needs(method: Method) -> tuple[str, str, str, str]:
 PREFACE = """# Which method for which board
 
 Every method of `edgecl methods` on the same data, by `edgecl bench`: medians over seeds. Bytes are all that is kept
-between steps besides the served network; seconds are those of training on a machine that had other work too, so that
-they tell an order at most; peak memory is the whole process's. With the task known, only its own classes may be
-answered. `joint` is the bound that keeps all data, `finetune` the one that keeps nothing. `ncm`, `slda` and `ranpac`
-have no round: they are the heads of `edgecl learn` and need no training. Methods had 200 KB, `gem`, whose gradients
-don't fit there, 2 MB. Made by `tools/which_method.py`.
+between steps besides the served network; seconds are those of training on a machine that also had other work, so they
+only show an order; peak memory is that of the whole process. With the task known, answers are limited to its classes.
+`joint` is the bound that keeps all data, `finetune` the one that keeps nothing. `ncm`, `slda` and `ranpac` have no
+round: they are the heads of `edgecl learn` and need no training. Methods had 200 KB; `gem`, whose gradients don't fit
+into that, had 2 MB. Made by `tools/which_method.py`.
 
 **In short**: take what `edgecl learn` does, unless the backbone is to be tuned. Then: may samples be kept?
 `first-session`, or of those that go on learning `er-ace`, `der++`, `ucir` or `gdumb`; more data sets:

@@ -1,4 +1,4 @@
-"""Builders of backbone files: each returns one ONNX model as bytes, preprocessing in the graph, metadata set."""
+"""Builders of backbone files: each returns one ONNX model as bytes, with preprocessing in the graph and metadata."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,13 +15,14 @@ KIND_OF = {name: kind for kind, name in DEFAULTS.items()} | dict.fromkeys(TORCHV
 
 
 def check_name(name: str) -> None:
-    """Raises BackboneError unless `name` is in the registry or names an .onnx file."""
+    """Raise BackboneError unless `name` is in the registry or names an .onnx file."""
     if name not in KIND_OF and not name.endswith(".onnx"):
-        raise BackboneError(f"no backbone is called {name!r}", f"choose {', '.join(KIND_OF)} or give a FILE.onnx")
+        raise BackboneError(f"there is no backbone {name!r}", f"choose {', '.join(KIND_OF)} or give a FILE.onnx")
 
 
 def build_image(name: str, weights: Path | None = None) -> bytes:
-    """The registered image backbone in fp32."""
+    """A registered image backbone in fp32. weights: a file to use instead of the usual weights. Raises BackboneError if
+    the weights are missing or unsuitable."""
     if name == "efficientnet-lite0":
         from edgecl.backbones.cache import cached
         from edgecl.backbones.lite0 import WEIGHTS_SHA256, build_lite0
@@ -35,7 +36,7 @@ def build_image(name: str, weights: Path | None = None) -> bytes:
 
 
 def build_identity(dimension: int) -> bytes:
-    """The backbone for ready-made feature vectors: float32 [n, d] to itself."""
+    """The backbone for ready-made feature vectors, which it passes through: float32 [n, d]."""
     from edgecl.backbones.graph import GraphBuilder, finish_backbone
 
     g = GraphBuilder()
@@ -46,9 +47,12 @@ def build_identity(dimension: int) -> bytes:
 
 
 def quantised(name: str, model: bytes, images: np.ndarray) -> bytes:
-    """The backbone in static per-channel int8, its ranges taken from the given images."""
+    """The backbone in static per-channel int8, with ranges taken from `images`, uint8 [n, height, width, 3].
+
+    Raises BackboneError if it is not an image backbone or can't be quantised.
+    """
     from edgecl.backbones.quantise import quantise_int8
 
     if KIND_OF.get(name, "image") != "image":
-        raise BackboneError(f"{name} is no image backbone", "leave --int8 away")
+        raise BackboneError(f"{name} is not an image backbone", "leave out --int8")
     return quantise_int8(model, images)

@@ -1,4 +1,4 @@
-"""Residual adapters behind a backbone that has nothing to tune, or whose samples are not kept."""
+"""Residual adapters on top of a backbone that has nothing to tune, or whose samples are not kept."""
 from __future__ import annotations
 
 import math
@@ -14,15 +14,16 @@ from edgecl.backbones.session import METADATA_KEY, BackboneInfo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ADAPTER = 64                            # hidden units
+ADAPTER_WIDTH = 64      # hidden units
 ADAPTER_PREFIX = "adapter."
 ADAPTER_INPUT = f"{ADAPTER_PREFIX}features"
 
 
 def with_adapter(model: bytes, seed: int) -> bytes:
-    """The backbone with a residual adapter behind it, f + W2 relu(W1 f + b) (Houlsby et al. 2019, section 2): for
-    backbones that have nothing to tune, or whose samples are not kept. W2 starts at 0: nothing has changed yet. An
-    adapter that was there before is a layer of the backbone then."""
+    """The backbone with a residual adapter on top, f + W2 relu(W1 f + b) (Houlsby et al. 2019, section 2).
+
+    W2 starts at 0, so the features do not change yet. An adapter that is already there becomes a layer of the backbone.
+    """
     whole = onnx.load_model_from_string(model)
     _rename(whole)
     info, output = BackboneInfo.from_json(metadata(whole)[METADATA_KEY]), whole.graph.output[0].name
@@ -30,8 +31,8 @@ def with_adapter(model: bytes, seed: int) -> bytes:
     for node in whole.graph.node:
         for ends in (node.input, node.output):
             ends[:] = [base if name == output else name for name in ends]
-    for name, values in (("down", rng.standard_normal((d, ADAPTER)) * math.sqrt(2 / d)), ("bias", np.zeros(ADAPTER)),
-                         ("up", np.zeros((ADAPTER, d)))):
+    for name, values in (("down", rng.standard_normal((d, ADAPTER_WIDTH)) * math.sqrt(2 / d)),
+                         ("bias", np.zeros(ADAPTER_WIDTH)), ("up", np.zeros((ADAPTER_WIDTH, d)))):
         whole.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), ADAPTER_PREFIX + name))
     ends = [(f"{ADAPTER_PREFIX}{a}", f"{ADAPTER_PREFIX}{b}") for a, b in (("features", "hidden"), ("hidden", "active"))]
     (source, hidden), (_, active) = ends
@@ -44,21 +45,21 @@ def with_adapter(model: bytes, seed: int) -> bytes:
 
 
 def adapted(model: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the adapter of a backbone makes of features [n, d] from below it."""
+    """The output of a backbone's adapter for features [n, d] from below it, float32 [n, d]."""
     whole = onnx.load_model_from_string(model)
     down, bias, up = (numpy_helper.to_array(each) for name in ("down", "bias", "up") for each in whole.graph.initializer
                       if each.name == ADAPTER_PREFIX + name)
-    found: NDArray[np.float32] = features + np.maximum(features @ down + bias, 0) @ up
-    return found
+    adapted_features: NDArray[np.float32] = features + np.maximum(features @ down + bias, 0) @ up
+    return adapted_features
 
 
 def adapters(model: bytes) -> int:
-    """How many times `with_adapter` was there before."""
+    """How many adapters a backbone has."""
     return _count(onnx.load_model_from_string(model))
 
 
 def _rename(whole: onnx.ModelProto) -> None:
-    """Give the names of a backbone's adapter free for another one."""
+    """Rename the parts of a backbone's adapter, so that their names are free for another one."""
     number = _count(whole)
 
     def renamed(name: str) -> str:

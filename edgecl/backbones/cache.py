@@ -1,4 +1,4 @@
-"""A per-user cache of built backbones. File names hold a SHA-256; a damaged file is built anew."""
+"""A per-user cache of built backbones. File names contain a SHA-256; a damaged file is built again."""
 from __future__ import annotations
 
 import hashlib
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def cache_folder() -> Path:
-    """$EDGECL_CACHE, else `edgecl` in $XDG_CACHE_HOME, else in ~/.cache; it need not exist."""
+    """$EDGECL_CACHE, else `edgecl` in $XDG_CACHE_HOME, else in ~/.cache. The folder may not exist yet."""
     if chosen := os.environ.get("EDGECL_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgecl"
 
 
 def cached(key: str, build: Callable[[], bytes]) -> bytes:
-    """What `build` last answered for this key and this version of edgecl, or what it answers now.
+    """The last result of `build` for this key and this version of edgecl, or a new one.
 
-    key: letters, digits, `_` and `-`. A cache that can't be read or written is no error.
+    key: letters, digits, `_` and `-`. A cache that can't be read or written is not an error.
     """
     folder = cache_folder() / f"backbones-{__version__}"
     with suppress(OSError):
@@ -45,7 +45,7 @@ def _name(key: str, content: bytes) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All or nothing: another process never sees a part."""
+    """Write atomically: another process never sees part of the file."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,8 +1,8 @@
-"""A backbone file taken apart for tuning and put together again: a frozen trunk, a top whose weights are learned.
+"""Splits a backbone file into a frozen trunk and a top with trainable weights, and puts it together again.
 
-A cut is an activation that everything after it depends on alone. What lies below runs once a sample, in ONNX Runtime;
-what lies above is trained, and its weights are written back into the same graph, so that the tuned backbone has the
-size, the speed and the form of the old one.
+A cut is an activation that carries everything the layers after it depend on. The layers below run once per sample, in
+ONNX Runtime; those above are trained, and their weights are written back into the same graph, so the tuned backbone has
+the size, the speed and the form of the old one.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEARNED = {"Conv", "Gemm", "MatMul"}    # operators whose weights are learned
 
 @dataclass(frozen=True)
 class Cut:
-    """A place to cut. tensor: the activation; shape: of one sample; weights: values of the learned weights above it."""
+    """A place to cut. tensor: name of the activation; shape: of one sample; weights: number of learned values above."""
 
     tensor: str
     shape: tuple[int, ...]
@@ -39,12 +39,12 @@ class Cut:
 
     @property
     def values(self) -> int:
-        """Numbers of one sample's activation."""
+        """Number of values in one sample's activation."""
         return math.prod(self.shape)
 
 
 class Operation(NamedTuple):
-    """One operator: its kind, the names of what it takes and makes, and its attributes."""
+    """One operator: its kind, the names of its inputs and its output, and its attributes."""
 
     kind: str
     given: list[str]
@@ -54,7 +54,7 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True)
 class LayersAbove:
-    """What lies above a cut. nodes: in order; weights: name -> values, as they serve; input and output: names."""
+    """The layers above a cut. nodes: in order; weights: name -> values, as served; input, output: tensor names."""
 
     nodes: list[Operation]
     weights: dict[str, NDArray[Any]]
@@ -63,7 +63,7 @@ class LayersAbove:
 
 
 class Anatomy:
-    """A backbone file that was read: where it can be cut, and its parts."""
+    """The parts of a backbone file, and the places where it can be cut."""
 
     def __init__(self, model: bytes) -> None:
         self.model = _unshared(onnx.load_model_from_string(model))
@@ -75,13 +75,13 @@ class Anatomy:
         self.output = self.model.graph.output[0].name
 
     def cuts(self) -> list[Cut]:
-        """The places between blocks above which something can be learned, the lowest first; none in int8."""
-        places = list({cut.weights: cut for cut in self.places()}.values())     # of those with the same above the last
+        """The places between blocks with something to learn above them, lowest first; none in an int8 backbone."""
+        places = list({cut.weights: cut for cut in self.places()}.values())     # the last with the same weights above
         return [cut for place, cut in enumerate(places)
                 if cut.weights and _narrow(places[:place], cut, places[place + 1:])]
 
     def places(self) -> list[Cut]:
-        """All activations that everything after them depends on alone."""
+        """All activations that carry everything the layers after them depend on."""
         shapes, left = self.shapes, self._uses()
         alive, found = {self.model.graph.input[0].name}, list[tuple[int, str]]()
         for place, node in enumerate(self.nodes):
@@ -94,12 +94,12 @@ class Anatomy:
                 for place, name in found]
 
     def cut(self, blocks: int | None = None) -> Cut:
-        """The place below the last `blocks` blocks; by default, that before the map is halved for the last time, or the
-        lowest where it never is. Raises BackboneError where nothing, or not so much, can be learned."""
+        """The place below the last `blocks` blocks; by default the one before the map is halved for the last time, or
+        the lowest if it never is. Raises BackboneError if the backbone has fewer blocks that can be tuned, or none."""
         cuts = self.cuts()
         if not cuts:
             raise BackboneError(f"{self.info.name} in {self.info.precision} has no layer that can be tuned",
-                                "take a backbone with float convolutions")
+                                "use a backbone with float convolutions")
         if blocks is not None and not 1 <= blocks <= len(cuts):
             raise BackboneError(f"{self.info.name} has {len(cuts)} blocks that can be tuned, not {blocks}",
                                 f"give 1 to {len(cuts)}")
@@ -110,14 +110,14 @@ class Anatomy:
         return next((cut for cut, side in zip(reversed(cuts), reversed(sides)) if side > last), cuts[0])
 
     def cut_at(self, tensor: str) -> Cut:
-        """The place of a named activation. Raises BackboneError where there is none."""
+        """The place of a named activation. Raises BackboneError if there is none."""
         place = next((cut for cut in self.places() if cut.tensor == tensor), None)
         if place is None:
             raise BackboneError(f"{self.info.name} has no activation {tensor}", "report this")
         return place
 
     def live(self, cut: Cut) -> int:
-        """Numbers of all activations above a cut, for one sample."""
+        """Number of values in all activations above a cut, for one sample."""
         return sum(math.prod(self.shapes.get(name, (0,))) for node in self._above(cut) for name in node.output)
 
     def _above(self, cut: Cut) -> list[onnx.NodeProto]:
@@ -125,7 +125,7 @@ class Anatomy:
         return self.nodes[first:]
 
     def values(self, name: str) -> NDArray[Any]:
-        """A weight as it serves: float32, where it is stored as float16."""
+        """A weight as served: float32, even if it is stored as float16."""
         values = numpy_helper.to_array(self.stored[self.casts.get(name, name)])
         return values.astype(np.float32) if name in self.casts else values
 
@@ -134,7 +134,7 @@ class Anatomy:
         return [name for node in nodes if node.op_type in LEARNED for name in node.input[1:] if name in constants]
 
     def _uses(self) -> dict[str, int]:
-        """How often each activation is used; the output once more."""
+        """How often each activation is used; being the output counts once."""
         uses: dict[str, int] = {}
         constants = {*self.stored, *self.casts}
         for name in (self.output, *(name for node in self.nodes for name in node.input if name not in constants)):
@@ -143,7 +143,7 @@ class Anatomy:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of one sample's activation, where it is known and is float32."""
+        """Shape of one sample's activation, of all that are float32 and whose shape is known."""
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
         found: dict[str, tuple[int, ...]] = {}
         for value in (*inferred.value_info, *inferred.output):
@@ -153,7 +153,7 @@ class Anatomy:
         return found
 
     def trunk(self, cut: Cut) -> bytes:
-        """The graph up to a cut, its output float32."""
+        """The graph up to a cut, as an ONNX model with float32 output."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         del model.graph.output[:]
@@ -162,7 +162,7 @@ class Anatomy:
         return bytes(model.SerializeToString())
 
     def top(self, cut: Cut) -> LayersAbove:
-        """What lies above a cut."""
+        """The layers above a cut."""
         nodes = self._above(cut)
         made = {name for node in nodes for name in node.output} | {cut.tensor}
         needed = {name for node in nodes for name in node.input if name and name not in made}
@@ -171,7 +171,7 @@ class Anatomy:
         return LayersAbove(plain, {name: self.values(name) for name in sorted(needed)}, cut.tensor, self.output)
 
     def rebuilt(self, weights: Arrays) -> bytes:
-        """The same backbone with other weights, each stored as the one that it replaces."""
+        """The same backbone with new weights, each stored in the dtype of the one it replaces."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         stored = {each.name: each for each in model.graph.initializer}
@@ -179,24 +179,24 @@ class Anatomy:
             place = stored[self.casts.get(name, name)]
             old = numpy_helper.to_array(place)
             if old.shape != values.shape:
-                raise BackboneError(f"weight {name} of shape {list(values.shape)}, not {list(old.shape)}",
+                raise BackboneError(f"weight {name} has shape {list(values.shape)}, not {list(old.shape)}",
                                     "report this")
             place.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, old.dtype), place.name))
         return stamped(model, self.info)
 
     def as_stored(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A weight as it comes back from the file."""
+        """A weight after storing it in the file's dtype and reading it back."""
         dtype = numpy_helper.to_array(self.stored[self.casts.get(name, name)]).dtype
         return values.astype(dtype).astype(np.float32)
 
 
 def kept_dtype(cut: Cut) -> np.dtype[Any]:
-    """How activations are kept: float16 for maps, float32 for vectors, which may be of any size."""
+    """The dtype for storing activations: float16 for maps, float32 for vectors, whose values may be of any size."""
     return np.dtype(np.float16 if len(cut.shape) == 3 else np.float32)
 
 
 def _narrow(below: list[Cut], cut: Cut, above: list[Cut]) -> bool:
-    """Whether a place lies between blocks: not where one has widened what it was given, until it narrows it again."""
+    """Whether a place is between blocks, not inside one that has widened its input and not yet narrowed it again."""
     before = next((other for other in reversed(below) if other.values != cut.values), None)
     after = next((other for other in above if other.values != cut.values), None)
     return (before is None or before.values > cut.values) and (
@@ -204,7 +204,7 @@ def _narrow(below: list[Cut], cut: Cut, above: list[Cut]) -> bool:
 
 
 def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with a weight of its own for each layer: torch's exporter stores equal ones once, behind Identity."""
+    """The model with separate weights for each layer: torch's exporter stores equal ones once, shared by Identity."""
     stored = {each.name: each for each in model.graph.initializer}
     shared = [node for node in model.graph.node if node.op_type == "Identity" and node.input[0] in stored]
     for node in shared:
@@ -216,12 +216,12 @@ def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """What the file says of itself."""
+    """The metadata of a model."""
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def stamped(model: onnx.ModelProto, info: BackboneInfo) -> bytes:
-    """A changed backbone as a file that says again what it is."""
+    """A changed backbone as a file, with its metadata written again for the new graph."""
     kept = {key: value for key, value in metadata(model).items() if key != METADATA_KEY}
     del model.metadata_props[:]
     set_metadata(model, kept)
@@ -229,7 +229,7 @@ def stamped(model: onnx.ModelProto, info: BackboneInfo) -> bytes:
 
 
 def _prune(model: onnx.ModelProto) -> None:
-    """Leave out nodes and weights that no output needs."""
+    """Remove nodes and weights that no output needs."""
     needed, kept = {value.name for value in model.graph.output}, list[onnx.NodeProto]()
     for node in reversed(model.graph.node):
         if needed & set(node.output):

@@ -1,4 +1,4 @@
-"""Small helpers over `onnx.helper` that every built graph (backbone, head, export) shares."""
+"""Small helpers around `onnx.helper`, shared by all graphs that edgecl builds (backbone, head, export)."""
 from __future__ import annotations
 
 import hashlib
@@ -19,26 +19,26 @@ DTYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT, "int64": Ten
 
 
 class GraphBuilder:
-    """Collects nodes and weights in the order in which they are used; `node` answers its output's name."""
+    """Collects nodes and weights in the order in which they are used."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
     def weight(self, name: str, value: np.ndarray) -> str:
-        """Add a constant; its name."""
+        """Add a constant; returns its name."""
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        """Add an operator; the name of its output."""
+        """Add an operator; returns the name of its output."""
         name = output or f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def model(self, name: str, inputs: Mapping[str, tuple[str, Sequence[Any]]],
               outputs: Mapping[str, tuple[str, Sequence[Any]]]) -> onnx.ModelProto:
-        """The finished model; `inputs` and `outputs` map a name to (dtype, shape), a text stands for a free axis."""
+        """The finished model. inputs, outputs: name -> (dtype, shape); a text in a shape names a free axis."""
         graph = helper.make_graph(
             self.nodes, name,
             [helper.make_tensor_value_info(k, DTYPES[d], list(s)) for k, (d, s) in inputs.items()],
@@ -51,7 +51,7 @@ class GraphBuilder:
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:
-    """SHA-256 of the graph and its weights, as hexadecimal text; metadata does not count."""
+    """SHA-256 of the graph and its weights, without metadata, as hexadecimal text."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -64,7 +64,7 @@ def set_metadata(model: onnx.ModelProto, values: dict[str, str]) -> None:
 
 def finish_backbone(model: onnx.ModelProto, name: str, kind: str, input_shape: Sequence[int], dimension: int,
                     precision: str = "fp32") -> bytes:
-    """Stamp the backbone's metadata into the model and answer its bytes."""
+    """Write the backbone's metadata into the model and return its bytes."""
     info = BackboneInfo(name, kind, tuple(input_shape), dimension, precision, graph_sha256(model))
     set_metadata(model, {METADATA_KEY: info.to_json()})
     return bytes(model.SerializeToString())

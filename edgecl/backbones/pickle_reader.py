@@ -1,6 +1,6 @@
-"""What a pickle describes, found by reading its opcodes; nothing that it names is called.
+"""Reads the object that a pickle describes by interpreting its opcodes; nothing that it names is called.
 
-Two dozen opcodes are interpreted, and only names of a vocabulary that the caller gives; any other is refused.
+Interprets two dozen opcodes, and only names in a vocabulary from the caller; refuses all others.
 """
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PERSISTENT = "persistent id"
 
 @runtime_checkable
 class Buildable(Protocol):
-    """An object that takes a state after it was made."""
+    """An object that receives its state after it was created."""
 
     def build(self, state: Any) -> None:
-        """Take the state; raises ValueError where it can't be right."""
+        """Set the state. Raises ValueError if it can't be right."""
 
 
 def interpret(stream: IO[bytes], vocabulary: Mapping[str, Any]) -> Any:
-    """The object that the next pickle in the stream describes, made of plain values and of what `vocabulary` makes.
+    """The object that the next pickle in the stream describes, built from plain values and by `vocabulary`.
 
-    vocabulary: "module name" -> a function of our own that stands for it, or a constant; `PERSISTENT` -> what makes an
-    object of a persistent id. An object with a method `build` is given its state by that.
-    Raises ValueError for what is not allowed, that or KeyError, IndexError, TypeError for damage.
+    vocabulary: "module name" -> our own function in its place, or a constant; `PERSISTENT` -> function from a
+    persistent id to an object. An object with a method `build` receives its state through it.
+    Raises ValueError for what is not allowed, and ValueError, KeyError, IndexError or TypeError for damage.
     """
     stack: list[Any] = []
     outer: list[list[Any]] = []
@@ -73,11 +73,11 @@ def interpret(stream: IO[bytes], vocabulary: Mapping[str, Any]) -> Any:
                 arguments = stack.pop()
                 function = stack.pop()
                 if not callable(function) or not isinstance(arguments, tuple):
-                    raise ValueError("it calls what is no function")
+                    raise ValueError("it calls something that is not a function")
                 stack.append(function(*arguments))
             case "BINPERSID":
                 stack.append(vocabulary[PERSISTENT](stack.pop()))
-            case "BUILD":           # plain objects lose their attributes, such as torch's `_metadata`
+            case "BUILD":           # attributes of plain objects are dropped, such as torch's `_metadata`
                 state = stack.pop()
                 if isinstance(stack[-1], Buildable):
                     stack[-1].build(state)
@@ -92,4 +92,4 @@ def _extend(target: Any, items: list[Any]) -> None:
     elif isinstance(target, dict) and all(isinstance(key, str | int) for key in items[::2]):
         target.update(zip(items[::2], items[1::2], strict=True))
     else:
-        raise ValueError("a pickle opcode meets an object of the wrong type")
+        raise ValueError("a pickle opcode is applied to an object of the wrong type")

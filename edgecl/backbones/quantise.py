@@ -12,16 +12,16 @@ from edgecl.backbones.graph import finish_backbone, set_metadata
 from edgecl.backbones.session import METADATA_KEY, BackboneInfo
 from edgecl.errors import BackboneError, BadInput
 
-SMALL = 256                          # tensors of fewer values stay float32: biases and constants
-LARGEST_HALF = 65504.0
-QUANTISED = ["Conv", "Clip", "Relu", "Add", "Gemm", "MatMul"]   # no preprocessing
+MIN_HALF_VALUES = 256       # smaller tensors stay float32: biases and constants
+MAX_HALF = 65504.0
+QUANTISED = ["Conv", "Clip", "Relu", "Add", "Gemm", "MatMul"]   # not preprocessing
 
 
 def store_fp16(model: bytes) -> bytes:
-    """The same backbone with large weights kept as float16: half the bytes, float32 arithmetic.
+    """The same backbone with large weights stored as float16: half the bytes, float32 arithmetic.
 
-    ONNX Runtime widens the weights once, when it loads the model, so the speed does not change. A
-    tensor beyond the range of float16 is left alone.
+    ONNX Runtime widens the weights once, when it loads the model, so the speed does not change. A tensor with values
+    beyond the range of float16 stays float32.
     """
     whole = onnx.load_model_from_string(model)
     casts = []
@@ -29,7 +29,7 @@ def store_fp16(model: bytes) -> bytes:
         if weight.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(weight)
-        if values.size >= SMALL and np.abs(values).max() <= LARGEST_HALF:
+        if values.size >= MIN_HALF_VALUES and np.abs(values).max() <= MAX_HALF:
             name, stored = weight.name, f"{weight.name}.fp16"
             weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
             casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
@@ -42,10 +42,10 @@ def store_fp16(model: bytes) -> bytes:
 def quantise_int8(model: bytes, images: np.ndarray) -> bytes:
     """The backbone in static 8-bit integers (QDQ, per channel), with ranges taken from `images`.
 
-    images: uint8 [n, height, width, 3], some dozens of the kind that the backbone will see. Weights
-    get 7 bits, as the 16-bit sums of x86 cores without VNNI saturate with 8; those of depthwise
-    convolutions, summed in 32 bits, get 8. Raises BadInput for images of another shape,
-    BackboneError for a backbone that can't be quantised.
+    images: uint8 [n, height, width, 3], a few dozen of the kind that the backbone will see. Weights have 7 bits, since
+    with 8 the 16-bit sums of x86 cores without VNNI saturate; those of depthwise convolutions, which are summed in 32
+    bits, have 8. Raises BadInput if the images have another shape or dtype, BackboneError if the backbone can't be
+    quantised.
     """
     from edgecl.backbones.onnx_runtime import quantization
 
@@ -57,7 +57,7 @@ def quantise_int8(model: bytes, images: np.ndarray) -> bytes:
                             "quantise an image backbone of precision fp32 or fp16")
     if not len(images) or images.dtype != np.uint8 or images.shape[1:] != info.input_shape:
         raise BadInput(f"the calibration images are {images.dtype} {images.shape}",
-                       f"{info.name} takes uint8 images {info.input_shape}")
+                       f"give uint8 images {info.input_shape} for {info.name}")
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
         try:
@@ -69,7 +69,7 @@ def quantise_int8(model: bytes, images: np.ndarray) -> bytes:
                 reduce_range=True, activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
                 op_types_to_quantize=QUANTISED,
                 extra_options={"TensorQuantOverrides": dict.fromkeys(_depthwise(graph), eight)})
-        except Exception as error:      # the quantiser has no error class of its own
+        except Exception as error:      # the quantiser does not have its own error class
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise BackboneError(f"{info.name} can't be quantised: {reason}",
                                 "keep it in fp32 or fp16") from error
@@ -77,7 +77,7 @@ def quantise_int8(model: bytes, images: np.ndarray) -> bytes:
 
 
 class _Reader:
-    """What onnxruntime calls a calibration data reader: one sample a call, None at the end."""
+    """A calibration data reader for ONNX Runtime: one sample per call, None at the end."""
 
     def __init__(self, name: str, images: np.ndarray) -> None:
         self.feeds = iter([{name: image[None]} for image in images])
@@ -100,7 +100,7 @@ def _info(model: onnx.ModelProto) -> BackboneInfo:
 
 
 def _stamped(model: onnx.ModelProto, source: onnx.ModelProto, precision: str) -> bytes:
-    """`model` with the metadata of `source`, but its own precision and hash."""
+    """`model` with the metadata of `source`, except for precision and hash."""
     info, metadata = _info(source), {entry.key: entry.value for entry in source.metadata_props}
     del model.metadata_props[:]
     set_metadata(model, metadata)

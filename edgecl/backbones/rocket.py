@@ -1,11 +1,10 @@
 """MiniRocket for sensor windows (Dempster, Schmidt & Webb, KDD 2021), as one ONNX graph.
 
-Every one of the 84 kernels of length 9 with six weights -1 and three weights 2 (section 3.1) runs
-at several dilations; a feature is the share of time in which a kernel's output exceeds a bias
-(section 3.2). What differs from the paper was measured on wrist recordings of unseen people: the
-channels' differences in time are channels too (MultiRocket, Tan et al. 2022, section 3.1), a
-kernel mixes its random channel subset with Gaussian instead of unit weights, biases are quantiles
-over all calibration windows instead of one, and every convolution is zero-padded.
+Each of the 84 kernels of length 9 with six weights -1 and three weights 2 (section 3.1) runs at several dilations; a
+feature is the share of time in which a kernel's output exceeds a bias (section 3.2). Deviations from the paper were
+chosen by measurement on wrist recordings of unseen people: differences in time are further channels (MultiRocket, Tan
+et al. 2022, section 3.1), a kernel mixes its random subset of channels with Gaussian instead of unit weights, biases
+are quantiles over all calibration windows instead of one, and every convolution is zero-padded.
 """
 from __future__ import annotations
 
@@ -21,28 +20,28 @@ from edgecl.errors import BadInput
 TAPS = 9
 KERNELS = np.array([[2 if tap in three else -1 for tap in range(TAPS)]
                     for three in combinations(range(TAPS), 3)], np.float32)
-COUNT = len(KERNELS)      # 84: the unit of the dimension
-MAX_DILATIONS = 32        # section 3.1
-SHORTEST = 5              # samples; below it the outer taps meet nothing but padding
-GOLDEN = (5 ** 0.5 - 1) / 2   # its multiples modulo 1 spread evenly: the quantiles of section 3.1
-CALIBRATION_SAMPLES = 1 << 15  # of the windows given, as many as hold this many samples in time
-TIE = 1e-3                # in units of the scaled signal: see `_biases`
+KERNEL_COUNT = len(KERNELS)         # 84; the dimension is a multiple of it
+MAX_DILATIONS = 32                  # section 3.1
+MIN_WINDOW_SAMPLES = 5              # with fewer, the outer taps see only padding
+GOLDEN_RATIO = (5 ** 0.5 - 1) / 2   # its multiples modulo 1 are evenly spread: the quantiles of section 3.1
+CALIBRATION_SAMPLES = 1 << 15       # samples in time, over all windows that are used for calibration
+BIAS_MARGIN = 1e-3                  # in units of the scaled signal, see `_biases`
 
 
 def usable_dimension(limit: int) -> int:
-    """The largest dimension <= `limit` that rocket can have. Raises BadInput below 84."""
-    if limit < COUNT:
+    """The largest dimension <= `limit` that rocket can have. Raises BadInput if `limit` is below 84."""
+    if limit < KERNEL_COUNT:
         raise BadInput(f"rocket can't have {limit} features",
-                       f"ask for at least {COUNT}, one for each kernel")
-    return limit // COUNT * COUNT
+                       f"ask for at least {KERNEL_COUNT}, one for each kernel")
+    return limit // KERNEL_COUNT * KERNEL_COUNT
 
 
 def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
     """Backbone `rocket`: float32 [n, time, channels] -> float32 [n, d], each feature in 0..1.
 
-    `windows` [n, time, channels] need no labels: channel scales and biases come from them, so they
-    should be a mix of all that the sensor will meet; their order does not matter. d is
-    `usable_dimension(dimension)`. Raises BadInput where windows are none, short or not finite.
+    windows: [n, time, channels], without labels; channel scales and biases come from them, so they should be a mix of
+    all that the sensor will record. Their order does not matter. d is `usable_dimension(dimension)`. Raises BadInput if
+    there are no windows, or they are too short or not finite.
     """
     dimension = usable_dimension(dimension)
     windows = _sample(windows)
@@ -61,10 +60,10 @@ def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
     x = graph.node("Transpose", [x], perm=[0, 2, 1])
     graph.weight("kernels", KERNELS[:, None, :])
     shares: list[str] = []
-    for dilation, count in _dilations(time, dimension // COUNT):
+    for dilation, count in _dilations(time, dimension // KERNEL_COUNT):
         mix = _mixes(2 * channels, random)
-        biases = _biases(_convolve(signals, mix, dilation), count, COUNT * len(shares))
-        # Kernels times mixes are multiplied when the model is loaded: the file stays small.
+        biases = _biases(_convolve(signals, mix, dilation), count, KERNEL_COUNT * len(shares))
+        # Kernels and mixes are multiplied when the model is loaded, which keeps the file small.
         weight = graph.node("Mul", [graph.weight(f"mix{dilation}", (mix * scale)[:, :, None]),
                                     "kernels"])
         pad = dilation * (TAPS // 2)
@@ -81,17 +80,17 @@ def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
 
 
 def _sample(windows: np.ndarray) -> np.ndarray:
-    """Checked float32 windows, at most CALIBRATION_SAMPLES in time, in an order of their own."""
+    """Checked float32 windows, at most CALIBRATION_SAMPLES in time, in an order that depends on their content only."""
     if windows.ndim != 3 or 0 in windows.shape:
-        raise BadInput(f"calibration windows have shape {windows.shape}",
-                       "give [n, time, channels] with none of them 0")
-    if windows.shape[1] < SHORTEST:
-        raise BadInput(f"windows hold {windows.shape[1]} samples, rocket needs {SHORTEST}",
+        raise BadInput(f"the calibration windows have shape {windows.shape}",
+                       "give [n, time, channels], none of them 0")
+    if windows.shape[1] < MIN_WINDOW_SAMPLES:
+        raise BadInput(f"windows have {windows.shape[1]} samples, rocket needs at least {MIN_WINDOW_SAMPLES}",
                        "choose a longer --window or a higher --rate")
     windows = np.ascontiguousarray(windows, np.float32)
     if not np.isfinite(windows).all():
         bad = np.count_nonzero(~np.isfinite(windows).all(axis=(1, 2)))
-        raise BadInput(f"{bad} of {len(windows)} calibration windows hold NaN or infinity",
+        raise BadInput(f"{bad} of {len(windows)} calibration windows contain NaN or infinity",
                        "leave those windows out")
     most = max(1, CALIBRATION_SAMPLES // windows.shape[1])
     order = sorted(range(len(windows)), key=lambda i: blake2b(windows[i].tobytes()).digest())
@@ -99,9 +98,9 @@ def _sample(windows: np.ndarray) -> np.ndarray:
 
 
 def _scale(signals: np.ndarray) -> np.ndarray:
-    """1 / the usual deviation inside a window of signals [n, time, 2C]; 1 for one that is constant.
+    """1 / the typical deviation within a window, for each of signals [n, time, 2C]; 1 for constant ones.
 
-    The second half are differences, which deviate from 0 and not from their mean.
+    The second half of the channels are differences, whose deviation is from 0 rather than from their mean.
     """
     centre = signals.mean(axis=1, keepdims=True, dtype=np.float64)
     centre[:, :, signals.shape[2] // 2:] = 0
@@ -111,7 +110,7 @@ def _scale(signals: np.ndarray) -> np.ndarray:
 
 
 def _dilations(time: int, per_kernel: int) -> list[tuple[int, int]]:
-    """(dilation, biases at it), exponentially spaced until a kernel spans the window (3.1)."""
+    """(dilation, number of biases), exponentially spaced until a kernel spans the window (section 3.1)."""
     steps = min(per_kernel, MAX_DILATIONS)
     longest = max(1.0, (time - 1) / (TAPS - 1))
     dilations, repeats = np.unique(np.geomspace(1, longest, steps).astype(int), return_counts=True)
@@ -121,11 +120,11 @@ def _dilations(time: int, per_kernel: int) -> list[tuple[int, int]]:
 
 
 def _mixes(channels: int, random: np.random.Generator) -> np.ndarray:
-    """Gaussian weights float32 [84, channels], 0 outside of a random subset per kernel, of norm 1.
+    """Gaussian weights float32 [84, channels] of norm 1, 0 outside a random subset of channels per kernel.
 
-    The subset's size is drawn uniformly on a log scale, up to 9 channels as in the paper's code.
+    The size of the subset is drawn uniformly on a logarithmic scale, up to 9 channels, as in the paper's code.
     """
-    mixes = np.zeros((COUNT, channels), np.float32)
+    mixes = np.zeros((KERNEL_COUNT, channels), np.float32)
     for mix in mixes:
         size = int(2 ** random.uniform(0, np.log2(min(channels, TAPS) + 1)))
         mix[random.choice(channels, size, replace=False)] = random.normal(size=size)
@@ -133,22 +132,22 @@ def _mixes(channels: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _convolve(signals: np.ndarray, mix: np.ndarray, dilation: int) -> np.ndarray:
-    """Every kernel's output float32 [n, 84, time] on signals [n, channels, time], zero-padded."""
+    """The output of each kernel, float32 [n, 84, time], on signals [n, channels, time], zero-padded."""
     time, pad = signals.shape[2], dilation * (TAPS // 2)
     mixed = np.pad(mix @ signals, ((0, 0), (0, 0), (pad, pad)))
-    out = np.zeros((len(signals), COUNT, time), np.float32)
+    out = np.zeros((len(signals), KERNEL_COUNT, time), np.float32)
     for tap in range(TAPS):
         out += KERNELS[:, tap, None] * mixed[:, :, tap * dilation:tap * dilation + time]
     return out
 
 
 def _biases(outputs: np.ndarray, count: int, first: int) -> np.ndarray:
-    """Quantiles float32 [count, 84] of the outputs [n, 84, time]; the first is feature `first`.
+    """Quantiles float32 [count, 84] of the outputs [n, 84, time]; the first one belongs to feature `first`.
 
-    TIE is added so that signals at rest, whose outputs equal the bias but for rounding, give 0 on
-    every processor and at every batch size.
+    BIAS_MARGIN is added so that constant signals, whose outputs equal the bias up to rounding, give 0 on every
+    processor and at every batch size.
     """
-    pooled = np.sort(outputs.transpose(1, 0, 2).reshape(COUNT, -1), axis=1)
-    shares = GOLDEN * np.arange(first + 1, first + 1 + count * COUNT).reshape(count, COUNT) % 1
+    pooled = np.sort(outputs.transpose(1, 0, 2).reshape(KERNEL_COUNT, -1), axis=1)
+    shares = GOLDEN_RATIO * np.arange(first + 1, first + 1 + count * KERNEL_COUNT).reshape(count, KERNEL_COUNT) % 1
     index = (shares * pooled.shape[1]).astype(int)
-    return pooled[np.arange(COUNT), index] + np.float32(TIE)
+    return pooled[np.arange(KERNEL_COUNT), index] + np.float32(BIAS_MARGIN)

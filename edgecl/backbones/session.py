@@ -1,8 +1,8 @@
 """The frozen backbone: one ONNX Runtime session from raw samples to features.
 
-A backbone file carries what its user must know in its ONNX metadata (`BackboneInfo`): the graph takes uint8
-images [n, height, width, 3], float32 windows [n, time, channels] or float32 feature vectors [n, d], does its
-own preprocessing, and answers float32 features [n, dimension].
+The ONNX metadata of a backbone file describe it (`BackboneInfo`). The graph takes uint8 images [n, height, width, 3],
+float32 windows [n, time, channels] or float32 feature vectors [n, d], does its own preprocessing, and returns float32
+features [n, dimension].
 """
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
     from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
-BATCH_BYTES = 200_000  # a photo at a time, windows by 16: where ONNX Runtime is fastest on one core, measured
+BATCH_BYTES = 200_000  # one photo, or 16 windows: where ONNX Runtime is fastest on one core, measured
 METADATA_KEY = "edgecl.backbone"
 KINDS = {"image": "uint8", "window": "float32", "feature": "float32"}
 
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """What a backbone file says of itself.
+    """The description in a backbone file.
 
-    name: registry name or file stem; kind: a key of KINDS; input_shape: one sample, without the batch axis;
-    dimension: length of the feature vector; precision: fp32 | fp16 (stored) | int8; graph_sha256: SHA-256 of the
-    ONNX graph (weights included, this metadata not).
+    name: registry name or file stem; kind: a key of KINDS; input_shape: of one sample, without the batch axis;
+    dimension: length of the feature vector; precision: fp32 | fp16 (stored) | int8; graph_sha256: SHA-256 of the ONNX
+    graph, including weights but not metadata.
     """
 
     name: str
@@ -42,7 +42,7 @@ class BackboneInfo:
     graph_sha256: str
 
     def to_json(self) -> str:
-        """What stands in the metadata."""
+        """The text stored in the metadata."""
         return json.dumps(self.__dict__, sort_keys=True)
 
     @classmethod
@@ -53,7 +53,7 @@ class BackboneInfo:
 
 
 def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
-    """An ONNX Runtime session that stays out of the way: `threads` threads that do not spin, quiet logs.
+    """An ONNX Runtime session with `threads` threads that do not spin, and without log output.
 
     Raises BackboneError if ONNX Runtime can't load the model.
     """
@@ -67,15 +67,15 @@ def open_session(model: bytes | Path, threads: int = 1) -> ort.InferenceSession:
     try:
         source = model if isinstance(model, bytes) else os.fspath(model)
         return ort.InferenceSession(source, options, providers=providers())
-    except Exception as error:  # ONNX Runtime raises its own C++-bound classes, with no common public base
+    except Exception as error:  # ONNX Runtime raises C++-bound classes without a common public base
         reason = str(error).splitlines()[0][:200]
-        where = "the model" if isinstance(model, bytes) else model
-        raise BackboneError(f"ONNX Runtime can't load {where}: {reason}",
+        name = "the model" if isinstance(model, bytes) else model
+        raise BackboneError(f"ONNX Runtime can't load {name}: {reason}",
                             "give a complete ONNX file, or create the state again") from error
 
 
 def providers() -> list[str]:
-    """The execution providers to use here, best first: CUDA where this onnxruntime has it, else the CPU."""
+    """The execution providers to use, best first: CUDA if this onnxruntime has it, then the CPU."""
     from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     have = ort.get_available_providers()
@@ -90,7 +90,7 @@ class Backbone:
         metadata = self.session.get_modelmeta().custom_metadata_map
         if METADATA_KEY not in metadata:
             raise BackboneError("the model has no edgecl metadata",
-                                "let `edgecl init --backbone FILE.onnx` adopt it first")
+                                "adopt it first with `edgecl init --backbone FILE.onnx`")
         self.info = BackboneInfo.from_json(metadata[METADATA_KEY])
         self.metadata: dict[str, Any] = metadata
         self._input = self.session.get_inputs()[0].name
@@ -98,7 +98,7 @@ class Backbone:
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Features float32 [n, dimension] of samples [n, *input_shape] in the backbone's own dtype.
 
-        Runs in batches of BATCH_BYTES, which bounds the memory. Shapes and dtypes are the caller's duty.
+        Runs in batches of BATCH_BYTES, which bounds memory. The caller is responsible for shapes and dtypes.
         """
         import numpy as np
 

@@ -1,4 +1,4 @@
-"""Backbones from torchvision, exported by a process of their own, because only that needs torch."""
+"""Backbones from torchvision, exported by a separate process, because only the export needs torch."""
 from __future__ import annotations
 
 import subprocess
@@ -18,11 +18,11 @@ NAMES = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientn
 def build_torchvision(name: str, weights: Path | None = None) -> bytes:
     """The network `name` of NAMES: uint8 RGB [n, 224, 224, 3] -> float32 [n, d], pooled features.
 
-    `weights` is a .pth or .safetensors file; without one, torchvision's ImageNet weights are
-    downloaded. The result is kept in the cache. Raises BackboneError, also where torch is missing.
+    weights: a .pth or .safetensors file; None downloads torchvision's ImageNet weights. The result is cached. Raises
+    BackboneError if the name is unknown, torch is missing, or the weights are missing or unsuitable.
     """
     if name not in NAMES:
-        raise BackboneError(f"no torchvision backbone is {name!r}", f"choose {', '.join(NAMES)}")
+        raise BackboneError(f"there is no torchvision backbone {name!r}", f"choose {', '.join(NAMES)}")
     if weights is not None and not weights.is_file():
         raise BackboneError(f"there is no file {weights}", "name a .pth or .safetensors file")
     source = sha256(weights)[:16] if weights else "imagenet"

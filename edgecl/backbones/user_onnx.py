@@ -1,4 +1,4 @@
-"""Adopts a user's own ONNX file as a backbone: checks it, wraps its preprocessing, tries it out."""
+"""Adopts a user's own ONNX file as a backbone: checks it, adds preprocessing, and tries it out."""
 from __future__ import annotations
 
 from math import prod
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 512_000_000
-MAX_VALUES = 50_000_000             # of one sample; a 4K photo has 25 million
+MAX_VALUES = 50_000_000             # per sample; a 4K photo has 25 million
 DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 RANKS = {2: "feature", 3: "window", 4: "image"}
-RANGES = {  # ONNX's metadata Image.NominalPixelRange -> mean and deviation of values 0..255
+RANGES = {  # ONNX's metadata Image.NominalPixelRange -> mean and standard deviation, of values 0..255
     "NominalRange_0_255": ("0", "1"), "Normalized_0_1": ("0", "255"),
     "Normalized_1_1": ("127.5", "127.5")}
 
@@ -31,22 +31,21 @@ RANGES = {  # ONNX's metadata Image.NominalPixelRange -> mean and deviation of v
 def adopt(path: Path) -> bytes:
     """A backbone from an ONNX file with one input and one output, whose batch axis is free or 1.
 
-    Input: float32 [n, d] features, float32 [n, time, channels] windows, or RGB images. uint8 images
-    [n, height, width, 3] are taken as they are. A graph for [n, 3, height, width] or for float32 is
-    wrapped so that the backbone takes that form; float32 gets `(x - mean) / std`, which is x / 255
-    unless the file's metadata says otherwise by `edgecl.mean` and `edgecl.std`, in units of 0..255
-    (one number, or three as "123.7, 116.3, 103.5"), or by ONNX's `Image.NominalPixelRange`.
-    Output: float32 [n, d], or [n, d, h, w], which is averaged over h and w.
-    A file that edgecl has written is kept, its hash checked. Raises BackboneError for all else.
+    Input: float32 [n, d] features, float32 [n, time, channels] windows, or RGB images. A graph for uint8 images
+    [n, height, width, 3] stays unchanged. A graph for [n, 3, height, width] or for float32 is wrapped so that the
+    backbone takes that form; float32 values are `(x - mean) / std`, which is x / 255 unless the file's metadata sets
+    `edgecl.mean` and `edgecl.std`, in units of 0..255 (one number, or three as "123.7, 116.3, 103.5"), or ONNX's
+    `Image.NominalPixelRange`. Output: float32 [n, d], or [n, d, h, w], which is averaged over h and w.
+    A file that edgecl has written is kept unchanged, after checking its hash. Raises BackboneError for anything else.
     """
     try:
         return _adopt(path)
     except _FileError as error:
         what, cure = error.args
     except OSError as error:
-        what, cure = f"can't be read: {error.strerror}", "check its name and permissions"
+        what, cure = f"can't be read ({error.strerror})", "check its name and permissions"
     except UnicodeError:
-        what, cure = "holds text that is not UTF-8", "export it again"
+        what, cure = "contains text that is not UTF-8", "export it again"
     raise BackboneError(f"{path} {what}", cure)
 
 
@@ -56,7 +55,7 @@ class _FileError(Exception):
 
 def _adopt(path: Path) -> bytes:
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
-        raise _FileError(f"is no file of at most {MAX_BYTES} bytes", "name an .onnx file")
+        raise _FileError(f"is not a file of at most {MAX_BYTES} bytes", "name an .onnx file")
     content = path.read_bytes()
     model = _checked(content)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -77,12 +76,12 @@ def _adopt(path: Path) -> bytes:
         _pool(model, answer[1])
         answer = _try(model, KINDS[kind], shape)
     if len(answer) != 2:
-        raise _FileError(f"answers shape {answer} for 2 samples", "let it answer a vector a sample")
+        raise _FileError(f"returns shape {answer} for 2 samples", "make it return one vector per sample")
     return finish_backbone(model, path.stem, kind, shape, answer[1])
 
 
 def _checked(content: bytes) -> onnx.ModelProto:
-    """A valid model that reads no other files and runs no other code."""
+    """The model, if it is valid, reads no other files and runs no other code. Raises _FileError."""
     try:
         onnx.checker.check_model(content)
         model = onnx.load_model_from_string(content)
@@ -90,10 +89,10 @@ def _checked(content: bytes) -> onnx.ModelProto:
         raise _FileError(f"is not valid ONNX: {_line(error)}", "export it again") from error
     graphs = list(_graphs(model.graph))
     if any(uses_external_data(tensor) for graph in graphs for tensor in _tensors(graph)):
-        raise _FileError("keeps weights in other files", "save it as one (external_data=False)")
+        raise _FileError("stores weights in other files", "save it as one file (external_data=False)")
     domains = {node.domain for graph in graphs for node in graph.node} - DOMAINS
     if domains or model.functions:
-        raise _FileError(f"needs operators of {', '.join(map(str, domains)) or 'its own'}",
+        raise _FileError(f"uses operators of {', '.join(map(str, domains)) or 'its own'}",
                        "export it with standard operators only")
     return model
 
@@ -119,8 +118,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _check_own(model: onnx.ModelProto, text: str) -> None:
-    """A file with edgecl's metadata must be what that metadata says."""
-    cure = "take the file as edgecl wrote it"
+    """Raise _FileError unless a file with edgecl's metadata matches them."""
+    cure = "use the file as edgecl wrote it"
     try:
         info = BackboneInfo.from_json(text)
         dtype = KINDS[info.kind]
@@ -129,7 +128,7 @@ def _check_own(model: onnx.ModelProto, text: str) -> None:
     if graph_sha256(model) != info.graph_sha256:
         raise _FileError(f"has been altered: its graph is not {info.graph_sha256[:16]}", cure)
     if (answer := _try(model, dtype, info.input_shape)) != (2, info.dimension):
-        raise _FileError(f"answers shape {answer}, not (2, {info.dimension}), for 2 samples", cure)
+        raise _FileError(f"returns shape {answer}, not (2, {info.dimension}), for 2 samples", cure)
 
 
 def _kind(entry: onnx.ValueInfoProto) -> tuple[str, tuple[int, ...]]:
@@ -140,8 +139,9 @@ def _kind(entry: onnx.ValueInfoProto) -> tuple[str, tuple[int, ...]]:
     dtype = DTYPES.get(tensor.elem_type, "another dtype")
     fits = dtype == "float32" or (dtype == "uint8" and kind == "image")
     if kind is None or not fits or batch > 1 or min(sizes) < 1:
-        raise _FileError(f"takes {dtype} of shape {(batch, *sizes)}, where 0 is free",
-                       "let only the batch be free; float32 [n, d], [n, time, channels], or images")
+        raise _FileError(f"takes {dtype} of shape {(batch, *sizes)} (0: free)",
+                         "only the batch axis may be free; give a graph for float32 [n, d], [n, time, channels] or "
+                         "images")
     return kind, tuple(sizes)
 
 
@@ -154,11 +154,11 @@ def _free_batch(model: onnx.ModelProto, entry: onnx.ValueInfoProto) -> None:
 
 def _take_images(model: onnx.ModelProto, entry: onnx.ValueInfoProto, sizes: tuple[int, ...],
                  metadata: dict[str, str]) -> tuple[int, ...]:
-    """Let the graph take uint8 [n, height, width, 3]; answers (height, width, 3)."""
+    """Make the graph take uint8 [n, height, width, 3]; returns (height, width, 3)."""
     if 3 not in (sizes[0], sizes[2]):
         raise _FileError(f"takes images of shape {sizes}", "give a graph for 3 channels, RGB")
     if (pixels := metadata.get("Image.BitmapPixelFormat", "Rgb8")) != "Rgb8":
-        raise _FileError(f"takes pixels in the format {pixels}", "give a graph for Rgb8")
+        raise _FileError(f"takes pixels in {pixels} format", "give a graph for Rgb8")
     planes = sizes[2] != 3
     shape = (*sizes[1:], 3) if planes else sizes
     before, x = GraphBuilder(), "edgecl.image"
@@ -187,23 +187,23 @@ def _channels(text: str) -> np.ndarray:
     except ValueError:
         values = np.empty(0, np.float32)
     if len(values) not in (1, 3) or not np.isfinite(values).all():
-        raise _FileError(f"has {text!r} as edgecl.mean or edgecl.std", "write one number or three")
+        raise _FileError(f"has {text!r} as edgecl.mean or edgecl.std", "give one number or three")
     return values
 
 
 def _pool(model: onnx.ModelProto, dimension: int) -> None:
     output = model.graph.output[0]
     model.graph.node.extend([
-        helper.make_node("GlobalAveragePool", [output.name], ["edgecl.statistics.covariance"]),
-        helper.make_node("Flatten", ["edgecl.statistics.covariance"], ["edgecl.features"])])
+        helper.make_node("GlobalAveragePool", [output.name], ["edgecl.pooled"]),
+        helper.make_node("Flatten", ["edgecl.pooled"], ["edgecl.features"])])
     output.CopyFrom(helper.make_tensor_value_info(
         "edgecl.features", TensorProto.FLOAT, ["n", dimension]))
 
 
 def _try(model: onnx.ModelProto, dtype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of the answer to two samples, once it is plain that each is treated on its own."""
+    """Shape of the output for two samples. Raises _FileError unless the model treats each sample on its own."""
     if not all(isinstance(side, int) and side > 0 for side in shape) or prod(shape) > MAX_VALUES:
-        raise _FileError(f"takes samples of shape {shape}", f"keep to {MAX_VALUES} values")
+        raise _FileError(f"takes samples of shape {shape}", f"use at most {MAX_VALUES} values per sample")
     random = np.random.default_rng(0)
     two = random.standard_normal((2, *shape), np.float32)
     if dtype == "uint8":
@@ -212,13 +212,13 @@ def _try(model: onnx.ModelProto, dtype: str, shape: tuple[int, ...]) -> tuple[in
     name = session.get_inputs()[0].name
     try:
         both, one = [session.run(None, {name: samples})[0] for samples in (two, two[:1])]
-    except Exception as error:   # ONNX Runtime's classes have no common public base
-        raise _FileError(f"fails on 2 samples: {_line(error)}", "free its batch axis") from error
+    except Exception as error:   # ONNX Runtime's error classes lack a common public base
+        raise _FileError(f"fails on 2 samples: {_line(error)}", "make its batch axis free") from error
     if both.dtype != np.float32 or not np.isfinite(both).all():
-        raise _FileError(f"answers {both.dtype}, or no finite numbers", "let it answer float32")
+        raise _FileError(f"returns {both.dtype}, or numbers that are not finite", "make it return finite float32")
     if both.shape != (2, *one.shape[1:]) or not np.allclose(both[:1], one, rtol=1e-3, atol=1e-4):
-        raise _FileError(f"answers {both.shape} for 2 samples and {one.shape} for 1, or mixes them",
-                       "free its batch axis")
+        raise _FileError(f"returns {both.shape} for 2 samples and {one.shape} for 1, or mixes samples",
+                         "make its batch axis free")
     return tuple(both.shape)
 
 

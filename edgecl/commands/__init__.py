@@ -21,15 +21,16 @@ DEFAULT_STATE = Path("edgecl-state")
 
 
 def configuration(options: argparse.Namespace) -> dict[str, Any]:
-    """What --config says of the state, or nothing; the daemon's keys beside it are the daemon's to judge."""
-    from edgecl.settings import SETTING_NAMES, kind_of_memory, read_toml
+    """The settings of a state in the file of --config, not yet checked, and its key `state`; the values of the daemon's
+    keys beside them are not checked either. Raises BadInput."""
+    from edgecl.settings import SETTING_NAMES, read_configuration
 
     if not options.config:
         return {}
     from edgecl.runtime.settings import DAEMON_NAMES
 
     known = SETTING_NAMES | {"state"}
-    values = kind_of_memory(read_toml(options.config, known | DAEMON_NAMES), options.config)
+    values = read_configuration(options.config, known | DAEMON_NAMES)
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -51,7 +52,7 @@ def socket_path(options: argparse.Namespace) -> Path:
 
 
 def asked(options: argparse.Namespace, command: str, directly: Callable[[Learner], Any], **values: Any) -> Any:
-    """What the daemon that serves the state answers to a command; where none does, what is done `directly`."""
+    """The answer to a command by the daemon that serves the state, or by `directly` if there is no daemon."""
     from edgecl.runtime.client import Client, NoDaemon
 
     try:
@@ -76,16 +77,16 @@ def opened(options: argparse.Namespace) -> Iterator[Learner]:
 
 
 def check_memory(options: argparse.Namespace, memory: str) -> None:
-    """Raise BadInput where the configuration wants another kind of memory than the state has."""
+    """Raises BadInput if the configuration wants another kind of memory than the state has."""
     wanted = configuration(options).get("memory", memory)
     if wanted != memory:
-        raise BadInput(f"{options.config} wants a memory of kind {wanted}, and this state keeps {memory} for its whole "
-                       "life", "name another --state, to be created")
+        raise BadInput(f"{options.config} asks for memory of kind {wanted}, but this state was created with {memory}",
+                       "name another --state, to be created: the kind of a state can't change")
 
 
 class Intake:
-    """Samples of sources that fit a learner; what does not is kept in `refused`. shape: of its windows or vectors, None
-    where it takes photos or was taught nothing."""
+    """The samples of sources that fit a learner; the others are listed in `refused`. shape: of its windows or vectors,
+    None if it takes photos or has learned nothing yet."""
 
     def __init__(self, shape: tuple[int, ...] | None, items: Iterable[Item],
                  progress: ProgressBar | None = None) -> None:
@@ -104,7 +105,7 @@ class Intake:
                 if item.data.shape != self._shape:
                     refusal = Refusal(item.group or item.source, f"samples of shape {_shape(item.data.shape)}, "
                                                                  f"not {_shape(self._shape)}")
-                    if refusal not in self.refused[-1:]:  # one line a recording, not one a window
+                    if refusal not in self.refused[-1:]:  # one line per recording, not per window
                         self.refused.append(refusal)
                     continue
             self.taken += 1
@@ -113,12 +114,12 @@ class Intake:
             yield item
 
     def report(self) -> None:
-        """Name on stderr what was refused."""
+        """List on stderr what was refused."""
         for refusal in self.refused:
             print(f"edgecl: refused {refusal.source}: {refusal.reason}", file=sys.stderr)
 
     def explain(self, label: str) -> BadInput:
-        """The error for the case that nothing was left."""
+        """The error if no sample was left."""
         first = f": {self.refused[0].source}: {self.refused[0].reason}" if self.refused else ""
         self.refused = self.refused[1:]
         return BadInput(f"no sample of {label!r} could be used{first}",
@@ -130,7 +131,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Iterator[Item]:
-    """All samples of several sources. A bad file among several is refused alone; a bad single source is an error."""
+    """All samples of several sources. A bad one among several is refused alone; if it is the only one, BadInput."""
     from edgecl.sources import is_stream, read
 
     for path in sources:
@@ -146,20 +147,20 @@ def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Itera
 
 
 def report_damage(damage: Iterable[str]) -> None:
-    """Say on stderr that an older generation serves, and why. damage: `Learner.damage`."""
+    """Report on stderr that an older generation serves, and why. damage: `Learner.damage`."""
     for line in damage:
         print(f"edgecl: {line}; an older generation answers, `edgecl rollback` repairs the state", file=sys.stderr)
 
 
 class ProgressBar:
-    """A bar on stderr that appears where work takes over a second and stderr is a terminal."""
+    """A bar on stderr, shown if stderr is a terminal and the work takes over a second."""
 
     def __init__(self, title: str) -> None:
         self._title, self._started, self._done = title, time.monotonic(), 0
         self._bar: Any = None
 
     def __call__(self, count: int) -> None:
-        """That many more samples are done."""
+        """`count` more samples are done."""
         self._done += count
         if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._started > 1:
             from rich.console import Console
@@ -187,7 +188,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table for people under a line of text; columns after the first are aligned to the right."""
+    """A table under a line of text; columns after the first are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
@@ -201,5 +202,5 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def percent(share: float | None) -> str:
-    """`86.2 %`, or a dash where nothing was measured."""
+    """`86.2 %`, or a dash if nothing was measured."""
     return "-" if share is None else f"{100 * share:.1f} %"

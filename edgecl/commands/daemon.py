@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 
 def daemon(options: argparse.Namespace) -> int:
-    """Run until it is told to end."""
+    """Run until SIGTERM or SIGINT."""
     from edgecl.commands import check_memory
-    from edgecl.commands.learn import settings_of
     from edgecl.commands.predict import keep_memory_low
     from edgecl.learner import Learner
     from edgecl.runtime.daemon import run
@@ -32,20 +31,20 @@ def daemon(options: argparse.Namespace) -> int:
             learner = Learner.open(state)
             check_memory(options, learner.settings.memory)
             return learner
-        learner = Learner.create(state, settings_of(options))
+        learner = Learner.create(state, settings.learner)
         print(f"edgecl: created {state} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
         return learner
 
     def again() -> DaemonSettings:
         return checked(options)
 
-    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # of the processes that it starts
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # for child processes
     return run(settings, opened, again)
 
 
 def checked(options: argparse.Namespace) -> DaemonSettings:
-    """The settings, whose sources are streams, files or folders; a camera that is only away is tried again later.
-    Raises BadInput."""
+    """The settings. Raises BadInput for a source that is not a stream, file or folder; a camera that is unplugged is
+    tried again later."""
     from edgecl.sources import is_stream
     from edgecl.sources.streams import parse_stream
 
@@ -54,7 +53,7 @@ def checked(options: argparse.Namespace) -> DaemonSettings:
         if is_stream(Path(source.uri)):
             parse_stream(source.uri)
         elif not Path(source.uri).exists():
-            raise BadInput(f"source {source.name}: {source.uri} names no stream, file or folder",
+            raise BadInput(f"source {source.name}: {source.uri} does not name a stream, file or folder",
                            "give camera:/dev/video0, csi://0, fake:FOLDER, serial:PORT, udp:HOST:PORT, csv:FILE or a "
                            "folder that is there")
     return settings

@@ -10,7 +10,7 @@ from edgecl.commands import percent, print_json, print_table
 
 def demo(options: argparse.Namespace) -> None:
     """Run the demo and show its table."""
-    from edgecl.evaluation.demo import COLUMNS, row, timed
+    from edgecl.evaluation.demo import STEP_COLUMNS, row, timed
 
     if options.serial:
         demo_serial(options)
@@ -28,7 +28,7 @@ def demo(options: argparse.Namespace) -> None:
                     "report": str(done.out / "report.html"), "model": str(done.out / "model.onnx")})
         return
     print()
-    print_table("accuracy on people never seen, over all classes so far", COLUMNS,
+    print_table("accuracy on people never seen, over all classes so far", STEP_COLUMNS,
                 [row(number, step) for number, step in enumerate(done.steps, 1)])
     if done.round is not None:
         verdict = f"took it: generation {done.round.generation} serves" if done.round.accepted else "refused it"

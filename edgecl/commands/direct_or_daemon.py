@@ -1,4 +1,4 @@
-"""Who learns and answers: the state itself, or the daemon that serves it; the commands need not know which."""
+"""One interface to a state for the commands: the learner itself, or the daemon that serves the state."""
 from __future__ import annotations
 
 import argparse
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class Direct:
-    """The learner on the state."""
+    """The learner itself."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.quota = learner, learner.settings.quota
 
     def spec(self, seconds: float | None = None) -> Spec:
-        """How sources become its samples."""
+        """How sources become samples of the state."""
         return spec_for(self.learner.settings, self.learner.foundation, seconds)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Of its windows or vectors; None for photos, and before it was taught."""
+        """The shape of a window or vector; None for photos, and before the first `learn`."""
         foundation = self.learner.foundation
         return None if foundation is None or foundation.kind == "image" else foundation.input_shape
 
@@ -48,7 +48,7 @@ class Direct:
 
     @property
     def known(self) -> list[str]:
-        """The classes that were taught."""
+        """Names of the known classes."""
         return [each.name for each in self.learner.classes()]
 
     @property
@@ -58,42 +58,42 @@ class Direct:
 
 
 class ViaDaemon:
-    """The daemon: samples are read here, and learned or judged there."""
+    """The daemon: samples are read here, and learned or classified there."""
 
-    damage: tuple[str, ...] = ()   # it says so in its own log
+    damage: tuple[str, ...] = ()   # the daemon logs it
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self.quota: int = client.ask("status")["quota_bytes"]
 
     def spec(self, seconds: float | None = None) -> Spec:
-        """How sources become its samples."""
+        """How sources become samples of the state."""
         return Spec(**{**self._client.ask("info")["spec"], "seconds": seconds})
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Of its windows or vectors; None for photos, and before it was taught."""
+        """The shape of a window or vector; None for photos, and before the first `learn`."""
         info = self._client.ask("info")
         return None if info["kind"] in (None, "image") else tuple(info["input_shape"])
 
     @property
     def known(self) -> list[str]:
-        """The classes that were taught."""
+        """Names of the known classes."""
         names: list[str] = self._client.ask("info")["classes"]
         return names
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
-        """Have samples learned; raises what the daemon refuses with."""
+        """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
                 parcel.add(sample.data, sample.group)
                 progress(1)
             if not parcel.count:
-                raise BadInput(f"there is no sample of {label!r}", "give at least one photo, recording or array")
+                raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups))
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
-        """Have a batch [n, ...] judged."""
+        """See `Learner.predict`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for data in batch:
                 parcel.add(data)
@@ -101,8 +101,8 @@ class ViaDaemon:
 
 
 class Parcel:
-    """Samples of one shape as an .npy in anonymous memory, written as they come. groups: [[number of a recording,
-    samples of it]]."""
+    """Samples of one shape as an .npy file in anonymous memory, written one by one. groups: [[number of a recording, or
+    "", samples of it]]."""
 
     def __init__(self) -> None:
         self._file = open(os.memfd_create("samples", os.MFD_CLOEXEC), "w+b")
@@ -111,13 +111,13 @@ class Parcel:
         self._names: dict[str, int] = {}
 
     def add(self, data: np.ndarray, group: str = "") -> None:
-        """One more sample. Raises BadInput where it has another shape than those before."""
+        """Add a sample. Raises BadInput if its shape or dtype differs from those before."""
         form = npy.header_data_from_array_1_0(np.ascontiguousarray(data[None]))
         if self._form is None:
             self._form = form
             self._header()
         if form != {**self._form}:
-            raise BadInput(f"samples of shape {list(data.shape)} beside {list(self._form['shape'][1:])}",
+            raise BadInput(f"a sample of shape {list(data.shape)} among samples of {list(self._form['shape'][1:])}",
                            "give samples of one shape")
         self._file.write(np.ascontiguousarray(data).tobytes())
         self.count += 1
@@ -128,12 +128,12 @@ class Parcel:
             self.groups.append([name, 1])
 
     def seal(self) -> int:
-        """The descriptor of all of it."""
+        """Complete the file; its descriptor."""
         self._header()
         return self._file.fileno()
 
     def _header(self) -> None:
-        """At the start; its length does not depend on the number of samples, see numpy.lib.format."""
+        """Write the header; its length does not depend on the number of samples, see numpy.lib.format."""
         assert self._form is not None
         self._file.seek(0)
         npy.write_array_header_1_0(self._file, {**self._form, "shape": (self.count, *self._form["shape"][1:])})
@@ -147,8 +147,8 @@ class Parcel:
 
 
 @contextmanager
-def pupil(options: argparse.Namespace) -> Iterator[Direct | ViaDaemon]:
-    """The daemon that serves the state that the options name, or the state itself."""
+def direct_or_daemon(options: argparse.Namespace) -> Iterator[Direct | ViaDaemon]:
+    """The daemon that serves the state in the options, or else the learner itself."""
     try:
         client = Client(socket_path(options))
     except NoDaemon:

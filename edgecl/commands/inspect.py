@@ -12,7 +12,7 @@ from edgecl.settings import format_size
 
 
 def classes(options: argparse.Namespace) -> None:
-    """What the learner knows."""
+    """List the known classes."""
     known = asked(options, "classes", lambda learner: [asdict(each) for each in learner.classes()])
     if options.json:
         print_json(known)
@@ -23,7 +23,7 @@ def classes(options: argparse.Namespace) -> None:
 
 
 def status(options: argparse.Namespace) -> None:
-    """Where the state stands."""
+    """Show the state: bytes, backbone, head, generation, and the daemon that serves it."""
     from edgecl.runtime.client import Client, NoDaemon
 
     info: dict[str, Any] | None = None
@@ -46,16 +46,16 @@ def status(options: argparse.Namespace) -> None:
             ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
                           f"of {format_size(s.exemplar_limit_bytes)}"],
             ["", f"{s.exemplars} samples, codec {s.codec}"]]),
-        ["classes", f"{s.classes}" + ("" if s.exact else " (one was forgotten approximately)")],
-        ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waits for the first samples")],
+        ["classes", f"{s.classes}" + ("" if s.exact else " (one was forgotten only approximately)")],
+        ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waiting for the first samples")],
         ["statistics", s.statistics or "-"],
         ["head", s.head or "-"],
-        ["unknown", "told by distance" if s.unknown_threshold is not None else "not told: too few held-back samples"],
-        ["generation", f"{s.generation}, can go back to {', '.join(map(str, s.restorable[:-1])) or 'none'}"]]
+        ["unknown", "on (distance)" if s.unknown_threshold is not None else "off: too few held-back samples"],
+        ["generation", f"{s.generation}, rollback can restore {', '.join(map(str, s.restorable[:-1])) or 'none'}"]]
     if info is not None:
         rows.append(["daemon", f"up {info['uptime_seconds']:.0f} s; rounds: {info['round_plan']}"])
         for source in info["sources"]:
-            how = f"{source['fps']:g} a second" if source["alive"] else source["error"] or "it has ended"
+            how = f"{source['fps']:g} per second" if source["alive"] else source["error"] or "ended"
             rows.append(["source", f"{source['name']} ({source['uri']}): {how}"])
     for name, value in rows:
         print(f"{name:11} {value}")
@@ -69,7 +69,7 @@ def _bar(share: float, width: int = 24) -> str:
 
 
 def history(options: argparse.Namespace) -> None:
-    """Every generation."""
+    """List every generation."""
     rows = asked(options, "history", lambda learner: history_rows(learner.history(), learner.store.restorable(),
                                                                   learner.store.current))
     if options.json:
@@ -84,9 +84,9 @@ def history(options: argparse.Namespace) -> None:
         table.append([f"{g['generation']:3} {g['action']} {what}".rstrip(),
                       str(g.get("samples", g.get("tuned_samples", ""))), str(g.get("classes", 0)),
                       g["created"][:19].replace("T", " "), mark])
-    print_table("generations, the oldest first", ["what", "samples", "classes", "UTC", "restorable"], table)
+    print_table("generations, oldest first", ["what", "samples", "classes", "UTC", "restorable"], table)
     if any("judged_on" in g for g in rows):
-        print("judged on pseudo-samples, drawn from the statistics: no sample is kept to judge on")
+        print("judged on pseudo-samples drawn from the statistics, since no samples are kept")
     for g in rows:
         for why in g.get("refused", []):
             print(f"{g['generation']:3} was refused: {why}")

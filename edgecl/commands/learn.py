@@ -18,7 +18,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
-from edgecl.settings import Settings, format_size, parse_seconds, parse_size
+from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,14 +38,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
             values[field.name] = given
     if getattr(options, "int8", False):
         values["precision"] = "int8"
-    for name in ("quota", "exemplars"):
-        if name in values:
-            values[name] = parse_size(values[name])
-    for name in ("window", "hop"):
-        if name in values:
-            values[name] = parse_seconds(values[name])
-    values.setdefault("exemplars", values.get("quota", Settings.quota) // 16)
-    return Settings(**values)
+    return Settings.from_table(values, str(options.config) if options.config else "the settings")
 
 
 def init(options: argparse.Namespace) -> None:
@@ -65,13 +58,13 @@ def init(options: argparse.Namespace) -> None:
     chosen = "chosen by the first thing taught" if learner.foundation is None else \
         f"{status.backbone} ({status.precision}), statistics {status.statistics}"
     if status.memory == "statistics":
-        chosen += "; no sample will be kept"
+        chosen += "; no samples will be kept"
     print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
           f"{format_size(status.used_bytes)} used; backbone {chosen}")
 
 
 def calibration_of(source: Path, settings: Settings) -> np.ndarray:
-    """Unlabelled samples [n, ...], spread over all of a source."""
+    """Unlabelled samples [n, ...], spread over the whole source."""
     from edgecl.learning.foundation import CALIBRATION_SAMPLES
     from edgecl.sources import is_stream, read, stack
     from edgecl.sources.spec import Spec
@@ -87,16 +80,16 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
 
 
 def learn(options: argparse.Namespace) -> None:
-    """Learn a class, or a folder of classes, or what a source of the daemon has just shown."""
+    """Learn a class, a folder of classes, or the last seconds of a daemon source."""
     if options.last is not None or options.source is not None:
         learn_last(options)
         return
     if options.label is not None and not options.sources:
-        raise BadInput("no source was named", "give photos, recordings or a folder after --class NAME, or --last 5s")
+        raise BadInput("no source was given", "give photos, recordings or a folder after --class NAME, or --last 5s")
     if options.folder is not None and options.sources:
-        raise BadInput("--from takes one folder and nothing beside it", "leave the other sources away")
+        raise BadInput("--from takes one folder and no other sources", "leave the other sources out")
     check_streams(options)
-    from edgecl.commands.direct_or_daemon import pupil
+    from edgecl.commands.direct_or_daemon import direct_or_daemon
     from edgecl.learner import Learner
 
     path = state_path(options)
@@ -104,7 +97,7 @@ def learn(options: argparse.Namespace) -> None:
         learner = Learner.create(path, settings_of(options))
         print(f"edgecl: created {path} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
         learner.close()
-    with pupil(options) as one:
+    with direct_or_daemon(options) as one:
         if options.label is not None:
             learn_class(one, options, options.label,
                         Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label)))
@@ -113,13 +106,13 @@ def learn(options: argparse.Namespace) -> None:
 
 
 def learn_last(options: argparse.Namespace) -> None:
-    """Have the daemon learn what it saw last."""
+    """Let the daemon learn the last seconds of a source."""
     from edgecl.results import Learned
     from edgecl.runtime.client import Client, NoDaemon
 
     if options.last is None or options.label is None or options.sources or options.seconds is not None:
         raise BadInput("--last and --source go with --class and no other source",
-                       "such as edgecl learn --class mug --last 5s")
+                       "give for example --class mug --last 5s")
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
@@ -131,11 +124,11 @@ def learn_last(options: argparse.Namespace) -> None:
 
 
 def check_streams(options: argparse.Namespace) -> None:
-    """Raises BadInput for a stream that would be learned from for ever."""
+    """Raises BadInput for a stream without an end."""
     from edgecl.sources import endless
 
     if options.seconds is None and any(map(endless, options.sources)):
-        raise BadInput("a stream has no end", "say how much of it shows the class, such as --seconds 20")
+        raise BadInput("a stream has no end", "say how much of it shows the class, for example --seconds 20")
 
 
 def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
@@ -155,7 +148,7 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
 
 
 def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> None:
-    """Learn one class and say what it did."""
+    """Learn one class and report it."""
     from edgecl.samples import check_class_name
 
     label = check_class_name(label)
@@ -171,7 +164,7 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
 
 
 def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
-    """Say what a `learn` did."""
+    """Report a `learn`."""
     if options.json:
         print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
                     "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
@@ -182,7 +175,7 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
 
 
 def summary(learned: Learned, refused: int, quota: int) -> str:
-    """What a person wants to know after a `learn`."""
+    """The report of a `learn` for people: held-back accuracies that fell, that did not, and the new class's."""
     lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
@@ -190,7 +183,7 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
     lost = {name: (before, after) for name, (before, after) in old.items()
             if before is not None and after is not None and after < before - 1e-9}
     if lost:
-        lines.append("  less sure of: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
+        lines.append("  less accurate on: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
                                                     for name, (before, after) in lost.items()))
     if len(lost) < len(old):
         rest = [name for name in old if name not in lost]

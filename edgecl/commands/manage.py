@@ -16,13 +16,13 @@ def forget(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
         return
-    how = "exactly, as if it had never been taught" if answer["exact"] else \
-        "approximately: its samples and its mean are gone, its scatter stays, without a name, in the shared covariance"
+    how = "exactly, as if it had never been learned" if answer["exact"] else \
+        "approximately: its samples and mean are gone, its contribution to the shared covariance remains, unlabelled"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
 
 
 def rollback(options: argparse.Namespace) -> None:
-    """Go back."""
+    """Restore an earlier generation."""
     def directly(learner: Learner) -> dict[str, Any]:
         from edgecl.runtime.state_view import rolled_back
 
@@ -32,12 +32,12 @@ def rollback(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
     else:
-        print(f"back to generation {answer['restored']} with {answer['classes']} classes; this is generation "
+        print(f"restored generation {answer['restored']} with {answer['classes']} classes as generation "
               f"{answer['generation']}")
 
 
 def merge(options: argparse.Namespace) -> None:
-    """Add what other states know."""
+    """Merge other states' statistics."""
     with opened(options) as learner:
         generation = learner.merge(options.others)
         known = learner.classes()

@@ -23,8 +23,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def predict(options: argparse.Namespace) -> None:
-    """One JSON line a sample, or for a stream one a change: source, label, confidence, unknown, milliseconds."""
-    from edgecl.commands.direct_or_daemon import pupil
+    """One JSON line per sample, for a stream per change: source, label, confidence, unknown, milliseconds."""
+    from edgecl.commands.direct_or_daemon import direct_or_daemon
     from edgecl.commands.predict_stream import predict_stream
     from edgecl.samples import batches_of
     from edgecl.sources import is_stream
@@ -32,12 +32,12 @@ def predict(options: argparse.Namespace) -> None:
     keep_memory_low()
     streams = [source for source in options.sources if is_stream(source)]
     if streams and len(options.sources) > 1:
-        raise BadInput(f"{streams[0]} beside other sources", "give one stream, or files and folders")
+        raise BadInput(f"{streams[0]} is a stream among other sources", "give one stream, or only files and folders")
     if streams:
         with opened(options) as learner:
             predict_stream(learner, streams[0], options.seconds, options.debounce)
         return
-    with pupil(options) as one:
+    with direct_or_daemon(options) as one:
         intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds)))
         for batch in batches_of(intake):
             for answer, source in zip(one.predict(batch.data), batch.sources):
@@ -65,7 +65,7 @@ def evaluate(options: argparse.Namespace) -> None:
     rows = [[name, percent(value)] for name, value in result.per_class.items()]
     rows += [[f"{name} (never taught)", f"unknown {percent(value)}"] for name, value in result.untaught.items()]
     print_table(f"accuracy {percent(result.accuracy)} on {result.n} samples, "
-                f"{percent(result.unknown_rate)} of them called unknown", ["class", "accuracy"], rows)
+                f"{percent(result.unknown_rate)} called unknown", ["class", "accuracy"], rows)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -73,23 +73,23 @@ def export(options: argparse.Namespace) -> None:
     from edgecl.commands.learn import calibration_of
 
     if options.int8 and options.calibrate is None:
-        raise BadInput("int8 ranges are taken from photos and none were given", "give --calibrate FOLDER as well")
+        raise BadInput("int8 ranges come from photos, and none were given", "also give --calibrate FOLDER")
     if options.calibrate is not None and not options.int8:
-        raise BadInput("--calibrate is for --int8", "give both or neither")
+        raise BadInput("--calibrate is only for --int8", "give both or neither")
     with opened(options) as learner:
         calibration = calibration_of(options.calibrate, learner.settings) if options.int8 else None
         answer = learner.export(options.out, calibration)
     if options.json:
         print_json(answer)
         return
-    agreement = f", {percent(answer['agreement'])} of labels as before" if "agreement" in answer else ""
+    agreement = f", {percent(answer['agreement'])} of labels unchanged" if "agreement" in answer else ""
     print(f"wrote {answer['path']} ({format_size(answer['bytes'])}): {len(answer['classes'])} classes, "
           f"parity {answer['max_difference']:.1e}{agreement}")
 
 
 def keep_memory_low() -> None:
-    """Let glibc map large blocks and give them back at once: loading a model then peaks 20 MB lower, and answers take a
-    few per cent longer (learning a fifth, so only `predict` does it)."""
+    """Make glibc map large blocks and return them at once: loading a model then peaks 20 MB lower, and answers take a
+    few per cent longer (learning a fifth longer, so only `predict` does it)."""
     with suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL(None)
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):

@@ -1,4 +1,4 @@
-"""`edgecl predict` on a stream: one answer a window as it comes, debounced."""
+"""`edgecl predict` on a stream: one answer per window as it comes, debounced."""
 from __future__ import annotations
 
 import sys
@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING
 
 from edgecl.commands import print_json, report_damage
 from edgecl.errors import BadInput
+from edgecl.runtime.debounce import DEBOUNCE, Debounce
 from edgecl.samples import Refusal
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
 
-DEBOUNCE = 3  # windows in a row, as Frigate publishes a state
-
 
 def predict_stream(learner: Learner, source: Path, seconds: float | None, debounce: int | None) -> None:
-    """Print a label once it came `debounce` times in a row and is a new one; with 0, every window's."""
+    """Print an answer when a new label has come `debounce` times in a row; with 0, every answer."""
     from edgecl.learning.foundation import spec_for
     from edgecl.sources import read
-    from edgecl.sources.streams import Debounce
 
     times = DEBOUNCE if debounce is None else debounce
     if times < 0:
-        raise BadInput(f"--debounce is {times}", "give windows in a row, or 0 to print every window")
+        raise BadInput(f"--debounce is {times}", "give a number of windows in a row, or 0 to print every window")
     changed, windows = Debounce(times), 0
     try:
         for item in read(source, spec_for(learner.settings, learner.foundation, seconds)):
@@ -35,7 +33,7 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
             answer = learner.predict(item.data[None])[0]
             if windows == 1:
                 report_damage(learner.damage)
-            if not times or changed(None if answer.unknown else answer.label):
+            if changed(None if answer.unknown else answer.label):
                 print_json({**asdict(answer), "source": item.source})
     except KeyboardInterrupt:
         print(f"edgecl: stopped after {windows} windows", file=sys.stderr)

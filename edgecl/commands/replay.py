@@ -7,21 +7,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import Intake, ProgressBar, percent, print_json, print_table
-from edgecl.commands.direct_or_daemon import pupil
+from edgecl.commands.direct_or_daemon import direct_or_daemon
 from edgecl.errors import BadInput
-from edgecl.evaluation.prequential import Heard, Pace, play, recording, shares, summary
+from edgecl.evaluation.prequential import BatchResult, Pace, play, recording, shares, summary
 
 if TYPE_CHECKING:
     from edgecl.sources.spec import Item, Spec
 
 
 def replay(options: argparse.Namespace) -> None:
-    """Play a recording; with --json one object a batch, and a last one for all."""
+    """Play a recording; with --json one object per batch, and a last one for the total."""
     if not options.recording.exists():
         raise BadInput(f"{options.recording} does not exist", "name a FOLDER of classes, an .npz file, or a .csv "
                        "with a column `label`")
-    heard: list[Heard] = []
-    with pupil(options) as learner, ProgressBar("replaying") as bar:
+    heard: list[BatchResult] = []
+    with direct_or_daemon(options) as learner, ProgressBar("replaying") as bar:
         spec, known = learner.spec(), learner.known
         intake = Intake(learner.shape, _counted(recording(options.recording, spec), bar))
         pace = Pace(period_of(spec, options.fps), options.speed, options.batch, options.teach)
@@ -35,19 +35,19 @@ def replay(options: argparse.Namespace) -> None:
     if options.json:
         print_json(total)
         return
-    late = f"; it was up to {total['late_seconds']:.1f} s behind" if total["late_seconds"] > 1 else ""
+    late = f"; up to {total['late_seconds']:.1f} s behind" if total["late_seconds"] > 1 else ""
     print_table(f"{total['samples']} samples, {percent(total['accuracy'])} right before they were taught, "
-                f"{percent(total['accuracy_known'])} of known classes; it knows {total['classes']} now{late}",
-                ["seconds", "samples", "right", "of known", "unknown", "first taught"],
+                f"{percent(total['accuracy_known'])} on known classes; {total['classes']} classes known now{late}",
+                ["seconds", "samples", "right", "on known", "unknown", "first taught"],
                 [_row(row) for row in summary(heard)])
 
 
 def period_of(spec: Spec, frames: float) -> float:
-    """Seconds of a recording from a sample to the next."""
+    """Seconds in a recording from one sample to the next."""
     if spec.window is not None and spec.rate is not None:
         return spec.hop or spec.window / 2
     if not 0 < frames <= 1e6:
-        raise BadInput(f"--fps is {frames:g}", "give photos a second, above 0")
+        raise BadInput(f"--fps is {frames:g}", "give photos per second, above 0")
     return 1 / frames
 
 

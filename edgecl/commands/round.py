@@ -21,7 +21,7 @@ LOOK = 0.5   # seconds between two looks at a daemon's round
 
 
 def round(options: argparse.Namespace) -> None:
-    """Tune the backbone in a worker process; the gate takes or refuses what comes out."""
+    """Tune the backbone in a worker process; the gate accepts or refuses the result."""
     from edgecl.rounds.gate import Bounds
     from edgecl.rounds.run import MEMORY, SECONDS, RoundRequest
 
@@ -47,7 +47,7 @@ def round(options: argparse.Namespace) -> None:
 
 
 def served(client: Client, options: argparse.Namespace, given: dict[str, int | None]) -> RoundResult:
-    """The round that a daemon runs; what is not asked for is as its settings say."""
+    """The result of a round that the daemon runs; options that are not given are as in its settings."""
     from edgecl.results import RoundResult
     from edgecl.runtime.protocol import result_of
 
@@ -59,30 +59,30 @@ def served(client: Client, options: argparse.Namespace, given: dict[str, int | N
         while (found := client.ask("round_result"))["running"]:
             time.sleep(LOOK)
     except KeyboardInterrupt:
-        raise StateError("the daemon goes on with the round", "see `edgecl history` for its verdict") from None
+        raise StateError("the daemon continues the round", "see `edgecl history` for its verdict") from None
     if "error" in found["result"]:
         result_of({"error": {"code": found["result"]["error"].get("type", "StateError"), **found["result"]["error"]}})
     return RoundResult(**found["result"])
 
 
 def show(done: RoundResult) -> None:
-    """The verdict, with every check, and the classes whose held-back accuracy has changed."""
+    """Print the verdict, every check, and the classes whose held-back accuracy changed."""
     print(f"{done.method}: {done.steps} of {done.planned_steps} steps on {done.samples} samples, "
           f"{done.seconds:.0f} s ({done.train_seconds:.0f} s of training), peak "
           f"{format_size(done.peak_rss_bytes)} of {format_size(done.memory_limit_bytes)}, {done.device}")
     for name, found, passed in done.checks:
         print(f"{'✓' if passed else '✗'} {name:11} {found}")
-    print(f"the gate took it: generation {done.generation} serves" if done.accepted else
-          "the gate refused it: what served before goes on, and nothing else has changed")
+    print(f"the gate accepted it: generation {done.generation} serves" if done.accepted else
+          "the gate refused it: the previous generation still serves, nothing has changed")
     moved = [[name, percent(before), percent(after)] for name, (before, after) in done.held_back.items()
              if before != after]
     if moved:
-        print_table("held-back accuracy that differs" + ("" if done.accepted else ", had it been taken"),
+        print_table("changes of held-back accuracy" + ("" if done.accepted else ", had it been accepted"),
                     ["class", "before", "after"], moved)
 
 
 class RoundBar:
-    """A bar on stderr, where that is a terminal: loss, samples a second, memory against its limit, time left."""
+    """A bar on stderr, if it is a terminal: loss, samples per second, memory and its limit, time left."""
 
     def __init__(self, memory: int) -> None:
         self._memory, self._bar = memory, None

@@ -1,4 +1,4 @@
-"""What edgecl is compared with: a linear head trained by gradient descent."""
+"""The baseline for comparison: a linear head trained by gradient descent."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class SoftmaxRegression:
     """A linear softmax head on standardised features, trained by gradient descent with momentum.
 
-    Trained on one class after another it is plain fine-tuning; trained on everything at once, the usual upper bound.
+    Trained on one class after another, it is plain fine-tuning; trained on everything at once, the usual upper bound.
     """
 
     def __init__(self, mean: NDArray[np.float32], scale: NDArray[np.float32], decay: float = 1e-3) -> None:
@@ -22,7 +22,7 @@ class SoftmaxRegression:
 
     def fit(self, features: NDArray[np.float32], truth: NDArray[np.int64], classes: int, steps: int = 150,
             rate: float = 0.5) -> None:
-        """Go on training: features [n, d], truth [n] in 0..classes - 1; new classes start with zero weights."""
+        """Continue training on features [n, d], truth [n] in 0..classes - 1; new classes start with zero weights."""
         fresh = classes - len(self.bias)
         self.weight = np.vstack([self.weight, np.zeros((fresh, len(self.mean)), np.float32)])
         self.bias = np.append(self.bias, np.zeros(fresh, np.float32))
@@ -37,7 +37,7 @@ class SoftmaxRegression:
             self.bias += speed_b
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
-        """The likeliest class of each of features [n, d]."""
+        """The most likely class for each of features [n, d], int64 [n]."""
         return np.asarray(self._probabilities(self._standard(features)).argmax(1), np.int64)
 
     def _standard(self, features: NDArray[np.float32]) -> NDArray[np.float32]:

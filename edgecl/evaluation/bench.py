@@ -1,4 +1,4 @@
-"""The benchmark: each method and seed learns a scenario in a process of its own (`edgecl.training.bench.one_seed`)."""
+"""The benchmark: runs each method and seed on a scenario in its own process (`edgecl.training.bench.one_seed`)."""
 from __future__ import annotations
 
 import contextlib
@@ -23,10 +23,10 @@ from edgecl.evaluation.datasets import Split, load
 from edgecl.evaluation.scenarios import KINDS, ScenarioStep, build
 from edgecl.rounds.method import FOLDER, read_method
 
-FIELDS = ("method", "data", "scenario", "seed", "classes", "steps", "accuracy_matrix", "step_accuracy",
+RESULT_FIELDS = ("method", "data", "scenario", "seed", "classes", "steps", "accuracy_matrix", "step_accuracy",
           "average_incremental_accuracy", "final_accuracy", "forgetting", "task_aware_accuracy", "task_aware_matrix",
           "units_used", "memory_bytes", "train_seconds", "samples_per_second", "peak_rss_bytes")
-STEPS = {"nc": 5, "ni": 5, "nic": 20, "online": 5}
+DEFAULT_STEPS = {"nc": 5, "ni": 5, "nic": 20, "online": 5}
 COMMAND = (sys.executable, "-m", "edgecl.training.bench.one_seed")
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -36,9 +36,10 @@ Tell = Callable[[dict[str, Any]], None]
 @dataclass(frozen=True)
 class BenchJob:
     """One method and one seed. method: a name or a .toml file; data: a name or an .npz file; memory: bytes; backbone:
-    None takes what fits the data; steps, batch: None takes the scenario's; rate: None takes the method's; order: of the
-    classes, "natural", "seeded" or numbers with commas; per_class: only so many training samples of each class; blocks:
-    of a pretrained backbone to tune, None for the usual number."""
+    None chooses one that fits the data; steps, batch: None for the scenario's; rate: None for the method's; order: of
+    the classes, "natural", "seeded" or numbers separated by commas; per_class: number of training samples of each
+    class, None for all; blocks: of a pretrained backbone to tune, None for the default. Raises BadInput if a value is
+    out of range."""
 
     method: str
     data: str
@@ -59,16 +60,17 @@ class BenchJob:
         for flag, value in (("--steps", self.steps), ("--epochs", self.epochs), ("--batch", self.batch),
                             ("--rate", self.rate), ("--per-class", self.per_class), ("--blocks", self.blocks)):
             if value is not None and not 0 < value < 1e15:
-                raise BadInput(f"{flag} {value}", "give a number above 0")
+                raise BadInput(f"{flag} is {value}", "give a number above 0")
         if not 0 <= self.seed < 2**32:
-            raise BadInput(f"seed {self.seed}", "give --seeds 0 to 4294967295, such as 0,1,2")
+            raise BadInput(f"the seed is {self.seed}", "give --seeds from 0 to 4294967295, such as 0,1,2")
         if self.scenario not in KINDS:
-            raise BadInput(f"scenario {self.scenario!r}", f"give {', '.join(KINDS)}")
+            raise BadInput(f"there is no scenario {self.scenario!r}", f"give {', '.join(KINDS)}")
         if self.scenario == "online" and self.epochs != 1:
-            raise BadInput(f"--epochs {self.epochs} of an online stream", "online reads each sample once: --epochs 1")
+            raise BadInput(f"--epochs is {self.epochs}, but an online stream is read once", "give --epochs 1")
 
     def key(self) -> str:
-        """A name for all that decides the result: these settings, the files they name, and edgecl's learning code."""
+        """A hash of everything that determines the result: these settings, the files they name, and the learning code.
+        """
         code = sorted(path for part in ("training", "evaluation") for path in (PACKAGE / part).glob("*.py"))
         files = [sha256(path) for path in (method_file(self.method), Path(self.data), *code) if path.is_file()]
         text = json.dumps([asdict(self), files], sort_keys=True)
@@ -76,12 +78,12 @@ class BenchJob:
 
 
 def method_file(method: str) -> Path:
-    """Where `edgecl.rounds.method` reads a method from."""
+    """The file that `edgecl.rounds.method` reads a method from."""
     return Path(method) if method.endswith(".toml") else FOLDER / f"{method}.toml"
 
 
 def prepare(job: BenchJob) -> tuple[Split, list[ScenarioStep]]:
-    """The data and the steps of a job. Raises BadInput where they can't be had."""
+    """The data and the steps of a job. Raises BadInput if the data or the steps are not available."""
     split = load(job.data)
     if job.per_class is not None:
         split = split.first(job.per_class)
@@ -92,12 +94,13 @@ def prepare(job: BenchJob) -> tuple[Split, list[ScenarioStep]]:
         try:
             order = [int(part) for part in job.order.split(",")]
         except ValueError as error:
-            raise BadInput(f"--order {job.order!r}", "give natural, seeded, or class numbers such as 2,0,1") from error
-    return split, build(job.scenario, split, job.steps or STEPS[job.scenario], job.seed, order)
+            raise BadInput(f"--order is {job.order!r}",
+                           "give natural, seeded, or class numbers such as 2,0,1") from error
+    return split, build(job.scenario, split, job.steps or DEFAULT_STEPS[job.scenario], job.seed, order)
 
 
 def check(jobs: Sequence[BenchJob]) -> None:
-    """Raise BadInput where a method, the data or the steps of jobs can't be had."""
+    """Raise BadInput if torch or a method is missing, or the data or the steps of a job are not available."""
     if find_spec("torch") is None:
         raise BadInput("learning rounds need torch", "pip install 'edgecl[train]'")
     for method in dict.fromkeys(job.method for job in jobs):
@@ -107,7 +110,7 @@ def check(jobs: Sequence[BenchJob]) -> None:
 
 
 class Failed(EdgeclError):
-    """A method and seed that came to no result; alike: whether the method's other seeds would fail alike."""
+    """A method and seed without a result. alike: whether the other seeds of the method would fail in the same way."""
 
     def __init__(self, job: BenchJob, what: str, cure: str, alike: bool) -> None:
         super().__init__(f"{job.method}: {what}" if alike else f"{job.method}, seed {job.seed}: {what}", cure)
@@ -116,10 +119,10 @@ class Failed(EdgeclError):
 
 def run(jobs: Iterable[BenchJob], out: Path | None, done: Callable[[dict[str, Any]], None],
         failed: Callable[[Failed], None], watch: Callable[[BenchJob, dict[str, Any]], None]) -> None:
-    """Run the jobs one after another, each in a process of its own; a result that `out` holds already isn't run again.
+    """Run the jobs one after another, each in its own process, except those whose result `out` already contains.
 
-    done: called with each result, a dict with FIELDS; failed: with each failure, whereafter the others go on; watch:
-    with each step of a running job. A method that is refused before it learns is not tried again.
+    done: called with each result, a dict with RESULT_FIELDS; failed: with each failure, after which the others go on;
+    watch: with each step of a running job. A method that is refused before it starts to learn is not tried again.
     """
     refused: set[str] = set()
     for job in jobs:
@@ -141,7 +144,7 @@ def run(jobs: Iterable[BenchJob], out: Path | None, done: Callable[[dict[str, An
 
 
 def run_one(job: BenchJob, tell: Tell) -> dict[str, Any]:
-    """The result of one job, in a process of its own. Raises Failed."""
+    """The result of one job, run in its own process. Raises Failed."""
     result: dict[str, Any] | None = None
     refusal: dict[str, Any] | None = None
     begun = False
@@ -149,11 +152,11 @@ def run_one(job: BenchJob, tell: Tell) -> dict[str, Any]:
         child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert child.stdin and child.stdout
         try:
-            with contextlib.suppress(BrokenPipeError):      # it has ended already: its status says more
+            with contextlib.suppress(BrokenPipeError):      # it has already ended: its exit status says more
                 child.stdin.write(json.dumps(asdict(job)))
                 child.stdin.close()
             for line in child.stdout:
-                message = json.loads(line) if line.endswith("\n") else {}     # it was killed while it wrote
+                message = json.loads(line) if line.endswith("\n") else {}     # else it was killed while writing
                 result, refusal = message.get("result", result), message.get("refused", refusal)
                 if "step" in message:
                     begun = True
@@ -175,7 +178,7 @@ def run_one(job: BenchJob, tell: Tell) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file at once or not at all."""
+    """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".partial")
     fresh.write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8")
@@ -183,9 +186,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _kept(place: Path | None) -> dict[str, Any] | None:
-    """A result of an earlier run; None where there is none, or none that can be read."""
+    """The result of an earlier run; None if there is none or it can't be read."""
     try:
-        found = json.loads(place.read_text("utf-8")) if place else None
+        result = json.loads(place.read_text("utf-8")) if place else None
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and set(found) == set(FIELDS) else None
+    return result if isinstance(result, dict) and set(result) == set(RESULT_FIELDS) else None

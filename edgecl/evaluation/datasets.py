@@ -1,4 +1,4 @@
-"""Real data that installed packages carry, and .npz files: nothing is downloaded, nothing but numpy imported."""
+"""Real data from installed packages, and .npz files. Downloads nothing, and imports nothing but numpy."""
 from __future__ import annotations
 
 import gzip
@@ -22,19 +22,18 @@ WATCH = "seglearn", "data/watch_dataset.npy"
 WATCH_SHA256 = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 DIGITS = "sklearn", "datasets/data/digits.csv.gz"
 DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-FASHION = Path("/usr/share/datasets/fashion-mnist")    # of Debian's dataset-fashion-mnist
+FASHION = Path("/usr/share/datasets/fashion-mnist")    # from Debian's dataset-fashion-mnist
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 TEST_EVERY = 4  # one digit in four is a test digit
-WINDOW, HOP, UNSEEN = 3.0, 1.5, 4   # seconds, seconds, people, as in edgecl.evaluation.demo
-BLOCK = 2**20   # bytes read at once: a whole file unpacked at once would be in memory twice
+WINDOW, HOP, UNSEEN_PEOPLE = 3.0, 1.5, 4   # seconds, seconds, people, as in edgecl.evaluation.demo
+READ_BYTES = 2**20   # at a time: a whole file decompressed at once would be in memory twice
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Sensor recordings [time, channels], one class and one person each.
+    """Sensor recordings [time, channels], each of one class and one person.
 
-    recordings: float32 arrays; labels: class names; subjects: person numbers; channels: their
-    names; rate: samples a second (Hz).
+    recordings: float32 arrays; labels: class names; subjects: numbers of the people; channels: names; rate: Hz.
     """
 
     recordings: tuple[np.ndarray, ...]
@@ -44,7 +43,7 @@ class Recordings:
     rate: float
 
     def windows(self, window: float, hop: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(windows float32 [n, time, channels], labels [n], subjects [n]); seconds as for `cut`."""
+        """(windows float32 [n, time, channels], labels [n], subjects [n]). window, hop: seconds, as for `cut`."""
         pieces = [cut(recording, self.rate, window, hop) for recording in self.recordings]
         counts = [len(piece) for piece in pieces]
         return (np.concatenate(pieces), np.repeat(self.labels, counts),
@@ -53,10 +52,10 @@ class Recordings:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and their classes, divided for good into training and test.
+    """Samples and their classes, with a fixed division into training and test.
 
     x: uint8 images [n, height, width, channels], float32 windows [n, time, channels] or vectors [n, d]; y: int64 [n],
-    indices into class_names; session: int64 [n], the recording condition of each, or None.
+    indices into class_names; session: int64 [n], the recording condition of each sample, or None.
     """
 
     x_train: np.ndarray
@@ -68,7 +67,8 @@ class Split:
     session_test: np.ndarray | None = None
 
     def first(self, count: int) -> Split:
-        """The same with the first `count` training samples of each class; of each session as many, where there are."""
+        """The same with only `count` training samples of each class, the first ones, spread evenly over its sessions.
+        """
         sessions = np.zeros(len(self.y_train), np.int64) if self.session_train is None else self.session_train
         kept = []
         for label in range(len(self.class_names)):
@@ -84,7 +84,7 @@ class Split:
 
 
 class _Dtype:
-    """A dtype as a pickle describes it."""
+    """A dtype, as described by a pickle."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
@@ -94,7 +94,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array as a pickle describes it; `values`: an array, or a list where its items are objects."""
+    """An array, as described by a pickle. values: an array, or a list if the items are objects."""
 
     def __init__(self, *_: object) -> None:
         self.values: Any = None
@@ -110,10 +110,10 @@ NUMPY = {"numpy.core.multiarray _reconstruct": _Array, "numpy ndarray": None, "n
 
 
 def watch() -> Recordings:
-    """Seven shoulder exercises, 10 people, smartwatch accelerometer and gyroscope (Burns 2018).
+    """Seven shoulder exercises of 10 people, recorded by smartwatch accelerometer and gyroscope (Burns 2018).
 
-    140 recordings at 50 Hz, as seglearn carries them; seglearn itself is not imported, since it
-    needs pandas without saying so. Raises BadInput where the package or its file is not there.
+    140 recordings at 50 Hz, from seglearn's package. seglearn itself is not imported, since it needs pandas without
+    declaring it. Raises BadInput if the package or its file is missing.
     """
     with _packaged(*WATCH, WATCH_SHA256).open("rb") as file:
         np.lib.format.read_magic(file)
@@ -127,10 +127,9 @@ def watch() -> Recordings:
 
 
 def digits() -> Split:
-    """1,797 handwritten digits of 8 x 8 pixels, as scikit-learn has them: vectors [n, 64] in 0..1.
+    """1,797 handwritten digits of 8 x 8 pixels, from scikit-learn's package: vectors float32 [n, 64] in 0..1.
 
-    Every fourth digit of each class is for testing. Raises BadInput where the package or its file
-    is not there.
+    Every fourth digit of each class is for testing. Raises BadInput if the package or its file is missing.
     """
     with gzip.open(_packaged(*DIGITS, DIGITS_SHA256)) as file:
         table = np.loadtxt(file, np.float32, delimiter=",")
@@ -142,11 +141,11 @@ def digits() -> Split:
 
 
 def watch_windows() -> Split:
-    """`watch` as raw windows of 3 s, float32 [n, 150, 6]: four people are for testing, sessions are people."""
+    """`watch` as raw windows of 3 s, float32 [n, 150, 6]. Four people are for testing; sessions are people."""
     data = watch()
     x, labels, people = data.windows(WINDOW, HOP)
     known = sorted(set(data.subjects))
-    test = np.isin(people, known[::-1][::len(known) // UNSEEN][:UNSEEN])
+    test = np.isin(people, known[::-1][::len(known) // UNSEEN_PEOPLE][:UNSEEN_PEOPLE])
     names, y = np.unique(labels, return_inverse=True)
     y, people = y.astype(np.int64), people.astype(np.int64)
     return Split(x[~test], y[~test], x[test], y[test], tuple(map(str, names)), people[~test], people[test])
@@ -155,7 +154,7 @@ def watch_windows() -> Split:
 def fashion() -> Split:
     """Fashion-MNIST (Xiao 2017), uint8 images [n, 28, 28, 1], 60,000 for training, 10,000 for testing.
 
-    Raises BadInput where Debian's package is not installed, or a file is not what it should be.
+    Raises BadInput if Debian's package is not installed or a file is damaged.
     """
     parts = []
     for part, count in (("train", 60_000), ("t10k", 10_000)):
@@ -166,29 +165,29 @@ def fashion() -> Split:
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array of a gzipped idx file. Raises BadInput unless it is there, whole, and of this shape."""
+    """The uint8 array in a gzipped idx file. Raises BadInput unless the file exists, is complete and has this shape."""
     cure = "apt-get install dataset-fashion-mnist"
     if not path.is_file():
-        raise BadInput(f"{path} is not there", cure)
+        raise BadInput(f"{path} does not exist", cure)
     header = bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
     values = np.empty(int(np.prod(shape)), np.uint8)
     try:
         with gzip.open(path) as file:
             found, done = file.read(len(header)), 0
-            while done < len(values) and (block := file.read(min(BLOCK, len(values) - done))):
+            while done < len(values) and (block := file.read(min(READ_BYTES, len(values) - done))):
                 values[done:done + len(block)] = np.frombuffer(block, np.uint8)
                 done += len(block)
             whole = done == len(values) and not file.read(1)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path} can't be read ({error})", f"{cure} --reinstall") from error
     if found != header or not whole:
-        raise BadInput(f"{path} is no idx file of {' x '.join(map(str, shape))} bytes", f"{cure} --reinstall")
+        raise BadInput(f"{path} is not an idx file of {' x '.join(map(str, shape))} bytes", f"{cure} --reinstall")
     return values.reshape(shape)
 
 
 def npz(path: Path) -> Split:
-    """An .npz file of the README's form. Raises BadInput for what can't be used, classes that are not tested and test
-    classes that are not taught among it."""
+    """An .npz file in the form that the README describes. Raises BadInput if it can't be used, or if a class is only in
+    its training or only in its test part."""
     train, test = load_part(path, "train"), load_part(path, "test")
     names = _in_order(path, train.names)
     if set(test.names) != set(names):
@@ -209,12 +208,12 @@ def npz(path: Path) -> Split:
     count = len(train.sessions)
     if count != len(y_train) or len(every) - count not in (0, len(y_test)):
         raise BadInput(f"{path}: {count} session_train for {len(y_train)} samples, {len(every) - count} session_test "
-                       f"for {len(y_test)}", "give one session a sample")
+                       f"for {len(y_test)}", "give one session per sample")
     return Split(x_train, y_train, x_test, y_test, names, every[:count], every[count:] if test.sessions else None)
 
 
 def _in_order(path: Path, found: Sequence[str]) -> tuple[str, ...]:
-    """The classes found, in the order of class_names, else by number, else by name."""
+    """The classes, in the order of class_names if the file has them, else by number, else by name."""
     with np.load(path, allow_pickle=False) as file:
         given = file["class_names"].astype(str).tolist() if "class_names" in file.files else []
     places = {name: place for place, name in enumerate(given)}
@@ -228,16 +227,17 @@ DATASETS: dict[str, Callable[[], Split]] = {"digits": digits, "watch": watch_win
 
 
 def load(name: str) -> Split:
-    """A data set by its name, or an .npz file by its path. Raises BadInput where it can't be had."""
+    """A data set by its name, or an .npz file by its path. Raises BadInput if it is not available."""
     if name in DATASETS:
         return DATASETS[name]()
     if not name.endswith(".npz"):
-        raise BadInput(f"no data set is {name!r}", f"give {', '.join(DATASETS)} or a FILE.npz")
+        raise BadInput(f"there is no data set {name!r}", f"give {', '.join(DATASETS)} or a FILE.npz")
     return npz(Path(name))
 
 
 def _packaged(package: str, name: str, digest: str) -> Path:
-    """A data file of an installed package, checked by its SHA-256; the package is not imported."""
+    """A data file of an installed package, which is not imported. Raises BadInput if the file is missing or its SHA-256
+    differs."""
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations if spec else None) or ():
         path = Path(folder) / name
@@ -247,4 +247,4 @@ def _packaged(package: str, name: str, digest: str) -> Path:
             raise BadInput(f"{path} has SHA-256 {found[:16]}, not {digest[:16]}",
                            'pip install --force-reinstall "edgecl[demo]"')
         return path
-    raise BadInput(f"{package} with its {name} is not installed", 'pip install "edgecl[demo]"')
+    raise BadInput(f"the package {package} with {name} is not installed", 'pip install "edgecl[demo]"')

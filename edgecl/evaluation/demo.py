@@ -1,4 +1,4 @@
-"""`edgecl demo`: real smartwatch recordings, one exercise after another, tested on people never seen."""
+"""`edgecl demo`: learns real smartwatch recordings, one exercise after another, and tests on unseen people."""
 from __future__ import annotations
 
 import shutil
@@ -27,13 +27,14 @@ from edgecl.sources.spec import Spec
 WINDOW, HOP = 3.0, 1.5   # seconds
 HELD_OUT_PEOPLE = 4      # of 10
 QUOTA = 64 * 10**6
-ROUND, LONGER = 40.0, 4  # seconds, at most; so many times as long where other programs leave it too little
-MARK = ".edgecl-demo"    # only a folder with this file is ever cleared
+ROUND_SECONDS = 40.0     # limit of the learning round ...
+RETRY_FACTOR = 4         # ... and how many times longer it may take if that is not enough beside other programs
+MARKER_FILE = ".edgecl-demo"    # only a folder with this file is ever cleared
 
 
 @dataclass(frozen=True)
 class DemoStep:
-    """One class learned: accuracies are on the unseen people's windows of all classes so far."""
+    """One class learned. Accuracies are on windows of unseen people, over all classes so far."""
 
     label: str
     samples: int
@@ -46,8 +47,8 @@ class DemoStep:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo did. exported: accuracy of the exported file on the same windows, by ONNX Runtime alone; round:
-    what the learning round at its end came to, and tuned: the accuracy then; None without torch, or without time."""
+    """Result of the demo. exported: accuracy of the exported file on the same windows, by ONNX Runtime alone; round:
+    result of the learning round at the end; tuned: accuracy after it. Both are None without torch or enough time."""
 
     steps: list[DemoStep]
     test_windows: int
@@ -61,15 +62,15 @@ class Demo:
 
 
 def run(out: Path, say: Callable[[str], None]) -> Demo:
-    """Write recordings, learn class by class, compare, export, report: all into the folder `out`.
+    """Write recordings, learn class by class, compare, export and report, all in the folder `out`.
 
-    say: called with one line of text at a time. Raises BadInput where `out` holds something else already, or a
-    package of the extra `demo` is missing.
+    say: called with one line of text at a time. Raises BadInput if `out` already contains something else or a package
+    of the extra `demo` is missing.
     """
     recordings, train_people, test_people = write_recordings(out)
     spec = Spec(rate=watch_rate(recordings), window=WINDOW, hop=HOP)
     folders = sorted((recordings / "train").iterdir())
-    say(f"{len(folders)} exercises; learning from {len(train_people)} people, testing on {len(test_people)} never seen")
+    say(f"{len(folders)} exercises; learning from {len(train_people)} people, testing on {len(test_people)} unseen")
     settings = Settings(backbone="rocket", quota=QUOTA, rate=spec.rate, window=WINDOW, hop=HOP)
     learner = Learner.create(out / "state", settings, stack(read(recordings / "train", spec), CALIBRATION_SAMPLES))
     train = {folder.name: windows(folder, spec) for folder in folders}
@@ -88,10 +89,10 @@ def run(out: Path, say: Callable[[str], None]) -> Demo:
 
 
 def tuned(learner: Learner, test: dict[str, list[Sample]], demo: Demo, say: Callable[[str], None]) -> Demo:
-    """One short learning round, and what is right on the unseen people after the gate has judged it; a longer one where
-    other programs left it too little time, and none where that is not enough either."""
-    say("one learning round: a worker tunes an adapter on the stored windows, and the gate judges it ...")
-    for seconds in (ROUND, LONGER * ROUND):
+    """The demo after one short learning round and its gate, with the accuracy on unseen people. If other programs left
+    the round too little time, a longer one is tried; if that is not enough either, there is none."""
+    say("one learning round: a worker tunes an adapter on the stored windows, then the gate checks it ...")
+    for seconds in (ROUND_SECONDS, RETRY_FACTOR * ROUND_SECONDS):
         try:
             done = learner.round(RoundRequest(seconds=seconds))
             break
@@ -104,15 +105,18 @@ def tuned(learner: Learner, test: dict[str, list[Sample]], demo: Demo, say: Call
 
 
 def write_recordings(out: Path) -> tuple[Path, list[str], list[str]]:
-    """The data set as files that anybody could have recorded: recordings/{train,test}/<exercise>/<person>-<n>.csv."""
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
-        raise BadInput(f"{out} holds something else already", "name another folder with --out")
+    """Write the data set as files anybody could have recorded: recordings/{train,test}/<exercise>/<person>-<n>.csv.
+
+    Returns the folder and the names of the people in train and test. Raises BadInput if `out` contains something else.
+    """
+    if out.exists() and any(out.iterdir()) and not (out / MARKER_FILE).exists():
+        raise BadInput(f"{out} already contains something else", "name another folder with --out")
     shutil.rmtree(out, ignore_errors=True)
     data = watch()
     people = sorted({f"{person:02d}" for person in data.subjects})
     unseen = set(people[::-1][::len(people) // HELD_OUT_PEOPLE][:HELD_OUT_PEOPLE])
     (out / "recordings").mkdir(parents=True)
-    (out / MARK).touch()
+    (out / MARKER_FILE).touch()
     for number, (values, label, subject) in enumerate(zip(data.recordings, data.labels, data.subjects)):
         person = f"{subject:02d}"
         folder = out / "recordings" / ("test" if person in unseen else "train") / label
@@ -124,7 +128,7 @@ def write_recordings(out: Path) -> tuple[Path, list[str], list[str]]:
 
 
 def watch_rate(recordings: Path) -> float:
-    """Hz of the written recordings."""
+    """Sampling rate of the written recordings, Hz."""
     return float((recordings / "rate").read_text())
 
 
@@ -135,7 +139,7 @@ def windows(folder: Path, spec: Spec) -> list[Sample]:
 
 def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[str, list[Sample]],
                   say: Callable[[str], None]) -> list[DemoStep]:
-    """Learn one class after another, test after each on all classes so far, and train the two baselines beside it."""
+    """Learn one class after another, test on all classes so far after each, and train the two baselines alongside."""
     steps: list[DemoStep] = []
     names: list[str] = []
     features = {name: learner.features(samples) for name, samples in train.items()}
@@ -162,7 +166,7 @@ def learn_in_turn(learner: Learner, train: dict[str, list[Sample]], test: dict[s
 
 
 def exported_accuracy(model: Path, test: dict[str, list[Sample]]) -> float:
-    """Accuracy of the exported file, by ONNX Runtime and the labels in its metadata alone."""
+    """Accuracy of the exported file, using only ONNX Runtime and the labels in its metadata."""
     from edgecl.backbones.onnx_runtime import onnxruntime as ort
 
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
@@ -179,48 +183,48 @@ def report(demo: Demo) -> None:
     write_report(demo.out / "report.html", "edgecl demo", (
         f"Seven shoulder exercises from a smartwatch (seglearn's watch_dataset, 50 Hz accelerometer and gyroscope), "
         f"{WINDOW:g} s windows. Learned one after another from {len(demo.people[0])} people, tested on "
-        f"{demo.test_windows} windows of {len(demo.people[1])} people never seen."), [
+        f"{demo.test_windows} windows of {len(demo.people[1])} unseen people."), [
         curves(x, {"edgecl": [s.edgecl for s in demo.steps],
                    "joint": [s.joint for s in demo.steps],
                    "fine-tuning": [s.fine_tuning for s in demo.steps]},
                "classes learned", "accuracy on all classes so far"),
-        heading("Step by step"), table(COLUMNS, [row(i, s) for i, s in enumerate(demo.steps, 1)]),
+        heading("Step by step"), table(STEP_COLUMNS, [row(i, s) for i, s in enumerate(demo.steps, 1)]),
         paragraph("edgecl keeps exact class statistics: what it knows does not depend on the order of the classes. "
                   "Fine-tuning is a linear head on the same features, trained by gradient descent on each new class "
-                  "alone: it forgets. Joint is that head trained on everything seen so far, the usual upper bound."),
+                  "alone: it forgets. Joint is the same head trained on everything so far, the usual upper bound."),
         heading("Export"),
-        paragraph(f"model.onnx ({format_size(demo.export_bytes)}, {demo.head} head) holds preprocessing, backbone, "
-                  f"head and labels: ONNX Runtime needs nothing else to be right on {100 * demo.exported:.1f} % of "
-                  f"these windows. "
-                  f"The state takes {format_size(last.used_bytes)} of {format_size(QUOTA)}."), *round_parts(demo)])
+        paragraph(f"model.onnx ({format_size(demo.export_bytes)}, {demo.head} head) contains preprocessing, backbone, "
+                  f"head and labels: with ONNX Runtime alone, {100 * demo.exported:.1f} % of these windows are "
+                  f"classified correctly. "
+                  f"The state uses {format_size(last.used_bytes)} of {format_size(QUOTA)}."), *round_parts(demo)])
 
 
 def round_parts(demo: Demo) -> list[str]:
-    """The report's part on the learning round."""
+    """The section of the report about the learning round, if there was one."""
     done = demo.round
     if done is None:
         return []
-    verdict = "took" if done.accepted else "refused"
+    verdict = "accepted" if done.accepted else "refused"
     return [heading("A learning round"), paragraph(
-        f"{done.method} tuned an adapter on {done.samples} stored windows in a process of its own "
+        f"{done.method} tuned an adapter on {done.samples} stored windows in a separate process "
         f"({done.seconds:.0f} s, {format_size(done.peak_rss_bytes)} at its peak). The gate {verdict} the result; on "
-        f"the unseen people edgecl is right on {100 * (demo.tuned or 0):.1f} % now, "
-        f"{100 * demo.steps[-1].edgecl:.1f} % before. What decides is accuracy on held-back windows, which neither "
+        f"the unseen people, accuracy is {100 * (demo.tuned or 0):.1f} % now and was "
+        f"{100 * demo.steps[-1].edgecl:.1f} % before. The gate decides by accuracy on held-back windows, which neither "
         "the backbone nor any head has learned from."),
         table(["check", "found", "passed"], [[name, found, "yes" if passed else "no"]
                                              for name, found, passed in done.checks])]
 
 
-COLUMNS = ["class", "known", "windows", "ms each", "used", "edgecl", "fine-tuning", "joint"]
+STEP_COLUMNS = ["class", "known", "windows", "ms each", "used", "edgecl", "fine-tuning", "joint"]
 
 
 def row(number: int, step: DemoStep) -> list[str]:
-    """One line of the step table."""
+    """One row of the table of steps."""
     return [step.label, str(number), str(step.samples), f"{step.milliseconds:.1f}", format_size(step.used_bytes),
             f"{step.edgecl:.3f}", f"{step.fine_tuning:.3f}", f"{step.joint:.3f}"]
 
 
 def timed(out: Path, say: Callable[[str], None]) -> tuple[Demo, float]:
-    """`run`, and its seconds."""
+    """The result of `run`, and the seconds it took."""
     started = time.monotonic()
     return run(out, say), time.monotonic() - started

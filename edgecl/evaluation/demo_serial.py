@@ -1,4 +1,5 @@
-"""`edgecl demo --serial`: the recordings through the compiled firmware and a paced pty, beside the same from files."""
+"""`edgecl demo --serial`: compares recordings from the compiled firmware, over a paced pty, with the same from files.
+"""
 from __future__ import annotations
 
 import shutil
@@ -23,7 +24,7 @@ BAUD = 921600
 
 @dataclass(frozen=True)
 class TableRow:
-    """One class. Windows learned, asked about and named right: (from files, from serial)."""
+    """One class: windows learned, asked about, and answered correctly, each (from files, from serial)."""
 
     label: str
     learned: tuple[int, int]
@@ -33,7 +34,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class SerialDemo:
-    """Accuracies are over all test windows: people never seen."""
+    """Result of the serial demo. Accuracies are over all test windows, of unseen people."""
 
     rows: list[TableRow]
     from_file: float
@@ -42,7 +43,7 @@ class SerialDemo:
 
 @contextmanager
 def replayed(recordings: list[Path], spec: Spec) -> Iterator[tuple[Path, Spec]]:
-    """The recordings as a serial source, 10 s of device time between them, and a spec that ends with the last."""
+    """The recordings as a serial source, 10 s of device time apart, and a spec that ends with the last one."""
     from firmware_bridge.simulator import Simulator
 
     rows = sum(len(path.read_text().splitlines()) - 1 for path in recordings)
@@ -57,14 +58,13 @@ def replayed(recordings: list[Path], spec: Spec) -> Iterator[tuple[Path, Spec]]:
 
 
 def run(out: Path, say: Callable[[str], None], classes: int | None = None, recordings: int | None = None) -> SerialDemo:
-    """Learn and predict twice, from files and through the bridge. classes, recordings a class: fewer for a test.
-
-    Raises BadInput, LinkError.
+    """Learn and predict twice, from files and through the bridge. classes, recordings: limits on the classes and on the
+    recordings of each, for tests. Raises BadInput as `write_recordings` does, LinkError if the bridge fails.
     """
     written, train_people, test_people = write_recordings(out)
     spec = Spec(rate=watch_rate(written), window=WINDOW, hop=HOP)
     names = sorted(folder.name for folder in (written / "train").iterdir())[:classes]
-    say(f"{len(names)} exercises from {len(train_people)} people, tested on {len(test_people)} never seen; "
+    say(f"{len(names)} exercises from {len(train_people)} people, tested on {len(test_people)} unseen; "
         f"firmware behind a pty at {BAUD} baud")
     settings = Settings(backbone="rocket", quota=QUOTA, rate=spec.rate, window=WINDOW, hop=HOP)
     calibration = stack(read(written / "train", spec), CALIBRATION_SAMPLES)
@@ -97,6 +97,6 @@ def _ask(learners: list[Learner], files: list[Path], name: str, learned: tuple[i
     with replayed(files, spec) as (source, limited):
         samples = (item for item in read(source, limited) if isinstance(item, Sample))
         second = [answer.label == name for answer in learners[1].predict(samples)]
-    say(f"  asked about {name}: {100 * np.mean(first):.1f} % right from files, "
+    say(f"  predicted {name}: {100 * np.mean(first):.1f} % right from files, "
         f"{100 * np.mean(second):.1f} % from serial")
     return TableRow(name, learned, (len(first), len(second)), (sum(first), sum(second)))

@@ -1,5 +1,5 @@
-"""A labelled recording played into a daemon: each batch is asked about first and taught then (prequential evaluation,
-Gama et al. 2013), whether it holds new instances, new classes or both."""
+"""Prequential evaluation (Gama et al. 2013): a labelled recording is played to a learner, which is first tested on each
+batch and then taught it, whether it holds new instances, new classes or both."""
 from __future__ import annotations
 
 import time
@@ -18,24 +18,23 @@ if TYPE_CHECKING:
     from edgecl.samples import Sample
     from edgecl.sources.spec import Item, Spec
 
-MARKS = 10      # rows of a report
+MOST_ROWS = 10      # of a report
 
 
 class OnlineLearner(Protocol):
-    """How a daemon is asked and taught."""
+    """What is tested and taught: a daemon or a learner."""
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
-        """An answer for each sample of a batch [n, ...]."""
+        """One prediction per sample of a batch [n, ...]."""
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """Learn samples of one class."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One batch. seconds: its place in the recording; right: answers that were; unknown: those that said so; known:
-    samples of classes that had been taught before it; new: classes that it taught first; late: seconds behind the
-    recording's pace."""
+class BatchResult:
+    """One batch. seconds: the end of the batch in the recording; right: correct answers; unknown: answers "unknown";
+    known: samples of classes taught before it; new: classes first taught with it; late: seconds behind the pace."""
 
     seconds: float
     samples: int
@@ -48,8 +47,8 @@ class Heard:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a recording is played. period: seconds of the recording from a sample to the next; speed: times faster;
-    batch: samples asked and taught at once; teach: the share of batches that are taught."""
+    """How fast a recording is played. period: seconds from one sample to the next; speed: factor; batch: samples tested
+    and taught at once; teach: share of the batches that are taught."""
 
     period: float
     speed: float = 1.0
@@ -59,66 +58,67 @@ class Pace:
     def __post_init__(self) -> None:
         if not 0 < self.speed <= 1e6 or not 1 <= self.batch <= 10_000 or not 0 <= self.teach <= 1:
             raise BadInput(f"speed {self.speed:g}, batch {self.batch}, teach {self.teach:g}",
-                           "give a --speed above 0, a --batch from 1 to 10000, and --teach a share from 0 to 1")
+                           "give --speed above 0, --batch from 1 to 10000, and --teach from 0 to 1")
 
 
 def recording(path: Path, spec: Spec) -> Iterator[Item]:
-    """The labelled samples of a FOLDER of classes, the training part of an .npz file, or a .csv with a column `label`,
-    in their order. Raises BadInput."""
+    """The labelled samples of a folder of classes, of the training part of an .npz file, or of a .csv with a column
+    `label`, in order. Raises BadInput."""
     from edgecl.sources import read_labelled
     from edgecl.sources.recordings import read_annotated
 
     return read_annotated(path, spec) if path.suffix.lower() == ".csv" else read_labelled(path, spec, "train")
 
 
-def play(samples: Iterable[Sample], door: OnlineLearner, pace: Pace, known: Iterable[str] = (),
+def play(samples: Iterable[Sample], learner: OnlineLearner, pace: Pace, known: Iterable[str] = (),
          progress: Callable[[int], None] = lambda _: None,
-         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> Iterator[Heard]:
-    """Each batch as it has been asked and taught.
+         clock: Callable[[], float] = time.monotonic,
+         sleep: Callable[[float], None] = time.sleep) -> Iterator[BatchResult]:
+    """The result of each batch, once it was tested and taught.
 
-    known: classes that the daemon knows before; progress: called with the number of samples taught. Raises BadInput for
-    a recording without a labelled sample, and what the door raises.
+    known: classes that the learner knows already; progress: called with the number of samples taught. Raises BadInput
+    if no sample has a label, and what the learner raises.
     """
     taught, begin, done, credit = set(known), clock(), 0, 0.0
     labelled = (sample for sample in samples if sample.label is not None)
     while batch := list(islice(labelled, pace.batch)):
         due = begin + (done + len(batch)) * pace.period / pace.speed
         sleep(max(0.0, due - clock()))
-        answers = door.predict(np.stack([item.data for item in batch])) if taught else []
+        answers = learner.predict(np.stack([item.data for item in batch])) if taught else []
         right = sum(answer.label == item.label for answer, item in zip(answers, batch))
         seen, credit = sum(item.label in taught for item in batch), credit + pace.teach
         labels = list(dict.fromkeys(str(item.label) for item in batch)) if credit >= 1.0 else []
         credit -= credit >= 1.0
         for label in labels:
-            door.learn([item for item in batch if item.label == label], label, progress)
+            learner.learn([item for item in batch if item.label == label], label, progress)
         new = tuple(label for label in labels if label not in taught)
         taught |= set(labels)
         done += len(batch)
         unknown = sum(answer.unknown for answer in answers)
-        yield Heard(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
+        yield BatchResult(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
     if not done:
-        raise BadInput("the recording holds no labelled sample", "give a FOLDER with one subfolder per class, an .npz "
+        raise BadInput("the recording has no labelled sample", "give a FOLDER with one subfolder per class, an .npz "
                        "file, or a .csv with a column `label`")
 
 
-def summary(heard: list[Heard], marks: int = MARKS) -> list[dict[str, Any]]:
-    """Accuracy over time, in at most `marks` stretches: {seconds, samples, accuracy, accuracy_known,
-    unknown_rate, new, late_seconds}.
+def summary(results: list[BatchResult], most: int = MOST_ROWS) -> list[dict[str, Any]]:
+    """Accuracy over time, in at most `most` rows: {seconds, samples, accuracy, accuracy_known, unknown_rate, new,
+    late_seconds}.
 
-    accuracy: of all samples, those of classes never taught before count as wrong; accuracy_known: of the others, or
-    None.
+    accuracy: over all samples, where those of classes not yet taught count as wrong; accuracy_known: over samples of
+    classes taught before, or None.
     """
-    rows, each = [], max(1, -(-len(heard) // marks))
-    for start in range(0, len(heard), each):
-        part = heard[start:start + each]
+    rows, each = [], max(1, -(-len(results) // most))
+    for start in range(0, len(results), each):
+        part = results[start:start + each]
         rows.append({"seconds": part[-1].seconds, **shares(part), "new": [name for one in part for name in one.new],
                      "late_seconds": max(one.late for one in part)})
     return rows
 
 
-def shares(heard: list[Heard]) -> dict[str, Any]:
-    """{samples, accuracy, accuracy_known, unknown_rate} of some batches."""
-    samples, known = sum(one.samples for one in heard), sum(one.known for one in heard)
-    right = sum(one.right for one in heard)
+def shares(results: list[BatchResult]) -> dict[str, Any]:
+    """{samples, accuracy, accuracy_known, unknown_rate} over some batches."""
+    samples, known = sum(one.samples for one in results), sum(one.known for one in results)
+    right = sum(one.right for one in results)
     return {"samples": samples, "accuracy": right / samples, "accuracy_known": right / known if known else None,
-            "unknown_rate": sum(one.unknown for one in heard) / samples}
+            "unknown_rate": sum(one.unknown for one in results) / samples}

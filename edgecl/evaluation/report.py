@@ -11,7 +11,7 @@ from edgecl.errors import BadInput
 
 COLOURS = ("#0b6e4f", "#b3541e", "#6c7a89", "#3d5a98", "#8e3b8e", "#a88300", "#1f8a9e", "#a3283c", "#5f9e2f", "#d9719a",
            "#7a5230", "#2f2f2f")
-DASHES = ("-", "--", ":")      # of the lines whose colours come a second and third time
+DASHES = ("-", "--", ":")      # line styles for the first, second and third use of a colour
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2329; --paper: #ffffff; --line: #d7dce1; --quiet: #5b6670; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --paper: #14181c; --line: #343c44; --quiet: #9aa6b1; } }
@@ -29,12 +29,12 @@ figure svg { width: 100%; height: auto; display: block; }
 
 
 def heading(text: str) -> str:
-    """A section's title."""
+    """A section title."""
     return f"<h2>{html.escape(text)}</h2>"
 
 
 def paragraph(text: str) -> str:
-    """Plain text."""
+    """A paragraph of plain text."""
     return f"<p>{html.escape(text)}</p>"
 
 
@@ -48,9 +48,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def curves(x: Sequence[int], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str) -> str:
-    """A line plot as SVG: y in 0..1, one line a name, named at its end. Raises BadInput without matplotlib."""
+    """A line plot as SVG: y in 0..1, one line per name, labelled at its end. Raises BadInput without matplotlib."""
     figure, axes = _figure(max(4.2, 0.32 * len(lines)))
-    places = spread([values[-1] for values in lines.values()], 0.23 / figure.get_figheight(), 1.0)
+    places = label_places([values[-1] for values in lines.values()], 0.23 / figure.get_figheight(), 1.0)
     for number, (place, (name, values)) in enumerate(zip(places, lines.items())):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(x, values, DASHES[number // len(COLOURS) % len(DASHES)], color=colour, marker="o", markersize=4,
@@ -62,16 +62,16 @@ def curves(x: Sequence[int], lines: Mapping[str, Sequence[float]], x_label: str,
 
 
 def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> str:
-    """Named points as SVG: x from 0 up on a logarithmic axis, y in 0..1. Raises BadInput without matplotlib."""
+    """Labelled points as SVG: x >= 0 on a logarithmic axis, y in 0..1. Raises BadInput without matplotlib."""
     figure, axes = _figure(max(4.2, 0.32 * len(points)))
     smallest = min((x for x, _ in points.values() if x > 0), default=1.0)
-    places = spread([y for _, y in points.values()], 0.23 / figure.get_figheight(), 1.0)
+    places = label_places([y for _, y in points.values()], 0.23 / figure.get_figheight(), 1.0)
     for number, (place, (name, (x, y))) in enumerate(zip(places, points.items())):
         colour = COLOURS[number % len(COLOURS)]
         axes.plot([x], [y], marker="o", markersize=8, color=colour)
         axes.annotate(name, (x, y), xytext=(1.04, place), textcoords=("axes fraction", "data"), va="center",
                       color=colour, arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.4, "shrinkB": 5})
-    axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.5)     # 0 has its place beside the others
+    axes.set_xscale("symlog", linthresh=smallest / 2, linscale=0.5)     # shows 0 as well
     most = 2 * max(smallest, *(x for x, _ in points.values()))
     axes.set(xlabel=x_label, ylabel=y_label, xlim=(-smallest / 8, most), ylim=(0, 1.02),
              xticks=[0, *(10 ** power for power in range(16) if smallest / 2 <= 10 ** power <= most)])
@@ -80,8 +80,8 @@ def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) 
     return _svg(figure)
 
 
-def spread(values: Sequence[float], gap: float, most: float) -> list[float]:
-    """Places for labels near their values: at least `gap` apart, none above `most`, in the values' order."""
+def label_places(values: Sequence[float], gap: float, most: float) -> list[float]:
+    """Places for labels near their values: at least `gap` apart, at most `most`, in the order of the values."""
     order = sorted(range(len(values)), key=lambda i: values[i])
     places = [values[i] for i in order]
     for i in range(1, len(places)):
@@ -93,8 +93,8 @@ def spread(values: Sequence[float], gap: float, most: float) -> list[float]:
 
 
 def bars(names: Sequence[str], parts: dict[str, Sequence[float]], x_label: str, form: str = "{:.3g}") -> str:
-    """Horizontal bars as SVG: one group a name, one bar a part, its value at its end. Raises BadInput without
-    matplotlib."""
+    """Horizontal bars as SVG: one group per name, one bar per part, with its value at the end. form: of the values.
+    Raises BadInput without matplotlib."""
     thick = 0.8 / len(parts)
     figure, axes = _figure(0.7 + 0.28 * len(names) * max(len(parts), 1.5))
     axes.grid(visible=False)
@@ -118,8 +118,8 @@ def bars(names: Sequence[str], parts: dict[str, Sequence[float]], x_label: str, 
 
 
 def tasks_and_units(usage: Mapping[str, Sequence[Sequence[float]]]) -> str:
-    """A row a task and a column a unit, for each layer, as SVG: the darker, the more of a unit's inputs the task uses.
-    usage: layer -> [tasks][units], shares in 0..1. Raises BadInput without matplotlib."""
+    """For each layer, one row per task and one column per unit, as SVG: darker if the task uses more of the unit's
+    inputs. usage: layer -> [tasks][units], shares in 0..1. Raises BadInput without matplotlib."""
     rows = len(next(iter(usage.values())))
     figure, _ = _figure(0.5 + len(usage) * (0.55 + 0.13 * rows))
     figure.clear()
@@ -164,7 +164,7 @@ def _svg(figure: Any) -> str:
 
 
 def write_report(path: Path, title: str, lead: str, parts: Sequence[str]) -> None:
-    """Write the page; `parts` are made by the functions above."""
+    """Write the page. parts: HTML from the functions above."""
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'

@@ -1,9 +1,9 @@
-"""In which order classes and sessions arrive: new classes, new instances, both, or one pass over a stream.
+"""The order in which classes and sessions arrive: new classes, new instances, both, or one pass over a stream.
 
-    nc      groups of classes in order
-    ni      the same classes, a group of new sessions a step
+    nc      groups of classes, in order
+    ni      the same classes, with a group of new sessions in each step
     nic     a few classes first, then new classes and new sessions of known ones, in many small steps
-    online  nc, each step's samples in random order, read once, in small batches
+    online  as nc, but the samples of each step in random order, read once, in small batches
 """
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from edgecl.evaluation.datasets import Split
 
-ONLINE_BATCH = 10      # samples, as in Chaudhry 2019 and Aljundi 2019
-FIRST = 5              # nic starts with one class in so many, and with two at least
+ONLINE_BATCH = 10       # samples, as in Chaudhry 2019 and Aljundi 2019
+NIC_FIRST_ONE_IN = 5    # nic starts with one class in five, but at least with two
 
 
 @dataclass(frozen=True)
 class ScenarioStep:
-    """One round's samples. train, test: ascending (online: shuffled) indices int64 [n] into the split's train and test
-    arrays; classes: those of train, in the order in which they arrive."""
+    """The samples of one step. train, test: indices int64 [n] into the train and test arrays of the split, ascending
+    (online: train is shuffled); classes: those of train, in the order in which they arrive."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -36,24 +36,24 @@ class ScenarioStep:
 
 
 def build(kind: str, split: Split, count: int, seed: int = 0, order: Sequence[int] | None = None) -> list[ScenarioStep]:
-    """The steps of a scenario: every train sample in exactly one, and no test sample of a class before its class.
+    """The steps of a scenario. Each train sample is in exactly one, and no test sample comes before its class.
 
-    count: steps; seed: of whatever is drawn; order: of the classes (default: by number; ignored by ni). Raises BadInput
-    for an unknown kind, a count that can't be had, an order that is none, or sessions that are missing.
+    count: number of steps; seed: of all random choices; order: of the classes (default: by number; ignored by ni).
+    Raises BadInput if the kind is unknown, the count is not possible, the order is invalid, or sessions are missing.
     """
     if kind not in KINDS:
-        raise BadInput(f"scenario {kind!r}", f"give {', '.join(KINDS)}")
+        raise BadInput(f"there is no scenario {kind!r}", f"give {', '.join(KINDS)}")
     classes = list(range(len(split.class_names))) if order is None else [int(c) for c in order]
     if sorted(classes) != list(range(len(split.class_names))):
-        raise BadInput(f"class order {','.join(map(str, classes))}",
-                       f"name each class 0 to {len(split.class_names) - 1} once")
+        raise BadInput(f"the class order is {','.join(map(str, classes))}",
+                       f"name each class from 0 to {len(split.class_names) - 1} once")
     if count < 1:
-        raise BadInput(f"{count} steps", "give --steps 1 or more")
+        raise BadInput(f"--steps is {count}", "give 1 or more")
     return KINDS[kind](split, count, np.random.default_rng(seed), classes)
 
 
 def seen_classes(steps: Sequence[ScenarioStep]) -> list[int]:
-    """All classes of these steps, in the order in which they came."""
+    """All classes of these steps, in the order in which they arrived."""
     return list(dict.fromkeys(c for step in steps for c in step.classes))
 
 
@@ -71,7 +71,8 @@ def _online(split: Split, count: int, rng: np.random.Generator, classes: list[in
 
 
 def _new_instances(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[ScenarioStep]:
-    """Test samples are those of a step's own sessions where test has the same sessions as train, else all."""
+    """Steps of new sessions. Test samples are those of a step's own sessions if test has the same sessions as train,
+    else all."""
     sessions = _sessions(split)
     names = np.unique(sessions)
     if count > len(names):
@@ -93,9 +94,9 @@ def _new_instances(split: Split, count: int, rng: np.random.Generator, classes: 
 
 
 def _both(split: Split, count: int, rng: np.random.Generator, classes: list[int]) -> list[ScenarioStep]:
-    """As CORe50's NICv2 (Lomonaco 2020): the first appearances of classes are spread over the whole run."""
+    """New classes and sessions, as in CORe50's NICv2 (Lomonaco 2020): classes first appear throughout the run."""
     sessions = _sessions(split)
-    first = min(max(2, len(classes) // FIRST), len(classes))
+    first = min(max(2, len(classes) // NIC_FIRST_ONE_IN), len(classes))
     units: list[tuple[float, int, object]] = []        # when, class, session
     for place, label in enumerate(classes):
         own = rng.permutation(np.unique(sessions[split.y_train == label]))
@@ -121,11 +122,11 @@ KINDS: dict[str, Callable[[Split, int, np.random.Generator, list[int]], list[Sce
 
 
 def _of(values: NDArray[np.int64], wanted: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of what is among the wanted."""
+    """Indices of the values that are among `wanted`."""
     return np.flatnonzero(np.isin(values, wanted))
 
 
 def _sessions(split: Split) -> NDArray[np.int64]:
     if split.session_train is None:
-        raise BadInput("these data have no sessions", "take --scenario nc or online, or an .npz with session_train")
+        raise BadInput("the data have no sessions", "use --scenario nc or online, or an .npz file with session_train")
     return split.session_train

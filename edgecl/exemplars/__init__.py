@@ -1,1 +1,1 @@
-"""Exemplars: stored samples, which are kept, and how they are coded."""
+"""Exemplars: which samples are kept, and how they are encoded."""

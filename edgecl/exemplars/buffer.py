@@ -1,4 +1,4 @@
-"""The exemplar buffer of one learner: of all stored samples, those that its bytes keep, and how it keeps them."""
+"""The exemplar buffer of one learner: which samples fit into its bytes, and how they are encoded."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from edgecl.statistics.class_statistics import ClassStatistics
     from edgecl.statistics.transform import FeatureTransform
 
-ENOUGH = 20          # held-back samples without which heads are not judged by score
-HELD_BACK_ROOM = 4   # a quarter of the buffer at most is for held-back samples where the others are coded
+MIN_HELD_BACK = 20      # held-back samples; with fewer, heads are not compared by score
+HELD_BACK_ONE_IN = 4    # with a codebook, at most a quarter of the buffer is for held-back samples, which are not coded
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """What the exemplar buffer is made of. limit: bytes of its files; segment: of one of them; admission: see
-    `edgecl.exemplars.selection`; codec: of what is stored; codebook: of features that are not held back, or None."""
+    """The settings of an exemplar buffer. limit: bytes of its files; segment: bytes of one file; admission: see
+    `edgecl.exemplars.selection`; codec: of the samples; codebook: for features that are not held back, or None."""
 
     limit: int
     segment: int
@@ -40,8 +40,8 @@ class Buffer:
 
     def keep(self, rows: list[StoredSample], statistics: ClassStatistics, transform: FeatureTransform,
              decode: bool = True) -> list[StoredSample]:
-        """Those of the stored samples, one at least, that the buffer keeps, as it keeps them. statistics: of all ever
-        learned, transformed by `transform`; decode: see `Codebook.take`."""
+        """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
+        ever learned, transformed by `transform`; decode: see `Codebook.take`."""
         room = self.limit - file_bytes(self.limit, self.segment, statistics.labels)
         labels, ranks = [row.label for row in rows], self._ranks(rows, statistics, transform)
         sizes = row_bytes(self.common, transform.source) + np.array([len(row.input) for row in rows])
@@ -49,13 +49,13 @@ class Buffer:
             return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room)) if kept]
         room -= self.codebook.length
         each = row_bytes(self.codec.feature, transform.source)
-        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ROOM)
+        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ONE_IN)
         sizes[exact] = 0
         keep = admitted(labels, ranks, sizes, room - int(exact.sum()) * each) | exact
         return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep], decode)
 
     def bytes_of(self, exemplars: list[StoredSample]) -> int:
-        """Bytes that these exemplars take in the files of the buffer, at most: never over its limit."""
+        """Upper bound on the bytes of these exemplars in the files of the buffer."""
         if not exemplars:
             return 0
         d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
@@ -66,9 +66,9 @@ class Buffer:
 
     @staticmethod
     def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int) -> NDArray[np.bool_]:
-        """Which samples [n] stay as they were learned, so that heads can be judged on them: those held back, where the
-        room is enough for a judgement."""
-        if room < ENOUGH * size:
+        """Which samples, bool [n], stay as they were learned so that heads can be compared on them: the held-back ones,
+        if there is room for enough of them."""
+        if room < MIN_HELD_BACK * size:
             return np.zeros(len(rows), np.bool_)
         held = {id(row) for mine in held_out(rows, statistics).values() for row in mine}
         exact = np.array([id(row) in held for row in rows])
@@ -80,7 +80,7 @@ class Buffer:
 
     def _ranks(self, rows: list[StoredSample], statistics: ClassStatistics,
                transform: FeatureTransform) -> NDArray[np.int64]:
-        """The rank of each sample in its class [n]: the smallest stay the longest, near-duplicates go first."""
+        """The rank of each sample within its class, int64 [n]: low ranks stay longest, near-duplicates go first."""
         spare = np.array([row.spare for row in rows])
         if self.admission == "ring":
             return np.arange(len(rows), 0, -1) + len(rows) * spare
@@ -100,18 +100,18 @@ class Buffer:
 
 
 def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:
-    """Those of the exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
+    """The exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
     chosen: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
     eligible: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
     for row in rows:
         if row.judges:
             chosen[row.label].append(row)
-        elif not (row.coded or row.trained):  # what is as it was learned, to be subtracted, and new to the backbone
+        elif not (row.coded or row.trained):  # can be subtracted from the statistics, and is new to the backbone
             eligible[row.label].append(row)
     for label, mine in eligible.items():
         if mine:
             mine.sort(key=lambda row: row.key)
-            count = len(mine) if chosen[label] else statistics.counts[label]     # a round has held some back before
+            count = len(mine) if chosen[label] else statistics.counts[label]     # a round has already held some back
             picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine], count, len(eligible))
             chosen[label] += [mine[i] for i in picked]
     return {label: mine for label, mine in chosen.items() if mine}

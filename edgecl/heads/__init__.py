@@ -1,1 +1,1 @@
-"""Heads: from statistics to answers, their confidence, and unknown."""
+"""Heads: from statistics to predictions, their confidence, and unknown samples."""

@@ -1,4 +1,4 @@
-"""A head as it serves: one affine map, its confidence, and its distance for unknown samples."""
+"""A head: one affine map, its confidence, and its distance for unknown samples."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -11,15 +11,14 @@ if TYPE_CHECKING:
 
     from edgecl.statistics.transform import FeatureTransform
 
-
-ACCEPTED = 0.95  # share of held-back known samples that must stay known
-NEEDED = 20      # held-back samples without which no threshold is set
+ACCEPTED_SHARE = 0.95   # of held-back known samples that must stay known
+MIN_FOR_THRESHOLD = 20  # held-back samples; with fewer, no threshold is set
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """distance(z) = u^2 . gain + min_c (|m_c|^2 - 2 u . m_c) at u = (z - centre) map of logits z; a sample over
-    `threshold` is unknown.
+    """distance(z) = u^2 . gain + min_c (|m_c|^2 - 2 u . m_c) with u = (z - centre) map, for logits z; a sample whose
+    distance is over `threshold` is unknown.
 
     centre float32 [C]; map float32 [C, k], k <= C; gain float32 [k]; means m_c float32 [C, k].
     """
@@ -31,14 +30,15 @@ class Novelty:
     threshold: float = float("inf")
 
     def distance(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Relative Mahalanobis distance float64 [n] of logits [n, C]: the larger, the stranger."""
+        """Relative Mahalanobis distance float64 [n] of logits [n, C]; larger means less familiar."""
         u = (logits - self.centre) @ self.map
         nearest: NDArray[np.float64] = ((self.means ** 2).sum(1) - 2 * u @ self.means.T).min(1)
         return u ** 2 @ self.gain + nearest
 
     def with_threshold(self, held_back: NDArray[np.float64]) -> Novelty:
-        """The threshold under which ACCEPTED of the held-back distances [n] stay; none where n < NEEDED."""
-        limit = float(np.quantile(held_back, ACCEPTED)) if len(held_back) >= NEEDED else float("inf")
+        """With the threshold that ACCEPTED_SHARE of the held-back distances [n] stay below; infinite if
+        n < MIN_FOR_THRESHOLD."""
+        limit = float(np.quantile(held_back, ACCEPTED_SHARE)) if len(held_back) >= MIN_FOR_THRESHOLD else float("inf")
         return replace(self, threshold=limit)
 
 
@@ -46,8 +46,8 @@ class Novelty:
 class Head:
     """One affine map on h - reference, ready to serve or to export.
 
-    weight float32 [C, d], bias float32 [C] in the order of `labels`; normalised: logits are divided by |h|;
-    temperature: confidence = softmax(logits / temperature); novelty: how unknown samples are told, or None.
+    weight float32 [C, d], bias float32 [C] in the order of `labels`; normalised: whether logits are divided by |h|;
+    temperature: confidence = softmax(logits / temperature); novelty: recognises unknown samples, or None.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Head:
     novelty: Novelty | None = field(default=None, repr=False)
 
     def logits(self, h: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits float64 [n, C] of h float32 [n, d]: the reference that the exported graph is checked against."""
+        """Logits float64 [n, C] of h float32 [n, d]: the reference for the exported graph."""
         z: NDArray[np.float64] = (h.astype(np.float64) - self.reference) @ self.weight.T.astype(np.float64) + self.bias
         if self.normalised:
             z /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)

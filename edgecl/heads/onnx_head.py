@@ -1,4 +1,4 @@
-"""Heads as ONNX: built when something was learned, served by ONNX Runtime, fused with the backbone for export."""
+"""Heads as ONNX: built after learning, served by ONNX Runtime, fused with the backbone for export."""
 from __future__ import annotations
 
 import json
@@ -24,7 +24,7 @@ OUTPUTS = ("features", "logits", "probabilities", "novelty")
 def build_head(head: Head) -> bytes:
     """An ONNX model from features float32 [n, D] to logits [n, C], probabilities [n, C] and novelty [n].
 
-    Its metadata names the labels, the kind, and the threshold over which `novelty` means unknown (absent: never).
+    Its metadata contain the labels, the kind, and `unknown_above`, the threshold for `novelty` (null: never unknown).
     """
     from edgecl.backbones.graph import GraphBuilder, set_metadata
 
@@ -68,26 +68,27 @@ def build_head(head: Head) -> bytes:
 
 
 class HeadSession:
-    """An exported head that serves."""
+    """A head in ONNX, ready to serve. Raises BackboneError if the model is not one."""
 
     def __init__(self, model: bytes | Path, threads: int = 1) -> None:
         self.session = open_session(model, threads)
-        about = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if about is None:
-            raise BackboneError("the model is no edgecl head", "create the state again")
-        values: dict[str, Any] = json.loads(about)
+        metadata = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if metadata is None:
+            raise BackboneError("the model is not an edgecl head", "create the state again")
+        values: dict[str, Any] = json.loads(metadata)
         self.labels: list[str] = values["labels"]
         self.kind: str = values["kind"]
         self.unknown_above = math.inf if values["unknown_above"] is None else float(values["unknown_above"])
 
     def __call__(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probabilities float32 [n, C] and unknown bool [n] of features float32 [n, D]."""
+        """Probabilities float32 [n, C] and whether each sample is unknown, bool [n], of features float32 [n, D]."""
         probabilities, distance = self.session.run(["probabilities", "novelty"], {"input": features})
         return probabilities, distance > self.unknown_above
 
 
 def fuse(backbone: bytes, head: bytes) -> bytes:
-    """Backbone and head as one ONNX model with outputs features, logits, probabilities and novelty; both metadata."""
+    """Backbone and head as one ONNX model with the outputs features, logits, probabilities and novelty, and the
+    metadata of both."""
     import onnx
     from onnx import compose
 
@@ -116,7 +117,7 @@ def _opset(model: Any) -> int:
 
 
 def _expose(model: Any, names: dict[str, str], feature_output: Any) -> None:
-    """Give the fused graph's outputs their plain names, the features first."""
+    """Give the outputs of the fused graph their plain names, and put the features first."""
     outputs = [feature_output, *model.graph.output]
     for node in model.graph.node:
         for ends in (node.input, node.output):

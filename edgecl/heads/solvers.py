@@ -1,4 +1,4 @@
-"""Heads in closed form: class statistics -> one affine map, exactly and in any order."""
+"""Heads in closed form: from class statistics to one affine map, exact and independent of order."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-RANKS = (256, 128, 64, 32, 16)  # directions kept beside the diagonal where the quota has no room for all of G
-PROJECTED = 1024                # length of the random projection of short feature vectors
-PROJECTED_BELOW = 256           # only shorter feature vectors gain from it, measured
-MOST_SHRINKAGE = 0.9            # ridge: all of it would be an infinite penalty
+RANKS = (256, 128, 64, 32, 16)  # directions kept besides the diagonal if the quota has no room for all of G
+PROJECTION_LENGTH = 1024        # of the random projection of short feature vectors
+PROJECTED_BELOW = 256           # only shorter feature vectors gain from the projection, measured
+MAX_RIDGE_SHRINKAGE = 0.9       # 1 would be an infinite penalty
 
 
 def nearest_mean(pooled: PooledCovariance) -> Affine:
@@ -33,7 +33,7 @@ def nearest_mean(pooled: PooledCovariance) -> Affine:
 
 
 def cosine(pooled: PooledCovariance) -> Affine:
-    """W = mu / |mu| of the means about zero; the logits are to be divided by |h|."""
+    """W = mu / |mu| of the means about zero; the logits must then be divided by |h|."""
     means = pooled.means + pooled.centre
     weight = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     return weight, weight @ pooled.centre
@@ -42,7 +42,7 @@ def cosine(pooled: PooledCovariance) -> Affine:
 def slda(pooled: PooledCovariance, shrinkage: float | None = None) -> Affine:
     """Shared-covariance discriminant: w_c = S_e^-1 mu_c, b_c = -w_c.mu_c / 2, equal priors.
 
-    S_e = (1 - e) S + e tr(S)/d I; e = `shrinkage`, or `Pooled.shrinkage` (Hayes & Kanan 2020, section 3).
+    S_e = (1 - e) S + e tr(S)/d I; e = `shrinkage`, by default `pooled.shrinkage` (Hayes & Kanan 2020, section 3).
     """
     weight = pooled.whitened if shrinkage is None else pooled.whiten(shrinkage)
     return weight, -(weight * pooled.means).sum(1) / 2
@@ -51,13 +51,13 @@ def slda(pooled: PooledCovariance, shrinkage: float | None = None) -> Affine:
 def ridge(pooled: PooledCovariance, penalty: float | None = None) -> Affine:
     """Least squares on one-hot targets with an unpenalised intercept: W = (G + lambda I)^-1 Q, both centred.
 
-    penalty: lambda; None takes the one that weighs as much as the shrinkage of S. Then W is a small step from `slda`:
-    with A = (N - C) S + lambda I and the weighted means P [C, d], G + lambda I = A + P^T P, and
-    (A + P^T P)^-1 P^T = A^-1 P^T (I + P A^-1 P^T)^-1 inverts only C x C numbers more than A^-1 P^T.
+    penalty: lambda; None chooses the one equivalent to the shrinkage of S. W then needs little more than `slda`: with
+    A = (N - C) S + lambda I and the weighted means P [C, d], G + lambda I = A + P^T P, and
+    (A + P^T P)^-1 P^T = A^-1 P^T (I + P A^-1 P^T)^-1 inverts only a C x C matrix besides A^-1 P^T.
     """
     freedom, root = max(pooled.freedom, 1), np.sqrt(pooled.counts)[:, None]
     if penalty is None:
-        e = min(pooled.shrinkage, MOST_SHRINKAGE)
+        e = min(pooled.shrinkage, MAX_RIDGE_SHRINKAGE)
         inside = (pooled.whitened if e == pooled.shrinkage else pooled.whiten(e)) * ((1 - e) / freedom)
     else:
         within = freedom * pooled.second()
@@ -69,7 +69,8 @@ def ridge(pooled: PooledCovariance, penalty: float | None = None) -> Affine:
 
 @dataclass(frozen=True)
 class HeadKind:
-    """How a kind of head is solved and what it needs. `projected`: works on the random projection."""
+    """How a kind of head is solved and what it needs. solve: from pooled statistics to weight and bias; second_moment:
+    whether it needs G; normalised: whether logits are divided by |h|; projected: works on the random projection."""
 
     solve: Callable[[PooledCovariance], Affine]
     second_moment: bool = True
@@ -78,7 +79,7 @@ class HeadKind:
 
 
 def _trained(pooled: PooledCovariance) -> Affine:
-    raise StateError("a head that a learning round has trained can't be solved from statistics", "solve another kind")
+    raise StateError("a head that a learning round has trained can't be solved from statistics", "use another kind")
 
 
 KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
@@ -88,20 +89,22 @@ KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
     "ridge": HeadKind(ridge),
     "ridge-projected": HeadKind(ridge, projected=True),
 }
-TRAINED = {"trained": HeadKind(_trained, second_moment=False),      # by a learning round; what is learned next is not
-           "trained-cosine": HeadKind(_trained, second_moment=False, normalised=True)}  # in it, so that another serves
+TRAINED = {  # by a learning round. What is learned next is not part of it, so another kind serves from then on
+    "trained": HeadKind(_trained, second_moment=False),
+    "trained-cosine": HeadKind(_trained, second_moment=False, normalised=True)}
 SERVED = {**KINDS, **TRAINED}
 
 
 def coarser(form: Form, dimension: int) -> list[Form]:
-    """What a form may become, richest first, where the quota has no room for it any more."""
+    """The forms that a form may be reduced to, richest first, when the quota has no more room for it."""
     ranks = [rank for rank in RANKS if rank < min(form.rank or dimension, dimension // 2)]
     return [form._replace(rank=rank) for rank in ranks] if form.second_moment else []
 
 
 def forms(head: str, dimension: int) -> list[Form]:
-    """The forms of statistics that serve a head ("auto" or a kind) on features of that length, richest first."""
-    projected = PROJECTED if dimension < PROJECTED_BELOW else 4 * dimension
+    """The forms of statistics that suffice for a head ("auto" or a kind) on features of length `dimension`, richest
+    first."""
+    projected = PROJECTION_LENGTH if dimension < PROJECTED_BELOW else 4 * dimension
     plain = [Form(True, rank) for rank in (None, *RANKS) if rank is None or rank < dimension // 2]
     if head == "auto":
         transformed = [Form(True, None, projected)] if dimension < PROJECTED_BELOW else []
@@ -113,7 +116,7 @@ def forms(head: str, dimension: int) -> list[Form]:
 
 
 def solve(kind: str, pooled: PooledCovariance, transform: FeatureTransform) -> Head:
-    """The head of that kind for these means and covariances, uncalibrated."""
+    """The uncalibrated head of a kind. Raises StateError if the kind needs a second moment that is not kept."""
     weight, bias = KINDS[kind].solve(pooled)
     reference = pooled.centre.astype(np.float32)
     bias = bias + weight @ (reference - pooled.centre)

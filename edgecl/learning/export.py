@@ -1,4 +1,4 @@
-"""One ONNX file that needs no edgecl: preprocessing, backbone, head and labels."""
+"""Exports one ONNX file that works without edgecl: preprocessing, backbone, head and labels."""
 from __future__ import annotations
 
 import json
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from edgecl.learning.serving import Serving
 
-PARITY = 1e-4  # largest difference to the two sessions, relative to the largest logit
-PROBES = 8
+MAX_DIFFERENCE = 1e-4  # between the logits of the fused model and of its parts, relative to the largest logit
+PROBES = 8             # samples that the two are compared on
 
 
 def export(serving: Serving, backbone_file: Path, out: Path,
            calibration: np.ndarray | None = None) -> dict[str, Any]:
-    """Write the fused model to `out`, all or nothing; {"path", "bytes", "sha256", "max_difference", ...}.
+    """Write the fused model to `out` atomically; returns {"path", "bytes", "max_difference", "classes", "input"}.
 
-    calibration: unlabelled samples [n, ...]; with them the backbone is quantised to int8 first, and the answer also
-    says on how many of them both models agree ("agreement"). Raises BackboneError where the fused model answers
-    differently, BadInput where `out` can't be written.
+    calibration: unlabelled samples [n, ...]; if given, the backbone is quantised to int8 first, and the result also has
+    "agreement", the share of them for which both models give the same class. Raises BackboneError if the outputs of the
+    fused model differ from those of its parts, BadInput if `out` can't be written.
     """
     from edgecl.backbones import quantised
     from edgecl.heads.onnx_head import fuse
@@ -43,9 +43,9 @@ def export(serving: Serving, backbone_file: Path, out: Path,
     session = open_session(model)
     found = session.run(["logits"], {session.get_inputs()[0].name: asked})[0]
     difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
-    if difference > PARITY:
-        raise BackboneError(f"the fused model differs from its parts by {difference:.2g} (relative), over {PARITY}",
-                            "report this with the backbone's name; nothing was written")
+    if difference > MAX_DIFFERENCE:
+        raise BackboneError(f"the logits of the fused model and of its parts differ by {difference:.2g} (relative), "
+                            f"more than {MAX_DIFFERENCE}", "report this with the backbone's name; nothing was written")
     _write(out, model)
     answer = {"path": str(out), "bytes": len(model), "max_difference": difference, "classes": serving.head.labels,
               "input": {"kind": info.kind, "shape": ["n", *info.input_shape]}}
@@ -56,7 +56,7 @@ def export(serving: Serving, backbone_file: Path, out: Path,
 
 
 def probes(kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples without meaning, to compare two runtimes on."""
+    """Random samples to compare two runtimes on, [PROBES, *shape]."""
     rng = np.random.default_rng(0)
     if KINDS[kind] == "uint8":
         return rng.integers(0, 256, (PROBES, *shape), dtype=np.uint8)
@@ -72,7 +72,7 @@ def _write(out: Path, model: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(out)
     except OSError as error:
-        raise BadInput(f"can't write {out} ({error.strerror})", "name a file in a folder that is writable") from error
+        raise BadInput(f"{out} can't be written ({error.strerror})", "name a file in a writable folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Founding a state: which backbone it gets, in which precision, and what statistics its quota affords."""
+"""The foundation of a state: its backbone, in which precision, and the statistics that fit its quota."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,7 @@ from edgecl.learning.plan import plan_statistics, state_bytes
 from edgecl.samples import kind_of, prepare
 from edgecl.sources.spec import Spec
 from edgecl.state.quota import segment_bytes
-from edgecl.statistics.class_statistics import LARGEST
+from edgecl.statistics.class_statistics import MAX_FEATURE
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform, choose_power
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 ROCKET_SIZES = (2688, 1344, 672, 336, 168, 84)
 CALIBRATION_SAMPLES = 256
-CODING_ERROR = 0.01  # of the variance
+MAX_CODING_ERROR = 0.01  # relative to the variance
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """What is fixed once a state has its backbone.
+    """The decisions that are fixed once a state has its backbone.
 
-    name, kind, input_shape, dimension, precision: of the backbone; form: of the class statistics; power: of the
-    features; calibrated: whether scales and biases came from an unlabelled recording, not from the first thing taught;
-    codec: of exemplars, as `codec_of` takes it.
+    name, kind, input_shape, dimension, precision: of the backbone; form: of the class statistics; power: of the feature
+    transform; calibrated: whether scales and biases come from unlabelled samples rather than from the first samples
+    learned; codec: of exemplars, as `codec_of` takes it.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Foundation:
     codec: str
 
     def to_meta(self) -> dict[str, Any]:
-        """What the state's meta keeps, ready for JSON."""
+        """The values for the state's metadata, ready for JSON."""
         return asdict(self)
 
     @classmethod
@@ -60,18 +60,20 @@ class Foundation:
         return cls(**{**values, "input_shape": tuple(values["input_shape"]), "form": Form(*values["form"])})
 
     def buffer(self, settings: Settings, codebook: Codebook | None = None) -> Buffer:
-        """What the exemplar buffer is made of."""
+        """The exemplar buffer."""
         codec = codec_of(self.codec, self.kind, self.input_shape, self.power)
         if settings.memory == "statistics":
             codec = codec._replace(input=None)
         return Buffer(settings.exemplars, segment_bytes(settings.exemplars), settings.admission, codec, codebook)
 
     def gaussians(self, settings: Settings) -> ClassGaussians | None:
-        """What stands for the samples where none may be kept: during a commit there are two of it."""
+        """The Gaussians that replace samples if none may be kept, else None. They get half of the exemplar bytes, since
+        two versions exist during a commit."""
         return ClassGaussians(settings.exemplars // 2) if settings.memory == "statistics" else None
 
     def transforms(self, seed: int) -> list[FeatureTransform]:
-        """The vectors whose statistics are kept: the features themselves, and their random projection if planned."""
+        """The transforms whose statistics are kept: of the features themselves, and their random projection if planned.
+        """
         plain = FeatureTransform(self.dimension, self.dimension, self.power)
         if not self.form.projected:
             return [plain]
@@ -79,7 +81,7 @@ class Foundation:
 
 
 def check_codec(settings: Settings) -> None:
-    """Raise BadInput for a codec that is unknown, or stores another kind of sample than the backbone takes."""
+    """Raise BadInput if the codec is unknown or does not store the kind of samples that the backbone takes."""
     known = KIND_OF.get(settings.backbone)
     problems: list[BadInput] = []
     for kind in [known] if known else KINDS:
@@ -92,27 +94,28 @@ def check_codec(settings: Settings) -> None:
 
 
 def waits_for_samples(settings: Settings, calibration: np.ndarray | None) -> bool:
-    """Whether the backbone can only be made when samples are seen."""
+    """Whether the backbone can't be built before there are samples."""
     kind = KIND_OF.get(settings.backbone)
     return calibration is None and (settings.backbone == "auto" or kind in ("window", "feature"))
 
 
 def create_foundation(settings: Settings, samples: np.ndarray | None, calibration: np.ndarray | None = None,
-          weights: Path | None = None) -> tuple[Foundation, bytes]:
+                      weights: Path | None = None) -> tuple[Foundation, bytes]:
     """The foundation and the backbone file of a state.
 
-    samples: the first thing taught, [n, ...], or None at `init`; calibration: unlabelled samples, or None.
-    Raises BackboneError, BudgetError where the quota is too small, BadInput where samples are missing or unfit.
+    samples: the first ones to learn, [n, ...], or None at `init`; calibration: unlabelled samples [n, ...], or None.
+    Raises BackboneError if the backbone can't be built, BudgetError if the quota is too small, BadInput if samples are
+    missing or unsuitable.
     """
     probe = calibration if calibration is not None else samples
     name = settings.backbone
     if name == "auto":
         if probe is None:
-            raise BadInput("no backbone is chosen yet", "teach something, or give --backbone")
+            raise BadInput("no backbone has been chosen yet", "learn something first, or give --backbone")
         name = DEFAULTS[kind_of(probe)]
     check_name(name)
     if settings.precision == "int8" and calibration is None:
-        raise BadInput("int8 ranges are taken from photos and none were given", "give --calibrate FOLDER as well")
+        raise BadInput("int8 needs photos to calibrate with, and none were given", "also give --calibrate FOLDER")
     if KIND_OF.get(name) == "window":
         variants, form = _rocket(settings, probe)
     else:
@@ -134,21 +137,21 @@ def create_foundation(settings: Settings, samples: np.ndarray | None, calibratio
 
 
 def _codec_of_vectors(features: np.ndarray, power: float) -> str:
-    """Vectors are stored as int8 where that adds less than a hundredth to their variance, else as they are."""
+    """The codec for feature vectors: "auto" (int8) if its error is at most MAX_CODING_ERROR, else "raw"."""
     codec = Int8(power)
-    if not np.isfinite(features).all() or np.abs(features).max(initial=0) > LARGEST:
+    if not np.isfinite(features).all() or np.abs(features).max(initial=0) > MAX_FEATURE:
         return "raw"
     error = np.square(codec.decode(codec.encode(features)) - features, dtype=np.float64).mean()
-    return "auto" if error <= CODING_ERROR * features.var(0, dtype=np.float64).mean() else "raw"
+    return "auto" if error <= MAX_CODING_ERROR * features.var(0, dtype=np.float64).mean() else "raw"
 
 
 def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibration: np.ndarray | None,
               weights: Path | None) -> dict[str, bytes]:
-    """The backbone in every precision that may be stored, the best first."""
+    """The backbone in each precision that may be stored, best first."""
     if name == "identity":
         if probe is None or probe.ndim != 2:
             shape = None if probe is None else list(probe.shape)
-            raise BadInput(f"the identity backbone takes vectors [n, d], not {shape}", "give another --backbone")
+            raise BadInput(f"the identity backbone takes vectors [n, d], not {shape}", "choose another --backbone")
         return {"fp32": build_identity(probe.shape[1])}
     if name.endswith(".onnx"):
         from edgecl.backbones.user_onnx import adopt
@@ -170,13 +173,14 @@ def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibrati
 
 
 def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, bytes], Form]:
-    """The largest `rocket` whose exact statistics fit the quota; failing that, the smallest that fits at all."""
+    """The largest `rocket` whose exact statistics fit the quota, else the smallest. Raises BudgetError if even that
+    does not fit."""
     from edgecl.backbones.rocket import build_rocket
 
     if probe is None or probe.ndim != 3:
         shape = None if probe is None else list(probe.shape)
         raise BadInput(f"the rocket backbone takes windows [n, time, channels], not {shape}",
-                       "give recordings and --rate with --window, or another --backbone")
+                       "give recordings with --rate and --window, or choose another --backbone")
     windows = prepare(probe, "window", probe.shape[1:])
     exact = forms(settings.head, 84)[0].second_moment
     for size in ROCKET_SIZES:
@@ -199,7 +203,7 @@ def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, byt
 
 
 def spec_for(settings: Settings, foundation: Foundation | None, seconds: float | None = None) -> Spec:
-    """How files become samples of a learner; foundation: None before it was taught."""
+    """How files become samples of a learner. foundation: None before it has one; seconds: see `Spec`."""
     size = foundation.input_shape if foundation and foundation.kind == "image" else (224, 224)
     vectors = foundation.kind == "feature" if foundation else settings.backbone == "identity"
     return Spec(size[0], size[1], settings.rate, settings.window, settings.hop, vectors, seconds)

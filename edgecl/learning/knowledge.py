@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import ENOUGH, Buffer, held_out
-from edgecl.exemplars.pseudo_samples import FEWEST, width
-from edgecl.exemplars.selection import MOST_SHARE, near_duplicates
+from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
+from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
+from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
 from edgecl.exemplars.stored import StoredSample
 from edgecl.heads import unknown
 from edgecl.heads.calibration import Trial, class_weights
@@ -162,9 +162,10 @@ class Knowledge:
     def _take(self, label: str, other: Knowledge) -> None:
         """Another learner's class, which this one does not know, as a Gaussian."""
         assert self.gaussians is not None
-        if other.plain.counts[label] < FEWEST:
+        if other.plain.counts[label] < MIN_SAMPLES:
             raise StateError(f"class {label!r} has {other.plain.counts[label]} samples there, which its statistics "
-                             "tell, and this state keeps none", f"teach it {FEWEST} or more there, or forget it there")
+                             "tell, and this state keeps none",
+                             f"teach it {MIN_SAMPLES} or more there, or forget it there")
         if other.gaussians is not None:
             self.gaussians.widths[label] = other.gaussians.widths[label]
             self.gaussians.take(label, other.gaussians.of.get(label))
@@ -211,7 +212,7 @@ class Knowledge:
         kept = self.gaussians is None
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
-        told = len(truth) if kept else min(len(truth), self.plain.total // MOST_SHARE)  # no more than samples would
+        told = len(truth) if kept else min(len(truth), self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
         rests: dict[FeatureTransform, tuple[PooledCovariance, NDArray[np.float32]]] = {}
         best: Trial | None = None
         for kind in self._candidates(head, told):
@@ -236,7 +237,7 @@ class Knowledge:
     def _penalised(self, best: Trial, rest: PooledCovariance, held: NDArray[np.float32]) -> Trial:
         """The same kind of head with another ridge penalty, where held-back samples call for it."""
         default = best.head
-        if len(best.truth) < ENOUGH or not SERVED[default.kind].second_moment:
+        if len(best.truth) < MIN_HELD_BACK or not SERVED[default.kind].second_moment:
             return best
         for factor in PENALTIES:
             e = rest.shrinkage
@@ -265,7 +266,7 @@ class Knowledge:
         default = "slda" if self.form.second_moment else "nearest-mean"
         if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
             default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
-        if held < ENOUGH:
+        if held < MIN_HELD_BACK:
             return [default]
         able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
                 and any(transform.projected == needs.projected for transform in self.transforms)]

@@ -1,4 +1,4 @@
-"""What a quota affords: the precision of the stored backbone, and the form of the statistics."""
+"""Plans what fits a quota: the precision of the stored backbone, and the form of the statistics."""
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.form import Form
 
 DATABASE = 28 * PAGE        # tables and history, and as much again for the rollback journal
-PLANNED_CLASSES = 50        # room that a plan keeps for classes; more are taken as long as they fit
+PLANNED_CLASSES = 50        # classes that a plan has room for; a state accepts more as long as they fit
 
 
 class StoragePlan(NamedTuple):
-    """What the quota affords: the precision of the stored backbone, and the form of the statistics."""
+    """What fits the quota: the precision of the stored backbone, and the form of the statistics."""
 
     precision: str
     form: Form
@@ -22,10 +22,10 @@ class StoragePlan(NamedTuple):
 
 def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimension: int,
                     forms: list[Form]) -> StoragePlan:
-    """The first of `forms` that fits: exact statistics before the backbone's precision.
+    """The first of `forms` that fits; exact statistics take priority over the precision of the backbone.
 
-    quota, exemplars: bytes; backbones: precision -> bytes of the file, best first; dimension: of the feature;
-    forms: richest first. Raises BudgetError with the bytes needed where nothing fits.
+    quota, exemplars: bytes; backbones: precision -> bytes of the file, best first; dimension: of the features; forms:
+    richest first. Raises BudgetError, which names the bytes needed, if nothing fits.
     """
     smallest = min(backbones, key=lambda name: backbones[name])
     for form in forms:
@@ -36,19 +36,19 @@ def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimen
     if least <= quota:
         return StoragePlan(smallest, forms[-1])
     raise BudgetError(
-        f"a quota of {format_size(quota)} ({quota} bytes) can't hold the backbone ({backbones[smallest]} bytes), "
+        f"a quota of {format_size(quota)} ({quota} bytes) has no room for the backbone ({backbones[smallest]} bytes), "
         f"{exemplars} bytes of exemplars and two classes",
         f"give --quota {least} --exemplars {exemplars}, or more")
 
 
 def statistics_bytes(dimension: int, classes: int, form: Form, name: int = 16) -> int:
-    """Bytes of the statistics file of one transform; name: characters of the longest class name."""
+    """Bytes of the statistics file for one transform. name: characters of the longest class name."""
     arrays = ClassStatistics.bytes_at_rest(dimension, classes, form.second_moment, form.rank)
     return arrays + classes * (8 + 4 * name) + PAGE // 2
 
 
 def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:
-    """Bytes a state needs at its peak: during a commit, statistics and head exist twice."""
+    """Peak bytes of a state: during a commit, statistics and head exist twice."""
     statistics = statistics_bytes(dimension, classes, form)
     head = 4 * classes * (dimension + 3 * classes + 8) + PAGE
     if form.projected:

@@ -1,4 +1,4 @@
-"""What a learner will take, told before it runs: memory from the backbone's graph, bytes from shapes alone."""
+"""Forecasts of what a learner will take: memory from the backbone's graph, bytes from shapes alone."""
 from __future__ import annotations
 
 from math import prod
@@ -11,30 +11,32 @@ from edgecl.statistics.class_statistics import ClassStatistics
 if TYPE_CHECKING:
     from edgecl.statistics.form import Form
 
-# Fitted to ONNX Runtime 1.32 on x86 with glibc: the first four over twelve graphs of 0 to 24 MB of weights; KEPT,
-# REUSED and FLOATS over lite0, rocket and vectors, the states that tools/check_forecast.py checks. KEPT is up to 15 %
-# low where single convolutions of many MB make up a network.
-PARSED, LAID_OUT = 2.1, 2.8       # while it loads: of all weights, and of the largest, which is laid out for SIMD
-NODE = 11_000                     # bytes an operator
-ACTIVE = 2.2                      # of the most live activations: first run, and the block planned from it
-KEPT, REUSED = 3.3, 1.0           # the same where malloc keeps what was freed, as in `learn`
-SQUARES = 4                       # float64 D x D at a time while a head is solved: G, S, S_e, and its triangle
-FLOATS = 4                        # float64 C x D then
-ROW = 400                         # bytes of a stored sample in memory, beside its feature
-HEADS = 3                         # times the head's bytes: read, parsed, held
-HIDDEN = {"DequantizeLinear"}     # part of the operator behind it: its output never exists
+# Fitted to ONNX Runtime 1.32 on x86 with glibc: the first four over twelve graphs of 0 to 24 MB of weights;
+# KEPT_FACTOR, REUSED_FACTOR and CLASS_MATRICES over lite0, rocket and vectors, as tools/check_forecast.py checks them.
+# KEPT_FACTOR is up to 15 % low for networks made up of single convolutions of many MB.
+PARSE_FACTOR, LAYOUT_FACTOR = 2.1, 2.8  # while loading: of all weights; of the largest, which is laid out for SIMD
+NODE_BYTES = 11_000                     # per operator
+ACTIVATION_FACTOR = 2.2                 # of the most live activations: first run, and the block planned from it
+KEPT_FACTOR, REUSED_FACTOR = 3.3, 1.0   # the same if malloc keeps freed memory, as in `learn`
+SQUARE_MATRICES = 4                     # float64 D x D at a time while a head is solved: G, S, S_e, and its triangle
+CLASS_MATRICES = 4                      # float64 C x D then
+STORED_BYTES = 400                      # per stored sample in memory, apart from its feature
+HEAD_COPIES = 3                         # of the head's bytes: read, parsed, held
+FOLDED_OPERATORS = {"DequantizeLinear"}     # merged into the next operator: the output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
-HEAD_FRAME, ARRAYS = 750, 1_270   # bytes of a head's graph, and of the statistics' file, beside their numbers
-FRAME = 13 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
-EMPTY, ENTRY, TOLD = 6 * PAGE, 360, 144  # of the database, fitted: untaught, a generation, a class told of
-HISTORY = 50                      # generations that it names
+HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers
+ARRAY_FRAME_BYTES = 1_270               # of the statistics' file per transform, apart from its numbers
+FRAME_BYTES = 13 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
+DATABASE_EMPTY = 6 * PAGE               # bytes of the database, fitted: before anything is learned,
+GENERATION_BYTES, CLASS_BYTES = 360, 144    # per generation, and per class that it lists
+HISTORY = 50                            # generations in the database
 LEAST_LOG = 2 ** 16
-NAME = 16                         # characters of a class name, where none is known
+NAME_LENGTH = 16                        # characters of a class name, if none is known
 
 
 class GraphCosts(NamedTuple):
-    """What a backbone's graph says of its memory. weights, largest: bytes of all weights and of the largest one as ONNX
-    Runtime holds them; nodes: operators; live: bytes of the most activations that exist at a time, for one sample."""
+    """Memory costs of a backbone's graph. weights, largest: bytes of all weights and of the largest one as ONNX
+    Runtime holds them; nodes: operators; live: bytes of the most activations alive at a time, for one sample."""
 
     weights: int
     largest: int
@@ -42,18 +44,18 @@ class GraphCosts(NamedTuple):
     live: int
 
     def answering(self, batch: int = 1) -> float:
-        """Bytes at the peak where freed memory goes back at once, as `edgecl predict` has it."""
-        loading = PARSED * self.weights + LAID_OUT * self.largest
-        return max(loading, self.weights + ACTIVE * self.live * batch) + NODE * self.nodes
+        """Peak bytes if freed memory goes back at once, as in `edgecl predict`."""
+        loading = PARSE_FACTOR * self.weights + LAYOUT_FACTOR * self.largest
+        return max(loading, self.weights + ACTIVATION_FACTOR * self.live * batch) + NODE_BYTES * self.nodes
 
     def learning(self, batch: int = 1) -> float:
-        """Bytes that are held before a head is solved."""
-        return KEPT * self.weights + NODE * self.nodes + REUSED * self.live * batch
+        """Bytes held before a head is solved."""
+        return KEPT_FACTOR * self.weights + NODE_BYTES * self.nodes + REUSED_FACTOR * self.live * batch
 
 
 class Knowing(NamedTuple):
-    """What a learner holds while it learns. dimensions: of each transform; stored: samples it keeps; logged: of them,
-    in the log; form: of the statistics; head: bytes of its file; solved: whether `predict` finds it on the disk."""
+    """What a learner holds while it learns. dimensions: of each transform; stored: samples; logged: of them, in the
+    log; form: of the statistics; head: bytes of its file; solved: whether `predict` finds it on the disk."""
 
     dimensions: tuple[int, ...]
     classes: int
@@ -64,40 +66,40 @@ class Knowing(NamedTuple):
     solved: bool = True
 
     def learning(self) -> float:
-        """Bytes at the peak, beside the backbone."""
+        """Peak bytes apart from the backbone."""
         squares = [8 * d * d for d in self.dimensions] if self.form.second_moment else [0]
         wide = max(self.dimensions)
-        return (SQUARES * max(squares) + sum(squares) - max(squares) + FLOATS * 8 * self.classes * wide
-                + self.stored * (4 * self.dimensions[0] + ROW) + HEADS * self.head)
+        return (SQUARE_MATRICES * max(squares) + sum(squares) - max(squares) + CLASS_MATRICES * 8 * self.classes * wide
+                + self.stored * (4 * self.dimensions[0] + STORED_BYTES) + HEAD_COPIES * self.head)
 
     def answering(self) -> float:
-        """Bytes of the head and the log; of all that solving it takes where it was not written."""
-        logged = self.logged * (4 * self.dimensions[0] + ROW)
-        return HEADS * self.head + logged if self.solved else self.learning()
+        """Bytes of the head and the log; if the head is not written yet, of solving it."""
+        logged = self.logged * (4 * self.dimensions[0] + STORED_BYTES)
+        return HEAD_COPIES * self.head + logged if self.solved else self.learning()
 
 
-class Memory(NamedTuple):
-    """Resident bytes of a whole process at its peak, while it answers and while it learns."""
+class PeakMemory(NamedTuple):
+    """Peak resident bytes of a whole process, while it answers and while it learns."""
 
     answering: int
     learning: int
 
 
-def memory(graph: GraphCosts, knowing: Knowing, batch: int, bare: Memory, bare_graph: GraphCosts,
-           bare_knowing: Knowing) -> Memory:
-    """What a process will take, from what one with a tiny backbone of the same kind took: `bare`."""
+def memory(graph: GraphCosts, knowing: Knowing, batch: int, bare: PeakMemory, bare_graph: GraphCosts,
+           bare_knowing: Knowing) -> PeakMemory:
+    """Memory of a process, from `bare`: what a process with a tiny backbone of the same kind took."""
     def terms(graph: GraphCosts, knowing: Knowing) -> tuple[float, float]:
         return graph.answering() + knowing.answering(), graph.learning(batch) + knowing.learning()
 
     more = [own - tiny for own, tiny in zip(terms(graph, knowing), terms(bare_graph, bare_knowing))]
-    return Memory(round(bare.answering + more[0]), round(bare.learning + more[1]))
+    return PeakMemory(round(bare.answering + more[0]), round(bare.learning + more[1]))
 
 
 # the graph --------------------------------------------------------------------------------------
 
 
 def read_graph(model: bytes) -> GraphCosts:
-    """The figures of an ONNX file; nothing is run. What does not depend on the input is folded, as it is there."""
+    """The costs of an ONNX file, without running it. Constants are folded, as ONNX Runtime does."""
     import onnx
 
     proto = onnx.load_model_from_string(model)
@@ -114,14 +116,14 @@ def read_graph(model: bytes) -> GraphCosts:
         ending = [n for n in dict.fromkeys(node.input) if users[n][-1] == place and n not in outputs]
         if not any(name in alive for name in node.input):
             first = held.get(node.input[0], 0) if node.input else 0
-            held |= {n: first if node.op_type in HIDDEN else sizes.get(n, 0) for n in node.output}
+            held |= {n: first if node.op_type in FOLDED_OPERATORS else sizes.get(n, 0) for n in node.output}
             for name in ending:
                 held.pop(name, None)
             continue
         nodes += 1
         for name in node.output:
             into = {graph.node[i].op_type for i in users.get(name, ())}
-            size = 0 if node.op_type in HIDDEN or into == {"QuantizeLinear"} else sizes.get(name, 0)
+            size = 0 if node.op_type in FOLDED_OPERATORS or into == {"QuantizeLinear"} else sizes.get(name, 0)
             taken = next((n for n in ending if node.op_type in IN_PLACE and alive.get(n) == size), None)
             alive |= {name: size} if taken is None else {name: size, taken: 0}
         most = max(most, sum(alive.values()))
@@ -131,7 +133,7 @@ def read_graph(model: bytes) -> GraphCosts:
 
 
 def _sizes(proto: Any) -> dict[str, int]:
-    """Bytes of every tensor of a model for one sample, as far as its shape can be told."""
+    """Bytes of every tensor of a model for one sample, if its shape can be inferred."""
     from onnx import shape_inference
 
     for value in (*proto.graph.input, *proto.graph.output):
@@ -153,7 +155,7 @@ def _item(kind: int) -> int:
 # bytes ------------------------------------------------------------------------------------------
 
 
-def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME) -> int:
+def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> int:
     """Bytes of a head's file. name: characters of a class name, in the mean."""
     transformed = SERVED[kind].projected
     d = form.projected if transformed else dimension
@@ -161,26 +163,26 @@ def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = 
     if form.second_moment and not SERVED[kind].normalised and classes > 1:
         directions = min(classes - 1, d)  # in which the class means differ: what unknown samples are told by
         numbers += 2 * classes * (directions + 1) + directions
-    return HEAD_FRAME + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
+    return HEAD_FRAME_BYTES + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
 
 
-def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME) -> int:
+def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> int:
     """Bytes of the statistics' file. name: characters of the longest class name."""
     lengths = [dimension, *([form.projected] if form.projected else [])]
     arrays = sum(ClassStatistics.bytes_at_rest(d, classes, form.second_moment, form.rank) for d in lengths)
     moments = 0 if not form.second_moment else 1 if form.rank is None else 2
-    return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAYS + 250 * moments)
+    return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + 250 * moments)
 
 
-def class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME) -> tuple[int, int]:
-    """Bytes by which one more class than `classes` lets statistics and head grow."""
+def class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> tuple[int, int]:
+    """Bytes by which statistics and head grow from `classes` to one class more."""
     before, after = ((statistics_bytes(dimension, n, form, name), head_bytes(kind, dimension, n, form, name))
                      for n in (classes, classes + 1))
     return after[0] - before[0], after[1] - before[1]
 
 
 def form_of(kind: str, dimension: int, present: Form) -> Form:
-    """The form of statistics with which a head kind is counted: the present one where that serves it."""
+    """The form of statistics that a kind of head is counted with: the present one if it serves that head."""
     if SERVED[kind].projected and not present.projected:
         return forms(kind, dimension)[0]
     if SERVED[kind].second_moment and not present.second_moment:
@@ -189,7 +191,7 @@ def form_of(kind: str, dimension: int, present: Form) -> Form:
 
 
 class Room(NamedTuple):
-    """A quota and what stands in it beside classes. samples: bytes of the exemplar buffer; segment: of one of its
+    """A quota and what it holds apart from classes. samples: bytes of the exemplar buffer; segment: of one of its
     files."""
 
     quota: int
@@ -197,15 +199,16 @@ class Room(NamedTuple):
     samples: int
     segment: int
 
-    def classes(self, kind: str, dimension: int, form: Form, name: int = NAME, log: bool = False) -> int:
-        """How many classes of that head fit. log: with as many samples in the log as it may ever hold, and a head that
-        was left for later; else with none. A commit has statistics and head twice, and the database three times: as it
-        is, as its journal, and as that of packing the exemplars."""
+    def classes(self, kind: str, dimension: int, form: Form, name: int = NAME_LENGTH, log: bool = False) -> int:
+        """How many classes fit with that head. log: with a full log and a deferred head; else with an empty log.
+        During a commit, statistics and head exist twice, and the database three times: itself, its journal, and the
+        journal of packing the exemplars."""
         def fits(classes: int) -> bool:
             head = pages(head_bytes(kind, dimension, classes, form, name))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
-            database = pages(EMPTY + ENTRY * min(classes, HISTORY) + (TOLD * classes if self.samples else 0))
-            taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME + 3 * database
+            listed = CLASS_BYTES * classes if self.samples else 0
+            database = pages(DATABASE_EMPTY + GENERATION_BYTES * min(classes, HISTORY) + listed)
+            taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME_BYTES + 3 * database
             waiting = max(2 * max(statistics, self.samples), LEAST_LOG) + head if log else 0
             return taken + waiting + 2 * (statistics + head) <= self.quota
 
@@ -219,5 +222,5 @@ class Room(NamedTuple):
 
 
 def coarsest(form: Form, dimension: int) -> Form:
-    """What a form becomes before a class is refused."""
+    """The coarsest form that a form becomes before a class is refused."""
     return [form, *coarser(form, dimension)][-1]

@@ -1,4 +1,4 @@
-"""What a state takes, told and measured: memory of whole processes, bytes of a class and of a stored sample."""
+"""Costs of a state, forecast and measured: memory of whole processes, bytes per class and per stored sample."""
 from __future__ import annotations
 
 import subprocess
@@ -15,7 +15,7 @@ from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.backbones.session import BATCH_BYTES
 from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.buffer import Buffer
-from edgecl.exemplars.codecs import FITS, Codec, codec_of
+from edgecl.exemplars.codecs import KINDS_OF_CODEC, Codec, codec_of
 from edgecl.exemplars.product_quantiser import ProductQuantiser, plan
 from edgecl.exemplars.stored import file_bytes, row_bytes
 from edgecl.heads.onnx_head import build_head
@@ -31,10 +31,10 @@ from edgecl.statistics.transform import FeatureTransform
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.profiling.forecast import Memory
+    from edgecl.profiling.forecast import PeakMemory
     from edgecl.statistics.form import Form
 
-LARGEST_MOMENT = 2 ** 27    # bytes of G: beyond, bytes a class are only forecast
+LARGEST_MOMENT = 2 ** 27    # bytes of G; beyond, bytes per class are only forecast
 CHILD = ("import re, sys\nfrom edgecl.cli import main\ncode = main(sys.argv[1:])\n"
          "text = open('/proc/self/status').read()\n"
          "print('MEMORY', *(1024 * int(re.search(rf'{k}:\\s+(\\d+)', text)[1]) for k in ('VmHWM', 'VmRSS')))\n"
@@ -43,7 +43,7 @@ CHILD = ("import re, sys\nfrom edgecl.cli import main\ncode = main(sys.argv[1:])
 
 @dataclass(frozen=True)
 class Resident:
-    """Resident bytes of a whole process at its peak; forecast: before it ran; after: when it ended."""
+    """Peak resident bytes of a whole process; forecast: before it ran; after: resident bytes when it ended."""
 
     what: str
     forecast: int
@@ -53,9 +53,12 @@ class Resident:
 
 @dataclass(frozen=True)
 class HeadBytes:
-    """What one more class costs. statistics, head: bytes by which their files grow; measured: both, None where it would
-    take too much memory; more, at_least: classes that still fit the quota, with nothing and with all that may wait in
-    the log; form: of the statistics; chosen: whether the state has this head."""
+    """Cost of one more class.
+
+    statistics, head: bytes by which their files grow; measured: both, None if measuring would take too much memory;
+    more, at_least: classes that still fit the quota with an empty and with a full log; form: of the statistics; chosen:
+    whether the state has this head.
+    """
 
     kind: str
     form: str
@@ -69,8 +72,8 @@ class HeadBytes:
 
 @dataclass(frozen=True)
 class CodecBytes:
-    """Bytes of one stored sample, and how many of each class the exemplar buffer holds; chosen: whether the state's
-    samples are stored so, as long as there is room."""
+    """Bytes per stored sample, and how many per class the exemplar buffer holds; chosen: whether the state stores its
+    samples this way while there is room."""
 
     codec: str
     each: float
@@ -81,8 +84,8 @@ class CodecBytes:
 # memory ------------------------------------------------------------------------------------------
 
 
-class Ways(NamedTuple):
-    """Command lines that answer about one sample, and that learn EACH of a class."""
+class CommandLines(NamedTuple):
+    """Command lines that predict one sample, and that learn EACH samples of a class."""
 
     answer: list[str]
     learn: list[str]
@@ -90,27 +93,27 @@ class Ways(NamedTuple):
 
 def measure_memory(learner: Learner, folder: Path) -> Iterator[Resident]:
     """Peaks of processes that run `edgecl predict` and `edgecl learn`: forecast, then measured."""
-    learner.repository.settle()  # as when it is closed: a head that was left for later is written
+    learner.repository.settle()  # writes a deferred head, as closing it does
     foundation = learner.foundation
     assert foundation is not None
-    told = forecast_memory(learner, folder)
-    ways = _ways(learner, folder, foundation.kind, foundation.input_shape)
-    for what, told_bytes, command in zip(("answering", "learning"), told, ways):
+    forecasts = forecast_memory(learner, folder)
+    commands = _command_lines(learner, folder, foundation.kind, foundation.input_shape)
+    for what, expected, command in zip(("answering", "learning"), forecasts, commands):
         peak, after = _child(command)
-        yield Resident(what, told_bytes, peak, after)
+        yield Resident(what, expected, peak, after)
 
 
-def forecast_memory(learner: Learner, folder: Path) -> Memory:
-    """What `edgecl predict` and `edgecl learn` will take on this state. Two processes on a tiny state of the same kind
-    are run; nothing of this state is."""
+def forecast_memory(learner: Learner, folder: Path) -> PeakMemory:
+    """Memory that `edgecl predict` and `edgecl learn` will take on this state, from two processes that are run on a
+    tiny state of the same kind."""
     foundation = learner.foundation
     assert foundation is not None
     kind = foundation.kind
     with closing(_tiny(kind, folder)) as tiny:
         tiny_graph, tiny_knowing = forecast.read_graph(backbone_bytes(tiny)), knowing(tiny)
         assert tiny.foundation is not None
-        ways = _ways(tiny, folder, kind, tiny.foundation.input_shape)
-    bare = forecast.Memory(*(_child(command)[0] for command in ways))
+        commands = _command_lines(tiny, folder, kind, tiny.foundation.input_shape)
+    bare = forecast.PeakMemory(*(_child(command)[0] for command in commands))
     size = int(np.prod(foundation.input_shape)) * (1 if kind == "image" else 4)
     batch = min(max(BATCH_BYTES // size, 1), 16)
     return forecast.memory(forecast.read_graph(backbone_bytes(learner)), knowing(learner), batch, bare, tiny_graph,
@@ -118,7 +121,7 @@ def forecast_memory(learner: Learner, folder: Path) -> Memory:
 
 
 def knowing(learner: Learner) -> forecast.Knowing:
-    """What a learner holds, as the forecast takes it."""
+    """What a learner holds in memory, as input of the forecast."""
     foundation, head = learner.foundation, learner.store.newest.head
     assert foundation is not None
     known = learner.repository.known()
@@ -154,8 +157,8 @@ def _tiny(kind: str, folder: Path) -> Learner:
     return learner
 
 
-def _ways(learner: Learner, folder: Path, kind: str, shape: tuple[int, ...]) -> Ways:
-    """Sources as files, and the commands that read them."""
+def _command_lines(learner: Learner, folder: Path, kind: str, shape: tuple[int, ...]) -> CommandLines:
+    """Write samples as files; the commands that read them."""
     label, state = free_name(learner), str(learner.store.path)
     sources = Path(tempfile.mkdtemp(dir=folder))
     if kind == "image":
@@ -168,16 +171,16 @@ def _ways(learner: Learner, folder: Path, kind: str, shape: tuple[int, ...]) -> 
         for path, count in ((one, 1), (many, EACH)):
             data, names = samples(kind, shape, count, 7), np.array([label] * count)
             np.savez(path, x_train=data, y_train=names, x_test=data[:0], y_test=names[:0])
-    return Ways(["predict", "--state", state, str(one)],
+    return CommandLines(["predict", "--state", state, str(one)],
                 ["learn", "--state", state, "--json", "--class", label, str(many)])
 
 
 def _child(arguments: list[str]) -> tuple[int, int]:
-    """Bytes resident at the peak and at the end of a fresh process that runs a command. Raises StateError."""
+    """Resident bytes of a fresh process that runs a command, at its peak and at its end. Raises StateError."""
     done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=False)
     found = done.stdout.rpartition("MEMORY ")[2].split()
     if done.returncode or len(found) != 2:
-        raise StateError(f"`edgecl {arguments[0]}` failed in a process of its own: {done.stderr.strip()[-200:]}",
+        raise StateError(f"`edgecl {arguments[0]}` failed in a separate process: {done.stderr.strip()[-200:]}",
                          "see `edgecl doctor`")
     return int(found[0]), int(found[1])
 
@@ -186,13 +189,13 @@ def _child(arguments: list[str]) -> tuple[int, int]:
 
 
 def heads(learner: Learner, known: int) -> Iterator[HeadBytes]:
-    """Every kind of head on a state that knows so many classes."""
+    """Costs of every kind of head on a state that knows `known` classes."""
     foundation, settings = learner.foundation, learner.settings
     assert foundation is not None
     room = forecast.Room(settings.quota, len(backbone_bytes(learner)), settings.exemplars,
                          segment_bytes(settings.exemplars))
     d, now = foundation.dimension, max(known, 2)
-    longest = max((len(c.name) for c in learner.classes()), default=forecast.NAME) if known else forecast.NAME
+    longest = max((len(c.name) for c in learner.classes() if known), default=forecast.NAME_LENGTH)
     for kind in KINDS:
         form = forecast.form_of(kind, d, foundation.form)
         statistics, head = forecast.class_bytes(kind, d, now, form, longest)
@@ -203,8 +206,8 @@ def heads(learner: Learner, known: int) -> Iterator[HeadBytes]:
 
 
 def measured_class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int, more: int = 4) -> float | None:
-    """Bytes by which the files of statistics and head grow a class, from `classes` to `more` more, as they are written;
-    None where that takes too much memory."""
+    """Bytes per class by which the written files of statistics and head grow from `classes` to `more` more; None if
+    that takes too much memory."""
     if 8 * max(form.projected, dimension) ** 2 > LARGEST_MOMENT:
         return None
     transforms = [FeatureTransform(dimension, dimension)]
@@ -225,24 +228,24 @@ def measured_class_bytes(kind: str, dimension: int, classes: int, form: Form, na
 
 
 def codecs(learner: Learner, classes: int) -> Iterator[CodecBytes]:
-    """Every codec that fits the state's samples, with so many classes in the buffer."""
+    """Costs of every codec that fits the state's samples, with `classes` classes in the buffer."""
     foundation, settings = learner.foundation, learner.settings
     assert foundation is not None
     kind, shape, d, limit = foundation.kind, foundation.input_shape, foundation.dimension, settings.exemplars
-    room = limit - file_bytes(limit, segment_bytes(limit), ["n" * forecast.NAME] * classes)
+    room = limit - file_bytes(limit, segment_bytes(limit), ["n" * forecast.NAME_LENGTH] * classes)
     real = samples(kind, shape, EACH, 3)
     if kind == "image":
         from edgecl.images import fit_array
 
         real = np.stack([fit_array(samples(kind, (CAMERA[1], CAMERA[0], 3), 1, n)[0], *shape[:2]) for n in range(EACH)])
-    for name in (name for name, kinds in FITS.items() if name != "auto" and kind in kinds):
+    for name in (name for name, kinds in KINDS_OF_CODEC.items() if name != "auto" and kind in kinds):
         codec, shared = codec_of(name, kind, shape, foundation.power), 0
         if name == "pq":
             code, book = plan(limit, d, classes) or (-(-d // 8), max(limit // 5, 20 * d))
             try:
                 quantiser = ProductQuantiser.train(samples("feature", (d,), 64, 5), code, book, power=foundation.power)
             except BadInput:
-                continue  # no codebook is that small
+                continue  # a codebook can't be that small
             codec, shared = Codec(quantiser), quantiser.shared_bytes
         whole = [len(codec.input.encode(sample)) for sample in real] if codec.input else [0]
         each = row_bytes(codec.feature, d) + float(np.mean(whole))

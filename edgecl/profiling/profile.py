@@ -1,10 +1,9 @@
-"""What a board does with a state: latency, memory, bytes and flash, measured on a copy that is thrown away."""
+"""Latency, memory, bytes and wear of a state on this board, measured on a copy that is thrown away."""
 from __future__ import annotations
 
 import gc
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BackboneError, BudgetError
@@ -25,8 +25,8 @@ from edgecl.profiling.sandbox import (
     free_name,
     samples,
     shape_of,
+    temporary_folder,
     twin,
-    workshop,
     write_photo,
 )
 from edgecl.rounds.board import read as read_machine
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from edgecl.learner import Learner
     from edgecl.settings import Settings
 
-COMMITS, SMALL = 16, 3      # commits of so many samples, for the bytes written to flash
-LEAST, MOST = 20, 1000      # runs for one latency
+COMMITS, PER_COMMIT = 16, 3     # commits and their samples, for the bytes written to storage
+LEAST_RUNS, MOST_RUNS = 20, 1000     # for one latency
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one sample: percentiles of `runs` runs. part: preprocess, backbone or head; precision: of it."""
+    """Milliseconds per sample: percentiles of `runs` runs. part: preprocess, backbone or head, in that precision."""
 
     part: str
     precision: str
@@ -57,9 +57,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class LearnCost:
-    """One class of EACH decoded samples: milliseconds with commit and sync, of them the backbone's; bytes by which the
-    directory grew. flash: bytes written a sample, over COMMITS commits of SMALL samples; `counted` by the file system,
-    or asked of it; features: bytes of a sample's float32 features."""
+    """Cost of learning one class of EACH decoded samples.
+
+    milliseconds: with commit and sync; backbone: the backbone's part of them; grown: bytes by which the directory grew;
+    flash: bytes written per sample, over COMMITS commits of PER_COMMIT samples; counted: by the kernel, else they are
+    those passed to `write`; features: bytes of a sample's float32 features.
+    """
 
     milliseconds: float
     backbone: float
@@ -71,7 +74,7 @@ class LearnCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """All of it. known: classes the state has; notes: what could not be measured, and why."""
+    """All measurements. known: classes in the state; notes: what could not be measured, and why."""
 
     state: str | None
     settings: Settings
@@ -99,11 +102,11 @@ class Profile:
 
 
 def profile(state: Path | None, settings: Settings, seconds: float = 20.0) -> Profile:
-    """Measure a state, which is not touched, or one that `settings` would make; seconds: for the latencies, in all.
+    """Measure a copy of a state, or the state that `settings` would make. seconds: for all latencies together.
 
     Raises StateError, BackboneError, BudgetError, BadInput.
     """
-    with workshop(state) as name:
+    with temporary_folder(state) as name:
         folder = Path(name)
         learner, known = twin(state, settings, folder / "state")
         try:
@@ -166,7 +169,7 @@ def _latencies(learner: Learner, folder: Path, result: Profile, seconds: float) 
 
 
 def _preprocessing(kind: str, shape: tuple[int, ...], folder: Path) -> Callable[[], object]:
-    """What happens to one sample before the backbone: a camera's JPEG decoded and fitted, a recording cut."""
+    """The work on one sample before the backbone: decode and fit a camera's JPEG, or cut a recording."""
     if kind == "image":
         from edgecl.images import read_image
 
@@ -182,7 +185,7 @@ def _preprocessing(kind: str, shape: tuple[int, ...], folder: Path) -> Callable[
 
 
 def _percentiles(action: Callable[[], object], seconds: float) -> tuple[float, float, float, int]:
-    """p50, p95, p99 in milliseconds and the number of runs, after some that warm up; without the garbage collector."""
+    """p50, p95, p99 in milliseconds and the number of runs, after warm-up, with the garbage collector off."""
     times: list[float] = []
     for _ in range(3):
         action()
@@ -190,7 +193,7 @@ def _percentiles(action: Callable[[], object], seconds: float) -> tuple[float, f
     gc.disable()
     try:
         end = time.perf_counter() + seconds
-        while len(times) < MOST and (len(times) < LEAST or time.perf_counter() < end):
+        while len(times) < MOST_RUNS and (len(times) < LEAST_RUNS or time.perf_counter() < end):
             started = time.perf_counter()
             action()
             times.append(1000 * (time.perf_counter() - started))
@@ -205,7 +208,7 @@ def _percentiles(action: Callable[[], object], seconds: float) -> tuple[float, f
 
 
 def _learning(learner: Learner) -> LearnCost:
-    """Learn classes into the copy. Raises BudgetError where none fits."""
+    """Learn classes into the copy. Raises BudgetError if none fits."""
     kind, shape = shape_of(learner)
     data = samples(kind, shape, EACH, 1000)
     learner.features(data[:2])
@@ -220,10 +223,10 @@ def _learning(learner: Learner) -> LearnCost:
     started = time.perf_counter()
     learner.features(data)
     alone = 1000 * (time.perf_counter() - started)
-    few = samples(kind, shape, COMMITS * SMALL, 2000)
+    few = samples(kind, shape, COMMITS * PER_COMMIT, 2000)
     written, asked = _io()
-    for start in range(0, len(few), SMALL):
-        learner.learn(few[start:start + SMALL], name)
+    for start in range(0, len(few), PER_COMMIT):
+        learner.learn(few[start:start + PER_COMMIT], name)
     written, asked = (after - then for after, then in zip(_io(), (written, asked)))
     foundation = learner.foundation
     assert foundation is not None
@@ -231,9 +234,9 @@ def _learning(learner: Learner) -> LearnCost:
 
 
 def _io() -> tuple[int, int]:
-    """Bytes that this process had the storage write, and that it handed over with `write`; 0 where no one counts."""
-    values: dict[str, int] = {}
-    with suppress(OSError, ValueError):
-        values = {name: int(value) for name, value in
-                  (line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())}
-    return values.get("write_bytes", 0), values.get("wchar", 0)
+    """Bytes that this process sent to storage, and bytes it passed to `write`; 0 if the kernel counts neither."""
+    try:
+        counters = psutil.Process().io_counters()
+    except (psutil.Error, AttributeError):  # without /proc/self/io there is no such method
+        return 0, 0
+    return counters.write_bytes, counters.write_chars

@@ -1,4 +1,4 @@
-"""A state to measure: a copy of a real one or a made-up one, and made-up samples for it."""
+"""A state to measure, copied from a real one or made up, and made-up samples for it."""
 from __future__ import annotations
 
 import os
@@ -16,21 +16,21 @@ from edgecl.settings import Settings
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.quota import RESERVE
 
-EACH = 20                   # samples of one class, as people teach it
+EACH = 20                   # samples per class, as people teach it
 TAUGHT = 5                  # classes that a fresh state is taught, to measure it
 CAMERA = 640, 480
-CHANNELS, NUMBERS = 6, 512  # of windows and of vectors, where nothing says
+CHANNELS, NUMBERS = 6, 512  # of windows and of vectors, if the settings do not say
 
 
-def workshop(state: Path | None) -> tempfile.TemporaryDirectory[str]:
-    """A folder on the same file system, where that may be written."""
+def temporary_folder(state: Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder beside the state, thus on its file system, if that may be written."""
     beside = Path.cwd() if state is None else state.absolute().parent
     return tempfile.TemporaryDirectory(prefix=".edgecl-profile-", dir=beside if os.access(beside, os.W_OK) else None)
 
 
 def twin(state: Path | None, settings: Settings, path: Path) -> tuple[Learner, int]:
-    """A learner on a copy of the state or on a new one, and the classes it knows; where that is less than two, it is
-    taught TAUGHT made-up ones."""
+    """A learner on a copy of the state, or on a new state, and how many classes it knows; with fewer than two, it is
+    taught made-up ones until there are TAUGHT."""
     if state is None:
         if settings.backbone == "auto":
             windows = bool(settings.rate and settings.window)
@@ -67,7 +67,7 @@ def free_name(learner: Learner) -> str:
 
 
 def shape_of(learner: Learner) -> tuple[str, tuple[int, ...]]:
-    """Kind and shape of a sample, also where nothing was taught yet."""
+    """Kind and shape of a sample, also before anything was learned."""
     foundation, settings = learner.foundation, learner.settings
     if foundation is not None:
         return foundation.kind, foundation.input_shape
@@ -93,7 +93,7 @@ def samples(kind: str, shape: tuple[int, ...], count: int, seed: int) -> np.ndar
 
 
 def write_photo(path: Path, seed: int) -> Path:
-    """A JPEG as a camera of CAMERA pixels writes it."""
+    """Write a JPEG of CAMERA pixels, as a camera would."""
     from PIL import Image
 
     Image.fromarray(samples("image", (CAMERA[1], CAMERA[0], 3), 1, seed)[0]).save(path, quality=90)
@@ -101,7 +101,7 @@ def write_photo(path: Path, seed: int) -> Path:
 
 
 def backbone_bytes(learner: Learner) -> bytes:
-    """The backbone file that serves."""
+    """The bytes of the backbone in use."""
     name = learner.store.newest.backbone
     assert name is not None
     return learner.store.blob_path(name).read_bytes()

@@ -1,6 +1,8 @@
-"""What the machine offers a learning round, read from the system: memory, cores, load, heat, supply and battery.
+"""What the machine offers a learning round: memory, cores, load, heat, power supply and battery.
 
-Nothing here raises for what the system says: a missing, unreadable or absurd value is just not offered.
+A missing, unreadable or absurd value is left out; nothing here raises because of one. Only available memory comes from
+psutil: its temperatures have no trip points, its battery is the first one, even a mouse's, its clock does not show a
+cap, and it reads /sys in place, not from a recorded tree.
 """
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from edgecl.errors import BadInput
 
 COLDEST, HOTTEST = -40.0, 126.0  # degrees C; what lies beyond, and exactly 0, is a sentinel: -274, -273.25, 127, 32767
 LOWEST_TRIP = 40.0               # ACPI tables hold trip points that a processor always exceeds
-CONSTANT = {"PMIC-Die"}          # no sensor: 100 C on every Jetson Nano, TX1 and TX2
-MEMORY = (("max", "current", "inactive_file"), ("high", "current", "inactive_file"),
-          ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"))
+NOT_SENSORS = {"PMIC-Die"}       # 100 C on every Jetson Nano, TX1 and TX2
+CGROUP_FILES = (("max", "current", "inactive_file"), ("high", "current", "inactive_file"),
+          ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"))  # limit, usage, reclaimable cache
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,13 @@ class Zone:
 
 @dataclass(frozen=True)
 class Readings:
-    """What a machine offers at one moment; None where it does not tell.
+    """What a machine offers at one moment; None for what it does not tell.
 
-    memory: bytes that can still be taken, also within this process's cgroup; cores: that this process may use, by its
-    affinity and CPU quota; processors: online in the machine; load: tasks that run or wait in it, mean of a minute;
-    frequency: percent of its maximum that the most capped core may run at; throttled: bits of a Raspberry Pi's
-    firmware, 0 to 3 say under-voltage, capped, throttled, soft temperature limit now; battery: percent, mean of
-    several; mains: whether it is fed from outside.
+    memory: bytes available, also within this process's cgroup; cores: usable by this process, by its affinity and CPU
+    quota; processors: online in the machine; load: tasks that run or wait in it, mean over a minute; frequency: the
+    most capped core's maximum clock, in percent of its hardware maximum; throttled: bits of a Raspberry Pi's firmware,
+    0 to 3 are under-voltage, capped, throttled, soft temperature limit, all now; battery: percent, mean of several;
+    mains: whether it has external power.
     """
 
     memory: int | None = None
@@ -58,16 +60,16 @@ class Readings:
 
     @classmethod
     def from_json(cls, text: str) -> Readings:
-        """Recorded readings. Raises BadInput for keys that `to_json` does not write."""
+        """Recorded readings. Raises BadInput for text that `to_json` did not write."""
         try:
             values = json.loads(text)
             return cls(**{**values, "zones": tuple(Zone(**zone) for zone in values.get("zones", ()))})
         except (ValueError, TypeError, AttributeError) as error:
-            raise BadInput(f"no readings: {error}", "give what Readings.to_json wrote") from error
+            raise BadInput(f"these are not readings: {error}", "give what Readings.to_json wrote") from error
 
 
 def system_memory() -> int | None:
-    """Bytes that the whole machine can still give without swapping."""
+    """Bytes available in the whole machine without swapping."""
     try:
         import psutil
         return int(psutil.virtual_memory().available)
@@ -76,7 +78,7 @@ def system_memory() -> int | None:
 
 
 def ask_firmware() -> str:
-    """What `vcgencmd get_throttled` prints; empty where there is no such command, or no answer in two seconds."""
+    """What `vcgencmd get_throttled` prints; empty if there is no such command, or no answer within two seconds."""
     command = shutil.which("vcgencmd")
     try:
         return subprocess.run([command, "get_throttled"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -87,10 +89,10 @@ def ask_firmware() -> str:
 
 def read(root: Path = Path("/"), vcgencmd: Callable[[], str] = ask_firmware,
          memory: Callable[[], int | None] = system_memory) -> Readings:
-    """The readings of now. root: the folder that holds proc and sys; vcgencmd, memory: see the two defaults."""
+    """The current readings. root: the folder that holds proc and sys; vcgencmd, memory: see the two defaults."""
     online = _cpus(_text(root / "sys/devices/system/cpu/online"))
     allowed = _cpus(_found(r"^Cpus_allowed_list:\s*(\S+)$", _text(root / "proc/self/status")))
-    usable = len(online & allowed or online or allowed)  # a list can name processors that are not there
+    usable = len(online & allowed or online or allowed)  # the allowed ones may not all exist
     load = _found(r"^([0-9]{1,6}\.[0-9]{1,4}) ", _text(root / "proc/loadavg"))
     clocks = [(_number(folder / "scaling_max_freq") or 0, _number(folder / "cpuinfo_max_freq") or 0)
               for folder in _inside(root / "sys/devices/system/cpu", "cpu[0-9]*/cpufreq")]
@@ -133,7 +135,7 @@ def _cpus(text: str) -> set[int]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the cgroups that may limit this process, of version 1 and 2, its own and all above."""
+    """Folders of the cgroups that may limit this process, versions 1 and 2: its own and all its ancestors."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         mounts = ["", "unified"] if not controllers else [controller] if controller in controllers.split(",") else []
@@ -144,7 +146,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 def _group_memory(root: Path) -> Iterator[int]:
     for folder in _groups(root, "memory"):
-        for limit, usage, cache in MEMORY:
+        for limit, usage, cache in CGROUP_FILES:
             most = _number(folder / f"memory.{limit}")
             if most is not None and most < 2**60:  # version 1 writes no limit as 2**63 - 4096
                 cached = int(_found(f"^{cache} ([0-9]{{1,18}})$", _text(folder / "memory.stat")) or 0)
@@ -152,7 +154,7 @@ def _group_memory(root: Path) -> Iterator[int]:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores' worth of time that each cgroup grants."""
+    """Cores of CPU time that each cgroup allows."""
     for folder in _groups(root, "cpu"):
         old = f"{_text(folder / 'cpu.cfs_quota_us')} {_text(folder / 'cpu.cfs_period_us')}"
         match = re.fullmatch("([1-9][0-9]{0,14}) ([1-9][0-9]{0,14})", _text(folder / "cpu.max") or old)
@@ -170,7 +172,7 @@ def _zones(root: Path) -> Iterator[Zone]:
         name, degrees = _text(folder / "type") or folder.name, _degrees(folder / "temp")
         trips = [_degrees(path.with_name(path.name.replace("_type", "_temp"))) or 0
                  for path in _inside(folder, "trip_point_*_type") if _text(path) in ("passive", "critical")]
-        if degrees is not None and name not in CONSTANT:
+        if degrees is not None and name not in NOT_SENSORS:
             yield Zone(name, degrees, min((trip for trip in trips if trip >= LOWEST_TRIP), default=None))
 
 
@@ -183,7 +185,7 @@ def _throttled(root: Path, vcgencmd: Callable[[], str]) -> int | None:
 
 
 def _supply(root: Path) -> tuple[float | None, bool | None]:
-    """Percent in the batteries, and whether the machine is fed from outside."""
+    """Mean charge of the batteries in percent, and whether the machine has external power."""
     charges, states, online = list[int](), set[str](), list[bool]()
     for folder in _inside(root / "sys/class/power_supply", "*"):
         kind, charge, plugged = _text(folder / "type"), _number(folder / "capacity"), _number(folder / "online")
@@ -194,6 +196,6 @@ def _supply(root: Path) -> tuple[float | None, bool | None]:
         elif own and kind.startswith(("Mains", "Wireless", "USB")):
             online += [plugged > 0] if plugged is not None else []
     battery = sum(charges) / len(charges) if charges else None
-    if states & {"Charging", "Discharging"}:  # the battery knows better: chargers can be too weak, or not listed
+    if states & {"Charging", "Discharging"}:  # more reliable than `online`: a charger can be too weak, or not listed
         return battery, "Discharging" not in states
     return battery, any(online) if online else True if states & {"Full", "Not charging"} else None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgecl.exemplars.codecs import InputCodec
+    from edgecl.exemplars.input_codecs import InputCodec
     from edgecl.heads.head import Head
     from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository

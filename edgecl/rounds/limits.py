@@ -1,22 +1,15 @@
-"""What a learning round may take, and whether one may run now: no clock and no files, any machine can be replayed."""
+"""What a learning round may take, and whether one may run now: pure functions of readings, so that any machine can be
+replayed."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from math import inf
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from edgecl.errors import BadInput
+from edgecl.files.tables import Rule, check
 from edgecl.rounds.board import Readings, Zone
-from edgecl.settings import TYPES, format_size, parse_seconds, parse_size
-
-RANGES: dict[str, tuple[float, float, str]] = {
-    "memory": (1, inf, "a size such as 400MB"), "reserve": (0, inf, "a size such as 100MB, or 0"),
-    "time": (1e-3, 1e9, "a time such as 60s"), "threads": (1, 1024, "1 or more"),
-    "heat": (1, 125, "degrees C, 1 to 125"), "heat_margin": (0, 50, "degrees C, 0 to 50"),
-    "battery": (0, 100, "percent, 0 to 100"), "frequency": (0, 100, "percent, 0 to 100"),
-    "load": (0.01, 100, "tasks a processor, such as 0.7")}
-PARSERS: dict[str, Callable[[str], Any]] = {"memory": parse_size, "reserve": parse_size, "time": parse_seconds}
+from edgecl.settings import format_size, parse_seconds, parse_size
 
 # A running round is stopped only this far past the bound under which it may start, so that it does not flap.
 HOTTER, EMPTIER, SLOWER, BUSIER, LONGER = 5.0, 5.0, 10.0, 0.3, 1.25  # degrees, percent, percent, tasks, times
@@ -52,36 +45,25 @@ class Limits:
     load: tasks for each processor, 0.7: above it a round would take time from those that run.
     """
 
-    memory: int | None = None
-    reserve: int = 100 * 10**6
-    time: float | None = 600.0
-    threads: int = 1
-    heat: float = 75.0
-    heat_margin: float = 5.0
-    battery: float = 30.0
-    frequency: float = 60.0
-    load: float = 0.7
+    memory: Annotated[int | None, Rule(low=1, read=parse_size, cure="a size such as 400MB")] = None
+    reserve: Annotated[int, Rule(low=0, read=parse_size, cure="a size such as 100MB, or 0")] = 100 * 10**6
+    time: Annotated[float | None, Rule(low=1e-3, high=1e9, read=parse_seconds, cure="a time such as 60s")] = 600.0
+    threads: Annotated[int, Rule(low=1, high=1024, cure="1 or more")] = 1
+    heat: Annotated[float, Rule(low=1, high=125, cure="degrees C, 1 to 125")] = 75.0
+    heat_margin: Annotated[float, Rule(low=0, high=50, cure="degrees C, 0 to 50")] = 5.0
+    battery: Annotated[float, Rule(low=0, high=100, cure="percent, 0 to 100")] = 30.0
+    frequency: Annotated[float, Rule(low=0, high=100, cure="percent, 0 to 100")] = 60.0
+    load: Annotated[float, Rule(low=0.01, high=100, cure="tasks per processor, such as 0.7")] = 0.7
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            wanted, *rest = str(field.type).split(" | ")
-            value, (low, high, cure) = getattr(self, field.name), RANGES[field.name]
-            number = isinstance(value, TYPES[wanted]) and not isinstance(value, bool)
-            if not (number and low <= value <= high) and not (value is None and rest):
-                raise BadInput(f"{field.name} is {value!r}", f"give {cure}")
-
-    @classmethod
-    def from_table(cls, values: dict[str, Any]) -> Limits:
-        """Limits of a flat .toml table: `memory = "400MB"`, `time = "60s"`, `heat = 70`. Raises BadInput."""
-        unknown = sorted(set(values) - set(RANGES))
-        if unknown:
-            raise BadInput(f"unknown limits: {', '.join(unknown)}", f"known ones are {', '.join(sorted(RANGES))}")
-        return cls(**{name: PARSERS[name](value) if name in PARSERS and isinstance(value, str) else value
-                      for name, value in values.items()})
+        check(self)
 
     def below(self, zone: Zone) -> float:
         """Degrees C that a zone must be below for a round to start."""
         return min(self.heat, inf if zone.trip is None else zone.trip - self.heat_margin)
+
+
+LIMIT_NAMES = frozenset(field.name for field in fields(Limits))
 
 
 class Reason(NamedTuple):

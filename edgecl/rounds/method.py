@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.errors import BadInput
+from edgecl.files.tables import Rule
 from edgecl.settings import read_toml
 
 FOLDER = Path(__file__).parents[1] / "methods"
@@ -31,7 +32,7 @@ EXEMPLARS, STATISTICS, LOGITS, AFFINE, SUBNETWORKS = (
     frozenset({name}) for name in ("exemplars", "statistics", "logits", "affine outputs", "sub-networks"))
 PARTS: dict[str, dict[str, PartSpec]] = {
     "memory": {
-        "none": PartSpec("memory.exemplars.Nothing"),
+        "none": PartSpec("memory.base.Memory"),
         "reservoir": PartSpec("memory.exemplars.Reservoir", gives=EXEMPLARS),
         "herding": PartSpec("memory.exemplars.Herding", gives=EXEMPLARS),
         "everything": PartSpec("memory.exemplars.Everything", gives=EXEMPLARS),
@@ -40,7 +41,7 @@ PARTS: dict[str, dict[str, PartSpec]] = {
                          gives=EXEMPLARS | LOGITS),
         "by-gradient": PartSpec("memory.replay.ByGradient", gives=EXEMPLARS),
         "episodes": PartSpec("memory.episodes.Episodes", {"each": int}, gives=EXEMPLARS),
-        "statistics": PartSpec("memory.exemplars.Statistics",
+        "statistics": PartSpec("memory.statistics.Statistics",
                                {"layer": ("map", "features"), "power": float, "projection": int}, gives=STATISTICS),
         "gaussians": PartSpec("memory.gaussians.Gaussians", {"rank": int, "pace": float,
                                                   "moves": ("map", "means", "best", "none")}),
@@ -54,12 +55,12 @@ PARTS: dict[str, dict[str, PartSpec]] = {
         "class-share": PartSpec("constraints.distillation.ClassShare", {"temperature": float}),
         "by-round": PartSpec("constraints.distillation.ByRound", {"temperature": float}),
         "logit-replay": PartSpec("constraints.distillation.LogitReplay", {"strength": float}, needs=LOGITS),
-        "less-forget": PartSpec("constraints.distillation.LessForget", {"lambda_base": float}),
-        "margin-ranking": PartSpec("constraints.distillation.MarginRanking", {"margin": float, "hardest": int}),
-        "fixed-classes": PartSpec("constraints.distillation.FixedClasses"),
-        "positive-weights": PartSpec("constraints.distillation.PositiveWeights"),
-        "pooled-outputs": PartSpec("constraints.distillation.PooledOutputs", {"spatial": float, "flat": float}),
-        "gradient-noise": PartSpec("constraints.distillation.GradientNoise", {"eta": float, "fading": float}),
+        "less-forget": PartSpec("constraints.feature_distillation.LessForget", {"lambda_base": float}),
+        "margin-ranking": PartSpec("constraints.head_rules.MarginRanking", {"margin": float, "hardest": int}),
+        "fixed-classes": PartSpec("constraints.head_rules.FixedClasses"),
+        "positive-weights": PartSpec("constraints.head_rules.PositiveWeights"),
+        "pooled-outputs": PartSpec("constraints.feature_distillation.PooledOutputs", {"spatial": float, "flat": float}),
+        "gradient-noise": PartSpec("constraints.gradient_noise.GradientNoise", {"eta": float, "fading": float}),
         "l2": PartSpec("constraints.importances.Quadratic", {"importance": float}),
         "fisher": PartSpec("constraints.importances.Fisher", {"importance": float, "gamma": float, "samples": int,
                                               "labels": ("exact", "drawn"), "form": ("online", "offline")}),
@@ -107,7 +108,8 @@ DEFAULTS = {"memory": "none", "constraint": (), "plasticity": (), "task_rule": "
             "head": "softmax"}
 TRAINING: dict[str, Any] = {"rate": 0.0, "momentum": 0.0, "decay": 0.0, "milestones": (), "factor": 1.0,
                             "clip": 0.0}
-KEYS = {"paper", "differs", "tuned", *PARTS, *TRAINING}
+TEXTS = {"paper": (Rule(), ""), "differs": (Rule(), ""), "tuned": (Rule(choices=TUNED), "all")}
+KEYS = {*TEXTS, *PARTS, *TRAINING}
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def method_names() -> list[str]:
 def read_method(method: str | Path) -> Method:
     """The method of that name, or of a .toml file.
 
-    Raises BadInput for a method, key, part or number that is not known, and for a composition that can't work.
+    Raises BadInput for an unknown method, key, part or number, and for a composition that can't work.
     """
     path = Path(method) if str(method).endswith(".toml") else FOLDER / f"{method}.toml"
     if not path.is_file():
@@ -154,10 +156,11 @@ def read_method(method: str | Path) -> Method:
     named = {name for rows in PARTS.values() for row in rows.values() for name in row.numbers}
     values = read_toml(path, KEYS | named)
     parts = {kind: _chosen(path, kind, values.get(kind, default)) for kind, default in DEFAULTS.items()}
-    tuned = values.get("tuned", "all")
+    paper, differs, tuned = (rule.take(values.get(name, default), f"{path.name}: {name}")
+                             for name, (rule, default) in TEXTS.items())
     training = {key: values.get(key, default) for key, default in TRAINING.items()}
     numbers = {key: value for key, value in values.items() if key in named}
-    found = Method(path.stem, values.get("paper", ""), values.get("differs", ""), tuned, parts, numbers, training)
+    found = Method(path.stem, paper, differs, tuned, parts, numbers, training)
     _check_numbers(path, found)
     _check_works(path, found)
     return found
@@ -168,7 +171,7 @@ def _chosen(path: Path, kind: str, given: Any) -> tuple[str, ...]:
     several = isinstance(DEFAULTS[kind], tuple)
     unknown = [str(name) for name in names if name not in PARTS[kind]]
     if unknown or (len(names) != 1 and not several) or len(set(names)) < len(names):
-        raise BadInput(f"{path.name}: {kind} = {given!r}",
+        raise BadInput(f"{path.name}: {kind} is {given!r}",
                        f"give {'a list of' if several else 'one of'} {', '.join(PARTS[kind]) or 'nothing yet'}")
     return names
 
@@ -182,29 +185,25 @@ def _check_numbers(path: Path, method: Method) -> None:
             f"its parts take {', '.join(wanted) or 'no numbers'}")
     takers: dict[str, list[str]] = {}
     for name, kind in wanted.items():
-        _check_type(path, name, method.numbers[name], kind)
+        _rule(kind).take(method.numbers[name], f"{path.name}: {name}")
         takers[name] = [part for kind_of_part, parts in method.parts.items() for part in parts
                         if name in PARTS[kind_of_part][part].numbers]
     if shared := [name for name, parts in takers.items() if len(parts) > 1]:
-        raise BadInput(f"{path.name}: {shared[0]} would be of both {' and '.join(takers[shared[0]])}",
-                       "give a method one of them")
+        raise BadInput(f"{path.name}: {shared[0]} is a number of both {' and '.join(takers[shared[0]])}",
+                       "give a method only one of them")
     for name, value in method.training.items():
         for number in value if name == "milestones" and isinstance(value, list | tuple) else [value]:
-            _check_type(path, name, number, float)
+            _rule(float).take(number, f"{path.name}: {name}")
     if not method.paper:
-        raise BadInput(f"{path.name} names no paper", 'add a line such as paper = "Rebuffi et al. 2017"')
+        raise BadInput(f"{path.name} has no paper", 'add a line such as paper = "Rebuffi et al. 2017"')
 
 
-def _check_type(path: Path, name: str, value: Any, kind: type | tuple[str, ...]) -> None:
+def _rule(kind: type | tuple[str, ...]) -> Rule:
+    """What a number of a part may be."""
     if isinstance(kind, tuple):
-        fits, wanted = value in kind, " or ".join(kind)
-    elif kind is bool:
-        fits, wanted = isinstance(value, bool), "true or false"
-    else:
-        numeric = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-        fits, wanted = numeric and 0 <= value < 1e12, "a number of 0 or more" if kind is float else "a count"
-    if not fits:
-        raise BadInput(f"{path.name}: {name} = {value!r}", f"give {wanted}")
+        return Rule(choices=kind)
+    return Rule(bool) if kind is bool else Rule(
+        kind, 0, 1e12, cure="a number of 0 or more" if kind is float else "a count")
 
 
 def _check_works(path: Path, method: Method) -> None:
@@ -214,36 +213,41 @@ def _check_works(path: Path, method: Method) -> None:
             makers = {maker: [name for name, part in rows.items() if lacks & part.gives]
                       for maker, rows in PARTS.items()}
             maker = next(maker for maker, names in makers.items() if names)
-            raise BadInput(f"{path.name}: its {kind} needs {', '.join(sorted(lacks))}, and its {maker} gives none",
+            raise BadInput(f"{path.name}: its {kind} needs {', '.join(sorted(lacks))}, which {maker} = "
+                           f"{_written(method.parts[maker])} does not provide",
                            f"give {maker} = {' or '.join(makers[maker])}")
     if method.plastic:
         _check_plastic(path, method)
-    if method.tuned not in TUNED:
-        raise BadInput(f"{path.name}: tuned = {method.tuned!r}", f"give one of {', '.join(TUNED)}")
     if method.tuned == "all" and "statistics" in given:
-        raise BadInput(f"{path.name}: statistics of a network that goes on changing would be stale",
+        raise BadInput(f"{path.name}: statistics of a network that keeps changing would be stale",
                        'give tuned = "first" or "none"')
     if method.tuned != "all" and not {"closed-form", "exemplar-means", "gate"}.intersection(method.parts["balance"]):
-        raise BadInput(f"{path.name}: nothing learns where the network is not tuned",
+        raise BadInput(f"{path.name}: nothing learns if the network is not tuned",
                        'give tuned = "all", or balance = "closed-form"')
     if method.tuned != "none" and not method.training["rate"] > 0:
-        raise BadInput(f"{path.name}: a network is tuned and there is no rate", "give rate, the step size of SGD")
+        raise BadInput(f"{path.name}: it tunes a network and has no rate", "give rate, the step size of SGD")
     if method.training["milestones"] and not method.training["factor"] >= 1:
-        raise BadInput(f"{path.name}: factor = {method.training['factor']}", "give what divides the rate, 1 or more")
+        raise BadInput(f"{path.name}: factor is {method.training['factor']}",
+                       "give what the rate is divided by, 1 or more")
+
+
+def _written(names: tuple[str, ...]) -> str:
+    """Parts as a .toml file has them."""
+    return names[0] if len(names) == 1 else f"[{', '.join(names)}]"
 
 
 def _check_plastic(path: Path, method: Method) -> None:
     """What was learned in a sub-network stays as it is: nothing else may touch its weights, or need old outputs."""
     if len(method.parts["plasticity"]) > 1:
-        raise BadInput(f"{path.name}: plasticity = {list(method.parts['plasticity'])}", "give one of them")
+        raise BadInput(f"{path.name}: plasticity is {list(method.parts['plasticity'])}", "give one of them")
     if method.parts["task_rule"] == ("none",):
         rules = [rule for rule in PARTS["task_rule"] if rule != "none"]
-        raise BadInput(f"{path.name}: its sub-networks are one a task, and nothing tells which is to answer",
+        raise BadInput(f"{path.name}: it has one sub-network per task, and no rule picks the one that answers",
                        f"give task_rule = {' or '.join(rules)}")
     others = [kind for kind in ("memory", "constraint", "balance") if method.parts[kind] not in ((), ("none",))]
     if others:
         raise BadInput(f"{path.name}: plasticity beside {', '.join(others)}, though frozen sub-networks forget nothing",
                        f"leave out {', '.join(others)}")
     if method.tuned != "all" or method.training["decay"]:
-        raise BadInput(f"{path.name}: tuned = {method.tuned!r}, decay = {method.training['decay']} with plasticity",
-                       'give tuned = "all" and no decay: it would move weights that are frozen')
+        raise BadInput(f"{path.name}: tuned is {method.tuned!r} and decay {method.training['decay']} with plasticity",
+                       'give tuned = "all" and no decay, which would move frozen weights')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.errors import BadInput, BudgetError, StateError
-from edgecl.exemplars.pseudo_samples import CODED
+from edgecl.exemplars.pseudo_samples import PSEUDO_CODED
 from edgecl.heads.head import Head
 from edgecl.results import RoundResult
 from edgecl.rounds import gate, worker
@@ -142,7 +142,7 @@ def _method(repository: Repository, request: RoundRequest) -> str:
 def _rows(stored: list[StoredSample], inputs: bool) -> list[StoredSample]:
     """The samples that a round can use. Raises StateError where those are too few."""
     rows = [row for row in stored if row.id is not None and (row.input or not inputs)]
-    if any(row.coded not in ("", CODED) for row in rows):
+    if any(row.coded not in ("", PSEUDO_CODED) for row in rows):
         raise StateError("the exemplars of this state are product codes, which no round can learn from",
                          "create a state with --codec jpeg (photos), delta16 (windows) or int8-feature")
     labels = [row.label for row in rows]

@@ -1,1 +1,1 @@
-"""The daemon: sources in, answers out, teaching and rounds beside them. It never imports torch."""
+"""The daemon: sources in, answers out, learning and rounds beside them. Never imports torch."""

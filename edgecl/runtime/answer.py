@@ -1,15 +1,14 @@
-"""What a source was answered last."""
+"""The last answer about a source."""
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from edgecl.results import Prediction
+
 
 class Answer(NamedTuple):
-    """The last answer about a source. stable: the label that came several times in a row; at: monotonic seconds."""
+    """A prediction, the stable label when it was made (None: none yet, or unknown), and monotonic seconds."""
 
-    label: str
-    confidence: float
-    unknown: bool
-    milliseconds: float
+    prediction: Prediction
     stable: str | None
     at: float

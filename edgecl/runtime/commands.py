@@ -1,4 +1,4 @@
-"""What may be asked over the control socket: names, the types of their values, and whether they change something."""
+"""The commands of the control socket: their names, the types of their values, and whether they change something."""
 from __future__ import annotations
 
 import math
@@ -11,48 +11,45 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
+from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import Refused
 from edgecl.samples import Sample
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service
 
-TEXT, NUMBER, WHOLE, LIST = (str,), (int, float), (int,), (list,)
-CHUNK = 16            # samples that are read at a time
-MOST = 2 ** 32        # bytes of samples in one request
-LARGEST = 2 ** 26     # bytes of one sample
+EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
+TEXT, NUMBER, WHOLE, LIST = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT), Rule(list)
+CHUNK_SAMPLES = 16                       # read at a time
+MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
 
 
 @dataclass(frozen=True)
-class Order:
-    """A command. call: what it does, with the service, its values and the descriptor of its samples; writes: changes
-    the state, so that not everybody may; waits: takes long, so that another thread does it; samples: needs some."""
+class Command:
+    """A command. call: takes the service, the values and the descriptor of the samples; needs, takes: types of required
+    and optional values; writes: changes the state, so that not everybody may; waits: takes long; samples: needs
+    some."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
-    needs: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
-    takes: Mapping[str, tuple[type, ...]] = field(default_factory=dict)
+    needs: Mapping[str, Rule] = field(default_factory=dict)
+    takes: Mapping[str, Rule] = field(default_factory=dict)
     writes: bool = False
     waits: bool = False
     samples: bool = False
 
     def check(self, values: dict[str, Any], file: int | None) -> None:
-        """Raises Refused for values that it does not take."""
-        every = {**self.needs, **self.takes}
-        for name, value in values.items():
-            if name not in every:
-                raise Refused("bad-request", f"it takes no {name!r}", f"it takes {', '.join(every) or 'nothing'}")
-            fits = isinstance(value, every[name]) and not isinstance(value, bool)
-            if not fits or (isinstance(value, float) and not math.isfinite(value)) or (
-                    isinstance(value, int) and abs(value) > 2 ** 53):
-                raise Refused("bad-request", f"{name} is {str(value)[:40]!r}", f"give a {every[name][-1].__name__}")
-        missing = [name for name in self.needs if name not in values]
-        if missing or (file is None and self.samples):
-            raise Refused("bad-request", f"it needs {', '.join(missing) or 'samples beside the line'}", "give that too")
+        """Raises Refused for values that it does not take, and if it lacks values or samples."""
+        try:
+            read({**self.needs, **self.takes}, values, "the request", self.needs)
+        except BadInput as error:
+            raise Refused("bad-request", error.what, error.cure) from None
+        if file is None and self.samples:
+            raise Refused("bad-request", "the request has no samples", "send a descriptor of them beside the line")
 
 
 def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
-    """The samples of an .npy file [n, ...], read as they are asked for. groups: [[name, samples]] of recordings. Raises
-    BadInput."""
+    """The samples of an .npy file [n, ...], read one chunk at a time. groups: [[name, samples]] of recordings. Raises
+    BadInput, Refused."""
     with os.fdopen(os.dup(file), "rb") as stream:
         try:
             stream.seek(0)
@@ -60,16 +57,19 @@ def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
                 raise ValueError("not of version 1.0")
             shape, fortran, dtype = npy.read_array_header_1_0(stream)
         except (ValueError, OSError) as error:
-            raise BadInput(f"the samples are no .npy ({str(error)[:80]})", "send them as edgecl does") from None
+            raise BadInput(f"the samples are not an .npy file ({str(error)[:80]})",
+                           "send an .npy file of version 1.0") from None
         each = math.prod(shape[1:]) * dtype.itemsize
-        if dtype.kind not in "fiu" or fortran or len(shape) < 2 or not 0 < each <= LARGEST or shape[0] * each > MOST:
+        if dtype.kind not in "fiu" or fortran or len(shape) < 2 or not (
+                0 < each <= MOST_SAMPLE and shape[0] * each <= MOST_BYTES):
             raise BadInput(f"samples of dtype {dtype} and shape {list(shape)}", "send uint8 photos or float32 windows")
         names = _names(groups, shape[0])
-        for start in range(0, shape[0], CHUNK):
-            count = min(CHUNK, shape[0] - start)
+        for start in range(0, shape[0], CHUNK_SAMPLES):
+            count = min(CHUNK_SAMPLES, shape[0] - start)
             data = stream.read(count * each)
             if len(data) < count * each:
-                raise BadInput(f"{shape[0]} samples were promised and {start} came", "send all of them")
+                raise BadInput(f"{start + len(data) // each} samples came, the header says {shape[0]}",
+                               "send all of them")
             for place, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:])):
                 yield Sample(sample, group=names[start + place] if names else "")
 
@@ -100,18 +100,18 @@ def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
     return lambda service, values, file: getattr(service, name)(**values)
 
 
-WISH = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE, "epochs": WHOLE, "threads": WHOLE,
-        "max_regression": NUMBER}
-ORDERS = {
-    **{name: Order(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
+ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE, "epochs": WHOLE, "threads": WHOLE,
+                "max_regression": NUMBER}
+COMMANDS = {
+    **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
-    "predict": Order(_predict, waits=True, samples=True),
-    "learn": Order(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),
-    "learn_last": Order(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER}, {"source": TEXT}, writes=True,
+    "predict": Command(_predict, waits=True, samples=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),
+    "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER}, {"source": TEXT}, writes=True,
                         waits=True),
-    "forget": Order(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
-    "rollback": Order(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
-    "start_round": Order(_plain("start_round"), {}, WISH, writes=True, waits=True),
-    "review_name": Order(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),
-    "review_drop": Order(_plain("review_drop"), {"number": WHOLE}, writes=True),
+    "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+    "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
+    "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True),
+    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),
+    "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True),
 }

@@ -1,264 +1,167 @@
-"""The control socket: who may ask, how long a line may be, how long one may take; one thread, and a few that wait."""
+"""The control socket: a thread per client, who may change something, and how much runs at once."""
 from __future__ import annotations
 
 import logging
 import os
 import pwd
-import selectors
 import socket
 import threading
 import time
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, EdgeclError, StateError
 from edgecl.runtime import control_clients
-from edgecl.runtime.commands import ORDERS
-from edgecl.runtime.control_clients import CLIENTS, Peer, bound, closed
-from edgecl.runtime.protocol import ANSWER, LINE, Refused, encode, parse, refusal
+from edgecl.runtime.commands import COMMANDS
+from edgecl.runtime.control_clients import MOST_CLIENTS, bound, closed, requests
+from edgecl.runtime.protocol import MOST_ANSWER, Refused, encode, parse, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from edgecl.runtime.service import Service
 
-IDLE = 60.0          # seconds of a client that asks nothing,
-SLOW = 10.0          # ... that has begun a line and does not end it, or does not read its answer
-WAITERS = 4          # threads for commands that take long
-FILES = 4            # descriptors beside one read; all but the first are closed
+IDLE_SECONDS = 60.0          # of a client between two requests
+SLOW_SECONDS = 10.0          # from the first to the last byte of a request, and of an answer
+MOST_LONG_COMMANDS = 4       # at once; of the others one at a time, so that clients can't slow the loop down
+PACE_SECONDS = 0.0005        # of quiet before each request while there are several clients: the loop needs the GIL
+LAST_ANSWERS_SECONDS = 0.2   # at the end, for commands at work; as long again until their threads have ended
+RETRY_SECONDS = 0.1          # after a client that could not be accepted, for want of descriptors or threads
 
 log = logging.getLogger("edgecl")
 
 
 class Control:
-    """Listens for a service. allowed: user ids that may change something."""
+    """Listens for a service. users: names of those who may change something, beside root and the daemon's own user;
+    idle, slow: seconds, see IDLE_SECONDS, SLOW_SECONDS."""
 
-    def __init__(self, path: Path, service: Service, users: Iterable[str] = (), idle: float = IDLE,
-                 slow: float = SLOW) -> None:
-        """Raises StateError where another daemon listens there, BadInput for a user that there is not."""
+    def __init__(self, path: Path, service: Service, users: Iterable[str] = (), idle: float = IDLE_SECONDS,
+                 slow: float = SLOW_SECONDS) -> None:
+        """Raises StateError if another daemon listens there, BadInput for an unknown user."""
         self._path, self._service, self._idle, self._slow = path, service, idle, slow
         self.allow(users)
-        self._peers: dict[int, Peer] = {}
-        self._done: deque[tuple[Peer, bytes]] = deque()
-        self._stopping = False
-        self._socket = bound(path)
-        self._waker, self._woken = socket.socketpair()
-        self._selector = selectors.DefaultSelector()
-        for listener in (self._socket, self._woken):
-            listener.setblocking(False)
-            self._selector.register(listener, selectors.EVENT_READ)
-        self._waker.setblocking(False)
-        self._pool = ThreadPoolExecutor(WAITERS, "control")
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._lock, self._stopping = threading.Lock(), False
+        self._short, self._long = threading.Lock(), threading.Semaphore(MOST_LONG_COMMANDS)
+        self._listener = bound(path)
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
 
     def allow(self, users: Iterable[str]) -> None:
-        """Who may change something from now on, beside root and the daemon's own user. Raises BadInput."""
+        """Who may change something from now on. Raises BadInput for an unknown user."""
         try:
             self._allowed = {0, os.geteuid(), *(pwd.getpwnam(name).pw_uid for name in users)}
         except KeyError as error:
             raise BadInput(f"control_users: {error.args[0]}", "name users of this machine") from None
 
     def start(self) -> None:
-        """Answer from now on."""
-        started = threading.Barrier(WAITERS + 1)
-        for _ in range(WAITERS):  # all of them now: their number does not change later
-            self._pool.submit(started.wait)
-        started.wait()
+        """Accept clients from now on."""
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Answer no more; what is worked on gets a moment to be answered."""
+        """Accept no more; commands at work get a moment to be answered, then all clients are disconnected."""
         self._stopping = True
-        self._wake()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._listener.close()
+        for how in (socket.SHUT_RD, socket.SHUT_RDWR):
+            until = time.monotonic() + LAST_ANSWERS_SECONDS
+            with self._lock:
+                left = dict(self._clients)
+            for client in left:
+                with suppress(OSError):
+                    client.shutdown(how)
+            for thread in left.values():
+                thread.join(max(until - time.monotonic(), 0.0))
         with suppress(OSError):
             self._path.unlink()
 
-    def _wake(self) -> None:
-        with suppress(OSError):
-            self._waker.send(b".")
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping:
-                for key, _ in self._selector.select(1.0):
-                    if key.fileobj is self._socket:
-                        self._welcome()
-                    elif key.fileobj is self._woken:
-                        with suppress(BlockingIOError):
-                            self._woken.recv(4096)
-                    elif (peer := self._peers.get(key.fd)) is not None:
-                        try:
-                            self._serve(peer, key.events)
-                        except OSError:
-                            self._part(peer)
-                while self._done:
-                    peer, answer = self._done.popleft()
-                    peer.busy = False
-                    if peer.socket.fileno() in self._peers:
-                        self._say(peer, answer)
-                        self._go_on(peer)
-                self._give_up()
-        except Exception:  # the outermost loop of this thread
-            log.exception("the control socket has failed")
-        finally:
-            deadline = time.monotonic() + 0.3
-            while any(peer.busy for peer in self._peers.values()) and time.monotonic() < deadline:
-                while self._done:
-                    peer, answer = self._done.popleft()
-                    peer.busy = False
-                    with suppress(OSError):
-                        peer.socket.send(answer)
-                time.sleep(0.01)
-            for peer in [*self._peers.values()]:
-                self._part(peer)
-            self._selector.close()
-            for each in (self._socket, self._waker, self._woken):
-                each.close()
-
-    def _welcome(self) -> None:
-        try:
-            made, _ = self._socket.accept()
-        except OSError:
-            return
-        made.setblocking(False)
-        uid = control_clients.user_of(made)
-        if len(self._peers) >= CLIENTS:
-            with suppress(OSError):
-                made.send(refusal(Refused("busy", f"{CLIENTS} clients are connected", "try again in a moment")))
-            made.close()
-            return
-        self._peers[made.fileno()] = Peer(made, uid, time.monotonic() + self._idle)
-        self._selector.register(made, selectors.EVENT_READ)
-
-    def _serve(self, peer: Peer, events: int) -> None:
-        """Read or write what can be."""
-        if peer.answer:
-            sent = peer.socket.send(peer.answer)
-            del peer.answer[:sent]
-            self._go_on(peer)
-            return
-        data, files, _, _ = socket.recv_fds(peer.socket, LINE, FILES)
-        for number, file in enumerate(files):
-            if number or peer.file is not None:
-                os.close(file)
-            else:
-                peer.file = file
-        if not data:
-            self._part(peer)
-            return
-        if not peer.heard:
-            peer.until = time.monotonic() + self._slow
-        peer.heard += data
-        self._go_on(peer)
-
-    def _go_on(self, peer: Peer) -> None:
-        """Take up the requests that have come, then wait for the right thing of a client: that it reads its answer,
-        that its command is done, or the next one."""
-        while not (peer.busy or peer.answer or peer.last) and self._next_line(peer):
-            pass
-        if peer.last and not peer.answer:
-            self._part(peer)
-        elif peer.socket.fileno() in self._peers:
-            self._listen(peer, selectors.EVENT_WRITE if peer.answer else 0 if peer.busy else selectors.EVENT_READ)
-
-    def _next_line(self, peer: Peer) -> bool:
-        """Take up one request; whether there was a whole one."""
-        end = peer.heard.find(b"\n")
-        if max(end, len(peer.heard) if end < 0 else 0) >= LINE:
-            peer.last = True
-            self._say(peer, refusal(Refused("too-long", f"a request is longer than {LINE} bytes",
-                                            "send samples as a descriptor beside the line")))
-            return True
-        if end < 0:
-            return False
-        line = bytes(peer.heard[:end])
-        del peer.heard[:end + 1]
-        file, peer.file = peer.file, None
-        try:
-            request = parse(line)
-            name = request.pop("command")
-            order = ORDERS.get(name)
-            if order is None:
-                raise Refused("unknown-command", f"no command is called {name[:40]!r}",
-                              f"known are {', '.join(ORDERS)}")
-            if order.writes and peer.uid not in self._allowed:
-                raise Refused("forbidden", f"user {peer.uid} may not change this state",
-                              "run it as the daemon's user, or name this user in control_users")
-            order.check(request, file)
-        except Refused as error:
-            closed(file)
-            self._say(peer, refusal(error))
-            return True
-        if not order.waits:
-            self._say(peer, _answer(lambda: order.call(self._service, request, file)))
-            closed(file)
-            return True
-        peer.busy = True
-
-        def work() -> None:
+    def _accept(self) -> None:
+        while not self._stopping:
             try:
-                answer = _answer(lambda: order.call(self._service, request, file))
-            finally:
-                closed(file)
-            self._done.append((peer, answer))
-            self._wake()
+                client, _ = self._listener.accept()
+            except OSError:
+                if not self._stopping:
+                    time.sleep(RETRY_SECONDS)
+                continue
+            thread = threading.Thread(target=self._serve, args=(client,), name="control client", daemon=True)
+            with self._lock:
+                full = len(self._clients) >= MOST_CLIENTS
+                if not full:
+                    self._clients[client] = thread
+                    with suppress(RuntimeError):  # no thread is left: see below
+                        thread.start()
+            if full:
+                with client, suppress(OSError):
+                    client.setblocking(False)
+                    client.send(refusal(Refused("busy", f"{MOST_CLIENTS} clients are connected",
+                                                "try again in a moment")))
+            elif thread.ident is None:
+                self._disconnect(client)
+                time.sleep(RETRY_SECONDS)
 
-        self._pool.submit(work)
-        return True
+    def _disconnect(self, client: socket.socket) -> None:
+        with self._lock:
+            self._clients.pop(client, None)
+        client.close()
 
-    def _say(self, peer: Peer, answer: bytes) -> None:
-        """Answer: now as far as the client reads, the rest when it does."""
-        peer.answer += answer
+    def _serve(self, client: socket.socket) -> None:
+        """Answer a client until it leaves, is too slow, or sends too much."""
         try:
-            sent = peer.socket.send(peer.answer)
-            del peer.answer[:sent]
-        except BlockingIOError:
+            uid = control_clients.user_of(client)
+            try:
+                with closing(requests(client, self._idle, self._slow)) as received:
+                    for line, file in received:
+                        try:
+                            answer = self._answer(line, file, uid)
+                        finally:
+                            closed(file)
+                        client.settimeout(self._slow)
+                        client.sendall(answer)
+                        if self._stopping:
+                            break
+            except Refused as error:   # the last word to this client
+                client.settimeout(self._slow)
+                client.sendall(refusal(error))
+        except OSError:   # it has left, or does not read
             pass
-        except OSError:
-            peer.answer.clear()
-            peer.last = True
-        peer.until = time.monotonic() + (self._slow if peer.answer or peer.heard else self._idle)
+        except Exception:  # the outermost place of a client
+            log.exception("a client of the control socket could not be served")
+        finally:
+            self._disconnect(client)
 
-    def _listen(self, peer: Peer, events: int) -> None:
-        known = peer.socket in self._selector.get_map()
-        if events and known:
-            self._selector.modify(peer.socket, events)
-        elif events:
-            self._selector.register(peer.socket, events)
-        elif known:
-            self._selector.unregister(peer.socket)
+    def _answer(self, line: bytes, file: int | None, uid: int) -> bytes:
+        """The answer to one request. file: the descriptor that came with it."""
+        try:
+            with self._short:
+                if len(self._clients) > 1:
+                    time.sleep(PACE_SECONDS)
+                values = parse(line)
+                name = values.pop("command")
+                command = COMMANDS.get(name)
+                if command is None:
+                    raise Refused("unknown-command", f"no command is called {name[:40]!r}",
+                                  f"known are {', '.join(COMMANDS)}")
+                if command.writes and uid not in self._allowed:
+                    raise Refused("forbidden", f"user {uid} may not change this state",
+                                  "run it as the daemon's user, or name this user in control_users")
+                command.check(values, file)
+                if not command.waits:
+                    return _result(lambda: command.call(self._service, values, file))
+            with self._long:
+                return _result(lambda: command.call(self._service, values, file))
+        except EdgeclError as error:
+            return refusal(error)
+        except Exception as error:  # of one request: the daemon goes on
+            log.exception("a request has failed")
+            return refusal(Refused("internal", f"the daemon has failed at this ({type(error).__name__})",
+                                   "see its log"))
 
-    def _give_up(self) -> None:
-        now = time.monotonic()
-        for peer in [*self._peers.values()]:
-            if not peer.busy and now > peer.until:
-                if not peer.answer:
-                    with suppress(OSError):
-                        peer.socket.send(refusal(Refused("timeout", "no whole request came in time", "ask again")))
-                self._part(peer)
 
-    def _part(self, peer: Peer) -> None:
-        self._listen(peer, 0)
-        self._peers.pop(peer.socket.fileno(), None)
-        closed(peer.file)
-        peer.file = None
-        peer.socket.close()
-
-
-def _answer(call: Any) -> bytes:
-    try:
-        line = encode({"ok": True, "result": call()})
-        if len(line) > ANSWER:
-            raise StateError(f"the answer has {len(line)} bytes", "ask for less")
-        return line
-    except EdgeclError as error:
-        return refusal(error)
-    except Exception as error:  # of one request: the daemon goes on
-        log.exception("a request has failed")
-        return refusal(Refused("internal", f"the daemon has failed at this ({type(error).__name__})", "see its log"))
+def _result(call: Callable[[], Any]) -> bytes:
+    line = encode({"ok": True, "result": call()})
+    if len(line) > MOST_ANSWER:
+        raise StateError(f"the answer has {len(line)} bytes", "ask for less")
+    return line

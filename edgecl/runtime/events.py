@@ -1,12 +1,12 @@
-"""Events from the threads of a daemon to whoever listens: bounded, and nobody waits for a slow listener."""
+"""Events from the threads of a daemon to its listeners: bounded queues; nobody waits for a slow listener."""
 from __future__ import annotations
 
 import threading
 from collections import deque
 from typing import Any
 
-WAITING = 64      # events of one listener; the oldest go first
-LISTENERS = 64    # at once
+QUEUED_EVENTS = 64    # of one listener; the oldest are dropped
+MOST_LISTENERS = 64
 
 Event = dict[str, Any]
 
@@ -15,29 +15,29 @@ class Subscription:
     """The events of a hub from now on."""
 
     def __init__(self, hub: Hub) -> None:
-        self._hub, self._waiting = hub, deque[Event](maxlen=WAITING)
+        self._hub, self._waiting = hub, deque[Event](maxlen=QUEUED_EVENTS)
         self._there = threading.Condition()
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Take an event in; where WAITING wait already, the oldest goes."""
+        """Queue an event; drop the oldest if QUEUED_EVENTS wait already."""
         with self._there:
             self._waiting.append(event)
             self._there.notify()
 
     def get(self, timeout: float | None = None) -> Event | None:
-        """The next event; None where none came in `timeout` seconds, or the subscription is closed."""
+        """The next event; None after `timeout` seconds or once the subscription is closed."""
         with self._there:
             self._there.wait_for(lambda: self._waiting or self._closed, timeout)
             return self._waiting.popleft() if self._waiting and not self._closed else None
 
     @property
     def closed(self) -> bool:
-        """Whether no event comes any more."""
+        """True once no more events come."""
         return self._closed
 
     def close(self) -> None:
-        """No more events; a `get` that waits returns."""
+        """Unsubscribe; a waiting `get` returns."""
         self._hub.remove(self)
         with self._there:
             self._closed = True
@@ -45,22 +45,22 @@ class Subscription:
 
 
 class Hub:
-    """Where events are said."""
+    """Fans events out to subscribers."""
 
     def __init__(self) -> None:
         self._lock, self._listeners = threading.Lock(), tuple[Subscription, ...]()
 
     def subscribe(self) -> Subscription | None:
-        """Events from now on; None where LISTENERS listen already."""
+        """Events from now on; None if there are MOST_LISTENERS already."""
         with self._lock:
-            if len(self._listeners) >= LISTENERS:
+            if len(self._listeners) >= MOST_LISTENERS:
                 return None
             made = Subscription(self)
             self._listeners = (*self._listeners, made)
         return made
 
     def remove(self, gone: Subscription) -> None:
-        """The inverse of `subscribe`."""
+        """Undo `subscribe`."""
         with self._lock:
             self._listeners = tuple(each for each in self._listeners if each is not gone)
 
@@ -71,7 +71,7 @@ class Hub:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody listens."""
+        """True if there is a listener."""
         return bool(self._listeners)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The one classifying loop: a sample of any source in, an answer out; sources take turns."""
+"""The one classifying loop: takes the samples of all sources in turn, and has each classified."""
 from __future__ import annotations
 
 import logging
@@ -12,50 +12,49 @@ if TYPE_CHECKING:
     from edgecl.runtime.source_threads import SourceThread
     from edgecl.samples import Sample
 
-WAIT = 1.0   # seconds without a sample after which it looks up
+WAIT_SECONDS = 1.0   # without a sample; then the heartbeat is due
 
 log = logging.getLogger("edgecl")
 
 
 class Loop:
-    """Takes what sources offer, and has the service of each answer. heartbeat: called when a sample was classified, and
-    while there is none to classify; a loop that hangs or fails at each sample is silent."""
+    """Classifies what the sources offer. classify: answers one sample; raises EdgeclError if it does not fit the state;
+    heartbeat: called after each classified sample and while there is none, so not by a loop that hangs or fails at
+    every sample."""
 
-    def __init__(self, heartbeat: Callable[[], None] = lambda: None) -> None:
-        self._heartbeat, self._there = heartbeat, threading.Condition()
-        self._feeds: tuple[SourceThread, ...] = ()
+    def __init__(self, classify: Callable[[SourceThread, Sample], None],
+                 heartbeat: Callable[[], None] = lambda: None) -> None:
+        self._classify, self._heartbeat, self._there = classify, heartbeat, threading.Condition()
+        self._sources: tuple[SourceThread, ...] = ()
         self._turn, self._stopping = 0, False
 
-    def follow(self, feeds: Iterable[SourceThread]) -> None:
+    def follow(self, sources: Iterable[SourceThread]) -> None:
         """The sources from now on."""
         with self._there:
-            self._feeds = tuple(feeds)
+            self._sources = tuple(sources)
 
-    def offer(self, feed: SourceThread, sample: Sample) -> None:
-        """Let a sample wait for its turn; where as many wait as may, the oldest of that source goes, and is counted."""
+    def offer(self, source: SourceThread, sample: Sample) -> None:
+        """Let a sample wait for its turn. From any thread; never waits."""
         with self._there:
-            while len(feed.waiting) >= feed.capacity(sample.data):
-                feed.waiting.popleft()
-                feed.dropped += 1
-            feed.waiting.append(sample)
+            source.enqueue(sample)
             self._there.notify()
 
     def take(self, timeout: float) -> tuple[SourceThread, Sample] | None:
-        """The next sample, from each source in turn; None where none came in time, or the loop stops."""
+        """The next sample, from each source in turn; None if none comes in time or the loop stops."""
         with self._there:
             if not self._there.wait_for(lambda: self._stopping or self._next(), timeout) or self._stopping:
                 return None
-            feed = self._next()
-            assert feed is not None
-            self._turn = (self._feeds.index(feed) + 1) % len(self._feeds)
-            return feed, feed.waiting.popleft()
+            source = self._next()
+            assert source is not None
+            self._turn = (self._sources.index(source) + 1) % len(self._sources)
+            return source, source.dequeue()
 
     def _next(self) -> SourceThread | None:
-        order = (*self._feeds[self._turn:], *self._feeds[:self._turn])
-        return next((feed for feed in order if feed.waiting), None)
+        order = (*self._sources[self._turn:], *self._sources[:self._turn])
+        return next((source for source in order if source.waiting), None)
 
     def stop(self) -> None:
-        """Let `run` return after the sample that it is at."""
+        """Let `run` return after the present sample."""
         with self._there:
             self._stopping = True
             self._there.notify_all()
@@ -63,22 +62,22 @@ class Loop:
     def run(self) -> None:
         """Classify until `stop`."""
         while not self._stopping:
-            self.step(WAIT)
+            self.step(WAIT_SECONDS)
 
     def step(self, timeout: float) -> bool:
-        """Classify one sample; whether there was one."""
+        """Classify one sample. False if none came within `timeout` seconds."""
         taken = self.take(timeout)
         if taken is None:
             self._heartbeat()
             return False
-        feed, sample = taken
+        source, sample = taken
         try:
-            feed.service.classify(feed, sample)
-            feed.frames += 1
-        except EdgeclError as error:  # a sample of another form than the state's: that source's fault
-            feed.error = str(error)
+            self._classify(source, sample)
+            source.classified()
+        except EdgeclError as error:  # a sample that does not fit the state: the fault of that source
+            source.failed(str(error))
         except Exception:  # the outermost loop: one bad sample must not end the daemon; the watchdog sees many
-            log.exception("a sample of %s could not be classified", feed.name)
+            log.exception("a sample of %s could not be classified", source.name)
             return True
         self._heartbeat()
         return True

@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import re
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 if TYPE_CHECKING:
     from edgecl.rounds.board import Readings
@@ -15,25 +14,24 @@ if TYPE_CHECKING:
 
 def resident_bytes() -> int:
     """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.Process().memory_info().rss)
 
 
 def bytes_written() -> int | None:
-    """Bytes that this process has sent to the disk; None where the kernel does not count them."""
-    with suppress(OSError):
-        found = re.search(r"^write_bytes: ([0-9]+)$", Path("/proc/self/io").read_text(), re.MULTILINE)
-        return int(found[1]) if found else None
+    """Bytes that this process has sent to storage; None if the kernel does not count them."""
+    with suppress(psutil.Error, AttributeError):  # without /proc/self/io there is no such method
+        return int(psutil.Process().io_counters().write_bytes)
     return None
 
 
 def trim() -> None:
-    """Give freed memory back to the system, where this is glibc."""
+    """Give freed memory back to the system, if the C library is glibc."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def room(readings: Readings, limits: Limits, verdict: Verdict) -> dict[str, Any]:
-    """What of `Service.budget` is of the machine. verdict: of `limits.may_run`."""
+    """The machine's part of `Service.budget`. verdict: of `limits.may_run`."""
     zone = max(readings.zones, key=lambda zone: zone.degrees - limits.below(zone), default=None)
     return {"rss_bytes": resident_bytes(), "heat_celsius": zone.degrees if zone else None,
             "heat_limit": limits.below(zone) if zone else None, "battery": readings.battery,

@@ -1,5 +1,5 @@
-"""MQTT with Home Assistant's discovery: what each source shows, and how the state stands. It publishes only; nothing
-that arrives from a broker teaches or changes anything."""
+"""MQTT with Home Assistant's discovery: the label of each source, and the numbers of the state. It only publishes;
+nothing that arrives from a broker teaches or changes anything."""
 from __future__ import annotations
 
 import json
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl import __version__
 from edgecl.errors import BadInput
-from edgecl.sources.streams import Debounce
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
     from edgecl.runtime.service import Service
     from edgecl.runtime.settings import DaemonSettings
 
-DEBOUNCE = 3            # answers in a row before a label is published, as Frigate does it
-EVERY = 60.0            # seconds between two reports of the state
-BIRTH = "homeassistant/status"
-MOST_WAITING = 100      # messages kept while the broker is away
+REPORT_SECONDS = 60.0                     # between two reports of the state
+BIRTH_TOPIC = "homeassistant/status"
+MOST_QUEUED = 100                         # messages kept while the broker is away
+RECONNECT_SECONDS = 1, 60                 # before the first try, and at most
 
 
 class Topics:
-    """Names of one device's topics. device: its id."""
+    """The topics of one device. device: its id."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -37,17 +36,17 @@ class Topics:
         self.discovery = f"homeassistant/device/{device}/config"
 
     def source(self, name: str) -> str:
-        """Where a source's label goes."""
+        """The topic of a source's label."""
         return f"{self.base}/source/{slug(name)}"
 
 
 def slug(text: str) -> str:
-    """A text as a part of a topic: letters, digits, _ and -."""
+    """A text as one level of a topic: letters, digits, _ and -."""
     return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_") or "_"
 
 
 def discovery(topics: Topics, sources: list[str]) -> dict[str, Any]:
-    """The device's description for Home Assistant: a label and its confidence a source, and the state's numbers."""
+    """The device's description for Home Assistant: a label and its confidence per source, and the state's numbers."""
     parts: dict[str, dict[str, Any]] = {}
 
     def sensor(key: str, name: str, topic: str, template: str, **more: Any) -> None:
@@ -75,35 +74,41 @@ def discovery(topics: Topics, sources: list[str]) -> dict[str, Any]:
 
 
 class Publisher:
-    """Debounced labels and the state's numbers to a client that may come and go."""
+    """Publishes the stable label of each source, and the state's numbers, over a connection that may come and go."""
 
     def __init__(self, service: Service, client: Client, topics: Topics) -> None:
         self._service, self._client, self._topics = service, client, topics
-        self._changed: dict[str, Debounce] = {}
+        self._labels = threading.Lock()   # `announce` must not overtake a newer label
 
     def announce(self) -> None:
-        """Say that the device is here and what it has, on each connection and when Home Assistant starts."""
+        """Publish the description, `online` and all present values; on each connection, and when Home Assistant
+        starts."""
         info = self._service.info()
         self._send(self._topics.discovery, discovery(self._topics, [source["name"] for source in info["sources"]]))
         self._client.publish(self._topics.available, "online", qos=1, retain=True)
+        with self._labels:
+            for answer in self._service.stable():
+                self._label(answer.source, answer.label, answer.confidence, answer.unknown)
         self.report()
 
     def report(self) -> None:
-        """The state's numbers."""
+        """Publish the state's numbers."""
         info, budget = self._service.info(), self._service.budget()
         self._send(self._topics.state, {
             "generation": info["generation"], "classes": len(info["classes"]), "round_running": info["round_running"],
             **{name: budget[name] for name in ("used_bytes", "quota_bytes", "exemplar_bytes")}})
 
     def take(self, event: dict[str, Any]) -> None:
-        """One event of the service."""
+        """Publish an event of the service; of predictions, those that make another label stable."""
         if event["type"] != "prediction":
             self.report()
-            return
-        source, label = event["source"], None if event["unknown"] else event["label"]
-        if self._changed.setdefault(source, Debounce(DEBOUNCE))(label):
-            self._send(self._topics.source(source), {"label": label or "unknown", "unknown": event["unknown"],
-                                                     "confidence": round(event["confidence"], 4)})
+        elif event["changed"]:
+            with self._labels:
+                self._label(event["source"], event["label"], event["confidence"], event["unknown"])
+
+    def _label(self, source: str, label: str, confidence: float, unknown: bool) -> None:
+        self._send(self._topics.source(source), {"label": "unknown" if unknown else label, "unknown": unknown,
+                                                 "confidence": round(confidence, 4)})
 
     def _send(self, topic: str, value: dict[str, Any]) -> None:
         self._client.publish(topic, json.dumps(value), qos=1, retain=True)
@@ -121,7 +126,7 @@ class ClientHandle:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            event = self._events.get(EVERY)
+            event = self._events.get(REPORT_SECONDS)
             if self._stop.is_set():
                 return
             if event is None:
@@ -130,7 +135,7 @@ class ClientHandle:
                 self._publisher.take(event)
 
     def close(self) -> None:
-        """Say good-bye and end."""
+        """Publish `offline` and disconnect."""
         self._stop.set()
         self._events.close()
         self._thread.join(2.0)
@@ -141,9 +146,9 @@ class ClientHandle:
 
 
 def start(services: Mapping[Path, Service], settings: DaemonSettings) -> ClientHandle:
-    """Publish to the broker that the settings name, for as long as it runs; a broker that is away is tried again.
+    """Publish to the broker in the settings until `close`; a broker that is away is tried again.
 
-    Raises BadInput without paho-mqtt, or for a password file that can't be read.
+    Raises BadInput without paho-mqtt, or if the password file can't be read.
     """
     try:
         from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv311
@@ -152,15 +157,15 @@ def start(services: Mapping[Path, Service], settings: DaemonSettings) -> ClientH
     assert settings.mqtt_host is not None
     topics = Topics(slug(settings.mqtt_device))
     client = Client(CallbackAPIVersion.VERSION2, client_id=f"edgecl-{topics.device}", protocol=MQTTv311)
-    client.max_queued_messages_set(MOST_WAITING)
-    client.reconnect_delay_set(1, 60)
+    client.max_queued_messages_set(MOST_QUEUED)
+    client.reconnect_delay_set(*RECONNECT_SECONDS)
     client.will_set(topics.available, "offline", qos=1, retain=True)
     if settings.mqtt_user is not None:
         client.username_pw_set(settings.mqtt_user, password(settings.mqtt_password_file))
     publisher = Publisher(services[settings.state], client, topics)
 
     def connected(client: Client, *_: object) -> None:
-        client.subscribe(BIRTH)
+        client.subscribe(BIRTH_TOPIC)
         publisher.announce()
 
     def heard(_client: Client, _data: object, message: Any) -> None:
@@ -173,10 +178,11 @@ def start(services: Mapping[Path, Service], settings: DaemonSettings) -> ClientH
 
 
 def password(file: str | None) -> str | None:
-    """The first line of a file, or nothing. Raises BadInput."""
+    """The first line of a file; None without a file. Raises BadInput."""
     if file is None:
         return None
     try:
         return Path(file).read_text("utf-8").split("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"mqtt_password_file {file} can't be read ({error})", "give a file with one line") from error
+        raise BadInput(f"mqtt_password_file {file} can't be read ({error})",
+                       "give a file with the password as its first line") from error

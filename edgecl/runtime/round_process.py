@@ -1,4 +1,4 @@
-"""A learning round as a process of its own, so that serving never waits for it.
+"""A learning round in a process of its own, so that serving never waits for it.
 
 Run as `python -m edgecl.runtime.round_process`.
 """
@@ -20,28 +20,28 @@ from typing import Any
 from edgecl.errors import EdgeclError
 
 COMMAND = (sys.executable, "-m", "edgecl.runtime.round_process")
-GRACE = 30.0     # seconds beyond its time after which a round's process is killed
-PDEATHSIG = 1    # of prctl
-MOST = 2 ** 20   # characters of its answer that are read
+GRACE_SECONDS = 30.0       # beyond its time; then the process is killed
+PR_SET_PDEATHSIG = 1       # of prctl(2)
+MOST_ANSWER = 2 ** 20      # characters
 
 
 class RoundProcess:
-    """A running round; its answer is that of `Learner.round` as a dict, or {"error": {what, cure}}."""
+    """A running round. Its answer is that of `Learner.round` as a dict, or {"error": {what, cure}}."""
 
     def __init__(self, state: Path, request: dict[str, Any]) -> None:
         self._answer = tempfile.TemporaryFile("w+")
-        self._until, self._why = time.monotonic() + request["seconds"] + GRACE, ""
+        self._until, self._why = time.monotonic() + request["seconds"] + GRACE_SECONDS, ""
         self._child = subprocess.Popen([*COMMAND, os.fspath(state), json.dumps(request)], stdin=subprocess.DEVNULL,
                                        stdout=self._answer, start_new_session=True)
 
     def poll(self) -> dict[str, Any] | None:
-        """Its answer; None while it runs."""
+        """The answer; None while the round runs."""
         if self._child.poll() is None:
             if time.monotonic() > self._until:
-                self.stop("it was not done in its time")
+                self.stop("it did not end in its time")
             return None
         self._answer.seek(0)
-        text = self._answer.read(MOST)
+        text = self._answer.read(MOST_ANSWER)
         self._answer.close()
         with suppress(ValueError):
             found: dict[str, Any] = json.loads(text)
@@ -49,8 +49,8 @@ class RoundProcess:
         why = self._why or f"its process ended with status {self._child.returncode}"
         return {"error": {"what": f"the round was stopped: {why}", "cure": "nothing has changed; try again later"}}
 
-    def stop(self, why: str = "the daemon ends") -> None:
-        """End it and its worker; the state stays as it was."""
+    def stop(self, why: str = "the daemon is stopping") -> None:
+        """Kill the round and its worker; the state stays as it was. why: for the answer."""
         self._why = self._why or why
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
@@ -58,10 +58,10 @@ class RoundProcess:
 
 
 def main(state: str, text: str) -> int:
-    """Run one round as asked, and print the answer."""
+    """Run one round as requested, and print the answer."""
     with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))   # as its worker: it takes what nobody wants
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)           # and ends with the daemon
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))   # like its worker: only idle time
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)           # and it dies with the daemon
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"
     from edgecl.learner import Learner

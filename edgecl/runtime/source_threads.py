@@ -1,28 +1,29 @@
-"""One source of a daemon: a thread that reads it, what it saw last, and restarts with growing pauses."""
+"""One source of a daemon: the thread that reads it, its newest samples, and restarts with growing pauses."""
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import EdgeclError
 from edgecl.runtime.answer import Answer
+from edgecl.runtime.debounce import Debounce
 from edgecl.samples import Refusal, Sample
-from edgecl.sources.streams import Debounce
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgecl.runtime.service import Service
+    from edgecl.results import Prediction
+    from edgecl.runtime.events import Event
     from edgecl.runtime.settings import SourceSettings
-    from edgecl.sources.spec import Item
+    from edgecl.sources.spec import Item, Spec
 
-PHOTOS, WINDOWS = 1, 16           # samples that wait for the loop
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # seconds before a restart: twice as long each time
-STEADY = 10.0                     # seconds without a failure after which it counts from none again
+QUEUED_PHOTOS, QUEUED_WINDOWS = 1, 16    # samples that wait for the loop, unless the settings say otherwise
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0   # seconds before a restart; doubled after each failure
+STEADY_SECONDS = 10.0                    # without a failure; then failures are counted from zero again
 
 Read = Callable[[], "Iterator[Item]"]
 
@@ -35,7 +36,7 @@ class Ring:
         self._kept = deque[tuple[float, "np.ndarray"]]()
 
     def put(self, data: np.ndarray, now: float) -> None:
-        """Keep a sample; the oldest go."""
+        """Keep a sample; drop the oldest ones past the limit."""
         with self._lock:
             self._kept.append((now, data))
             self._bytes += data.nbytes
@@ -43,38 +44,35 @@ class Ring:
                 self._bytes -= self._kept.popleft()[1].nbytes
 
     def since(self, moment: float) -> list[np.ndarray]:
-        """The samples that came after a moment of the monotonic clock, the oldest first."""
+        """The samples after a moment of the monotonic clock, oldest first."""
         with self._lock:
             return [data for at, data in self._kept if at >= moment]
 
     @property
     def newest(self) -> np.ndarray | None:
-        """The last sample."""
+        """The last sample; None before the first."""
         with self._lock:
             return self._kept[-1][1] if self._kept else None
-
-    @property
-    def span(self) -> float:
-        """Seconds between the oldest and the newest sample."""
-        with self._lock:
-            return self._kept[-1][0] - self._kept[0][0] if self._kept else 0.0
 
 
 class SourceThread:
     """A source while the daemon runs."""
 
-    def __init__(self, settings: SourceSettings, service: Service, offer: Callable[[SourceThread, Sample], None],
-                 read: Read | None = None, pause: float = FIRST_PAUSE) -> None:
-        """offer: takes each sample, and never waits; read: opens the source, by default what its uri names; pause:
-        seconds before the first restart."""
-        self.settings, self.service, self._offer, self._pause = settings, service, offer, pause
+    def __init__(self, settings: SourceSettings, spec: Callable[[], Spec], say: Callable[[Event], None],
+                 offer: Callable[[SourceThread, Sample], None], read: Read | None = None,
+                 pause: float = FIRST_PAUSE) -> None:
+        """spec: how the state takes samples, asked at each start; say: takes the source's events; offer: takes each
+        sample, and never waits; read: opens the source (default: what its uri names); pause: seconds before the first
+        restart."""
+        self.settings, self._spec, self._say, self._offer, self._pause = settings, spec, say, offer, pause
         self._read = read or self._open
-        self.ring, self.waiting = Ring(settings.keep), deque[Sample]()
+        self.ring, self._queue = Ring(settings.keep), deque[Sample]()
         self.alive, self.error = False, ""
         self.frames = self.dropped = self.restarts = self.refused = 0
         self.latest: Answer | None = None
-        self.changed = Debounce(settings.debounce)
-        self.stable: str | None = None
+        self.stable: Prediction | None = None   # the answer that made the present label stable
+        self._debounce = Debounce(settings.debounce)
+        self._link: tuple[dict[str, int], Mapping[str, int]] = {}, {}   # counts of closed links, and of the open one
         self._gap = 0.0
         self._last = self._taken = float("-inf")
         self._stop = threading.Event()
@@ -82,37 +80,80 @@ class SourceThread:
 
     @property
     def name(self) -> str:
-        """As it stands in answers."""
+        """The name in answers and commands."""
         return self.settings.name
 
+    @property
+    def serial_frames(self) -> dict[str, int]:
+        """Frames of a device's link by result ("accepted", "corrupt", ...), over all restarts; {} without a link."""
+        before, now = self._link
+        return {result: count + before.get(result, 0) for result, count in now.items()}
+
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Read no more; the thread ends with the next sample, or now where it pauses."""
+        """Stop reading; the thread ends with the next sample, or at once if it pauses."""
         self._stop.set()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread; whether it has ended."""
+        """Wait for the thread. True if it has ended."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def to_json(self) -> dict[str, Any]:
-        """For `Service.info`."""
+        """The entry in `Service.info`."""
         late = time.monotonic() - self._last > max(5.0, 10 * self._gap)
         return {"name": self.name, "uri": self.settings.uri, "alive": self.alive, "restarts": self.restarts,
                 "fps": round(1 / self._gap, 2) if self._gap and not late else 0.0, "error": self.error}
 
-    def capacity(self, data: np.ndarray) -> int:
-        """Samples like this one that may wait."""
-        return self.settings.queue or (PHOTOS if data.dtype.kind == "u" else WINDOWS)
+    # called by the loop -------------------------------------------------------------------------
+
+    def enqueue(self, sample: Sample) -> None:
+        """Let a sample wait; drop the oldest if the queue is full."""
+        capacity = self.settings.queue or (QUEUED_PHOTOS if sample.data.dtype.kind == "u" else QUEUED_WINDOWS)
+        while len(self._queue) >= capacity:
+            self._queue.popleft()
+            self.dropped += 1
+        self._queue.append(sample)
+
+    def dequeue(self) -> Sample:
+        """Take the sample that has waited longest."""
+        return self._queue.popleft()
+
+    @property
+    def waiting(self) -> int:
+        """Samples that wait."""
+        return len(self._queue)
+
+    def classified(self) -> None:
+        """Count a sample that the loop is done with."""
+        self.frames += 1
+
+    def failed(self, error: str) -> None:
+        """Show why a sample could not be classified."""
+        self.error = error
+
+    def answered(self, prediction: Prediction) -> tuple[Answer, bool]:
+        """Take the prediction for a sample; the answer, and whether it makes another label stable."""
+        changed = self._debounce(None if prediction.unknown else prediction.label)
+        if changed:
+            self.stable = prediction
+        stable = None if self.stable is None or self.stable.unknown else self.stable.label
+        self.latest = Answer(prediction, stable, time.monotonic())
+        return self.latest, changed
+
+    # in its own thread --------------------------------------------------------------------------
 
     def _open(self) -> Iterator[Item]:
         from edgecl.sources import read
 
-        return read(Path(self.settings.uri), self.service.spec)
+        return read(Path(self.settings.uri), self._spec(), watch=self._watch)
+
+    def _watch(self, counts: Mapping[str, int]) -> None:
+        self._link = self.serial_frames, counts
 
     def _run(self) -> None:
         failures = 0
@@ -121,18 +162,18 @@ class SourceThread:
             ended = self._follow()
             if self._stop.is_set():
                 return
-            failures = 1 if time.monotonic() - begun > STEADY else failures + 1
+            failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
             over = failures > self.settings.restarts
             if over and not ended:
                 self.error = f"given up after {failures - 1} restarts: {self.error}"
-            self._tell(False)
+            self._report(False)
             if ended or over:
                 return
             self._stop.wait(min(self._pause * 2 ** (failures - 1), LONGEST_PAUSE))
             self.restarts += 1
 
     def _follow(self) -> bool:
-        """Read until the source ends or fails; whether it has come to its end."""
+        """Read until the source ends or fails. True if it has come to its end."""
         try:
             items = self._read()
             try:
@@ -146,7 +187,7 @@ class SourceThread:
                     close()
         except EdgeclError as error:
             self.error = str(error)
-        except Exception as error:  # of a driver or a library: the source is restarted, the daemon goes on
+        except Exception as error:  # from a driver or a library: the source is restarted, the daemon goes on
             self.error = f"{type(error).__name__}: {error}"
         else:
             from edgecl.sources import endless
@@ -172,10 +213,10 @@ class SourceThread:
         self._last = now
         if not self.alive:
             self.error = ""
-            self._tell(True)
+            self._report(True)
         self.ring.put(item.data, now)
         self._offer(self, item)
 
-    def _tell(self, alive: bool) -> None:
+    def _report(self, alive: bool) -> None:
         self.alive = alive
-        self.service.hub.say({"type": "source", **self.to_json()})
+        self._say({"type": "source", **self.to_json()})

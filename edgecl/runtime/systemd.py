@@ -1,4 +1,4 @@
-"""What a daemon tells systemd (sd_notify(3)): ready, alive, reloading, stopping. Silent where nobody asked."""
+"""Notifications to systemd (sd_notify(3)): ready, alive, reloading, stopping. Silent without NOTIFY_SOCKET."""
 from __future__ import annotations
 
 import os
@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 class Notifier:
-    """The line to the service manager. beat: seconds between two signs of life, a quarter of what is allowed."""
+    """The socket to the service manager. beat: seconds between two signs of life, a quarter of the watchdog's limit."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address, limit = environment.get("NOTIFY_SOCKET", ""), environment.get("WATCHDOG_USEC", "")
@@ -20,29 +20,29 @@ class Notifier:
         self._beaten = float("-inf")
 
     def ready(self, status: str = "") -> None:
-        """Start or reload is over."""
+        """Tell systemd that the daemon is ready, after its start or a reload."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """The settings are read again."""
+        """Tell systemd that the daemon reads its settings again."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """It ends."""
+        """Tell systemd that the daemon is stopping."""
         self._send("STOPPING=1")
 
     def alive(self) -> None:
-        """The loop works: to be called with each sample, it is sent as often as needed."""
+        """Feed the watchdog; may be called for each sample, since it sends only as often as needed."""
         if self.beat is not None and time.monotonic() - self._beaten >= self.beat:
             self._beaten = time.monotonic()
             self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
         if self._socket is not None:
-            with suppress(OSError):  # the manager has gone: nobody to tell
+            with suppress(OSError):  # the manager has gone
                 self._socket.sendto("\n".join(lines).encode(), self._address)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket."""
         if self._socket is not None:
             self._socket.close()

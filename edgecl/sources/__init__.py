@@ -1,4 +1,5 @@
-"""Sources: folders, files, .npz, .csv and streams as iterators of Sample, what could not be read named beside them."""
+"""Sources: folders, photos, .npz and .csv files, and streams, as iterators of Sample; a Refusal for what can't be read.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,22 +13,26 @@ from edgecl.sources.spec import PHOTOS, Item, Spec
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.sources.streams import LinkWatch
 
 SIGNALS, CAMERAS = ("serial:", "udp:", "csv:"), ("camera:", "csi:", "fake:")
+
+
 def is_stream(path: Path) -> bool:
-    """Whether it names a stream of windows or photos, and no file."""
+    """Whether `path` names a stream of windows or photos rather than a file."""
     return str(path).startswith(SIGNALS + CAMERAS) and not path.exists()
 
 
 def endless(path: Path) -> bool:
-    """Whether a stream goes on until somebody stops it: all but a table."""
+    """Whether `path` is a stream that runs until it is stopped: any but a table."""
     return is_stream(path) and not str(path).startswith("csv:")
 
 
-def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
-    """The samples of a photo, recording, .npz file, stream, or of all files in a folder, sorted by name.
+def read(path: Path, spec: Spec, label: str | None = None, watch: LinkWatch | None = None) -> Iterator[Item]:
+    """The samples of a photo, recording, .npz file or stream, or of all files in a folder, sorted by name.
 
-    Raises BadInput where nothing is there or its kind is not known; single bad files of a folder come as Refusal.
+    watch: called with the frame counts of a device's link, if the stream has one.
+    Raises BadInput if nothing is there or the kind of file is unknown; a bad file in a folder comes as a Refusal.
     """
     if str(path).startswith(CAMERAS) and not path.exists():
         from edgecl.sources.cameras import read_camera
@@ -37,13 +42,13 @@ def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
     if is_stream(path):
         from edgecl.sources.streams import read_stream
 
-        yield from read_stream(str(path), spec, label)
+        yield from read_stream(str(path), spec, label, watch)
         return
     if path.is_dir():
         found = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not entry.name.startswith(".")]
         known = [entry for entry in found if entry.suffix.lower() in READERS]
         if not known:
-            raise BadInput(f"{path} holds no photo or recording", f"give files of {', '.join(sorted(READERS))}")
+            raise BadInput(f"{path} contains no photo or recording", f"give files of {', '.join(sorted(READERS))}")
         for entry in known:
             try:
                 yield from READERS[entry.suffix.lower()](entry, spec, label)
@@ -53,12 +58,12 @@ def read(path: Path, spec: Spec, label: str | None = None) -> Iterator[Item]:
     if not path.exists():
         raise BadInput(f"{path} does not exist", "name a file or a folder")
     if path.suffix.lower() not in READERS:
-        raise BadInput(f"{path} is of no known kind", f"give files of {', '.join(sorted(READERS))}")
+        raise BadInput(f"{path} is not a known kind of file", f"give files of {', '.join(sorted(READERS))}")
     yield from READERS[path.suffix.lower()](path, spec, label)
 
 
 def read_labelled(path: Path, spec: Spec, part: str = "test") -> Iterator[Item]:
-    """The samples of a FOLDER with one subfolder per class, or of a part ("train", "test") of an .npz file."""
+    """The samples of a folder with one subfolder per class, or of one part ("train" or "test") of an .npz file."""
     if path.is_dir():
         for folder in class_folders(path):
             yield from read(folder, spec, folder.name)
@@ -69,9 +74,9 @@ def read_labelled(path: Path, spec: Spec, part: str = "test") -> Iterator[Item]:
 
 
 def class_folders(path: Path) -> list[Path]:
-    """The subfolders of a FOLDER in order, one per class. Raises BadInput where there is none."""
+    """The subfolders of a folder in order, one per class. Raises BadInput if there is none."""
     if not path.is_dir():
-        raise BadInput(f"{path} is no folder", "give a folder with one subfolder per class")
+        raise BadInput(f"{path} is not a folder", "give a folder with one subfolder per class")
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise BadInput(f"{path} has no subfolders", "give a folder with one subfolder per class")
@@ -101,14 +106,14 @@ READERS: dict[str, Callable[[Path, Spec, str | None], Iterator[Item]]] = {
 
 
 def stack(items: Iterable[Item], most: int) -> np.ndarray:
-    """At most `most` samples, evenly spread over all, as one array [n, ...]. Raises BadInput where there is none or the
-    shapes differ."""
+    """At most `most` samples, evenly spaced over all of them, as one array [n, ...]. Raises BadInput if there is none
+    or their shapes differ."""
     import numpy as np
 
     samples = [item.data for item in items if isinstance(item, Sample)]
     if not samples:
-        raise BadInput("there is no sample to calibrate with", "name a folder, recording or .npz with samples")
+        raise BadInput("there are no samples to calibrate with", "name a folder, recording or .npz file with samples")
     if len({sample.shape for sample in samples}) > 1:
-        raise BadInput("the samples to calibrate with differ in shape", "give samples of one kind and size")
+        raise BadInput("the calibration samples differ in shape", "give samples of one kind and size")
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
     return np.stack([samples[i] for i in chosen])

@@ -1,4 +1,4 @@
-"""Cameras: `camera:` by V4L2, `csi:` through gst-launch, `fake:` from a folder of photos. Frames in, photos out."""
+"""Cameras: `camera:` via V4L2, `csi:` via gst-launch, `fake:` from a folder of photos. Frames in, photos out."""
 from __future__ import annotations
 
 import select
@@ -19,21 +19,21 @@ from edgecl.sources.streams import Stream, number_option, parse_stream
 if TYPE_CHECKING:
     from edgecl.sources.spec import Item, Spec
 
-SAID = 1000        # bytes of a program's complaints that are kept
-SILENCE = 10.0     # seconds without a frame after which a camera has gone
+MAX_STDERR_BYTES = 1000     # of a program's error output that are kept
+FRAME_TIMEOUT = 10.0        # seconds without a frame after which a camera counts as gone
 WIDTH, HEIGHT, FPS = 640, 480, 10
-EMPTY = 0.5        # seconds between two looks into a folder without photos
-CSI = {  # GStreamer's element -> what follows it: Jetson's, then libcamera's of a Raspberry Pi
+EMPTY_FOLDER_PAUSE = 0.5    # seconds between two looks into a folder without photos
+CSI_ELEMENTS = {  # GStreamer source element -> the rest of its pipeline: Jetson, then Raspberry Pi (libcamera)
     "nvarguscamerasrc": "sensor-id={0} ! video/x-raw(memory:NVMM),width={1},height={2},framerate={3}/1 ! nvvidconv",
     "libcamerasrc": "! video/x-raw,width={1},height={2},framerate={3}/1"}
 
 
 def read_camera(text: str, spec: Spec, label: str | None, clock: Callable[[], float] = time.monotonic,
                 sleep: Callable[[float], None] = time.sleep) -> Iterator[Item]:
-    """Frames as they come, fitted to the spec, and a Refusal for one that can't be read; for spec.seconds, or for ever.
+    """Frames as they arrive, fitted to the spec, and a Refusal for each unreadable one; for spec.seconds, or for ever.
 
-    A frame that nobody fetches in time is the camera's to drop. Raises BadInput, and LinkError where there is no camera
-    or it has gone.
+    The camera drops frames that are not fetched in time. Raises BadInput if the name or its options are invalid,
+    LinkError if there is no camera or it has gone.
     """
     stream = parse_stream("camera:/dev/video0" if text == "camera:" else text)
     begin = clock()
@@ -49,23 +49,23 @@ Frames = Generator["np.ndarray | Refusal", None, None]
 
 
 def _fake(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:
-    """The photos of a folder by name, over and over; what is put there or taken away counts from the next turn on."""
+    """The photos of a folder by name, over and over; files added or removed count from the next turn on."""
     from edgecl.images import read_image
     from edgecl.sources.spec import PHOTOS
 
     folder, fps = Path(stream.address), number_option(stream, "fps", FPS, 1000)
     if not folder.is_dir():
-        raise BadInput(f"{stream.text}: {folder} is no folder", "name a folder with photos")
+        raise BadInput(f"{stream.text}: {folder} is not a folder", "name a folder with photos")
     due = clock()
     while True:
         photos = sorted(path for path in folder.rglob("*")
                         if path.suffix.lower() in PHOTOS and not path.name.startswith("."))
         if not photos:
-            sleep(EMPTY)
+            sleep(EMPTY_FOLDER_PAUSE)
             due = clock()
         for path in photos:
             sleep(max(0.0, due - clock()))
-            due = max(due + 1 / fps, clock() - 1.0)     # after a stop no more than a second is made up for
+            due = max(due + 1 / fps, clock() - 1.0)     # after a stall, catch up by at most a second
             try:
                 yield read_image(path, spec.height, spec.width)
             except BadInput as error:
@@ -74,7 +74,7 @@ def _fake(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callabl
 
 
 def _v4l2(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:
-    """A USB camera, in Motion JPEG where it has that and in YUYV otherwise."""
+    """A USB camera, in Motion JPEG if it offers that, else in YUYV."""
     try:
         from linuxpy.video.device import Device, VideoCapture
     except ImportError as error:
@@ -86,21 +86,21 @@ def _v4l2(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callabl
             device = stack.enter_context(Device(stream.address))
             capture = VideoCapture(device)
             form = _agree(stream, capture, width, height)
-            with suppress(OSError):     # some cameras know one speed only
+            with suppress(OSError):     # some cameras have a single frame rate
                 capture.set_fps(fps)
             frames = iter(stack.enter_context(capture))
         except OSError as error:
             raise LinkError(f"{stream.address} can't be opened as a camera ({error.strerror or error})",
-                            "see `edgecl doctor` for cameras and who may use them") from error
+                            "run `edgecl doctor` to see cameras and who may use them") from error
         while True:
             try:
-                ready, _, _ = select.select([device.fileno()], [], [], SILENCE)
+                ready, _, _ = select.select([device.fileno()], [], [], FRAME_TIMEOUT)
                 if not ready:
-                    raise LinkError(f"{stream.address} gave no frame in {SILENCE:g} s", "check the cable")
+                    raise LinkError(f"{stream.address} gave no frame in {FRAME_TIMEOUT:g} s", "check the cable")
                 data = bytes(next(frames))
             except OSError as error:
                 raise LinkError(f"{stream.address} has gone ({error.strerror or error})",
-                                "check the cable, or plug it anew") from error
+                                "check the cable, or plug it in again") from error
             try:
                 yield picture(data, form, stream.text, spec)
             except BadInput as error:
@@ -108,19 +108,22 @@ def _v4l2(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callabl
 
 
 def _agree(stream: Stream, capture: Any, width: int, height: int) -> tuple[str, int, int]:
-    """The form that the camera took: MJPEG or YUYV, width, height."""
+    """The format that the camera accepted: MJPEG or YUYV, width, height."""
     for wanted in ("MJPG", "YUYV"):
         with suppress(OSError):
             capture.set_format(width, height, wanted)
         form = capture.get_format()
         if form.pixel_format.name in ("MJPEG", "YUYV"):
             return form.pixel_format.name, form.width, form.height
-    raise BadInput(f"{stream.text} gives {form.pixel_format.name} only",
-                   "use a camera that gives Motion JPEG or YUYV, or csi://0 for one on the ribbon cable")
+    raise BadInput(f"{stream.text} only delivers {form.pixel_format.name}",
+                   "use a camera that delivers Motion JPEG or YUYV, or csi://0 for one on the ribbon cable")
 
 
 def picture(data: bytes, form: tuple[str, int, int], name: str, spec: Spec) -> np.ndarray:
-    """One frame as uint8 [height, width, 3]. form: MJPEG, YUYV or RGB, its width and height. Raises BadInput."""
+    """One frame as uint8 [height, width, 3]. form: "MJPEG", "YUYV" or "RGB", width and height of the frame.
+
+    Raises BadInput if the frame is broken or of another size.
+    """
     from PIL import Image
 
     from edgecl.images import decode_image, fit
@@ -140,7 +143,7 @@ def picture(data: bytes, form: tuple[str, int, int], name: str, spec: Spec) -> n
 
 
 def _csi(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:
-    """A camera on a ribbon cable, through GStreamer in a process of its own: its libraries stay out of ours."""
+    """A camera on a ribbon cable. GStreamer runs in a separate process, which keeps its libraries out of ours."""
     sensor = stream.address.strip("/")
     if not sensor.isdecimal():
         raise BadInput(f"{stream.text}: the sensor is {sensor!r}", "give its number, such as csi://0")
@@ -150,17 +153,17 @@ def _csi(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable
     process = subprocess.Popen(pipeline(sensor, width, height, number_option(stream, "fps", FPS, 1000)),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, bufsize=0)
     assert process.stdout is not None and process.stderr is not None
-    said = bytearray()
+    errors = bytearray()
     try:
-        while data := _whole(process, width * height * 3, said):
+        while data := _next_frame(process, width * height * 3, errors):
             yield picture(data, ("RGB", width, height), stream.text, spec)
         with suppress(subprocess.TimeoutExpired):
             process.wait(1.0)
         silent = process.poll() is None
         process.kill()
-        last = ((said + process.stderr.read()).decode(errors="replace").strip().splitlines() or ["without a word"])[-1]
-        raise LinkError(f"{stream.text}: " + (f"no frame in {SILENCE:g} s" if silent else f"gst-launch ended: {last}"),
-                        "check the ribbon cable and `gst-inspect-1.0`")
+        lines = (errors + process.stderr.read()).decode(errors="replace").strip().splitlines() or ["no message"]
+        what = f"no frame in {FRAME_TIMEOUT:g} s" if silent else f"gst-launch ended: {lines[-1]}"
+        raise LinkError(f"{stream.text}: {what}", "check the ribbon cable and `gst-inspect-1.0`")
     finally:
         process.kill()
         process.wait()
@@ -169,30 +172,33 @@ def _csi(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable
 
 
 def pipeline(sensor: str, width: int, height: int, fps: int) -> list[str]:
-    """The command that writes raw RGB frames to its output. Raises BadInput without GStreamer or its element."""
+    """The command that writes raw RGB frames to standard output.
+
+    Raises BadInput if GStreamer or a suitable source element is missing.
+    """
     if shutil.which("gst-launch-1.0") is None:
         raise BadInput(f"csi://{sensor} needs GStreamer", "sudo apt install gstreamer1.0-tools gstreamer1.0-libcamera")
-    for element, rest in CSI.items():
+    for element, rest in CSI_ELEMENTS.items():
         found = subprocess.run(["gst-inspect-1.0", "--exists", element], check=False, capture_output=True)
         if found.returncode == 0:
             words = f"{element} {rest.format(sensor, width, height, fps)} ! videoconvert ! videoscale".split()
             return ["gst-launch-1.0", "-q", *words, "!", f"video/x-raw,format=RGB,width={width},height={height}", "!",
                     "fdsink", "fd=1"]
-    raise BadInput(f"GStreamer has none of {', '.join(CSI)}",
+    raise BadInput(f"GStreamer has none of {', '.join(CSI_ELEMENTS)}",
                    "install gstreamer1.0-libcamera (Raspberry Pi) or JetPack's multimedia packages (Jetson)")
 
 
-def _whole(process: subprocess.Popen[bytes], length: int, said: bytearray) -> bytes:
-    """The next frame of a pipe; nothing where it has ended or is silent. said: takes the last that it wrote as errors,
-    for a pipe that nobody reads would stop it one day."""
+def _next_frame(process: subprocess.Popen[bytes], length: int, errors: bytearray) -> bytes:
+    """The next frame of `length` bytes from the pipe; b"" if the process has ended or is silent. errors: receives the
+    last of its error output, because a full pipe would block the process."""
     assert process.stdout is not None and process.stderr is not None
     got, pipes = bytearray(), [process.stdout, process.stderr]
     while len(got) < length:
-        ready, _, _ = select.select(pipes, [], [], SILENCE)
+        ready, _, _ = select.select(pipes, [], [], FRAME_TIMEOUT)
         if process.stderr in ready:
-            said += (errors := process.stderr.read(SAID))
-            del said[:-SAID]
-            if not errors:
+            errors += (fresh := process.stderr.read(MAX_STDERR_BYTES))
+            del errors[:-MAX_STDERR_BYTES]
+            if not fresh:
                 pipes.remove(process.stderr)
         if process.stdout in ready or not ready:
             part = process.stdout.read(length - len(got)) if ready else b""

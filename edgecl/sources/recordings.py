@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from edgecl.sources.spec import Spec
 
-CLOCKS = {"t", "time", "timestamp", "seconds"}  # header names of columns that are no channel
-LABELS = {"label", "class", "activity"}         # and of one that says what a row shows
-CURE = "give a row per sample with the same number of columns, all finite numbers"
+CLOCK_COLUMNS = {"t", "time", "timestamp", "seconds"}  # header names of columns that are not channels
+LABEL_COLUMNS = {"label", "class", "activity"}         # header names of the column with the class of each row
+CSV_CURE = "give a row per sample with the same number of columns, all finite numbers"
 
 
 def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample]:
-    """The windows of a recording, float32 [time, channels]; or its rows, where rows are feature vectors.
+    """The windows of a recording, float32 [time, channels], or its rows if they are feature vectors (`spec.vectors`).
 
-    Raises BadInput for a file that can't be read, is shorter than a window, or holds NaN or infinity.
+    Raises BadInput if the file can't be read, is shorter than a window, or contains NaN or infinity.
     """
     values = load_csv(path)
     if spec.vectors:
@@ -35,37 +35,38 @@ def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample
             yield Sample(row, f"{path}:{i + 1}", label=label)
         return
     if spec.rate is None or spec.window is None:
-        raise BadInput(f"{path} is a recording and this state has no rate and window",
+        raise BadInput(f"{path} is a recording, but this state has no rate and window",
                        "create the state with `edgecl init --rate 50 --window 3`")
     hop = spec.hop or spec.window / 2
     if spec.seconds is not None:
         values = values[:round(spec.seconds * spec.rate)]
     windows = cut(values, spec.rate, spec.window, hop)
     if not len(windows):
-        raise BadInput(f"{path} lasts {len(values) / spec.rate:.3g} s, a window {spec.window:.3g} s",
+        raise BadInput(f"{path} lasts {len(values) / spec.rate:.3g} s, less than a window of {spec.window:.3g} s",
                        "give a longer recording, or create the state with a shorter --window")
     for i, window in enumerate(windows):
         yield Sample(window, f"{path}@{i * hop:.2f}s", str(path), label)
 
 
 def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
-    """The windows of a recording whose header has a column of LABELS, each within a stretch of one label; rows without
-    one are left out. Raises BadInput."""
+    """The windows of a recording with one of LABEL_COLUMNS, each within a stretch of one label; rows without a label
+    are left out. Raises BadInput if the table can't be read or has no such column."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             dialect = csv.Sniffer().sniff(file.readline(), ",;\t")
             file.seek(0)
             header, *rows = csv.reader(file, dialect)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise BadInput(f"{path} can't be read as a table with a header ({error})", CURE) from error
+        raise BadInput(f"{path} can't be read as a table with a header ({error})", CSV_CURE) from error
     names = [name.strip().lower() for name in header]
-    at = next((i for i, name in enumerate(names) if name in LABELS), None)
+    at = next((i for i, name in enumerate(names) if name in LABEL_COLUMNS), None)
     if at is None:
-        raise BadInput(f"{path} has no column of {', '.join(sorted(LABELS))}", f"its columns are {', '.join(header)}")
+        raise BadInput(f"{path} has no column named {' or '.join(sorted(LABEL_COLUMNS))}",
+                       f"its columns are {', '.join(header)}")
     if spec.rate is None or spec.window is None:
-        raise BadInput(f"{path} is a recording and this state has no rate and window",
+        raise BadInput(f"{path} is a recording, but this state has no rate and window",
                        "create the state with `edgecl init --rate 50 --window 3`")
-    keep = [i for i, name in enumerate(names) if i != at and name not in CLOCKS]
+    keep = [i for i, name in enumerate(names) if i != at and name not in CLOCK_COLUMNS]
     hop = spec.hop or spec.window / 2
     row = 0
     for label, stretch in groupby(rows, lambda cells: cells[at].strip() if len(cells) == len(names) else ""):
@@ -73,7 +74,7 @@ def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
         try:
             values = np.array([[float(line[i]) for i in keep] for line in cells if label], np.float32)
         except ValueError as error:
-            raise BadInput(f"{path}: near row {row + 2}: {error}", CURE) from error
+            raise BadInput(f"{path}: near row {row + 2}: {error}", CSV_CURE) from error
         if label:
             for i, window in enumerate(cut(values, spec.rate, spec.window, hop)):
                 yield Sample(window, f"{path}@{row / spec.rate + i * hop:.2f}s", f"{path}#{row}", label)
@@ -81,19 +82,19 @@ def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
 
 
 def load_csv(path: Path) -> NDArray[np.float32]:
-    """A table float32 [rows, columns] without its header and without columns that count time."""
+    """A table float32 [rows, columns] without its header and its CLOCK_COLUMNS. Raises BadInput if it can't be read."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} can't be read as text ({error})", CURE) from error
+        raise BadInput(f"{path} can't be read as text ({error})", CSV_CURE) from error
     return parse_csv(text, str(path))
 
 
 def parse_csv(text: str, path: str) -> NDArray[np.float32]:
-    """The same of a text; `path` names it in errors."""
+    """`load_csv` of a text; `path` names it in errors."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        raise BadInput(f"{path} is empty", CURE)
+        raise BadInput(f"{path} is empty", CSV_CURE)
     comma = next((mark for mark in ",;\t" if mark in lines[0]), None)
     header = [] if _is_number(lines[0].split(comma)[0]) else [name.strip() for name in lines[0].split(comma)]
     try:
@@ -101,14 +102,14 @@ def parse_csv(text: str, path: str) -> NDArray[np.float32]:
             warnings.simplefilter("error")
             values = np.loadtxt(lines[1:] if header else lines, np.float32, delimiter=comma, ndmin=2)
     except (ValueError, UserWarning) as error:
-        raise BadInput(f"{path}: {str(error).splitlines()[0]}", CURE) from error
+        raise BadInput(f"{path}: {str(error).splitlines()[0]}", CSV_CURE) from error
     if header and len(header) != values.shape[1]:
-        raise BadInput(f"{path}: {values.shape[1]} columns under {len(header)} names", CURE)
-    keep = [i for i, name in enumerate(header) if name.lower() not in CLOCKS]
+        raise BadInput(f"{path}: {values.shape[1]} columns under {len(header)} names", CSV_CURE)
+    keep = [i for i, name in enumerate(header) if name.lower() not in CLOCK_COLUMNS]
     values = values[:, keep] if header else values
     bad = np.flatnonzero(~np.isfinite(values).all(1))
     if len(bad):
-        raise BadInput(f"{path}: row {bad[0] + 1} holds NaN or infinity", CURE)
+        raise BadInput(f"{path}: row {bad[0] + 1} contains NaN or infinity", CSV_CURE)
     return values
 
 

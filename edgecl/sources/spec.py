@@ -1,4 +1,4 @@
-"""What sources give, and how files become samples."""
+"""What sources yield, and how files become samples."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from edgecl.samples import Refusal, Sample
 
 Item = Sample | Refusal
 
-
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -15,8 +14,8 @@ PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".p
 class Spec:
     """How files become samples.
 
-    height, width: what photos are fitted to; rate Hz, window and hop seconds: how recordings are cut; vectors: a row of
-    a .csv is a feature vector by itself; seconds: take no more than that of each recording.
+    height, width: size that photos are fitted to; rate (Hz), window and hop (seconds): how recordings are cut; vectors:
+    each row of a .csv file is a feature vector; seconds: how much of each recording to use, None for all.
     """
 
     height: int = 224

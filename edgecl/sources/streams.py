@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
     from edgecl.sources.spec import Item, Spec
     from firmware_bridge.link import Link
 
-FRAMES = {"width", "height", "fps"}
+FRAME_OPTIONS = {"width", "height", "fps"}
 OPTIONS = {"serial": {"baud", "channel"}, "udp": {"channel", "listen"}, "csv": {"rate", "time"},
-           "camera": FRAMES, "csi": FRAMES, "fake": {"fps"}}
-BAUD = 921600    # a 6-axis int16 IMU at 1 kHz does not fit 115200
-ANSWER = 5.0     # seconds for a device to say hello: opening a port resets many boards
-SILENCE = 10.0   # seconds without a sample after which a stream of --seconds N has ended
-ROWS = 256       # of a .csv read at a time
+           "camera": FRAME_OPTIONS, "csi": FRAME_OPTIONS, "fake": {"fps"}}
+DEFAULT_BAUD = 921600   # a 6-axis int16 IMU at 1 kHz does not fit into 115200
+HELLO_TIMEOUT = 5.0     # seconds for a device to say hello: opening a port resets many boards
+SILENCE_TIMEOUT = 10.0  # seconds without a sample after which a stream with --seconds N ends
+ROWS_PER_READ = 256     # of a .csv file
+# Called when the link to a device is open, with its live frame counts by result
+LinkWatch = Callable[[Mapping[str, int]], None]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """`KIND:ADDRESS?OPTIONS` taken apart."""
+    """The parts of `KIND:ADDRESS?OPTIONS`."""
 
     text: str
     kind: str
@@ -38,8 +40,8 @@ class Stream:
 
 
 class Block(NamedTuple):
-    """Samples that were stamped by one clock. times: device seconds float64 [n]; values float32 [n, channels]; rate:
-    Hz; follows: False where the clock or the device is another than before."""
+    """Samples stamped by one clock. times: device seconds, float64 [n]; values float32 [n, channels]; rate: Hz;
+    follows: False if the clock or the device is not the same as before."""
 
     times: np.ndarray
     values: np.ndarray
@@ -48,45 +50,49 @@ class Block(NamedTuple):
 
 
 def parse_stream(text: str) -> Stream:
-    """The parts of a stream's name. Raises BadInput where the kind or an option is not known.
+    """The parts of a stream's name. Raises BadInput if the kind or an option is unknown.
 
-    pathlib makes one slash of the two in `csi://0`.
+    The address of `csi://0` may come with one slash: pathlib merges the two.
     """
     kind, _, rest = text.partition(":")
     address, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     known = OPTIONS.get(kind)
     if known is None or not address:
-        raise BadInput(f"{text} names no stream",
+        raise BadInput(f"{text} does not name a stream",
                        "give serial:/dev/ttyACM0, udp:HOST:PORT, udp:PORT, csv:FILE or csv:- for standard input, "
                        "camera:/dev/video0, csi://0 or fake:FOLDER")
     wrong = [name for name in options if name not in known]
     wrong += [part for part in query.split("&") if part and "=" not in part]
     if wrong:
         takes = " and ".join(f"?{name}=" for name in sorted(known))
-        raise BadInput(f"{text} has an option {wrong[0]!r}", f"{kind}: takes {takes}")
+        raise BadInput(f"{text} has the unknown option {wrong[0]!r}", f"{kind}: takes {takes}")
     return Stream(text, kind, address, options)
 
 
 def number_option(stream: Stream, name: str, default: int, most: int, text: str | None = None) -> int:
-    """A whole number among a stream's options. Raises BadInput outside 1..most."""
+    """An option of a stream as a whole number. text: parsed instead of the option, if given.
+
+    Raises BadInput unless it is a number from 1 to `most`.
+    """
     text = stream.options.get(name, str(default)) if text is None else text
     if not text.isdecimal() or not 1 <= int(text) <= most:
         raise BadInput(f"{stream.text}: the {name} is {text!r}", f"give a whole number from 1 to {most}")
     return int(text)
 
 
-def read_stream(text: str, spec: Spec, label: str | None) -> Iterator[Item]:
-    """Windows (or rows, where rows are feature vectors) as they come, and a Refusal for each gap that cost windows.
+def read_stream(text: str, spec: Spec, label: str | None, watch: LinkWatch | None = None) -> Iterator[Item]:
+    """Windows (or rows, if they are feature vectors) as they arrive, and a Refusal for each gap that cost windows.
 
-    Ends after spec.seconds of signal by device time, gaps left out; with it, also where nothing comes any more. Raises
-    BadInput, LinkError.
+    Ends after spec.seconds of signal in device time, not counting gaps, or, if spec.seconds is set, when the device
+    falls silent. Raises BadInput if the name, its options or the table are invalid, LinkError if the device can't be
+    used.
     """
     stream = parse_stream(text)
     if not spec.vectors and (spec.rate is None or spec.window is None):
-        raise BadInput(f"{text} is a stream and this state has no rate and window",
+        raise BadInput(f"{text} is a stream, but this state has no rate and window",
                        "create the state with `edgecl init --rate 50 --window 3`")
-    blocks = _csv_blocks(stream, spec) if stream.kind == "csv" else _device_blocks(stream, spec)
+    blocks = _csv_blocks(stream, spec) if stream.kind == "csv" else _device_blocks(stream, spec, watch)
     return _vectors(blocks, stream, spec, label) if spec.vectors else _windows(blocks, stream, spec, label)
 
 
@@ -117,53 +123,56 @@ def _windows(blocks: Iterator[Block | Refusal], stream: Stream, spec: Spec, labe
         most = len(block.times)
         if spec.seconds is not None:
             most = max(1, math.ceil((spec.seconds - timeline.taken) * block.rate - 1e-6))
-        for made in timeline.push(block.times[:most], block.values[:most]):
-            if isinstance(made, Gap):
-                yield from _gap(made, stream)
+        for event in timeline.push(block.times[:most], block.values[:most]):
+            if isinstance(event, Gap):
+                yield from _gap(event, stream)
             else:
-                yield Sample(made.data, f"{stream.text}@{made.start:.2f}s", f"{stream.text}#{made.segment}", label)
+                yield Sample(event.data, f"{stream.text}@{event.start:.2f}s", f"{stream.text}#{event.segment}", label)
         if spec.seconds is not None and timeline.taken >= spec.seconds - 0.5 / spec.rate:
             return
     if timeline is None:
-        raise BadInput(f"{stream.text} gave no samples", "check that the channel is being measured")
+        raise BadInput(f"{stream.text} sent no samples", "check that the device measures the channel")
     if spec.seconds is not None and stream.kind != "csv":
-        yield Refusal(stream.text, f"silent after {timeline.taken:.1f} s of the {spec.seconds:g} s asked for")
+        yield Refusal(stream.text, f"silent after {timeline.taken:.1f} of the {spec.seconds:g} s requested")
 
 
 def _gap(gap: Gap, stream: Stream) -> Iterator[Item]:
     if gap.dropped:
         lasts = f"{gap.after - gap.before:.3g} s" if gap.after > gap.before else "unknown length"
         yield Refusal(stream.text, f"a gap of {lasts} at {gap.before:.2f} s of device time: "
-                                   f"{gap.dropped} begun {'window' if gap.dropped == 1 else 'windows'} dropped")
+                                   f"dropped {gap.dropped} unfinished {'window' if gap.dropped == 1 else 'windows'}")
 
 
 # devices -----------------------------------------------------------------------------------------
 
 
 def open_link(stream: Stream) -> Link:
-    """The link to the device that a stream names. Raises LinkError, BadInput."""
+    """The link to the device that a stream names. Raises BadInput if an option is invalid, LinkError if the port can't
+    be opened."""
     from firmware_bridge.link import Link
     from firmware_bridge.wires import SerialWire, UdpWire
 
     wanted = {stream.options["channel"]} if stream.options.get("channel") else None
     if stream.kind == "serial":
-        baud = number_option(stream, "baud", BAUD, 4_000_000)
+        baud = number_option(stream, "baud", DEFAULT_BAUD, 4_000_000)
         return Link(lambda: SerialWire(stream.address, baud), wanted)
     host, _, port = stream.address.rpartition(":")
     number = number_option(stream, "port", 0, 65535, port)
     return Link(lambda: UdpWire(number, host or None, stream.options.get("listen", "127.0.0.1")), wanted)
 
 
-def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block | Refusal]:
+def _device_blocks(stream: Stream, spec: Spec, watch: LinkWatch | None = None) -> Iterator[Block | Refusal]:
     from firmware_bridge.reader import Reader
     from firmware_bridge.session import Connected, Samples
 
     link = open_link(stream)
+    if watch is not None:
+        watch(link.session.decoder.counts)
     with Reader(link) as reader:
-        reader.wait_hello(ANSWER)
+        reader.wait_hello(HELLO_TIMEOUT)
         chosen = _channel(stream, link)
         follows = here = True
-        for event in reader.events(None if spec.seconds is None else SILENCE):
+        for event in reader.events(None if spec.seconds is None else SILENCE_TIMEOUT):
             if here and not link.connected:
                 yield Refusal(stream.text, "the device has gone; waiting for it to come back")
             here = link.connected
@@ -177,7 +186,7 @@ def _device_blocks(stream: Stream, spec: Spec) -> Iterator[Block | Refusal]:
 
 
 def _channel(stream: Stream, link: Link) -> str:
-    """The channel that is read. Raises BadInput where that is not clear."""
+    """The channel to read. Raises BadInput if the device has no such channel, or several and none was named."""
     assert link.session.hello is not None
     names = [channel.name for channel in link.session.hello.channels if channel.dtype is not None]
     wanted = stream.options.get("channel")
@@ -195,8 +204,8 @@ def _channel(stream: Stream, link: Link) -> str:
 
 
 def _csv_blocks(stream: Stream, spec: Spec) -> Iterator[Block]:
-    """Rows of a table as they are written: a file, or standard input."""
-    from edgecl.sources.recordings import CLOCKS
+    """Rows of a table, from a file or standard input, as they are written."""
+    from edgecl.sources.recordings import CLOCK_COLUMNS
 
     rate_text = stream.options.get("rate", "")
     try:
@@ -204,7 +213,7 @@ def _csv_blocks(stream: Stream, spec: Spec) -> Iterator[Block]:
         if not 0 < rate < 1e6:
             raise ValueError
     except ValueError:
-        raise BadInput(f"{stream.text}: the rate is {rate_text!r}", "give samples a second, as ?rate=100") from None
+        raise BadInput(f"{stream.text}: the rate is {rate_text!r}", "give samples per second, as ?rate=100") from None
     try:
         file = sys.stdin if stream.address == "-" else open(stream.address, encoding="utf-8-sig")
     except OSError as error:
@@ -224,15 +233,15 @@ def _csv_blocks(stream: Stream, spec: Spec) -> Iterator[Block]:
             except ValueError:
                 if header is None and not count and not rows:
                     header = cells
-                    clock = _clock(stream, header, CLOCKS)
+                    clock = _clock(stream, header, CLOCK_COLUMNS)
                     continue
                 raise BadInput(f"{stream.text}: line {number} is {line.strip()[:60]!r}",
                                "give a row per sample, all numbers") from None
             width = width or len(rows[-1])
             if len(rows[-1]) != width or not np.isfinite(rows[-1]).all():
-                raise BadInput(f"{stream.text}: line {number} holds {len(rows[-1])} numbers, not {width}, or one that "
-                               "is not finite", "give the same number of finite columns in each row")
-            if len(rows) >= (8 if live else ROWS):
+                raise BadInput(f"{stream.text}: line {number} has {len(rows[-1])} numbers instead of {width}, or one "
+                               "that is not finite", "give the same number of columns in each row, all finite")
+            if len(rows) >= (8 if live else ROWS_PER_READ):
                 yield _csv_block(rows, clock, count, rate, rate_text)
                 count += len(rows)
                 rows = rows[:0]
@@ -256,19 +265,3 @@ def _csv_block(rows: list[list[float]], clock: int | None, count: int, rate: flo
     if not rate_text and len(steps) and (period := float(np.median(steps))) > 0:
         rate = 1 / period
     return Block(times, np.delete(table, clock, 1).astype(np.float32), rate)
-
-
-class Debounce:
-    """A label once it came `times` in a row and is another than the one said last."""
-
-    def __init__(self, times: int) -> None:
-        self._times, self._run, self._last, self._said = times, 0, object(), object()
-
-    def __call__(self, label: object) -> bool:
-        """Whether to say it now."""
-        self._run = self._run + 1 if label == self._last else 1
-        self._last = label
-        if self._run < self._times or label == self._said:
-            return False
-        self._said = label
-        return True

@@ -1,4 +1,4 @@
-"""From stamped samples to windows: gaps found, another rate resampled, windows cut by device time."""
+"""From stamped samples to windows: finds gaps, resamples to the state's rate, cuts windows by device time."""
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -8,14 +8,15 @@ import numpy as np
 from edgecl.errors import BadInput
 from edgecl.sources.windows import samples
 
-GAP = 1.5          # periods of the source between two samples beyond which one is missing
-SLOWEST = 10        # times: a slower source is no signal at the rate; it would only be filled in
-SAME = 1e-3         # periods within which a sample is taken as it is, to the last bit
-AVERAGE_FROM = 1.5  # a source so many times faster than the rate is averaged over a period: else it would alias
+GAP_PERIODS = 1.5    # two samples further apart than this many source periods have a gap between them
+MAX_UPSAMPLING = 10  # times: of a slower source, nearly all samples would be interpolated
+SAME_TIME = 1e-3     # a sample within this many periods of a wanted time is copied, to the last bit
+AVERAGE_FROM = 1.5   # a source this many times faster than the rate is averaged over a period, or it would alias
 
 
 class Window(NamedTuple):
-    """data float32 [time, channels]; start: device seconds of its first sample; segment: number of its stretch."""
+    """data float32 [time, channels]; start: device time of its first sample, seconds; segment: number of the stretch
+    without gaps that it is part of."""
 
     data: np.ndarray
     start: float
@@ -23,7 +24,7 @@ class Window(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Samples are missing between two device times, seconds; dropped: windows that had begun and were given up."""
+    """Samples are missing between two device times, in seconds; dropped: unfinished windows that were given up."""
 
     before: float
     after: float
@@ -33,14 +34,15 @@ class Gap(NamedTuple):
 class Timeline:
     """Blocks of samples in, windows and gaps out. Keeps one window and one block, however long it runs.
 
-    rate: Hz of the windows; window, hop: seconds; source_rate: Hz of what comes in. taken: seconds of signal so far,
-    gaps left out; dropped: windows given up. A stretch begins with its first sample, and there its first window.
+    rate: Hz of the windows; window, hop: seconds; source_rate: Hz of the input. taken: seconds of signal so far, not
+    counting gaps; dropped: windows given up. The first window of a stretch begins with its first sample. Raises
+    BadInput if the source is too slow, or window or hop shorter than a sample.
     """
 
     def __init__(self, rate: float, window: float, hop: float, source_rate: float) -> None:
-        if not source_rate >= rate / SLOWEST:
+        if not source_rate >= rate / MAX_UPSAMPLING:
             raise BadInput(f"samples come at {source_rate:g} Hz, windows are cut at {rate:g} Hz",
-                           f"create the state with --rate {source_rate:g} or so")
+                           f"create the state with --rate {source_rate:g} or close to it")
         self._rate, self._source = rate, source_rate
         self._length, self._hop = samples(window, rate, "window"), samples(hop, rate, "hop")
         self._average = source_rate >= AVERAGE_FROM * rate
@@ -55,15 +57,16 @@ class Timeline:
         return self._taken / self._rate
 
     def _restart(self) -> None:
-        self._times = np.empty(0)             # of the source, from the first that is still needed
+        self._times = np.empty(0)             # of the source samples that are still needed
         self._values: np.ndarray | None = None
         self._begin = 0.0
         self._made = 0                        # samples at `rate` since the stretch began
         self._kept: np.ndarray | None = None  # those from `_first` on
-        self._first = 0                       # where the next window starts
+        self._first = 0                       # sample at which the next window starts
 
     def push(self, times: np.ndarray, values: np.ndarray) -> list[Window | Gap]:
-        """times float64 [n], device seconds; values float32 [n, channels]. Samples that are not finite are missing."""
+        """The windows and gaps that these samples complete. times: device seconds, float64 [n]; values float32
+        [n, channels]. Samples that are not finite count as missing."""
         out: list[Window | Gap] = []
         finite = np.isfinite(values).all(1)
         if not finite.all():
@@ -71,7 +74,7 @@ class Timeline:
         if not len(times):
             return out
         steps = np.diff(times, prepend=self._times[-1] if len(self._times) else times[0] - 0.5 / self._source)
-        breaks = set(np.flatnonzero((steps > GAP / self._source) | (steps <= 0)).tolist())
+        breaks = set(np.flatnonzero((steps > GAP_PERIODS / self._source) | (steps <= 0)).tolist())
         starts = sorted({0, *breaks})
         for start, end in zip(starts, [*starts[1:], len(times)]):
             if start in breaks:
@@ -80,7 +83,7 @@ class Timeline:
         return out
 
     def cut(self, after: float = float("nan")) -> Gap:
-        """End the stretch: what comes next does not follow. after: device seconds of the next sample, where known."""
+        """End the stretch: the next sample does not follow. after: its device time in seconds, if known."""
         begun = max(0, -(-(self._made - self._first) // self._hop))
         self.dropped += begun
         gap = Gap(float(self._times[-1]) if len(self._times) else after, after, begun)
@@ -106,7 +109,7 @@ class Timeline:
         return out
 
     def _resample(self) -> np.ndarray:
-        """The samples at `rate` that the source's samples now allow; those no longer needed are let go."""
+        """The samples at `rate` that can be computed now; drops source samples that are no longer needed."""
         assert self._values is not None
         half = 0.5 / self._rate if self._average else 0.0
         span = self._times[-1] - self._begin + 1e-9
@@ -116,8 +119,8 @@ class Timeline:
             made = self._averages(at, half)
         else:
             made = np.stack([np.interp(at, self._times, column) for column in self._values.T], 1)
-            nearest = np.clip(np.searchsorted(self._times, at - SAME / self._rate), 0, len(self._times) - 1)
-            same = np.abs(self._times[nearest] - at) < SAME / self._rate
+            nearest = np.clip(np.searchsorted(self._times, at - SAME_TIME / self._rate), 0, len(self._times) - 1)
+            same = np.abs(self._times[nearest] - at) < SAME_TIME / self._rate
             made[same] = self._values[nearest[same]]
         following = self._begin + (self._made + len(at)) / self._rate - half
         keep = max(0, int(np.searchsorted(self._times, following)) - 1)
@@ -125,7 +128,7 @@ class Timeline:
         return made.astype(np.float32)
 
     def _averages(self, at: np.ndarray, half: float) -> np.ndarray:
-        """Means over a period around each time of the straight lines between the source's samples."""
+        """Means of the linear interpolation between the source's samples, over one period around each time."""
         assert self._values is not None
         values = self._values.astype(np.float64)
         areas = (values[1:] + values[:-1]) / 2 * np.diff(self._times)[:, None]

@@ -1,1 +1,1 @@
-"""Class statistics: what is known of features as sums, exact and additive."""
+"""Class statistics: sums over features, exact and additive."""

@@ -1,4 +1,4 @@
-"""Class statistics: all that the fast learner remembers of its samples, additive in any order."""
+"""Class statistics: everything that the closed-form heads need from the samples, additive in any order."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BLOCK = 256  # samples that wait for one symmetric rank-256 update: 16 times the speed of one at a time
-LARGEST = 1e15  # of a feature: sums of squares are float32 at rest, up to 3e38
+UPDATE_BLOCK = 256  # samples per symmetric update of G: 16 times as fast as one at a time
+MAX_FEATURE = 1e15  # sums of squares are stored as float32, up to 3e38
 
 
 def check_features(label: str, h: NDArray[np.float32]) -> None:
-    """Raise BadInput where a feature can't be summed: NaN, infinite or over LARGEST."""
-    if not np.abs(h).max(initial=0) <= LARGEST:
-        raise BadInput(f"a feature of class {label!r} is no number up to {LARGEST:.0e}",
-                       "look at the samples and the backbone for NaN or infinity")
+    """Raise BadInput if a feature can't be summed because it is NaN, infinite or over MAX_FEATURE."""
+    if not np.abs(h).max(initial=0) <= MAX_FEATURE:
+        raise BadInput(f"a feature of class {label!r} is not a number of at most {MAX_FEATURE:.0e}",
+                       "check the samples and the backbone for NaN or infinity")
 
 
 class ClassStatistics:
     """Per class n_c and Q_c = sum (h - r), shared G = sum (h - r)(h - r)^T, about a fixed reference r.
 
-    Accumulates in float64; at rest (`to_arrays`) sums and the packed triangle of G are float32. The reference
-    only guards the precision: results do not depend on it. `second_moment=False` keeps no G (nearest means only).
-    residual: degrees of freedom that approximately forgotten classes left in G; diagonal: what stands beside the low
-    rank where G was at rest so, float64 [d], so that no single sample can be subtracted from it any more; else None.
+    Accumulates in float64; stored (`to_arrays`), sums and the packed triangle of G are float32. The reference only
+    protects precision: results do not depend on it. `second_moment=False` keeps no G (for nearest-mean heads only).
+    residual: degrees of freedom that approximately forgotten classes left in G; diagonal: float64 [d] if G was stored
+    as a diagonal plus a low rank, so that single samples can no longer be subtracted from it, else None.
     """
 
     def __init__(self, reference: NDArray[np.floating[Any]], second_moment: bool = True) -> None:
@@ -50,18 +50,18 @@ class ClassStatistics:
 
     @property
     def labels(self) -> list[str]:
-        """The classes in alphabetical order, which is the order of every array below."""
+        """The classes in alphabetical order, which all arrays below follow."""
         return sorted(self.counts)
 
     @property
     def total(self) -> int:
-        """Samples of all classes."""
+        """Number of samples of all classes."""
         return sum(self.counts.values())
 
     @property
     def moment(self) -> NDArray[np.float64] | None:
-        """G float64 [d, d] about the reference, or None. Samples are added in blocks of BLOCK in the order in which
-        they came, whenever it was read: the same samples give the same bits."""
+        """G float64 [d, d] about the reference, or None. Samples are added in blocks of UPDATE_BLOCK in their order of
+        arrival, no matter when G is read: the same samples give the same bits."""
         if self._moment is None or not len(self._waiting):
             return self._moment
         product: NDArray[np.float64] = self._waiting.T @ self._waiting
@@ -72,7 +72,7 @@ class ClassStatistics:
         return self.reference + self.sums[label] / self.counts[label]
 
     def spread(self, h: NDArray[np.float32]) -> float:
-        """The mean squared distance of two samples of one class; of two of `h` [n, d] where no G is kept."""
+        """The mean squared distance between two samples of a class; between two of `h` [n, d] if no G is kept."""
         freedom = self.degrees_of_freedom
         if self._moment is None or freedom < 1:
             return 2 * float(h.var(0, dtype=np.float64).sum())
@@ -81,7 +81,7 @@ class ClassStatistics:
         return 2 * max(total - between, 0.0) / freedom
 
     def add(self, label: str, h: NDArray[np.float32]) -> None:
-        """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput, see `check_features`."""
+        """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput as `check_features` does."""
         check_features(label, h)
         rows = self._centred(h)
         total = rows.sum(0)
@@ -89,21 +89,21 @@ class ClassStatistics:
         self.sums[label] = self.sums[label] + total if label in self.sums else total
         if self._moment is not None:
             waiting = np.concatenate([self._waiting, rows])
-            for start in range(0, len(waiting) - BLOCK + 1, BLOCK):
-                block = waiting[start:start + BLOCK]
+            for start in range(0, len(waiting) - UPDATE_BLOCK + 1, UPDATE_BLOCK):
+                block = waiting[start:start + UPDATE_BLOCK]
                 self._moment += block.T @ block
-            self._waiting = waiting[len(waiting) - len(waiting) % BLOCK:].copy()
+            self._waiting = waiting[len(waiting) - len(waiting) % UPDATE_BLOCK:].copy()
 
     def remove(self, label: str, h: NDArray[np.float32]) -> None:
-        """Take samples h [n, d] of one class out again, exactly; with its last sample a class is gone.
+        """Remove samples h [n, d] of one class exactly. A class disappears with its last sample.
 
-        Raises StateError where the class has fewer, or where G was at rest as a diagonal and a rank.
+        Raises StateError if the class has fewer samples, or if G was stored as a diagonal plus a low rank.
         """
         rows = self._centred(h)
         left = self.counts.get(label, 0) - len(rows)
         if left < 0 or self.diagonal is not None:
-            raise StateError(f"{len(rows)} of {left + len(rows)} samples of class {label!r} can't be taken out",
-                             "take out only samples that are still contained exactly")
+            raise StateError(f"{len(rows)} of {left + len(rows)} samples of class {label!r} can't be removed",
+                             "remove only samples that the statistics still contain exactly")
         if left:
             self.counts[label], self.sums[label] = left, self.sums[label] - rows.sum(0)
         else:
@@ -112,10 +112,10 @@ class ClassStatistics:
             self._moment -= rows.T @ rows
 
     def without(self, label: str, samples: NDArray[np.float32] | None = None) -> ClassStatistics:
-        """A copy that has forgotten a class.
+        """A copy without one class.
 
-        Exact where `samples` [n_c, d] are all of the class's samples; otherwise the mean is removed from G exactly
-        and the class's scatter about it stays, anonymous, as `residual` degrees of freedom.
+        Exact if `samples` [n_c, d] are all samples of the class; otherwise its mean is removed from G exactly, and its
+        scatter about the mean remains part of the shared scatter, as `residual` degrees of freedom.
         """
         left = self.copy()
         if samples is not None and self.diagonal is None:
@@ -129,14 +129,14 @@ class ClassStatistics:
 
     def affine(self, weight: NDArray[np.float64], shifts: Mapping[str, NDArray[np.float64]],
                noise: NDArray[np.float64]) -> ClassStatistics:
-        """The statistics of A h + b_c + noise, about their mean. weight: A [d', d]; shifts: b_c [d'] of each class;
-        noise: its covariance within classes [d', d']. G is approximate afterwards where it was."""
+        """The statistics of A h + b_c + noise, about their mean. weight: A [d', d]; shifts: b_c [d'] for each class;
+        noise: its covariance within classes [d', d']. An approximate G stays approximate."""
         means = {label: weight @ self.mean(label) + shifts[label] for label in self.counts}
         total: NDArray[np.float64] = sum((n * means[label] for label, n in self.counts.items()), np.zeros(len(weight)))
         image = ClassStatistics(total / max(self.total, 1), self._moment is not None)
         image.counts, image.residual = dict(self.counts), self.residual
         image.sums = {label: n * (means[label] - image.reference) for label, n in self.counts.items()}
-        if image._moment is not None and self.degrees_of_freedom > 0:  # else the scatter is rounding
+        if image._moment is not None and self.degrees_of_freedom > 0:  # else the scatter is only rounding
             scatter = weight @ self.scatter() @ weight.T
             image._moment += (scatter + scatter.T) / 2 + self.degrees_of_freedom * noise
         if image._moment is not None:
@@ -146,16 +146,16 @@ class ClassStatistics:
         return image
 
     def about_its_mean(self, second_moment: bool = True) -> ClassStatistics:
-        """The same about the mean of its own classes (0 without any): the old reference may be a forgotten sample."""
+        """The same about the mean of its classes (0 if there are none): the old reference may be a forgotten sample."""
         centre = sum(self.sums.values(), np.zeros(self.dimension)) / max(self.total, 1)
         moved = ClassStatistics(self.reference + centre if self.counts else 0 * self.reference, second_moment)
         moved.merge(self)
         return moved
 
     def merge(self, other: ClassStatistics) -> None:
-        """Add another store's samples: the result is what one store would hold that had seen both.
+        """Add the samples of other statistics: the result is that of all samples seen by one learner.
 
-        Raises StateError where the dimensions differ or one of them keeps no second moment.
+        Raises StateError if the dimensions differ, or if only one of the two keeps a second moment.
         """
         if self.dimension != other.dimension or (self._moment is None) != (other._moment is None):
             raise StateError(f"statistics of {self.dimension} and {other.dimension} dimensions can't be merged",
@@ -184,9 +184,9 @@ class ClassStatistics:
         return twin
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> PooledCovariance:
-        """What heads are solved from, as if the samples `held` (class -> h [n, d]) had never been added.
+        """The means and covariance that heads are solved from, as if `held` (class -> h [n, d]) had never been added.
 
-        Where G is approximate, their scatter can't be subtracted from it and stays.
+        If G is approximate, the scatter of `held` can't be subtracted from it and remains.
         """
         rows = {label: self._centred(h) for label, h in (held or {}).items()}
         labels = self.labels
@@ -206,7 +206,7 @@ class ClassStatistics:
 
     @property
     def degrees_of_freedom(self) -> int:
-        """N - C, plus what forgotten classes left."""
+        """N - C, plus those that forgotten classes left."""
         return self.total - len(self.counts) + self.residual
 
     def scatter(self) -> NDArray[np.float64]:
@@ -220,17 +220,17 @@ class ClassStatistics:
         return np.subtract(self.moment, product, out=product)  # type: ignore[arg-type]
 
     def _weighted_means(self) -> NDArray[np.float64]:
-        """Each class mean times the root of its count: [C, d]."""
+        """Each class mean times the square root of its count, float64 [C, d]."""
         return np.array([self.sums[c] / np.sqrt(self.counts[c]) for c in self.labels]).reshape(-1, self.dimension)
 
     def _centred(self, h: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.atleast_2d(h).astype(np.float64) - self.reference
 
     def to_arrays(self, rank: int | None = None) -> dict[str, NDArray[Any]]:
-        """Everything, at rest: float32 arrays, names and counts.
+        """Everything in its stored form: float32 arrays, names and counts.
 
-        rank: None keeps the packed triangle of G, exactly; a number keeps the within-class scatter as its diagonal,
-        exactly, plus its `rank` strongest directions.
+        rank: None keeps the packed triangle of G, exact; a number keeps the exact diagonal of the within-class scatter
+        and its `rank` strongest directions.
         """
         labels, d = self.labels, self.dimension
         arrays: dict[str, NDArray[Any]] = {
@@ -269,7 +269,7 @@ class ClassStatistics:
 
     @staticmethod
     def bytes_at_rest(dimension: int, classes: int, second_moment: bool = True, rank: int | None = None) -> int:
-        """Bytes of the arrays of `to_arrays`, names and container apart."""
+        """Bytes of the arrays of `to_arrays`, without names and container."""
         packed = dimension * (dimension + 1) // 2 if rank is None else (rank + 1) * dimension
         return 4 * ((packed if second_moment else 0) + (classes + 1) * dimension)
 

@@ -1,4 +1,4 @@
-"""Class statistics taken along when the backbone changes: h' ~ A h + b_c, estimated where both features are known."""
+"""Carries class statistics over to a changed backbone: h' ~ A h + b_c, estimated from samples with both features."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PENALTIES = np.geomspace(1e-12, 1e2, 43)  # of the strongest direction: from a free map to a mere scaling and shift
-SMALLEST = 1e-12                          # of the strongest direction: weaker ones are rounding
+PENALTIES = np.geomspace(1e-12, 1e2, 43)  # relative to the strongest direction: from a free map to scaling and shift
+NEGLIGIBLE = 1e-12                        # relative to the strongest direction: weaker ones are rounding
 
 
 class Pairs(NamedTuple):
-    """Samples of one class before and after: old float32 [m, d], new float32 [m, d']; contained bool [m]: which of them
-    the statistics hold exactly as `old` has them, so that they can be subtracted (lossily stored ones they do not)."""
+    """Samples of one class before and after: old float32 [m, d], new float32 [m, d']; contained bool [m]: whether the
+    statistics contain the sample exactly as in `old`, so that it can be subtracted (not if it was stored lossily)."""
 
     old: NDArray[np.float32]
     new: NDArray[np.float32]
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 @dataclass(frozen=True)
 class Drift:
     """h' = A h + b + u_c + noise. weight: A float64 [d', d]; offset: b [d']; own: u_c [d'] of the classes with pairs;
-    noise: the covariance of what that leaves within classes, float64 [d', d']."""
+    noise: covariance of the residuals within classes, float64 [d', d']."""
 
     weight: NDArray[np.float64]
     offset: NDArray[np.float64]
@@ -40,17 +40,18 @@ class Drift:
 
     @classmethod
     def between(cls, pairs: Mapping[str, Pairs]) -> Drift:
-        """The drift seen in pairs of all classes.
+        """The drift estimated from the pairs of all classes.
 
-        One ridge regression: A is drawn towards s I, the best mere scaling (0 where d' is not d), and u_c towards 0, so
-        that a class moves with its own pairs as far as it has any (the nested error model of Battese, Harter & Fuller
-        1988). Its strength: generalised cross-validation (Golub, Heath & Wahba 1979). The noise is that of residuals
-        left out one by one, those of a fit with more features than pairs being 0, and shrunk towards a sphere, m pairs
-        seeing no more than m directions of it. Raises StateError without a single pair.
+        One ridge regression: A is shrunk towards s I, the best scaling (0 if d' is not d), and u_c towards 0, so that a
+        class with pairs also moves with them (the nested error model of Battese, Harter & Fuller 1988). The penalty
+        comes from generalised cross-validation (Golub, Heath & Wahba 1979). The noise is that of leave-one-out
+        residuals, since plain ones are 0 with more features than pairs, and is shrunk towards a sphere, since m pairs
+        show at most m of its directions. Raises StateError if there is not a single pair.
         """
         labels = sorted(label for label, both in pairs.items() if len(both.old))
         if not labels:
-            raise StateError("no stored sample tells how the features have changed", "keep exemplars, or learn anew")
+            raise StateError("no stored sample shows how the features have changed",
+                             "keep exemplars, or create the state again")
         counts = [len(pairs[label].old) for label in labels]
         m, codes = sum(counts), np.repeat(np.arange(len(labels)), counts)
         x = np.concatenate([pairs[label].old for label in labels]).astype(np.float64)
@@ -59,7 +60,7 @@ class Drift:
         x, y = x - x_mean, y - y_mean
         alike, size = x.shape == y.shape, float(np.vdot(x, x))
         scaling = (float(np.vdot(x, y)) / size if size else 1.0) if alike else 0.0
-        gap, each = y - scaling * x if alike else y, np.sqrt(size / m)  # a class is worth all features together
+        gap, each = y - scaling * x if alike else y, np.sqrt(size / m)  # a class weighs as much as all features
         inputs = np.hstack([x, each * (np.eye(len(labels))[codes] - share)])
 
         values, left = _left_vectors(inputs)
@@ -69,8 +70,8 @@ class Drift:
         penalties = PENALTIES * values.max(initial=0)
         kept = values / (values + penalties[:, None])  # [penalties, directions]
         free = np.maximum(m - 1 - kept.sum(1), 0.0)
-        score = ((1 - kept) ** 2 @ power + outside) / np.maximum(free, SMALLEST) ** 2
-        best = int(np.argmin(np.where(free > 1e-6 * m, score, np.inf)))  # else 0 / 0: nothing is left to judge by
+        score = ((1 - kept) ** 2 @ power + outside) / np.maximum(free, NEGLIGIBLE) ** 2
+        best = int(np.argmin(np.where(free > 1e-6 * m, score, np.inf)))  # else 0 / 0: no degrees of freedom left
 
         solved = inputs.T @ (left @ (along / (values + penalties[best])[:, None]))
         weight = solved[:x.shape[1]].T + scaling * np.eye(y.shape[1], x.shape[1])
@@ -85,11 +86,11 @@ class Drift:
 
 
 def moved(old: ClassStatistics, pairs: Mapping[str, Pairs]) -> ClassStatistics:
-    """Statistics of the new features: exact for the samples that `pairs` contains, estimated (`Drift`) for the rest.
+    """Statistics of the new features: exact for contained samples of `pairs`, estimated (`Drift`) for the rest.
 
-    Where all samples are contained nothing is estimated. A second moment kept as diagonal and rank can't be parted and
-    moves as a whole; means are exact for contained samples even then. Raises BadInput for features that can't be
-    summed, StateError where there is nothing to move the rest by or more is contained than a class has.
+    If all samples are contained, nothing is estimated. A second moment kept as a diagonal and a rank can't be split and
+    is transformed as a whole; even then, means are exact for contained samples. Raises BadInput if features can't be
+    summed, StateError if there are no pairs to estimate from or a class has fewer samples than are contained.
     """
     for label, both in pairs.items():
         check_features(label, both.old)
@@ -120,13 +121,13 @@ def _left_vectors(inputs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     """Squared singular values [r] and left singular vectors [m, r] of [m, k], from the smaller of the two products."""
     tall = len(inputs) > inputs.shape[1]
     values, vectors = np.linalg.eigh(inputs.T @ inputs if tall else inputs @ inputs.T)
-    there = values > SMALLEST * values[-1]
+    there = values > NEGLIGIBLE * values[-1]
     values, vectors = values[there], vectors[:, there]
     return values, inputs @ (vectors / np.sqrt(values)) if tall else vectors
 
 
 def _noise(residuals: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The covariance within classes of residuals [m, d'], about 0 where every class has one only."""
+    """The covariance within classes of residuals [m, d'], about 0 if every class has only one, float64 [d', d']."""
     counts = np.bincount(codes)
     freedom = len(codes) - len(counts)
     if freedom:

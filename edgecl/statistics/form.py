@@ -8,7 +8,7 @@ class Form(NamedTuple):
     """What is kept of the class statistics.
 
     second_moment: whether G is kept at all; rank: None for the exact G, else the number of directions kept beside
-    the diagonal; projected: length of the random projection whose statistics are kept as well, 0 for none.
+    the diagonal; projected: length of the random projection whose statistics are also kept, 0 for none.
     """
 
     second_moment: bool
@@ -16,7 +16,7 @@ class Form(NamedTuple):
     projected: int = 0
 
     def describe(self, dimension: int) -> str:
-        """For people: `exact 1280 x 1280`."""
+        """A description for people, such as `exact 1280 x 1280`."""
         if not self.second_moment:
             return "class means only"
         plain = f"exact {dimension} x {dimension}" if self.rank is None else f"diagonal + rank {self.rank}"

@@ -1,4 +1,4 @@
-"""A Gaussian of many dimensions: a diagonal and a low rank."""
+"""A multivariate Gaussian whose covariance is a diagonal plus a low rank."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ROUNDING = 1e-12    # of the strongest direction
+NEGLIGIBLE = 1e-12    # relative to the strongest direction
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Gaussian:
 
     @classmethod
     def of(cls, mean: NDArray[np.float64], covariance: NDArray[np.float64], rank: int) -> Gaussian:
-        """The diagonal of a covariance [d, d], exactly, and its `rank` strongest directions."""
+        """The Gaussian with the exact diagonal of a covariance [d, d] and its `rank` strongest directions."""
         rank = min(rank, len(mean))
         values, vectors = np.linalg.eigh(covariance) if rank else (np.zeros(0), np.zeros((len(mean), 0)))
         kept = slice(len(values) - rank, None)
@@ -31,46 +31,46 @@ class Gaussian:
 
     @classmethod
     def fitted(cls, x: NDArray[np.float64], rank: int) -> Gaussian:
-        """Of samples [n, d]."""
+        """The Gaussian fitted to samples [n, d], with `rank` directions."""
         mean = x.mean(0)
         return cls._strongest(mean, (x - mean) / np.sqrt(len(x)), x.var(0), rank)
 
     @classmethod
     def _strongest(cls, mean: NDArray[np.float64], rows: NDArray[np.float64], variance: NDArray[np.float64],
                    rank: int) -> Gaussian:
-        """The `rank` strongest directions of rows^T rows, which may be far fewer rows than d, in a covariance of that
-        diagonal."""
+        """The Gaussian with the diagonal `variance` and the `rank` strongest directions of rows^T rows, which may have
+        far fewer rows than d."""
         if len(rows) >= rows.shape[1]:
             factor = cls.of(mean, rows.T @ rows, rank).factor
         else:
             values, left = np.linalg.eigh(rows @ rows.T)
-            kept = np.flatnonzero(values > ROUNDING * values[-1])[::-1][:rank]
+            kept = np.flatnonzero(values > NEGLIGIBLE * values[-1])[::-1][:rank]
             factor = left[:, kept].T @ rows
             factor = np.vstack([factor, np.zeros((min(rank, len(mean)) - len(factor), len(mean)))])
         return cls(mean, np.maximum(variance - (factor ** 2).sum(0), 0), factor)
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """float64 [d]."""
+        """The diagonal of the covariance, float64 [d]."""
         return self.diagonal + (self.factor ** 2).sum(0)
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """float64 [d, d]."""
+        """The whole covariance, float64 [d, d]."""
         return np.diag(self.diagonal) + self.factor.T @ self.factor
 
     def cut(self, rank: int) -> Gaussian:
-        """With the `rank` strongest directions; what the others carried goes to the diagonal, which stays exact."""
+        """The Gaussian reduced to its `rank` strongest directions; each variance stays exact."""
         return Gaussian(self.mean, self.diagonal + (self.factor[rank:] ** 2).sum(0), self.factor[:rank])
 
     def draw(self, n: int, generator: np.random.Generator) -> NDArray[np.float64]:
-        """float64 [n, d]."""
+        """n random samples, float64 [n, d]."""
         own = generator.standard_normal((n, len(self.mean))) * np.sqrt(self.diagonal)
         return self.mean + own + generator.standard_normal((n, len(self.factor))) @ self.factor
 
     def merged(self, count: int, x: NDArray[np.float64], rank: int) -> Gaussian:
-        """With samples x [n, d] beside the `count` that it was made of; what the diagonal carries chooses no
-        direction."""
+        """The Gaussian of these samples x [n, d] and the `count` that this one was fitted to. Only its factor, not its
+        diagonal, takes part in choosing the new directions."""
         n, mean = len(x), x.mean(0)
         share, gap = n / (n + count), mean - self.mean
         between = share * (1 - share)

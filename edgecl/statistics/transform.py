@@ -1,4 +1,4 @@
-"""From a backbone's feature f to the vector h whose statistics are kept: power transform and projection."""
+"""From a backbone's feature f to the vector h whose statistics are kept: power transform and random projection."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SKEWED = 0.25  # squared skewness that shows: that of symmetric features is not 0 either, by chance
+MIN_SKEWNESS = 0.25  # squared: by chance, that of symmetric features is not 0 either
 
 
 @dataclass(frozen=True)
 class FeatureTransform:
-    """h = sign(f) |f|^power, or relu(R of that): the random projection of RanPAC (McDonnell et al. 2023, section 4).
+    """h = sign(f) |f|^power, or relu(R of that), the random projection of RanPAC (McDonnell et al. 2023, section 4).
 
-    source: length of f; dimension: length of h; power: Tukey's ladder, 1 or 0.5; projected: whether R is used.
-    R is a matrix of signs made from the seed, so that it is never stored.
+    source: length of f; dimension: length of h; power: 1 or 0.5, from Tukey's ladder; projected: whether R is used.
+    R is a matrix of signs generated from the seed, so it is never stored.
     """
 
     source: int
@@ -37,7 +37,7 @@ class FeatureTransform:
         return h
 
     def back(self, h: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Features f float32 [n, source] of h [n, source], where no projection is used."""
+        """Features f float32 [n, source] of h [n, source]. Only without a projection."""
         return (np.sign(h) * np.abs(h) ** (1 / self.power)).astype(np.float32)
 
     @property
@@ -54,8 +54,8 @@ class FeatureTransform:
 
 
 def choose_power(features: NDArray[np.float32]) -> float:
-    """The power for features [n, d]: 0.5 where they are skewed and it leaves them less so, else 1 (Tukey 1977, ladder
-    of powers)."""
+    """The power for features [n, d]: 0.5 if they are skewed and become less so, else 1 (ladder of powers, Tukey 1977).
+    """
     def skewness(x: NDArray[np.float64]) -> float:
         centred = x - x.mean(0)
         spread = centred.std(0)
@@ -64,4 +64,4 @@ def choose_power(features: NDArray[np.float32]) -> float:
 
     exact = features.astype(np.float64)
     before, after = skewness(exact), skewness(np.sign(exact) * np.sqrt(np.abs(exact)))
-    return 0.5 if before > SKEWED and after < before else 1.0
+    return 0.5 if before > MIN_SKEWNESS and after < before else 1.0

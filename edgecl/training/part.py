@@ -1,4 +1,4 @@
-"""What every part of a method that keeps something between rounds can say: how many bytes, and what they are."""
+"""The base of all parts of a method: what it keeps between rounds."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -24,4 +24,4 @@ class Part:
         return {}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take what `state` gave."""
+        """Restore what `state` returned."""

@@ -8,14 +8,14 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class Step(NamedTuple):
-    """What the parts may see of one step, or of a piece of it where memory is short: losses are sums over the piece
+    """What the parts may see of one step, or of a piece of it if memory is short: losses are sums over the piece,
     divided by `of` or `old_of`, so that those of all pieces add up to the means over the step.
 
     features [n, d]; logits [n, C]; targets: columns, int64 [n]; old, old_features: logits and features of the first m
-    samples by the network as it was before, or None where no part asked for them or nothing was known; known: outputs
-    before the round; of, old_of: samples of the whole step, and those of them with old logits; smoothing: of labels;
-    fresh: how many of the first samples are not replayed; present: their columns, of the whole step; weight [n]: what
-    each label's loss counts, None for 1; recorded [n, k]: logits that replayed samples were stored with, else NaN.
+    samples by the network as it was, or None if no part needs them or nothing was known; known: outputs before the
+    round; of, old_of: samples of the whole step, and those of them with old logits; smoothing: of labels; fresh: how
+    many of the first samples are not replayed; present: their columns, of the whole step; weight [n]: what each label's
+    loss counts, None for 1; recorded [n, k]: logits that replayed samples were stored with, else NaN.
     """
 
     features: Tensor

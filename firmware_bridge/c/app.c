@@ -1,6 +1,6 @@
 #include "app.h"
 
-static uint8_t pattern[4096]; /* what APP_OBJECT sends: byte i is i * 7 mod 251 */
+static uint8_t pattern[4096]; /* the object that APP_OBJECT sends: byte i is i * 7 mod 251 */
 
 static uint8_t command(void *board, uint8_t id, const uint8_t *arguments, uint8_t size, uint8_t *data, uint8_t *filled) {
     app *a = board;
@@ -18,7 +18,7 @@ static uint8_t command(void *board, uint8_t id, const uint8_t *arguments, uint8_
         a->sending = true;
         return BRIDGE_STATUS_OK;
     case APP_RESET:
-        a->resetting = true; /* once the result has had time to leave */
+        a->resetting = true; /* after the result has had time to leave */
         a->reset_asked = a->port.now(a);
         return BRIDGE_STATUS_OK;
     default: return BRIDGE_STATUS_UNKNOWN;

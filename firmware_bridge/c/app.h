@@ -6,7 +6,7 @@
 
 enum { APP_COUNT = BRIDGE_COMMAND_FIRST, APP_OBJECT, APP_RESET };
 
-/* What the board adds. effect: the one thing that COUNT does, how often it did; reset: does not return. */
+/* What the board adds. effect: does what COUNT asks for, and returns how often it did; reset: does not return. */
 typedef struct {
     uint32_t (*effect)(uint32_t argument);
     void (*reset)(void);
@@ -22,7 +22,7 @@ typedef struct {
     bool sending, resetting;
 } app;
 
-/* imu: the row of the first channel; port: without board and command. */
+/* imu: the row of the first channel; port: board and command are set by app_init. */
 bool app_init(app *a, bridge_port port, app_board board, bridge_channel imu, bridge_identity identity,
               bridge_retained *retained, uint32_t baud);
 void app_poll(app *a);

@@ -2,13 +2,13 @@
 #include "bridge_internal.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "samples go out as they lie in memory: the bridge needs a little-endian processor"
+#error "samples are sent as they are in memory: the bridge needs a little-endian processor"
 #endif
 #if BRIDGE_FRAME_MOST < BRIDGE_FRAME_LEAST || BRIDGE_FRAME_MOST > BRIDGE_FRAME_LIMIT
-#error "BRIDGE_FRAME_MOST is out of its limits"
+#error "BRIDGE_FRAME_MOST must be from BRIDGE_FRAME_LEAST to BRIDGE_FRAME_LIMIT"
 #endif
 #if BRIDGE_CHANNELS > BRIDGE_TABLE_LIMIT || BRIDGE_TX_BYTES < 2 * (BRIDGE_ENCODED(BRIDGE_FRAME_MOST) + 1)
-#error "too many channels, or BRIDGE_TX_BYTES holds less than two frames"
+#error "BRIDGE_CHANNELS is over BRIDGE_TABLE_LIMIT, or BRIDGE_TX_BYTES has no room for two frames"
 #endif
 
 #if defined(__GNUC__)
@@ -18,10 +18,10 @@
 #endif
 
 enum {
-    RESERVE = 2 * BRIDGE_ENCODED(BRIDGE_FRAME_LEAST), /* streams leave so much of tx to answers */
+    RESERVE = 2 * BRIDGE_ENCODED(BRIDGE_FRAME_LEAST), /* the part of tx that streams leave to answers */
     RETAINED = 0x42524731,
 };
-static const uint8_t VALUE_SIZE[] = {0, 2, 4, 4, 1, 0}; /* by type; 0: no samples */
+static const uint8_t VALUE_SIZE[] = {0, 2, 4, 4, 1, 0}; /* by type; 0: not samples */
 
 static uint32_t now(const bridge *b) { return b->port->now(b->port->board); }
 
@@ -65,7 +65,7 @@ static void put_hello(bridge *b, uint32_t nonce) {
 
 static void hello(bridge *b, uint32_t nonce) {
     b->announced = now(b);
-    b->position = b->from = b->to = 0; /* puts nothing: its size and CRC */
+    b->position = b->from = b->to = 0; /* writes nothing, only computes size and CRC */
     b->object_crc = UINT32_MAX;
     put_hello(b, nonce);
     uint32_t crc = ~b->object_crc, size = b->position, most = (uint32_t)b->frame_most - OVERHEAD;
@@ -172,7 +172,7 @@ static void on_command(bridge *b, uint16_t sequence, const uint8_t *payload, siz
     if (ahead == 0) {
         bool more;
         execute(b, payload, (uint8_t)size);
-        do { /* bit 0 has just moved out: was it the next one's? */
+        do { /* the bit that was just shifted out says whether the next one is held */
             uint8_t slot = b->retained->next % BRIDGE_WINDOW;
             more = b->waiting[slot].size != 0;
             if (more) {
@@ -216,7 +216,7 @@ static void begin_session(bridge *b, uint32_t session) {
     for (uint8_t i = 0; i < BRIDGE_WINDOW; i++) b->waiting[i].size = 0;
     for (uint8_t i = 0; i < b->channel_count; i++) b->streams[i].granted = b->streams[i].starved = false;
     if (kept->magic == RETAINED && kept->session == session) return;
-    kept->magic = 0; /* a reset between these lines leaves no session rather than half of one */
+    kept->magic = 0; /* a reset between these lines leaves no session instead of half a session */
     BARRIER();
     kept->session = session;
     kept->boot = b->identity.boot;
@@ -278,7 +278,7 @@ static void on_frame(bridge *b, const uint8_t *frame, uint16_t size) {
     }
 }
 
-/* what a board calls ------------------------------------------------------------------------------------------------ */
+/* functions for the board ------------------------------------------------------------------------------------------ */
 
 bool bridge_init(bridge *b, const bridge_port *port, bridge_identity identity, const bridge_channel *channels,
                  uint8_t channel_count, bridge_retained *retained, uint32_t baud) {
@@ -357,7 +357,7 @@ void bridge_poll(bridge *b) {
     poll_baud(b);
 }
 
-/* True where the channel may send a frame of so much payload now. */
+/* Whether the channel may now send a frame with this much payload. */
 static bool open_stream(bridge *b, uint8_t index, uint8_t flags, uint32_t time, uint32_t payload) {
     uint16_t sequence = b->streams[index].sequence;
     if (!b->greeted || b->baud_pending) return false;
@@ -389,7 +389,7 @@ bool bridge_stream(bridge *b, uint8_t index, const void *samples, uint8_t count,
 
 bool bridge_object_send(bridge *b, bridge_object *object) {
     uint32_t most = (uint32_t)b->frame_most - OVERHEAD, total = object->size + CRC_SIZE;
-    if (object->size <= most) total = object->size; /* whole: the frame's CRC is enough */
+    if (object->size <= most) total = object->size; /* a single frame: its CRC suffices */
     if (!object->sent) object->crc = bridge_crc32(0, object->bytes, object->size);
     while (object->sent < total || !total) {
         uint32_t piece = total - object->sent < most ? total - object->sent : most, end = object->sent + piece;

@@ -1,7 +1,7 @@
-/* Bytes to frames: COBS, CRC-32, limits. No state but the decoder that is handed in. */
+/* Turns bytes into frames: COBS, CRC-32, limits. The only state is the decoder that is passed in. */
 #include "bridge_internal.h"
 
-static const uint32_t RESIDUE = 0x2144DF1C; /* the CRC-32 of anything that ends with its CRC-32 */
+static const uint32_t RESIDUE = 0x2144DF1C; /* the CRC-32 of any data that end with their own CRC-32 */
 
 uint32_t bridge_crc_byte(uint32_t crc, uint8_t byte) {
     static const uint32_t nibbles[16] = {

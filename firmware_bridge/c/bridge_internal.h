@@ -1,4 +1,4 @@
-/* Shared by the bridge_*.c files: no part of what a board uses. */
+/* Shared by the bridge*.c files, not for boards. */
 #ifndef BRIDGE_INTERNAL_H
 #define BRIDGE_INTERNAL_H
 
@@ -16,7 +16,7 @@ enum { CRC_SIZE = 4, HEADER = SIZE(BRIDGE_FIELDS_HEADER), OVERHEAD = HEADER + CR
 
 uint32_t bridge_crc_byte(uint32_t crc, uint8_t byte);
 
-/* A frame is opened, filled with put_*, and closed. False: no room, counted as dropped. */
+/* A frame is opened, filled with put_*, and closed. False if there is no room; it then counts as dropped. */
 bool bridge_open_frame(bridge *b, uint8_t channel, uint8_t flags, uint16_t sequence, uint32_t time, size_t payload,
                        size_t reserve);
 void bridge_close_frame(bridge *b);

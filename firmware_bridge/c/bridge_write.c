@@ -1,7 +1,7 @@
-/* Frames to bytes: a frame is written straight into tx, encoded on the way, and counts only once it is closed. */
+/* Turns frames into bytes: a frame is encoded while it is written into tx, and becomes valid when it is closed. */
 #include "bridge_internal.h"
 
-static void raw(bridge *b, uint8_t byte) { /* COBS; a full block is closed by the byte after it */
+static void raw(bridge *b, uint8_t byte) { /* COBS; the byte after a full block closes it */
     if (b->code == 0xFF) {
         b->tx[b->tx_code] = b->code;
         b->tx_code = b->tx_open++;

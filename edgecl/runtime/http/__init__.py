@@ -1,4 +1,4 @@
-"""HTTP of the daemon (`[http]` extra): API, page, events, metrics. Loaded only where the configuration asks for it."""
+"""HTTP of the daemon (`[http]` extra): API, page, events, metrics. Loaded only if the settings ask for it."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ INSTALL = "pip install 'edgecl[http]'"
 
 
 def start(services: Mapping[Path, Service], settings: DaemonSettings) -> ServerHandle:
-    """Serve at `http_listen` in a thread of its own, until `Handle.close`. services: by the directories of their
-    states, more may come; that of `settings.state` is meant where a request names none.
+    """Serve at `http_listen` in a thread of its own, until `ServerHandle.close`. services: by state directory; more may
+    be added; requests that name none get that of `settings.state`.
 
-    Raises BadInput for an address or token file that won't do, or without the extra; LinkError for a busy port.
+    Raises BadInput for an invalid address or token file, or without the extra; LinkError for a busy port.
     """
     try:
         from edgecl.runtime.http.server import serve

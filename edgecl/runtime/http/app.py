@@ -1,4 +1,4 @@
-"""The routes: what is asked over HTTP becomes a call of the service, in one of a few threads."""
+"""The routes: each request becomes a call of the service, in one of a few threads."""
 from __future__ import annotations
 
 from collections import Counter
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Endpoint = Callable[["Request"], Awaitable[Response]]
-LOOKS = ("status", "classes", "history", "rounds", "review", "latest", "budget")  # routes that are calls of the service
-WORKERS = 4   # threads that call the service
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-YEAR = 365 * 86400
+READS = ("status", "classes", "history", "rounds", "review", "latest", "budget")   # methods of the service
+MOST_CALLS = 4        # of the service at once
+PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+COOKIE_SECONDS = 365 * 86400
 
 
 class Application:
-    """The ASGI application. Every route takes ?state=NAME, where a daemon has several."""
+    """The ASGI application. Every route takes ?state=NAME, if the daemon has several states."""
 
     def __init__(self, states: States, access: Access) -> None:
         self._states, self._access = states, access
@@ -55,7 +55,7 @@ class Application:
     def _routes(self) -> list[tuple[str, str, Endpoint]]:
         return [
             *(("GET", path, self._static) for path in self._page),
-            *(("GET", f"/api/{name}", self._look) for name in LOOKS),
+            *(("GET", f"/api/{name}", self._look) for name in READS),
             ("POST", "/api/login", self._login),
             ("GET", "/api/info", self._info),
             ("GET", "/api/events", self._events),
@@ -81,21 +81,21 @@ class Application:
         try:
             await self._router({**scope, "app": self}, receive, send)
         except HTTPException as error:
-            what = {404: f"there is no {scope['path'][:80]!r}", 405: f"{scope['path']} takes no {scope['method']}"}
+            what = {404: f"there is no {scope['path'][:80]!r}", 405: f"{scope['path']} does not take {scope['method']}"}
             raise HttpRefusal(error.status_code, what.get(error.status_code, error.detail),
                               "see README.md for the routes", **dict(error.headers or {})) from error
         except ClientDisconnect:
             pass
 
     def close(self) -> None:
-        """End the streams of events."""
+        """End the event streams."""
         for broadcaster in list(self._broadcasters.values()):
             broadcaster.close()
 
     async def _call(self, call: Callable[..., T], *values: Any) -> T:
-        """A call of the service in another thread; at most WORKERS at once."""
+        """A call of the service in another thread; at most MOST_CALLS at once."""
         if self._threads is None:
-            self._threads = anyio.CapacityLimiter(WORKERS)
+            self._threads = anyio.CapacityLimiter(MOST_CALLS)
         return await anyio.to_thread.run_sync(partial(call, *values), limiter=self._threads)
 
     def _service(self, request: Request) -> Service:
@@ -111,13 +111,13 @@ class Application:
         return reply(await self._call(getattr(self._service(request), request.url.path.rpartition("/")[2])))
 
     async def _info(self, request: Request) -> Response:
-        """Of the service, and the names of all states."""
+        """`Service.info`, and the names of all states."""
         named, service = self._states.named(), self._service(request)
         own = next(name for name, each in named.items() if each is service)
         return reply({**await self._call(service.info), "state": own, "states": list(named)})
 
     async def _metrics(self, _: Request) -> Response:
-        found = await self._call(lambda: [metrics.Found(name, each.info(), each.budget(), each.counters())
+        found = await self._call(lambda: [metrics.ServiceValues(name, each.info(), each.budget(), each.counters())
                                           for name, each in self._states.named().items()])
         return Response(metrics.exposition(found, self._replies), headers={"Content-Type": metrics.CONTENT_TYPE})
 
@@ -126,18 +126,18 @@ class Application:
         return EventReply(self._broadcasters.setdefault(service, Broadcaster(service)))
 
     async def _exemplars(self, request: Request) -> Response:
-        """?class=NAME: up to four stored samples of a class as pictures."""
-        service, label = self._service(request), _asked(request, "class")
+        """?class=NAME: up to four stored samples of a class, as pictures."""
+        service, label = self._service(request), _parameter(request, "class")
         return reply(await self._call(lambda: [media.picture(each) for each in service.exemplars(label, 4)]))
 
     async def _picture(self, request: Request) -> Response:
-        """?source=NAME: what a source saw last."""
-        source = _asked(request, "source")
+        """?source=NAME: the last sample of a source."""
+        source = _parameter(request, "source")
 
         def look() -> dict[str, Any]:
             sample = self._service(request).latest_sample(source)
             if sample is None:
-                raise HttpRefusal(404, f"the source {source!r} has seen nothing yet", "wait for its first sample")
+                raise HttpRefusal(404, f"the source {source!r} has shown nothing yet", "wait for its first sample")
             return media.picture(sample)
         return reply(await self._call(look))
 
@@ -148,12 +148,12 @@ class Application:
     # changing -----------------------------------------------------------------------------------
 
     async def _login(self, request: Request) -> Response:
-        values = await read_values(request, {"token": (str,)})
+        values = await read_values(request, {"token": str})
         if not self._access.open and not self._access.is_token(values.get("token") or ""):
-            raise HttpRefusal(401, "that is not the token", "it stands in the file that http_token_file names")
+            raise HttpRefusal(401, "that is not the token", "it is in the file that http_token_file names")
         answer = reply({"ok": True})
         if not self._access.open:
-            answer.set_cookie(COOKIE, self._access.cookie, max_age=YEAR, httponly=True, samesite="strict",
+            answer.set_cookie(COOKIE, self._access.cookie, max_age=COOKIE_SECONDS, httponly=True, samesite="strict",
                               secure=request.headers.get("origin", "").startswith("https:"))
         return answer
 
@@ -163,7 +163,7 @@ class Application:
 
     async def _learn(self, request: Request) -> Response:
         """?class=NAME."""
-        label = _asked(request, "class")
+        label = _parameter(request, "class")
         async with self._turns.upload(request) as body:
             return reply(await self._call(lambda: self._service(request).learn(label, self._batch(request, body))))
 
@@ -172,13 +172,13 @@ class Application:
         return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
 
     async def _learn_last(self, request: Request) -> Response:
-        values = await read_values(request, {"class": (str,), "seconds": (float, int), "source": (str,)})
-        label, seconds = _needed(values, "class"), _needed(values, "seconds")
+        values = await read_values(request, {"class": str, "seconds": float, "source": str})
+        label, seconds = _required(values, "class"), _required(values, "seconds")
         return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source")))
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        label = _needed(await read_values(request, {"class": (str,)}), "class")
+        label = _required(await read_values(request, {"class": str}), "class")
         await self._call(_frame, service, number)
         return reply(await self._call(service.review_name, number, label))
 
@@ -189,17 +189,17 @@ class Application:
         return reply({"ok": True})
 
     async def _forget(self, request: Request) -> Response:
-        label = _needed(await read_values(request, {"class": (str,)}), "class")
+        label = _required(await read_values(request, {"class": str}), "class")
         return reply(await self._call(self._service(request).forget, label))
 
     async def _rollback(self, request: Request) -> Response:
-        values = await read_values(request, {"generation": (int,)})
+        values = await read_values(request, {"generation": int})
         return reply(await self._call(self._service(request).rollback, values.get("generation")))
 
     async def _round(self, request: Request) -> Response:
-        values = await read_values(request, {"method": (str,), "time": (float, int), "memory": (int,)})
+        values = await read_values(request, {"method": str, "time": float, "memory": int})
         if (method := values.get("method")) is not None and method not in method_names():
-            raise BadInput(f"there is no method {method[:40]!r}", f"give one of {', '.join(method_names())}")
+            raise BadInput(f"no method is called {method[:40]!r}", f"give one of {', '.join(method_names())}")
         return reply(await self._call(self._service(request).start_round, values.get("method"), values.get("time"),
                                       values.get("memory")), 202)
 
@@ -207,7 +207,7 @@ class Application:
 def _page() -> Iterator[tuple[str, tuple[bytes, str]]]:
     """Each path of the page, its content and media type."""
     for file in (files("edgecl.runtime") / "page").iterdir():
-        kind = TYPES.get("." + file.name.rpartition(".")[2])
+        kind = PAGE_TYPES.get("." + file.name.rpartition(".")[2])
         if kind:
             yield "/" if file.name == "index.html" else f"/{file.name}", (file.read_bytes(), kind)
 
@@ -217,21 +217,21 @@ async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _frame(service: Service, number: int) -> np.ndarray:
-    """A frame of the review list. Raises Refusal (404)."""
+    """A frame of the review list. Raises HttpRefusal (404)."""
     try:
         return service.review_sample(number)
     except BadInput as error:
         raise HttpRefusal(404, error.what, error.cure) from error
 
 
-def _asked(request: Request, name: str) -> str:
+def _parameter(request: Request, name: str) -> str:
     value = request.query_params.get(name)
     if not value:
-        raise BadInput(f"?{name}= is missing", f"say which: {request.url.path}?{name}=NAME")
+        raise BadInput(f"?{name}= is missing", f"ask for {request.url.path}?{name}=NAME")
     return value
 
 
-def _needed(values: dict[str, Any], name: str) -> Any:
+def _required(values: dict[str, Any], name: str) -> Any:
     if values.get(name) is None:
         raise BadInput(f"{name} is missing", f'send {{"{name}": ...}}')
     return values[name]

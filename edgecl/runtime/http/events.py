@@ -1,4 +1,4 @@
-"""Server-sent events: one subscription of the service for all clients, so that their number costs no threads."""
+"""Server-sent events: one subscription and one thread for all clients."""
 from __future__ import annotations
 
 import asyncio
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.service import Service
 
-MOST_STREAMS = 32       # clients at once; past these 429
-WAITING = 32            # events of one client; the oldest go first
-HEARTBEAT = 10.0        # seconds without an event after which a comment shows that the line is alive
+MOST_STREAMS = 32           # clients at once; past these 429
+QUEUED_EVENTS = 32          # of one client; the oldest are dropped
+HEARTBEAT_SECONDS = 10.0    # without an event; then a comment keeps the connection alive
 
 
 class EventStream:
-    """One client's events that wait to be sent."""
+    """The queued events of one client."""
 
     def __init__(self) -> None:
-        self.waiting = deque[dict[str, Any]](maxlen=WAITING)
+        self.waiting = deque[dict[str, Any]](maxlen=QUEUED_EVENTS)
         self.there = asyncio.Event()
 
 
 class EventReply(StreamingResponse):
-    """The reply that a client's events go into; the stream ends with it, however it ends."""
+    """The reply that carries a client's events; the stream is dropped when the reply ends, however it ends."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
         self._broadcaster, self._stream = broadcaster, broadcaster.subscribe()
         super().__init__(broadcaster.send(self._stream), media_type="text/event-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until one side ends."""
+        """Send events until one side closes."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -48,7 +48,7 @@ class EventReply(StreamingResponse):
 
 
 class Broadcaster:
-    """Takes events in a thread, which runs while there is a client, and gives them to all."""
+    """Takes events in a thread, which runs while there are clients, and gives them to all."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -59,11 +59,12 @@ class Broadcaster:
         self._lock = threading.Lock()
 
     def subscribe(self) -> EventStream:
-        """A new client's stream. Raises Refusal past MOST_STREAMS. In the loop's thread."""
+        """The stream of a new client. Raises HttpRefusal past MOST_STREAMS. In the thread of the event loop."""
         if self._closed:
-            raise HttpRefusal(503, "the daemon ends", "try again when it runs")
+            raise HttpRefusal(503, "the daemon is stopping", "try again when it runs")
         if len(self._streams) >= MOST_STREAMS:
-            raise HttpRefusal(429, f"{MOST_STREAMS} clients listen to events already", "close one", Retry_After="10")
+            raise HttpRefusal(429, f"{MOST_STREAMS} clients listen to events already", "close another page first",
+                              Retry_After="10")
         made = EventStream()
         self._streams.add(made)
         with self._lock:
@@ -74,11 +75,11 @@ class Broadcaster:
         return made
 
     async def send(self, stream: EventStream) -> AsyncIterator[bytes]:
-        """The bytes of a client's reply."""
+        """The chunks of a client's reply."""
         yield b"retry: 2000\n\n"
         while not self._closed:
             try:
-                await asyncio.wait_for(stream.there.wait(), HEARTBEAT)
+                await asyncio.wait_for(stream.there.wait(), HEARTBEAT_SECONDS)
             except asyncio.TimeoutError:
                 yield b":\n\n"
                 continue
@@ -88,11 +89,11 @@ class Broadcaster:
                 yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 
     def leave(self, stream: EventStream) -> None:
-        """A client has gone."""
+        """Drop the stream of a client that has gone."""
         self._streams.discard(stream)
 
     def close(self) -> None:
-        """End all streams; from any thread."""
+        """End all streams. From any thread."""
         self._closed = True
         if (subscription := self._subscription) is not None:
             subscription.close()
@@ -109,7 +110,7 @@ class Broadcaster:
                         self._pump = None
                         break
             loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:  # the loop has ended
+        except RuntimeError:  # the event loop has ended
             self._pump = None
         finally:
             subscription.close()

@@ -1,4 +1,4 @@
-"""What stands before every route: how many at once, Host, Origin, token; and what goes out with every reply."""
+"""Checks before every route: number of requests, Host, Origin, token; and headers of every reply."""
 from __future__ import annotations
 
 import logging
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     from edgecl.runtime.http.access import Access
 
-MOST_REQUESTS = 128  # at work, or waiting for their turn; past these 503
+MOST_REQUESTS = 128  # being processed or waiting for their turn; past these 503
 LOGIN = "/api/login"
 log = logging.getLogger("edgecl")
 
 
 class Guard:
-    """An ASGI application before another. replies: how many of each code, for /metrics; page: paths that anybody may
-    see, since they hold nothing of the state."""
+    """ASGI middleware. replies: counts replies by status, for /metrics; page: paths that anybody may read, since they
+    hold nothing of the state."""
 
     def __init__(self, app: ASGIApp, access: Access, replies: Counter[int], page: Collection[str]) -> None:
         self._app, self._access, self._replies, self._page, self._active = app, access, replies, page, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on; whatever goes wrong behind is told as JSON."""
+        """Refuse a request or pass it on; errors behind it become JSON replies."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,14 +51,14 @@ class Guard:
             self._check(scope)
             await self._app(scope, receive, dressed)
         except (HttpRefusal, EdgeclError) as error:
-            error.__traceback__ = None  # its frames hold the body, in a ring with a future that only the collector ends
+            error.__traceback__ = None  # its frames hold the body, in a cycle that only the collector would free
             if not begun:
                 await refuse(error)(scope, receive, dressed)
         except Exception as error:  # the outermost place of a request: the server goes on
             log.exception("%s %s failed", scope["method"], scope["path"])
             error.__traceback__ = None
             if not begun:
-                await refuse(HttpRefusal(500, "something went wrong inside", "the daemon's log says what"))(
+                await refuse(HttpRefusal(500, "the daemon has failed at this", "see its log"))(
                     scope, receive, dressed)
         finally:
             self._active -= 1
@@ -66,15 +66,17 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._active > MOST_REQUESTS:
-            raise HttpRefusal(503, f"{MOST_REQUESTS} requests are at work", "try again in a second", Retry_After="1")
+            raise HttpRefusal(503, f"{MOST_REQUESTS} requests are being processed", "try again in a second",
+                              Retry_After="1")
         host, origin, site = headers.get("host", ""), headers.get("origin"), headers.get("sec-fetch-site")
         if not self._access.knows_host(host):
-            raise HttpRefusal(403, f"the Host {host[:80]!r} is not this machine", "ask by its address, or as localhost")
+            raise HttpRefusal(403, f"the Host {host[:80]!r} is not this machine",
+                              "use its address, its name or localhost")
         if origin is not None and not self._access.knows_origin(origin, host):
-            raise HttpRefusal(403, f"a page of {origin[:80]!r} may not ask here",
+            raise HttpRefusal(403, f"a page of {origin[:80]!r} may not send requests here",
                               "open the page that this daemon serves")
         if scope["path"] not in self._page and site not in (None, "same-origin", "none"):
-            raise HttpRefusal(403, "another site's page may not ask here",
+            raise HttpRefusal(403, "a page of another site may not send requests here",
                               "open the page that this daemon serves")
         shown = headers.get("authorization", ""), headers.get("cookie", "")
         if scope["path"] not in (*self._page, LOGIN) and not self._access.accepts(*shown):

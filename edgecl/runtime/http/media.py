@@ -1,4 +1,4 @@
-"""What comes in as a body becomes a batch of samples; what a sample looks like goes out as a picture or a curve."""
+"""Bodies in, as batches of samples; samples out, as pictures or curves."""
 from __future__ import annotations
 
 import base64
@@ -15,50 +15,51 @@ from edgecl.errors import BadInput
 from edgecl.runtime.http.replies import HttpRefusal
 
 MOST_BODY = 8 * 2 ** 20        # bytes of an upload
-MOST_JSON = 2 ** 20            # ... of JSON, which takes 20 times as much while it is parsed
-MOST_UNPACKED = 64 * 2 ** 20   # ... of the arrays in an .npz file
+MOST_JSON = 2 ** 20            # ... of JSON, which takes 20 times as much memory while it is parsed
+MOST_UNPACKED = 64 * 2 ** 20   # ... of the array in an .npz file
 MOST_SAMPLES = 4096            # of one upload
-DEFAULT_SIZE = (224, 224)      # of photos, where the state has no backbone yet
-IMAGES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
-ARRAYS = ("application/x-npz", "application/zip", "application/octet-stream")
-CURVES, CURVE_POINTS = 12, 96  # channels and points of a curve that is shown
-THUMBNAIL = 320                # pixels of the longer side of a picture that is shown
-ONE_KIND = f"send one photo (image/jpeg, image/png, ...), an .npz file ({ARRAYS[0]}), JSON or text/csv"
+DEFAULT_SIZE = (224, 224)      # of photos, if the state has no backbone yet
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff")
+ARRAY_TYPES = ("application/x-npz", "application/zip", "application/octet-stream")
+MOST_CURVES, CURVE_POINTS = 12, 96  # channels of a sample that are drawn, and points of each
+PICTURE_SIDE = 320             # pixels of the longer side of a picture
+WHAT_TO_SEND = f"send one photo (image/jpeg, image/png, ...), an .npz file ({ARRAY_TYPES[0]}), JSON or text/csv"
 
 
 def most_bytes(content_type: str) -> int:
-    """What a body of a media type may hold."""
+    """Most bytes of a body of a media type."""
     return MOST_JSON if content_type == "application/json" else MOST_BODY
 
 
 def batch_of(body: bytes, content_type: str, kind: str | None, shape: list[int] | None) -> np.ndarray:
-    """Samples [n, ...] of one body, not yet held against the state. kind, shape: what the state takes, as in `info`.
+    """The samples [n, ...] in a body, not checked against the state yet. kind, shape: of the state's samples, as in
+    `Service.info`.
 
-    Raises BadInput for what can't be read, Refusal (415) for another media type.
+    Raises BadInput if the body can't be read, HttpRefusal (415) for an unknown media type.
     """
     if not body:
-        raise BadInput("the body is empty", ONE_KIND)
-    if content_type in IMAGES:
+        raise BadInput("the body is empty", WHAT_TO_SEND)
+    if content_type in IMAGE_TYPES:
         if kind not in (None, "image"):
             raise BadInput(f"a photo, and this state takes {kind}s", "send JSON, text/csv or .npz")
         from edgecl.images import decode_image
 
         return decode_image(body, "the photo", *(shape[:2] if shape else DEFAULT_SIZE))[None]
-    if content_type in ARRAYS:
+    if content_type in ARRAY_TYPES:
         batch = _unpack(body)
     elif content_type == "application/json":
         batch = _numbers(body, len(shape) if shape else None)
     elif content_type == "text/csv":
         batch = _recording(body, kind, shape)
     else:
-        raise HttpRefusal(415, f"the media type {content_type[:80]!r} can't be read", ONE_KIND)
+        raise HttpRefusal(415, f"the media type {content_type[:80]!r} can't be read", WHAT_TO_SEND)
     if not 1 <= len(batch) <= MOST_SAMPLES:
         raise BadInput(f"the body holds {len(batch)} samples", f"send 1 to {MOST_SAMPLES} at a time")
     return batch
 
 
 def _unpack(body: bytes) -> np.ndarray:
-    """The array `x`, `x_train` or the only one of an .npz file, after a look at how large it becomes."""
+    """The array `x`, `x_train` or the only one in an .npz file, after its size was checked."""
     cure = "send np.savez_compressed(file, x=samples)"
     try:
         with zipfile.ZipFile(BytesIO(body)) as packed:
@@ -71,12 +72,12 @@ def _unpack(body: bytes) -> np.ndarray:
             about = packed.getinfo(chosen)
             if about.file_size > MOST_UNPACKED:
                 raise BadInput(f"the array unpacks to {about.file_size} bytes", f"send at most {MOST_UNPACKED}")
-            with packed.open(about) as file:  # the header first: its shape decides what is allocated
+            with packed.open(about) as file:  # the header first: its shape decides how much is allocated
                 if npy.read_magic(file) != (1, 0):
-                    raise BadInput("the array is of a form that is not needed for numbers", cure)
+                    raise BadInput("the array is not an .npy of version 1.0", cure)
                 shape, _, dtype = npy.read_array_header_1_0(file)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize > about.file_size or min(shape, default=1) < 1:
-                raise BadInput(f"an array {dtype} {list(shape)} in {about.file_size} bytes", cure)
+                raise BadInput(f"an array of dtype {dtype} and shape {list(shape)} in {about.file_size} bytes", cure)
             with packed.open(about) as file:
                 found: np.ndarray = npy.read_array(file, allow_pickle=False)
     except BadInput:
@@ -90,7 +91,7 @@ def _unpack(body: bytes) -> np.ndarray:
 
 
 def _numbers(body: bytes, dimensions: int | None) -> np.ndarray:
-    """{"samples": nested lists}, or these lists; one sample by itself makes a batch of one."""
+    """The samples in {"samples": nested lists} or in nested lists; a single sample becomes a batch of one."""
     cure = 'send {"samples": [[[1.0, 2.0], ...], ...]}: a list of windows [time, channels] or vectors'
     try:
         value = json.loads(body)
@@ -106,35 +107,36 @@ def _numbers(body: bytes, dimensions: int | None) -> np.ndarray:
 
 
 def _recording(body: bytes, kind: str | None, shape: list[int] | None) -> np.ndarray:
-    """The windows of a recording, each half over the last, or its rows as vectors."""
-    from edgecl.sources.recordings import CURE, parse_csv
+    """The windows of a recording, each overlapping half of the last, or its rows as vectors."""
+    from edgecl.sources.recordings import CSV_CURE, parse_csv
     from edgecl.sources.windows import cut
 
     if kind == "image" or shape is None:
-        raise BadInput("a recording, and this state takes " + ("photos" if kind == "image" else "nothing yet"),
+        raise BadInput("a recording, and this state takes photos" if kind == "image" else
+                       "a recording, and this state has no window length yet",
                        "send a photo" if kind == "image" else "teach it an .npz file or JSON first")
     try:
         values = parse_csv(body.decode("utf-8-sig"), "the recording")
     except UnicodeDecodeError as error:
-        raise BadInput(f"the recording is no UTF-8 ({error.reason})", CURE) from error
+        raise BadInput(f"the recording is not UTF-8 ({error.reason})", CSV_CURE) from error
     if kind == "feature":
         return values
     windows = cut(values, 1.0, shape[0], max(shape[0] // 2, 1))
     if not len(windows):
-        raise BadInput(f"the recording has {len(values)} rows, a window {shape[0]}", "send a longer recording")
+        raise BadInput(f"the recording has {len(values)} rows, and a window has {shape[0]}", "send a longer recording")
     return windows
 
 
 def picture(sample: np.ndarray) -> dict[str, Any]:
-    """{"image": a data: URI} of an image, {"curves": [[values of a channel]]} of a window or vector."""
+    """{"image": a data: URI} for an image, {"curves": [[values of a channel]]} for a window or vector."""
     if sample.dtype == np.uint8 and sample.ndim == 3:
         from PIL import Image
 
         image = Image.fromarray(sample if sample.shape[-1] == 3 else sample[..., 0])
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         packed = BytesIO()
         image.save(packed, "JPEG", quality=80)
         return {"image": "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()}
-    values = np.nan_to_num(np.asarray(sample, np.float32).reshape(len(sample), -1)[:, :CURVES])
+    values = np.nan_to_num(np.asarray(sample, np.float32).reshape(len(sample), -1)[:, :MOST_CURVES])
     chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), CURVE_POINTS)).astype(int))
     return {"curves": [[round(float(v), 4) for v in channel] for channel in values[chosen].T]}

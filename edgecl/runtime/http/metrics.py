@@ -1,4 +1,4 @@
-"""Prometheus' text format of what a service counts; base units, and no label that a stranger can choose."""
+"""The metrics in Prometheus' text format: base units, and no label values that a stranger can choose."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,8 +30,8 @@ def _histogram(name: str, about: str, found: Iterable[tuple[dict[str, str], dict
     return lines
 
 
-class Found(NamedTuple):
-    """What one state's service says."""
+class ServiceValues(NamedTuple):
+    """The values of one state's service."""
 
     state: str
     info: dict[str, Any]
@@ -39,58 +39,57 @@ class Found(NamedTuple):
     counters: dict[str, Any]
 
 
-def exposition(states: list[Found], replies: Mapping[int, int]) -> str:
-    """All metrics. states: the main one first; replies: of HTTP by code."""
+def exposition(states: list[ServiceValues], replies: Mapping[int, int]) -> str:
+    """All metrics. states: the main one first; replies: of HTTP by status."""
     main = states[0]
 
-    def each(value: Callable[[Found], float]) -> Samples:
+    def once(value: float | None, **labels: str) -> Samples:
+        return [(labels, value)]
+
+    def each(value: Callable[[ServiceValues], float]) -> Samples:
         return [({"state": found.state}, value(found)) for found in states]
 
     def by(label: str, name: str) -> Samples:
         return [({"state": found.state, label: str(key)}, value) for found in states
-                for key, value in found.counters.get(name, {}).items()]
+                for key, value in found.counters[name].items()]
 
-    def seconds(name: str) -> list[tuple[dict[str, str], dict[str, Any]]]:
-        return [({"state": found.state}, found.counters[name]) for found in states]
-
-    lines = [
-        *_family("edgecl_build_info", "gauge", "Version of edgecl.", [({"version": main.info["version"]}, 1)]),
-        *_family("edgecl_uptime_seconds", "gauge", "Since the daemon started.", [({}, main.info["uptime_seconds"])]),
-        *_family("edgecl_generation", "gauge", "The generation that serves.", each(lambda f: f.info["generation"])),
-        *_family("edgecl_classes", "gauge", "Known classes.", each(lambda f: len(f.info["classes"]))),
-        *_family("edgecl_round_running", "gauge", "Whether a learning round runs.",
-                 each(lambda f: int(f.info["round_running"]))),
-        *_family("edgecl_source_up", "gauge", "Whether a source gives samples.",
-                 [({"state": found.state, "source": source["name"]}, int(source["alive"]))
-                  for found in states for source in found.info["sources"]]),
-        *_family("edgecl_frames_total", "counter", "Samples classified.", by("source", "frames_total")),
-        *_family("edgecl_frames_dropped_total", "counter", "Samples that newer ones overtook.",
-                 by("source", "dropped_total")),
-        *_family("edgecl_source_restarts_total", "counter", "Restarts of a source that failed.",
-                 by("source", "restarts_total")),
-        *_family("edgecl_serial_frames_total", "counter", "Frames of a serial line.",
-                 by("result", "serial_frames_total")),
-        *_histogram("edgecl_inference_duration_seconds", "Backbone and head of one sample.",
-                    seconds("inference_seconds")),
-        *_histogram("edgecl_learn_duration_seconds", "One teaching, until it is on the disk.",
-                    seconds("learn_seconds")),
-        *_family("edgecl_samples_learned_total", "counter", "Samples taught.",
-                 each(lambda f: f.counters["learned_total"])),
-        *_family("edgecl_rounds_total", "counter", "Learning rounds by what came of them.",
-                 by("verdict", "rounds_total")),
-        *_family("edgecl_state_bytes", "gauge", "Bytes of the state directory.",
-                 each(lambda f: f.budget["used_bytes"])),
-        *_family("edgecl_state_limit_bytes", "gauge", "What it may have.", each(lambda f: f.budget["quota_bytes"])),
-        *_family("edgecl_buffer_bytes", "gauge", "Bytes of stored samples.",
-                 each(lambda f: f.budget["exemplar_bytes"])),
-        *_family("edgecl_buffer_limit_bytes", "gauge", "What they may have.",
-                 each(lambda f: f.budget["exemplar_limit_bytes"])),
-        *_family("edgecl_bytes_written_total", "counter", "Bytes that the daemon wrote to disks.",
-                 [({}, main.counters["bytes_written_total"])]),
-        *_family("process_resident_memory_bytes", "gauge", "Resident memory.", [({}, main.budget["rss_bytes"])]),
-        *_family("edgecl_temperature_celsius", "gauge", "The zone of the board that is nearest to its limit.",
-                 [({}, main.budget["heat_celsius"])]),
-        *_family("edgecl_http_replies_total", "counter", "Replies of the HTTP server by code.",
-                 [({"code": str(code)}, number) for code, number in sorted(replies.items())]),
+    families: list[tuple[str, str, str, Samples]] = [
+        ("edgecl_build_info", "gauge", "Version of edgecl.", once(1, version=main.info["version"])),
+        ("edgecl_uptime_seconds", "gauge", "Seconds since the daemon started.", once(main.info["uptime_seconds"])),
+        ("edgecl_generation", "gauge", "Current generation.", each(lambda f: f.info["generation"])),
+        ("edgecl_classes", "gauge", "Known classes.", each(lambda f: len(f.info["classes"]))),
+        ("edgecl_round_running", "gauge", "1 while a learning round runs.",
+         each(lambda f: int(f.info["round_running"]))),
+        ("edgecl_source_up", "gauge", "1 while a source gives samples.",
+         [({"state": found.state, "source": source["name"]}, int(source["alive"]))
+          for found in states for source in found.info["sources"]]),
+        ("edgecl_frames_total", "counter", "Samples classified.", by("source", "frames_total")),
+        ("edgecl_frames_dropped_total", "counter", "Samples dropped from full queues.", by("source", "dropped_total")),
+        ("edgecl_source_restarts_total", "counter", "Restarts of failed sources.", by("source", "restarts_total")),
+        ("edgecl_serial_frames_total", "counter", "Frames of a device's link by result.",
+         [({"state": found.state, "source": source, "result": result}, count) for found in states
+          for source, counts in found.counters["serial_frames_total"].items() for result, count in counts.items()]),
+        ("edgecl_samples_learned_total", "counter", "Samples learned.", each(lambda f: f.counters["learned_total"])),
+        ("edgecl_rounds_total", "counter", "Learning rounds by verdict.", by("verdict", "rounds_total")),
+        ("edgecl_state_bytes", "gauge", "Bytes of the state directory.", each(lambda f: f.budget["used_bytes"])),
+        ("edgecl_state_limit_bytes", "gauge", "Quota of the state directory, in bytes.",
+         each(lambda f: f.budget["quota_bytes"])),
+        ("edgecl_buffer_bytes", "gauge", "Bytes of stored samples.", each(lambda f: f.budget["exemplar_bytes"])),
+        ("edgecl_buffer_limit_bytes", "gauge", "Limit of stored samples, in bytes.",
+         each(lambda f: f.budget["exemplar_limit_bytes"])),
+        ("edgecl_bytes_written_total", "counter", "Bytes that the daemon has sent to disks.",
+         once(main.counters["bytes_written_total"])),
+        ("process_resident_memory_bytes", "gauge", "Resident memory of the daemon.", once(main.budget["rss_bytes"])),
+        ("edgecl_temperature_celsius", "gauge", "Temperature of the thermal zone nearest to its limit.",
+         once(main.budget["heat_celsius"])),
+        ("edgecl_http_replies_total", "counter", "HTTP replies by status.",
+         [({"code": str(code)}, number) for code, number in sorted(replies.items())]),
     ]
+    histograms = [
+        ("edgecl_inference_duration_seconds", "Seconds for backbone and head, per sample of a source.",
+         "inference_seconds"),
+        ("edgecl_learn_duration_seconds", "Seconds for one learn, until it is on the disk.", "learn_seconds")]
+    lines = [line for family in families for line in _family(*family)]
+    for name, about, key in histograms:
+        lines += _histogram(name, about, [({"state": found.state}, found.counters[key]) for found in states])
     return "\n".join(lines) + "\n"

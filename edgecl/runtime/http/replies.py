@@ -1,4 +1,4 @@
-"""Replies: JSON for everything, one form for errors, one set of headers."""
+"""Replies: JSON for everything, one form of errors, one set of headers."""
 from __future__ import annotations
 
 from typing import Any
@@ -16,12 +16,12 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-CODES: dict[type[EdgeclError], int] = {BadInput: 400, BackboneError: 409, StateError: 409, BudgetError: 409,
+STATUS_CODES: dict[type[EdgeclError], int] = {BadInput: 400, BackboneError: 409, StateError: 409, BudgetError: 409,
                                        LinkError: 503}
 
 
 class HttpRefusal(Exception):
-    """A request that is refused with a code of HTTP; what, and the cure."""
+    """A request that is refused with an HTTP status; what is wrong, and the cure."""
 
     def __init__(self, code: int, what: str, cure: str, **headers: str) -> None:
         super().__init__(what)
@@ -30,8 +30,8 @@ class HttpRefusal(Exception):
 
 
 def refuse(error: HttpRefusal | EdgeclError) -> JSONResponse:
-    """{"error", "cure"} with the code of an error."""
-    code = error.code if isinstance(error, HttpRefusal) else CODES.get(type(error), 400)
+    """{"error", "cure"} with the status of an error."""
+    code = error.code if isinstance(error, HttpRefusal) else STATUS_CODES.get(type(error), 400)
     headers = error.headers if isinstance(error, HttpRefusal) else None
     return reply({"error": error.what, "cure": error.cure}, code, headers)
 

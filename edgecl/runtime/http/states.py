@@ -1,4 +1,4 @@
-"""The states that a daemon serves, by the names that a request may give."""
+"""The states of a daemon, by the names that requests may use."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class States:
-    """services: by directory, more may come; main: the one that is meant where none is named."""
+    """services: by directory; more may be added; main: the state of requests that name none."""
 
     def __init__(self, services: Mapping[Path, Service], main: Path) -> None:
         self._services, self._main = services, main
 
     def named(self) -> dict[str, Service]:
-        """Services by the names of their directories, the main one first; a second of that name gets a number."""
+        """Services by directory name, the main one first; a repeated name gets a number."""
         found: dict[str, Service] = {}
         for path, service in sorted(self._services.items(), key=lambda pair: pair[0] != self._main):
             name, number = path.resolve().name, 1
@@ -30,7 +30,7 @@ class States:
         return found
 
     def pick(self, name: str | None) -> Service:
-        """The service of that name. Raises Refusal (404)."""
+        """The service of that name. Raises HttpRefusal (404)."""
         if name is None:
             return self._services[self._main]
         found = self.named()

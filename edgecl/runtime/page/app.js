@@ -1,10 +1,10 @@
-// The page: asks once, then follows the daemon's events.
+// The page: asks once, then follows the events of the daemon.
 import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
 import {sees, sources} from './live.js';
 import {offer, say, takesFiles, teaching, told} from './teach.js';
 
-const LOOK_EVERY = 5000;                        // milliseconds
-const FEW = 6;                                  // generations shown at first
+const REFRESH_EVERY = 5000;                     // milliseconds
+const FIRST_GENERATIONS = 6;                    // shown at first
 const pictures = new Map();                     // class -> [samples it had, its pictures]
 let allGenerations = false;
 
@@ -14,19 +14,19 @@ const budget = once(b => {
   const bars = [
     measure('State on disk', `${size(b.used_bytes)} of ${size(b.quota_bytes)}`, b.used_bytes / b.quota_bytes),
     measure('Exemplars', `${size(b.exemplar_bytes)} of ${size(b.exemplar_limit_bytes)}`, b.exemplar_bytes / Math.max(b.exemplar_limit_bytes, 1), true)];
-  if (b.heat_celsius !== null) bars.push(measure('Heat', `${Math.round(b.heat_celsius)} °C${b.heat_limit === null ? '' : ` of ${Math.round(b.heat_limit)} °C`}`, b.heat_limit ? b.heat_celsius / b.heat_limit : 0));
+  if (b.heat_celsius !== null) bars.push(measure('Temperature', `${Math.round(b.heat_celsius)} °C${b.heat_limit === null ? '' : ` of ${Math.round(b.heat_limit)} °C`}`, b.heat_limit ? b.heat_celsius / b.heat_limit : 0));
   if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery / 100), b.battery / 100, true));
-  bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory. ` + (b.may_run.ok ? 'There is room for a learning round.' : `No learning round now: ${b.may_run.reason}.`)));
+  bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory in use. ` + (b.may_run.ok ? 'A learning round could run now.' : `No learning round can run now: ${b.may_run.reason}.`)));
   $('bars').replaceChildren(...bars);
 });
 
 // classes ---------------------------------------------------------------------------------------
 
 async function forget(name) {
-  if (!await confirmed(`Forget ${name}?`, 'All that was learned of it is erased, in older generations as well. This can’t be undone.', `Forget ${name}`)) return;
+  if (!await confirmed(`Forget ${name}?`, 'Everything learned about it is erased, from older generations as well. This can’t be undone.', `Forget ${name}`)) return;
   await tried(async () => {
     const done = await post('/api/forget', {class: name});
-    say(`Forgot ${name}${done.exact ? '' : ', approximately'}.`);
+    say(done.exact ? `Forgot ${name}.` : `Forgot ${name}; traces of it may remain in shared statistics or in a tuned backbone.`);
   });
 }
 
@@ -38,12 +38,12 @@ const classes = once(found => {
     button.setAttribute('aria-label', `Forget ${each.name}`);
     const card = el('li', {className: 'card class'}, thumbs, el('div', {className: 'head'}, el('h3', {textContent: each.name}), button),
       el('p', {className: 'quiet small', textContent: count(each.samples, 'sample')
-        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} right`)}));
+        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} correct`)}));
     takesFiles(card, () => each.name, refresh);
     thumbnails(each, thumbs);
     return card;
   }));
-  if (!found.length) $('known').replaceChildren(el('li', {className: 'quiet', textContent: 'None yet. Give the first one a name, show it, and hold the button.'}));
+  if (!found.length) $('known').replaceChildren(el('li', {className: 'quiet', textContent: 'None yet. Type a name, show the object, and hold the button.'}));
 });
 
 async function thumbnails(each, place) {
@@ -63,7 +63,7 @@ async function thumbnails(each, place) {
 const review = once((found, names) => {
   $('review').hidden = !found.length;
   const typed = document.activeElement?.closest?.('.frame form') ? document.activeElement.value : '';
-  if (typed) return;  // somebody writes a name
+  if (typed) return;  // somebody is typing a name
   $('frames').replaceChildren(...found.slice(0, 12).map(each => {
     const shot = el('div', {className: 'shot'}), gone = () => { item.remove(); refresh(); };
     const named = name => tried(async () => { say(told(await post(`/api/review/${each.id}`, {class: name}))); gone(); });
@@ -74,9 +74,9 @@ const review = once((found, names) => {
     const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
     form.addEventListener('submit', event => { event.preventDefault(); if (other.value.trim()) named(other.value.trim()); });
     const item = el('li', {className: 'frame'}, shot, el('div', {className: 'naming'},
-      el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown, nearest' : 'Perhaps'} ${each.label}, ${percent(each.confidence)}`}),
+      el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown; nearest:' : 'Perhaps'} ${each.label}, ${percent(each.confidence)}`}),
       el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
-      form, el('button', {type: 'button', className: 'link small', textContent: 'Leave it out',
+      form, el('button', {type: 'button', className: 'link small', textContent: 'Dismiss',
         onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })})));
     ask(query(`/api/review/${each.id}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.id} of ${each.source}`, 'shot')), () => item.remove());
     return item;
@@ -88,36 +88,36 @@ const review = once((found, names) => {
 const rounds = once((found, running, plan) => {
   $('start').disabled = running;
   $('start').textContent = running ? 'A round is running …' : 'Start a round';
-  $('plan').textContent = running ? 'It answers as before meanwhile.' : plan ? `${plan[0].toUpperCase()}${plan.slice(1)}.` : '';
+  $('plan').textContent = running ? 'The present generation answers meanwhile.' : plan ? `${plan[0].toUpperCase()}${plan.slice(1)}.` : '';
   $('verdicts').replaceChildren(...found.slice(0, 8).map((each, i) => {
     const checks = el('dl', {}, ...(each.checks ?? []).flatMap(([name, seen]) => [el('dt', {textContent: name}), el('dd', {className: 'quiet', textContent: seen})]));
     return el('li', {}, el('div', {className: 'head'}, el('span', {textContent: `${each.method}${each.seconds ? `, ${Math.round(each.seconds)} s` : ''}`}),
-      el('span', {className: `tag ${each.taken ? 'yes' : 'no'}`, textContent: each.taken ? 'taken' : 'refused'})),
-      el('p', {className: 'quiet small', textContent: each.taken ? `Generation ${each.generation} answers with it.` : (each.reasons ?? []).join('; ')}),
-      each.checks?.length ? el('details', {open: !i}, el('summary', {textContent: 'What the gate found'}), checks) : null);
+      el('span', {className: `tag ${each.taken ? 'yes' : 'no'}`, textContent: each.taken ? 'accepted' : 'refused'})),
+      el('p', {className: 'quiet small', textContent: each.taken ? `Its result serves as generation ${each.generation}.` : (each.reasons ?? []).join('; ')}),
+      each.checks?.length ? el('details', {open: !i}, el('summary', {textContent: 'Checks of the gate'}), checks) : null);
   }));
-  if (!found.length) $('verdicts').replaceChildren(el('li', {className: 'quiet small', textContent: 'None yet. A round tunes the backbone in its own process; the gate takes its result only where it is better.'}));
+  if (!found.length) $('verdicts').replaceChildren(el('li', {className: 'quiet small', textContent: 'None yet. A round tunes the backbone in a process of its own. The gate accepts the result only if it is better.'}));
 });
 
 const history = once((found, all) => {
-  const newest = [...found].reverse(), shown = all ? newest : newest.slice(0, FEW);
-  $('more').hidden = all || newest.length <= FEW;
+  const newest = [...found].reverse(), shown = all ? newest : newest.slice(0, FIRST_GENERATIONS);
+  $('more').hidden = all || newest.length <= FIRST_GENERATIONS;
   $('generations').replaceChildren(...shown.map(each => {
-    const what = each.action === 'rollback' ? `went back to ${each.to}` : [each.action, each.class ?? each.method ?? ''].join(' ');
+    const what = each.action === 'rollback' ? `went back to generation ${each.to}` : [each.action, each.class ?? each.method ?? ''].join(' ');
     const seconds = (Date.now() - Date.parse(each.created)) / 1000;
     const button = each.restorable && !each.current ? el('button', {type: 'button', textContent: 'Go back', onclick: () => goBack(each)}) : null;
     button?.setAttribute('aria-label', `Go back to generation ${each.generation}`);
     return el('li', {}, el('span', {}, el('b', {textContent: `${each.generation} `}), what,
       el('br'), el('span', {className: 'quiet small', textContent: `${ago(Math.max(seconds, 0))}${each.refused ? ', refused' : each.undone ? ', undone' : ''}`})),
-      each.current ? el('span', {className: 'tag yes', textContent: 'answers now'}) : button);
+      each.current ? el('span', {className: 'tag yes', textContent: 'serving'}) : button);
   }));
 });
 
 async function goBack(generation) {
-  if (!await confirmed(`Go back to generation ${generation.generation}?`, 'What was learned after it is set aside. The step back is a generation of its own.', 'Go back')) return;
+  if (!await confirmed(`Go back to generation ${generation.generation}?`, 'Whatever was learned after it no longer counts. Going back creates a new generation.', 'Go back')) return;
   await tried(async () => {
     const done = await post('/api/rollback', {generation: generation.generation});
-    say(`Generation ${done.restored} answers again, with ${count(done.classes, 'class', 'classes')}.`);
+    say(`Generation ${done.restored} is restored, with ${count(done.classes, 'class', 'classes')}.`);
   });
 }
 
@@ -167,7 +167,7 @@ function listen() {
   for (const kind of ['generation', 'source']) events.addEventListener(kind, refresh);
   events.addEventListener('round', event => {
     const told = JSON.parse(event.data);
-    if (told.error) say(`The round ended: ${told.error.what}`, true);
+    if (told.error) say(`The round has failed: ${told.error.what}`, true);
     refresh();
   });
   events.onopen = () => online(true);
@@ -176,7 +176,7 @@ function listen() {
 
 async function start() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token');
-  if (token) {  // a link that brings the token: it leaves the address bar at once
+  if (token) {  // from a link: it must not stay in the address bar
     window.history.replaceState(null, '', location.pathname + location.search);
     await post('/api/login', {token}).catch(() => {});
   }
@@ -185,7 +185,7 @@ async function start() {
   $('more').addEventListener('click', () => { allGenerations = true; refresh(); });
   await refresh();
   listen();
-  setInterval(() => { if (!document.hidden) refresh(); }, LOOK_EVERY);
+  setInterval(() => { if (!document.hidden) refresh(); }, REFRESH_EVERY);
   document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
 }
 

@@ -1,4 +1,4 @@
-// What each source shows now, and what it is taken for.
+// What each source shows now, and the answer to it.
 import {$, ask, drawing, el, measure, percent, query} from './tools.js';
 
 const PICTURE_EVERY = 300;   // milliseconds
@@ -20,13 +20,13 @@ export function sees(source, said) {
   const shown = view(source), text = said.unknown ? 'unknown' : said.label;
   if (shown.said !== text) {
     shown.said = text;
-    shown.label.textContent = said.unknown ? 'Something unknown' : said.label;
+    shown.label.textContent = said.unknown ? 'Unknown' : said.label;
     shown.label.classList.toggle('unknown', said.unknown);
   }
   shown.meter.replaceChildren(measure('Confidence', percent(said.confidence), said.confidence, true).lastChild);
-  shown.confidence.textContent = said.unknown ? `nearest is ${said.label}, ${percent(said.confidence)}` : `${percent(said.confidence)} sure`;
+  shown.confidence.textContent = said.unknown ? `nearest: ${said.label}, ${percent(said.confidence)}` : `${percent(said.confidence)} sure`;
   shown.time.textContent = `${said.milliseconds.toFixed(1)} ms`;
-  if (said.changed) $('heard').textContent = `${source}: ${said.stable ?? 'something unknown'}`;  // not every frame
+  if (said.changed) $('heard').textContent = `${source}: ${said.stable ?? 'unknown'}`;  // not every frame
   look(source);
 }
 
@@ -52,7 +52,7 @@ export function sources({sources: found, classes}) {
       shown.time.textContent = '';
       shown.meter.replaceChildren();
     } else if (!classes.length) {
-      [shown.said, shown.label.textContent] = ['', 'Nothing is taught yet'];
+      [shown.said, shown.label.textContent] = ['', 'Nothing learned yet'];
       shown.label.classList.add('unknown');
       look(each.name);
     }
@@ -61,5 +61,5 @@ export function sources({sources: found, classes}) {
     if (!found.some(each => each.name === name)) { shown.root.remove(); views.delete(name); }
   if (!found.length && !$('views').children.length)
     $('views').append(el('div', {className: 'card view'}, el('div', {className: 'under'}, el('p', {className: 'label unknown', textContent: 'No source'}),
-      el('p', {className: 'quiet', textContent: 'Name a camera or sensor as [[source]] in the daemon’s configuration. Files can be taught all the same.'}))));
+      el('p', {className: 'quiet', textContent: 'Add a camera or sensor as [[source]] to the daemon’s settings. You can teach files without one.'}))));
 }

@@ -1,11 +1,11 @@
-// Teaching: by holding a button, and by files.
+// Teaching: by holding the button, and with files.
 import {$, ask, count, percent, post, query} from './tools.js';
 
 const TYPES = {jpg: 'image/jpeg', jpeg: 'image/jpeg', png: 'image/png', webp: 'image/webp', bmp: 'image/bmp', gif: 'image/gif',
   tif: 'image/tiff', tiff: 'image/tiff', csv: 'text/csv', npz: 'application/x-npz', json: 'application/json'};
 const ACCEPT = {image: 'image/*', window: '.csv,.npz,.json', feature: '.csv,.npz,.json'};
-const LARGEST = 8 * 2 ** 20;     // of one upload
-const SHORTEST = .3;             // seconds of holding that count
+const MOST_UPLOAD = 8 * 2 ** 20; // bytes
+const SHORTEST = .3;             // seconds; shorter presses do not count
 
 export function say(text, bad = false) {
   $('said').textContent = text;
@@ -14,22 +14,22 @@ export function say(text, bad = false) {
 
 function name() {
   const value = $('name').value.trim();
-  if (!value) { say('First write the name of the class.', true); $('name').focus(); }
+  if (!value) { say('First type the name of the class.', true); $('name').focus(); }
   return value;
 }
 
-// What a `learn` did, for people.
+// The result of a `learn`, in words.
 export function told(learned, samples = learned.samples) {
   const after = learned.held_back?.[learned.label]?.[1];
   const less = Object.entries(learned.held_back ?? {}).filter(([other, [was, now]]) =>
     other !== learned.label && was !== null && now !== null && now < was - 1e-9);
-  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `, ${percent(after)} right on held-back ones.`)
-    + (less.length ? ` Less sure of ${less.slice(0, 3).map(([other, [was, now]]) => `${other} (${percent(was)} → ${percent(now)})`).join(', ')}.` : '');
+  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct on held-back samples.`)
+    + (less.length ? ` Less accurate now: ${less.slice(0, 3).map(([other, [was, now]]) => `${other} (${percent(was)} → ${percent(now)})`).join(', ')}.` : '');
 }
 
-// A photo that fits an upload: too large ones are made smaller here.
+// A photo that fits an upload: larger ones are scaled down here.
 async function fitted(file, type) {
-  if (file.size <= LARGEST || !type.startsWith('image/')) return [file, type];
+  if (file.size <= MOST_UPLOAD || !type.startsWith('image/')) return [file, type];
   const bitmap = await createImageBitmap(file), scale = 1600 / Math.max(bitmap.width, bitmap.height);
   const canvas = Object.assign(document.createElement('canvas'), {width: bitmap.width * scale, height: bitmap.height * scale});
   canvas.getContext('2d').drawImage(bitmap, 0, 0, canvas.width, canvas.height);
@@ -47,14 +47,14 @@ export async function teachFiles(files, label, done) {
       last = await ask(query('/api/learn', {class: label}), {method: 'POST', body, type: sent});
       samples += last.samples;
     } catch (error) {
-      refused.push(`${file.name}: ${error.message ?? 'it can’t be read'}`);
+      refused.push(`${file.name}: ${error.message ?? 'can’t be read'}`);
     }
   }
   say([last ? told(last, samples) : '', ...refused.slice(0, 3), refused.length > 3 ? `and ${refused.length - 3} more.` : ''].filter(Boolean).join(' '), refused.length > 0);
   done();
 }
 
-// An element takes files that are dropped on it. label: gives the class's name, "" for none.
+// Lets files be dropped on an element. label: returns the name of the class, or "".
 export function takesFiles(element, label, done) {
   element.addEventListener('dragover', event => { event.preventDefault(); element.classList.add('over'); });
   element.addEventListener('dragleave', event => { if (!element.contains(event.relatedTarget)) element.classList.remove('over'); });
@@ -83,8 +83,8 @@ function holds(done) {
     clearInterval(clock);
     button.classList.remove('held');
     text.textContent = 'Hold to record';
-    if (!keep) { say('Nothing was learned.'); return; }
-    if (seconds < SHORTEST) { say('Keep it pressed while you show it.', true); return; }
+    if (!keep) { say('Cancelled: nothing was learned.'); return; }
+    if (seconds < SHORTEST) { say('Hold the button while you show the object.', true); return; }
     say(`Learning ${label} …`);
     try {
       say(told(await post('/api/learn_last', {class: label, seconds, source: $('source').value || null})));
@@ -103,7 +103,7 @@ function holds(done) {
   button.addEventListener('contextmenu', event => event.preventDefault());
 }
 
-// Sets the panel up; done: called after each teaching.
+// Sets up the panel. done: called after each `learn`.
 export function teaching(done) {
   holds(done);
   takesFiles($('teach'), name, done);
@@ -113,11 +113,11 @@ export function teaching(done) {
     event.target.value = '';
     if (files.length) teachFiles(files, $('name').value.trim(), done);
   });
-  for (const kind of ['dragover', 'drop'])  // a file that misses must not replace the page
+  for (const kind of ['dragover', 'drop'])  // a file dropped beside the panel must not replace the page
     window.addEventListener(kind, event => event.preventDefault());
 }
 
-// What the panel offers follows from what the state takes and which sources there are.
+// Fits the panel to the kind of samples that the state takes, and to its sources.
 export function offer(info) {
   document.querySelector('#drop .what').textContent = info.kind === 'image' ? 'photos' : info.kind ? 'recordings' : 'files';
   $('choose').textContent = info.kind === 'image' ? 'Choose photos' : 'Choose files';

@@ -1,4 +1,4 @@
-// Asking the daemon, and making elements. Data becomes text, never HTML.
+// Requests to the daemon, and elements. Data becomes text, never HTML.
 export const $ = id => document.getElementById(id);
 
 let loggingIn = null;
@@ -7,7 +7,7 @@ export class Refused extends Error {
   constructor(code, what, cure) { super(cure ? `${what}; ${cure}` : what); this.code = code; }
 }
 
-// The JSON answer to a request. body: an object, or a File. Throws Refused.
+// The JSON answer to a request. body: an object or a File. Throws Refused.
 export async function ask(path, {method = 'GET', body, type} = {}) {
   const raw = body instanceof Blob;
   const headers = body === undefined ? {} : {'Content-Type': raw ? type : 'application/json'};
@@ -21,7 +21,7 @@ export async function ask(path, {method = 'GET', body, type} = {}) {
   return value;
 }
 
-// A path with values in its query, and the state that the page is about.
+// A path with a query: the values, and the state of this page.
 export function query(path, values = {}) {
   const found = new URLSearchParams(values), state = new URLSearchParams(location.search).get('state');
   if (state) found.set('state', state);
@@ -30,7 +30,7 @@ export function query(path, values = {}) {
 
 export const post = (path, body = {}) => ask(query(path), {method: 'POST', body});
 
-function login() {  // one dialog, however many requests wait for it
+function login() {  // one dialog for all requests that wait
   return loggingIn ??= new Promise(done => {
     const dialog = $('login');
     dialog.addEventListener('cancel', event => event.preventDefault());
@@ -47,7 +47,7 @@ function login() {  // one dialog, however many requests wait for it
   });
 }
 
-// Whether a person says yes to a question.
+// Asks a question; true for yes.
 export function confirmed(title, text, yes) {
   const dialog = $('ask');
   $('ask-title').textContent = title;
@@ -58,14 +58,14 @@ export function confirmed(title, text, yes) {
   return new Promise(done => dialog.addEventListener('close', () => done(dialog.returnValue === 'yes'), {once: true}));
 }
 
-// An element with properties, and children that are elements or text.
+// An element with properties and children (elements or text).
 export function el(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children.filter(child => child !== null && child !== undefined));
   return made;
 }
 
-// What a sample looks like: {image} or {curves}.
+// A sample as a picture, from {image} or {curves}.
 export function drawing(picture, about, cls = '') {
   if (picture.image) return el('img', {src: picture.image, alt: about, className: cls});
   return curve(picture.curves, about, cls);
@@ -90,7 +90,7 @@ function curve(channels, about, cls) {
   return svg;
 }
 
-// A labelled bar: how much of what there may be. calm: where all of it may be used without harm.
+// A labelled bar of a share. calm: a full bar is no warning.
 export function measure(title, text, share, calm = false) {
   const bar = el('div', {className: `bar${calm ? '' : share >= .97 ? ' full' : share >= .85 ? ' near' : ''}`}, el('i'));
   bar.setAttribute('role', 'meter');
@@ -116,7 +116,7 @@ export function ago(seconds) {
   return seconds < 129600 ? `${Math.round(seconds / 3600)} h ago` : `${Math.round(seconds / 86400)} days ago`;
 }
 
-// Calls `draw` where a value has changed since the last time, so that focus and scroll stay where they are.
+// Calls `draw` only if a value has changed, so that focus and scroll position stay.
 export function once(draw) {
   let before;
   return (...values) => {

@@ -1,4 +1,4 @@
-"""How old and new classes are brought to one scale after a round, or answered for without the trained head."""
+"""How old and new classes are balanced after a round, and heads that replace the trained one."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import StateError
 from edgecl.heads.solvers import solve
-from edgecl.training.memory.exemplars import Statistics
+from edgecl.training.memory.statistics import Statistics
 from edgecl.training.networks.network import Served, outputs
 from edgecl.training.part import Part
 
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 
     from edgecl.heads.head import Head as Solved
     from edgecl.training.batch import Batch
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.memory.base import Memory
     from edgecl.training.networks.heads import AffineMap
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
-    from edgecl.training.plan import Plan
-
+    from edgecl.training.plan import Phase, Plan
 
 
 class Done(NamedTuple):
-    """What a round leaves: outputs known before it, what it has learned, what it has held back, and what serves."""
+    """The end of a round: outputs known before it, what it has learned, what it has held back, and what serves."""
 
     known: int
     learned: Batch
@@ -36,39 +35,32 @@ class Done(NamedTuple):
     served: Served
 
 
-class Phase(NamedTuple):
-    """More training, on a balanced set of exemplars. afresh: with all weights drawn anew, and nothing before it."""
-
-    plan: Plan
-    afresh: bool
-
-
 class Balance(Part):
     """Leaves the network as it is; the base of all."""
 
-    holds_back = False      # whether it needs samples that nothing was trained on
+    holds_back = False      # whether it needs samples that were not trained on
 
     def start(self, network: Network, new: Batch, known: int) -> None:
-        """Before the first step of a round, once the outputs of new classes are there."""
+        """Before the first step of a round, with the outputs of new classes."""
 
     def phases(self, plan: Plan) -> list[Phase]:
-        """What is trained after the round's own steps. plan: theirs."""
+        """What is trained after the round's own steps. plan: that of these steps."""
         return []
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
-        """After a round, with the network in evaluation mode, which may be changed."""
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
+        """After a round, with the network in evaluation mode; it may be changed."""
 
-    def restore(self, network: Network, memory: Nothing) -> None:
-        """After a load: what can be found again from network and memory need not be in the state."""
+    def restore(self, network: Network, memory: Memory) -> None:
+        """After a load: computes what follows from network and memory, and so is not in the state."""
 
     def fold(self, network: Network, served: Served | None = None) -> Served:
-        """What serves: an input -> (features, logits). It is what predicts and what is exported. served: what would
-        serve without this part, the network where that is None."""
+        """What serves: an input -> (features, logits). It predicts, and is exported. served: what would serve without
+        this part, None for the network."""
         return served or network
 
 
 class Chain(Balance):
-    """Several, one after another."""
+    """Several parts, one after another."""
 
     def __init__(self, parts: Sequence[Balance]) -> None:
         self.parts = parts
@@ -81,12 +73,12 @@ class Chain(Balance):
     def phases(self, plan: Plan) -> list[Phase]:
         return [phase for part in self.parts for phase in part.phases(plan)]
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         for part in self.parts:
             part.finish(network, memory, done)
             done = done._replace(served=part.fold(network, done.served).eval())
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         for part in self.parts:
             part.restore(network, memory)
 
@@ -104,7 +96,7 @@ class Chain(Balance):
 
 
 class Folded(Served):
-    """Features through a readout other than the network's own head. layer: "map" or "features"."""
+    """Features through another readout than the network's own head. layer: "map" or "features"."""
 
     def __init__(self, network: Network, readout: nn.Module, layer: str) -> None:
         super().__init__()
@@ -120,13 +112,13 @@ class Folded(Served):
 
 
 class ExemplarMeans(Balance):
-    """Nearest mean of exemplars (Rebuffi et al. 2017, algorithm 1): of the L2-normalised features of those still held
+    """Nearest mean of exemplars (Rebuffi et al. 2017, algorithm 1): of the L2-normalised features of those still kept
     and, for images, of their mirror images; the mean is normalised again."""
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         self.restore(network, memory)
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         held = memory.exemplars()
         rows = torch.full((network.head.classes, network.head.weight.shape[-1]), torch.nan)
         for column, samples in held.items():
@@ -148,10 +140,10 @@ class Nearest(nn.Module):
         super().__init__()
         known = means.isfinite().all(1)
         self.register_buffer("means", torch.where(known[:, None], means, 0))
-        self.register_buffer("offset", torch.where(known, -1.0, -10.0))     # a class without an exemplar comes last
+        self.register_buffer("offset", torch.where(known, -1.0, -10.0))     # a class without exemplars comes last
 
     def affine(self) -> AffineMap | None:
-        """See `Softmax.affine`; None where a class has no exemplar."""
+        """See `Softmax.affine`; None if a class has no exemplars."""
         if not torch.equal(self.offset, torch.full_like(self.offset, -1.0)):
             return None
         return 2 * self.means.cpu().numpy(), np.zeros(len(self.means), np.float32), True
@@ -166,10 +158,10 @@ class ClosedForm(Balance):
     def __init__(self, solver: str) -> None:
         self.solver = solver
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         self.restore(network, memory)
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         if not isinstance(memory, Statistics):
             raise StateError(f"{type(memory).__name__} keeps no statistics", 'give memory = "statistics"')
         self.layer, statistics = memory.layer, memory.statistics()
@@ -184,7 +176,7 @@ def _width(network: Network, layer: str) -> int:
 
 
 class Affine(nn.Module):
-    """`edgecl.heads.head.Head.logits` of features, its transform included."""
+    """`edgecl.heads.head.Head.logits` of features, including its transform."""
 
     reference: Tensor
     weight: Tensor

@@ -1,7 +1,7 @@
 """One method and seed of `edgecl bench`, in a process of its own: a job as JSON on stdin, JSON lines on stdout.
 
     {"step": 1, "of": 5, "accuracy": 0.9}      after each step
-    {"result": {...}}                          with edgecl.evaluation.bench.FIELDS, at the end
+    {"result": {...}}                          with edgecl.evaluation.bench.RESULT_FIELDS, at the end
     {"refused": {"what": "...", "cure": "..."}}    instead, where it can't be done
 """
 from __future__ import annotations

@@ -15,6 +15,7 @@ from edgecl.training.balance.base import Balance, Chain
 from edgecl.training.batch import Batch
 from edgecl.training.loop import Parts, learning_round
 from edgecl.training.networks.network import NETWORKS, build, outputs
+from edgecl.training.passes import Allowance
 from edgecl.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -57,14 +58,15 @@ class MethodRun:
             self.trunk, kept = top.trunk, top.nothing
         self.nothing = Batch(kept, torch.empty(0, dtype=torch.int64))
         (memory_part,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "head"))
-        self.parts = Parts(memory_part(memory, self.nothing), balance_of(self.method),
-                           [constraint() for constraint in parts_of(self.method, "constraint")])
+        plastic = None
         if self.method.plastic:
             (plasticity,), (rule,) = (parts_of(self.method, kind) for kind in ("plasticity", "task_rule"))
             if top is not None:
                 raise BadInput(f"{self.method.name} divides the units of small networks, not those of {network}",
                                f"give --backbone {', '.join(NETWORKS)}, or a method without plasticity")
-            self.parts.plasticity = plasticity(memory, rule())
+            plastic = plasticity(memory, rule())
+        self.parts = Parts(memory_part(memory, self.nothing), balance_of(self.method),
+                           [constraint() for constraint in parts_of(self.method, "constraint")], plastic)
         self.network = top.network(head) if top else build(network, tuple(input_shape), dtype, head, seed)
         training = self.method.training
         self.plan = Plan(epochs, batch, training["rate"] if rate is None else rate, training["momentum"],
@@ -82,7 +84,8 @@ class MethodRun:
                            "give class numbers [n], n > 0")
         classes = self.classes + sorted(set(y.tolist()) - set(self.classes))
         memory = self.parts.memory
-        memory.reserved = sum(part.beside(self._numbers(len(classes)), memory) for part in self.parts.constraints)
+        parameters = self._parameters(len(classes))
+        memory.reserve(sum(part.reserves(parameters, memory) for part in self.parts.constraints))
         memory.check(len(classes))
         if self.parts.plasticity is not None:
             self.parts.plasticity.check(self.network, len(np.unique(y)))
@@ -91,7 +94,8 @@ class MethodRun:
         tuned = self.method.tuned == "all" or (self.method.tuned == "first" and self.rounds == 0)
         plan = self.plan if tuned else Plan(0, self.plan.batch, self.plan.rate)
         generator = np.random.default_rng([self.seed, self.rounds])     # of the round's own: it need not be saved
-        learning_round(self.network, self.parts, new, len(classes), plan, generator, progress)
+        allowance = Allowance() if progress is None else Allowance(progress=progress)
+        learning_round(self.network, self.parts, new, len(classes), plan, generator, allowance)
         self.classes, self.rounds = classes, self.rounds + 1
 
     def predict(self, x: np.ndarray, among: Sequence[int] | None = None) -> np.ndarray:
@@ -155,7 +159,7 @@ class MethodRun:
             return self.parts.plasticity.serve(self.network)
         return self.parts.balance.fold(self.network).eval()
 
-    def _numbers(self, classes: int) -> int:
+    def _parameters(self, classes: int) -> int:
         """Of all parameters, once there are so many outputs."""
         return sum(p.shape[1:].numel() * classes if name.startswith("head.") and p.dim() else p.numel()
                    for name, p in self.network.named_parameters())

@@ -1,4 +1,4 @@
-"""Penalties on weights: each is drawn back to where the last round left it, by how much old knowledge hangs on it."""
+"""Penalties on weights: each is pulled back to where the last round left it, by how important it was for that."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.part import Arrays
     from edgecl.training.step import Step
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Spring(NamedTuple):
-    """What holds one parameter: its place among all, a view of the values it has now, those it is drawn to, and k of
+    """What holds one parameter: its place among all, a view of its values now, those it is pulled to, and k of
     1/2 k d^2."""
 
     place: int
@@ -33,12 +34,12 @@ class Spring(NamedTuple):
 
 class Quadratic(Constraint):
     """importance / 2 sum omega / mean(omega) (theta - theta*)^2, theta* the values before the round, omega 1: plain L2,
-    what elastic weight consolidation is compared with (Kirkpatrick et al. 2017, figure 2); the base of all with others.
+    the baseline of elastic weight consolidation (Kirkpatrick et al. 2017, figure 2); the base of those with another
+    omega.
 
-    Divided by its mean, omega has no unit, and one importance serves several data sets (Schwarz et al. 2018 normalise
-    each task's as well). Outputs that are new are free. In the penalty, but not in omega, what a weight is held with is
-    at most 1 / rate: a step of SGD then leads back to theta* at most; from 2 (1 + momentum) / rate on, it would pass it
-    further and further.
+    Divided by its mean, omega has no unit, and one importance fits several data sets (Schwarz et al. 2018 normalise
+    each task's as well). New outputs are free. In the penalty, but not in omega, the stiffness of a weight is at most
+    1 / rate: a step of SGD then leads back to theta* at most; from 2 (1 + momentum) / rate on, steps would diverge.
     """
 
     def __init__(self, importance: float) -> None:
@@ -47,11 +48,11 @@ class Quadratic(Constraint):
         self.springs: list[Spring] = []
 
     def strengths(self) -> ByName:
-        """Parameter name -> omega of the rows that were there before the round."""
+        """Parameter name -> omega of the rows that existed before the round."""
         return self.omega
 
     def anchor(self, name: str, now: Tensor) -> Tensor:
-        """theta* of a parameter that is `now` when the round begins."""
+        """theta* of a parameter whose value is `now` when the round begins."""
         return now.clone()
 
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
@@ -60,7 +61,7 @@ class Quadratic(Constraint):
         for place, ((name, p), rate) in enumerate(zip(network.named_parameters(), rates)):
             if (omega := strengths.get(name)) is not None:
                 now = known(p.detach(), omega)
-                most = 1 / torch.as_tensor(rate).to(now)      # infinite where nothing moves
+                most = 1 / torch.as_tensor(rate).to(now)      # infinite if nothing moves
                 stiffness = torch.minimum(scale * omega.to(now), most)
                 self.springs.append(Spring(place, now, self.anchor(name, now), stiffness))
 
@@ -68,9 +69,8 @@ class Quadratic(Constraint):
         held = sum(((now - then).square_() * stiffness).sum() for _, now, then, stiffness in self.springs)
         return held / 2 * step.share
 
-    def project(self, gradients: Sequence[Tensor | None],
-                references: Iterable[Sequence[Tensor | None]] = ()) -> Sequence[Tensor | None]:
-        """Adds the penalty's gradient, which autograd would take four times as long to find."""
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
+        """Adds the penalty's gradient; autograd would take four times as long."""
         for place, now, then, stiffness in self.springs:
             if (gradient := gradients[place]) is not None:
                 known(gradient, then).addcmul_(stiffness, now - then)
@@ -109,9 +109,9 @@ class Fisher(Importances):
     round (0: all) of squared gradients **per sample**; labels are the model's own, "drawn" from its softmax, or the
     "exact" expectation over it. Of the rounds, omega = gamma omega + that of the round.
 
-    form: "online" draws to the newest weights (Schwarz et al. 2018, section 4); "offline" to those after each round by
-    its own Fisher information, as the paper's sum of penalties: up to a constant, one about the mean of all theta*
-    weighted by their omegas, so that two numbers a weight do, however many rounds there were.
+    form: "online" pulls to the newest weights (Schwarz et al. 2018, section 4); "offline" to those after each round by
+    its own Fisher information, like the paper's sum of penalties: up to a constant, one penalty around the mean of all
+    theta* weighted by their omegas, so that two numbers per weight are enough, however many rounds there were.
     """
 
     def __init__(self, importance: float, gamma: float, samples: int, labels: str, form: str) -> None:
@@ -157,7 +157,7 @@ class Sensitivity(Importances):
 
 
 def known(values: Tensor, old: Tensor) -> Tensor:
-    """A view of the part of a parameter, its gradient or importance that was there when `old` was."""
+    """A view of the rows of a parameter, its gradient or importance that existed when `old` was taken."""
     return values[:len(old)] if old.dim() else values
 
 
@@ -171,12 +171,12 @@ def below_prefix(prefix: str, state: Mapping[str, np.ndarray]) -> ByName:
 
 
 def _some(x: Tensor, samples: int, generator: np.random.Generator) -> Tensor:
-    """So many of them, drawn by lot; 0 for all."""
+    """So many random ones of them; 0 for all."""
     if 0 < samples < len(x):
         return x[torch.from_numpy(generator.choice(len(x), samples, replace=False))]
     return x
 
 
 def chunk(network: nn.Module) -> int:
-    """How many samples may pass with the inputs and gradients of all layers held at once."""
+    """How many samples may pass at a time, with the inputs and gradients of all layers in memory."""
     return min(max(getattr(network, "block", 2 * CHUNK) // 2, 1), CHUNK)

@@ -1,4 +1,4 @@
-"""Penalties on weights by the path that they took: how much of the loss's decrease each is credited with."""
+"""Penalties on weights by the path that they took: each is credited with a part of the loss's decrease."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.constraints.importances import ByName
     from edgecl.training.part import Arrays
 
 
 class Path:
-    """-sum g delta along the steps of a round: how much of the loss's decrease each weight is credited with."""
+    """-sum g delta along the steps of a round: the part of the loss's decrease that each weight is credited with."""
 
     def __init__(self, network: nn.Module) -> None:
         self.now = [p.detach() for p in network.parameters()]
         self.credit, self.slopes = ([torch.zeros_like(p) for p in self.now] for _ in range(2))
         self.before, self.start = ([p.clone() for p in self.now] for _ in range(2))
 
-    def observe(self, gradients: Sequence[Tensor | None]) -> None:
-        """The gradients of the loss alone: with a penalty's in them, old importances would feed on themselves."""
+    def observe(self, gradients: Gradients) -> None:
+        """Takes gradients of the loss alone: with a penalty's in them, old importances would reinforce themselves."""
         for slope, gradient in zip(self.slopes, gradients):
             if gradient is None:
                 slope.zero_()
@@ -48,7 +49,7 @@ class Path:
 
 class PathIntegral(Importances):
     """Synaptic intelligence (Zenke et al. 2017, equations 3 to 5): omega grows by path credit / (Delta^2 + damping) in
-    each round, Delta the way of the weight in it; what raised the loss counts 0."""
+    each round, Delta how far the weight has moved in it; negative credit counts as 0."""
 
     def __init__(self, importance: float, damping: float) -> None:
         super().__init__(importance)
@@ -58,11 +59,12 @@ class PathIntegral(Importances):
         super().begin(network, rates)
         self.path = Path(network)
 
-    def observe(self, batch: Batch, gradients: Sequence[Tensor | None]) -> None:
+    def observe(self, batch: Batch, gradients: Gradients) -> None:
         self.path.observe(gradients)
 
-    def after_step(self) -> None:
+    def after_step(self, share: float) -> bool:
         self.path.step()
+        return False
 
     def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
         self.springs = []
@@ -76,7 +78,7 @@ class RiemannianWalk(Importances):
     """Chaudhry et al. 2018: omega is the Fisher information F, moving, plus the score s, each divided by its largest.
 
     F = alpha F_now + (1 - alpha) F (section 4.1), F_now **per sample** of the step's own samples and labels, once in
-    `every` steps; s sums, over each so many steps, path credit / (1/2 F Delta^2 + damping) where it is not negative
+    `every` steps; s sums, over each such interval, path credit / (1/2 F Delta^2 + damping), or 0 if that is negative
     (equation 7), and is averaged with the score of the rounds before (section 4.2).
     """
 
@@ -95,23 +97,24 @@ class RiemannianWalk(Importances):
         self.path, self.moving = Path(network), _extended(network, self.omega)
         self.fresh = [torch.zeros_like(p) for p in self.path.now]
 
-    def observe(self, batch: Batch, gradients: Sequence[Tensor | None]) -> None:
+    def observe(self, batch: Batch, gradients: Gradients) -> None:
         if self.steps % self.every == 0:
-            self.network.eval()     # one sample has no statistics of a batch
+            self.network.eval()     # a single sample has no batch statistics
             now = fisher(self.network, batch.x, batch.y, np.random.default_rng(0), chunk(self.network))
             self.network.train()
             share = self.alpha if self.omega or self.steps else 1.0
             torch._foreach_lerp_(list(self.moving.values()), list(now.values()), share)
         self.path.observe(gradients)
 
-    def after_step(self) -> None:
+    def after_step(self, share: float) -> bool:
         self.path.step()
         self.steps += 1
         if self.steps % self.every == 0:
             self._rate()
+        return False
 
     def _rate(self) -> None:
-        """Turn the credit of the last steps into scores."""
+        """Add the credit of the last steps to the scores."""
         path = self.path
         for score, credit, f, moved in zip(self.fresh, path.credit, self.moving.values(), path.moved()):
             score += (credit / (f * moved / 2 + self.damping)).relu_()
@@ -137,7 +140,7 @@ class RiemannianWalk(Importances):
 
 
 def _extended(network: nn.Module, old: ByName) -> ByName:
-    """0 for every number of every parameter, but for those that there are already; copied."""
+    """The old values of every parameter, 0 for what is new; copied."""
     found = {name: torch.zeros_like(p, requires_grad=False) for name, p in network.named_parameters()}
     for name, values in old.items():
         known(found[name], values).copy_(values)

@@ -1,4 +1,4 @@
-"""Powers of the gradients of single samples, summed layer by layer: what importances of weights are made of."""
+"""Powers of the gradients of single samples, summed layer by layer, for importances of weights."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     Ends = dict[str, tuple[Tensor, Tensor]]
     Goals = Sequence[tuple[Tensor, Tensor]]
 
-CHUNK = 32      # samples that pass at a time: 64 take 8 MB more, and less time by a tenth
+CHUNK = 32      # samples that pass at a time: 64 take 8 MB more and a tenth less time
 CONVOLUTIONS = {1: conv1d_weight, 2: conv2d_weight}
-HELD = 2**17    # numbers of samples' own gradients that are held at a time: they stay in the cache
+HELD_NUMBERS = 2**17    # of single samples' gradients at a time: they stay in the cache
 
 
 def fisher(network: nn.Module, x: Tensor, labels: str | Tensor, generator: np.random.Generator,
@@ -56,8 +56,8 @@ def summed(network: nn.Module, x: Tensor, goals: Callable[[Tensor, slice], Goals
     """Parameter name -> mean over x [n, ...] of the sum over goals of weight times |d goal / d theta|^power, by sample.
 
     goals: the logits [m, C] of some rows -> goals, each a sum over these samples, and their weights [m]. power: 1 or 2.
-    One backward pass gives the gradients at every layer's output, from which each layer's own follow by sample; a layer
-    may be used once in a pass.
+    One backward pass gives the gradients at each layer's output, from which those of its parameters follow per sample;
+    a layer may be used only once in a pass.
     """
     found = {name: torch.zeros_like(p, requires_grad=False) for name, p in network.named_parameters()}
     layers = {name: part for name, part in network.named_modules() if list(part.parameters(recurse=False))}
@@ -87,7 +87,7 @@ def _watched(network: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> 
 
 def _powers(layer: nn.Module, given: Tensor, goal: Tensor, weights: Tensor, power: int) -> dict[str, Tensor]:
     """Parameter name -> sum over samples of weight [n] times |gradient|^power, of a layer with inputs `given` [n, ...]
-    and gradients `goal` [n, ...] at its output; what is generic is right for every layer, what is not is faster."""
+    and gradients `goal` [n, ...] at its output; the last case holds for every layer, the others are faster."""
     raised = torch.Tensor.square_ if power == 2 else torch.Tensor.abs_
     if isinstance(layer, nn.Linear | Softmax) and given.dim() == 2:
         scaled = raised(goal.clone()) * weights[:, None]
@@ -95,7 +95,7 @@ def _powers(layer: nn.Module, given: Tensor, goal: Tensor, weights: Tensor, powe
     plain = getattr(layer, "padding_mode", "") == "zeros" and not isinstance(layer.padding, str)
     if plain and isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
         outs, total = goal.flatten(2), torch.zeros_like(layer.weight, requires_grad=False).flatten()
-        few = max(HELD // len(total), 1)
+        few = max(HELD_NUMBERS // len(total), 1)
         for part, x, out in zip(weights.split(few), given.split(few), outs.split(few)):
             total.addmv_(raised((out @ _patches(layer, x)).flatten(1)).T, part)
         weight = total.view(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2)
@@ -117,8 +117,8 @@ def _powers(layer: nn.Module, given: Tensor, goal: Tensor, weights: Tensor, powe
 
 
 def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """What a convolution sees, [n, c, h, w] -> [n, places, kernel height x kernel width x c]: with channels last, a row
-    of a kernel is one piece of memory, and this takes a quarter of the time of `unfold`."""
+    """What a convolution reads, [n, c, h, w] -> [n, places, kernel height x kernel width x c]: with channels last, a
+    row of a kernel is contiguous, and this takes a quarter of the time of `unfold`."""
     (down, right), padding = layer.kernel_size, [side for side in layer.padding[::-1] for _ in range(2)]
     planes = F.pad(x, padding).permute(0, 2, 3, 1)
     seen = planes.unfold(1, down, layer.stride[0]).unfold(2, right, layer.stride[1])       # [n, h, w, c, down, right]

@@ -1,4 +1,4 @@
-"""Constraints on gradients: a step may not, to first order, raise the loss over what memory keeps of earlier rounds."""
+"""Constraints on gradients: to first order, no step may raise the loss over what is kept of earlier rounds."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -14,20 +14,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.constraints.base import Gradients
+    from edgecl.training.memory.base import Memory
     from edgecl.training.part import Arrays
-
-    Gradients = Sequence[Tensor | None]
 
 
 class TaskGradients(Constraint):
     """GEM (Lopez-Paz & Ranzato 2017, section 3): the gradient closest to that of the step whose product with the
     gradient over each earlier task's samples is not negative.
 
-    A task is a round, where the memory keeps them apart, else the classes that first came in one; a step sees
-    `reference` samples of each, drawn by lot (0: all). margin: the least weight of each task's gradient once one of
-    them is violated, as in the authors' code; ridge: on the diagonal of the dual. A round holds one gradient of all
-    weights for each task.
+    A task is a round, if the memory keeps rounds apart, else the classes that first came in one; each step uses
+    `reference` random samples of each (0: all). margin: the least weight of each task's gradient once one constraint is
+    violated, as in the authors' code; ridge: on the diagonal of the dual. A round holds one gradient of all weights per
+    task.
     """
 
     def __init__(self, reference: int, margin: float, ridge: float) -> None:
@@ -37,14 +36,14 @@ class TaskGradients(Constraint):
     def begin(self, network: nn.Module, rates: Sequence[Tensor | float]) -> None:
         self.shapes = [p.shape for p in network.parameters()]
 
-    def tasks(self, memory: Nothing) -> list[Batch]:
+    def tasks(self, memory: Memory) -> list[Batch]:
         """What is kept of each."""
         return memory.tasks() or by_round(memory.exemplars(), self.bounds, memory.each)
 
-    def beside(self, numbers: int, memory: Nothing) -> int:
-        return torch.float32.itemsize * numbers * len(self.tasks(memory))
+    def reserves(self, parameters: int, memory: Memory) -> int:
+        return torch.float32.itemsize * parameters * len(self.tasks(memory))
 
-    def references(self, memory: Nothing, generator: np.random.Generator) -> Sequence[Batch]:
+    def references(self, memory: Memory, generator: np.random.Generator) -> Sequence[Batch]:
         return [drawn([task], self.count or len(task), generator) for task in self.tasks(memory)]
 
     def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
@@ -71,13 +70,13 @@ class TaskGradients(Constraint):
 
 
 class AverageGradient(Constraint):
-    """A-GEM (Chaudhry et al. 2019, equation 11): g - (g.r / r.r) r where g.r is negative, r the gradient over
-    `reference` samples drawn from all that memory keeps, or over all of them where there are fewer."""
+    """A-GEM (Chaudhry et al. 2019, equation 11): g - (g.r / r.r) r if g.r is negative, r the gradient over `reference`
+    random samples of all that is kept, or over all of them if there are fewer."""
 
     def __init__(self, reference: int) -> None:
         self.count = max(reference, 1)
 
-    def references(self, memory: Nothing, generator: np.random.Generator) -> Sequence[Batch]:
+    def references(self, memory: Memory, generator: np.random.Generator) -> Sequence[Batch]:
         groups = memory.tasks() or [Batch(kept, torch.full((len(kept),), column))
                                     for column, kept in memory.exemplars().items()]
         return [drawn(groups, self.count, generator)] if groups else []
@@ -94,8 +93,8 @@ class AverageGradient(Constraint):
 
 
 def by_round(exemplars: Mapping[int, Tensor], bounds: Sequence[int], each: int) -> list[Batch]:
-    """Exemplars by the round in which their class first came. bounds: outputs after each round; each: so many samples
-    of a round, 0 for all."""
+    """Exemplars by the round in which their class first came. bounds: outputs after each round; each: samples per
+    round, 0 for all."""
     found = []
     for low, high in zip([0, *bounds], bounds):
         columns = [column for column in range(low, high) if column in exemplars]
@@ -108,7 +107,7 @@ def by_round(exemplars: Mapping[int, Tensor], bounds: Sequence[int], each: int) 
 
 
 def drawn(groups: Sequence[Batch], count: int, generator: np.random.Generator) -> Batch:
-    """So many of all their samples, or all where there are fewer."""
+    """So many random samples of all groups, or all if there are fewer."""
     ends = np.cumsum([len(group) for group in groups])
     rows = np.sort(generator.choice(ends[-1], min(count, ends[-1]), replace=False))
     parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
@@ -117,14 +116,14 @@ def drawn(groups: Sequence[Batch], count: int, generator: np.random.Generator) -
 
 
 def flat(gradients: Gradients, shapes: Sequence[torch.Size]) -> Tensor:
-    """All in a row; 0 where there is none."""
+    """All in one vector; 0 for those that are None."""
     some = next(g for g in gradients if g is not None)
     return torch.cat([some.new_zeros(shape.numel()) if g is None else g.reshape(-1)
                       for g, shape in zip(gradients, shapes)])
 
 
 def shaped(row: Tensor, gradients: Gradients, shapes: Sequence[torch.Size]) -> Gradients:
-    """The opposite of `flat`; what was None stays None."""
+    """The inverse of `flat`; what was None stays None."""
     return [None if g is None else part.view(shape)
             for g, part, shape in zip(gradients, row.split([shape.numel() for shape in shapes]), shapes)]
 

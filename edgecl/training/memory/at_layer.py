@@ -1,4 +1,4 @@
-"""Memories whose replay enters the network at a layer of its own: the layers below are frozen or slowed."""
+"""Memories whose replayed samples enter the network at a layer above its input; layers below are frozen or slowed."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from edgecl.training.batch import Batch
-from edgecl.training.memory.exemplars import Nothing
+from edgecl.training.memory.base import Memory
 from edgecl.training.networks.network import outputs
 
 if TYPE_CHECKING:
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from edgecl.training.networks.network import Network
 
-PLACE = 4       # bytes of the place, int32
-PER_CLASS = 12  # of a class: its column, int32, and how many samples it had, int64
+PLACE_BYTES = 4     # int32
+CLASS_BYTES = 12    # its column, int32, and how many samples it had, int64
 
 
-class Above(Nothing):
-    """The base: after the first round, the first `place` layers learn at `pace`, 0 being not at all.
+class Above(Memory):
+    """The base: after the first round, the first `place` layers learn at `pace`, 0 for not at all.
 
-    The first round trains the whole network. From then on, every old class is replayed as often as a new one is seen.
+    The first round trains the whole network. From then on, each old class is replayed as often as a new one is seen.
     """
 
     pace = 0.0
@@ -32,7 +32,7 @@ class Above(Nothing):
         self.place = -1                     # not chosen yet
         self.shape = torch.Size()           # of one sample above it
         self.columns: list[int] = []        # classes that can be replayed
-        self.replayable: list[int] = []     # of them, those that are not part of this round
+        self.replayable: list[int] = []     # those of them that are not part of this round
         self.fresh = 1                      # classes of this round
         self.before: Batch | None = None    # this round's samples above `place`, as they were at its start
 
@@ -49,17 +49,17 @@ class Above(Nothing):
         return network, new
 
     def choose(self, network: Network, x: Tensor) -> None:
-        """Once, fix the place and the shape of what lies above it; x: samples."""
+        """Fix the place, once, and the shape of what lies above it; x: samples."""
         if self.place < 0:
             self.place = self.chosen(network, x[:1])
         self.shape = self.activations(x[:1], network).shape[1:]
 
     def chosen(self, network: Network, x: Tensor) -> int:
-        """The place where replay enters: here the map."""
+        """The place at which replayed samples enter: here the map."""
         return network.map_place
 
     def activations(self, x: Tensor, network: Network) -> Tensor:
-        """Of samples, or of what lies above `network.start` layers, above `place` layers; without gradients."""
+        """Above `place` layers, of samples or of activations above `network.start` layers; without gradients."""
         if self.place == network.start:
             return x
         return outputs(lambda part: network.below(part, self.place), x, network.block)
@@ -68,7 +68,7 @@ class Above(Nothing):
         return -(-n * len(self.replayable) // self.fresh)
 
     def arrive(self, x: Tensor, y: Tensor) -> Batch:
-        """Replayed activations; those of a network without layers below join the new samples."""
+        """Replayed activations; if no layers lie below, they join the new samples."""
         return Batch(x, y, place=None if self.place == 0 else self.place)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Episodic memory: samples of each round by themselves, for constraints that hold each of them (Lopez-Paz 2017)."""
+"""Episodic memory: samples kept round by round, for constraints on each of them (Lopez-Paz & Ranzato 2017)."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import torch
 
 from edgecl.errors import BudgetError
 from edgecl.training.batch import Batch
-from edgecl.training.memory.exemplars import Nothing
+from edgecl.training.memory.base import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-PER_SAMPLE, PER_ROUND = 4, 4    # bytes beside a sample's own: its column; how many a round has
+SAMPLE_BYTES, ROUND_BYTES = 4, 4    # of a sample beside its own: its column; of a round: how many samples it has
 
 
-class Episodes(Nothing):
-    """Equal shares of the rounds (Lopez-Paz & Ranzato 2017, section 3), and `each` samples a round at most (0: any).
+class Episodes(Memory):
+    """Equal shares of the rounds (Lopez-Paz & Ranzato 2017, section 3), `each` samples per round at most (0: no limit).
 
-    A share is spread evenly over its classes and over the order in which their samples came, where the paper takes the
-    last that came; it is shortened from its end, whichever class that is. Nothing of it is replayed.
+    A share is spread evenly over its classes and over the order in which their samples came; the paper takes the last
+    that came. It is shortened from its end, whichever class that is. Nothing of it is replayed.
     """
 
     def __init__(self, room: int, nothing: Batch, each: int) -> None:
@@ -33,22 +33,22 @@ class Episodes(Nothing):
         self.each = each
         self.rounds: list[Batch] = []
         self.apart = True       # whether rounds are known
-        self.size = nothing.x[0:0].new_empty((1, *nothing.x.shape[1:])).nbytes + PER_SAMPLE
+        self.size = nothing.x[0:0].new_empty((1, *nothing.x.shape[1:])).nbytes + SAMPLE_BYTES
         self.check(1)
 
     def check(self, classes: int) -> None:
         if self._share(len(self.rounds) + 1) < 1:
-            least = (len(self.rounds) + 1) * (self.size + PER_ROUND) + self.reserved
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes of each "
-                              f"of {len(self.rounds) + 1} round{'s' * bool(self.rounds)}",
+            least = (len(self.rounds) + 1) * (self.size + ROUND_BYTES) + self.reserved
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes of "
+                              f"each of {len(self.rounds) + 1} round{'s' * bool(self.rounds)}",
                               f"give --memory {least} or more")
 
     def _share(self, rounds: int) -> int:
-        share = ((self.room - self.reserved) // max(rounds, 1) - PER_ROUND) // self.size
+        share = ((self.room - self.reserved) // max(rounds, 1) - ROUND_BYTES) // self.size
         return min(share, self.each) if self.each else share
 
     def hold(self, old: Batch) -> None:
-        """Of each class as many as of a round: which came in one, a constraint may know."""
+        """As many of each class as of a round: a constraint may know which classes came in one round."""
         classes = [old.take(torch.nonzero(old.y == column).flatten()) for column in old.y.unique().tolist()]
         self.rounds = [each.take(spread(each.y, self.each or len(each))) for each in classes]
         self.apart = False
@@ -57,7 +57,7 @@ class Episodes(Nothing):
         return self.rounds if self.apart else []
 
     def dataset(self, new: Batch) -> Batch:
-        self._shorten(self._share(len(self.rounds)))        # what the round takes beside exemplars has grown
+        self._shorten(self._share(len(self.rounds)))        # the constraints may need more than in the last round
         return new
 
     def update(self, new: Batch, network: Network) -> None:
@@ -88,7 +88,7 @@ class Episodes(Nothing):
 
 
 def spread(y: Tensor, count: int) -> Tensor:
-    """Rows int64 [count] or fewer: a class after the other in turn, and of each evenly over its samples."""
+    """Rows int64 [count] or fewer: of each class in turn, spread evenly over its samples."""
     picked = []
     for column in (columns := y.unique().tolist()):
         own = torch.nonzero(y == column).flatten()

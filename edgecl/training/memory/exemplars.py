@@ -1,4 +1,4 @@
-"""What is kept of the data between rounds: exemplars within a fixed number of bytes, everything, or statistics."""
+"""Samples as they came: as many as fit into a fixed number of bytes, or all of them."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -9,11 +9,9 @@ from torch import Tensor
 
 from edgecl.errors import BudgetError
 from edgecl.exemplars.selection import herding
-from edgecl.statistics.class_statistics import ClassStatistics
-from edgecl.statistics.transform import FeatureTransform
 from edgecl.training.batch import Batch, held_back, is_held
+from edgecl.training.memory.base import Memory, of_column
 from edgecl.training.networks.network import outputs
-from edgecl.training.part import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,87 +20,11 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-PER_CLASS = 16    # bytes beside a class's samples: its number and its count, int32 each, and how many were seen, int64
-TRIES = 50        # draws of an exemplar that is not held back
+CLASS_BYTES = 16  # of a class beside its samples: its number and its count, int32 each, and how many were seen, int64
+DRAWS = 50        # at most, until an exemplar is found that is not held back
 
 
-def balanced(memory: Nothing) -> Batch:
-    """As many exemplars of each class as of that which has the fewest, the first ones, without those held back."""
-    held = {column: samples for column, samples in memory.learned().items() if len(samples)}
-    least = min((len(samples) for samples in held.values()), default=0)
-    nothing = memory.nothing
-    return Batch(torch.cat([nothing.x, *(samples[:least] for samples in held.values())]),
-                 torch.cat([nothing.y, *(torch.full((least,), column) for column in held)]))
-
-
-class Nothing(Part):
-    """Keeps nothing; the base of all memories."""
-
-    bounded = True      # by the bytes that the user allows for exemplars
-    replays = False     # whether `replay` gives anything, once something is kept
-    withholds = False   # whether some of what is kept is for the parts that fit numbers, and not to be trained on
-    reserved = 0        # of these bytes, those that the next round takes beside exemplars
-    each = 0            # samples of a round that a constraint is to look at, 0 for all
-    lasting = False     # a worker keeps its state from round to round; else the state's own exemplars are held
-    place, pace = 0, 1.0    # the first `place` layers learn at that pace after the first round
-
-    def __init__(self, room: int, nothing: Batch) -> None:
-        """`room`: bytes for exemplars; `nothing`: a batch without samples that has their shape and dtype."""
-        self.room, self.nothing = room, nothing
-
-    def check(self, classes: int) -> None:
-        """Raise BudgetError where exemplars of so many classes would not fit."""
-
-    def beside(self) -> str:
-        """What is to be said of the bytes beside exemplars."""
-        return f"{self.reserved} bytes of tasks' gradients and " if self.reserved else ""
-
-    def hold(self, old: Batch) -> None:
-        """Take samples as kept from earlier rounds, without copying them."""
-
-    def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
-        """Called once at the start of a round, before the network has new outputs: what is trained and on what. Where
-        the lower layers stay as they are, that is the part above them, and their activations."""
-        return network, new
-
-    def amount(self, n: int) -> int:
-        """How many samples are to be replayed beside n new ones."""
-        return n
-
-    def begin(self, network: Network, known: int) -> None:
-        """Before a round, with the network as it was left but for the outputs of new classes, those from `known` on."""
-
-    def dataset(self, new: Batch) -> Batch:
-        """What a round goes through: its new samples first, then what the memory adds as a whole."""
-        return new
-
-    def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
-        """Called with each new sample once a round, after it was trained on, if it was. seen: what the network made of
-        it then."""
-
-    def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
-        """n samples to train on beside n new ones, or None."""
-        return None
-
-    def update(self, new: Batch, network: Network) -> None:
-        """Called once at the end of a round with all its new samples and the network in evaluation mode."""
-
-    def exemplars(self) -> dict[int, Tensor]:
-        """Column -> samples kept [m, ...]."""
-        return {}
-
-    def learned(self) -> dict[int, Tensor]:
-        """Those of them that may be trained on."""
-        held = self.exemplars()
-        return {column: samples[torch.from_numpy(~held_back(Batch(samples, torch.full((len(samples),), column))))]
-                for column, samples in held.items()} if self.withholds else held
-
-    def tasks(self) -> list[Batch]:
-        """What is kept of each round, where rounds are kept apart; else nothing."""
-        return []
-
-
-class Exemplars(Nothing):
+class Exemplars(Memory):
     """Samples as they came, in lists by class; the bytes, bookkeeping included, never pass `room`."""
 
     def __init__(self, room: int, nothing: Batch) -> None:
@@ -113,23 +35,23 @@ class Exemplars(Nothing):
         self.check(1)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + PER_CLASS) + self.reserved
+        least = classes * (self.size + CLASS_BYTES) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes of each "
-                              f"of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes of "
+                              f"each of {classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
     def capacity(self) -> int:
-        """How many exemplars fit beside the bookkeeping of the classes known now."""
-        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // self.size
+        """How many exemplars fit, given the bookkeeping of the classes known now."""
+        return max(self.room - self.reserved - CLASS_BYTES * len(self.kept), 0) // self.size
 
     def drawn(self, n: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-        """Columns and places of n exemplars, of every class with the same chance; none where there are none."""
+        """Columns and places of n exemplars, each class with the same chance; empty if there are no exemplars."""
         columns = [column for column, kept in self.kept.items() if kept]
         chosen = [columns[i] for i in generator.integers(len(columns), size=n)] if columns else []
         found = []
         for column, u in zip(chosen, generator.random(n) if chosen else ()):
             place = int(u * len(self.kept[column]))
-            for _ in range(TRIES if self.withholds else 0):     # more than that where nearly all are held back
+            for _ in range(DRAWS if self.withholds else 0):     # it may stay held back if nearly all are
                 if not is_held(self.kept[column][place]):
                     break
                 place = int(generator.integers(len(self.kept[column])))
@@ -159,8 +81,8 @@ class Exemplars(Nothing):
 
 
 class Reservoir(Exemplars):
-    """A class-balanced reservoir: within a class, a uniform part of all its samples ever seen; what does not fit is
-    taken from the largest class (Chrysakis & Moens 2020, algorithm 1)."""
+    """Class-balanced reservoir: within a class, a uniform sample of all that was ever seen of it; if room runs out,
+    the largest class loses one (Chrysakis & Moens 2020, algorithm 1)."""
 
     replays = True
 
@@ -178,23 +100,23 @@ class Reservoir(Exemplars):
                 largest.pop()
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
-        """Every class with the same chance."""
+        """Each class with the same chance."""
         drawn = self.drawn(n, generator)
         return Batch(torch.stack([self.kept[column][place] for column, place in drawn]),
                      torch.tensor([column for column, _ in drawn])) if drawn else None
 
 
 class Herding(Exemplars):
-    """Per class the samples whose mean feature follows the class mean best, in that order; room is divided by the
-    classes and rounded down, and a list is shortened from its end (Rebuffi et al. 2017, algorithms 4 and 5).
+    """Of each class the samples whose mean feature follows the class mean best, in that order. The room is divided by
+    the number of classes and rounded down; lists are shortened from their ends (Rebuffi et al. 2017, algorithms 4, 5).
 
-    All of them are part of every round's data set (algorithm 3). A class that comes again is chosen anew from its
-    exemplars and its new samples.
+    All of them are part of every round's data set (algorithm 3). For a class that comes again, exemplars are selected
+    again from the old ones and the new samples.
     """
 
     def dataset(self, new: Batch) -> Batch:
         for column, samples in self.learned().items():
-            new = new.join(Batch(samples, torch.full((len(samples),), column)))
+            new = new.join(of_column(samples, column))
         return new
 
     def update(self, new: Batch, network: Network) -> None:
@@ -214,8 +136,8 @@ class Herding(Exemplars):
             self.kept[column] = [candidates[int(i)].clone() for i in best]
 
 
-class Everything(Nothing):
-    """All data of all rounds, without a bound: what the upper bound of every table is trained on."""
+class Everything(Memory):
+    """All data of all rounds, without a limit: what joint training, the upper bound of every table, is trained on."""
 
     bounded = False
 
@@ -241,41 +163,3 @@ class Everything(Nothing):
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self.all = Batch(torch.tensor(state["x"]), torch.tensor(state["columns"]).long())
-
-
-class Statistics(Nothing):
-    """Class statistics of a frozen network, see `edgecl.statistics.class_statistics`; at rest between rounds.
-
-    layer: "map" (before the neck) or "features"; power: Tukey's; projection: length of a random projection, 0 for none.
-    """
-
-    bounded = False
-
-    def __init__(self, room: int, nothing: Batch, layer: str, power: float, projection: int) -> None:
-        super().__init__(room, nothing)
-        self.layer, self.power, self.projection = layer, power, projection
-        self.arrays: Arrays = {}
-
-    def transform(self, source: int) -> FeatureTransform:
-        """The transform of features of that length; its matrix is made anew from a fixed seed."""
-        return FeatureTransform(source, self.projection or source, self.power, self.projection > 0)
-
-    def update(self, new: Batch, network: Network) -> None:
-        if self.withholds:
-            new = new.take(torch.from_numpy(np.flatnonzero(~held_back(new))))
-        f = outputs(network.body if self.layer == "map" else network.features, new.x, network.block).numpy()
-        h = self.transform(f.shape[1])(f)
-        statistics = self.statistics() if self.arrays else ClassStatistics(h.mean(0))
-        for column in new.y.unique().tolist():
-            statistics.add(f"{column:06d}", h[new.y.numpy() == column])
-        self.arrays = statistics.to_arrays()
-
-    def statistics(self) -> ClassStatistics:
-        """Labels are columns of six digits, so that their order is that of the columns."""
-        return ClassStatistics.from_arrays(self.arrays)
-
-    def state(self) -> Arrays:
-        return dict(self.arrays)
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None:
-        self.arrays = {name: array.copy() for name, array in state.items()}

@@ -1,4 +1,4 @@
-"""FearNet: recent samples answer by their neighbours, older ones by what sleep has made of them, and a gate chooses."""
+"""FearNet: a recent memory that answers by nearest neighbours, a long-term one trained in sleeps, and a gate."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BudgetError, StateError
 from edgecl.training.balance.base import Balance
-from edgecl.training.memory.at_layer import PLACE, Above
+from edgecl.training.memory.at_layer import PLACE_BYTES, Above
 from edgecl.training.memory.fearnet_long_term import (
     BATCH,
-    CODES,
-    ROW,
+    CODE_LENGTHS,
+    ROW_BYTES,
     Cortex,
     class_bytes,
     network_bytes,
@@ -23,7 +23,7 @@ from edgecl.training.memory.fearnet_long_term import (
     unpack,
 )
 from edgecl.training.memory.generator import initialised
-from edgecl.training.networks.network import Served, outputs
+from edgecl.training.networks.network import Served
 from edgecl.training.optimisers import Adam
 
 if TYPE_CHECKING:
@@ -31,38 +31,38 @@ if TYPE_CHECKING:
 
     from edgecl.training.balance.base import Done
     from edgecl.training.batch import Batch
-    from edgecl.training.memory.exemplars import Nothing
+    from edgecl.training.memory.base import Memory
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-FIXED = PLACE + 4 + 8       # bytes of the place, the sessions awake, and the scale
-SESSIONS = 10       # the first code is for the classes of so many sessions like the first; ...
-SPARE = 1.25        # ... a later one, where they became too many, for so many times those known then
-SHARE = 0.85        # of the room that networks and those statistics may take; the rest is for recent samples
+FIXED_BYTES = PLACE_BYTES + 4 + 8   # the place, the sessions awake, and the scale
+PLANNED_SESSIONS = 10   # the first code is for the classes of so many sessions like the first; ...
+PLANNED_GROWTH = 1.25   # ... a later one, once there are too many, for so many times the classes known then
+NETWORK_SHARE = 0.85    # of the room that networks and class statistics may take; the rest is for recent samples
 GATE_STEPS = 400
-NEAR = 1e-3         # added to a distance before it is inverted, section 4.1
-TINY = 1e-8
+DISTANCE_OFFSET = 1e-3  # added to a distance before it is inverted, section 4.1
+EPSILON = 1e-8          # the least deviation, and added to a probability before its logarithm
 
 
 def gate(numbers: int, code: int) -> nn.Sequential:
-    """Features [n, numbers] -> the logit that recent memory knows them [n, 1]."""
+    """Features [n, numbers] -> the logit that the recent memory knows them [n, 1]."""
     return nn.Sequential(nn.Linear(numbers, code), nn.ELU(), nn.Linear(code, 1))
 
 
 def gate_bytes(numbers: int, code: int) -> int:
     """Weights of 8 bits."""
-    return code * (numbers + 1) + ROW * (code + 1)
+    return code * (numbers + 1) + ROW_BYTES * (code + 1)
 
 
 class FearNet(Above):
     """Kemker & Kanan 2018, section 4: HC, the features of recent samples; mPFC, `Cortex`; BLA, a gate that is trained
-    to tell samples in HC from pseudo-samples of mPFC, the only ones of earlier sessions that there are.
+    to distinguish samples in HC from pseudo-samples of mPFC, which are all there is of earlier sessions.
 
-    The first session is learned by mPFC at once (base knowledge, section 5). sleep: sessions after which HC goes over
-    into mPFC, among pseudo-samples, and is emptied; earlier where the recent samples don't fit into the room; 0: never,
-    and what does not fit goes by lot. dreams: steps of mPFC's training in a sleep. The code is the longest whose
-    networks leave room beside them; where classes become too many for it, the next sleep trains an mPFC of a shorter
-    one on what the old one dreams.
+    mPFC learns the first session at once (base knowledge, section 5). sleep: sessions after which HC is consolidated
+    into mPFC, together with pseudo-samples, and emptied; earlier if the recent samples don't fit into the room; 0:
+    never, and random samples are dropped if there is no room. dreams: training steps of mPFC in a sleep. The code is
+    the longest whose networks leave room for samples; if there are too many classes for it, the next sleep trains an
+    mPFC with a shorter code on pseudo-samples of the old one.
     """
 
     def __init__(self, room: int, nothing: Batch, sleep: int, dreams: int) -> None:
@@ -78,18 +78,18 @@ class FearNet(Above):
             self.check(1)
 
     def code(self, classes: int) -> int:
-        """Its length for the room: with so many classes room for more, the shortest at least."""
-        planned = int((SESSIONS if self.cortex is None else SPARE) * classes)
-        return next((code for code in CODES if self.least(planned, code) <= SHARE * self.room),
-                    next((code for code in CODES if self.least(classes, code) <= self.room), CODES[-1]))
+        """The length of a code for so many classes and some more to come, if the room allows; the shortest at least."""
+        planned = int((PLANNED_SESSIONS if self.cortex is None else PLANNED_GROWTH) * classes)
+        return next((code for code in CODE_LENGTHS if self.least(planned, code) <= NETWORK_SHARE * self.room),
+                    next((code for code in CODE_LENGTHS if self.least(classes, code) <= self.room), CODE_LENGTHS[-1]))
 
     def least(self, classes: int, code: int) -> int:
         """Bytes without recent samples."""
         d = self.shape.numel()
-        return FIXED + network_bytes(d, code) + gate_bytes(d, code) + classes * class_bytes(code)
+        return FIXED_BYTES + network_bytes(d, code) + gate_bytes(d, code) + classes * class_bytes(code)
 
     def check(self, classes: int) -> None:
-        if self.place >= 0 and (least := self.least(classes, CODES[-1])) > self.room:
+        if self.place >= 0 and (least := self.least(classes, CODE_LENGTHS[-1])) > self.room:
             raise BudgetError(f"{self.room} bytes can't hold FearNet on {self.shape.numel()} features and {classes} "
                               f"class{'es' * (classes > 1)}", f"give --memory {least} or more")
 
@@ -102,7 +102,7 @@ class FearNet(Above):
         generator, x = np.random.default_rng(self.seed), self.activations(new.x, network).flatten(1).float()
         first = self.cortex is None
         if self.cortex is None:
-            self.mean, self.scale = float(x.mean()), max(float(x.std()), TINY)
+            self.mean, self.scale = float(x.mean()), max(float(x.std()), EPSILON)
             self.recent = torch.empty(0, x.shape[1])
             self.cortex = Cortex(x.shape[1], self.code(len(new.y.unique()))).start(generator)
         self.recent = torch.cat([self.recent, ((x - self.mean) / self.scale).half().float()])
@@ -123,7 +123,7 @@ class FearNet(Above):
         self.columns, self.before = sorted({*self.cortex.columns, *self.of.tolist()}), None
 
     def _gate(self, generator: np.random.Generator) -> nn.Sequential:
-        """Trained on as many recent samples as pseudo-samples."""
+        """A gate trained on equal numbers of recent and pseudo-samples."""
         assert self.cortex is not None
         layers = initialised(gate(self.cortex.numbers, self.cortex.code), generator)
         weights = list(layers.parameters())
@@ -165,14 +165,14 @@ class FearNet(Above):
 
 
 class Gated(Balance):
-    """Answers by recent or by long-term memory, as the gate says."""
+    """Answers by the recent or the long-term memory, as the gate decides."""
 
-    def restore(self, network: Network, memory: Nothing) -> None:
+    def restore(self, network: Network, memory: Memory) -> None:
         if not isinstance(memory, FearNet):
             raise StateError(f"{type(memory).__name__} has no gate", 'give memory = "fearnet"')
         self.memory, self.classes = memory, network.head.classes
 
-    def finish(self, network: Network, memory: Nothing, done: Done) -> None:
+    def finish(self, network: Network, memory: Memory, done: Done) -> None:
         self.restore(network, memory)
 
     def fold(self, network: Network, served: Served | None = None) -> Served:
@@ -181,7 +181,7 @@ class Gated(Balance):
 
 class Answers(Served):
     """Input -> features, logits: log P(class | x) of the memory that the gate trusts (section 4.3, equations 4 and 5):
-    HC where max P_HC A / (1 - A) > max P_mPFC, A being what the gate says."""
+    HC if max P_HC A / (1 - A) > max P_mPFC, where A is the gate's output."""
 
     recent: Tensor
 
@@ -207,24 +207,17 @@ class Answers(Served):
             trust = self.gate(h).clamp(-15, 15).exp()       # A / (1 - A)
             recent = new.amax(1, keepdim=True) * trust > old.amax(1, keepdim=True)
             old = torch.where(recent, new, old)
-        return features, (old + TINY).log()
+        return features, (old + EPSILON).log()
 
     def neighbours(self, h: Tensor) -> Tensor:
-        """P_HC [n, classes]: of each class with recent samples, the inverse distance of the nearest, equation 1."""
+        """P_HC [n, classes]: by the inverse distance of the nearest recent sample of each class, equation 1."""
         squares = (h.square().sum(1, keepdim=True) - 2 * h @ self.recent.T + self.recent.square().sum(1)).clamp(min=0)
-        near = {column: 1 / (NEAR + squares[:, rows].amin(1, keepdim=True).sqrt())
+        near = {column: 1 / (DISTANCE_OFFSET + squares[:, rows].amin(1, keepdim=True).sqrt())
                 for column, rows in self.groups.items()}
         found = self._spread(near, h)
         return found / found.sum(1, keepdim=True)
 
     def _spread(self, found: dict[int, Tensor], h: Tensor) -> Tensor:
-        """Columns side by side, 0 where there is none."""
+        """Columns side by side, 0 for those that are missing."""
         none = torch.zeros_like(h[:, :1])
         return torch.cat([found.get(column, none) for column in range(self.classes)], 1)
-
-
-def answered(memory: FearNet, x: Tensor) -> Tensor:
-    """What the gate says of features in the scale of its networks: the chance that recent memory knows them [n]."""
-    if memory.gate is None:
-        raise StateError("recent memory is empty, so that there is no gate", "teach a session after a sleep")
-    return torch.sigmoid(outputs(memory.gate, x))[:, 0]

@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from edgecl.training.part import Arrays
 
 BATCH = 64
-HIDDEN = 2          # times the code: the width of the layer on each side of it
-RIDGE = 1e-4        # of the mean variance, added to each before a covariance is factored
-RATE = 2e-3         # for half of a sleep, then down to 0 in a line
-TINY = 1e-30
-HIDDEN_SHARE = 0.1  # of the loss, the reconstruction of the hidden layer
-STAY = 1.0          # of the loss, what the codes of pseudo-samples move by
-CODES = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-TOP = 127.49        # see `edgecl.exemplars.codecs`: the largest of a row then always rounds to 127
-ROW = 4             # bytes of a row of weights beside them: scale and bias
+HIDDEN_FACTOR = 2       # width of the layers next to the code, in lengths of it
+RIDGE = 1e-4            # share of the mean variance that is added to each before a covariance is factored
+RATE = 2e-3             # for half of a sleep; then it falls linearly to 0
+SMALLEST_WEIGHT = 1e-30 # the largest of a row is not taken as smaller
+HIDDEN_WEIGHT = 0.1     # in the loss, of the reconstruction of the hidden layer
+STABILITY = 1.0         # in the loss, of how far the codes of pseudo-samples move
+CODE_LENGTHS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+LARGEST_CODE = 127.49   # see `edgecl.exemplars.codecs`: the largest of a row then always rounds to 127
+ROW_BYTES = 4           # of a row of weights beside them: scale and bias
 
 
 def class_bytes(code: int) -> int:
-    """Of a class: its column, int32, its row of the classifier, mean and factor of the full covariance, float16."""
+    """Of a class: its column, int32; its row of the classifier, mean and factor of the full covariance, float16."""
     return 4 + 2 * (code + 1) + 2 * (code + code * (code + 1) // 2)
 
 
 def network_bytes(numbers: int, code: int) -> int:
-    """Of encoder and decoder, and of what the decoder leaves out."""
-    width = HIDDEN * code
-    return 2 * width * (numbers + code) + ROW * (2 * width + code + numbers) + 2 * numbers
+    """Of encoder and decoder, and of the residual."""
+    width = HIDDEN_FACTOR * code
+    return 2 * width * (numbers + code) + ROW_BYTES * (2 * width + code + numbers) + 2 * numbers
 
 
 def round_weights(layers: nn.Sequential) -> nn.Sequential:
-    """As they are at rest: weights in 8 bits, -127..127 times a scale of each row, biases float16."""
+    """As they are stored: weights in 8 bits, -127..127 times a scale per row, biases float16."""
     with torch.no_grad():
         for layer in layers:
             if isinstance(layer, nn.Linear):
@@ -67,7 +67,7 @@ def packed(layers: nn.Sequential) -> Arrays:
 
 
 def unpack(layers: nn.Sequential, state: Mapping[str, np.ndarray]) -> nn.Sequential:
-    """The inverse of `packed`, bit by bit."""
+    """The inverse of `packed`, bit for bit."""
     with torch.no_grad():
         for name, layer in layers.named_children():
             if isinstance(layer, nn.Linear):
@@ -79,7 +79,7 @@ def unpack(layers: nn.Sequential, state: Mapping[str, np.ndarray]) -> nn.Sequent
 
 def _scale(weight: Tensor) -> Tensor:
     """Of each row, float32 [n, 1] of 8 significant bits, rounded up, so that its products with codes are exact."""
-    least = weight.detach().abs().amax(1, keepdim=True).clamp(min=TINY) / TOP
+    least = weight.detach().abs().amax(1, keepdim=True).clamp(min=SMALLEST_WEIGHT) / LARGEST_CODE
     return torch.from_numpy(((least.numpy().view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
                              ).view(np.float32))
 
@@ -87,16 +87,16 @@ def _scale(weight: Tensor) -> Tensor:
 class Cortex(Part):
     """mPFC of Kemker & Kanan 2018, section 4.2: encoder, classifier and decoder, trained on classification and on the
     reconstruction of input and hidden layer; for each class a mean and a **full** covariance of its codes, from which
-    codes are drawn and decoded as pseudo-samples. factors: lower triangles L of them, L L^T, float32 [n, code, code];
-    residual: the deviation of each number from what is decoded, float32 [numbers]. At rest float16, the weights of
+    codes are drawn and decoded as pseudo-samples. factors: lower triangles L of covariances L L^T, float32 [n, code,
+    code]; residual: standard deviation of the decoder's error, float32 [numbers]. Stored as float16, weights of
     encoder and decoder in 8 bits.
 
-    Not of the paper, and for sleeps whose pseudo-samples come from pseudo-samples: these get noise as large as what the
-    decoder leaves out, since without it all that lies beside its surface looks new; their codes are held where they
-    are; and a sleep's rate falls to 0."""
+    Not in the paper, but needed once pseudo-samples are learned from pseudo-samples: they get noise of the size of the
+    residual, since without it everything off the decoder's surface looks new; their codes are kept in place; and the
+    learning rate of a sleep falls to 0."""
 
     def __init__(self, numbers: int, code: int) -> None:
-        self.numbers, self.code, width = numbers, code, HIDDEN * code
+        self.numbers, self.code, width = numbers, code, HIDDEN_FACTOR * code
         self.encoder = nn.Sequential(nn.Linear(numbers, width), nn.ELU(), nn.Linear(width, code))
         self.decoder = nn.Sequential(nn.Linear(code, width), nn.ELU(), nn.Linear(width, numbers))
         self.classifier = nn.Linear(code, 1)       # grows with the first class
@@ -106,13 +106,13 @@ class Cortex(Part):
         self.residual = torch.zeros(numbers)
 
     def start(self, generator: np.random.Generator) -> Cortex:
-        """With random weights."""
+        """Initialise all weights."""
         initialised(self.encoder, generator)
         initialised(self.decoder, generator)
         return self
 
     def dream(self, n: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """n pseudo-samples, float32 [n, numbers], and their columns; each class has the same chance."""
+        """n pseudo-samples, float32 [n, numbers], and their columns, each class with the same chance."""
         drawn = generator.integers(len(self.columns), size=n)
         noise, beside = (torch.from_numpy(generator.standard_normal((n, m)).astype(np.float32))
                          for m in (self.code, self.numbers))
@@ -130,8 +130,8 @@ class Cortex(Part):
 
     def consolidate(self, x: Tensor, y: Tensor, steps: int, generator: np.random.Generator,
                     dreamer: Cortex | None = None) -> None:
-        """Learn recent samples x [n, numbers] of columns y [n] among pseudo-samples of what is known: as many of each
-        old class as the mean of the new ones. dreamer: whose place this one takes, where that is another."""
+        """Learn recent samples x [n, numbers] of columns y [n] together with pseudo-samples: as many of each old class
+        as there are of a new one on average. dreamer: the cortex that this one replaces, if it is another."""
         dreamer = dreamer or self
         arrived, real = sorted(set(y.tolist())), len(x)
         old = [column for column in dreamer.columns if column not in arrived]
@@ -144,22 +144,22 @@ class Cortex(Part):
         target = torch.tensor([self.columns.index(column) for column in y.tolist()])
         parts = [self.encoder, self.decoder, self.classifier]
         weights = [p.requires_grad_(True) for part in parts for p in part.parameters()]
-        adam = Adam(weights, RATE)
+        adam = Adam(weights)
         for step in range(steps):
-            adam.rate = RATE * min(1.0, 2 * (1 - step / steps))
             rows = torch.from_numpy(generator.integers(len(x), size=BATCH))
             hidden = self.encoder[1](self.encoder[0](x[rows]))
             code = self.encoder[2](hidden)
             mirrored = self.decoder[1](self.decoder[0](code))
-            missed = F.mse_loss(self.decoder[2](mirrored), x[rows]) + HIDDEN_SHARE * F.mse_loss(mirrored, hidden)
+            missed = F.mse_loss(self.decoder[2](mirrored), x[rows]) + HIDDEN_WEIGHT * F.mse_loss(mirrored, hidden)
             loss = F.cross_entropy(self.classifier(code), target[rows]) + missed
             if before is not None and (known := rows >= real).any():
-                loss = loss + STAY * F.mse_loss(code[known], before[rows[known]])
-            adam.step(torch.autograd.grad(loss, weights))
-        self._rest(x, target)
+                loss = loss + STABILITY * F.mse_loss(code[known], before[rows[known]])
+            adam.step(torch.autograd.grad(loss, weights), RATE * min(1.0, 2 * (1 - step / steps)))
+        self._finish(x, target)
 
-    def _rest(self, x: Tensor, target: Tensor) -> None:
-        """Round all as it is at rest, and measure by those samples and their places among `columns`."""
+    def _finish(self, x: Tensor, target: Tensor) -> None:
+        """Round all weights as they are stored, then measure residual, means and factors. target: the places of the
+        samples' classes in `columns`."""
         round_weights(self.encoder)
         round_weights(self.decoder)
         with torch.no_grad():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from edgecl.errors import BudgetError
-from edgecl.training.memory.at_layer import PER_CLASS, PLACE, Above, float_rows
+from edgecl.training.memory.at_layer import CLASS_BYTES, PLACE_BYTES, Above, float_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 class Translated(Above):
     """FeTrIL (Petit et al. 2023, section 3.2, equation 1): the network below the head is frozen after the first round;
-    a pseudo-feature of an old class C_p is that of a sample of the new class C_n whose mean is nearest, moved by
-    mu(C_p) - mu(C_n). All that is kept of a class is its mean."""
+    a pseudo-feature of an old class C_p is the feature of a sample of the new class C_n with the nearest mean, moved by
+    mu(C_p) - mu(C_n). Only the mean of a class is kept."""
 
     lasting = True
 
@@ -36,7 +36,7 @@ class Translated(Above):
         return network.map_place + 1
 
     def check(self, classes: int) -> None:
-        least = PLACE + classes * (PER_CLASS + 4 * self.shape.numel())
+        least = PLACE_BYTES + classes * (CLASS_BYTES + 4 * self.shape.numel())
         if self.place >= 0 and self.room < least:
             raise BudgetError(f"{self.room} bytes can't hold a mean of {self.shape.numel()} features of each of "
                               f"{classes} class{'es' * (classes > 1)}", f"give --memory {least} or more")

@@ -1,4 +1,4 @@
-"""Deep generative replay: a small variational autoencoder stands for all earlier samples."""
+"""Deep generative replay: a small variational autoencoder stands in for all earlier samples."""
 from __future__ import annotations
 
 from copy import deepcopy
@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BudgetError
 from edgecl.training.batch import Batch
-from edgecl.training.memory.at_layer import PLACE, Above
+from edgecl.training.memory.at_layer import PLACE_BYTES, Above
 from edgecl.training.networks.network import outputs
 from edgecl.training.optimisers import Adam
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-PIXELS = 256        # numbers of a sample up to which it is generated itself, not its activations at the map: a decoder
-                    # of that few bytes makes no windows or larger images (docs/pseudo-rehearsal.md)
-CODES = 32          # of the code at most
-SHARP = 15          # times the reconstruction: of small images the code would else tell little, not even the class
-RATE = 2e-3         # of Adam
-SPREAD = (-8.0, 8.0)        # log variances of a code
-EACH = 64           # samples that tell where the mode of an old class lies after a round
-BATCH = 64          # samples of a step of the generator
-BESIDE = PLACE + 4 + 8      # bytes beside weights and modes: the place, the rounds, and the scale
-MODES = 64          # classes whose modes fit beside the widest decoder, where that is no more than a quarter of all
+LARGEST_SAMPLE = 256    # numbers; of larger samples the activations at the map are generated: a decoder of so few bytes
+                        # can't generate windows or larger images (docs/pseudo-rehearsal.md)
+LONGEST_CODE = 32
+RECONSTRUCTION_WEIGHT = 15  # in the loss: with 1, codes of small images would say little, not even the class
+RATE = 2e-3             # of Adam
+LOG_VARIANCES = (-8.0, 8.0)     # of a code
+SAMPLES_PER_CLASS = 64  # to find the mode of an old class after a round
+BATCH = 64              # samples per step of the generator
+FIXED_BYTES = PLACE_BYTES + 4 + 8   # beside weights and modes: the place, the rounds, and the scale
+PLANNED_CLASSES = 64    # their modes fit beside the widest decoder, if they take at most a quarter of the room
 
 
 def mode_bytes(code: int) -> int:
@@ -41,9 +41,10 @@ def mode_bytes(code: int) -> int:
 
 
 def shape_for(room: int, numbers: int) -> tuple[int, int]:
-    """Hidden width and code length of the widest decoder of float16 weights that `room` bytes hold; width 0: none."""
-    weights = (room - BESIDE - min(room // 4, MODES * mode_bytes(CODES))) // 2
-    code = CODES
+    """Hidden width and code length of the widest decoder with float16 weights that fits into `room` bytes; width 0 if
+    none does."""
+    weights = (room - FIXED_BYTES - min(room // 4, PLANNED_CLASSES * mode_bytes(LONGEST_CODE))) // 2
+    code = LONGEST_CODE
     while (width := (weights - numbers) // (code + 1 + numbers)) < 2 * code and code > 1:
         code //= 2
     return max(width, 0), code
@@ -51,20 +52,20 @@ def shape_for(room: int, numbers: int) -> tuple[int, int]:
 
 def decoder(code: int, width: int, numbers: int) -> nn.Sequential:
     """code [n, z] -> logits [n, numbers] of samples in the generator's scale, 0..1: unbounded ones would grow from
-    round to round, as each generator learns from the last one's."""
+    round to round, as each generator learns from the samples of the last one."""
     return nn.Sequential(nn.Linear(code, width), nn.ReLU(), nn.Linear(width, numbers))
 
 
 class GenerativeReplay(Above):
-    """Generator and solver of Shin et al. 2017, section 3.1: in round t both are trained on 1 / t new samples and 1 -
-    1 / t that the generator of round t - 1 made, which the solver of round t - 1 labels. Codes are drawn from a mode of
-    each class, every one with the same chance (van de Ven et al. 2020, conditional replay): between the modes of a
-    standard normal lie samples of no class, which become more from round to round.
+    """Generator and solver of Shin et al. 2017, section 3.1: in round t, 1 / t of the samples that both are trained on
+    are new; the others are generated as the generator of round t - 1 does, and labelled by the solver of round t - 1.
+    Codes are drawn from one mode per class, each with the same chance (van de Ven et al. 2020, conditional replay): a
+    single standard normal also gives samples of no class, more from round to round.
 
-    The generator is a variational autoencoder (Kingma & Welling 2014), of which only the decoder is kept, float16, as
-    wide as `room` bytes allow from the first round on; its encoder is made anew in every round. Samples of up to PIXELS
-    numbers are generated themselves; of larger ones the activations at the map, all layers below being frozen after the
-    first round. steps: of the generator, each round; recalls: whether its training replays its own samples.
+    The generator is a variational autoencoder (Kingma & Welling 2014), of which only the decoder is kept: in float16,
+    as wide as `room` allows from the first round on; each round trains a new encoder. Samples of up to `LARGEST_SAMPLE`
+    numbers are generated themselves; of larger ones the activations at the map, with all layers below frozen after the
+    first round. steps: of the generator, per round; recalls: whether its training replays its own samples.
     """
 
     def __init__(self, room: int, nothing: Batch, steps: int, recalls: bool) -> None:
@@ -76,24 +77,24 @@ class GenerativeReplay(Above):
         self.modes: dict[int, Tensor] = {}      # column -> mean and deviation of its codes, float32 [2, z]
         self.solver: Network | None = None      # of the round before, while a round lasts
         self.shape = nothing.x.shape[1:]
-        if self.shape.numel() <= PIXELS:
+        if self.shape.numel() <= LARGEST_SAMPLE:
             self.place = 0
             self.check(1)
 
     def check(self, classes: int) -> None:
         if self.decoder is not None and self.nbytes_for(classes) > self.room:
-            raise BudgetError(f"{self.room} bytes can't hold a generator of {classes} classes, wide as it is",
+            raise BudgetError(f"{self.room} bytes can't hold a generator of this width and {classes} classes",
                               f"give --memory {4 * self.room} from the first round on")
         if self.place >= 0 and self.decoder is None and not shape_for(self.room, self.shape.numel())[0]:
-            least = 2 * (BESIDE + 2 * (2 * self.shape.numel() + 2))
+            least = 2 * (FIXED_BYTES + 2 * (2 * self.shape.numel() + 2))
             raise BudgetError(f"{self.room} bytes can't hold a generator of {self.shape.numel()} numbers",
                               f"give --memory {least} or more")
 
     def nbytes_for(self, classes: int) -> int:
-        """Bytes with that many classes; the decoder must be there."""
+        """Bytes with that many classes; there must be a decoder."""
         assert self.decoder is not None
         code = self.decoder[0].in_features
-        return BESIDE + 2 * sum(p.numel() for p in self.decoder.parameters()) + classes * mode_bytes(int(code))
+        return FIXED_BYTES + 2 * sum(p.numel() for p in self.decoder.parameters()) + classes * mode_bytes(int(code))
 
     def enter(self, new: Batch, network: Network, generator: np.random.Generator) -> tuple[Network, Batch]:
         self.seed = int(generator.integers(2**31))
@@ -103,7 +104,7 @@ class GenerativeReplay(Above):
         return found
 
     def amount(self, n: int) -> int:
-        """t - 1 times as many as new ones."""
+        """t - 1 times as many as there are new ones."""
         return n * self.rounds
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
@@ -125,8 +126,8 @@ class GenerativeReplay(Above):
         x = ((x - self.least) / self.range).clamp(0, 1)
         encoder = self._trained(fresh, x, generator)
         y = new.y
-        if self.decoder is not None:    # the modes of old classes are where their samples lie now
-            old, columns = self.generated(EACH * len(self.modes), generator)
+        if self.decoder is not None:    # find the modes of old classes by the new encoder
+            old, columns = self.generated(SAMPLES_PER_CLASS * len(self.modes), generator)
             kept = ~torch.isin(columns, y)
             x, y = torch.cat([x, old[kept]]), torch.cat([y, columns[kept]])
         mean, spread = outputs(encoder, x).chunk(2, 1)
@@ -137,11 +138,12 @@ class GenerativeReplay(Above):
         self.rounds, self.columns = self.rounds + 1, list(self.modes)
 
     def _trained(self, fresh: nn.Sequential, x: Tensor, generator: np.random.Generator) -> nn.Sequential:
-        """Raise the evidence lower bound of the mix; the encoder. x: new samples in the generator's scale."""
+        """Maximise the evidence lower bound of new and recalled samples; returns the encoder. x: new samples in the
+        generator's scale."""
         width, code = fresh[2].in_features, fresh[0].in_features
         encoder = initialised(nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), nn.Linear(width, 2 * code)),
                                generator)
-        adam = Adam([*encoder.parameters(), *fresh.parameters()], RATE)
+        adam = Adam([*encoder.parameters(), *fresh.parameters()])
         recalls = self.recalls and self.decoder is not None
         own = mix(BATCH, self.rounds + 1) if recalls else BATCH
         for _ in range(self.steps):
@@ -149,12 +151,13 @@ class GenerativeReplay(Above):
             if recalls:
                 batch = torch.cat([batch, self.generated(BATCH - own, generator)[0]])
             mean, spread = encoder(batch).chunk(2, 1)
-            spread = spread.clamp(*SPREAD)
+            spread = spread.clamp(*LOG_VARIANCES)
             noise = torch.from_numpy(generator.standard_normal(mean.shape).astype(np.float32))
             decoded = fresh(mean + noise * (spread / 2).exp())
             divergence = (mean.square() + spread.exp() - 1 - spread).sum() / 2
             missed = F.binary_cross_entropy_with_logits(decoded, batch, reduction="sum")
-            adam.step(torch.autograd.grad((SHARP * missed + divergence) / len(batch), adam.weights))
+            loss = (RECONSTRUCTION_WEIGHT * missed + divergence) / len(batch)
+            adam.step(torch.autograd.grad(loss, adam.weights), RATE)
         return encoder
 
     def generated(self, n: int, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -167,7 +170,7 @@ class GenerativeReplay(Above):
         return outputs(lambda part: torch.sigmoid(source(part)), code, max(n, 1)), torch.from_numpy(columns[drawn])
 
     def as_input(self, x: Tensor) -> Tensor:
-        """Generated samples as the network takes them."""
+        """Generated samples as inputs of the network."""
         x = (x * self.range + self.least).view(-1, *self.shape)
         if self.place == 0 and self.nothing.x.dtype == torch.uint8:
             return x.round().clamp(0, 255).to(torch.uint8)
@@ -209,8 +212,8 @@ def initialised(layers: nn.Sequential, generator: np.random.Generator) -> nn.Seq
 
 
 def _mode(mean: Tensor, spread: Tensor) -> Tensor:
-    """Mean and deviation [2, z] of codes whose posteriors have these means and log variances [n, z]."""
-    variance = mean.var(0, unbiased=False) + spread.clamp(*SPREAD).exp().mean(0)
+    """Mean and deviation [2, z] of codes with posteriors of these means and log variances [n, z]."""
+    variance = mean.var(0, unbiased=False) + spread.clamp(*LOG_VARIANCES).exp().mean(0)
     return torch.stack([mean.mean(0), variance.sqrt()])
 
 
@@ -219,7 +222,7 @@ def _half(values: Tensor) -> Tensor:
 
 
 def _stored(layers: nn.Sequential) -> nn.Sequential:
-    """As it is at rest: float16."""
+    """As it is stored: rounded to float16."""
     with torch.no_grad():
         for p in layers.parameters():
             p.copy_(p.half().float())

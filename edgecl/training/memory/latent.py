@@ -1,4 +1,4 @@
-"""Latent replay: exemplars are activations at a cut layer, 8 bits a number or product codes."""
+"""Latent replay: exemplars are activations at a cut layer, in 8 bits per number or as product codes."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -9,8 +9,8 @@ import torch
 from edgecl.errors import BadInput, BudgetError
 from edgecl.exemplars.product_quantiser import ProductQuantiser
 from edgecl.training.batch import Batch
-from edgecl.training.memory.at_layer import PLACE, Above
-from edgecl.training.memory.exemplars import PER_CLASS, Reservoir
+from edgecl.training.memory.at_layer import PLACE_BYTES, Above
+from edgecl.training.memory.exemplars import CLASS_BYTES, Reservoir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-SCALE = 8       # bytes beside an exemplar's numbers: its least one and its step, float32 each
-LEVELS = 255
-BOOK = 4        # a codebook takes one part in so many of the room, at most
+SCALE_BYTES = 8     # of an exemplar beside its numbers: its least one and its step, float32 each
+LARGEST_CODE = 255  # of 8 bits
+CODEBOOK_PART = 4   # a codebook takes at most one part in so many of the room
 
 
 class Latent(Above):
     """A class-balanced reservoir of activations above a cut; what lies below is frozen after the first round
     (Pellegrini et al. 2020, section IV: AR1*free with latent replay).
 
-    The cut is the lowest with learned layers under it at which `patterns` exemplars fit into the room; where none is,
-    that of the fewest numbers. Vectors are taken for features, and activations of a frozen trunk are: they are cut
-    already. bits: 8; 32 for floats as they are; 1 to 4 for product codes of so many bits a number, whose codebook is
-    made of the first round's activations and stays (Hayes et al. 2020, REMIND, section 4.1), in a share of the room.
+    The cut is the lowest with learned layers under it at which `patterns` exemplars fit into the room; if there is no
+    such cut, that of the fewest numbers. Vectors are taken as features, and so are activations of a frozen trunk: they
+    are cut already. bits: 8; 32 for float32; 1 to 4 for product codes of so many bits per number, whose codebook is
+    trained on the first round's activations and then stays (Hayes et al. 2020, REMIND, section 4.1), in a share of the
+    room.
     """
 
     def __init__(self, room: int, nothing: Batch, patterns: int, bits: int) -> None:
@@ -54,7 +55,7 @@ class Latent(Above):
         """Bytes of an exemplar."""
         if self.book is not None:
             return self.book.dtype(numbers).itemsize
-        return numbers + SCALE if self.bits == 8 else -(-numbers * self.bits // 8)
+        return numbers + SCALE_BYTES if self.bits == 8 else -(-numbers * self.bits // 8)
 
     def chosen(self, network: Network, x: Tensor) -> int:
         known, found = 0, {}
@@ -71,24 +72,25 @@ class Latent(Above):
             self._open()
 
     def _make_book(self, x: Tensor) -> None:
-        """For product codes, of the first activations [n, ...]. Raises BadInput where none fits."""
+        """For product codes, from the first activations [n, ...]. Raises BadInput if none fits."""
         if self.coded and self.book is None:
             rows = x.flatten(1).float().numpy()
-            self.book = ProductQuantiser.train(rows, self.size(rows.shape[1]), self.room // BOOK)
+            self.book = ProductQuantiser.train(rows, self.size(rows.shape[1]), self.room // CODEBOOK_PART)
             self.store = None
             self._open()
 
     def _open(self) -> None:
-        if self.room < (least := PLACE + self.size(self.shape.numel()) + PER_CLASS):
+        if self.room < (least := PLACE_BYTES + self.size(self.shape.numel()) + CLASS_BYTES):
             raise BudgetError(f"{self.room} bytes can't hold an exemplar of {self.shape.numel()} activations",
                               f"give --memory {least} or more")
         shared = self.book.shared_bytes if self.book is not None else 0
         empty = self.packed(torch.zeros(0, *self.shape), torch.zeros(0).long())
-        self.store = Reservoir(self.room - PLACE - shared, empty)
+        self.store = Reservoir(self.room - PLACE_BYTES - shared, empty)
 
     def check(self, classes: int) -> None:
-        shared = 0 if not self.coded else self.book.shared_bytes if self.book is not None else self.room // BOOK
-        least = PLACE + shared + classes * (self.size(self.shape.numel()) + PER_CLASS)
+        most = self.room // CODEBOOK_PART if self.coded else 0
+        shared = most if self.book is None else self.book.shared_bytes
+        least = PLACE_BYTES + shared + classes * (self.size(self.shape.numel()) + CLASS_BYTES)
         if self.store is not None and self.room < least:
             raise BudgetError(f"{self.room} bytes can't hold {self.shape.numel()} activations of each of {classes} "
                               f"classes", f"give --memory {least} or more")
@@ -101,10 +103,10 @@ class Latent(Above):
         if self.book is not None:
             return Batch(torch.from_numpy(self.book.encode(rows.numpy())["codes"]), y)
         if not len(rows):
-            return Batch(torch.empty(0, rows.shape[1] + SCALE, dtype=torch.uint8), y)
+            return Batch(torch.empty(0, rows.shape[1] + SCALE_BYTES, dtype=torch.uint8), y)
         least = rows.amin(1, keepdim=True)
-        step = ((rows.amax(1, keepdim=True) - least) / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
-        numbers = ((rows - least) / step).round().clamp(0, LEVELS).to(torch.uint8)
+        step = ((rows.amax(1, keepdim=True) - least) / LARGEST_CODE).clamp(min=torch.finfo(torch.float32).tiny)
+        numbers = ((rows - least) / step).round().clamp(0, LARGEST_CODE).to(torch.uint8)
         return Batch(torch.cat([torch.cat([least, step], 1).view(torch.uint8), numbers], 1), y)
 
     def unpacked(self, rows: Tensor) -> Tensor:
@@ -113,8 +115,8 @@ class Latent(Above):
             codes = rows.numpy().view(self.book.dtype(self.shape.numel()))[:, 0]
             rows = torch.from_numpy(self.book.decode(codes))
         if self.bits == 8:
-            scale = rows[:, :SCALE].contiguous().view(torch.float32)
-            rows = scale[:, :1] + scale[:, 1:] * rows[:, SCALE:]
+            scale = rows[:, :SCALE_BYTES].contiguous().view(torch.float32)
+            rows = scale[:, :1] + scale[:, 1:] * rows[:, SCALE_BYTES:]
         return rows.view(-1, *self.shape)
 
     def hold(self, old: Batch) -> None:
@@ -138,7 +140,7 @@ class Latent(Above):
 
     @property
     def kind(self) -> torch.dtype:
-        """What new samples are of where replayed ones join them."""
+        """The dtype of new samples, if replayed ones join them."""
         return self.nothing.x.dtype if self.place == 0 else torch.float32
 
     def update(self, new: Batch, network: Network) -> None:
@@ -158,7 +160,7 @@ class Latent(Above):
         self.place = int(state["place"])
         if "x" not in state:
             return
-        numbers = state["x"].shape[1] - (SCALE if self.bits == 8 else 0)
+        numbers = state["x"].shape[1] - (SCALE_BYTES if self.bits == 8 else 0)
         if "book/books" in state:
             self.book = ProductQuantiser.from_arrays({name.removeprefix("book/"): a for name, a in state.items()})
             numbers = len(self.book.mean)

@@ -1,4 +1,4 @@
-"""Memories of exemplars that choose, or remember, by more than their class."""
+"""Memories of exemplars that select by more than the class, or keep more than the sample."""
 from __future__ import annotations
 
 import math
@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BudgetError
 from edgecl.training.batch import Batch, Seen, is_held
-from edgecl.training.memory.exemplars import PER_CLASS, Exemplars, Reservoir
+from edgecl.training.memory.exemplars import CLASS_BYTES, Exemplars, Reservoir
 from edgecl.training.networks.network import outputs
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.part import Arrays
 
-FLOAT = 4       # bytes
-ASIDE = 10      # exemplars that a new sample's gradient is compared with (Aljundi et al. 2019, section 4.1)
+FLOAT_BYTES = 4
+COMPARED = 10       # exemplars that a new sample's gradient is compared with (Aljundi et al. 2019, section 4.1)
 
 
 class Greedy(Exemplars):
-    """As many of each class as fit, the first that came; what is over is taken from the largest class by lot (Prabhu et
-    al. 2020, algorithm 1). Nothing is replayed: it is for learning from it alone."""
+    """The first samples of each class, as many as fit; if room runs out, the largest class loses a random one (Prabhu
+    et al. 2020, algorithm 1). Nothing is replayed: it serves to learn from the memory alone."""
 
     def observe(self, new: Batch, generator: np.random.Generator, seen: Seen | None = None) -> None:
         for sample, column in zip(new.x, new.y.tolist()):
@@ -43,14 +43,14 @@ class Greedy(Exemplars):
 
 
 class Recorded(Reservoir):
-    """A class-balanced reservoir that keeps the logits of each sample as they were when it came (Buzzega et al. 2020,
-    DER++). Two draws are replayed, independent of each other: one for its logits, one for its labels, which count
-    `replayed` times those of new samples.
+    """A class-balanced reservoir that keeps with each sample its logits as they were when it came (Buzzega et al. 2020,
+    DER++). Two independent draws are replayed: one for its logits, one for its labels, which count `replayed` times
+    those of new samples.
 
-    recording: the logits are those of the pass in which a sample came ("insertion"), or of the network when its round
-    is over ("round"). Where all outputs are there from the start, as in the paper, those of later classes have learned
-    by then that none of n samples was theirs. An output that comes later is recorded as having learned so: at a chance
-    of 1 in n + 1, by the rule of succession.
+    recording: the logits are those of the pass in which a sample arrived ("insertion"), or of the network at the end of
+    its round ("round"). If all outputs exist from the start, as in the paper, those of later classes have learned by
+    then that none of n samples was theirs. An output that comes later is recorded as if it had learned that: with a
+    probability of 1 / (n + 1), by the rule of succession.
     """
 
     def __init__(self, room: int, nothing: Batch, replayed: float, recording: str) -> None:
@@ -59,14 +59,15 @@ class Recorded(Reservoir):
         super().__init__(room, nothing)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + FLOAT * max(classes, self.width) + PER_CLASS) + self.reserved
+        least = classes * (self.size + FLOAT_BYTES * max(classes, self.width) + CLASS_BYTES) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its "
-                              f"logits of each of {classes} class{'es' * (classes > 1)}",
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes and "
+                              f"its logits of each of {classes} class{'es' * (classes > 1)}",
                               f"give --memory {least} or more")
 
     def capacity(self) -> int:
-        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT * self.width)
+        size = self.size + FLOAT_BYTES * self.width
+        return max(self.room - self.reserved - CLASS_BYTES * len(self.kept), 0) // size
 
     def begin(self, network: Network, known: int) -> None:
         self._complete(network, known)
@@ -75,7 +76,7 @@ class Recorded(Reservoir):
         self._complete(network, network.head.classes)
 
     def _complete(self, network: Network, known: int) -> None:
-        """Every exemplar has a logit of each output; the network has learned the first `known`."""
+        """Give every exemplar a logit of each output; the network has learned the first `known`."""
         self.width = max(self.width, network.head.classes)
         for column, kept in self.kept.items():
             logits = self.logits.setdefault(column, [])
@@ -88,7 +89,7 @@ class Recorded(Reservoir):
         self._shrink(np.random.default_rng(sum(self.seen.values())))    # longer logits take more room
 
     def _extended(self, logits: Tensor) -> Tensor:
-        """With those of outputs that came later."""
+        """Plus those of outputs that came later."""
         unseen = logits.logsumexp(0) - math.log(sum(self.seen.values()) + 1)
         return torch.cat([logits, unseen.expand(self.width - len(logits))])
 
@@ -144,10 +145,10 @@ class Recorded(Reservoir):
 class ByGradient(Exemplars):
     """Exemplars whose gradients point in many directions (Aljundi et al. 2019, algorithm 2, GSS-greedy).
 
-    A sample's score C is 1 + the largest cosine of its gradient with those of up to ten random exemplars; where the
-    memory is full and C < 1, an exemplar drawn with probability C_i / sum C is replaced with probability
-    C_i / (c + C_i). Gradients are those of the last layer, (p - y) (x) h, whose cosine is the product of two: the
-    exemplars that were replayed in the same step are the random ones.
+    A sample's score C is 1 + the largest cosine of its gradient with those of up to ten random exemplars. If the memory
+    is full and C < 1, an exemplar drawn with probability C_i / sum C is replaced with probability C_i / (C + C_i).
+    Gradients are those of the last layer, (p - y) (x) h, whose cosine is a product of two cosines; the random exemplars
+    are those replayed in the same step.
     """
 
     replays = True
@@ -157,13 +158,13 @@ class ByGradient(Exemplars):
         super().__init__(room, nothing)
 
     def capacity(self) -> int:
-        return max(self.room - self.reserved - PER_CLASS * len(self.kept), 0) // (self.size + FLOAT)
+        return max(self.room - self.reserved - CLASS_BYTES * len(self.kept), 0) // (self.size + FLOAT_BYTES)
 
     def check(self, classes: int) -> None:
-        least = classes * (self.size + FLOAT + PER_CLASS) + self.reserved
+        least = classes * (self.size + FLOAT_BYTES + CLASS_BYTES) + self.reserved
         if self.room < least:
-            raise BudgetError(f"{self.room} bytes can't hold {self.beside()}an exemplar of {self.size} bytes and its "
-                              f"score of each of {classes} class{'es' * (classes > 1)}",
+            raise BudgetError(f"{self.room} bytes can't hold {self.reserved_text}an exemplar of {self.size} bytes and "
+                              f"its score of each of {classes} class{'es' * (classes > 1)}",
                               f"give --memory {least} or more")
 
     def hold(self, old: Batch) -> None:
@@ -176,7 +177,7 @@ class ByGradient(Exemplars):
             kept, marks = self.kept.setdefault(column, []), self.scores.setdefault(column, [])
             self.seen[column] = self.seen.get(column, 0) + 1
             while sum(map(len, self.kept.values())) > self.capacity():
-                self._drop(*self._drawn(generator))      # a new class takes room
+                self._drop(*self._drawn(generator))      # a new class needs room
             if sum(map(len, self.kept.values())) < self.capacity():
                 kept.append(sample.clone())
                 marks.append(score)
@@ -188,7 +189,7 @@ class ByGradient(Exemplars):
                     marks.append(score)
 
     def _drawn(self, generator: np.random.Generator) -> tuple[int, int]:
-        """The class and place of one, with chances as their scores."""
+        """The class and place of one, drawn in proportion to the scores."""
         places = [(column, place) for column, marks in self.scores.items() for place in range(len(marks))]
         chances = np.array([self.scores[column][place] for column, place in places]) + 1e-12
         return places[int(generator.choice(len(places), p=chances / chances.sum()))]
@@ -199,7 +200,7 @@ class ByGradient(Exemplars):
             values.pop()
 
     def replay(self, n: int, generator: np.random.Generator) -> Batch | None:
-        """Every exemplar with the same chance."""
+        """Each exemplar with the same chance."""
         places = [(column, place) for column, kept in self.kept.items() for place in range(len(kept))
                   if not (self.withholds and is_held(kept[place]))]
         if not places:
@@ -219,15 +220,16 @@ class ByGradient(Exemplars):
 
 
 def replacing(kept: float, new: float) -> float:
-    """The chance that a kept exemplar of that score makes room for a new one of that score."""
+    """The probability that a kept exemplar of one score is replaced by a new one of another."""
     return kept / (new + kept) if kept > 0 else 0.0
 
 
 def scores(new: Batch, seen: Seen, generator: np.random.Generator) -> list[float]:
-    """1 + the largest cosine of each new sample's last-layer gradient with those of random exemplars; 1 without any."""
+    """1 + the largest cosine of each new sample's last-layer gradient with those of random exemplars; 1 if there are
+    none."""
     if not len(seen.old_columns):
         return [1.0] * len(new)
-    chosen = torch.from_numpy(generator.permutation(len(seen.old_columns))[:ASIDE])
+    chosen = torch.from_numpy(generator.permutation(len(seen.old_columns))[:COMPARED])
     pull = _pull(seen.logits, new.y), _pull(seen.old_logits[chosen], seen.old_columns[chosen])
     cosines = (pull[0] @ pull[1].T) * (F.normalize(seen.features) @ F.normalize(seen.old_features[chosen]).T)
     return [float(np.float32(score)) for score in 1 + cosines.max(1).values]

@@ -1,4 +1,4 @@
-"""Sub-networks: each round trains one of its own inside the network, which then stays as it is for good."""
+"""Sub-networks: each round trains one of its own inside the network, which then stays as it is."""
 from __future__ import annotations
 
 import copy
@@ -10,44 +10,44 @@ from torch import Tensor, nn
 
 from edgecl.errors import BudgetError
 from edgecl.training.batch import Batch
+from edgecl.training.constraints.base import Constraint
 from edgecl.training.networks.network import Network, outputs
-from edgecl.training.part import Part
 from edgecl.training.plasticity.masks import bias_names, norm_names, weight_names
 from edgecl.training.plasticity.subnetworks import Columns, ServedSubnetworks, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from edgecl.training.constraints.base import Gradients
     from edgecl.training.part import Arrays
     from edgecl.training.plasticity.task_rules import TaskRule
 
 
-class Plasticity(Part):
-    """The base: sub-networks given by a mask a weight and by tensors of their own, and all that is done with them.
+class Plasticity(Constraint):
+    """The base: sub-networks, each a mask per weight and some tensors of its own, and all that is done with them.
 
-    A method says which weights a round may train (`open`, `after_step`), which it keeps (`close`), which belong to a
-    task (`masks`), and how it stores that (`kept`, `take`, `mask_bytes`). passes: how many times the epochs of a round
-    it takes; compact: whether units of no use are cut out of what serves; else what sub-networks share is stored once
-    in the exported file (`training.sharing`); shared_bias: whether a unit's bias is a weight like others, or each task
-    has its own.
+    A method decides which weights a round may train (`open`, `after_step`), which it keeps (`close`), which belong to a
+    task (`masks`), and how that is stored (`kept`, `take`, `mask_bytes`). passes: how many times the epochs of a plan a
+    round takes; compact: whether unused units are removed from what serves; else what sub-networks share is stored once
+    in the exported file, see `plasticity.shared_weights`; shared_bias: whether a unit's bias is a weight like others;
+    else each task has its own.
     """
 
-    needs_task_id = True
     passes = 1
     compact = True
     shared_bias = False
 
     def __init__(self, room: int, rule: TaskRule) -> None:
-        """`room`: bytes for all that is kept; `rule`: what infers the task."""
+        """`room`: bytes for all that is kept; `rule`: infers the task of a sample."""
         self.room, self.rule = room, rule
         self.tasks: list[Task] = []
         self.served: ServedSubnetworks | None = None
 
     # the loop
 
-    def begin(self, network: Network, new: Batch, generator: np.random.Generator) -> tuple[Network, Batch]:
-        """The network that this round trains, whose outputs are the classes of the new samples, and these with its
-        columns."""
+    def workspace(self, network: Network, new: Batch, generator: np.random.Generator) -> tuple[Network, Batch]:
+        """The network that this round trains, with one output for each class of the new samples, and these samples with
+        its columns."""
         columns = sorted(set(new.y.tolist()))
         self.work = self.working(network, columns)
         self.names = [name for name, _ in self.work.named_parameters()]
@@ -58,22 +58,30 @@ class Plasticity(Part):
         self.open(network, generator)
         return self.work, self.samples
 
-    def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The gradients, without those of weights that are not free."""
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
+        """No step for weights that are not free."""
         masked: list[Tensor | None] = []
         for name, gradient in zip(self.names, gradients):
             free = self.free.get(name, True)
             masked.append(None if gradient is None or free is False else gradient if free is True else gradient * free)
         return masked
 
-    def after_step(self, share: float) -> bool:
-        """Called after a step, with the share of the round that has passed; whether the descent begins anew."""
-        return False
+    def answered(self) -> Tensor:
+        """Logits of the round's own samples by the network in training [n, classes]."""
+        training = self.work.training
+        self.work.eval()
+        logits = outputs(lambda x: self.work(x)[1], self.samples.x, self.work.block)
+        self.work.train(training)
+        return logits
 
-    def end(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
-        """Freeze what was learned; new: as `begin` gave it."""
-        columns = self.work.head.columns
-        self.close(network, new, generator)
+    def accuracy(self) -> float:
+        """Of the network in training, on the round's own samples."""
+        return float((self.answered().argmax(1) == self.samples.y).float().mean())
+
+    def end(self, network: nn.Module, new: Batch, generator: np.random.Generator) -> None:
+        """Freeze what was learned."""
+        columns, samples = self.work.head.columns, self.samples
+        self.close(network, samples, generator)
         trained = self.work.state_dict()
         with torch.no_grad():
             for name, value in network.head.named_parameters():
@@ -86,12 +94,12 @@ class Plasticity(Part):
         own |= self.beside(network)
         self.tasks = [task.without(set(columns)) for task in self.tasks] + [Task(columns, own, {})]
         del self.work, self.free, self.samples
-        f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, new.x, network.block)
-        first = f if len(self.tasks) == 1 else outputs(self.subnetwork(network, 0).features, new.x, network.block)
-        self.tasks[-1].rule = self.rule.learn(f, first, new.y, len(columns))
+        f = outputs(self.subnetwork(network, len(self.tasks) - 1).features, samples.x, network.block)
+        first = f if len(self.tasks) == 1 else outputs(self.subnetwork(network, 0).features, samples.x, network.block)
+        self.tasks[-1].rule = self.rule.learn(f, first, samples.y, len(columns))
         self.served = None
 
-    # what a method says
+    # what a method decides
 
     def open(self, network: Network, generator: np.random.Generator) -> None:
         """Set which weights of the network at `work` are free."""
@@ -104,11 +112,11 @@ class Plasticity(Part):
         return self.copied(network, columns)
 
     def beside(self, network: Network) -> dict[str, Tensor]:
-        """What else is a task's own once `work` is trained."""
+        """What else belongs to a task once `work` is trained."""
         return {}
 
     def masks(self, network: Network, task: int) -> dict[str, Tensor]:
-        """bool, of the shape of each weight that the task's sub-network does not have all of."""
+        """By name: bool, of the shape of a weight that the task's sub-network has only a part of."""
         return {}
 
     def kept(self) -> Arrays:
@@ -125,7 +133,7 @@ class Plasticity(Part):
     # sub-networks
 
     def own_names(self, network: Network) -> list[str]:
-        """The tensors that each task has for itself."""
+        """The tensors of which each task has its own."""
         return norm_names(network) + ([] if self.shared_bias else bias_names(network))
 
     def shared_names(self, network: Network) -> list[str]:
@@ -133,13 +141,13 @@ class Plasticity(Part):
         return weight_names(network) + (bias_names(network) if self.shared_bias else [])
 
     def copied(self, network: Network, columns: Sequence[int]) -> Network:
-        """The network apart, with these outputs only."""
+        """A copy of the network, with these outputs only."""
         made = copy.deepcopy(network)
         made.head = Columns(made.head, columns)     # type: ignore[assignment]
         return made
 
     def subnetwork(self, network: Network, task: int) -> Network:
-        """A task's sub-network, apart: its outputs are the task's columns."""
+        """A copy of a task's sub-network: its outputs are the task's columns."""
         made = self.copied(network, self.tasks[task].columns).eval()
         own = self.tasks[task].own
         with torch.no_grad():
@@ -152,7 +160,7 @@ class Plasticity(Part):
         return made
 
     def serve(self, network: Network) -> nn.Module:
-        """An input -> (features of all sub-networks, logits of all classes), see `pick`; without units of no use."""
+        """An input -> (features of all sub-networks, logits of all classes), see `pick`; without unused units."""
         if self.served is None:
             nets = [self.subnetwork(network, k) for k in range(len(self.tasks))]
             self.served = ServedSubnetworks(nets, self.tasks, self.rule, self.compact)
@@ -168,14 +176,14 @@ class Plasticity(Part):
     # bytes
 
     def check(self, network: Network, classes: int) -> None:
-        """Raise BudgetError where what a further task with so many classes adds would not fit."""
+        """Raises BudgetError if another task with so many classes would not fit."""
         needed = self.others(network, classes) + self.mask_bytes(network, len(self.tasks) + 1)
         if needed > self.room:
             raise BudgetError(f"{self.room} bytes can't hold the masks and the own tensors of {len(self.tasks) + 1} "
                               f"sub-network{'s' * bool(self.tasks)}", f"give --memory {needed} or more")
 
     def others(self, network: Network, classes: int) -> int:
-        """Bytes of all but the masks, with one more task of so many classes."""
+        """Bytes of everything but the masks, with one more task of so many classes."""
         wide = self.copied(network, [])
         state = wide.state_dict()
         own = sum(state[name].nbytes for name in self.own_names(network))
@@ -183,7 +191,7 @@ class Plasticity(Part):
         return sum(self._task_bytes(task) for task in self.tasks) + own + 4 * numbers
 
     def affords(self, now: int, then: int) -> bool:
-        """Whether it may grow from so many bytes to so many: half of what is free is left to later tasks."""
+        """Whether it may grow from `now` to `then` bytes: half of what is free is left to later tasks."""
         return then - now <= (self.room - now) / 2
 
     @staticmethod

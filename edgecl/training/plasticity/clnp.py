@@ -1,4 +1,4 @@
-"""CLNP: units that a task does not need are given up whole, and stay free for later tasks."""
+"""CLNP: whole units that a task does not need are given up, and stay free for later tasks."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecl.training.networks.network import outputs
 from edgecl.training.plasticity.base import Plasticity
 from edgecl.training.plasticity.masks import fresh
 from edgecl.training.plasticity.units import Activity, into, layers, sizes, weights_of
@@ -21,17 +20,16 @@ if TYPE_CHECKING:
     from edgecl.training.plasticity.task_rules import TaskRule
     from edgecl.training.step import Step
 
-SHARES = np.linspace(0.95, 0, 20)       # of the free units of a layer: how many are tried to be given up
+TRIED_SHARES = np.linspace(0.95, 0, 20)     # of the free units of a layer, to be given up
 
 
 class Clnp(Plasticity):
-    """Train with an L1 penalty on activations; freeze the units that are active, with what goes into them; weights from
-    units that are not to units that are become 0, so that the others may change at will (Golkar et al. 2019,
-    section 3).
+    """Train with an L1 penalty on activations; freeze the active units and their incoming weights; set weights from
+    inactive to active units to 0, so that inactive ones may change at will (Golkar et al. 2019, section 3).
 
-    What is active: all but the least active of each layer, as many as the accuracy allows. sparsity: weight of the
-    penalty, of the sum over units of their mean activity; margin: the accuracy that may be lost on the round's own
-    samples, "graceful forgetting" (section 3.2). What is stored is the task that froze each unit, a byte a unit.
+    The least active units of each layer count as inactive, as many as the accuracy allows. sparsity: weight of the
+    penalty, the sum over units of their mean activity; margin: the accuracy that may be lost on the round's own
+    samples, "graceful forgetting" (section 3.2). What is stored is the task that froze each unit, one byte per unit.
     """
 
     shared_bias = True
@@ -39,7 +37,7 @@ class Clnp(Plasticity):
     def __init__(self, room: int, rule: TaskRule, sparsity: float, margin: float) -> None:
         super().__init__(room, rule)
         self.sparsity, self.margin = sparsity, margin
-        self.owner: dict[str, Tensor] = {}      # group -> uint8 [units]: 0 for no one, k + 1 for task k
+        self.owner: dict[str, Tensor] = {}      # group -> uint8 [units]: 0 for free, k + 1 for task k
 
     def open(self, network: Network, generator: np.random.Generator) -> None:
         self.chain = layers(network)
@@ -51,20 +49,19 @@ class Clnp(Plasticity):
                 if name in self.free and not isinstance(self.free[name], bool):
                     value.detach().copy_(torch.where(self.free[name], fresh(value, generator), value.detach()))
         self.activity = Activity(self.work, self.chain)
-        self.work.head.told.append(self._penalty)
 
-    def _penalty(self, step: Step) -> Tensor | None:
+    def penalty(self, step: Step) -> Tensor | float:
         return self.sparsity * step.share * torch.stack([mean.sum() for mean in self.activity.last.values()]).sum()
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         mean = self.activity.over(self.work, new.x)
         self.activity.close()
         trained = {name: value.clone() for name, value in self.work.state_dict().items()}
-        goal = self._accuracy(new) - self.margin
-        for share in SHARES:
+        goal = self.accuracy() - self.margin
+        for share in TRIED_SHARES:
             alive = self.active(mean, float(share))
             self._confine(self.work, trained, alive)
-            if self._accuracy(new) >= goal:
+            if self.accuracy() >= goal:
                 break
         for group, owner in self.owner.items():
             owner[alive[group] & (owner == 0)] = len(self.tasks) + 1
@@ -72,8 +69,7 @@ class Clnp(Plasticity):
         del self.activity
 
     def active(self, mean: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-        """Group -> bool [units]: those frozen before, and all free ones but that share of each layer with the least
-        activity."""
+        """Group -> bool [units]: those frozen before, and all free ones but the least active share of each layer."""
         found = {}
         for group, owner in self.owner.items():
             free = (owner == 0).nonzero().flatten()
@@ -84,14 +80,10 @@ class Clnp(Plasticity):
         return found
 
     def _confine(self, network: Network, values: Mapping[str, Tensor], alive: dict[str, Tensor]) -> None:
-        """Give the network these weights between units that are alive, and 0 elsewhere."""
+        """Give the network these weights between active units, and 0 elsewhere."""
         state = network.state_dict()
         for name, mask in weights_of(network, self.chain, alive).items():
             state[name].copy_(torch.where(mask, values[name], 0))
-
-    def _accuracy(self, new: Batch) -> float:
-        logits = outputs(lambda x: self.work(x)[1], new.x, self.work.block)
-        return float((logits.argmax(1) == new.y).float().mean())
 
     def masks(self, network: Network, task: int) -> dict[str, Tensor]:
         alive = {group: (owner > 0) & (owner <= task + 1) for group, owner in self.owner.items()}

@@ -1,4 +1,4 @@
-"""CPG: compact what a task has learned, pick what an old one left, grow where that does not do."""
+"""CPG: compact what a task has learned, pick from what older ones left, and grow if that is not enough."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,32 +7,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgecl.training.networks.network import Network, outputs
 from edgecl.training.plasticity.growth import first_units, grow, widths
 from edgecl.training.plasticity.masks import bits_for, fresh, pack, packed_bytes, unpack
 from edgecl.training.plasticity.packnet import Owned
 from edgecl.training.plasticity.units import layers, weights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from edgecl.training.batch import Batch
+    from edgecl.training.constraints.base import Gradients
+    from edgecl.training.networks.network import Network
     from edgecl.training.plasticity.task_rules import TaskRule
 
-LEARNING = 0.5                          # of a round's steps: it picks, and grows; then it compacts
-LOOKS = (1 / 3, 2 / 3)                  # of these steps: when it may grow
-GROWTH = 0.25                           # of the width at first, at a time
-RATIOS = (*np.arange(1, 10) / 10, 0.95)     # of the task's weights that are pruned by then (Hung et al. 2019, 4)
-STARTS, THRESHOLD = 0.01, 0.005         # of real-valued masks: their first value, and over which a weight is picked
-BETAS, TINY = (0.9, 0.999), 1e-8        # of Adam
+LEARNING_SHARE = 0.5            # of a round's steps: for picking and growing; the rest is for compacting
+GROWTH_CHECKS = (1 / 3, 2 / 3)  # shares of these steps after which it may grow
+GROWTH = 0.25                   # of the first width, at a time
+PRUNING_RATIOS = (*np.arange(1, 10) / 10, 0.95)     # of the task's weights, one after another (Hung et al. 2019, 4)
+MASK_START, MASK_THRESHOLD = 0.01, 0.005    # of real-valued masks: first value, and above which a weight is picked
+BETAS, EPSILON = (0.9, 0.999), 1e-8        # of Adam
 
 
 class Cpg(Owned):
     """Learn free weights and, by real-valued masks with a straight-through gradient, which frozen ones to pick; grow
-    where the accuracy's goal is not reached; prune in steps as long as it is (Hung et al. 2019, section 3).
+    if the accuracy stays below the goal; prune in steps as long as it does not (Hung et al. 2019, section 3).
 
-    goal: accuracy on the round's own samples, or what was reached where that is less; most: how many times as wide it
-    may become; mask_rate: Adam's, of the masks. What is stored: owners, picks as a bit a weight and task, and what has
+    goal: accuracy on the round's own samples, or what was reached if that is less; most: how many times as wide it may
+    become; mask_rate: Adam's, of the masks. What is stored: owners, picks as one bit per weight and task, and what has
     grown, as float32; it grows no further than the memory allows.
     """
 
@@ -43,12 +44,12 @@ class Cpg(Owned):
         self.goal, self.most, self.mask_rate = goal, max(most, 1.0), mask_rate
         self.factor = 1.0                                   # how wide it is now
         self.extra = torch.zeros(0)                         # the weights that have grown, in the order of `grown`
-        self.picks: list[dict[str, Tensor]] = []            # of each task: bool, at the most width
+        self.picks: list[dict[str, Tensor]] = []            # of each task: bool, at the largest width
 
     # width
 
     def region(self, network: Network, factor: float) -> dict[str, Tensor]:
-        """bool, at the most width: the weights that are there at a width."""
+        """bool, at the largest width: the weights that exist at a width."""
         wide = super().copied(network, [])
         most = widths(network, self.most)
         grow(wide, most)
@@ -56,7 +57,7 @@ class Cpg(Owned):
         return {name: found[name] for name in self.shared_names(network)}
 
     def grown(self, network: Network, factor: float) -> dict[str, Tensor]:
-        """bool, at the most width: those of them that are not the network's own."""
+        """bool, at the largest width: those of them that are not the network's own."""
         first = self.region(network, 1.0)
         return {name: there & ~first[name] for name, there in self.region(network, factor).items()}
 
@@ -69,7 +70,7 @@ class Cpg(Owned):
         return made
 
     def usage(self, network: Network) -> dict[str, list[list[float]]]:
-        """Of the units that there are at this width, which are the first ones."""
+        """Of the units that exist at this width, which are the first ones."""
         there = {name.removesuffix(".weight"): int(t.flatten(1).any(1).sum())
                  for name, t in self.region(network, self.factor).items()}
         return {layer: [shares[:there[layer]] for shares in tasks] for layer, tasks in super().usage(network).items()}
@@ -81,55 +82,55 @@ class Cpg(Owned):
         self.generator, self.network = generator, network
         self.old = {name: owner > 0 for name, owner in self.owner.items()}
         self.values = {name: weight.clone() for name, weight in self.weights.items()}   # frozen ones, picked or not
-        self.real = {name: torch.full_like(weight, STARTS) for name, weight in self.weights.items()}
+        self.real = {name: torch.full_like(weight, MASK_START) for name, weight in self.weights.items()}
         self.moments = {name: torch.zeros(2, *weight.shape) for name, weight in self.weights.items()}
         self.count, self.looked, self.level, self.reached = 0, 0, -1, self.goal
         self.good: list[dict[str, Tensor]] = []
         self.mine = {name: torch.zeros_like(old) for name, old in self.old.items()}
-        self.release(self.region(network, self.factor), anew=bool(self.tasks))
+        self.release(self.region(network, self.factor), everything=bool(self.tasks))
 
-    def release(self, there: dict[str, Tensor], anew: bool) -> None:
-        """Let the task train all weights at this width that no one owns. anew: draw all of them, else none but those
-        that are new since."""
+    def release(self, there: dict[str, Tensor], everything: bool) -> None:
+        """Let the task train all weights at this width that no task owns. everything: initialise all of them, else only
+        those that are new."""
         for name, weight in self.weights.items():
             free = there[name] & (self.owner[name] == 0)
-            drawn = free if anew else free & ~self.mine[name]
-            if anew or self.looked:
+            drawn = free if everything else free & ~self.mine[name]
+            if everything or self.looked:
                 weight.copy_(torch.where(drawn, fresh(weight, self.generator), weight))
             self.mine[name] = self.free[name] = free
 
-    def mask(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Beside the base's, the step of the masks: d loss / d mask = d loss / d (weight used) x weight."""
+    def project(self, gradients: Gradients, references: Iterable[Gradients] = ()) -> Gradients:
+        """Besides the base's, the masks' own step: d loss / d mask = d loss / d (weight used) x weight."""
         if self.tasks and self.level < 0:
             self.count += 1
             for name, gradient in zip(self.names, gradients):
                 if name in self.real and gradient is not None:
                     self._adam(name, gradient * self.values[name] * self.old[name])
-        return super().mask(gradients)
+        return super().project(gradients, references)
 
     def _adam(self, name: str, gradient: Tensor) -> None:
         first, second = self.moments[name]
         first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
         second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        size = (second / (1 - BETAS[1] ** self.count)).sqrt_().add_(TINY)
+        size = (second / (1 - BETAS[1] ** self.count)).sqrt_().add_(EPSILON)
         self.real[name].addcdiv_(first / (1 - BETAS[0] ** self.count), size, value=-self.mask_rate)
 
     def after_step(self, share: float) -> bool:
         if self.tasks and self.level < 0:
             for name, weight in self.weights.items():
                 weight.copy_(torch.where(self.old[name], self.values[name] * self.picked(name), weight))
-        if share < LEARNING:
-            due = self.looked < len(LOOKS) and share >= LOOKS[self.looked] * LEARNING
+        if share < LEARNING_SHARE:
+            due = self.looked < len(GROWTH_CHECKS) and share >= GROWTH_CHECKS[self.looked] * LEARNING_SHARE
             return due and self._look()
-        level = min(int((share - LEARNING) / (1 - LEARNING) * len(RATIOS)), len(RATIOS) - 1)
+        level = min(int((share - LEARNING_SHARE) / (1 - LEARNING_SHARE) * len(PRUNING_RATIOS)), len(PRUNING_RATIOS) - 1)
         return self.level < level and self._compact(level)
 
     def picked(self, name: str) -> Tensor:
         """bool: the frozen weights of a layer that this task uses."""
-        return self.old[name] & (self.real[name] > THRESHOLD)
+        return self.old[name] & (self.real[name] > MASK_THRESHOLD)
 
     def _look(self) -> bool:
-        """Grow, where the goal is not reached and there is room."""
+        """Grow, if the goal is not reached and there is room; whether it has."""
         self.looked += 1
         wider = min(self.factor + GROWTH, self.most)
         if self.accuracy() >= self.goal or wider == self.factor:
@@ -139,46 +140,38 @@ class Cpg(Owned):
         if not self.affords(now, then):
             return False
         self.factor = wider
-        self.release(self.region(self.network, wider), anew=False)     # what is new is drawn as at the start
+        self.release(self.region(self.network, wider), everything=False)
         return True
 
     def _compact(self, level: int) -> bool:
-        """Prune to the next ratio if the last one has kept the goal; else go back to what had, and stop."""
+        """Prune to the next ratio if the goal still holds; else go back to where it did, and stop."""
         if self.level < 0:
             self.reached = min(self.goal, self.accuracy())
             self.all = {name: int(mine.sum()) for name, mine in self.mine.items()}
-        elif self.level >= len(RATIOS):
+        elif self.level >= len(PRUNING_RATIOS):
             return False
         elif self.accuracy() < self.reached:
             self.back()
-            self.level = len(RATIOS)
+            self.level = len(PRUNING_RATIOS)
             return True
         self.good = [{name: value.clone() for name, value in self.work.state_dict().items()},
                      {name: mine.clone() for name, mine in self.mine.items()}]
         self.level = level
         for name, weight in self.weights.items():
             left = int(self.mine[name].sum())
-            target = int((1 - RATIOS[level]) * self.all[name])
+            target = int((1 - PRUNING_RATIOS[level]) * self.all[name])
             self.keep_only(name, self.largest(weight.abs(), self.mine[name], 1 - min(target / max(left, 1), 1.0)))
         return True
 
     def back(self) -> None:
-        """To the last state that had reached the goal."""
+        """Go back to the last state that reached the goal."""
         for name, value in self.work.state_dict().items():
             value.copy_(self.good[0][name])
         self.mine = self.good[1]
         self.free |= self.mine
 
-    def accuracy(self) -> float:
-        """Of the network in training, on the round's own samples."""
-        training = self.work.training
-        self.work.eval()
-        logits = outputs(lambda x: self.work(x)[1], self.samples.x, self.work.block)
-        self.work.train(training)
-        return float((logits.argmax(1) == self.samples.y).float().mean())
-
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
-        if 0 <= self.level < len(RATIOS) and self.accuracy() < self.reached:
+        if 0 <= self.level < len(PRUNING_RATIOS) and self.accuracy() < self.reached:
             self.back()
         self.picks.append({name: self.picked(name) for name in self.weights})
         state, rest = network.state_dict(), []

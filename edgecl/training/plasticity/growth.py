@@ -1,4 +1,4 @@
-"""Networks with more units: the old ones come first, so that what they compute among themselves is where it was."""
+"""Networks with more units: the old ones come first, so that what they compute keeps its place."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def grow(network: Network, width: dict[str, int]) -> None:
-    """Give each group so many units; what is new is 0. The head reads as many features as there are then."""
+    """Give each group so many units, with weights of 0 for new ones. The head reads all features."""
     chain, before = layers(network), sizes(network)
     for layer in chain:
         module = network.get_submodule(layer.name)
@@ -36,7 +36,7 @@ def grow(network: Network, width: dict[str, int]) -> None:
 
 
 def widths(network: Network, factor: float) -> dict[str, int]:
-    """Group -> units when all but the features are wider by a factor: the head's weights are as they were."""
+    """Group -> units if all but the features are wider by a factor, so that the head fits."""
     found = sizes(network)
     last = layers(network)[-1].makes
     return {group: size if group == last else int(size * factor) for group, size in found.items()}

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Lottery(Owned):
-    """For each task a ticket among the weights that are free: train, give up a share of it, wind what is left back to
-    its initial values, again and again; the last one is trained and frozen (Frankle & Carbin 2019, section 2,
-    "iterative pruning with resetting").
+    """For each task a ticket among the free weights: train, prune a share of it, reset the rest to its initial values,
+    and repeat; the last ticket is trained and frozen (Frankle & Carbin 2019, section 2, "iterative pruning with
+    resetting").
 
-    prunings: how many times; given_up: the share of the ticket's weights in each layer that is given up at a time.
+    prunings: how many times; given_up: the share of the ticket's weights that is pruned in each layer each time.
     """
 
     def __init__(self, room: int, rule: TaskRule, prunings: int, given_up: float) -> None:
@@ -45,13 +45,13 @@ class Lottery(Owned):
         return True
 
     def rewind(self) -> None:
-        """Give all that the task trains its initial values; what was pruned stays 0."""
+        """Reset all that the task trains to its initial values; what was pruned stays 0."""
         for name, value in self.work.state_dict().items():
             pruned = (self.owner[name] == 0) & ~self.mine[name] if name in self.mine else torch.tensor(False)
             value.copy_(torch.where(pruned, torch.zeros_like(value), self.initial[name]))
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
-        if self.rounds < self.prunings:     # stopped before its time: later tasks need room all the same
+        if self.rounds < self.prunings:     # stopped early: later tasks need room all the same
             self.prune(1 - (1 - self.given_up) ** (self.prunings - self.rounds))
         super().close(network, new, generator)
         del self.initial

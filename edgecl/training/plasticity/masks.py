@@ -1,4 +1,4 @@
-"""Masks in bits, and what they are of: the weights of a network, by the names of its parameters."""
+"""Masks packed in bits, and the names of the weights that they are of."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ def norm_names(network: nn.Module) -> list[str]:
 
 
 def fresh(weight: Tensor, generator: np.random.Generator) -> Tensor:
-    """Weights as at the start (He et al. 2015), biases of 0."""
+    """New initial weights (He et al. 2015), biases of 0."""
     if weight.dim() < 2:
         return torch.zeros_like(weight)
     drawn = generator.standard_normal(weight.shape, np.float32) * (2 / weight[0].numel()) ** 0.5
@@ -41,17 +41,17 @@ def fresh(weight: Tensor, generator: np.random.Generator) -> Tensor:
 
 
 def packed_bytes(values: int, bits: int) -> int:
-    """Bytes of so many numbers of so many bits, as `pack` gives them."""
+    """Bytes that `pack` returns for so many numbers of so many bits."""
     return -(-values * bits // 8)
 
 
 def bits_for(most: int) -> int:
-    """How many bits the numbers 0 to most take."""
+    """How many bits the numbers 0 to `most` take."""
     return most.bit_length()
 
 
 def pack(numbers: Mapping[str, Tensor], bits: int) -> np.ndarray:
-    """Numbers of `bits` bits each, one tensor's after another's, as uint8."""
+    """All numbers of all tensors in order, `bits` bits each, as uint8."""
     flat = np.concatenate([values.reshape(-1).numpy().astype(np.uint8) for values in numbers.values()])
     planes = (flat[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
     return np.packbits(planes.astype(bool).reshape(-1))

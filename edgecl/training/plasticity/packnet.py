@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from edgecl.training.part import Arrays
     from edgecl.training.plasticity.task_rules import TaskRule
 
-PRUNE_AFTER = 2 / 3     # of a round's steps; the rest trains what is left (Mallya & Lazebnik 2018, section 4.2)
+PRUNE_AFTER = 2 / 3     # of a round's steps; the others train what is left (Mallya & Lazebnik 2018, section 4.2)
 
 
 class Owned(Plasticity):
-    """The base of methods whose weights have owners: 0 for no one, k + 1 for task k, whose sub-network is made of all
-    weights that were owned by then. What is stored is the owner of each weight, in as few bits as it takes."""
+    """The base of methods whose weights have owners: 0 for none, k + 1 for task k, whose sub-network consists of all
+    weights that had an owner by then. What is stored is the owner of each weight, in as few bits as possible."""
 
     compact = False
 
@@ -49,7 +49,7 @@ class Owned(Plasticity):
         return self.owner
 
     def prune(self, share: float) -> None:
-        """Give up that share of the task's weights in each layer, the smallest first; they become 0."""
+        """Set that share of the task's weights in each layer to 0, the smallest first, and free them."""
         for name, weight in self.weights.items():
             self.keep_only(name, self.largest(self.scores(weight), self.mine[name], share))
 
@@ -58,7 +58,7 @@ class Owned(Plasticity):
         return weight.abs()
 
     def largest(self, scores: Tensor, mine: Tensor, share: float) -> Tensor:
-        """bool: of the task's weights, those that are left when that share with the least scores is given up."""
+        """bool: the task's weights without the share of them that has the lowest scores."""
         held = scores[mine]
         left = torch.zeros(len(held), dtype=torch.bool)
         left[held.argsort(descending=True, stable=True)[:len(held) - int(share * len(held))]] = True
@@ -93,9 +93,9 @@ class Owned(Plasticity):
 
 
 class PackNet(Owned):
-    """Train what is free, prune it by size, train the rest again, freeze it (Mallya & Lazebnik 2018, section 3).
+    """Train the free weights, prune them by size, train the rest again, freeze it (Mallya & Lazebnik 2018, section 3).
 
-    pruned: the share of the task's weights in each layer that is given up, for later tasks.
+    pruned: the share of the task's weights in each layer that is freed for later tasks.
     """
 
     passes = 2

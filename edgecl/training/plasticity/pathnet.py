@@ -1,4 +1,4 @@
-"""PathNet: evolution finds a path through modules; the winner's are frozen, all others begin anew."""
+"""PathNet: evolution finds a path through modules; the winner's are frozen, all others are initialised again."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from edgecl.training.plasticity.task_rules import TaskRule
     from edgecl.training.step import Step
 
-SEARCH = 0.75       # of a round's steps; the rest trains the winner
-FURTHEST = 2        # modules that a mutation may move by (Fernando et al. 2017, section 2.1)
+SEARCH_SHARE = 0.75     # of a round's steps; the others train the winner
+LARGEST_MOVE = 2        # of a mutation, in modules (Fernando et al. 2017, section 2.1)
 
 
 class PathNet(Plasticity):
     """Binary tournaments between paths, each trained for a while; the better one overwrites the other with a mutated
-    copy of itself. After the round the winner's modules are frozen, all others are initialised anew, and so are the
-    genotypes (Fernando et al. 2017, sections 2.1 and 2.2).
+    copy of itself. After the round the winner's modules are frozen; all others and the genotypes are initialised again
+    (Fernando et al. 2017, sections 2.1 and 2.2).
 
-    A module is a block of a layer's units; a path is the modules of each layer, at most `active` of `modules`;
-    population: of paths; tournaments: a round. What is stored is each task's path, a bit a module.
+    A module is a block of a layer's units; a path consists of at most `active` of the `modules` of each layer;
+    population: of paths; tournaments: per round. What is stored is each task's path, one bit per module.
     """
 
     shared_bias = True
@@ -51,7 +51,6 @@ class PathNet(Plasticity):
             self.pool[name] = torch.where(self.owned[name], value, drawn).clone()
         self.genotypes = generator.integers(self.modules, size=(self.population, len(self.sizes), self.active))
         self.fitness = np.full(self.population, -1.0)
-        self.work.head.told.append(self._judge)
         self.slot, self.searching = 0, True
         self.pair = self._drawn()
         self.enter(self.pair[0])
@@ -81,15 +80,17 @@ class PathNet(Plasticity):
             self.free[name] = self.used[name] & ~self.owned[name]
 
     def leave(self) -> None:
-        """Take over what the path in training has learned, and how well it did."""
+        """Store what the path in training has learned, and its fitness."""
         for name, value in self.parameters.items():
             self.pool[name] = torch.where(self.free[name], value, self.pool[name])
         if self.seen:
             self.fitness[self.trained] = self.right / self.seen
 
-    def _judge(self, step: Step) -> None:
+    def penalty(self, step: Step) -> Tensor | float:
+        """There is none, but the path in training is judged by its answers in the steps."""
         self.right += int((step.logits.argmax(1) == step.targets).sum())
         self.seen += len(step.targets)
+        return 0.0
 
     def _drawn(self) -> tuple[int, int]:
         first, second = self.generator.choice(self.population, 2, replace=False).tolist()
@@ -98,12 +99,12 @@ class PathNet(Plasticity):
     def after_step(self, share: float) -> bool:
         if not self.searching or share >= 1:
             return False
-        slot = int(share / SEARCH * 2 * self.tournaments)
+        slot = int(share / SEARCH_SHARE * 2 * self.tournaments)
         if slot == self.slot:
             return False
         self.slot = slot
         self.leave()
-        if share >= SEARCH:
+        if share >= SEARCH_SHARE:
             self.searching = False
             self.enter(self.winner())
         elif self.trained == self.pair[0]:
@@ -122,12 +123,12 @@ class PathNet(Plasticity):
         """The worse becomes a copy of the better, each of its modules moved with a chance of 1 / (layers x active)."""
         copy = self.genotypes[better].copy()
         moved = self.generator.random(copy.shape) < 1 / copy.size
-        copy = (copy + moved * self.generator.integers(-FURTHEST, FURTHEST + 1, copy.shape)) % self.modules
+        copy = (copy + moved * self.generator.integers(-LARGEST_MOVE, LARGEST_MOVE + 1, copy.shape)) % self.modules
         self.genotypes[worse], self.fitness[worse] = copy, -1.0
 
     def close(self, network: Network, new: Batch, generator: np.random.Generator) -> None:
         self.leave()
-        if self.searching:      # stopped before its time
+        if self.searching:      # stopped early
             self.enter(self.winner())
         state, before = network.state_dict(), self.frozen()
         self.paths.append(self.path(self.trained))

@@ -1,4 +1,4 @@
-"""A network without the units that nothing goes into or comes out of, so that a smaller file answers the same."""
+"""A network without the units that have no input or no output, so that a smaller file answers the same."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def compacted(network: Network) -> tuple[Network, Tensor]:
-    """The network, changed in place, and the features that are left int64 [m]. Where units can't be told apart, all
+    """The network, changed in place, and the features that are left, int64 [m]. If its units are tied together, all
     stay."""
     every = torch.arange(network.head.weight.shape[-1])
     try:
@@ -33,8 +33,8 @@ def compacted(network: Network) -> tuple[Network, Tensor]:
 
 
 def living(network: Network, chain: list[Layer]) -> dict[str, Tensor]:
-    """Group -> bool [units]: whether a unit's value can be other than 0, and something reads it. Features are left
-    where their value can be other than 0, whoever reads them."""
+    """Group -> bool [units]: whether a unit's value can be other than 0, and something reads it. Features are kept if
+    their value can be other than 0, whether they are read or not."""
     alive: dict[str, Tensor] = {}
     last = chain[-1].makes
     while True:
@@ -45,7 +45,7 @@ def living(network: Network, chain: list[Layer]) -> dict[str, Tensor]:
             read = [_read(network, layer, alive) for layer in readers]
             alive[group] = fed & torch.stack(read).any(0) if read and group != last else fed
             if not alive[group].any():
-                alive[group][0] = True      # a layer has one unit at least
+                alive[group][0] = True      # a layer has at least one unit
         if before and all(torch.equal(before[group], units) for group, units in alive.items()):
             return alive
 

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
-NAME = re.compile(r"nets\.(\d+)\.(.+)")     # of an initializer of `subnetworks.Served`
-AT_A_TIME = 8                               # sub-networks whose masks go into one byte
+INITIALIZER = re.compile(r"nets\.(\d+)\.(.+)")  # names of those of `subnetworks.ServedSubnetworks`
+MASKS_PER_BYTE = 8
 
 
 def shared(model: ModelProto) -> ModelProto:
-    """The model, changed in place: where sub-networks have parts of one tensor, this is stored once, with a byte a
-    weight that says which of eight sub-networks have it. The runtime unfolds it when it loads."""
+    """The model, changed in place: a tensor that sub-networks have parts of is stored once, with one byte per weight
+    that says which of eight sub-networks have it. ONNX Runtime unpacks it when it loads the model."""
     groups: dict[str, dict[int, TensorProto]] = {}
     for initializer in model.graph.initializer:
-        if found := NAME.fullmatch(initializer.name):
+        if found := INITIALIZER.fullmatch(initializer.name):
             groups.setdefault(found[2], {})[int(found[1])] = initializer
     nodes = []
     for name, members in groups.items():
@@ -28,9 +28,9 @@ def shared(model: ModelProto) -> ModelProto:
         union = _union(list(values.values()))
         if union is None or union.ndim < 2 or len(values) < 2:
             continue
-        for start in range(0, len(values), AT_A_TIME):
+        for start in range(0, len(values), MASKS_PER_BYTE):
             nodes += _unfolded(model, f"shared.{name}", union if start == 0 else None, start, {
-                members[place].name: values[place] for place in sorted(values)[start:start + AT_A_TIME]})
+                members[place].name: values[place] for place in sorted(values)[start:start + MASKS_PER_BYTE]})
         for member in members.values():
             model.graph.initializer.remove(member)
     for node in reversed(nodes):
@@ -39,7 +39,7 @@ def shared(model: ModelProto) -> ModelProto:
 
 
 def _union(values: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
-    """The tensor that all are parts of, 0 elsewhere; None where there is none."""
+    """The tensor that all are parts of, 0 elsewhere; None if there is none."""
     if len({value.shape for value in values}) != 1 or values[0].dtype != np.float32:
         return None
     union = values[0].copy()
@@ -50,7 +50,7 @@ def _union(values: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:
 
 def _unfolded(model: ModelProto, name: str, union: NDArray[np.float32] | None, start: int,
               parts: dict[str, NDArray[np.float32]]) -> list[object]:
-    """The nodes that make these tensors: bit k of a byte says whether a weight is part of the k-th."""
+    """The nodes that compute these tensors: bit k of a byte says whether a weight is part of the k-th."""
     bits = np.zeros(next(iter(parts.values())).shape, np.uint8)
     for k, value in enumerate(parts.values()):
         bits |= (value != 0).astype(np.uint8) << np.uint8(k)

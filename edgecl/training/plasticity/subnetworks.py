@@ -1,4 +1,4 @@
-"""What sub-networks are made of: a task's own tensors, some outputs of a head, and all of them in one graph."""
+"""What sub-networks consist of: a task's own tensors, some outputs of a head, and all of them in one graph."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from edgecl.training.plasticity.prune_unused import compacted
 from edgecl.training.plasticity.task_rules import pick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from edgecl.training.networks.heads import Head
     from edgecl.training.networks.network import Network
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Task:
-    """What is a task's own. columns: the outputs of the whole head that are its; own: tensors of its sub-network that
-    no other task shares, by name; rule: what the task rule keeps of it, a row a column."""
+    """What belongs to one task. columns: its outputs of the whole head; own: tensors of its sub-network that no other
+    task shares, by name; rule: what the task rule keeps of it, one row per column."""
 
     columns: list[int]
     own: dict[str, Tensor]
@@ -36,14 +36,13 @@ class Task:
 
 
 class Columns(nn.Module):
-    """A head of which only some outputs answer and learn. It tells `told` of every step that it computes a loss of."""
+    """A head of which only some outputs answer and learn."""
 
     needs_old = False
 
     def __init__(self, head: Head, columns: Sequence[int]) -> None:
         super().__init__()
         self.head, self.columns = head, list(columns)
-        self.told: list[Callable[[Step], Tensor | None]] = []
 
     @property
     def weight(self) -> Tensor:
@@ -60,16 +59,12 @@ class Columns(nn.Module):
         return logits
 
     def loss(self, step: Step) -> Tensor:
-        """The head's own, and what those add that are told."""
-        loss = self.head.loss(step)
-        for listener in self.told:
-            if (more := listener(step)) is not None:
-                loss = loss + more
-        return loss
+        """The head's own."""
+        return self.head.loss(step)
 
 
 class ServedSubnetworks(nn.Module):
-    """All sub-networks and the rule in one graph. Units of no use are gone, by `compact`."""
+    """All sub-networks and the rule in one graph. compact: whether unused units are removed."""
 
     def __init__(self, nets: Sequence[Network], tasks: Sequence[Task], rule: TaskRule, compact: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rules that infer the task of a sample, so that one of the sub-networks can answer where no task is given."""
+"""Rules that infer the task of a sample, so that one of the sub-networks can answer if no task is given."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -10,14 +10,14 @@ from torch.nn import functional as F  # noqa: N812
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LEAST = 1e-6      # below which a spread or an entropy's bound counts as nothing
+EPSILON = 1e-6      # the least spread, and the least upper bound of an entropy
 
 
 class TaskRule:
     """No rule: for methods whose network answers for all classes at once; the base of all.
 
-    What a rule keeps of a task is a dict of tensors, a row a class. first: whether it looks at the features of the
-    first task's sub-network, not at the task's own.
+    What a rule keeps of a task is a dict of tensors, one row per class. first: whether it uses the features of the
+    first task's sub-network instead of the task's own.
     """
 
     first = False
@@ -36,11 +36,11 @@ class TaskRule:
 
 
 class Entropy(TaskRule):
-    """The sub-network that is surest: least entropy as a share of the most it can have (von Oswald et al. 2020,
+    """The most certain sub-network: least entropy as a share of the most it can have (von Oswald et al. 2020,
     section 2.3, "task-conditioned inference by predictive uncertainty")."""
 
     def score(self, kept: dict[str, Tensor], own: Tensor, first: Tensor, log_p: Tensor) -> Tensor:
-        most = max(torch.tensor(float(log_p.shape[1])).log().item(), LEAST)
+        most = max(torch.tensor(float(log_p.shape[1])).log().item(), EPSILON)
         return (log_p.exp() * log_p).sum(1) / most
 
 
@@ -54,7 +54,7 @@ class NearestMean(TaskRule):
     def learn(self, own: Tensor, first: Tensor, y: Tensor, classes: int) -> dict[str, Tensor]:
         unit = F.normalize(first if self.first else own)
         means = torch.stack([unit[y == place].mean(0) for place in range(classes)])
-        near = ((unit - means[y]) ** 2).sum(1).mean().clamp(min=LEAST)
+        near = ((unit - means[y]) ** 2).sum(1).mean().clamp(min=EPSILON)
         return {"means": means, "spread": near.repeat(classes)}
 
     def score(self, kept: dict[str, Tensor], own: Tensor, first: Tensor, log_p: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the units of a small network hang together: which layer reads which units and which it makes."""
+"""How the units of a small network are connected: which units each layer reads and which it computes."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from edgecl.training.networks.network import Network
 
-INPUT = "input"     # the group of what comes in: it neither shrinks nor grows
+INPUT = "input"     # the group of the input: it neither shrinks nor grows
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer and its groups of units. name: in the network; reads, makes: groups; fan: inputs that come of one unit
-    (a convolution's pixels, once they are flat)."""
+    """A layer and its groups of units. name: in the network; reads, makes: groups; fan: inputs per unit read (the
+    pixels of a channel, once they are flat)."""
 
     name: str
     reads: str
@@ -31,8 +31,8 @@ class Layer:
 
 
 def layers(network: Network) -> list[Layer]:
-    """All layers below the head in order; the last group is the features. Raises BadInput for a network whose units
-    can't be told apart."""
+    """All layers below the head in order; the last group is the features. Raises BadInput for a network whose units are
+    tied together."""
     found: list[Layer] = []
     group, size = INPUT, 0
     chain = [(f"body.{name}", layer) for name, layer in network.body.named_children()]
@@ -56,12 +56,12 @@ def layers(network: Network) -> list[Layer]:
 
 
 def sizes(network: Network) -> dict[str, int]:
-    """How many units each group has, what comes in left out."""
+    """How many units each group has, without the input."""
     return {layer.makes: len(network.get_submodule(layer.name).weight) for layer in layers(network)}  # type: ignore[arg-type]
 
 
 def spread(layer: Layer, units: Tensor) -> Tensor:
-    """What is said of the units that a layer reads, said of its inputs."""
+    """Values of the units that a layer reads, as values of its inputs."""
     return units.repeat_interleave(layer.fan, -1)
 
 

@@ -17,7 +17,7 @@ from edgecl.training.balance.base import Balance
 from edgecl.training.batch import Batch
 from edgecl.training.bench.session import balance_of, below, parts_of
 from edgecl.training.loop import Parts, learning_round, planned_steps
-from edgecl.training.memory.exemplars import Nothing
+from edgecl.training.memory.base import Memory
 from edgecl.training.networks.network import outputs
 from edgecl.training.networks.pretrained import empty, network_above
 from edgecl.training.passes import Allowance, Deadline
@@ -71,8 +71,8 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: limits.Peak,
             tell(step=seen, steps=steps, loss=loss, rss=limits.status("VmRSS")[0], left=stop.left,
                  samples_per_second=done / max(now - begun, 1e-9), share=min(max(seen / steps, allowance.spent()), 1.0))
 
-    learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, kept]), progress,
-                   allowance)
+    learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, kept]),
+                   allowance.with_progress(progress))
     if not seen:
         raise BudgetError("the round was stopped before it learned anything" if stop.asked else
                           f"{job.seconds:.0f} s were over before anything was learned",
@@ -90,7 +90,7 @@ def compose(method: Method, cut: Cut) -> Parts:
     (memory,) = parts_of(method, "memory")
     closed = "closed-form" in method.parts["balance"]
     constraints = [constraint() for constraint in parts_of(method, "constraint")]
-    return Parts(Nothing(ROOM, nothing) if closed else memory(ROOM, nothing),
+    return Parts(Memory(ROOM, nothing) if closed else memory(ROOM, nothing),
                  Balance() if closed else balance_of(method), constraints)
 
 

@@ -1,11 +1,11 @@
-/* The example firmware on a PC: replays recordings over standard input and output, as a UART would carry them.
+/* The example firmware on a PC: replays recordings over standard input and output, which replace the UART.
  *
  *     firmware [--rate HZ] [--type i16|f32] [--scale S] [--batch N] [--gap SECONDS] [--fast] [--repeat] [--baud N]
  *              [--stuck-baud] [--device N] [--boot N] [--clock MICROSECONDS] [--drift PPM] [--retained FILE]
  *              [--effects FILE] CSV...
  *
- * Recordings follow each other with a gap of device time between them. --fast: as quickly as the wire takes them, device
- * time still by the rate. --retained: memory that a reset leaves alone. --effects: where COUNT writes its argument.
+ * There is a gap of device time between recordings. --fast: send as quickly as the wire allows; device time still
+ * follows the rate. --retained: file for memory that survives a reset. --effects: file that COUNT writes to.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -54,7 +54,7 @@ static uint32_t now(void *board) {
 
 static double tokens;
 static uint64_t filled;
-static size_t uart(void *board, const uint8_t *bytes, size_t count) { /* so many bytes as the wire has carried since */
+static size_t uart(void *board, const uint8_t *bytes, size_t count) { /* as the wire has carried */
     uint64_t time = wall();
     (void)board;
     tokens += (double)(time - filled) * options.baud / 10e6;
@@ -73,7 +73,7 @@ static size_t uart(void *board, const uint8_t *bytes, size_t count) { /* so many
 static bool set_baud(void *board, uint32_t baud) {
     (void)board;
     if (options.stuck || baud < 1200) return false;
-    if (baud != options.baud) usleep(5000); /* what was written leaves the shim first */
+    if (baud != options.baud) usleep(5000); /* lets written bytes leave the shim first */
     options.baud = baud;
     dprintf(BAUD_FD, "%u\n", baud);
     return true;
@@ -89,7 +89,7 @@ static uint32_t effect(uint32_t argument) {
     return ++count;
 }
 
-static void reset(void) { /* all memory but the retained one is lost */
+static void reset(void) { /* all memory except the retained one is lost */
     char boot[16];
     for (char **a = arguments; *a; a++)
         if (!strcmp(*a, "--boot")) snprintf(a[1] = boot, sizeof boot, "%u", options.boot + 1);
@@ -164,7 +164,7 @@ static bridge_retained *retained(void) {
     return kept;
 }
 
-/* The samples from `first` on that follow each other without a gap, as one frame; how many. */
+/* The samples from `first` on that follow each other without a gap, for one frame; returns how many. */
 static uint8_t gather(size_t first, uint8_t most, void *out) {
     uint8_t n = 0;
     int16_t *shorts = out;
@@ -181,7 +181,7 @@ static uint8_t gather(size_t first, uint8_t most, void *out) {
     return n;
 }
 
-/* Sends the next frame of samples where it is time for it. `next` goes on over repetitions. */
+/* Sends the next frame of samples if it is due. `next` keeps counting over repetitions. */
 static bool produce(size_t *next, uint64_t *origin) {
     static uint8_t payload[BRIDGE_FRAME_MOST];
     bridge *b = &firmware.link;

@@ -1,10 +1,10 @@
-/* Runs the bridge's C on bytes that a test gives it: built with ASan and UBSan, driven by tests/test_bridge_*.py.
+/* Runs the bridge's C code on bytes from a test: built with ASan and UBSan, driven by tests/test_bridge_*.py.
  *
  *     harness decode  < u16 limit, u8 seeds, u32 seed..., then u32 size, bytes ...    > u16 size, frame ..., then u32 counts
  *     harness encode  < u32 seed, u8 flags, u8 channel, u16 sequence, u32 time, u16 size, payload ...   > the wire
- *     harness corrupt COUNT SEED   damages COUNT frames, one at a time: how many were accepted with another content
- *     harness faults COUNT SEED    damages a stream COUNT times a kind of fault: frames lost a fault, the longest run of them
- *     harness device COUNT SEED    hands the device COUNT intact frames of random content
+ *     harness corrupt COUNT SEED   damages COUNT frames, one at a time: how many were accepted with different content
+ *     harness faults COUNT SEED    damages a stream COUNT times per kind of fault: frames lost per fault, longest run
+ *     harness device COUNT SEED    gives the device COUNT intact frames of random content
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 
 static uint64_t state;
 
-static uint32_t pick(uint32_t below) { /* xorshift64*; below 2^24 without a bias that matters here */
+static uint32_t pick(uint32_t below) { /* xorshift64*; below 2^24, with a bias that is negligible here */
     state ^= state >> 12;
     state ^= state << 25;
     state ^= state >> 27;
@@ -73,7 +73,7 @@ static int encode(void) {
     return 0;
 }
 
-/* A frame of random content in b->tx, without its delimiter; its size. raw: what it holds, the CRC left out. */
+/* Puts a frame of random content into b->tx, without its delimiter; returns its size. raw: its content without CRC. */
 static size_t make(bridge *b, uint8_t *raw, size_t *raw_size) {
     uint8_t payload[BRIDGE_FRAME_MOST];
     size_t size = pick(8) ? pick(64) : pick(BRIDGE_FRAME_MOST - OVERHEAD + 1);
@@ -86,7 +86,7 @@ static size_t make(bridge *b, uint8_t *raw, size_t *raw_size) {
     bridge_open_frame(b, channel, (uint8_t)pick(4), sequence, time, size, 0);
     bridge_put_bytes(b, payload, size);
     bridge_close_frame(b);
-    if (raw) { /* decoded again by itself: the intact frame must pass */
+    if (raw) { /* decode it on its own: the intact frame must pass */
         bridge_decoder d = {.frame = raw, .seeds = b->seeds, .limit = BRIDGE_FRAME_MOST,
                             .seed_count = BRIDGE_CHANNEL_FIRST + BRIDGE_CHANNELS};
         bridge_verdict verdict = BRIDGE_NOTHING;
@@ -102,7 +102,7 @@ static void flip(uint8_t *bytes, size_t bit) { bytes[bit / 8] = (uint8_t)(bytes[
 enum { FLIP, FLIPS, REPLACED, DROPPED, DOUBLED, BURST, RUN_LOST, CUT, KINDS };
 static const char *const NAMES[KINDS] = {"flip", "flips", "replaced", "dropped", "doubled", "burst", "run_lost", "cut"};
 
-/* One fault in bytes of room for one more; the new size. */
+/* Damages bytes, which have room for one more, with one fault; returns the new size. */
 static size_t damage(uint8_t *bytes, size_t size, uint32_t kind) {
     size_t at = pick((uint32_t)size), count = 1 + pick(8);
     switch (kind) {
@@ -114,7 +114,7 @@ static size_t damage(uint8_t *bytes, size_t size, uint32_t kind) {
     case BURST: for (; count && at < size; count--) bytes[at++] = (uint8_t)pick(256); return size;
     case RUN_LOST: if (count > size - at) count = size - at; memmove(bytes + at, bytes + at + count, size - at - count);
         return size - count;
-    default: return at; /* all that follows, the delimiter too */
+    default: return at; /* cut off the rest, including the delimiter */
     }
 }
 
@@ -142,7 +142,7 @@ static int corrupt(uint32_t count) {
                 if (bridge_decode(&d, wire[j]) == BRIDGE_ACCEPTED) {
                     bool same = d.size == raw_size && !memcmp(frame, raw, raw_size);
                     accepted += !same;
-                    unchanged += same; /* such as a byte twice at the end, cut off again */
+                    unchanged += same; /* for example a doubled last byte that was cut off again */
                 }
         }
     }
@@ -150,7 +150,7 @@ static int corrupt(uint32_t count) {
     return accepted != 0;
 }
 
-/* A stream of IMU frames of 8 samples with a fault in every 20th or so: what each kind of fault costs. */
+/* A stream of IMU frames of 8 samples with a fault in about every 20th: measures the cost of each kind of fault. */
 static int faults(uint32_t count) {
     static bridge b;
     static uint8_t wire[2 * BRIDGE_FRAME_MOST], frame[BRIDGE_FRAME_MOST], payload[96];
@@ -167,7 +167,7 @@ static int faults(uint32_t count) {
             bridge_open_frame(&b, 2, 0, (uint16_t)done, done, sizeof payload, 0);
             bridge_put_bytes(&b, payload, sizeof payload);
             bridge_close_frame(&b);
-            size_t size = b.tx_end; /* the delimiter may be hit as well */
+            size_t size = b.tx_end; /* the fault may also hit the delimiter */
             memcpy(wire, b.tx, size);
             if (done < count && until == 1) {
                 do size = damage(memcpy(wire, b.tx, b.tx_end), b.tx_end, kind);

@@ -1,4 +1,4 @@
-/* Arduino: copy the bridge*.h and bridge*.c files beside the sketch and include this. `Serial` is the wire.
+/* Arduino: copy the bridge*.h and bridge*.c files next to the sketch and include this file. `Serial` is the wire.
  *
  *     #include "bridge_arduino.h"
  *     static const bridge_channel channels[] = {{"imu", "m/s^2", BRIDGE_TYPE_I16, 6, 1000000, 0.001f}};
@@ -21,7 +21,7 @@ static struct {
     HardwareSerial *serial;
 } bridge_arduino;
 
-/* AVR and ARM cores keep .noinit over a reset; where there is no such section, it is cleared and the host is told. */
+/* AVR and ARM cores keep .noinit over a reset; without such a section it is cleared, and the host will know. */
 static bridge_retained bridge_arduino_retained __attribute__((section(".noinit")));
 static uint32_t bridge_arduino_boots __attribute__((section(".noinit")));
 

@@ -1,4 +1,4 @@
-/* ESP-IDF: add the bridge*.c files to a component and include this in one file. The driver's own rings are used.
+/* ESP-IDF: add the bridge*.c files to a component and include this file once. Uses the rings of the UART driver.
  *
  *     bridge_esp_begin(UART_NUM_0, 921600, channels, 1, NULL);
  *     for (;;) { bridge_esp_poll(); vTaskDelay(1); }

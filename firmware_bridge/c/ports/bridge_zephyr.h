@@ -1,4 +1,4 @@
-/* Zephyr: add the bridge*.c files to the application and include this in one file. Needs CONFIG_SERIAL,
+/* Zephyr: add the bridge*.c files to the application and include this file once. Needs CONFIG_SERIAL,
  * CONFIG_UART_INTERRUPT_DRIVEN, CONFIG_RING_BUFFER and CONFIG_HWINFO. The interrupt only fills and empties two rings.
  *
  *     bridge_zephyr_begin(DEVICE_DT_GET(DT_CHOSEN(zephyr_console)), 921600, channels, 1, NULL);
@@ -31,7 +31,7 @@ static void bridge_zephyr_interrupt(const struct device *uart, void *user) {
     while (uart_irq_update(uart) && uart_irq_is_pending(uart)) {
         if (uart_irq_rx_ready(uart)) {
             int got = uart_fifo_read(uart, bytes, sizeof bytes);
-            if (got > 0) ring_buf_put(&bridge_zephyr_in, bytes, (uint32_t)got); /* what does not fit is lost */
+            if (got > 0) ring_buf_put(&bridge_zephyr_in, bytes, (uint32_t)got); /* bytes that do not fit are lost */
         }
         if (uart_irq_tx_ready(uart)) {
             uint8_t *next;
@@ -59,7 +59,7 @@ static bool bridge_zephyr_set_baud(void *board, uint32_t baud) {
     struct uart_config config;
     (void)board;
     while (!ring_buf_is_empty(&bridge_zephyr_out)) k_usleep(200);
-    k_usleep(2000); /* the hardware's own buffer */
+    k_usleep(2000); /* let the hardware buffer drain */
     if (uart_config_get(bridge_zephyr.uart, &config)) return false;
     config.baudrate = baud;
     return uart_configure(bridge_zephyr.uart, &config) == 0;

@@ -28,7 +28,7 @@ __attribute__((section(".vectors"), used)) static const struct {
     void (*handlers[15])(void);
 } vectors = {&stack_top, {start, halt, halt}};
 
-static uint32_t now(void *board) { /* called more often than the 0.67 s in which SysTick comes round */
+static uint32_t now(void *board) { /* called at least every 0.67 s, before SysTick wraps */
     static uint32_t last = RELOAD, ticks, micros;
     (void)board;
     uint32_t count = SYSTICK(8);
@@ -95,7 +95,7 @@ void start(void) {
     run();
 }
 
-/* What gcc calls even where no library is linked. */
+/* Functions that gcc calls even if no library is linked. */
 void *memcpy(void *to, const void *from, size_t count) {
     uint8_t *t = to;
     const uint8_t *f = from;

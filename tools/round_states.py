@@ -1,4 +1,4 @@
-"""States for the tests of learning rounds: small made-up backbones, and classes that they tell apart."""
+"""States for testing learning rounds: small synthetic backbones, and classes that they can distinguish."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from edgecl.settings import Settings
 
 
 def conv_backbone(widths: tuple[int, ...] = (8, 16, 32), side: int = 32, seed: int = 0, kernel: int = 3) -> bytes:
-    """uint8 [n, side, side, 3] -> float32 [n, widths[-1]]: convolutions, every other one of stride 2, and a mean."""
+    """uint8 [n, side, side, 3] -> float32 [n, widths[-1]]: convolutions, every other one with stride 2, then a mean."""
     graph = GraphBuilder()
     x = graph.node("Cast", [graph.node("Transpose", ["image"], perm=[0, 3, 1, 2])], to=TensorProto.FLOAT)
     x = graph.node("Div", [x, graph.weight("scale", np.array(255, np.float32))])
@@ -50,7 +50,7 @@ def _convolutions(graph: GraphBuilder, x: str, inside: int, widths: tuple[int, .
 
 
 def taught(folder: Path, model: bytes, each: int = 20, classes: int = 4, seed: int = 0, **settings: Any) -> Learner:
-    """A state on that backbone which has learned made-up classes."""
+    """A state with this backbone that has learned synthetic classes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "backbone.onnx").write_bytes(model)
     learner = Learner.create(folder / "state", Settings(**{
@@ -62,7 +62,7 @@ def taught(folder: Path, model: bytes, each: int = 20, classes: int = 4, seed: i
 
 
 def teach(learner: Learner, number: int, each: int = 20, seed: int = 0) -> None:
-    """One made-up class more."""
+    """Learn one more synthetic class."""
     from edgecl.backbones.session import Backbone
 
     model = Path(learner.settings.backbone)
