@@ -110,10 +110,12 @@ def back_across(state: Path) -> None:
 
 @dataclass
 class Command:
-    """One command on a copy of the prepared folder; `first` creates the state that it starts from."""
+    """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
+    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost."""
 
     run: Callable[[Path], object]
     first: Callable[[Path], object] | None = None
+    older: bool = True
     calls: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     before: str = ""
@@ -124,7 +126,7 @@ COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
-    "learn, second codebook": Command(learn_codebook, nearly_full),
+    "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
@@ -183,14 +185,14 @@ def trace(work: Callable[[], object], *options: str) -> int:
     return code
 
 
-def look(state: Path) -> str:
+def look(state: Path, older: bool) -> str:
     """The fingerprint of a state, taken by a fork; "absent" if there is none, "broken" if it can't be opened or has
     another fingerprint when it is opened again."""
     if not state.exists():
         return "absent"
     answer = state.with_name("fingerprint")
     answer.unlink(missing_ok=True)
-    wait(child(lambda: answer.write_text(f"{fingerprint(state)} {fingerprint(state)}"))[0])
+    wait(child(lambda: answer.write_text(f"{fingerprint(state, older)} {fingerprint(state, older)}"))[0])
     first, _, second = answer.read_text().partition(" ") if answer.exists() else ("", "", "-")
     return first if first == second else "broken"
 
@@ -202,7 +204,7 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
     if command.first:
         wait(child(lambda: command.first(state))[0])
     shutil.copytree(folder, folder.with_name(f"{folder.name}-start"))
-    command.before = look(folder.with_name(f"{folder.name}-start") / "state")
+    command.before = look(folder.with_name(f"{folder.name}-start") / "state", command.older)
     shutil.rmtree(folder.with_name(f"{folder.name}-start"))
     shutil.copytree(folder, folder.with_name(f"{folder.name}-origin"))
     if trace(lambda: command.run(state), "-o", str(log), "-e", f"trace={','.join(CALLS)}") != 0:
@@ -211,7 +213,7 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
         words = line.split(None, 1)
         if len(words) == 2 and "(" in words[1] and "resumed" not in words[1]:
             command.calls[words[1].partition("(")[0]] += 1
-    command.after = look(state)
+    command.after = look(state, command.older)
 
 
 def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -> str:
@@ -223,7 +225,7 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
         if code != -signal.SIGKILL:
             return "missed"
         same = tree(folder / "state") == tree(origin / "state")    # byte for byte what `measure` has looked at
-        seen = command.before if same else look(folder / "state")
+        seen = command.before if same else look(folder / "state", command.older)
         if seen in (command.before, command.after):
             return "before" if seen == command.before else "after"
         return "broken" if seen == "broken" else "other"

@@ -47,11 +47,13 @@ def knowledge(learner: Learner) -> Any:
             sorted((row.label, row.key, row.feature.tobytes()) for row in known.exemplars())]
 
 
-def fingerprint(path: Path) -> str:
-    """A digest of everything that a freshly opened state shows and knows, except ids and times of generations."""
+def fingerprint(path: Path, older: bool = True) -> str:
+    """A digest of everything that a freshly opened state shows and knows, except ids and times of generations. older:
+    include the held-back accuracies of older generations, which are dropped when room is made for a change."""
     learner = Learner.open(path)
     try:
-        history = [(g.action, g.detail, g.undone) for g in learner.history()]
+        history = [(g.action, {key: value for key, value in g.detail.items() if older or key != "held_back"}, g.undone)
+                   for g in learner.history()]
         d = learner.foundation.dimension if learner.foundation else DIMENSION
         probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
         damage = learner.damage if learner.store.newest.head else []

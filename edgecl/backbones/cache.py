@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecl import __version__
+from edgecl.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,20 +36,9 @@ def cached(key: str, build: Callable[[], bytes]) -> bytes:
     content = build()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / _name(key, content), content)
+        write_atomically(folder / _name(key, content), content, mode=0o600, sync=False)
     return content
 
 
 def _name(key: str, content: bytes) -> str:
     return f"{key}.{hashlib.sha256(content).hexdigest()}.onnx"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write atomically: another process never sees part of the file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from edgecl.backbones.session import sha256
 from edgecl.errors import BadInput, EdgeclError
 from edgecl.evaluation.datasets import Split, load
 from edgecl.evaluation.scenarios import KINDS, ScenarioStep, build
+from edgecl.files.atomic import write_atomically
 from edgecl.rounds.method import FOLDER, read_method
 
 RESULT_FIELDS = ("method", "data", "scenario", "seed", "classes", "steps", "accuracy_matrix", "step_accuracy",
@@ -180,9 +180,7 @@ def run_one(job: BenchJob, tell: Tell) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".partial")
-    fresh.write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(fresh, path)
+    write_atomically(path, (json.dumps(value, ensure_ascii=False) + "\n").encode(), sync=False)
 
 
 def _kept(place: Path | None) -> dict[str, Any] | None:

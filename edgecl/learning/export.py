@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecl.backbones.session import KINDS, Backbone, open_session
 from edgecl.errors import BackboneError, BadInput
+from edgecl.files.atomic import write_atomically
 from edgecl.samples import prepare
 
 if TYPE_CHECKING:
@@ -64,17 +64,10 @@ def probes(kind: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _write(out: Path, model: bytes) -> None:
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(model)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
+        write_atomically(out, model)
     except OSError as error:
         raise BadInput(f"{out} can't be written ({error.strerror})", "name a file in a writable folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_labels(metadata: dict[str, str]) -> list[str]:

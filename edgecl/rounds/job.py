@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgecl.files.atomic import write_atomically
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -94,6 +96,4 @@ class Stored(NamedTuple):
 
 def answer(folder: Path, **values: Any) -> None:
     """Write result.json, last of all and at once."""
-    partial = folder / "result.partial"
-    partial.write_text(json.dumps(values), "utf-8")
-    partial.replace(folder / "result.json")
+    write_atomically(folder / "result.json", json.dumps(values).encode(), sync=False)

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
+from edgecl.files.atomic import sync_folder, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,13 +21,7 @@ class Blobs:
     def write(self, blob: bytes, suffix: str) -> str:
         """Write, sync, rename, sync the folder; the file's name. Raises OSError."""
         name = f"{hashlib.sha256(blob).hexdigest()}.{suffix}"
-        temporary = self.folder / f"{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.folder / name)
-        sync_folder(self.folder)
+        write_atomically(self.folder / name, blob)
         return name
 
     def adopt(self, path: Path, suffix: str) -> str:
@@ -72,12 +67,3 @@ class Blobs:
         for path in self.folder.iterdir():
             if path.name not in named:
                 path.unlink(missing_ok=True)
-
-
-def sync_folder(path: Path) -> None:
-    """Make a folder's entries survive a power cut. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

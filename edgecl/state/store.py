@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.stored import StoredSample, pack
+from edgecl.files.atomic import sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
-from edgecl.state.blobs import sync_folder
 from edgecl.state.database import DATABASE_FILE, connect, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
@@ -55,7 +55,7 @@ class Store(Transaction):
                 making.mkdir(mode=0o700)
                 (making / "models").mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
-                (making / LOG_FILE).write_bytes(first_record(epoch))
+                write_atomically(making / LOG_FILE, first_record(epoch))
                 connection.executescript(database.SCHEMA)
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", [
                     (key, json.dumps(value)) for key, value in

@@ -12,7 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.exemplars.stored import HEADER, MAGIC, Record, StoredSample, pack, unpack
-from edgecl.state.blobs import sync_folder
+from edgecl.files.atomic import write_atomically
 from edgecl.state.generations import Generation
 
 if TYPE_CHECKING:
@@ -129,13 +129,7 @@ class WriteAheadLog:
 
     def begin(self, epoch: str) -> None:
         """Put an empty log of that epoch in the place of what is there. Raises OSError."""
-        temporary = self.path.parent / "models" / f"{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            file.write(first_record(epoch))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path)
-        sync_folder(self.path.parent)
+        write_atomically(self.path, first_record(epoch), scratch=self.path.parent / "models")  # which is swept
 
 
 def _is_damage(tail: bytes) -> bool:

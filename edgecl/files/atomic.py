@@ -1,0 +1,37 @@
+"""The one way in which the package writes a file: whole, or not at all."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes, *, scratch: Path | None = None, mode: int = 0o666,
+                     sync: bool = True) -> None:
+    """Write a temporary file, sync it, rename it to `path`, and sync the folder. Raises OSError; then the temporary is
+    gone, and what was at `path` is still there.
+
+    scratch: folder of the temporary, on the same file system; default: that of `path`; mode: before the umask;
+    sync: False if the file can be computed again, so that surviving a power cut is not worth the flash wear.
+    """
+    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's entries survive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
