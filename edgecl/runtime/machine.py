@@ -1,7 +1,6 @@
 """What this process takes of the machine."""
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from contextlib import suppress
@@ -24,12 +23,6 @@ def bytes_written() -> int | None:
         found = re.search(r"^write_bytes: ([0-9]+)$", Path("/proc/self/io").read_text(), re.MULTILINE)
         return int(found[1]) if found else None
     return None
-
-
-def trim() -> None:
-    """Give freed memory back to the system, where this is glibc."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def room(readings: Readings, limits: Limits, verdict: Verdict) -> dict[str, Any]:

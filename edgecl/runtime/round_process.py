@@ -4,7 +4,6 @@ Run as `python -m edgecl.runtime.round_process`.
 """
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.errors import EdgeclError
+from edgecl.rounds.process import end_with_parent, run_when_idle
 
 COMMAND = (sys.executable, "-m", "edgecl.runtime.round_process")
 GRACE = 30.0     # seconds beyond its time after which a round's process is killed
-PDEATHSIG = 1    # of prctl
 MOST = 2 ** 20   # characters of its answer that are read
 
 
@@ -59,9 +58,8 @@ class RoundProcess:
 
 def main(state: str, text: str) -> int:
     """Run one round as asked, and print the answer."""
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))   # as its worker: it takes what nobody wants
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)           # and ends with the daemon
+    run_when_idle()
+    end_with_parent()
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"
     from edgecl.learner import Learner

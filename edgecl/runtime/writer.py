@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.rounds.board import Readings, read
 from edgecl.rounds.limits import Need, may_run
+from edgecl.rounds.process import trim
 from edgecl.rounds.run import ASKED
-from edgecl.runtime import machine
 from edgecl.runtime.round_process import RoundProcess
 from edgecl.runtime.state_view import View, new_samples, view_of
 from edgecl.runtime.triggers import PageHinkley, Policy, Situation, StartRound, Wait, decide
@@ -178,7 +178,7 @@ class StateWriter:
         if self._busy_until is not None and now >= self._busy_until:
             self._busy_until = None
             self.learner.release()
-            machine.trim()
+            trim()
         if self._round is not None:
             self._watch(self._round)
         if now >= self._next_outside:

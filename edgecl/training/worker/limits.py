@@ -1,7 +1,6 @@
-"""How a worker confines itself: it takes what time no one wants, and no more memory than it may. Without torch."""
+"""The limits that a worker sets itself: idle time only, and no more memory than allowed. Without torch."""
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -11,30 +10,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecl.rounds.process import end_with_parent, run_when_idle, trim
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 HARD = 1.02         # times the memory: where allocations fail
 SLACK = 0.97        # of the memory: what is planned for, and where batches begin to be cut into smaller pieces
 LOOK = 0.01         # seconds between two looks at the resident size
-PDEATHSIG = 1       # of prctl
 SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
          "Failed to allocate")
 
 
 def step_back() -> None:
-    """Take only time that no one else wants, and end with the parent."""
+    """Take only time that no other process wants, and end with the parent."""
     end_with_parent()
     with suppress(OSError):
         os.nice(19)
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def end_with_parent() -> None:
-    """Be killed when the parent ends; a fork does not inherit that."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+    run_when_idle()
 
 
 def status(*names: str) -> list[int]:
@@ -72,12 +65,6 @@ def limit(memory: int) -> None:
     most = max(int(HARD * memory) - files, 0) + max(data - anonymous, 0)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-
-
-def trim() -> None:
-    """Give memory back that is free but still held, where the C library can."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: Exception) -> bool:
