@@ -2,20 +2,37 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
+from edgecl.evaluation.bench import method_file
 from edgecl.evaluation.datasets import digits
-from edgecl.rounds.method import FOLDER, KEYS, PARTS, method_names, read_method
+from edgecl.rounds.method import FOLDER, KEYS, method_names, read_method
+from edgecl.rounds.parts import PARTS
+from edgecl.training.bench.options import RunOptions
 from edgecl.training.bench.session import MethodRun
 
 METHODS = method_names()
 ROOM = 12 * (64 * 4 + 16)       # twelve digits or fewer
 SPACE = 500_000                 # for masks, own tensors and growth
+
+
+SMALL = tempfile.TemporaryDirectory()
+
+
+@cache
+def small(method):
+    """The file of a method for these tests: counts of 500 and more, such as the steps of a generator, are 20."""
+    path = Path(SMALL.name, Path(method).name).with_suffix(".toml")
+    text = method_file(str(method)).read_text("utf-8")
+    path.write_text(re.sub(r"^(\w+) = ([5-9]\d\d|\d{4,})\b", r"\1 = 20", text, flags=re.MULTILINE), "utf-8")
+    return path
 
 
 @cache
@@ -39,7 +56,7 @@ def room(method):
 
 
 def session(method, seed=0, **more):
-    return MethodRun(method, "mlp", (64,), "float32", room(method), seed, **{"rate": 0.05, **more})
+    return MethodRun(small(method), "mlp", (64,), "float32", room(method), seed, RunOptions(**{"rate": 0.05, **more}))
 
 
 @cache
@@ -205,7 +222,7 @@ CLOSED = 'paper = "x"\nmemory = "statistics"\nlayer = "map"\npower = 1\nprojecti
     (GOOD + "head = 3\n", "head = 3; give one of softmax, sigmoid, asymmetric, cosine"),
     (GOOD + 'constraint = ["fisher", "fisher"]\n', "give a list of distillation, class-share, by-round"),
     (GOOD + 'constraint = ["l2", "sensitivity"]\nimportance = 1\nsamples = 0\n',
-     "importance would be of both l2 and sensitivity"),
+     "importance is a number of both l2 and sensitivity"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = 1\n',
      "squared is missing; its parts take temperature"),
     (GOOD + 'constraint = "distillation"\ntemperature = 2\nstrength = -1\nsquared = true\n', "strength = -1"),
@@ -214,10 +231,10 @@ CLOSED = 'paper = "x"\nmemory = "statistics"\nlayer = "map"\npower = 1\nprojecti
     (GOOD + 'balance = "exemplar-means"\n', "needs exemplars.*give memory = reservoir or herding or everything"),
     (GOOD + 'balance = "closed-form"\nsolver = "slda"\n', "needs statistics.*give memory = statistics"),
     (GOOD + 'tuned = "sometimes"\n', "give one of all, first, none"),
-    (GOOD + 'tuned = "first"\n', "nothing learns where the network is not tuned"),
+    (GOOD + 'tuned = "first"\n', "nothing learns if the network is not tuned"),
     (GOOD + CLOSED[12:] + 'solver = "slda"\n', "would be stale"),
     (CLOSED + 'solver = "svm"\ntuned = "none"\n', "solver = 'svm'; give nearest-mean or slda or ridge"),
-    ('paper = "x"\n', "there is no rate"),
+    ('paper = "x"\n', "no rate is given"),
     ('rate = 0.1\n', "names no paper"),
     (GOOD + "milestones = [0.5]\nfactor = 0\n", "factor"),
     (GOOD + "momentum = true\n", "momentum = True; give a number"),

@@ -9,7 +9,8 @@ from helpers_plasticity import SHAPES, answers, everything, made_up, rng, sessio
 
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.report import tasks_and_units
-from edgecl.rounds.method import FOLDER, PARTS, method_names, read_method
+from edgecl.rounds.method import FOLDER, method_names, read_method
+from edgecl.rounds.parts import PARTS
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.networks.network import build
 from edgecl.training.plasticity.masks import bits_for, pack, unpack, weight_names
@@ -126,7 +127,7 @@ PLASTIC = 'paper = "x"\nrate = 0.1\nplasticity = "packnet"\npruned = 0.5\n'
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    (PLASTIC, "nothing tells which is to answer; give task_rule = entropy or nearest-mean or ncm"),
+    (PLASTIC, "no rule says which of them answers; give task_rule = entropy or nearest-mean or ncm"),
     ('paper = "x"\nrate = 0.1\ntask_rule = "entropy"\n', "task_rule needs sub-networks.*give plasticity = packnet or"),
     (PLASTIC + 'task_rule = "entropy"\nmemory = "reservoir"\n', "leave out memory"),
     (PLASTIC + 'task_rule = "entropy"\ndecay = 0.1\n', "no decay"),

@@ -19,9 +19,11 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.rounds import worker
 from edgecl.rounds.job import Job, Stored
 from edgecl.rounds.method import read_method
+from edgecl.rounds.parts import PER_SAMPLE_GRADIENT
 from edgecl.rounds.run import RoundRequest, workshop
 from edgecl.settings import parse_seconds
 from edgecl.training.worker import forecast, limits
+from edgecl.training.worker.forecast import RoundSize
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -113,11 +115,11 @@ def test_what_a_method_keeps_and_how_many_samples_there_are_counts_in_its_memory
     cut = anatomy.cuts()[0]
 
     def told(name, samples):
-        return forecast.memory(anatomy, cut, len(model), read_method(name), samples, 32)
+        return forecast.memory(anatomy, cut, len(model), read_method(name), RoundSize(samples, 32))
 
     assert told("first-session", 5000) < told("er", 5000) < told("icarl", 5000) == told("joint", 5000)
     assert told("rwalk", 5000) > told("si", 5000) > told("mas", 5000) == told("ewc", 5000) > told("finetune", 5000)
-    by_rounds = [forecast.memory(anatomy, cut, len(model), read_method("gem"), 5000, 32, rounds)
+    by_rounds = [forecast.memory(anatomy, cut, len(model), read_method("gem"), RoundSize(5000, 32, rounds))
                  for rounds in (1, 2, 3)]
     assert by_rounds[2] - by_rounds[1] == pytest.approx(4 * cut.weights / limits.SLACK, abs=2)    # a gradient each
     kept = 2 * 3 * 32 * 32      # float16
@@ -128,8 +130,8 @@ def test_what_a_method_keeps_and_how_many_samples_there_are_counts_in_its_memory
 def test_the_work_after_the_last_step_is_counted():
     assert forecast.closing(read_method("er"), 1000, 300) == 1000
     assert forecast.closing(read_method("icarl"), 1000, 300) == 1000 + 300 + 2000
-    assert forecast.closing(read_method("ewc"), 1000, 150) == 1000 + forecast.FISHER * 150
-    assert forecast.closing(read_method("ewc"), 1000, 900) == 1000 + forecast.FISHER * 200
+    assert forecast.closing(read_method("ewc"), 1000, 150) == 1000 + PER_SAMPLE_GRADIENT * 150
+    assert forecast.closing(read_method("ewc"), 1000, 900) == 1000 + PER_SAMPLE_GRADIENT * 200
 
 
 def test_the_peak_of_some_work_is_told_and_the_peak_of_all_kept():
@@ -197,7 +199,7 @@ def test_where_memory_is_short_fewer_blocks_are_tuned_and_the_result_says_so(tmp
     model = (tmp_path / "backbone.onnx").read_bytes()
     anatomy, method = Anatomy(model), read_method("er")
     cuts = anatomy.cuts()
-    told = [forecast.memory(anatomy, cut, len(model), method, 240, 32) for cut in cuts]
+    told = [forecast.memory(anatomy, cut, len(model), method, RoundSize(240, 32)) for cut in cuts]
     assert told[0] > min(told) + 5_000_000
     found = learner.round(RoundRequest("er", 60, (told[0] + min(told)) // 2, blocks=len(cuts), epochs=1))
     assert found.blocks < found.wished_blocks == len(cuts)

@@ -31,7 +31,8 @@ from edgecl.profiling import sandbox  # noqa: E402
 MOST = 1.5
 ROUND = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import RoundRequest\n"
          "from edgecl.errors import EdgeclError\n"
-         "try:\n    found = Learner.open(sys.argv[1]).round(RoundRequest('er', float(sys.argv[2]), 600_000_000, epochs=1000))\n"
+         "try:\n    request = RoundRequest('er', float(sys.argv[2]), 600_000_000, epochs=1000)\n"
+         "    found = Learner.open(sys.argv[1]).round(request)\n"
          "    print(f'{found.steps} steps, accepted: {found.accepted}')\n"
          "except EdgeclError as error:\n    print(error)\n")
 

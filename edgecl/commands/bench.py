@@ -6,7 +6,6 @@ import contextlib
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,13 +119,13 @@ def methods(options: argparse.Namespace) -> None:
             raise BadInput("`edgecl methods show` names no method", f"give one of {', '.join(method_names())}")
         method = read_method(options.name)
         if options.json:
-            print_json(asdict(method))
+            print_json(method.as_json())
         else:
             print(method_file(options.name).read_text("utf-8").rstrip())
         return
     every = [read_method(name) for name in method_names()]
     if options.json:
-        print_json([asdict(method) for method in every])
+        print_json([method.as_json() for method in every])
         return
     print(f"{len(every)} methods; `edgecl methods show NAME` prints one with its numbers and sources\n")
     print(aligned(["method", "parts, paper"], [[method.name, "\n".join([

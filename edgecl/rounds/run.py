@@ -21,7 +21,7 @@ from edgecl.rounds.board import read
 from edgecl.rounds.candidate import Candidate, clear_killed, decoded, take_in, workshop_prefix
 from edgecl.rounds.job import PROBES, Job, Stored
 from edgecl.rounds.limits import Limits, Need, may_run
-from edgecl.rounds.method import read_method
+from edgecl.rounds.method import method_names, read_method
 from edgecl.statistics.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -32,15 +32,12 @@ if TYPE_CHECKING:
     from edgecl.learning.repository import Repository
 
 FIRST, LATER = "first-session", "er"    # the default method of the first round, and of later ones
+WITHOUT_SAMPLES = "statistics"          # that of a state that keeps statistics only
 SECONDS, MEMORY = 60.0, 400 * 10**6
 GATE = 1.5                              # seconds of a round that are left for the gate
 ADAPTERS = 8                            # behind a backbone, one a round: each takes time with every answer
 LEAST = 2                               # classes, and as many samples of each
 ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
-
-
-FROM_STATISTICS = {"gaussians": "statistics", "translated": "fetril"}   # memory -> method: all that needs no sample
-BENCH_ONLY = {"generator": "a generator of its own", "fearnet": "two memories and a gate"}     # by the memory
 
 
 @dataclass(frozen=True)
@@ -116,26 +113,26 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
 
 
 def _method(repository: Repository, request: RoundRequest) -> str:
+    """The method of a round, a .toml file by its absolute path. Raises BadInput if the state can't serve it or has no
+    use for it."""
     tuned, kept = repository.store.tuned(), repository.settings.memory == "exemplars"
-    name = request.method or (FROM_STATISTICS["gaussians"] if not kept else FIRST if tuned is None else LATER)
+    name = request.method or (WITHOUT_SAMPLES if not kept else FIRST if tuned is None else LATER)
     method = read_method(name)
-    if method.plastic:
-        raise BadInput(f"{method.name} answers from a sub-network a task, and a state serves one network with one head",
-                       f"give --method {LATER}, or measure and export it with `edgecl bench`")
+    for _, row in method.rows():
+        if row.bench_only:
+            raise BadInput(f"{method.name} answers with {row.bench_only}, which a state can't keep or serve",
+                           f"give --method {LATER if kept else WITHOUT_SAMPLES}, or judge and export it with "
+                           "`edgecl bench`")
     if method.tuned == "none":
         raise BadInput(f"{method.name} tunes no backbone",
                        f"`edgecl learn` does that already; take a method that tunes, such as {FIRST}")
     if method.tuned == "first" and tuned is not None:
         raise BadInput(f"{method.name} tunes in the first round only, and generation {tuned} was one",
                        f"give --method {LATER}, or roll back to before it")
-    memory = method.parts["memory"][0]
-    if not kept and memory not in FROM_STATISTICS:
+    if not kept and not method.memory.from_statistics:
+        able = [each for each in method_names() if read_method(each).memory.from_statistics]
         raise BadInput(f"{method.name} learns from stored samples, and this state keeps statistics only",
-                       f"give --method {' or '.join(FROM_STATISTICS.values())}, or create a state with --memory-kind "
-                       "exemplars")
-    if memory in BENCH_ONLY:
-        raise BadInput(f"{method.name} answers with {BENCH_ONLY[memory]}, which a state can't keep or serve",
-                       "judge it with `edgecl bench`, or give --method statistics, which keeps no sample either")
+                       f"give --method {' or '.join(able)}, or create a state with --memory-kind exemplars")
     return name if not name.endswith(".toml") else os.path.abspath(name)
 
 

@@ -22,6 +22,7 @@ from edgecl.evaluation import metrics
 from edgecl.evaluation.bench import BenchJob, Tell, prepare
 from edgecl.evaluation.scenarios import ONLINE_BATCH, ScenarioStep, seen_classes
 from edgecl.samples import kind_of
+from edgecl.training.bench.options import RunOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,10 +73,11 @@ def serve(session: Callable[[], Callable[..., Learns]]) -> int:
 
 def session_settings(job: BenchJob, split: Split) -> dict[str, Any]:
     """The arguments of `MethodRun` for a job."""
-    batch = job.batch or (ONLINE_BATCH if job.scenario == "online" else 32)
+    options = RunOptions(job.epochs, job.batch or (ONLINE_BATCH if job.scenario == "online" else 32), job.rate,
+                         blocks=job.blocks)
     return {"method": job.method, "network": job.backbone or BACKBONES[kind_of(split.x_train)],
             "input_shape": split.x_train.shape[1:], "dtype": split.x_train.dtype.name, "memory": job.memory,
-            "seed": job.seed, "epochs": job.epochs, "batch": batch, "rate": job.rate, "blocks": job.blocks}
+            "seed": job.seed, "options": options}
 
 
 def judge(session: Learns, job: BenchJob, rounds: list[tuple[NDArray[Any], NDArray[np.int64]]], split: Split,

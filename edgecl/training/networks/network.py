@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BadInput
+from edgecl.rounds.parts import WHERE
+from edgecl.training.own_code import imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,32 +241,51 @@ def _initialise(layer: nn.Module) -> None:
 
 
 def _unbind(network: Network) -> None:
-    """Leave out the last ReLU, so that features may be negative."""
+    """Leave out the last ReLU, so that features may be negative; one inside a user's own layers stays."""
     if isinstance(network.neck, nn.Sequential) and isinstance(network.neck[-1], nn.ReLU):
         network.neck = network.neck[:-1]
-    else:
-        last = [part for part in network.body.modules() if isinstance(part, Residual)][-1]
-        last.out = nn.Identity()
+    elif last := [part for part in network.body.modules() if isinstance(part, Residual)]:
+        last[-1].out = nn.Identity()
 
 
 def build(name: str, shape: tuple[int, ...], dtype: str, head: Callable[[int], Head], seed: int) -> Network:
     """A network for inputs of that shape, without outputs yet; the seed gives its weights.
 
-    Raises BadInput for a name that is not known or an input that it can't take.
+    name: of `NETWORKS`, or `package.module:function` of the user's own: shape of a sample -> (body, neck), see
+    `Network`. Raises BadInput for an unknown name or an input that it can't take.
     """
-    if name not in NETWORKS:
-        raise BadInput(f"there is no network {name!r}", f"give one of {', '.join(NETWORKS)}")
-    axes, make = NETWORKS[name]
+    axes, make = NETWORKS[name] if name in NETWORKS else (0, own_network(name))
     if axes and (len(shape), dtype) != (axes, "uint8" if axes == 3 else "float32"):
         kinds = {3: "uint8 images [height, width, channels]", 2: "float32 windows [time, channels]"}
         raise BadInput(f"{name} can't take samples of {dtype} {list(shape)}", f"give {kinds[axes]}, or use mlp")
+    image = axes == 3 or (name not in NETWORKS and (len(shape), dtype) == (3, "uint8"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body, neck = (part.apply(_initialise) for part in make(shape))
         sample = torch.zeros(2, *shape, dtype=getattr(torch, dtype))
         flat = outputs(body.eval(), sample)
-        mirror = 2 if axes == 3 else None
-        network = Network(body, neck, head(outputs(neck, flat).shape[1]), flat.shape[1], mirror).eval()
+        features = outputs(neck.eval(), flat)
+        if flat.dim() != 2 or features.dim() != 2 or features.dtype != torch.float32:
+            raise BadInput(f"{name} makes {list(flat.shape)}, then {list(features.shape)} of 2 samples",
+                           "make a body that gives vectors [n, D], and a neck that gives float32 features [n, d]")
+        network = Network(body, neck, head(features.shape[1]), flat.shape[1], 2 if image else None).eval()
         if network.head.signed:
             _unbind(network)
-    return network.to(memory_format=torch.channels_last) if axes == 3 else network
+    return network.to(memory_format=torch.channels_last) if image else network
+
+
+def own_network(where: str) -> Callable[[tuple[int, ...]], tuple[nn.Module, nn.Module]]:
+    """The user's own function that makes a body and a neck. Raises BadInput if there is none."""
+    if not WHERE.fullmatch(where):
+        raise BadInput(f"there is no network {where!r}",
+                       f"give one of {', '.join(NETWORKS)}, or package.module:function of your own")
+    make = imported(where)
+
+    def made(shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+        found = make(shape) if callable(make) else None
+        if not isinstance(found, tuple) or len(found) != 2 or not all(isinstance(part, nn.Module) for part in found):
+            raise BadInput(f"{where} gives {type(found).__name__}, not two modules",
+                           "give a function: shape of a sample -> (body, neck)")
+        return found
+
+    return made

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edgecl.errors import BudgetError, EdgeclError
 from edgecl.rounds.job import Job, Stored, answer
 from edgecl.rounds.method import read_method
+from edgecl.rounds.process import end_with_parent
 from edgecl.training.worker import forecast, limits
 from edgecl.training.worker.limits import Stop
 
@@ -73,8 +74,8 @@ def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
     cuts = anatomy.cuts() if job.codec else [anatomy.cut_at(ADAPTER_INPUT)]
     able = cuts[cuts.index(anatomy.cut(job.blocks)):] if job.codec else cuts
     inputs = (folder / "samples.npz").stat().st_size
-    rounds = rounds_before(folder)
-    least = [max(forecast.memory(anatomy, cut, len(content), method, samples, job.batch, rounds),
+    size = forecast.RoundSize(samples, job.batch, rounds_before(folder), job.known)
+    least = [max(forecast.memory(anatomy, cut, len(content), method, size),
                  forecast.trunk_memory(len(content), inputs)) for cut in able]
     for place, cut in enumerate(able):
         if least[place] <= job.memory:
@@ -102,7 +103,7 @@ def prepare_activations(folder: Path, job: Job, cut: Cut, stop: Stop) -> None:
     if child == 0:
         status = FAILED
         try:
-            limits.end_with_parent()
+            end_with_parent()
             from edgecl.training.worker.trunk import run
 
             run(folder, job, cut, stop.left)
