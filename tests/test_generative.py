@@ -259,7 +259,7 @@ def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
     from edgecl.rounds.run import RoundRequest
 
     with pytest.raises(BadInput, match="edgecl bench"):
-        taught(tmp_path, conv_backbone(), 4).round(RoundRequest(name, 60))
+        taught(tmp_path, conv_backbone(), 4).round(RoundRequest(name, 600))
     assert read_method(name).paper
 
 
@@ -272,7 +272,7 @@ def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
 
     learner = taught(tmp_path, conv_backbone(), 12)
     for classes in (4, 5):
-        assert learner.round(RoundRequest("statistics", 60, epochs=1)).steps
+        assert learner.round(RoundRequest("statistics", 600, epochs=1)).steps
         with np.load(BytesIO(learner.store.parts()), allow_pickle=False) as kept:
             assert kept["memory/mean"].shape == (classes, 32)
             assert kept["memory/columns"].tolist() == list(range(classes))
