@@ -170,8 +170,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=1, metavar="N", help="a step (default 1)")
     add("--batch", type=int, metavar="N", help="samples (default 32, online 10)")
     add("--rate", type=float, metavar="R", help="learning rate (default: the method's)")
-    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, or a pretrained image backbone whose "
-        "last blocks are tuned (default: by the data)")
+    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, package.module:function of your own, "
+        "or a pretrained image backbone whose last blocks are tuned (default: by the data)")
     add("--blocks", type=int, metavar="N", help="of a pretrained backbone to tune (default: those of the last map)")
     add("--seeds", default="0,1,2", metavar="0,1,2", help="one run each (default 0,1,2)")
     add("--multi-head", action="store_true", help="also the accuracy with the step known")

@@ -120,10 +120,12 @@ def test_what_a_method_keeps_and_how_many_samples_there_are_counts_in_its_memory
     assert told("rwalk", 5000) > told("si", 5000) > told("mas", 5000) == told("ewc", 5000) > told("finetune", 5000)
     by_rounds = [forecast.memory(anatomy, cut, len(model), read_method("gem"), RoundSize(5000, 32, rounds))
                  for rounds in (1, 2, 3)]
-    assert by_rounds[2] - by_rounds[1] == pytest.approx(4 * cut.weights / limits.SLACK, abs=2)    # a gradient each
+    gradient = 4 * cut.weights / limits.PLANNED_SHARE       # one for each round
+    assert by_rounds[2] - by_rounds[1] == pytest.approx(gradient, abs=2)
     kept = 2 * 3 * 32 * 32      # float16
     for name, copies in (("first-session", 1), ("er", 2), ("joint", 3), ("icarl", 4)):
-        assert told(name, 9000) - told(name, 5000) == pytest.approx(copies * 4000 * kept / limits.SLACK, rel=1e-6)
+        more = told(name, 9000) - told(name, 5000)
+        assert more == pytest.approx(copies * 4000 * kept / limits.PLANNED_SHARE, rel=1e-6)
 
 
 def test_the_work_after_the_last_step_is_counted():

@@ -21,12 +21,12 @@ Result = dict[str, Any]
 COLUMNS = ["method", "average", "final", "forgotten", "kept", "new/s", "peak"]
 LEGEND = ("average: mean over steps of the accuracy on all classes so far; final: after the\n"
           "last step; forgotten: best earlier accuracy less the final one; kept: the most\n"
-          "bytes between steps besides the network; new/s: new samples a second of training;\n"
+          "bytes between steps besides the network; new/s: new samples per second of training;\n"
           "peak: resident memory of the whole process.")
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Run each method and seed, show the table; 1 where one of them failed."""
+    """Run each method and seed, show the table; 1 if one of them failed."""
     jobs = jobs_of(options)
     _check_out(options.out)
     from edgecl.evaluation import bench as bench_module
@@ -48,7 +48,7 @@ def bench(options: argparse.Namespace) -> int:
         with _progress(jobs) as watch:
             bench_module.run(jobs, options.out, done, failed, watch)
     except KeyboardInterrupt:
-        kept = f"; the same command goes on after the {len(results)} that {options.out} holds" if options.out else ""
+        kept = f"; the same command continues after the {len(results)} in {options.out}" if options.out else ""
         print(f"edgecl: interrupted{kept}", file=sys.stderr)
         return 130
     if results and not options.json:
@@ -62,7 +62,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def jobs_of(options: argparse.Namespace) -> list[BenchJob]:
-    """One job for each method and seed. Raises BadInput for names and numbers that can't be."""
+    """One job for each method and seed. Raises BadInput for invalid names and numbers."""
     from edgecl.evaluation.bench import BenchJob
 
     try:
@@ -71,7 +71,7 @@ def jobs_of(options: argparse.Namespace) -> list[BenchJob]:
         raise BadInput(f"--seeds {options.seeds!r}", "give whole numbers such as 0,1,2") from error
     methods = [part.strip() for part in options.method.split(",") if part.strip()]
     if not methods:
-        raise BadInput("--method names none", "give one or more, such as er,icarl; `edgecl methods` lists them")
+        raise BadInput("--method names no method", "give one or more, such as er,icarl; `edgecl methods` lists them")
     return [BenchJob(method, options.data, options.scenario, options.steps, parse_size(options.memory), seed,
                      options.epochs, options.batch, options.rate, options.backbone, options.multi_head,
                      options.order, options.per_class, options.blocks)
@@ -82,14 +82,14 @@ def _check_out(out: Path | None) -> None:
     if out is None:
         return
     if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out} is no folder", "name a folder, or one that is not there yet")
+        raise BadInput(f"--out {out} is not a folder", "name a folder; it need not exist yet")
     if find_spec("matplotlib") is None:
         raise BadInput("plots need matplotlib", "pip install 'edgecl[report]'")
 
 
 @contextlib.contextmanager
 def _progress(jobs: Sequence[BenchJob]) -> Iterator[Any]:
-    """What to call with each step of a running job: a bar on stderr where that is a terminal."""
+    """What to call with each step of a running job: a bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda job, step: None
         return
@@ -165,7 +165,7 @@ def title(job: BenchJob, results: Sequence[Result]) -> str:
 
 
 def _cell(results: Sequence[Result], name: str, form: str = "{:.3f}", between: str = "\n") -> str:
-    """The median, and under it the range where there is one."""
+    """The median, and below it the range if the values differ."""
     from edgecl.evaluation.metrics import spread
 
     middle, least, most = (form.format(value) for value in spread([result[name] for result in results]))
@@ -173,7 +173,7 @@ def _cell(results: Sequence[Result], name: str, form: str = "{:.3f}", between: s
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], right: bool = False) -> str:
-    """A table as text; a cell may have several lines; right: where columns after the first are aligned."""
+    """A table as text; a cell may have several lines; right: align columns after the first to the right."""
     lines = [list(columns), ["-" * len(column) for column in columns]]
     for row in rows:
         cells = [cell.split("\n") for cell in row]

@@ -30,7 +30,7 @@ class MethodRun:
     """One learner through the steps of a scenario.
 
     method: a name or a .toml file; network: see `edgecl.training.networks.network`, or a pretrained image backbone, of
-    which the last `options.blocks` are tuned: what is kept of a sample then is its activation below them; input_shape
+    which the last `options.blocks` are tuned, and of a sample its activation below them is kept; input_shape
     and dtype: of one sample, "uint8" images [h, w, c], or "float32" windows [time, channels] or vectors [d]; memory:
     bytes for exemplars. Raises BadInput for unknown or invalid arguments, BudgetError if the memory can't hold an
     exemplar.
@@ -73,7 +73,7 @@ class MethodRun:
         """One round on samples of one step: x [n, ...], class numbers int64 [n].
 
         progress: called after each step with the samples done, replayed ones included, and the loss. Raises BadInput
-        for samples of another shape or dtype, BudgetError where the memory can't hold an exemplar of each class.
+        for samples of another shape or dtype, BudgetError if the memory can't hold an exemplar of each class.
         """
         samples, y = self._samples(x), np.asarray(y)
         if y.dtype.kind not in "iu" or y.shape != (len(samples),) or not len(y):
@@ -112,7 +112,7 @@ class MethodRun:
         return sum(part.nbytes for _, part in self._owners())
 
     def state(self) -> dict[str, np.ndarray]:
-        """All of it, as arrays without objects; what was changed later does not change them."""
+        """All of it, as arrays without objects; later changes do not affect them."""
         arrays = {"method": np.array(self.method.name), "classes": np.array(self.classes, np.int64),
                   "rounds": np.array([self.seed, self.rounds], np.int64)}
         for owner, values in self._owners():

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from edgecl.training.networks.heads import AffineMap, Head
 
-BLOCK = 64    # samples that are run at a time where nothing is trained: 256 take 16 MB more and 6 % less time
+EVALUATION_BLOCK = 64    # samples per forward pass outside training: 256 take 16 MB more and 6 % less time
 
 
 class Served(nn.Module):
-    """What serves: an input -> (features, logits)."""
+    """Serves: an input -> (features, logits)."""
 
     def affine(self) -> AffineMap | None:
         """See `heads.Softmax.affine`."""
@@ -37,10 +37,10 @@ class Network(Served):
     frozen trunk [n, c, h, w] -> features and logits.
 
     body: scaling and all layers up to one flat vector, the map [n, D]; neck: map -> features [n, d]; mirror: the axis
-    of samples that turns left into right, or None; block: samples that are run at a time where nothing is trained.
+    of samples that turns left into right, or None; block: samples per forward pass outside training.
     """
 
-    block = BLOCK
+    block = EVALUATION_BLOCK
     start = 0       # layers below it, see `above`
 
     def __init__(self, body: nn.Module, neck: nn.Module, head: Head, map_size: int, mirror: int | None = None) -> None:
@@ -93,16 +93,16 @@ class Network(Served):
         return self.above(place).features(x)
 
     def paces(self, head: float = 1.0, place: int = 0, lower: float = 1.0) -> list[Tensor | float]:
-        """What each parameter's gradient is multiplied with before a step. head: that of the head; lower: that of the
+        """The factor of each parameter's gradient before a step. head: that of the head; lower: that of the
         first `place` layers."""
-        known: dict[str, Tensor] = getattr(self.body, "paces", dict)()      # of a `training.graph.Graph`
+        known: dict[str, Tensor] = getattr(self.body, "paces", dict)()      # of a `from_onnx.OnnxModule`
         slow = tuple(f"{name}." for name, _ in self.layers()[:max(place - self.start, 0)])
         return [head if name.startswith("head.") else
                 known.get(name.removeprefix("body."), 1.0) * (lower if name.startswith(slow) else 1.0)
                 for name, _ in self.named_parameters()]
 
     def restart(self, generator: np.random.Generator) -> None:
-        """Draw all weights anew, in place; those of a graph stay, since they were pretrained."""
+        """Draw all weights again, in place; those of a graph stay, since they were pretrained."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
             if not hasattr(self.body, "paces"):
@@ -123,7 +123,7 @@ class Network(Served):
         return features, self.head(features)
 
 
-def outputs(module: Callable[[Tensor], Tensor], x: Tensor, block: int = BLOCK) -> Tensor:
+def outputs(module: Callable[[Tensor], Tensor], x: Tensor, block: int = EVALUATION_BLOCK) -> Tensor:
     """What a module or one of its methods answers for x [n, ...], without gradients, a block at a time."""
     with torch.inference_mode():
         found = torch.cat([module(x[start:start + block]).cpu() for start in range(0, max(len(x), 1), block)])

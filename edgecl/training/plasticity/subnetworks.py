@@ -36,7 +36,7 @@ class Task:
 
 
 class Columns(nn.Module):
-    """A head of which only some outputs answer and learn. It tells `told` of every step that it computes a loss of."""
+    """A head of which only some outputs answer and learn. `told` are called with each step whose loss it computes."""
 
     needs_old = False
 
@@ -60,7 +60,7 @@ class Columns(nn.Module):
         return logits
 
     def loss(self, step: Step) -> Tensor:
-        """The head's own, and what those add that are told."""
+        """The head's own, and what the `told` add."""
         loss = self.head.loss(step)
         for listener in self.told:
             if (more := listener(step)) is not None:
@@ -69,7 +69,7 @@ class Columns(nn.Module):
 
 
 class ServedSubnetworks(nn.Module):
-    """All sub-networks and the rule in one graph. Units of no use are gone, by `compact`."""
+    """All sub-networks and the rule in one graph. With `compact`, unused units are cut out."""
 
     def __init__(self, nets: Sequence[Network], tasks: Sequence[Task], rule: TaskRule, compact: bool) -> None:
         super().__init__()

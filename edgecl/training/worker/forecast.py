@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecl.training.worker.limits import SLACK
+from edgecl.training.worker.limits import PLANNED_SHARE
 
 if TYPE_CHECKING:
     from edgecl.backbones.cut import Anatomy, Cut
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 # Measured with torch 2.13 for processors and ONNX Runtime 1.32; tools/check_rounds.py shows whether they hold.
 TORCH = 284 * 10**6     # resident with torch, numpy and onnx after a few steps of a small network
-CODE = 14 * 10**6       # of it what the first steps load
+CODE = 14 * 10**6       # the part of it that the first steps load
 RUNTIME = 75 * 10**6    # resident with ONNX Runtime
 SESSION = 5             # times the backbone's file: read, cut, written out, loaded, and packed for the processor
 WRITING = 4             # times the backbone's file: read, copied with other weights, and written out
 FLOAT = 4               # bytes
 STEPPING = 4            # times the learned weights: they, their speed, their gradient, and that at its own pace
 BATCH = 2               # times the activations of a step: drawn, and turned round
-TURNING = 2             # times them beside, before a pass
+TURNING = 2             # times them again, before a pass
 PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
 
 
@@ -46,8 +46,8 @@ def weight_copies(method: Method, rounds: int) -> int:
 
 
 def old_networks(method: Method) -> int:
-    """Copies of the network as it was before the round: what is replayed asks them for the old outputs. The first one
-    lives on while a later phase has its own."""
+    """Copies of the network as it was before the round: it answers for replayed samples. The first copy lives on while
+    a later phase has its own."""
     rows = [row for _, row in method.rows()]
     if not (any(row.old for row in rows) and any(row.replays for row in rows)):
         return 0
@@ -83,12 +83,12 @@ def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, size: RoundSiz
     one = step(cut, size.batch, PASS * (weights + FLOAT * anatomy.live(cut)))
     training = weights + beside_a_pass(cut, anatomy.info.dimension, method, size) + one
     writing = (2 + weight_copies(method, 0)) * weights + WRITING * file
-    return int((TORCH + kept + max(training, writing)) / SLACK)
+    return int((TORCH + kept + max(training, writing)) / PLANNED_SHARE)
 
 
 def trunk_memory(file: int, inputs: int) -> int:
     """The least memory in bytes that will do below it. inputs: bytes of all samples."""
-    return int((RUNTIME + SESSION * file + 2 * inputs) / SLACK)
+    return int((RUNTIME + SESSION * file + 2 * inputs) / PLANNED_SHARE)
 
 
 def files(size: int) -> float:

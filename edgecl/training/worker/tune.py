@@ -153,10 +153,10 @@ def fit(network: Network, x: torch.Tensor, task: Task, fresh: int, rounds: int) 
     needed = (limits.status("VmRSS")[0] + forecast.CODE + forecast.step(task.cut, job.batch, one)
               + forecast.beside_a_pass(task.cut, network.head.weight.shape[-1], task.method, size))
     if needed > job.memory:
-        least = math.ceil(needed / limits.SLACK)
+        least = math.ceil(needed / limits.PLANNED_SHARE)
         raise BudgetError(f"a round here takes {least} bytes of memory at least, {job.memory} are allowed",
                           f"give --memory {least} or more")
-    network.block = int(min(max(limits.SLACK * job.memory - needed, 0) / each + 1, 2 * job.batch))
+    network.block = int(min(max(limits.PLANNED_SHARE * job.memory - needed, 0) / each + 1, 2 * job.batch))
     shared = max(taken / max(worked, 1e-3), 1.0)    # with other programs
     clock = Deadline(stop.left, forecast.closing(task.method, len(x), fresh), shared * forecast.files(task.file_bytes),
                      taken / len(few), 2 * job.batch)
