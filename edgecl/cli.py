@@ -181,8 +181,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=1, metavar="N", help="epochs per step (default 1)")
     add("--batch", type=int, metavar="N", help="samples per batch (default 32; online: 10)")
     add("--rate", type=float, metavar="R", help="learning rate (default: the method's)")
-    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, or a pretrained image backbone whose "
-        "last blocks are tuned (default: by the data)")
+    add("--backbone", metavar="NAME|FILE.onnx", help="mlp, cnn, resnet32, tcn, package.module:function of your own, "
+        "or a pretrained image backbone whose last blocks are tuned (default: by the data)")
     add("--blocks", type=int, metavar="N",
         help="tune the last N blocks of a pretrained backbone (default: those of the last feature map)")
     add("--seeds", default="0,1,2", metavar="0,1,2", help="one run per seed (default 0,1,2)")

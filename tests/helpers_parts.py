@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgecl.rounds.method import method_names, read_method
+from edgecl.rounds.parts import PARTS
 from edgecl.training.batch import Batch
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.networks.network import Network
@@ -12,6 +14,20 @@ from edgecl.training.step import Step
 
 NOTHING = Batch(torch.empty(0, 6), torch.empty(0, dtype=torch.int64))
 SIZE = 6 * 4
+
+
+BY_TYPE = {int: 3, float: 0.5, bool: True}     # for parts that no method uses
+MOST_STEPS = 10     # and samples, numbers of a projection, ...: small enough for a test
+
+
+def example_numbers(kind, name):
+    """Numbers that a part takes: those of a method that comes with edgecl, counts cut short, or some of their type."""
+    numbers = PARTS[kind][name].numbers
+    methods = [method for method in map(read_method, method_names()) if name in method.parts[kind]]
+    values = methods[0].numbers if methods else {}
+    values = {number: values.get(number, type_[0] if isinstance(type_, tuple) else BY_TYPE[type_])
+              for number, type_ in numbers.items()}
+    return {number: min(value, MOST_STEPS) if numbers[number] is int else value for number, value in values.items()}
 
 
 def rng(seed=0):

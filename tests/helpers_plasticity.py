@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from edgecl.evaluation.datasets import digits
+from edgecl.training.bench.options import RunOptions
 from edgecl.training.bench.session import MethodRun
 from edgecl.training.networks.network import outputs
 
@@ -34,7 +35,7 @@ def everything():
 
 
 def session(method, seed=0, room=SPACE, network="mlp", **more):
-    return MethodRun(method, network, *SHAPES[network], room, seed, **more)
+    return MethodRun(method, network, *SHAPES[network], room, seed, RunOptions(**more))
 
 
 def give(learner, kind, room, *numbers, **named):

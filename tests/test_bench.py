@@ -16,6 +16,7 @@ from edgecl.evaluation.bench import RESULT_FIELDS, BenchJob
 from edgecl.evaluation.datasets import load
 from edgecl.rounds.method import method_names
 from edgecl.training.bench.one_seed import judge, session_settings
+from edgecl.training.bench.options import RunOptions
 
 # Nearest mean; its memory and its seed decide how it fails.
 FAKE = '''
@@ -25,7 +26,7 @@ from edgecl.errors import BudgetError
 from edgecl.training.bench.one_seed import serve
 
 class Session:
-    def __init__(self, method, network, input_shape, dtype, memory, seed, epochs, batch, rate, blocks):
+    def __init__(self, method, network, input_shape, dtype, memory, seed, options):
         if memory < 1000:
             raise BudgetError(f"{memory} bytes are too few", "give --memory 1KB or more")
         self.means, self.nbytes, self.seed, self.memory = {}, 0, seed, memory
@@ -132,9 +133,9 @@ def test_a_finished_run_is_not_run_again(run, fake, tmp_path):  # noqa: F811
 
 
 def test_the_file_of_a_method_or_of_data_decides_too(tmp_path):
-    (tmp_path / "m.toml").write_text("a = 1")
+    (tmp_path / "m.toml").write_text('paper = "x"\nrate = 1')
     before = BenchJob(str(tmp_path / "m.toml"), "digits").key()
-    (tmp_path / "m.toml").write_text("a = 2")
+    (tmp_path / "m.toml").write_text('paper = "x"\nrate = 2')
     assert BenchJob(str(tmp_path / "m.toml"), "digits").key() != before
 
 
@@ -184,7 +185,7 @@ def test_a_method_that_is_refused_is_named_once_and_nothing_is_written(run, fake
     (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs is 0"),
     (("--rate", "nan"), "--rate is nan"),
     (("--scenario", "online", "--epochs", "2"), "once"), (("--order", "0,1"), "class order"),
-    (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "no folder")])
+    (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "is not a folder")])
 def test_wrong_input(run, fake, tmp_path, more, word):  # noqa: F811
     before = sorted(tmp_path.iterdir())
     refused(run(*arguments(*more)), word)
@@ -209,8 +210,8 @@ def test_order_and_per_class(fake):
 def test_the_session_gets_what_was_asked_for():
     job = BenchJob("er", "digits", "online", memory=5, rate=0.1, seed=4)
     assert session_settings(job, load("digits")) == {
-        "method": "er", "network": "mlp", "input_shape": (64,), "dtype": "float32", "memory": 5, "seed": 4, "epochs": 1,
-        "batch": 10, "rate": 0.1, "blocks": None}
+        "method": "er", "network": "mlp", "input_shape": (64,), "dtype": "float32", "memory": 5, "seed": 4,
+        "options": RunOptions(1, 10, 0.1)}
 
 
 def test_methods(run):  # noqa: F811

@@ -15,6 +15,7 @@ from edgecl.backbones.quantise import quantise_int8, store_fp16
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BackboneError, BadInput
 from edgecl.rounds.method import read_method
+from edgecl.training.bench.options import RunOptions
 from edgecl.training.bench.session import MethodRun
 from edgecl.training.networks.export_vision import SIZE, FeatureExtractor, export
 from edgecl.training.networks.from_onnx import WEIGHT, OnnxModule
@@ -169,7 +170,8 @@ def test_a_session_keeps_activations_of_a_pretrained_backbone_and_exports_all_of
     from edgecl.backbones.onnx_runtime import onnxruntime
 
     (tmp_path / "net.onnx").write_bytes(convolutions())
-    session = MethodRun("er", str(tmp_path / "net.onnx"), (SIDE, SIDE, 3), "uint8", 100_000, 0, epochs=2, rate=0.003)
+    session = MethodRun("er", str(tmp_path / "net.onnx"), (SIDE, SIDE, 3), "uint8", 100_000, 0,
+                        RunOptions(epochs=2, rate=0.003))
     x, y = images(40), np.arange(40) % 2
     x[y == 1] //= 3
     below = session.trunk.session.run(None, {"image": x[:1]})[0]

@@ -14,7 +14,7 @@ from edgecl.backbones.adapters import with_adapter
 from edgecl.backbones.graph import GraphBuilder, finish_backbone, set_metadata
 from edgecl.backbones.session import METADATA_KEY, Backbone
 from edgecl.learning.knowledge import Judgement
-from edgecl.rounds.gate import ADDED, BOUNDS, Bounds, check_accuracy, check_file
+from edgecl.rounds.gate import BOUNDS, LARGER_BY, Bounds, check_accuracy, check_file
 
 SERVING, GOOD = linear(matrix(0)), linear(matrix(1))
 EXPECTED = Backbone(GOOD).features(PROBE)
@@ -45,7 +45,7 @@ def told(model, text):
 def large():
     """A small graph in a file past what is allowed."""
     g = GraphBuilder()
-    g.weight("unused", np.zeros(ADDED // 4, np.float32))
+    g.weight("unused", np.zeros(LARGER_BY // 4, np.float32))
     g.node("MatMul", ["input", g.weight("matrix", matrix(1))], "features")
     ends = ("float32", ["n", DIMENSION])
     return finish_backbone(g.model("linear", {"input": ends}, {"features": ends}), "identity", "feature", [DIMENSION],

@@ -2,20 +2,37 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
+from edgecl.evaluation.bench import method_file
 from edgecl.evaluation.datasets import digits
-from edgecl.rounds.method import FOLDER, KEYS, PARTS, method_names, read_method
+from edgecl.rounds.method import FOLDER, KEYS, method_names, read_method
+from edgecl.rounds.parts import PARTS
+from edgecl.training.bench.options import RunOptions
 from edgecl.training.bench.session import MethodRun
 
 METHODS = method_names()
 ROOM = 12 * (64 * 4 + 16)       # twelve digits or fewer
 SPACE = 500_000                 # for masks, own tensors and growth
+
+
+SMALL = tempfile.TemporaryDirectory()
+
+
+@cache
+def small(method):
+    """The file of a method for these tests: counts of 500 and more, such as the steps of a generator, are 20."""
+    path = Path(SMALL.name, Path(method).name).with_suffix(".toml")
+    text = method_file(str(method)).read_text("utf-8")
+    path.write_text(re.sub(r"^(\w+) = ([5-9]\d\d|\d{4,})\b", r"\1 = 20", text, flags=re.MULTILINE), "utf-8")
+    return path
 
 
 @cache
@@ -39,7 +56,7 @@ def room(method):
 
 
 def session(method, seed=0, **more):
-    return MethodRun(method, "mlp", (64,), "float32", room(method), seed, **{"rate": 0.05, **more})
+    return MethodRun(small(method), "mlp", (64,), "float32", room(method), seed, RunOptions(**{"rate": 0.05, **more}))
 
 
 @cache

@@ -9,7 +9,8 @@ from helpers_plasticity import SHAPES, answers, everything, made_up, rng, sessio
 from edgecl.backbones.onnx_runtime import onnxruntime
 from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.report import tasks_and_units
-from edgecl.rounds.method import FOLDER, PARTS, method_names, read_method
+from edgecl.rounds.method import FOLDER, method_names, read_method
+from edgecl.rounds.parts import PARTS
 from edgecl.training.networks.heads import Softmax
 from edgecl.training.networks.network import build
 from edgecl.training.plasticity.masks import bits_for, pack, unpack, weight_names

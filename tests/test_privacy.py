@@ -229,7 +229,7 @@ def test_methods_that_need_samples_are_refused_with_the_cure(method, tmp_path):
     learner = create(tmp_path / "state", memory="statistics")
     for name in ("ant", "wasp"):
         learner.learn(vectors(name, 10), name)
-    with pytest.raises(BadInput, match="keeps statistics only; give --method statistics or fetril"):
+    with pytest.raises(BadInput, match="keeps statistics only; give --method fetril or statistics"):
         learner.round(RoundRequest(method, 600))
 
 

@@ -17,6 +17,7 @@ from edgecl.rounds.method import FOLDER
 from edgecl.training.balance.base import Balance, Chain
 from edgecl.training.balance.corrections import FineTuning
 from edgecl.training.batch import Batch
+from edgecl.training.bench.options import RunOptions
 from edgecl.training.bench.session import MethodRun
 from edgecl.training.constraints.base import Constraint
 from edgecl.training.loop import Parts, learning_round
@@ -278,7 +279,8 @@ def test_a_seed_gives_the_weights_and_leaves_torch_alone(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_export_gives_the_same_numbers(name):
     shape, dtype = SHAPES[name]
-    learner, x, y = MethodRun("er", name, shape, dtype, 50_000, 0, batch=8), samples(name, 24), np.arange(24) % 3
+    learner = MethodRun("er", name, shape, dtype, 50_000, 0, RunOptions(batch=8))
+    x, y = samples(name, 24), np.arange(24) % 3
     learner.learn(x, y)
     exported = onnxruntime.InferenceSession(learner.export(), providers=["CPUExecutionProvider"])
     for n in (1, 5, 24):
@@ -334,7 +336,7 @@ def images():
 def score(method, rate=None):
     """Final accuracy on digits, five steps of two classes, 100 exemplars."""
     (x, y), (x_test, y_test) = images()
-    learner = MethodRun(method, "cnn", (16, 16, 1), "uint8", 100 * 256 + 160, 0, epochs=3, rate=rate)
+    learner = MethodRun(method, "cnn", (16, 16, 1), "uint8", 100 * 256 + 160, 0, RunOptions(epochs=3, rate=rate))
     for k in range(5):
         learner.learn(x[y // 2 == k], y[y // 2 == k])
     return float((learner.predict(x_test) == y_test).mean())
@@ -356,7 +358,7 @@ def test_an_importance_holds_the_weights(tmp_path):
     (x, y), _ = images()
     moved = {}
     for method in ("finetune", tmp_path / "ewc.toml"):
-        learner = MethodRun(method, "cnn", (16, 16, 1), "uint8", 0, 0, rate=0.005)
+        learner = MethodRun(method, "cnn", (16, 16, 1), "uint8", 0, 0, RunOptions(rate=0.005))
         learner.learn(x[y < 2], y[y < 2])
         before = torch.cat([p.detach().flatten() for p in learner.network.body.parameters()])
         learner.learn(x[y // 2 == 1], y[y // 2 == 1])
@@ -368,7 +370,7 @@ def test_an_importance_holds_the_weights(tmp_path):
 def test_a_diverging_round_is_refused(tmp_path):
     (x, y), _ = images()
     (tmp_path / "own.toml").write_text('paper = "none"\nrate = 1e5\nmomentum = 0.9\n')
-    learner = MethodRun(tmp_path / "own.toml", "cnn", (16, 16, 1), "uint8", 0, 0, epochs=5)
+    learner = MethodRun(tmp_path / "own.toml", "cnn", (16, 16, 1), "uint8", 0, 0, RunOptions(epochs=5))
     with pytest.raises(BadInput, match=r"the loss is (nan|inf) after .* at a rate of 100000; give a smaller rate"):
         learner.learn(x, y)
 

@@ -14,7 +14,7 @@ from edgecl.training.worker import trunk
 
 def test_the_time_that_is_named_holds_what_was_used_before(tmp_path, monkeypatch):
     """A worker that other programs held up for 200 of its 300 s is not told that 230 would do."""
-    now, n = [0.0], 4 * trunk.BLOCK
+    now, n = [0.0], 4 * trunk.SAMPLES_PER_PASS
 
     def passed(rows):
         now[0] += 30

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from edgecl.evaluation.bench import BenchJob, prepare
-from edgecl.rounds.method import FOLDER, PARTS, method_names, read_method
+from edgecl.rounds.method import FOLDER, method_names, read_method
+from edgecl.rounds.parts import PARTS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/plasticity.md"
 SETTINGS: dict[str, dict[str, Any]] = {     # name -> arguments of bench
@@ -128,12 +129,13 @@ def table(plastic: list[str], results: dict[str, list[dict[str, Any]]], separate
 def exports(methods: list[str]) -> str:
     """A Markdown table of size and latency of each method's exported file, and of one network without tasks."""
     from edgecl.backbones.onnx_runtime import onnxruntime
+    from edgecl.training.bench.options import RunOptions
     from edgecl.training.bench.session import MethodRun
 
     split, steps = prepare(BenchJob("finetune", "digits"))
     sessions, sizes = {}, {}
     for name in ["finetune", *methods]:
-        learner = MethodRun(name, "mlp", split.x_train.shape[1:], "float32", 500_000, 0, epochs=3)
+        learner = MethodRun(name, "mlp", split.x_train.shape[1:], "float32", 500_000, 0, RunOptions(epochs=3))
         for step in steps:
             learner.learn(split.x_train[step.train], split.y_train[step.train])
         model = learner.export()

@@ -153,6 +153,7 @@ def pictures(out: Path) -> None:
     import numpy as np
 
     from edgecl.evaluation.datasets import digits
+    from edgecl.training.bench.options import RunOptions
     from edgecl.training.bench.session import MethodRun
     from edgecl.training.memory.generator import GenerativeReplay
 
@@ -163,7 +164,7 @@ def pictures(out: Path) -> None:
     figure, axes = pyplot.subplots(5, 20, figsize=(10, 2.8))
     with tempfile.TemporaryDirectory() as folder:
         for half, method in enumerate(("dgr", ablated("dgr, generator without replay", Path(folder)))):
-            learner = MethodRun(method, "mlp", (64,), "float32", 32_000, 0, epochs=5)
+            learner = MethodRun(method, "mlp", (64,), "float32", 32_000, 0, RunOptions(epochs=5))
             for step in range(5):
                 rows = np.isin(data.y_train, [2 * step, 2 * step + 1])
                 learner.learn(data.x_train[rows], data.y_train[rows])

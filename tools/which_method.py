@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any
 
 from edgecl.rounds.method import Method, method_names, read_method
-from edgecl.rounds.run import BENCH_ONLY
 from edgecl.settings import format_size
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/which-method.md"
@@ -99,7 +98,7 @@ def needs(method: Method) -> tuple[str, str, str, str]:
     kept = [name for kind in ("memory", "constraint", "plasticity") for name in method.parts[kind]]
     samples = any("exemplars" in part.gives for _, part in method.rows()) or method.parts["memory"][0] in ACTIVATIONS
     asks = f"the task, or its rule ({method.parts['task_rule'][0]})" if method.plastic else "nothing"
-    refused = method.plastic or method.parts["memory"][0] in BENCH_ONLY
+    refused = any(row.bench_only for _, row in method.rows())
     rounds = "no" if refused else {"none": "no", "first": "the first only", "all": "yes"}[method.tuned]
     return ", ".join(name for name in kept if name not in ("none", "nothing")) or "nothing", \
         "yes" if samples else "no", asks, rounds

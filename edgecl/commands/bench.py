@@ -6,7 +6,6 @@ import contextlib
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ Result = dict[str, Any]
 COLUMNS = ["method", "average", "final", "forgotten", "kept", "new/s", "peak"]
 LEGEND = ("average: mean over steps of the accuracy on all classes so far; final: after the\n"
           "last step; forgotten: best earlier accuracy less the final one; kept: the most\n"
-          "bytes between steps besides the network; new/s: new samples a second of training;\n"
+          "bytes between steps besides the network; new/s: new samples per second of training;\n"
           "peak: resident memory of the whole process.")
 
 
@@ -49,7 +48,7 @@ def bench(options: argparse.Namespace) -> int:
         with _progress(jobs) as watch:
             bench_module.run(jobs, options.out, done, failed, watch)
     except KeyboardInterrupt:
-        kept = f"; the same command goes on after the {len(results)} that {options.out} holds" if options.out else ""
+        kept = f"; the same command continues after the {len(results)} in {options.out}" if options.out else ""
         print(f"edgecl: interrupted{kept}", file=sys.stderr)
         return 130
     if results and not options.json:
@@ -63,7 +62,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def jobs_of(options: argparse.Namespace) -> list[BenchJob]:
-    """One job for each method and seed. Raises BadInput for names and numbers that can't be."""
+    """One job for each method and seed. Raises BadInput for invalid names and numbers."""
     from edgecl.evaluation.bench import BenchJob
 
     try:
@@ -72,7 +71,7 @@ def jobs_of(options: argparse.Namespace) -> list[BenchJob]:
         raise BadInput(f"--seeds {options.seeds!r}", "give whole numbers such as 0,1,2") from error
     methods = [part.strip() for part in options.method.split(",") if part.strip()]
     if not methods:
-        raise BadInput("--method names none", "give one or more, such as er,icarl; `edgecl methods` lists them")
+        raise BadInput("--method names no method", "give one or more, such as er,icarl; `edgecl methods` lists them")
     return [BenchJob(method, options.data, options.scenario, options.steps, parse_size(options.memory), seed,
                      options.epochs, options.batch, options.rate, options.backbone, options.multi_head,
                      options.order, options.per_class, options.blocks)
@@ -120,13 +119,13 @@ def methods(options: argparse.Namespace) -> None:
             raise BadInput("`edgecl methods show` names no method", f"give one of {', '.join(method_names())}")
         method = read_method(options.name)
         if options.json:
-            print_json(asdict(method))
+            print_json(method.as_json())
         else:
             print(method_file(options.name).read_text("utf-8").rstrip())
         return
     every = [read_method(name) for name in method_names()]
     if options.json:
-        print_json([asdict(method) for method in every])
+        print_json([method.as_json() for method in every])
         return
     print(f"{len(every)} methods; `edgecl methods show NAME` prints one with its numbers and sources\n")
     print(aligned(["method", "parts, paper"], [[method.name, "\n".join([
@@ -174,7 +173,7 @@ def _cell(results: Sequence[Result], name: str, form: str = "{:.3f}", between: s
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], right: bool = False) -> str:
-    """A table as text; a cell may have several lines; right: where columns after the first are aligned."""
+    """A table as text; a cell may have several lines; right: align columns after the first to the right."""
     lines = [list(columns), ["-" * len(column) for column in columns]]
     for row in rows:
         cells = [cell.split("\n") for cell in row]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgecl.results import RoundResult
 
 
-LOOK = 0.5   # seconds between two looks at a daemon's round
+LOOK_SECONDS = 0.5   # seconds between two polls of a daemon's round
 
 
 def round(options: argparse.Namespace) -> None:
@@ -57,7 +57,7 @@ def served(client: Client, options: argparse.Namespace, given: dict[str, int | N
                **given)
     try:
         while (found := client.ask("round_result"))["running"]:
-            time.sleep(LOOK)
+            time.sleep(LOOK_SECONDS)
     except KeyboardInterrupt:
         raise StateError("the daemon continues the round", "see `edgecl history` for its verdict") from None
     if "error" in found["result"]:
@@ -87,13 +87,13 @@ class RoundBar:
     def __init__(self, memory: int) -> None:
         self._memory, self._bar = memory, None
 
-    def __call__(self, told: dict[str, float]) -> None:
+    def __call__(self, line: dict[str, float]) -> None:
         """A line of the worker's progress."""
         if self._bar is None:
             return
-        self._bar.update(self._bar.task_ids[0], completed=told["share"], description=(
-            f"loss {told['loss']:.3f}  {told['samples_per_second']:.0f} samples/s  {format_size(told['rss'])} of "
-            f"{format_size(self._memory)}"), left=f"{max(told['left'], 0):.0f} s left at most")
+        self._bar.update(self._bar.task_ids[0], completed=line["share"], description=(
+            f"loss {line['loss']:.3f}  {line['samples_per_second']:.0f} samples/s  {format_size(line['rss'])} of "
+            f"{format_size(self._memory)}"), left=f"{max(line['left'], 0):.0f} s left at most")
 
     def __enter__(self) -> RoundBar:
         if sys.stderr.isatty():

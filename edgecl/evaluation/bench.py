@@ -22,6 +22,7 @@ from edgecl.evaluation.datasets import Split, load
 from edgecl.evaluation.scenarios import KINDS, ScenarioStep, build
 from edgecl.files.atomic import write_atomically
 from edgecl.rounds.method import FOLDER, read_method
+from edgecl.rounds.parts import WHERE, source_file
 
 RESULT_FIELDS = ("method", "data", "scenario", "seed", "classes", "steps", "accuracy_matrix", "step_accuracy",
           "average_incremental_accuracy", "final_accuracy", "forgetting", "task_aware_accuracy", "task_aware_matrix",
@@ -71,10 +72,18 @@ class BenchJob:
     def key(self) -> str:
         """A hash of everything that determines the result: these settings, the files they name, and the learning code.
         """
-        code = sorted(path for part in ("training", "evaluation") for path in (PACKAGE / part).glob("*.py"))
-        files = [sha256(path) for path in (method_file(self.method), Path(self.data), *code) if path.is_file()]
+        code = sorted(path for part in ("training", "evaluation") for path in (PACKAGE / part).rglob("*.py"))
+        files = [sha256(path) for path in (method_file(self.method), Path(self.data), *self._own_code(), *code)
+                 if path.is_file()]
         text = json.dumps([asdict(self), files], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _own_code(self) -> list[Path]:
+        """The modules of the user's own that the method and the backbone name; what these import is not looked at."""
+        named = [(where, part.folder) for where, part in read_method(self.method).own.items()]
+        if self.backbone and WHERE.fullmatch(self.backbone):
+            named.append((self.backbone, Path()))
+        return [file for where, folder in named if (file := source_file(where, folder))]
 
 
 def method_file(method: str) -> Path:

@@ -30,7 +30,7 @@ HARMLESS = ("learn", "merge")   # what may happen to a state while a worker runs
 @dataclass(frozen=True)
 class Candidate:
     """What a round has made of a state. begun: the generation that it was made from; model: the backbone's file;
-    features: row id -> float32 [d] by it, {} where it was tuned on pseudo-samples, which are drawn again; tuned: ids of
+    features: row id -> float32 [d] by it, {} if it was tuned on pseudo-samples, which are drawn again; tuned: ids of
     the rows that it was tuned on; parts: what the method keeps; head: as trained, or None; checks: what the gate has
     found so far."""
 
@@ -45,8 +45,8 @@ class Candidate:
 
 
 class Taken(NamedTuple):
-    """What came of a candidate. generation: with which it serves, None where it was refused; held_back: as in
-    `results.Learned`, {} where it was not judged."""
+    """The verdict on a candidate. generation: with which it serves, None if it was refused; held_back: as in
+    `results.Learned`, {} if it was not judged."""
 
     generation: int | None
     checks: tuple[gate.Check, ...]
@@ -112,7 +112,7 @@ def _arrived(now: Knowledge, candidate: Candidate, repository: Repository) -> di
 def rerun(model: bytes, features: NDArray[np.float32], inputs: Sequence[bytes],
           codec: InputCodec | None) -> NDArray[np.float32]:
     """Features by a tuned backbone, float32 [n, d], of samples that went through the one before: from what is kept of
-    them, or, where that is nothing, by the adapter that came behind it. Raises StateError where it has none."""
+    them, or, if there is no input, by the adapter that came behind it. Raises StateError if it has none."""
     if codec is not None:
         return Backbone(model).features(decoded(inputs, codec))
     from edgecl.backbones.adapters import adapted, adapters

@@ -1,4 +1,4 @@
-"""The gate: whether a round's candidate may replace what serves. Every check says what it measured and its bound."""
+"""The gate: whether a round's candidate may replace what serves. Each check reports its measurement and its bound."""
 from __future__ import annotations
 
 import hashlib
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from edgecl.learning.knowledge import Judgement
 
 PARITY = 1e-4       # largest difference between the two runtimes, relative to the largest feature
-SLOWER = 1.25       # times the time a sample of the backbone that serves, or
-SLACK = 1e-3        # seconds more: an adapter behind a backbone that does nothing
+SLOWER = 1.25       # times the time per sample of the backbone that serves, or
+SLOWER_BY = 1e-3        # seconds more: an adapter behind a backbone that does nothing
 LARGER = 1.10       # times its bytes, or
-ADDED = 8 * 10**6   # as many bytes more: an adapter
-TELLING = 3         # held-back samples of a class that must be lost before it counts as worse
-TURNS = 9           # of each backbone, one after the other
+LARGER_BY = 8 * 10**6   # as many bytes more: an adapter
+FEWEST_LOST = 3         # held-back samples of a class that must be lost before it counts as worse
+LATENCY_RUNS = 9           # of each backbone, one after the other
 
 
 class Check(NamedTuple):
@@ -35,7 +35,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Bounds:
-    """max_regression: of the held-back accuracy of a class, where that is TELLING of its held-back samples or more."""
+    """max_regression: of the held-back accuracy of a class, if that is FEWEST_LOST of its held-back samples or more."""
 
     max_regression: float = 0.1
 
@@ -45,11 +45,11 @@ BOUNDS = Bounds()
 
 def check_file(candidate: bytes, sha256: str, serving: bytes, samples: np.ndarray, expected: np.ndarray) -> list[Check]:
     """Digest, form, size, parity and latency of a candidate. samples [n, ...]: prepared; expected [n, d]: their
-    features as the worker computed them. What comes after a failed check is not looked at."""
+    features as the worker computed them. Checks after a failed one are not made."""
     digest = hashlib.sha256(candidate).hexdigest()
     checks = [Check("digest", digest[:16], digest == sha256),
               Check("size", f"{len(candidate)} bytes, {len(serving)} before",
-                    len(candidate) <= max(LARGER * len(serving), len(serving) + ADDED))]
+                    len(candidate) <= max(LARGER * len(serving), len(serving) + LARGER_BY))]
     if not all(check.passed for check in checks):
         return checks
     old = Backbone(serving)
@@ -67,14 +67,14 @@ def check_file(candidate: bytes, sha256: str, serving: bytes, samples: np.ndarra
         return checks
     after, before = _latency(new, old, samples[:1])
     return [*checks, Check("latency", f"{after / before:.2f} times that before, {SLOWER} allowed",
-                           after <= max(SLOWER * before, before + SLACK))]
+                           after <= max(SLOWER * before, before + SLOWER_BY))]
 
 
 def _parity(new: Backbone, samples: np.ndarray, expected: np.ndarray) -> Check:
     """Whether both runtimes agree, and on numbers."""
     try:
         found = new.features(samples)
-    except Exception as error:  # ONNX Runtime raises its own C++-bound classes; the shape may be another than told
+    except Exception as error:  # ONNX Runtime raises its own C++-bound classes; the shape may be another than declared
         return Check("parity", str(error).splitlines()[0][:200], False)
     if found.shape != expected.shape or not len(found):
         return Check("parity", f"features {list(found.shape)}, {list(expected.shape)} expected", False)
@@ -86,7 +86,7 @@ def _parity(new: Backbone, samples: np.ndarray, expected: np.ndarray) -> Check:
 def _latency(new: Backbone, old: Backbone, sample: np.ndarray) -> tuple[float, float]:
     """The median seconds of one sample by each, taken by turns."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
-    for turn in range(2 * TURNS + 2):
+    for turn in range(2 * LATENCY_RUNS + 2):
         begun = time.perf_counter()
         (new, old)[turn % 2].features(sample)
         seconds[turn % 2].append(time.perf_counter() - begun)
@@ -96,7 +96,7 @@ def _latency(new: Backbone, old: Backbone, sample: np.ndarray) -> tuple[float, f
 def check_accuracy(before: Judgement, after: Judgement, bounds: Bounds) -> list[Check]:
     """The same held-back samples by both. Over all classes alike, the log loss must have fallen, and the accuracy not
     by more than its standard error: of a few dozen samples, the loss tells more. No class may have lost
-    `max_regression`, as far as its samples can tell: where they are two, of one burst of photos, they can't."""
+    `max_regression`, as far as its samples can tell: two of one burst of photos can't."""
     classes = sorted(before.accuracy)
     if not classes or before.loss is None or after.loss is None:
         return [Check("accuracy", "no class has held-back samples", False)]
@@ -105,7 +105,7 @@ def check_accuracy(before: Judgement, after: Judgement, bounds: Bounds) -> list[
     error = math.sqrt(was * (1 - was) * sum(1 / before.held[name] for name in classes)) / len(classes)
     better = after.loss < before.loss and now >= was - error - 1e-9
     lost = {name: (a, b) for name, (a, b) in pairs.items() if a - b > bounds.max_regression + 1e-3
-            and (name not in after.accuracy or (a - b) * before.held[name] > TELLING - 0.5)}
+            and (name not in after.accuracy or (a - b) * before.held[name] > FEWEST_LOST - 0.5)}
     worst = ", ".join(f"{name} {100 * a:.0f} % -> {100 * b:.0f} %" for name, (a, b) in list(lost.items())[:5])
     return [Check("accuracy", f"{100 * was:.1f} % -> {100 * now:.1f} % on {sum(before.held.values())} "
                   f"{before.on}, log loss {before.loss:.3f} -> {after.loss:.3f}", better),

@@ -1,9 +1,9 @@
-"""A learning round as files in a folder: what the worker is asked, and what it answers. Without torch.
+"""A learning round as files in a folder: what the worker is asked for, and its answer. Without torch.
 
     job.json        the `Job`                               result.json     what was done, or why not
     backbone.onnx   that serves                             candidate.onnx  the same graph with other weights
     samples.npz     stored samples, see `Stored`            features.npy    float32 [n, d] of all samples by it
-    before.npz      what the method kept, where it did      probes.npy      of the first few, from exact activations
+    before.npz      what the method kept, if it did         probes.npy      of the first few, from exact activations
                                                             parts.npz       what the method keeps now
                                                             head.npz        weight, bias, normalised: the trained head
 """
@@ -29,7 +29,7 @@ PROBES = 8   # samples by which the two runtimes are compared
 @dataclass(frozen=True)
 class Job:
     """What a worker is to do. method: a name or a .toml file; classes: of all samples, in the order in which they came;
-    known: how many of them had been in the last round; codec: of the samples' inputs, "" where features are tuned on;
+    known: how many of them were in the last round; codec: of the samples' inputs, "" if features are tuned on;
     blocks: of the backbone to tune, None for the usual number; memory: bytes that the worker may hold; seconds: until
     it must have ended; epochs, batch, rate, head_rate, smoothing: see `edgecl.training.plan.Plan`."""
 
@@ -87,7 +87,7 @@ class Stored(NamedTuple):
 
     def arranged(self) -> tuple[NDArray[np.int64], int, int]:
         """The order in which a round goes through them: what it may tune on first, the fresh ones behind the others,
-        then what is held back; where the fresh ones begin, and where they end. Where none is fresh, all count so."""
+        then what is held back; where the fresh ones begin and end. If none is fresh, all count as fresh."""
         group = np.where(self.held, 2, self.fresh if (self.fresh & ~self.held).any() else 1)
         order = np.argsort(group, kind="stable")
         begin, end = np.searchsorted(group[order], [1, 2]).tolist()

@@ -1,4 +1,4 @@
-"""A learning round on a state: samples out to a worker, a candidate back, through the gate, and in or away."""
+"""A learning round on a state: a worker makes a candidate from stored samples, and the gate decides on it."""
 from __future__ import annotations
 
 import io
@@ -21,7 +21,7 @@ from edgecl.rounds.board import read
 from edgecl.rounds.candidate import Candidate, clear_killed, decoded, take_in, workshop_prefix
 from edgecl.rounds.job import PROBES, Job, Stored
 from edgecl.rounds.limits import Limits, Need, may_run
-from edgecl.rounds.method import read_method
+from edgecl.rounds.method import method_names, read_method
 from edgecl.statistics.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -31,23 +31,20 @@ if TYPE_CHECKING:
     from edgecl.learning.foundation import Foundation
     from edgecl.learning.repository import Repository
 
-FIRST, LATER = "first-session", "er"    # the default method of the first round, and of later ones
+FIRST_METHOD, LATER_METHOD = "first-session", "er"    # the default method of the first round, and of later ones
+WITHOUT_SAMPLES = "statistics"          # that of a state that keeps statistics only
 SECONDS, MEMORY = 60.0, 400 * 10**6
-GATE = 1.5                              # seconds of a round that are left for the gate
+GATE_SECONDS = 1.5                              # seconds of a round that are left for the gate
 ADAPTERS = 8                            # behind a backbone, one a round: each takes time with every answer
-LEAST = 2                               # classes, and as many samples of each
+FEWEST = 2                               # classes, and as many samples of each
 ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
-
-
-FROM_STATISTICS = {"gaussians": "statistics", "translated": "fetril"}   # memory -> method: all that needs no sample
-BENCH_ONLY = {"generator": "a generator of its own", "fearnet": "two memories and a gate"}     # by the memory
 
 
 @dataclass(frozen=True)
 class RoundRequest:
-    """What a round is to be. method: a name or a .toml file, None for the default; seconds: for all of it; memory:
+    """What is asked of a round. method: a name or a .toml file, None for the default; seconds: for all of it; memory:
     bytes of the worker; blocks: of the backbone to tune, None for the usual number; epochs: at most; batch: new samples
-    a step."""
+    per step."""
 
     method: str | None = None
     seconds: float = SECONDS
@@ -63,8 +60,8 @@ class RoundRequest:
 def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch | None = None) -> RoundResult:
     """One learning round. watch: called with each line of the worker's progress.
 
-    Raises BadInput, BudgetError and StateError where it can't be done; a candidate that the gate refuses is no error,
-    but leaves no trace other than a row of the history.
+    Raises BadInput, BudgetError and StateError if it can't be done. A candidate that the gate refuses is not an error:
+    it leaves a row in the history and nothing else.
     """
     begun, store = time.monotonic(), repository.store
     allowed = may_run(read(), request.limits, Need(request.memory, request.seconds, request.threads))
@@ -79,7 +76,7 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
         begun_at, before, last = store.current, store.parts(), store.tuned()
     codec = foundation.buffer(repository.settings).codec
     drawn = knowledge.gaussians is not None
-    before = None if drawn else before      # all that is known is drawn anew
+    before = None if drawn else before      # all that is known is drawn again
     rows = _rows(knowledge.pseudo_samples() if drawn else knowledge.stored, codec.input is not None)
     judges = {"": [row for row in rows if row.judges]} if drawn else knowledge.judges()
     held = {row.id for mine in judges.values() for row in mine}
@@ -93,8 +90,9 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
         (folder / "backbone.onnx").write_bytes(serving if codec.input else _adapted(serving, method, before))
         if before is not None:
             (folder / "before.npz").write_bytes(before)
+        left = max(request.seconds - (time.monotonic() - begun) - GATE_SECONDS, 0.1)
         job = Job(method, tuple(classes), known, foundation.codec if codec.input else "", request.blocks,
-                  request.memory, max(request.seconds - (time.monotonic() - begun) - GATE, 0.1), request.threads,
+                  request.memory, left, request.threads,
                   repository.settings.seed, request.epochs, request.batch)
         job.write(folder)
         answer = worker.run(folder, job, watch)
@@ -116,46 +114,47 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
 
 
 def _method(repository: Repository, request: RoundRequest) -> str:
+    """The method of a round, a .toml file by its absolute path. Raises BadInput if the state can't serve it or has no
+    use for it."""
     tuned, kept = repository.store.tuned(), repository.settings.memory == "exemplars"
-    name = request.method or (FROM_STATISTICS["gaussians"] if not kept else FIRST if tuned is None else LATER)
+    name = request.method or (WITHOUT_SAMPLES if not kept else FIRST_METHOD if tuned is None else LATER_METHOD)
     method = read_method(name)
-    if method.plastic:
-        raise BadInput(f"{method.name} answers from a sub-network a task, and a state serves one network with one head",
-                       f"give --method {LATER}, or measure and export it with `edgecl bench`")
+    for _, row in method.rows():
+        if row.bench_only:
+            raise BadInput(f"{method.name} answers with {row.bench_only}, which a state can't keep or serve",
+                           f"give --method {LATER_METHOD if kept else WITHOUT_SAMPLES}, or judge and export it with "
+                           "`edgecl bench`")
     if method.tuned == "none":
         raise BadInput(f"{method.name} tunes no backbone",
-                       f"`edgecl learn` does that already; take a method that tunes, such as {FIRST}")
+                       f"`edgecl learn` does that already; take a method that tunes, such as {FIRST_METHOD}")
     if method.tuned == "first" and tuned is not None:
         raise BadInput(f"{method.name} tunes in the first round only, and generation {tuned} was one",
-                       f"give --method {LATER}, or roll back to before it")
-    memory = method.parts["memory"][0]
-    if not kept and memory not in FROM_STATISTICS:
+                       f"give --method {LATER_METHOD}, or roll back to before it")
+    if not kept and not method.memory.from_statistics:
+        able = [each for each in method_names() if read_method(each).memory.from_statistics]
         raise BadInput(f"{method.name} learns from stored samples, and this state keeps statistics only",
-                       f"give --method {' or '.join(FROM_STATISTICS.values())}, or create a state with --memory-kind "
-                       "exemplars")
-    if memory in BENCH_ONLY:
-        raise BadInput(f"{method.name} answers with {BENCH_ONLY[memory]}, which a state can't keep or serve",
-                       "judge it with `edgecl bench`, or give --method statistics, which keeps no sample either")
+                       f"give --method {' or '.join(able)}, or create a state with --memory-kind exemplars")
     return name if not name.endswith(".toml") else os.path.abspath(name)
 
 
 def _rows(stored: list[StoredSample], inputs: bool) -> list[StoredSample]:
-    """The samples that a round can use. Raises StateError where those are too few."""
+    """The samples that a round can use. Raises StateError if there are too few."""
     rows = [row for row in stored if row.id is not None and (row.input or not inputs)]
     if any(row.coded not in ("", PSEUDO_CODED) for row in rows):
-        raise StateError("the exemplars of this state are product codes, which no round can learn from",
+        raise StateError("the exemplars of this state are product codes, and no round can learn from those",
                          "create a state with --codec jpeg (photos), delta16 (windows) or int8-feature")
     labels = [row.label for row in rows]
-    able = [label for label in set(labels) if labels.count(label) >= LEAST]
-    if len(able) < LEAST:
-        raise StateError(f"samples of {len(able)} classes are stored, a round needs {LEAST} classes with {LEAST} each",
+    able = [label for label in set(labels) if labels.count(label) >= FEWEST]
+    if len(able) < FEWEST:
+        raise StateError(f"samples of {len(able)} classes are stored, a round needs {FEWEST} classes with {FEWEST} "
+                         "samples each",
                          "teach more, or create a state with more --exemplars")
     return rows
 
 
 def _adapted(serving: bytes, method: str, before: bytes | None) -> bytes:
-    """With an adapter of this round's own: what is kept has gone through those of earlier rounds. Raises StateError
-    where there are ADAPTERS, or the method's parts know the weights or the features of the last one."""
+    """With an adapter of this round's own: stored features have gone through those of earlier rounds. Raises StateError
+    if there are ADAPTERS already, or the method's parts know the weights or the features of the last one."""
     from edgecl.backbones.adapters import adapters, with_adapter
 
     if (there := adapters(serving)) >= ADAPTERS:
@@ -167,7 +166,7 @@ def _adapted(serving: bytes, method: str, before: bytes | None) -> bytes:
             known = str(file["method"]) == method and any(name.startswith(("constraint", "memory")) for name in file)
         if known:
             raise StateError(f"what {Path(method).stem} remembers is of the last round's adapter, below this one's",
-                             f"give --method {LATER}, or create a state with --codec jpeg (photos) or delta16 "
+                             f"give --method {LATER_METHOD}, or create a state with --codec jpeg (photos) or delta16 "
                              "(windows), which keep what was seen")
     return with_adapter(serving, 0)
 
@@ -185,7 +184,7 @@ def _classes(rows: list[StoredSample], before: bytes | None) -> tuple[list[str],
 
 
 def _made_up(foundation: Foundation, candidate: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Where no input is kept: samples without meaning, and what trunk and adapter make of them apart."""
+    """For states that keep no input: random samples, and their features by trunk and adapter one after the other."""
     from edgecl.backbones.adapters import ADAPTER_INPUT, adapted
     from edgecl.backbones.cut import Anatomy
     from edgecl.backbones.session import open_session
@@ -212,8 +211,8 @@ def _trained_head(folder: Path, classes: list[str]) -> Head | None:
 
 @contextmanager
 def workshop(state: Path) -> Iterator[Path]:
-    """A folder beside the state for one round; what a killed round of the same state left is cleared. Raises
-    BudgetError where the disk is too full."""
+    """A folder beside the state for one round; what a killed round of the same state left is deleted. Raises
+    BudgetError if the disk is full."""
     clear_killed(state)
     try:
         with tempfile.TemporaryDirectory(prefix=f"{workshop_prefix(state)}{os.getpid()}-",

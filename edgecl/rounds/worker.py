@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from edgecl.rounds.job import Job
 
 COMMAND = (sys.executable, "-m", "edgecl.training.worker.main")
-GRACE = 0.5     # seconds that a worker has to end by itself after its time, and again after being asked to, with ...
-LONGER = 1.05   # ... this many times its time in all
+GRACE = 0.5     # seconds that a worker has to end after its time, and again once it is asked to
+LONGER = 1.05   # times its time after which it is killed, beside twice those
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# Large blocks go back to the system at once: what is resident is what is used. glibc would else raise both by itself.
+# Large blocks go back to the system at once, so that the resident size is what is used; glibc raises both otherwise.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**18), "MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_ARENA_MAX": "1"}
 
 Watch = Callable[[dict[str, float]], None]
@@ -32,7 +32,7 @@ Watch = Callable[[dict[str, float]], None]
 def run(folder: Path, job: Job, watch: Watch | None = None) -> dict[str, Any]:
     """What the worker answers for the job in a folder. watch: called with each line of progress.
 
-    Raises BadInput or BudgetError where it refuses or is late, StateError where it dies.
+    Raises BadInput without torch, BudgetError if it refuses or is late, StateError if it dies.
     """
     if find_spec("torch") is None:
         raise BadInput("learning rounds need torch", "pip install 'edgecl[train]'")
@@ -69,11 +69,11 @@ def _answer(folder: Path, job: Job, status: int, seconds: float, last: str) -> d
         found: dict[str, Any] = json.loads((folder / "result.json").read_text("utf-8"))
     except (OSError, ValueError):
         if status < 0 and seconds > job.seconds:
-            raise BudgetError(f"the worker of the round was not done after {seconds:.0f} s, as it takes only what time "
-                              "other programs leave", f"give --time {math.ceil(2 * seconds)}s or more") from None
+            raise BudgetError(f"the worker of the round was not done after {seconds:.0f} s, as it takes only the time "
+                              "that other programs leave", f"give --time {math.ceil(2 * seconds)}s or more") from None
         why = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} ({last})"
         raise StateError(f"the worker of the round {why}", "nothing has changed; give it more --time or --memory, or "
-                         "look at what else this machine runs") from None
+                         "see what else this machine runs") from None
     if "refused" in found:
         raise BudgetError(found["refused"]["what"], found["refused"]["cure"])
     return found

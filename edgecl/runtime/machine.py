@@ -1,7 +1,6 @@
 """What this process takes of the machine."""
 from __future__ import annotations
 
-import ctypes
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,6 @@ def bytes_written() -> int | None:
     with suppress(psutil.Error, AttributeError):  # without /proc/self/io there is no such method
         return int(psutil.Process().io_counters().write_bytes)
     return None
-
-
-def trim() -> None:
-    """Give freed memory back to the system, if the C library is glibc."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def room(readings: Readings, limits: Limits, verdict: Verdict) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Run as `python -m edgecl.runtime.round_process`.
 """
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from edgecl.errors import EdgeclError
+from edgecl.rounds.process import end_with_parent, run_when_idle
 
 COMMAND = (sys.executable, "-m", "edgecl.runtime.round_process")
 GRACE_SECONDS = 30.0       # beyond its time; then the process is killed
-PR_SET_PDEATHSIG = 1       # of prctl(2)
 MOST_ANSWER = 2 ** 20      # characters
 
 
@@ -59,9 +58,8 @@ class RoundProcess:
 
 def main(state: str, text: str) -> int:
     """Run one round as requested, and print the answer."""
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))   # like its worker: only idle time
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)           # and it dies with the daemon
+    run_when_idle()
+    end_with_parent()
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = "1"
     from edgecl.learner import Learner

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
-from edgecl.runtime import machine
+from edgecl.rounds.process import trim
 from edgecl.runtime.round_schedule import RoundSchedule
 from edgecl.runtime.state_view import View, view_of
 
@@ -149,7 +149,7 @@ class StateWriter:
         if self._keep_until is not None and now >= self._keep_until:
             self._keep_until = None
             self.learner.release()
-            machine.trim()
+            trim()
         self.rounds.poll(self.refresh)
         if now >= self._next_outside:
             self._next_outside = now + OUTSIDE_SECONDS

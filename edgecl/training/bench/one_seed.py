@@ -2,7 +2,7 @@
 
     {"step": 1, "of": 5, "accuracy": 0.9}      after each step
     {"result": {...}}                          with edgecl.evaluation.bench.RESULT_FIELDS, at the end
-    {"refused": {"what": "...", "cure": "..."}}    instead, where it can't be done
+    {"refused": {"what": "...", "cure": "..."}}    instead, if it can't be done
 """
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from edgecl.evaluation import metrics
 from edgecl.evaluation.bench import BenchJob, Tell, prepare
 from edgecl.evaluation.scenarios import ONLINE_BATCH, ScenarioStep, seen_classes
 from edgecl.samples import kind_of
+from edgecl.training.bench.options import RunOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecl.evaluation.datasets import Split
 
-BACKBONES = {"image": "cnn", "window": "tcn", "feature": "mlp"}    # where none is named
-BLOCK = 256        # test samples asked at once: their copies count in the peak
-UNTAUGHT = -1      # the answer to a sample whose class has not been taught: wrong, whatever is said
+BACKBONES = {"image": "cnn", "window": "tcn", "feature": "mlp"}    # if none is named
+TEST_BLOCK = 256        # test samples asked at once: their copies count in the peak
+UNKNOWN_CLASS = -1      # the answer to a sample whose class has not been taught: always wrong
 
 
 class Learns(Protocol):
@@ -48,8 +49,8 @@ class Learns(Protocol):
 
 
 def serve(session: Callable[[], Callable[..., Learns]]) -> int:
-    """Read a job, run it, tell. session: gives the class; called only when the data are in memory, since torch's import
-    and a whole data set being unpacked would add up in the peak."""
+    """Read a job, run it, report. session: gives the class; called only when the data are in memory, since torch's
+    import and a whole data set being unpacked would add up in the peak."""
     job = BenchJob(**json.load(sys.stdin))
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)      # whatever else prints, prints on stderr
@@ -72,10 +73,11 @@ def serve(session: Callable[[], Callable[..., Learns]]) -> int:
 
 def session_settings(job: BenchJob, split: Split) -> dict[str, Any]:
     """The arguments of `MethodRun` for a job."""
-    batch = job.batch or (ONLINE_BATCH if job.scenario == "online" else 32)
+    options = RunOptions(job.epochs, job.batch or (ONLINE_BATCH if job.scenario == "online" else 32), job.rate,
+                         blocks=job.blocks)
     return {"method": job.method, "network": job.backbone or BACKBONES[kind_of(split.x_train)],
             "input_shape": split.x_train.shape[1:], "dtype": split.x_train.dtype.name, "memory": job.memory,
-            "seed": job.seed, "epochs": job.epochs, "batch": batch, "rate": job.rate, "blocks": job.blocks}
+            "seed": job.seed, "options": options}
 
 
 def judge(session: Learns, job: BenchJob, rounds: list[tuple[NDArray[Any], NDArray[np.int64]]], split: Split,
@@ -86,8 +88,8 @@ def judge(session: Learns, job: BenchJob, rounds: list[tuple[NDArray[Any], NDArr
     needs no more memory; split: has the test samples.
 
     memory_bytes: the most that was kept after any step; samples_per_second: new samples, by the seconds of `learn`
-    alone; task_aware_matrix: the matrix with the task known, None where job.multi_head was not asked for; units_used:
-    see `Session.usage`, None where there are no sub-networks. tell: called after each step with {"step", "of",
+    alone; task_aware_matrix: the matrix with the task known, None without job.multi_head; units_used:
+    see `MethodRun.usage`, None without sub-networks. tell: called after each step with {"step", "of",
     "accuracy"}.
     """
     matrix: list[list[float]] = []
@@ -102,7 +104,7 @@ def judge(session: Learns, job: BenchJob, rounds: list[tuple[NDArray[Any], NDArr
         kept = max(kept, int(session.nbytes))
         seen = seen_classes(steps[:number])
         known = np.flatnonzero(np.isin(split.y_test, seen))
-        answers = np.full(len(split.y_test), UNTAUGHT, np.int64)
+        answers = np.full(len(split.y_test), UNKNOWN_CLASS, np.int64)
         answers[known] = predicted(session, split.x_test, known)
         if job.multi_head:
             aware.append([metrics.accuracy(split.y_test[step.test], predicted(session, split.x_test, step.test,
@@ -124,12 +126,12 @@ def judge(session: Learns, job: BenchJob, rounds: list[tuple[NDArray[Any], NDArr
 def predicted(session: Learns, x: NDArray[Any], rows: NDArray[np.int64],
               among: Sequence[int] | None = None) -> NDArray[np.int64]:
     """The session's answers [n] to these rows of x."""
-    return np.concatenate([session.predict(x[rows[start:start + BLOCK]], among)
-                           for start in range(0, len(rows), BLOCK)])
+    return np.concatenate([session.predict(x[rows[start:start + TEST_BLOCK]], among)
+                           for start in range(0, len(rows), TEST_BLOCK)])
 
 
 def peak_rss() -> int:
-    """The most resident bytes that this process has had. getrusage would give its parent's, where those were more."""
+    """The peak resident bytes of this process. getrusage would give its parent's if those were more."""
     status = Path("/proc/self/status").read_text("ascii", "replace")
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 

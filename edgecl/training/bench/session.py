@@ -1,8 +1,6 @@
 """One learner through the steps of a scenario: a method at work on a network."""
 from __future__ import annotations
 
-from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from edgecl.errors import BadInput, StateError
-from edgecl.rounds.method import PARTS, Method, read_method
-from edgecl.training.balance.base import Balance, Chain
+from edgecl.rounds.method import read_method
+from edgecl.rounds.parts import WHERE
 from edgecl.training.batch import Batch
+from edgecl.training.bench.options import RunOptions
+from edgecl.training.composition import balance_of, parts_of
 from edgecl.training.loop import Parts, learning_round
 from edgecl.training.networks.network import NETWORKS, build, outputs
 from edgecl.training.passes import Allowance
@@ -31,30 +31,28 @@ class MethodRun:
     """One learner through the steps of a scenario.
 
     method: a name or a .toml file; network: see `edgecl.training.networks.network`, or a pretrained image backbone, of
-    which the last `blocks` are tuned: what is kept of a sample then is its activation below them; input_shape and
-    dtype: of one sample, "uint8" images [h, w, c], or "float32" windows [time, channels] or vectors [d]; memory: bytes
-    for exemplars; rate: of SGD, None for the method's own.
-    Raises BadInput for what is not known or can't be, BudgetError where the memory can't hold an exemplar.
+    which the last `options.blocks` are tuned, and of a sample its activation below them is kept; input_shape
+    and dtype: of one sample, "uint8" images [h, w, c], or "float32" windows [time, channels] or vectors [d]; memory:
+    bytes for exemplars. Raises BadInput for unknown or invalid arguments, BudgetError if the memory can't hold an
+    exemplar.
     """
 
     def __init__(self, method: str | Path, network: str, input_shape: tuple[int, ...], dtype: str, memory: int,
-                 seed: int, epochs: int = 1, batch: int = 32, rate: float | None = None, threads: int = 1,
-                 blocks: int | None = None) -> None:
-        if min(epochs, batch, threads, *input_shape) < 1 or min(memory, seed) < 0 or dtype not in DTYPES:
-            raise BadInput(f"epochs {epochs}, batch {batch}, threads {threads}, memory {memory}, seed {seed}, samples "
-                           f"of {dtype} {list(input_shape)}", f"give counts, and a dtype of {' or '.join(DTYPES)}")
-        if rate is not None and not 0 < rate < 1e6:
-            raise BadInput(f"a rate of {rate}", "give a positive number, or None for the method's own")
-        torch.set_num_threads(threads)
+                 seed: int, options: RunOptions | None = None) -> None:
+        options = options or RunOptions()
+        if min(input_shape) < 1 or min(memory, seed) < 0 or dtype not in DTYPES:
+            raise BadInput(f"memory {memory}, seed {seed}, samples of {dtype} {list(input_shape)}",
+                           f"give counts, and a dtype of {' or '.join(DTYPES)}")
+        torch.set_num_threads(options.threads)
         self.method, self.seed, self.rounds = read_method(method), seed, 0
         self.classes: list[int] = []
         self.input = torch.empty((0, *input_shape), dtype=DTYPES[dtype])
         self.trunk: Trunk | None = None
         kept, top = self.input, None
-        if network not in NETWORKS:
+        if network not in NETWORKS and not WHERE.fullmatch(network):
             from edgecl.training.networks import pretrained  # brings onnx
 
-            top = pretrained.TunedBlocks(network, blocks, threads)
+            top = pretrained.TunedBlocks(network, options.blocks, options.threads)
             self.trunk, kept = top.trunk, top.nothing
         self.nothing = Batch(kept, torch.empty(0, dtype=torch.int64))
         (memory_part,), (head,) = (parts_of(self.method, kind) for kind in ("memory", "head"))
@@ -69,14 +67,15 @@ class MethodRun:
                            [constraint() for constraint in parts_of(self.method, "constraint")], plastic)
         self.network = top.network(head) if top else build(network, tuple(input_shape), dtype, head, seed)
         training = self.method.training
-        self.plan = Plan(epochs, batch, training["rate"] if rate is None else rate, training["momentum"],
-                         training["decay"], tuple(training["milestones"]), training["factor"], training["clip"])
+        rate = training["rate"] if options.rate is None else options.rate
+        self.plan = Plan(options.epochs, options.batch, rate, training["momentum"], training["decay"],
+                         tuple(training["milestones"]), training["factor"], training["clip"])
 
     def learn(self, x: np.ndarray, y: np.ndarray, progress: Callable[[int, float], None] | None = None) -> None:
         """One round on samples of one step: x [n, ...], class numbers int64 [n].
 
         progress: called after each step with the samples done, replayed ones included, and the loss. Raises BadInput
-        for samples of another shape or dtype, BudgetError where the memory can't hold an exemplar of each class.
+        for samples of another shape or dtype, BudgetError if the memory can't hold an exemplar of each class.
         """
         samples, y = self._samples(x), np.asarray(y)
         if y.dtype.kind not in "iu" or y.shape != (len(samples),) or not len(y):
@@ -117,7 +116,7 @@ class MethodRun:
         return sum(part.nbytes for _, part in self._owners())
 
     def state(self) -> dict[str, np.ndarray]:
-        """All of it, as arrays without objects; what was changed later does not change them."""
+        """All of it, as arrays without objects; later changes do not affect them."""
         arrays = {"method": np.array(self.method.name), "classes": np.array(self.classes, np.int64),
                   "rounds": np.array([self.seed, self.rounds], np.int64)}
         for owner, values in self._owners():
@@ -180,21 +179,6 @@ class MethodRun:
         if self.trunk is not None:
             return torch.from_numpy(self.trunk(x))
         return torch.from_numpy(np.require(x, requirements=("C", "W")))
-
-
-def balance_of(method: Method) -> Balance:
-    """Its parts of that kind, as one."""
-    return Chain([balance() for balance in parts_of(method, "balance")])
-
-
-def parts_of(method: Method, kind: str) -> list[Callable[..., Any]]:
-    """The classes that the rows of `PARTS` name, their numbers given."""
-    classes: list[Callable[..., Any]] = []
-    for row in (PARTS[kind][name] for name in method.parts[kind]):
-        module, _, name = row.where.rpartition(".")
-        numbers = {number: method.numbers[number] for number in row.numbers}
-        classes.append(partial(getattr(import_module(f"edgecl.training.{module}"), name), **numbers))
-    return classes
 
 
 def below(owner: str, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

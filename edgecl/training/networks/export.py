@@ -23,7 +23,7 @@ METADATA_KEY = "edgecl.classes"
 
 def export(served: nn.Module, example: Tensor, classes: Sequence[int], trunk: bytes | None = None) -> bytes:
     """An ONNX model with a free batch axis; `example`: samples [n, ...] of the input's shape and dtype; `classes`: the
-    class number of each logit; trunk: what comes before, where `served` takes its activations."""
+    class number of each logit; trunk: the model below `served`, if that takes activations."""
     out = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -48,7 +48,7 @@ class FeatureExtractor(torch.nn.Module):
     def load(self, weights: Path) -> None:
         """Take a checkpoint with torchvision's names, without its classifier.
 
-        Raises BackboneError where a name or shape does not fit.
+        Raises BackboneError if a name or shape does not fit.
         """
         tensors = {name: torch.tensor(values) for name, values in read_checkpoint(weights).items()
                    if name.split(".")[0] not in HEADS}
@@ -78,7 +78,7 @@ def download(name: str) -> Path:
 
     The first published set: longer recipes raise ImageNet accuracy, but the features transfer worse
     (Kornblith et al. 2021, "Why do better loss functions lead to less transferable features?").
-    Raises BackboneError where the network can't be reached.
+    Raises BackboneError if the network can't be reached.
     """
     weights = import_torchvision().models.get_model_weights(name)["IMAGENET1K_V1"]
     path = cache_folder() / "weights" / str(weights.url).rpartition("/")[2]

@@ -75,7 +75,7 @@ class OnnxModule(nn.Module):
 
         Batch normalisation was folded into these weights. A row w = g v, g its gain, takes steps that are g^2 times
         those of v; as v is not known, but weights under batch normalisation and decay come to a size of WEIGHT
-        (0.053 to 0.070 in all layers of EfficientNet-Lite0), g is told by the size of w.
+        (0.053 to 0.070 in all layers of EfficientNet-Lite0), g follows from the size of w.
         """
         sizes = {name: p.detach().flatten(1).square().mean(1) / WEIGHT ** 2 for name, p in self.named_parameters()
                  if p.dim() > 1}

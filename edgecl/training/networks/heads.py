@@ -13,8 +13,8 @@ from edgecl.training.step import Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HIDDEN = -1e9       # a logit that no softmax sees
-GROUPING = 10       # rounds of k-means
+HIDDEN_LOGIT = -1e9       # a logit that no softmax sees
+K_MEANS_ROUNDS = 10       # rounds of k-means
 
 AffineMap = tuple[np.ndarray, np.ndarray, bool]
 
@@ -28,7 +28,7 @@ class Softmax(nn.Module):
     """One affine map, cross-entropy over all outputs."""
 
     needs_old = False
-    signed = False      # whether features may be negative: a last ReLU is left out where the network is ours
+    signed = False      # whether features may be negative: the last ReLU of our networks is left out then
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Softmax(nn.Module):
 
     def affine(self) -> AffineMap | None:
         """What it computes, for a head of the fast learner's: weight [C, d], bias [C], and whether logits are to be
-        divided by |f|; None where it can't be said so."""
+        divided by |f|; None if it is not affine."""
         return self.weight.detach().cpu().numpy(), self.bias.detach().cpu().numpy(), False
 
     def loss(self, step: Step) -> Tensor:
@@ -96,7 +96,7 @@ class Asymmetric(Softmax):
         absent = torch.ones(step.logits.shape[1], dtype=torch.bool, device=step.logits.device)
         absent[step.present] = False
         hidden = absent & (torch.arange(len(step.targets), device=absent.device) < step.fresh)[:, None]
-        return step.cross_entropy(step.logits.masked_fill(hidden, HIDDEN))
+        return step.cross_entropy(step.logits.masked_fill(hidden, HIDDEN_LOGIT))
 
 
 class Cosine(nn.Module):
@@ -174,7 +174,7 @@ class Proxies(nn.Module):
         unit = F.normalize(features)
         count = min(self.weight.shape[1], len(unit))
         centres = unit[torch.linspace(0, len(unit) - 1, count).long()].clone()
-        for _ in range(GROUPING):
+        for _ in range(K_MEANS_ROUNDS):
             nearest = (unit @ centres.T).argmax(1)
             for place in nearest.unique().tolist():
                 centres[place] = F.normalize(unit[nearest == place].mean(0), dim=0)
@@ -186,7 +186,7 @@ class Proxies(nn.Module):
         margins = self.log_scale.exp() * self.margin * F.one_hot(step.targets, step.logits.shape[1])
         shifted = step.logits - margins
         own = shifted.gather(1, step.targets[:, None])[:, 0]
-        others = shifted.scatter(1, step.targets[:, None], HIDDEN).logsumexp(1)
+        others = shifted.scatter(1, step.targets[:, None], HIDDEN_LOGIT).logsumexp(1)
         return step.mean(F.relu(others - own))
 
 

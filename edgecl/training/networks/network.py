@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from edgecl.errors import BadInput
+from edgecl.rounds.parts import WHERE
+from edgecl.training.own_code import imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,11 +21,11 @@ if TYPE_CHECKING:
 
     from edgecl.training.networks.heads import AffineMap, Head
 
-BLOCK = 64    # samples that are run at a time where nothing is trained: 256 take 16 MB more and 6 % less time
+EVALUATION_BLOCK = 64    # samples per forward pass outside training: 256 take 16 MB more and 6 % less time
 
 
 class Served(nn.Module):
-    """What serves: an input -> (features, logits)."""
+    """Serves: an input -> (features, logits)."""
 
     def affine(self) -> AffineMap | None:
         """See `heads.Softmax.affine`."""
@@ -35,10 +37,10 @@ class Network(Served):
     frozen trunk [n, c, h, w] -> features and logits.
 
     body: scaling and all layers up to one flat vector, the map [n, D]; neck: map -> features [n, d]; mirror: the axis
-    of samples that turns left into right, or None; block: samples that are run at a time where nothing is trained.
+    of samples that turns left into right, or None; block: samples per forward pass outside training.
     """
 
-    block = BLOCK
+    block = EVALUATION_BLOCK
     start = 0       # layers below it, see `above`
 
     def __init__(self, body: nn.Module, neck: nn.Module, head: Head, map_size: int, mirror: int | None = None) -> None:
@@ -91,16 +93,16 @@ class Network(Served):
         return self.above(place).features(x)
 
     def paces(self, head: float = 1.0, place: int = 0, lower: float = 1.0) -> list[Tensor | float]:
-        """What each parameter's gradient is multiplied with before a step. head: that of the head; lower: that of the
+        """The factor of each parameter's gradient before a step. head: that of the head; lower: that of the
         first `place` layers."""
-        known: dict[str, Tensor] = getattr(self.body, "paces", dict)()      # of a `training.graph.Graph`
+        known: dict[str, Tensor] = getattr(self.body, "paces", dict)()      # of a `from_onnx.OnnxModule`
         slow = tuple(f"{name}." for name, _ in self.layers()[:max(place - self.start, 0)])
         return [head if name.startswith("head.") else
                 known.get(name.removeprefix("body."), 1.0) * (lower if name.startswith(slow) else 1.0)
                 for name, _ in self.named_parameters()]
 
     def restart(self, generator: np.random.Generator) -> None:
-        """Draw all weights anew, in place; those of a graph stay, since they were pretrained."""
+        """Draw all weights again, in place; those of a graph stay, since they were pretrained."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(generator.integers(2**62)))
             if not hasattr(self.body, "paces"):
@@ -121,7 +123,7 @@ class Network(Served):
         return features, self.head(features)
 
 
-def outputs(module: Callable[[Tensor], Tensor], x: Tensor, block: int = BLOCK) -> Tensor:
+def outputs(module: Callable[[Tensor], Tensor], x: Tensor, block: int = EVALUATION_BLOCK) -> Tensor:
     """What a module or one of its methods answers for x [n, ...], without gradients, a block at a time."""
     with torch.inference_mode():
         found = torch.cat([module(x[start:start + block]).cpu() for start in range(0, max(len(x), 1), block)])
@@ -239,32 +241,51 @@ def _initialise(layer: nn.Module) -> None:
 
 
 def _unbind(network: Network) -> None:
-    """Leave out the last ReLU, so that features may be negative."""
+    """Leave out the last ReLU, so that features may be negative; one inside a user's own layers stays."""
     if isinstance(network.neck, nn.Sequential) and isinstance(network.neck[-1], nn.ReLU):
         network.neck = network.neck[:-1]
-    else:
-        last = [part for part in network.body.modules() if isinstance(part, Residual)][-1]
-        last.out = nn.Identity()
+    elif last := [part for part in network.body.modules() if isinstance(part, Residual)]:
+        last[-1].out = nn.Identity()
 
 
 def build(name: str, shape: tuple[int, ...], dtype: str, head: Callable[[int], Head], seed: int) -> Network:
     """A network for inputs of that shape, without outputs yet; the seed gives its weights.
 
-    Raises BadInput for a name that is not known or an input that it can't take.
+    name: of `NETWORKS`, or `package.module:function` of the user's own: shape of a sample -> (body, neck), see
+    `Network`. Raises BadInput for an unknown name or an input that it can't take.
     """
-    if name not in NETWORKS:
-        raise BadInput(f"there is no network {name!r}", f"give one of {', '.join(NETWORKS)}")
-    axes, make = NETWORKS[name]
+    axes, make = NETWORKS[name] if name in NETWORKS else (0, own_network(name))
     if axes and (len(shape), dtype) != (axes, "uint8" if axes == 3 else "float32"):
         kinds = {3: "uint8 images [height, width, channels]", 2: "float32 windows [time, channels]"}
         raise BadInput(f"{name} can't take samples of {dtype} {list(shape)}", f"give {kinds[axes]}, or use mlp")
+    image = axes == 3 or (name not in NETWORKS and (len(shape), dtype) == (3, "uint8"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body, neck = (part.apply(_initialise) for part in make(shape))
         sample = torch.zeros(2, *shape, dtype=getattr(torch, dtype))
         flat = outputs(body.eval(), sample)
-        mirror = 2 if axes == 3 else None
-        network = Network(body, neck, head(outputs(neck, flat).shape[1]), flat.shape[1], mirror).eval()
+        features = outputs(neck.eval(), flat)
+        if flat.dim() != 2 or features.dim() != 2 or features.dtype != torch.float32:
+            raise BadInput(f"{name} makes {list(flat.shape)}, then {list(features.shape)} of 2 samples",
+                           "make a body that gives vectors [n, D], and a neck that gives float32 features [n, d]")
+        network = Network(body, neck, head(features.shape[1]), flat.shape[1], 2 if image else None).eval()
         if network.head.signed:
             _unbind(network)
-    return network.to(memory_format=torch.channels_last) if axes == 3 else network
+    return network.to(memory_format=torch.channels_last) if image else network
+
+
+def own_network(where: str) -> Callable[[tuple[int, ...]], tuple[nn.Module, nn.Module]]:
+    """The user's own function that makes a body and a neck. Raises BadInput if there is none."""
+    if not WHERE.fullmatch(where):
+        raise BadInput(f"there is no network {where!r}",
+                       f"give one of {', '.join(NETWORKS)}, or package.module:function of your own")
+    make = imported(where)
+
+    def made(shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+        found = make(shape) if callable(make) else None
+        if not isinstance(found, tuple) or len(found) != 2 or not all(isinstance(part, nn.Module) for part in found):
+            raise BadInput(f"{where} gives {type(found).__name__}, not two modules",
+                           "give a function: shape of a sample -> (body, neck)")
+        return found
+
+    return made

@@ -1,4 +1,4 @@
-"""A pretrained backbone in a method's hands: its trunk runs once a sample, its top is the network's body."""
+"""A pretrained backbone for a method: its trunk runs once per sample, its top is the network's body."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from edgecl.samples import prepare
 from edgecl.training.networks.from_onnx import OnnxModule
 from edgecl.training.networks.network import NETWORKS, Network
 
-BLOCK = 4
+SAMPLES_PER_PASS = 4
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +38,9 @@ class Trunk:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         fitted, kept = prepare(x, self.info.kind, self.info.input_shape), kept_dtype(self.cut)
         out, name = np.empty((len(fitted), *self.cut.shape), kept), self.session.get_inputs()[0].name
-        for start in range(0, len(fitted), BLOCK):
-            out[start:start + BLOCK] = self.session.run(None, {name: fitted[start:start + BLOCK]})[0]
+        for start in range(0, len(fitted), SAMPLES_PER_PASS):
+            rows = slice(start, start + SAMPLES_PER_PASS)
+            out[rows] = self.session.run(None, {name: fitted[rows]})[0]
         return out
 
 
@@ -62,7 +63,9 @@ def pretrained(name: str) -> bytes:
         return adopt(Path(name))
     if KIND_OF.get(name) != "image":
         known = [other for other, kind in KIND_OF.items() if kind == "image"]
-        raise BadInput(f"there is no network {name!r}", f"give one of {', '.join((*NETWORKS, *known))}, or a FILE.onnx")
+        raise BadInput(f"there is no network {name!r}",
+                       f"give one of {', '.join((*NETWORKS, *known))}, a FILE.onnx, or "
+                       "package.module:function of your own")
     return build_image(name)
 
 

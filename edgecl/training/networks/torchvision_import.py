@@ -1,4 +1,4 @@
-"""Imports torchvision, also where its compiled operators do not fit the installed torch.
+"""Imports torchvision, even if its compiled operators do not fit the installed torch.
 
 The `torchvision` wheel beside a CPU-only torch can't load its detection operators; its import then
 fails, because it describes two of them. Models, transforms and datasets need none: schemas suffice.

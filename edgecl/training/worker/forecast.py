@@ -1,9 +1,10 @@
-"""What a round on a backbone will take, told before torch is loaded: bytes of memory, and work after the last step."""
+"""Forecast of a round on a backbone before torch is loaded: bytes of memory, and the work after the last step."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecl.training.worker.limits import SLACK
+from edgecl.training.worker.limits import PLANNED_SHARE
 
 if TYPE_CHECKING:
     from edgecl.backbones.cut import Anatomy, Cut
@@ -11,26 +12,26 @@ if TYPE_CHECKING:
 
 # Measured with torch 2.13 for processors and ONNX Runtime 1.32; tools/check_rounds.py shows whether they hold.
 TORCH = 284 * 10**6     # resident with torch, numpy and onnx after a few steps of a small network
-CODE = 14 * 10**6       # of it what the first steps load
+CODE = 14 * 10**6       # the part of it that the first steps load
 RUNTIME = 75 * 10**6    # resident with ONNX Runtime
 SESSION = 5             # times the backbone's file: read, cut, written out, loaded, and packed for the processor
 WRITING = 4             # times the backbone's file: read, copied with other weights, and written out
+FLOAT = 4               # bytes
 STEPPING = 4            # times the learned weights: they, their speed, their gradient, and that at its own pace
 BATCH = 2               # times the activations of a step: drawn, and turned round
-TURNING = 2             # times them beside, before a pass
+TURNING = 2             # times them again, before a pass
 PASS = 2                # times gradients and activations of one sample: some are held in two orders at once
-FISHER = 6              # passes forward that the squared gradients of one sample take
 
-COPIES = {"reservoir": 2, "herding": 3, "everything": 3, "greedy": 2, "recorded": 2, "by-gradient": 2, "episodes": 2,
-          "latent": 2}
-# of all activations, by the memory; else 1
-WHOLE = ("herding", "everything")                           # memories whose samples are all part of every epoch
-BESIDE = {"l2": 2, "fisher": 3, "sensitivity": 3, "path-integral": 8, "riemannian-walk": 12, "task-gradients": 3,
-          "average-gradient": 1, "class-share": 1, "by-round": 1, "less-forget": 1,
-          "pooled-outputs": 1, "gradient-noise": 1}
-# times the learned weights that a constraint holds, else 0; and once for each earlier round:
-BY_ROUND = {"task-gradients"}
-GRADED = {"fisher", "sensitivity"}                          # constraints that pass single samples at the end
+
+@dataclass(frozen=True)
+class RoundSize:
+    """What a round goes through. samples: all of them; batch: new ones of a step; rounds: completed so far; known:
+    classes before it."""
+
+    samples: int
+    batch: int
+    rounds: int = 0
+    known: int = 0
 
 
 def activations(cut: Cut, samples: int) -> int:
@@ -38,16 +39,36 @@ def activations(cut: Cut, samples: int) -> int:
     return samples * cut.values * (2 if len(cut.shape) == 3 else 4)
 
 
-def held(method: Method, rounds: int) -> int:
-    """Times the learned weights that its constraints hold. rounds: that there were."""
-    return sum(BESIDE.get(name, 0) + rounds * (name in BY_ROUND) for name in method.parts["constraint"])
+def weight_copies(method: Method, rounds: int) -> int:
+    """Copies of the learned weights that its parts hold during a round. rounds: completed so far."""
+    rows = [row for _, row in method.rows()]
+    return sum(row.weights + rounds * row.per_round for row in rows) + old_networks(method)
 
 
-def beside_a_pass(cut: Cut, method: Method, samples: int, batch: int, rounds: int = 0) -> int:
-    """Bytes that a step holds beside network, activations and the gradient of a pass. rounds: that there were."""
-    copies = COPIES.get(method.parts["memory"][0], 1) - 1
-    weights = STEPPING - 2 + held(method, rounds)
-    return copies * activations(cut, samples) + BATCH * activations(cut, 2 * batch) + 4 * weights * cut.weights
+def old_networks(method: Method) -> int:
+    """Copies of the network as it was before the round: it answers for replayed samples. The first copy lives on while
+    a later phase has its own."""
+    rows = [row for _, row in method.rows()]
+    if not (any(row.old for row in rows) and any(row.replays for row in rows)):
+        return 0
+    return 2 if any(row.phases for row in rows) else 1
+
+
+def old_outputs(method: Method, size: RoundSize, dimension: int) -> int:
+    """Bytes of the old network's outputs for the samples of a round. dimension: of a feature."""
+    rows = [row for _, row in method.rows()]
+    if not size.known or not any(row.old for row in rows):
+        return 0
+    numbers = size.known + (dimension if any(row.old == "features" for row in rows) else 0)
+    return FLOAT * numbers * size.samples * (2 if any(row.phases for row in rows) else 1)
+
+
+def beside_a_pass(cut: Cut, dimension: int, method: Method, size: RoundSize) -> int:
+    """Bytes that a step holds besides network, activations and the gradient of a pass. dimension: of a feature."""
+    copies = sum(row.copies for _, row in method.rows())
+    weights = STEPPING - 2 + weight_copies(method, size.rounds)
+    return (copies * activations(cut, size.samples) + BATCH * activations(cut, 2 * size.batch)
+            + old_outputs(method, size, dimension) + FLOAT * weights * cut.weights)
 
 
 def step(cut: Cut, batch: int, one: float) -> float:
@@ -55,20 +76,19 @@ def step(cut: Cut, batch: int, one: float) -> float:
     return max(one, TURNING * activations(cut, 2 * batch))
 
 
-def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, samples: int, batch: int,
-           rounds: int = 0) -> int:
-    """The least memory in bytes that will do above a cut, one sample a pass. file: bytes of the backbone's; rounds:
-    that there were."""
-    kept, weights = activations(cut, samples), 4 * cut.weights
-    one = step(cut, batch, PASS * (weights + 4 * anatomy.live(cut)))
-    training = weights + beside_a_pass(cut, method, samples, batch, rounds) + one
-    writing = (2 + held(method, 0)) * weights + WRITING * file
-    return int((TORCH + kept + max(training, writing)) / SLACK)
+def memory(anatomy: Anatomy, cut: Cut, file: int, method: Method, size: RoundSize) -> int:
+    """The least memory in bytes that a round above a cut takes, with one sample per pass. file: bytes of the backbone's
+    file."""
+    kept, weights = activations(cut, size.samples), FLOAT * cut.weights
+    one = step(cut, size.batch, PASS * (weights + FLOAT * anatomy.live(cut)))
+    training = weights + beside_a_pass(cut, anatomy.info.dimension, method, size) + one
+    writing = (2 + weight_copies(method, 0)) * weights + WRITING * file
+    return int((TORCH + kept + max(training, writing)) / PLANNED_SHARE)
 
 
 def trunk_memory(file: int, inputs: int) -> int:
     """The least memory in bytes that will do below it. inputs: bytes of all samples."""
-    return int((RUNTIME + SESSION * file + 2 * inputs) / SLACK)
+    return int((RUNTIME + SESSION * file + 2 * inputs) / PLANNED_SHARE)
 
 
 def files(size: int) -> float:
@@ -77,11 +97,10 @@ def files(size: int) -> float:
 
 
 def closing(method: Method, samples: int, fresh: int) -> float:
-    """How many samples go forward once the last step is done, those of the candidate's features included. fresh: of
-    the samples, those that are new."""
-    herded = fresh if method.parts["memory"] == ("herding",) else 0
-    means = 2 * samples if method.parts["balance"] == ("exemplar-means",) else 0
-    most = int(method.numbers.get("samples", 0)) if GRADED & {*method.parts["constraint"]} else -1
-    graded = 0 if most < 0 else min(most, fresh) if most else fresh
-    return samples + herded + means + FISHER * graded
-
+    """Forward passes after the last step, those for the candidate's features included. fresh: of the samples, those
+    that are new."""
+    passes = float(samples)
+    for _, row in method.rows():
+        most = int(method.numbers["samples"]) if "samples" in row.numbers else 0
+        passes += row.new_passes * min(most or fresh, fresh) + row.all_passes * samples
+    return passes

@@ -1,7 +1,6 @@
-"""How a worker confines itself: it takes what time no one wants, and no more memory than it may. Without torch."""
+"""The limits that a worker sets itself: idle time only, and no more memory than allowed. Without torch."""
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
@@ -11,40 +10,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgecl.rounds.process import end_with_parent, run_when_idle, trim
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HARD = 1.02         # times the memory: where allocations fail
-SLACK = 0.97        # of the memory: what is planned for, and where batches begin to be cut into smaller pieces
-LOOK = 0.01         # seconds between two looks at the resident size
-PDEATHSIG = 1       # of prctl
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
+FAILING_SHARE = 1.02    # of the memory: allocations beyond it fail
+PLANNED_SHARE = 0.97    # of the memory: forecasts must fit into it, and beyond it batches are cut into pieces
+LOOK_SECONDS = 0.01     # seconds between two looks at the resident size
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
          "Failed to allocate")
 
 
 def step_back() -> None:
-    """Take only time that no one else wants, and end with the parent."""
+    """Take only time that no other process wants, and end with the parent."""
     end_with_parent()
     with suppress(OSError):
         os.nice(19)
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def end_with_parent() -> None:
-    """Be killed when the parent ends; a fork does not inherit that."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+    run_when_idle()
 
 
 def status(*names: str) -> list[int]:
-    """Bytes that /proc/self/status tells: VmRSS, VmHWM, VmData, ..."""
+    """Bytes in /proc/self/status: VmRSS, VmHWM, VmData, ..."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines())
     return [1024 * int(lines[name].split()[0]) for name in names]
 
 
 class Peak:
-    """The most resident bytes that this process has had."""
+    """The peak resident bytes of this process."""
 
     def __init__(self) -> None:
         self._earlier = 0
@@ -54,7 +47,7 @@ class Peak:
         return self._earlier
 
     def raised_by(self, work: Callable[[], object]) -> int | None:
-        """How far some work raises the resident size while it runs; None where the kernel does not tell."""
+        """How far some work raises the resident size while it runs; None if the kernel does not say."""
         self()
         before = status("VmRSS")[0]
         try:
@@ -66,39 +59,33 @@ class Peak:
 
 
 def limit(memory: int) -> None:
-    """Let allocations fail that would take the process past `memory` resident bytes. What is reserved and was not
-    touched until now, such as stacks and the workspace of BLAS, does not count."""
+    """Make allocations fail that would take the process past `memory` resident bytes. Memory that is reserved but
+    untouched so far, such as stacks and the workspace of BLAS, does not count."""
     data, anonymous, files = status("VmData", "RssAnon", "RssFile")
-    most = max(int(HARD * memory) - files, 0) + max(data - anonymous, 0)
+    most = max(int(FAILING_SHARE * memory) - files, 0) + max(data - anonymous, 0)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def trim() -> None:
-    """Give memory back that is free but still held, where the C library can."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def out_of_memory(error: Exception) -> bool:
     """Whether that is why something failed, in Python, torch or ONNX Runtime."""
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 class Watch:
-    """Reads the resident size all the time. tight: whether it has come close to what is allowed since last asked."""
+    """Polls the resident size. tight: whether it has come close to the limit since the last call."""
 
     def __init__(self, memory: int) -> None:
-        self._most, self._close = int(SLACK * memory), False
+        self._most, self._close = int(PLANNED_SHARE * memory), False
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
         while True:
             self._close |= status("VmRSS")[0] > self._most
-            time.sleep(LOOK)
+            time.sleep(LOOK_SECONDS)
 
     def tight(self) -> bool:
-        """Asked once a step; what is free by then is given back."""
+        """Called once per step; freed memory is given back to the system."""
         close, self._close = self._close, False
         trim()
         return close

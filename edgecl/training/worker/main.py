@@ -1,7 +1,7 @@
 """The worker of a learning round: `python -m edgecl.training.worker.main FOLDER`, a job in, a candidate out.
 
-It limits itself before it loads anything large, tells its progress in lines of JSON, and answers a SIGTERM or the end
-of its time with what it has learned so far. The frozen trunk runs in a process before it, so that ONNX Runtime and
+It limits itself before it loads anything large, reports its progress in lines of JSON, and on SIGTERM or at the end of
+its time exports what it has learned so far. The frozen trunk runs in a process before it, so that ONNX Runtime and
 torch are never in memory together. What lies in the folder: see `edgecl.rounds.job`.
 """
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from edgecl.errors import BudgetError, EdgeclError
 from edgecl.rounds.job import Job, Stored, answer
 from edgecl.rounds.method import read_method
+from edgecl.rounds.process import end_with_parent
 from edgecl.training.worker import forecast, limits
 from edgecl.training.worker.limits import Stop
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from edgecl.backbones.cut import Cut
 
 FAILED = 1      # exit status
-TICK = 0.02     # seconds between two looks at the process of the trunk
+POLL_SECONDS = 0.02     # seconds between two looks at the process of the trunk
 
 
 def main(folder: Path) -> int:
@@ -53,18 +54,18 @@ def tell(**values: float) -> None:
 
 
 def refuse(folder: Path, error: EdgeclError) -> None:
-    """Answer that it can't be done, and why."""
+    """Write the refusal as the answer."""
     answer(folder, refused={"what": error.what, "cure": error.cure})
 
 
 def too_small(job: Job) -> BudgetError:
-    """What is said where memory runs out beside a step."""
+    """The refusal if memory runs out outside a step."""
     return BudgetError(f"{job.memory} bytes of memory were too small", f"give --memory {int(1.1 * job.memory)} or more")
 
 
 def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
-    """The lowest cut above which the memory will do: freezing from below; how many blocks are tuned, and were to be.
-    Raises BudgetError where there is none."""
+    """The lowest cut above which the memory suffices; how many blocks are tuned, and how many were asked for.
+    Raises BudgetError if there is none."""
     from edgecl.backbones.adapters import ADAPTER_INPUT
     from edgecl.backbones.cut import Anatomy
 
@@ -73,8 +74,8 @@ def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
     cuts = anatomy.cuts() if job.codec else [anatomy.cut_at(ADAPTER_INPUT)]
     able = cuts[cuts.index(anatomy.cut(job.blocks)):] if job.codec else cuts
     inputs = (folder / "samples.npz").stat().st_size
-    rounds = rounds_before(folder)
-    least = [max(forecast.memory(anatomy, cut, len(content), method, samples, job.batch, rounds),
+    size = forecast.RoundSize(samples, job.batch, rounds_before(folder), job.known)
+    least = [max(forecast.memory(anatomy, cut, len(content), method, size),
                  forecast.trunk_memory(len(content), inputs)) for cut in able]
     for place, cut in enumerate(able):
         if least[place] <= job.memory:
@@ -84,7 +85,7 @@ def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
 
 
 def rounds_before(folder: Path) -> int:
-    """How many there were, by what the last one kept."""
+    """How many rounds were completed, by what the last one kept."""
     import numpy as np
 
     path = folder / "before.npz"
@@ -95,14 +96,14 @@ def rounds_before(folder: Path) -> int:
 
 
 def prepare_activations(folder: Path, job: Job, cut: Cut, stop: Stop) -> None:
-    """Write activations.npy and probes_in.npy, see `trunk.run`, by a child process. Raises BudgetError; ends where the
+    """Write activations.npy and probes_in.npy, see `trunk.run`, in a child process. Raises BudgetError; exits if the
     child has failed."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         status = FAILED
         try:
-            limits.end_with_parent()
+            end_with_parent()
             from edgecl.training.worker.trunk import run
 
             run(folder, job, cut, stop.left)
@@ -119,10 +120,10 @@ def prepare_activations(folder: Path, job: Job, cut: Cut, stop: Stop) -> None:
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if stop.asked:
             os.kill(child, signal.SIGKILL)
-        time.sleep(TICK)
+        time.sleep(POLL_SECONDS)
     if stop.asked:
         raise BudgetError("the round was stopped before it learned anything", "start it again, or give --time more")
-    if ended[1] != 0:       # what there is to say, the child has said
+    if ended[1] != 0:       # the child has written why
         sys.exit(0 if (folder / "result.json").exists() else FAILED)
 
 

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
     from edgecl.backbones.cut import Cut
 
-BLOCK = 4
-SURE = 1.0      # seconds after which the time of all is foretold
-SHARE = 0.6     # of the time that this may take: a round must still learn
-MARGIN = 1.5    # times what was foretold
-BESIDE = 5      # seconds of a round for torch's start and the gate
+SAMPLES_PER_PASS = 4
+FORECAST_AFTER = 1.0      # seconds after which the time for all is forecast
+TRUNK_SHARE = 0.6     # of the time that this may take: the round must still learn
+MARGIN = 1.5    # times the forecast
+OUTSIDE = 5      # seconds of a round for torch's start and the gate
 
 
 def run(folder: Path, job: Job, cut: Cut, left: float) -> None:
-    """Write activations.npy, a row a sample as `Stored.arranged`, and the first samples' exact ones as probes_in.npy.
-    left: seconds. Raises BudgetError where that takes most of the time."""
+    """Write activations.npy, one row per sample in the order of `Stored.arranged`, and the first samples' exact ones as
+    probes_in.npy. left: seconds. Raises BudgetError if that takes most of the time."""
     entered = time.monotonic()
     limits.limit(job.memory)
     samples = Stored.read(folder)
@@ -47,12 +47,13 @@ def run(folder: Path, job: Job, cut: Cut, left: float) -> None:
         np.lib.format.write_array_header_1_0(file, {
             "descr": np.lib.format.dtype_to_descr(kept_dtype(cut)), "fortran_order": False,
             "shape": (len(order), *cut.shape)})
-        for done in range(0, len(order), BLOCK):
-            if (taken := time.monotonic() - begun) > SURE and (needed := taken / done * len(order)) > SHARE * left:
-                least = MARGIN * needed / SHARE + BESIDE + job.seconds - left + begun - entered
+        for done in range(0, len(order), SAMPLES_PER_PASS):
+            taken = time.monotonic() - begun
+            if taken > FORECAST_AFTER and (needed := taken / done * len(order)) > TRUNK_SHARE * left:
+                least = MARGIN * needed / TRUNK_SHARE + OUTSIDE + job.seconds - left + begun - entered
                 raise BudgetError(f"reading {len(order)} samples through the backbone takes {needed:.0f} s",
                                   f"give --time {math.ceil(least)}s or more")
-            file.write(passed(order[done:done + BLOCK]).astype(kept_dtype(cut)).tobytes())
+            file.write(passed(order[done:done + SAMPLES_PER_PASS]).astype(kept_dtype(cut)).tobytes())
 
 
 def _passed(folder: Path, job: Job, cut: Cut, samples: Stored
@@ -65,7 +66,7 @@ def _passed(folder: Path, job: Job, cut: Cut, samples: Stored
     name = session.get_inputs()[0].name
 
     def passed(places: NDArray[np.int64]) -> NDArray[np.float32]:
-        blocks = [places[start:start + BLOCK] for start in range(0, len(places), BLOCK)]
+        blocks = [places[start:start + SAMPLES_PER_PASS] for start in range(0, len(places), SAMPLES_PER_PASS)]
         return np.concatenate([session.run(None, {name: np.stack([codec.decode(samples.inputs[place])
                                                                   for place in block])})[0] for block in blocks])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,9 +14,11 @@ from edgecl.backbones.cut import Anatomy
 from edgecl.errors import BudgetError
 from edgecl.rounds.job import Job, Stored
 from edgecl.rounds.method import read_method
+from edgecl.rounds.process import trim
 from edgecl.training.balance.base import Balance
 from edgecl.training.batch import Batch
-from edgecl.training.bench.session import balance_of, below, parts_of
+from edgecl.training.bench.session import below
+from edgecl.training.composition import balance_of, parts_of
 from edgecl.training.loop import Parts, learning_round, planned_steps
 from edgecl.training.memory.base import Memory
 from edgecl.training.networks.network import outputs
@@ -34,16 +37,28 @@ if TYPE_CHECKING:
     from edgecl.training.networks.network import Network
     from edgecl.training.worker.limits import Stop
 
-ROOM = 2**62        # the state's own buffer bounds what a memory may keep
-FEW = 8             # samples of the pass that is measured
-MARGIN = 1.3        # times the seconds that were foretold
-BESIDE = 3          # seconds of a round outside the worker
-EACH = 0.2          # seconds between two lines of progress
+UNBOUNDED = 2**62       # bytes of a memory: the state's own buffer bounds what it may keep
+MEASURED = 8            # samples of the pass that is measured
+MARGIN = 1.3            # times the forecast seconds
+OUTSIDE = 3             # seconds of a round outside the worker
+PROGRESS = 0.2          # seconds between two lines of progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker tunes. file_bytes: of the backbone; stop: when to end; peak: of the resident memory."""
+
+    job: Job
+    cut: Cut
+    method: Method
+    file_bytes: int
+    stop: Stop
+    peak: limits.Peak
 
 
 def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: limits.Peak,
          tell: Callable[..., None]) -> dict[str, Any]:
-    """One round; writes the candidate and answers what result.json is to say. Raises BadInput, BudgetError."""
+    """One round: writes the candidate and answers with the fields of result.json. Raises BadInput, BudgetError."""
     torch.set_num_threads(job.threads)
     samples, method = Stored.read(folder, inputs=False), read_method(job.method)
     order, begin, end = samples.arranged()
@@ -53,50 +68,49 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: limits.Peak,
     file = folder / "backbone.onnx"
     network = network_above(Anatomy(file.read_bytes()), cut, head).to(_device(job))
     parts, before = compose(method, cut), _before(folder)
-    kept = adopt(network, parts, before, job)
+    rounds = adopt(network, parts, before, job)
     parts.memory.hold(Batch(x[:begin], columns[:begin]))
     new = Batch(x[begin:end], columns[begin:end])
-    allowance = fit(network, x, job, cut, method, len(new), file.stat().st_size, stop, peak, kept)
+    allowance = fit(network, x, Task(job, cut, method, file.stat().st_size, stop, peak), len(new), rounds)
     plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
                 head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
-    steps = planned_steps(parts, columns[:begin], new, plan, method.parts["memory"][0] in forecast.WHOLE)
+    steps = planned_steps(parts, columns[:begin], new, plan, method.memory.whole)
     begun, last = time.monotonic(), 0.0
     seen = 0
 
     def progress(done: int, loss: float) -> None:
         nonlocal seen, last
         seen += 1
-        if (now := time.monotonic()) - last > EACH:
+        if (now := time.monotonic()) - last > PROGRESS:
             last = now
             tell(step=seen, steps=steps, loss=loss, rss=limits.status("VmRSS")[0], left=stop.left,
                  samples_per_second=done / max(now - begun, 1e-9), share=min(max(seen / steps, allowance.spent()), 1.0))
 
-    learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, kept]),
+    learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, rounds]),
                    allowance.with_progress(progress))
     if not seen:
         raise BudgetError("the round was stopped before it learned anything" if stop.asked else
                           f"{job.seconds:.0f} s were over before anything was learned",
-                          f"give --time {math.ceil(1.5 * job.seconds + BESIDE)}s or more")
+                          f"give --time {math.ceil(1.5 * job.seconds + OUTSIDE)}s or more")
     seconds = time.monotonic() - begun
     digest = write(folder, network, x, order)
-    keep(folder, network, parts, job, method, kept + 1)
+    keep(folder, network, parts, job, method, rounds + 1)
     return {"sha256": digest, "steps": seen, "of": steps, "samples": allowance.samples, "train_seconds": seconds,
             "piece": allowance.piece, "device": str(network.device), "stopped": stop.asked}
 
 
 def compose(method: Method, cut: Cut) -> Parts:
-    """The method's parts; statistics and what is solved from them are the state's own."""
+    """The method's parts; the state itself keeps statistics, and solves heads from them."""
     nothing = Batch(empty(cut), torch.empty(0, dtype=torch.int64))
     (memory,) = parts_of(method, "memory")
-    closed = "closed-form" in method.parts["balance"]
     constraints = [constraint() for constraint in parts_of(method, "constraint")]
-    return Parts(Memory(ROOM, nothing) if closed else memory(ROOM, nothing),
-                 Balance() if closed else balance_of(method), constraints)
+    return Parts(Memory(UNBOUNDED, nothing) if method.closed_form else memory(UNBOUNDED, nothing),
+                 Balance() if method.closed_form else balance_of(method), constraints)
 
 
 def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job: Job) -> int:
-    """Go on where the last round ended; how many rounds there were. By whatever method it was, its head answers for the
-    classes known then, as far as it is of the same form; what parts keep is for the same method only."""
+    """Go on where the last round ended; how many rounds were completed. The head is taken over from any method if it
+    has the same form, the state of parts from the same method only."""
     if not before:
         return 0
     head = below("head", before)
@@ -112,42 +126,44 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
     return int(before["rounds"])
 
 
-def fit(network: Network, x: torch.Tensor, job: Job, cut: Cut, method: Method, fresh: int, size: int, stop: Stop,
-        peak: limits.Peak, rounds: int) -> Allowance:
+def fit(network: Network, x: torch.Tensor, task: Task, fresh: int, rounds: int) -> Allowance:
     """Measure passes of a few samples; choose how many go through at a time, and when the last step must be done.
 
-    fresh: samples to learn from; size: bytes of the backbone's file; rounds: that there were. Raises BudgetError where
-    one sample is too much, or the time too short for a step.
+    x: all activations; fresh: samples to learn from; rounds: completed so far. Raises BudgetError if one sample takes
+    too much memory, or a step too much time.
     """
-    few, weights, taken, worked = x[:FEW], list(network.body.parameters()), 0.0, 0.0
+    job, stop, few, taken, worked = task.job, task.stop, x[:MEASURED], 0.0, 0.0
+    weights = list(network.body.parameters())
 
     def passed(count: int) -> int | None:
         nonlocal taken, worked
         begun, working = time.monotonic(), time.process_time()
-        raised = peak.raised_by(lambda: torch.autograd.grad(
+        raised = task.peak.raised_by(lambda: torch.autograd.grad(
             network.features(few[:count]).square().sum(), weights, allow_unused=True))
         taken, worked = time.monotonic() - begun, time.process_time() - working
-        limits.trim()
+        trim()
         return raised
 
     passed(1)       # loads code
     costs = passed(1), passed(len(few))
-    told = 4 * cut.weights + few[:1].nbytes
-    one, all_of_them = (told if cost is None else cost for cost in costs)
+    assumed = 4 * task.cut.weights + few[:1].nbytes
+    one, all_of_them = (assumed if cost is None else cost for cost in costs)
     each = max((all_of_them - one) / max(len(few) - 1, 1), 2 * few[:1].nbytes)
-    needed = (limits.status("VmRSS")[0] + forecast.CODE + forecast.step(cut, job.batch, one)
-              + forecast.beside_a_pass(cut, method, len(x), job.batch, rounds))
+    size = forecast.RoundSize(len(x), job.batch, rounds, network.head.classes)
+    needed = (limits.status("VmRSS")[0] + forecast.CODE + forecast.step(task.cut, job.batch, one)
+              + forecast.beside_a_pass(task.cut, network.head.weight.shape[-1], task.method, size))
     if needed > job.memory:
-        least = math.ceil(needed / limits.SLACK)
+        least = math.ceil(needed / limits.PLANNED_SHARE)
         raise BudgetError(f"a round here takes {least} bytes of memory at least, {job.memory} are allowed",
                           f"give --memory {least} or more")
-    network.block = int(min(max(limits.SLACK * job.memory - needed, 0) / each + 1, 2 * job.batch))
+    network.block = int(min(max(limits.PLANNED_SHARE * job.memory - needed, 0) / each + 1, 2 * job.batch))
     shared = max(taken / max(worked, 1e-3), 1.0)    # with other programs
-    clock = Deadline(stop.left, forecast.closing(method, len(x), fresh), shared * forecast.files(size),
+    clock = Deadline(stop.left, forecast.closing(task.method, len(x), fresh), shared * forecast.files(task.file_bytes),
                      taken / len(few), 2 * job.batch)
     if clock.spent(0) >= 1:
+        seconds = job.seconds + MARGIN * (clock.last - stop.left) + OUTSIDE
         raise BudgetError(f"{job.seconds:.1f} s are too short to learn anything and to write it down",
-                          f"give --time {math.ceil(job.seconds + MARGIN * (clock.last - stop.left) + BESIDE)}s or more")
+                          f"give --time {math.ceil(seconds)}s or more")
     limits.limit(job.memory)
     return Allowance(network.block, clock, lambda: stop.asked, limits.Watch(job.memory).tight)
 
@@ -170,9 +186,9 @@ def write(folder: Path, network: Network, x: torch.Tensor, order: np.ndarray) ->
 
 
 def keep(folder: Path, network: Network, parts: Parts, job: Job, method: Method, rounds: int) -> None:
-    """What the next round goes on from, and the trained head, where the method has one."""
+    """Write what the next round goes on from, and the trained head if the method has one."""
     kept: dict[str, Any] = {f"constraint{i}/{name}": array for i, part in enumerate(parts.constraints)
-            for name, array in part.state().items()}
+                            for name, array in part.state().items()}
     if parts.memory.lasting:
         kept |= {f"memory/{name}": array for name, array in parts.memory.state().items()}
     kept |= {f"balance/{name}": array for name, array in parts.balance.state().items()}
@@ -180,7 +196,7 @@ def keep(folder: Path, network: Network, parts: Parts, job: Job, method: Method,
     np.savez(folder / "parts.npz", method=np.array(job.method), classes=np.array(job.classes, np.str_),
              rounds=np.array(rounds), **kept)
     served: Any = parts.balance.fold(network)
-    if "closed-form" not in method.parts["balance"] and (affine := served.affine()):
+    if not method.closed_form and (affine := served.affine()):
         weight, bias, normalised = affine
         np.savez(folder / "head.npz", weight=weight, bias=bias, normalised=np.array(normalised))
 
