@@ -7,6 +7,7 @@ torch are never in memory together. What lies in the folder: see `edgecl.rounds.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -122,7 +123,8 @@ def prepare_activations(folder: Path, job: Job, cut: Cut, stop: Stop) -> None:
             os.kill(child, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
     if stop.asked:
-        raise BudgetError("the round was stopped before it learned anything", "start it again, or give --time more")
+        raise BudgetError("the round was stopped before it learned anything",
+                          f"start it again, or give --time {math.ceil(2 * job.seconds)}s or more")
     if ended[1] != 0:       # the child has written why
         sys.exit(0 if (folder / "result.json").exists() else FAILED)
 
