@@ -80,7 +80,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
     try:
         pairs = [(str(name), int(number)) for name, number in groups]
     except (TypeError, ValueError):
-        raise Refused("bad-request", "groups are no pairs", "give [[name, samples], ...]") from None
+        raise Refused("bad-request", "groups are not pairs", "give [[name, samples], ...]") from None
     if any(number < 0 for _, number in pairs) or sum(number for _, number in pairs) != count:
         raise Refused("bad-request", f"groups do not add up to {count} samples", "give [[name, samples], ...]")
     return [name for name, number in pairs for _ in range(number)]
