@@ -90,7 +90,7 @@ function curve(channels, about, cls) {
   return svg;
 }
 
-// A labelled bar of a share. calm: a full bar is no warning.
+// A labelled bar of a share. calm: a full bar is not a warning.
 export function measure(title, text, share, calm = false) {
   const bar = el('div', {className: `bar${calm ? '' : share >= .97 ? ' full' : share >= .85 ? ' near' : ''}`}, el('i'));
   bar.setAttribute('role', 'meter');
