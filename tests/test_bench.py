@@ -184,7 +184,7 @@ def test_a_method_that_is_refused_is_named_once_and_nothing_is_written(run, fake
     (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs is 0"),
     (("--rate", "nan"), "--rate is nan"),
     (("--scenario", "online", "--epochs", "2"), "once"), (("--order", "0,1"), "class order"),
-    (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "no folder")])
+    (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "is not a folder")])
 def test_wrong_input(run, fake, tmp_path, more, word):  # noqa: F811
     before = sorted(tmp_path.iterdir())
     refused(run(*arguments(*more)), word)
