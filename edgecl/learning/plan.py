@@ -9,6 +9,10 @@ from edgecl.state.quota import PAGE, pages, segment_bytes
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.form import Form
 
+LOG_SHARE = 2               # the log may grow to this many times the statistics or the exemplars before a rewrite,
+SHORTEST_LOG = 2 ** 16      # and always to this many bytes
+ARRAY_FRAME_BYTES, MOMENT_FRAME_BYTES = 1_280, 250  # of the statistics per transform, apart from numbers
+NAME_LENGTH = 16            # characters of a class name, if none is known
 DATABASE = 28 * PAGE        # tables and history, and as much again for the rollback journal
 PLANNED_CLASSES = 50        # classes that a plan has room for; a state accepts more as long as they fit
 
@@ -41,10 +45,12 @@ def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimen
         f"give --quota {least} --exemplars {exemplars}, or more")
 
 
-def statistics_bytes(dimension: int, classes: int, form: Form, name: int = 16) -> int:
-    """Bytes of the statistics file for one transform. name: characters of the longest class name."""
-    arrays = ClassStatistics.bytes_at_rest(dimension, classes, form.second_moment, form.rank)
-    return arrays + classes * (8 + 4 * name) + PAGE // 2
+def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> int:
+    """Bytes of the file of statistics, at most, without Gaussians. name: characters of the longest class name."""
+    lengths = [dimension, *([form.projected] if form.projected else [])]
+    arrays = sum(ClassStatistics.bytes_at_rest(d, classes, form.second_moment, form.rank) for d in lengths)
+    moments = 0 if not form.second_moment else 1 if form.rank is None else 2
+    return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + MOMENT_FRAME_BYTES * moments)
 
 
 def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:
@@ -52,7 +58,6 @@ def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, for
     statistics = statistics_bytes(dimension, classes, form)
     head = 4 * classes * (dimension + 3 * classes + 8) + PAGE
     if form.projected:
-        statistics += statistics_bytes(form.projected, classes, form)
         head = max(head, 4 * classes * (form.projected + 3 * classes) + dimension * form.projected + PAGE)
     samples = pages(exemplars) + 2 * segment_bytes(exemplars)
     return pages(backbone) + samples + DATABASE + 2 * PAGE + 2 * (pages(statistics) + pages(head))

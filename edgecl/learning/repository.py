@@ -12,7 +12,7 @@ from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Judgement, Knowledge
-from edgecl.learning.plan import statistics_bytes
+from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, statistics_bytes
 from edgecl.state.compaction import needed_since
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import pages
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from edgecl.state.store import Store
     from edgecl.statistics.form import Form
 
-LOG_SHARE = 2           # the log may grow to this many times the statistics or the exemplars before a rewrite,
-SHORTEST_LOG = 2 ** 16  # and always to this many bytes
 FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
 HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
 
@@ -201,8 +199,8 @@ class Repository:
         size = len(head or b"")
         written = self._heads + size <= FREE_HEADS + (self._learned + _feature_bytes(stored)) // HEAD_SHARE
         longest = max((len(label) for label in knowledge.labels), default=0)
-        statistics = sum(statistics_bytes(transform.dimension, len(knowledge.labels) + 1, knowledge.form, longest)
-                         for transform in knowledge.transforms)
+        statistics = statistics_bytes(knowledge.transforms[0].dimension, len(knowledge.labels) + 1, knowledge.form,
+                                      longest)
         allowed = max(LOG_SHARE * max(store.blobs.bytes(base.snapshot), self.settings.exemplars), SHORTEST_LOG)
         if store.log.length + packed_bytes([(rows, store.exact)]) > allowed:
             return None

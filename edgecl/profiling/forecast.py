@@ -5,8 +5,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.heads.solvers import SERVED, coarser, forms
+from edgecl.learning.plan import LOG_SHARE, NAME_LENGTH, SHORTEST_LOG, statistics_bytes
 from edgecl.state.quota import PAGE, pages
-from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.state.reader import HISTORY
 
 if TYPE_CHECKING:
     from edgecl.statistics.form import Form
@@ -25,13 +26,9 @@ HEAD_COPIES = 3                         # of the head's bytes: read, parsed, hel
 FOLDED_OPERATORS = {"DequantizeLinear"}     # merged into the next operator: the output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
 HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers
-ARRAY_FRAME_BYTES = 1_270               # of the statistics' file per transform, apart from its numbers
 FRAME_BYTES = 13 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
 DATABASE_EMPTY = 6 * PAGE               # bytes of the database, fitted: before anything is learned,
 GENERATION_BYTES, CLASS_BYTES = 360, 144    # per generation, and per class that it lists
-HISTORY = 50                            # generations in the database
-LEAST_LOG = 2 ** 16
-NAME_LENGTH = 16                        # characters of a class name, if none is known
 
 
 class GraphCosts(NamedTuple):
@@ -166,14 +163,6 @@ def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = 
     return HEAD_FRAME_BYTES + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
 
 
-def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> int:
-    """Bytes of the statistics' file. name: characters of the longest class name."""
-    lengths = [dimension, *([form.projected] if form.projected else [])]
-    arrays = sum(ClassStatistics.bytes_at_rest(d, classes, form.second_moment, form.rank) for d in lengths)
-    moments = 0 if not form.second_moment else 1 if form.rank is None else 2
-    return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + 250 * moments)
-
-
 def class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> tuple[int, int]:
     """Bytes by which statistics and head grow from `classes` to one class more."""
     before, after = ((statistics_bytes(dimension, n, form, name), head_bytes(kind, dimension, n, form, name))
@@ -209,7 +198,7 @@ class Room(NamedTuple):
             listed = CLASS_BYTES * classes if self.samples else 0
             database = pages(DATABASE_EMPTY + GENERATION_BYTES * min(classes, HISTORY) + listed)
             taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME_BYTES + 3 * database
-            waiting = max(2 * max(statistics, self.samples), LEAST_LOG) + head if log else 0
+            waiting = max(LOG_SHARE * max(statistics, self.samples), SHORTEST_LOG) + head if log else 0
             return taken + waiting + 2 * (statistics + head) <= self.quota
 
         low, high = 0, 1

@@ -22,6 +22,7 @@ from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import KINDS
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
+from edgecl.learning.plan import NAME_LENGTH
 from edgecl.profiling import forecast
 from edgecl.profiling.sandbox import CAMERA, EACH, backbone_bytes, free_name, samples, write_photo
 from edgecl.settings import Settings
@@ -195,7 +196,7 @@ def heads(learner: Learner, known: int) -> Iterator[HeadBytes]:
     room = forecast.Room(settings.quota, len(backbone_bytes(learner)), settings.exemplars,
                          segment_bytes(settings.exemplars))
     d, now = foundation.dimension, max(known, 2)
-    longest = max((len(c.name) for c in learner.classes() if known), default=forecast.NAME_LENGTH)
+    longest = max((len(c.name) for c in learner.classes() if known), default=NAME_LENGTH)
     for kind in KINDS:
         form = forecast.form_of(kind, d, foundation.form)
         statistics, head = forecast.class_bytes(kind, d, now, form, longest)
@@ -232,7 +233,7 @@ def codecs(learner: Learner, classes: int) -> Iterator[CodecBytes]:
     foundation, settings = learner.foundation, learner.settings
     assert foundation is not None
     kind, shape, d, limit = foundation.kind, foundation.input_shape, foundation.dimension, settings.exemplars
-    room = limit - file_bytes(limit, segment_bytes(limit), ["n" * forecast.NAME_LENGTH] * classes)
+    room = limit - file_bytes(limit, segment_bytes(limit), ["n" * NAME_LENGTH] * classes)
     real = samples(kind, shape, EACH, 3)
     if kind == "image":
         from edgecl.images import fit_array

@@ -1,0 +1,28 @@
+"""The bytes that a plan takes for the statistics are those of their file."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgecl.exemplars.buffer import Buffer
+from edgecl.exemplars.codecs import codec_of
+from edgecl.learning.knowledge import Knowledge
+from edgecl.learning.plan import statistics_bytes
+from edgecl.statistics.form import Form
+from edgecl.statistics.transform import FeatureTransform
+
+
+@pytest.mark.parametrize("form", [Form(True), Form(False), Form(True, 16), Form(True, None, 256)], ids=str)
+@pytest.mark.parametrize(("dimension", "classes", "name"), [(1280, 20, "class {:03}"), (64, 3, "{:02}"),
+                                                            (64, 120, "a rather long name of a class, {:03}")])
+def test_statistics_take_the_bytes_that_are_planned(form, dimension, classes, name):
+    transforms = [FeatureTransform(dimension, dimension, 1.0)]
+    if form.projected:
+        transforms.append(FeatureTransform(dimension, form.projected, 1.0, projected=True, seed=0))
+    codec = codec_of("raw", "feature", (dimension,), 1)
+    known = Knowledge(transforms, form, Buffer(10_000, 16_384, "reservoir", codec))
+    rng = np.random.default_rng(0)
+    for number in range(classes):
+        known.add(name.format(number), range(2), rng.normal(size=(2, dimension)).astype(np.float32))
+    real = len(known.snapshot())
+    assert real <= statistics_bytes(dimension, classes, form, len(name.format(0))) <= real + 50 * len(transforms)
