@@ -23,9 +23,9 @@ def lines_of(folder: Path, depth: int) -> list[str]:
     """The lines of a folder's files, then of its subfolders."""
     pad = "    " * depth
     files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
-    found = [f"{pad}{path.name:<{30 - len(pad)}}{first_sentence(path)}" for path in files]
+    found = [f"{pad}{path.name:<{34 - len(pad)}} {first_sentence(path)}" for path in files]
     for inner in sorted(path for path in folder.iterdir() if (path / "__init__.py").exists()):
-        found += ["", f"{pad}{inner.name + '/':<{30 - len(pad)}}{first_sentence(inner / '__init__.py')}",
+        found += ["", f"{pad}{f'{inner.name}/':<{34 - len(pad)}} {first_sentence(inner / '__init__.py')}",
                   *lines_of(inner, depth + 1)]
     return found
 
@@ -43,7 +43,7 @@ def tree() -> str:
             parts.append([f"edgecl/{room}/", f"    {first_sentence(folder / '__init__.py')}", "", *lines_of(folder, 1)])
         else:
             files = sorted(package.glob("*.py"))
-            parts.append(["edgecl/", *(f"    {path.name:<26}{first_sentence(path)}" for path in files)])
+            parts.append(["edgecl/", *(f"    {path.name:<30} {first_sentence(path)}" for path in files)])
     bridge = ROOT / "firmware_bridge"
     parts.append(["firmware_bridge/", f"    {first_sentence(bridge / '__init__.py')}", "", *lines_of(bridge, 1)])
     return "\n\n".join("```\n" + "\n".join(part) + "\n```" for part in parts) + "\n"
