@@ -182,7 +182,7 @@ def test_a_method_that_is_refused_is_named_once_and_nothing_is_written(run, fake
     (("--scenario", "ni"), "no sessions"), (("--seeds", "a,b"), "whole numbers"), (("--seeds", "-1"), "seed is -1"),
     (("--data", "nope"), "digits, watch, fashion"), (("--data", "nothere.npz"), "nothere.npz"),
     (("--method", "nope"), "no method 'nope'"), (("--method", "finetune,no.toml"), "no.toml"),
-    (("--method", ","), "none"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs is 0"),
+    (("--method", ","), "names no method"), (("--memory", "3XB"), "200KB"), (("--epochs", "0"), "--epochs is 0"),
     (("--rate", "nan"), "--rate is nan"),
     (("--scenario", "online", "--epochs", "2"), "once"), (("--order", "0,1"), "class order"),
     (("--order", "x"), "natural"), (("--per-class", "-2"), "--per-class"), (("--out", "fake.py"), "is not a folder")])

@@ -158,8 +158,8 @@ def fit(network: Network, x: torch.Tensor, context: RoundContext, fresh: int, ro
                           f"give --memory {least} or more")
     network.block = int(min(max(limits.PLANNED_SHARE * job.memory - needed, 0) / each + 1, 2 * job.batch))
     shared = max(taken / max(worked, 1e-3), 1.0)    # with other programs
-    clock = Deadline(stop.left, forecast.closing(context.method, len(x), fresh), shared * forecast.files(context.file_bytes),
-                     taken / len(few), 2 * job.batch)
+    clock = Deadline(stop.left, forecast.closing(context.method, len(x), fresh),
+                     shared * forecast.files(context.file_bytes), taken / len(few), 2 * job.batch)
     if clock.spent(0) >= 1:
         seconds = job.seconds + MARGIN * (clock.last - stop.left) + OUTSIDE
         raise BudgetError(f"{job.seconds:.1f} s are too short to learn anything and to write it down",
