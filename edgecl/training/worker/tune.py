@@ -45,7 +45,7 @@ PROGRESS = 0.2          # seconds between two lines of progress
 
 
 @dataclass(frozen=True)
-class Task:
+class TuningJob:
     """What a worker tunes. file_bytes: of the backbone; stop: when to end; peak: of the resident memory."""
 
     job: Job
@@ -71,7 +71,7 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: limits.Peak,
     rounds = adopt(network, parts, before, job)
     parts.memory.hold(Batch(x[:begin], columns[:begin]))
     new = Batch(x[begin:end], columns[begin:end])
-    allowance = fit(network, x, Task(job, cut, method, file.stat().st_size, stop, peak), len(new), rounds)
+    allowance = fit(network, x, TuningJob(job, cut, method, file.stat().st_size, stop, peak), len(new), rounds)
     plan = Plan(job.epochs, job.batch, job.rate, 0.9, method.training["decay"], clip=method.training["clip"],
                 head_rate=job.head_rate, cosine=True, smoothing=job.smoothing, mirror=True)
     steps = planned_steps(parts, columns[:begin], new, plan, method.memory.whole)
@@ -126,19 +126,19 @@ def adopt(network: Network, parts: Parts, before: Mapping[str, np.ndarray], job:
     return int(before["rounds"])
 
 
-def fit(network: Network, x: torch.Tensor, task: Task, fresh: int, rounds: int) -> Allowance:
+def fit(network: Network, x: torch.Tensor, tuning: TuningJob, fresh: int, rounds: int) -> Allowance:
     """Measure passes of a few samples; choose how many go through at a time, and when the last step must be done.
 
     x: all activations; fresh: samples to learn from; rounds: completed so far. Raises BudgetError if one sample takes
     too much memory, or a step too much time.
     """
-    job, stop, few, taken, worked = task.job, task.stop, x[:MEASURED], 0.0, 0.0
+    job, stop, few, taken, worked = tuning.job, tuning.stop, x[:MEASURED], 0.0, 0.0
     weights = list(network.body.parameters())
 
     def passed(count: int) -> int | None:
         nonlocal taken, worked
         begun, working = time.monotonic(), time.process_time()
-        raised = task.peak.raised_by(lambda: torch.autograd.grad(
+        raised = tuning.peak.raised_by(lambda: torch.autograd.grad(
             network.features(few[:count]).square().sum(), weights, allow_unused=True))
         taken, worked = time.monotonic() - begun, time.process_time() - working
         trim()
@@ -146,19 +146,20 @@ def fit(network: Network, x: torch.Tensor, task: Task, fresh: int, rounds: int) 
 
     passed(1)       # loads code
     costs = passed(1), passed(len(few))
-    assumed = 4 * task.cut.weights + few[:1].nbytes
+    assumed = 4 * tuning.cut.weights + few[:1].nbytes
     one, all_of_them = (assumed if cost is None else cost for cost in costs)
     each = max((all_of_them - one) / max(len(few) - 1, 1), 2 * few[:1].nbytes)
     size = forecast.RoundSize(len(x), job.batch, rounds, network.head.classes)
-    needed = (limits.status("VmRSS")[0] + forecast.CODE + forecast.step(task.cut, job.batch, one)
-              + forecast.beside_a_pass(task.cut, network.head.weight.shape[-1], task.method, size))
+    needed = (limits.status("VmRSS")[0] + forecast.CODE + forecast.step(tuning.cut, job.batch, one)
+              + forecast.beside_a_pass(tuning.cut, network.head.weight.shape[-1], tuning.method, size))
     if needed > job.memory:
         least = math.ceil(needed / limits.PLANNED_SHARE)
         raise BudgetError(f"a round here takes {least} bytes of memory at least, {job.memory} are allowed",
                           f"give --memory {least} or more")
     network.block = int(min(max(limits.PLANNED_SHARE * job.memory - needed, 0) / each + 1, 2 * job.batch))
     shared = max(taken / max(worked, 1e-3), 1.0)    # with other programs
-    clock = Deadline(stop.left, forecast.closing(task.method, len(x), fresh), shared * forecast.files(task.file_bytes),
+    clock = Deadline(stop.left, forecast.closing(tuning.method, len(x), fresh),
+                     shared * forecast.files(tuning.file_bytes),
                      taken / len(few), 2 * job.batch)
     if clock.spent(0) >= 1:
         seconds = job.seconds + MARGIN * (clock.last - stop.left) + OUTSIDE
