@@ -1,7 +1,7 @@
 """Bytes of the quota, by arithmetic alone: what a change needs, and what could be dropped so that it fits.
 
 A change that is refused must leave every byte as it was, so whether it fits is decided before anything is touched.
-What is dropped first is what only a rollback needs (`prune`), then samples that no rollback needs and that are no
+What is dropped first is what only a rollback needs (`prune`), then samples that no rollback needs and that are not
 exemplars (`compact`). Every figure is an upper bound of what these steps leave.
 """
 from __future__ import annotations

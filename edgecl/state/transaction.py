@@ -1,7 +1,7 @@
 """The open transaction of a state directory: what it writes, and how a long change commits it step by step.
 
 A file is always written, synced and renamed before a row names it, and deleted after the commit that no longer does:
-there is no name in the database without its file, whenever a change ends.
+no name in the database is ever without its file, whenever a change is interrupted.
 """
 from __future__ import annotations
 
