@@ -1,7 +1,7 @@
 """What passes between the learner and the store: stored samples, generations, changes, and records of them on disk.
 
 A record is what one append to a file of samples writes: a header that says how long it is, a line of JSON, and the
-samples. JSON and samples have a digest each, so that a generation is known by name where its samples are damaged.
+samples. JSON and samples have a digest each, so that a generation is known even if its samples are damaged.
 """
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MAGIC = b"\xecCL1"
 HEADER = struct.Struct("<4sII16s16s")  # magic, bytes of JSON and of samples, digest of each
 INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1"), ("input", "<u4")]
 SPARE, TRAINED, JUDGES = 1, 2, 4
-FRAME, NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec's name in it
+JSON_FRAME, CODEC_NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec in it
 
 
 class StoredSample(NamedTuple):
     """One stored sample: its feature float32 [d]; key: see `edgecl.samples.sample_keys`. id and generation are None
-    until it is committed; ids rise in the order in which samples came. input: the encoded input itself, where the
-    codec keeps it; spare: a near-duplicate, which goes first where room is short; coded: the codebook of a lossy codec
+    until it is committed; ids rise in the order in which samples came. input: the encoded input itself, if the
+    codec keeps it; spare: a near-duplicate, which goes first if room is short; coded: the codebook of a lossy codec
     that `feature` went through, so that it can't be subtracted from statistics any more; "" for none; trained: the
     backbone was tuned on it, so that it can't judge any more; judges: it was held back then, and so it stays."""
 
@@ -48,14 +48,14 @@ class StoredSample(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record as it was read. about: its JSON; None for `rows` where the samples are damaged."""
+    """One record as it was read. about: its JSON; None for `rows` if the samples are damaged."""
 
     about: dict[str, Any]
     rows: list[StoredSample] | None
 
 
 def pack(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: dict[str, Any] | None = None) -> bytes:
-    """A record of samples that have ids, in parts that each have a codec, with whatever else its JSON is to say."""
+    """A record of samples that have ids, in parts that each have a codec, with `about` in its JSON."""
     rows = [row for part, _ in parts for row in part]
     labels = sorted({row.label for row in rows})
     places = {label: place for place, label in enumerate(labels)}
@@ -82,16 +82,19 @@ def row_bytes(codec: FeatureCodec, dimension: int) -> int:
 
 def packed_bytes(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: int = 0) -> int:
     """Bytes of `pack(parts, about)`, at most; about: bytes of its JSON."""
-    size = HEADER.size + about + FRAME + sum(map(_name_bytes, {row.label for part, _ in parts for row in part}))
-    return size + sum(NAME + len(part) * row_bytes(codec, len(part[0].feature)) + sum(len(row.input) for row in part)
-                      for part, codec in parts if part)
+    size = HEADER.size + about + JSON_FRAME + sum(map(_name_bytes, {row.label for part, _ in parts for row in part}))
+    for part, codec in parts:
+        if part:
+            each = row_bytes(codec, len(part[0].feature))
+            size += CODEC_NAME + len(part) * each + sum(len(row.input) for row in part)
+    return size
 
 
 def file_bytes(limit: int, segment: int, labels: list[str]) -> int:
     """What the files of a buffer of `limit` bytes take beside its samples, at most: their headers and class names."""
     files = 2 * (limit // segment) + 1 if limit > segment else 1
     names = [*map(_name_bytes, labels)]
-    return files * (HEADER.size + FRAME + 2 * NAME + max(names, default=0)) + sum(names)
+    return files * (HEADER.size + JSON_FRAME + 2 * CODEC_NAME + max(names, default=0)) + sum(names)
 
 
 def _name_bytes(label: str) -> int:
@@ -103,7 +106,7 @@ def _json(value: object) -> bytes:
 
 
 def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[int, int, Record]]:
-    """Every whole record with where it starts and ends; where bytes between are damaged, goes on at the next whole one.
+    """Every whole record with its start and end; skips damaged bytes up to the next whole one.
 
     codec: the feature codec of a name.
     """
@@ -133,7 +136,7 @@ def codecs_of(data: bytes) -> set[str]:
 
 
 def rows_of(data: bytes, codec: Callable[[str], FeatureCodec], name: str) -> list[StoredSample]:
-    """All samples of a file of records. Raises StateError where one is damaged."""
+    """All samples of a file of records. Raises StateError if one is damaged."""
     found: list[StoredSample] = []
     end = 0
     for start, after, record in unpack(data, codec):

@@ -53,7 +53,7 @@ def _merged(repository: Repository) -> list[dict[str, Any]]:
 
 
 def _new(repository: Repository, other: Repository, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What merging a state adds: itself, and what was merged into that. Raises StateError where any of it is here."""
+    """What merging a state adds: itself, and what was merged into that. Raises StateError if any of it is here."""
     store, path = other.store, other.store.path
     added = [{"id": store.meta["id"], "generation": store.current}, *_merged(other)]
     if added[0]["id"] == repository.store.meta["id"]:

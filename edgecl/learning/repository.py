@@ -61,7 +61,7 @@ class Repository:
         return None if values is None else Foundation.from_meta(values)
 
     def known(self, foundation: Foundation | None = None) -> Knowledge:
-        """What is known now; `foundation` where the state has none yet. Inside `Store.exclusive` it is handed over: it
+        """What is known now; `foundation` if the state has none yet. Inside `Store.exclusive` it is handed over: it
         may be changed, and only `commit` brings it back. Raises StateError for a state without a foundation."""
         mine = self.foundation
         if mine is not None and foundation is not None and mine != foundation:
@@ -79,7 +79,7 @@ class Repository:
         return knowledge
 
     def release(self) -> None:
-        """Let go of the knowledge in memory; it is read again when it is asked for."""
+        """Drop the knowledge in memory; it is read again when it is needed."""
         self._kept = None
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
@@ -127,7 +127,7 @@ class Repository:
         return generation, judgement
 
     def head(self) -> bytes:
-        """The head of the current generation, where it was not written. Raises StateError."""
+        """The head of the current generation, if it was not written. Raises StateError."""
         with self.store.reading():
             current = self.store.current
             if self._head is None or self._head[0] != current:
@@ -137,8 +137,7 @@ class Repository:
             return self._head[1]
 
     def settle(self) -> None:
-        """Write the head of the current generation, where that was left for later, as far as the disk allows: so that
-        other processes need not solve it again."""
+        """Write the deferred head of the current generation, if there is room, so that no other process solves it."""
         store = self.store
         with suppress(EdgeclError):
             if self._head is not None and store.writable and self._head[0] == store.current:

@@ -25,7 +25,7 @@ class Blobs:
         return name
 
     def adopt(self, path: Path, suffix: str) -> str:
-        """Give a file that was synced a name here as well, without copying it where links are known. Raises OSError."""
+        """Give a synced file a name here too: a link if the file system has links, else a copy. Raises OSError."""
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         name = f"{digest}.{suffix}"
         try:
@@ -37,7 +37,7 @@ class Blobs:
         return name
 
     def path(self, name: str, cure: str) -> Path:
-        """The path of a file whose content was checked. Raises StateError, with the cure, where it is missing or
+        """The path of a file whose content matches its name. Raises StateError, with the cure, if it is missing or
         altered."""
         path, digest = self.folder / name, hashlib.sha256()
         try:
@@ -58,7 +58,7 @@ class Blobs:
             return False
 
     def bytes(self, name: str) -> int:
-        """Length of a file; 0 where it is missing."""
+        """Length of a file; 0 if it is missing."""
         path = self.folder / name
         return path.stat().st_size if path.exists() else 0
 

@@ -1,4 +1,4 @@
-"""Bytes: what a state directory holds, what the quota can afford, and what a person is told when it can't."""
+"""Bytes: what a state directory holds, what fits its quota, and the error if something does not fit."""
 from __future__ import annotations
 
 import errno
@@ -65,7 +65,7 @@ class Ledger:
         self.folder, self.quota = folder, quota
 
     def usage(self) -> Usage:
-        """What there is now. Raises OSError."""
+        """The bytes in use now. Raises OSError."""
         used = dict.fromkeys(Usage._fields, 0)
         for path, size in _sizes(self.folder).items():
             name = os.path.basename(path)
@@ -101,7 +101,7 @@ class Ledger:
                 os.truncate(self.folder / RESERVE, keep)
 
     def hold(self) -> None:
-        """Reserve what the quota has left, where the file system can. To be called under the state's lock. Raises
+        """Reserve what the quota has left, if the file system can. To be called under the state's lock. Raises
         OSError on a full disk."""
         left = max(self.quota - self.usage().total, 0) // PAGE * PAGE
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)

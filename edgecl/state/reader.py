@@ -45,7 +45,7 @@ HISTORY = 50  # generations that the history names; forgotten classes and merges
 
 
 class StateReader:
-    """An open state directory, to be read. Raises StateError where there is none, or it is damaged."""
+    """An open state directory, to be read. Raises StateError if there is none, or it is damaged."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.blobs = path, Blobs(path / "models")
@@ -87,7 +87,7 @@ class StateReader:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold the state still: until the end, no other process deletes a file that is named now."""
+        """A read transaction: files that are named now stay until it ends."""
         outermost = not self.connection.in_transaction
         if outermost:
             self.query("BEGIN")
@@ -103,7 +103,7 @@ class StateReader:
             self.meta = database.read_meta(self.connection, self.path)
 
     def generations(self) -> list[Generation]:
-        """The history, the oldest generation first. Raises StateError where it is damaged."""
+        """The history, the oldest generation first. Raises StateError if it is damaged."""
         with self.reading():
             logged = [entry.generation for entry in self.logged()]
             logged = [g for g in logged if g.head or g.id > logged[-1].id - HISTORY]
@@ -178,13 +178,13 @@ class StateReader:
                               f"%.{kind}")]
 
     def rows(self, name: str) -> list[StoredSample]:
-        """The samples of a file. Raises StateError where it is damaged."""
+        """The samples of a file. Raises StateError if it is damaged."""
         return rows_of(self.blob_path(name).read_bytes(), self.codec, str(self.blobs.folder / name))
 
     def samples(self, until: int, since: int) -> list[StoredSample]:
         """All samples stored up to generation `until`, in the order in which they came.
 
-        Raises StateError where one newer than `since` is damaged; older ones are exemplars only, and damaged ones are
+        Raises StateError if one newer than `since` is damaged; older ones are exemplars only, and damaged ones are
         left out.
         """
         alive, found = self.living(), dict[int, StoredSample]()
@@ -214,13 +214,13 @@ class StateReader:
         return max((number for number in rounds if until is None or number <= until), default=None)
 
     def parts(self) -> bytes | None:
-        """What the method of the latest learning round keeps; None where there is none, or it is damaged."""
+        """What the method of the latest learning round keeps; None if there is none, or it is damaged."""
         tuned = self.tuned()
         names = [name for name, number, _ in self.files(PARTS) if number == tuned]
         return (self.blobs.folder / names[0]).read_bytes() if names and self.blobs.intact(names[0]) else None
 
     def codec(self, name: str) -> FeatureCodec:
-        """The feature codec of a name, as this state uses it. Raises StateError where its codebook is damaged."""
+        """The feature codec of a name, as this state uses it. Raises StateError if its codebook is damaged."""
         if name == "raw":
             return Float32()
         if "foundation" not in self.meta:
@@ -231,7 +231,7 @@ class StateReader:
 
     @property
     def codebook(self) -> Codebook | None:
-        """The codebook of exemplars that are not held back, where there is one."""
+        """The codebook of exemplars that are not held back, if there is one."""
         books = self.meta.get("codebooks")
         return self._codebook(*books[-1]) if books else None
 
@@ -257,14 +257,14 @@ class StateReader:
                 for name in sorted({row.coded for row in rows})]
 
     def living(self) -> Callable[[StoredSample], bool]:
-        """A function that tells whether a stored sample was neither rolled back nor forgotten."""
+        """A function: whether a stored sample was neither rolled back nor forgotten."""
         every = self.generations()
         undone = {g.id for g in every if g.undone}
         forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
         return lambda row: row.generation not in undone and (row.generation or 0) > forgotten.get(row.label, 0)
 
     def blob_path(self, name: str) -> Path:
-        """The path of a content-addressed file. Raises StateError where it is missing or altered."""
+        """The path of a content-addressed file. Raises StateError if it is missing or altered."""
         try:
             return self.blobs.path(name, "go back with `edgecl rollback N`, see `edgecl history`")
         except StateError as error:

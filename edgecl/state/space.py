@@ -1,31 +1,32 @@
 """Bytes of the quota, by arithmetic alone: what a change needs, and what could be dropped so that it fits.
 
 A change that is refused must leave every byte as it was, so whether it fits is decided before anything is touched.
-What is dropped first is what only a rollback needs (`prune`), then samples that no rollback needs and that are no
+What is dropped first is what only a rollback needs (`prune`), then samples that no rollback needs and that are not
 exemplars (`compact`). Every figure is an upper bound of what these steps leave.
 """
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since, replacements
-from edgecl.state.database import DATABASE_FILE
+from edgecl.state.database import DATABASE_FILE, connect
 from edgecl.state.exemplar_files import replacing_bytes, split
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import EXEMPLARS, HISTORY
-from edgecl.state.transaction import journal_of
+from edgecl.state.reader import EXEMPLARS, HISTORY, JOURNAL
+from edgecl.state.transaction import insert_generation, journal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.transaction import Transaction
 
 ROW_BYTES = 400      # of a generation in the database beside its detail, at most
-LEAF_BYTES = 4000    # of rows in a page of the database
 
 
 class Present(NamedTuple):
@@ -102,9 +103,7 @@ def check_room(state: Transaction, change: Append | Rewrite, present: Callable[[
 
 def pruned(state: Transaction, space: Space) -> Space | None:
     """What is left when `prune` has nothing left to drop; None if the quota has no room to get there."""
-    free = state.query("PRAGMA freelist_count")[0][0] * PAGE
-    grown = _table_bytes(len(json.dumps(g.detail)) + ROW_BYTES // 2 for g in moved_rows(state)) if space.logged else 0
-    database = max(space.database, space.database - free + grown)
+    database, packed = _database_bytes(state)
     used = space.used + database - space.database
     if space.logged:  # the file of the log becomes one of samples, and another log begins
         intact = all(entry.rows is not None for entry in state.logged())
@@ -114,19 +113,23 @@ def pruned(state: Transaction, space: Space) -> Space | None:
     alive = state.alive()
     last, named = Kept.of(alive, 1, 1), {name for g in alive for name in (g.backbone, g.head, g.snapshot) if name}
     dropped = named - {name for g in alive for name in last.files(g)}
-    packed = min(database, space.database - free + grown + (WORTH_VACUUM - 1) * PAGE)
     return Space(used - sum(pages(state.blobs.bytes(name)) for name in dropped) - (database - packed), space.exemplars,
                  packed, 0)
 
 
-def _table_bytes(rows: Iterable[int]) -> int:
-    """Bytes by which rows of such lengths, which come in order, let a table grow at most."""
-    count, left = 3, 0  # a page of the table's tree, and two for the name of a file
-    for row in rows:
-        if row > left:
-            count, left = count + -(-row // LEAF_BYTES), -(-row // LEAF_BYTES) * LEAF_BYTES
-        left -= row
-    return count * PAGE
+def _database_bytes(state: Transaction) -> tuple[int, int]:
+    """Length of the database when the log has moved into it, and at most after a vacuum: tried on a copy in memory."""
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    with closing(connect(state.path, "ro")) as source, closing(memory) as copy:
+        source.backup(copy)  # SQLite refuses this to the connection that holds the lock
+        if rows := moved_rows(state):
+            for g in rows:
+                insert_generation(copy, g)
+            copy.execute("INSERT INTO files VALUES (?, ?, ?)", (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
+        before = copy.execute("PRAGMA page_count").fetchone()[0]
+        copy.execute("VACUUM")
+        after = copy.execute("PRAGMA page_count").fetchone()[0]
+    return before * PAGE, min(before, after + WORTH_VACUUM - 1) * PAGE
 
 
 def compacted(state: Transaction, space: Space, present: Present) -> Space | None:

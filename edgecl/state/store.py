@@ -39,7 +39,7 @@ class Store(Transaction):
     @classmethod
     def create(cls, path: Path, meta: dict[str, Any], first: Rewrite) -> Store:
         """A new state directory (mode 0700) with its first generation. It appears at `path` at once and whole, or not
-        at all. Raises StateError where something is there already, BudgetError where the quota is too small."""
+        at all. Raises StateError if something is there already, BudgetError if the quota is too small."""
         making = path.with_name(f".{path.name}.{os.getpid()}.new")
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -104,7 +104,7 @@ class Store(Transaction):
         return space.used + space.needed(self, change) <= self.ledger.quota
 
     def make_room(self, change: Append | Rewrite, present: Callable[[], Present] | None = None) -> None:
-        """Drop what only a rollback needs, the oldest first, then samples that are no exemplars, until a change fits.
+        """Drop what only a rollback needs, the oldest first, then samples that are not exemplars, until a change fits.
         Commits; what is served and known stays as it is. present: see `check_room`. Raises BudgetError, before anything
         is dropped, if all that is not enough."""
         check_room(self, change, present)
@@ -115,7 +115,7 @@ class Store(Transaction):
                 return
 
     def _drop_samples(self, exemplars: list[StoredSample], head: bytes | None) -> None:
-        """Drop samples that are no exemplars. Heads can't be solved again from then on, so the one that serves is
+        """Drop samples that are not exemplars. Heads can't be solved again from then on, so the one that serves is
         written first."""
         newest = self.newest.id
         if head is not None:
@@ -232,7 +232,7 @@ class Store(Transaction):
             self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
 
     def note(self, action: str, detail: dict[str, Any]) -> int:
-        """Write into the history, inside `exclusive`, what has changed nothing; its number. Raises BudgetError."""
+        """Record an action that changed nothing in the history, inside `exclusive`; its number. Raises BudgetError."""
         self.ledger.ask(pages(len(json.dumps(detail)) + 400) + 2 * PAGE + self.journal_bytes(), f"`{action}`")
         number, run = self.next_number(), self.connection.execute
         self.insert(Generation(number, _now(), action, detail, None, None, None, False, True))

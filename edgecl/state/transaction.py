@@ -1,7 +1,7 @@
 """The open transaction of a state directory: what it writes, and how a long change commits it step by step.
 
 A file is always written, synced and renamed before a row names it, and deleted after the commit that no longer does:
-there is no name in the database without its file, whenever a change ends.
+no name in the database is ever without its file, whenever a change is interrupted.
 """
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
 
@@ -36,8 +38,7 @@ class Transaction(StateReader):
 
     def insert(self, g: Generation) -> None:
         """Write a generation into the database."""
-        self.connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", (
-            g.id, g.created, g.action, json.dumps(g.detail), g.backbone, g.head, g.snapshot, g.journaled))
+        insert_generation(self.connection, g)
 
     def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None) -> None:
         """Write committed samples as one file, and name it. tuned: the round that gave them their features, if the
@@ -106,6 +107,12 @@ class Transaction(StateReader):
                   for name, _ in json.loads(value)}
         heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
         self.blobs.sweep(named | set(heads[-KEPT_HEADS:]))
+
+
+def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:
+    """Write a generation into a database."""
+    connection.execute("INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", (
+        g.id, g.created, g.action, json.dumps(g.detail), g.backbone, g.head, g.snapshot, g.journaled))
 
 
 def journal_of(database: int) -> int:

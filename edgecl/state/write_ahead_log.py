@@ -1,9 +1,9 @@
 """The log: one file that only grows, so that learning a few samples costs one append and one sync.
 
 STATE/learned.log begins with a record that names its epoch; every later one is a generation with its samples, or says
-under which name the head of one was written. The database knows the epoch that counts: when its generations have moved
-into the database, a new epoch begins, and a log of the old one is nothing any more. A record that was cut off by a kill
-or a power cut was never acknowledged; the next append writes over it.
+under which name the head of one was written. The database holds the current epoch: when the generations of the log have
+moved into the database, a new epoch begins, and a log of the old one no longer counts. A record that was cut off by a
+kill or a power cut was never acknowledged; the next append writes over it.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOG_FILE = "learned.log"
 
 
 class LoggedGeneration(NamedTuple):
-    """A generation of the log and its samples; None where these, or a record before, are damaged."""
+    """A generation of the log and its samples; None if these, or a record before, are damaged."""
 
     generation: Generation
     rows: list[StoredSample] | None
@@ -44,7 +44,7 @@ class WriteAheadLog:
         self._entries: list[LoggedGeneration] = []
 
     def entries(self, epoch: str) -> list[LoggedGeneration]:
-        """The generations of that epoch, the oldest first; none where the log is of another one. Raises OSError."""
+        """The generations of that epoch, the oldest first; none if the log is of another one. Raises OSError."""
         self._read()
         return self._entries if self._epoch == epoch else []
 
@@ -133,7 +133,7 @@ class WriteAheadLog:
 
 
 def _is_damage(tail: bytes) -> bool:
-    """Whether bytes behind the last whole record are no beginning of one."""
+    """Whether the bytes behind the last whole record are not the beginning of one."""
     if len(tail) < HEADER.size or not any(tail):
         return False
     magic, text, body, _, _ = HEADER.unpack_from(tail)
