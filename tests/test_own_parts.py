@@ -158,13 +158,13 @@ def test_a_part_that_cannot_be_made_is_refused_with_the_cure(mine, monkeypatch, 
     ('constraint = "mine.parts:Slow"', 'or a table with where = "package.module:Class"'),
     ('[constraint]\nwhere = "mine/parts.py"', "where = 'mine/parts.py' in its constraint; give where"),
     ("[constraint]\nstrength = 1", "where = None in its constraint"),
-    ('[constraint]\nwhere = "a:B"\nstrength = [1]', r"strength of its constraint = \[1\]; give a number"),
-    ('[constraint]\nwhere = "a:B"\nweights = -1', "weights of its constraint = -1; give a count"),
-    ('[constraint]\nwhere = "a:B"\nold = "both"', 'old of its constraint = .both.; give "" or logits or features'),
+    ('[constraint]\nwhere = "a:B"\nstrength = [1]', r"strength of its constraint is \[1\]; give a number"),
+    ('[constraint]\nwhere = "a:B"\nweights = -1', "weights of its constraint is -1; give a count"),
+    ('[constraint]\nwhere = "a:B"\nold = "both"', 'old of its constraint is .both.; give "" or logits or features'),
     ('[constraint]\nwhere = "a:B"\nneeds = ["luck"]', "give a list of a recent and a long-term memory, affine outputs"),
     ('constraint = [{ where = "a:B" }, { where = "a:B" }]', "names a:B twice"),
-    ('[constraint]\nwhere = "a:B"\nneeds = ["exemplars"]', "its constraint needs exemplars, which its memory does not"),
-    ('[memory]\nwhere = "a:B"\n[[constraint]]\nwhere = "a:C"\n[plasticity]\nwhere = "a:D"', "no rule says which"),
+    ('[constraint]\nwhere = "a:B"\nneeds = ["exemplars"]', "its constraint needs exemplars, which memory = none does not"),
+    ('[memory]\nwhere = "a:B"\n[[constraint]]\nwhere = "a:C"\n[plasticity]\nwhere = "a:D"', "no rule picks the one"),
 ])
 def test_a_table_that_cannot_be_is_refused_when_the_method_is_read(tmp_path, text, says):
     (tmp_path / "own.toml").write_text(f'paper = "x"\nrate = 0.1\n{text}\n')

@@ -224,12 +224,15 @@ def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch):
         assert np.mean([each.label == str(y) for each, y in zip(said, data.y_test[known])]) > 0.94
 
 
-@pytest.mark.parametrize("method", ["er", "first-session", "latent", "lwf", "fearnet"])
-def test_methods_that_need_samples_are_refused_with_the_cure(method, tmp_path):
+@pytest.mark.parametrize(("method", "says"), [
+    *((name, "keeps statistics only; give --method fetril or statistics")
+      for name in ("er", "first-session", "latent", "lwf")),
+    ("fearnet", "can't keep or serve; give --method statistics")])
+def test_methods_that_need_samples_are_refused_with_the_cure(method, says, tmp_path):
     learner = create(tmp_path / "state", memory="statistics")
     for name in ("ant", "wasp"):
         learner.learn(vectors(name, 10), name)
-    with pytest.raises(BadInput, match="keeps statistics only; give --method fetril or statistics"):
+    with pytest.raises(BadInput, match=says):
         learner.round(RoundRequest(method, 600))
 
 

@@ -259,7 +259,7 @@ def test_a_stream_without_an_end_is_not_learned_from(taught, capsys):
 
 def test_a_stream_stands_alone_in_predict(taught, tmp_path, capsys):
     assert main(["predict", "--state", taught, "serial:/dev/ttyACM7", str(tmp_path / "slow.csv")]) == 1
-    assert "beside other sources" in capsys.readouterr().err
+    assert "among other sources" in capsys.readouterr().err
 
 
 def test_a_missing_port_is_one_line(taught, capsys):

@@ -53,7 +53,7 @@ def test_samples_of_a_photo_buffer_go_through_the_backbone_again():
 def test_the_page_names_what_falls_short(tmp_path):
     table = {("raw", "slda"): [(50.0, 3), (90.0, 9)], ("auto", "automatic"): [(49.5, 3), (80.0, 9)]}
     page = bytes_table.page({"digits": table}, ("16KB", "64KB"), 3)
-    assert "but for digits at 64KB (80.0 against 90.0)" in page
+    assert "except digits at 64KB (80.0 against 90.0)" in page
     assert "| raw, slda | **50.0** (3) | **90.0** (9) |" in page
     bytes_table.plot({"digits": table}, ("16KB", "64KB"), tmp_path / "plot.svg")
     assert "automatic</text>" in (tmp_path / "plot.svg").read_text()

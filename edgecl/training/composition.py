@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # What a part of a kind derives from, and the arguments that the loop gives it before its numbers.
 BASES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "memory": ("memory.exemplars.Nothing", ("room", "nothing")),
+    "memory": ("memory.base.Memory", ("room", "nothing")),
     "constraint": ("constraints.base.Constraint", ()),
     "plasticity": ("plasticity.base.Plasticity", ("room", "rule")),
     "task_rule": ("plasticity.task_rules.TaskRule", ()),
