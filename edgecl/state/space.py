@@ -118,7 +118,8 @@ def pruned(state: Transaction, space: Space) -> Space | None:
 
 
 def _database_bytes(state: Transaction) -> tuple[int, int]:
-    """Length of the database when the log has moved into it, and at most after a vacuum: tried on a copy in memory."""
+    """Length of the database when the log has moved into it, and after the vacuum that `prune` makes if it is worth it:
+    tried on a copy in memory."""
     memory = sqlite3.connect(":memory:", isolation_level=None)
     with closing(connect(state.path, "ro")) as source, closing(memory) as copy:
         source.backup(copy)  # SQLite refuses this to the connection that holds the lock
@@ -126,10 +127,11 @@ def _database_bytes(state: Transaction) -> tuple[int, int]:
             for g in rows:
                 insert_generation(copy, g)
             copy.execute("INSERT INTO files VALUES (?, ?, ?)", (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
-        before = copy.execute("PRAGMA page_count").fetchone()[0]
+        length, free = (copy.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count"))
+        if free < WORTH_VACUUM:
+            return length * PAGE, length * PAGE
         copy.execute("VACUUM")
-        after = copy.execute("PRAGMA page_count").fetchone()[0]
-    return before * PAGE, min(before, after + WORTH_VACUUM - 1) * PAGE
+        return length * PAGE, copy.execute("PRAGMA page_count").fetchone()[0] * PAGE
 
 
 def compacted(state: Transaction, space: Space, present: Present) -> Space | None:
