@@ -163,7 +163,8 @@ def test_a_part_that_cannot_be_made_is_refused_with_the_cure(mine, monkeypatch, 
     ('[constraint]\nwhere = "a:B"\nold = "both"', 'old of its constraint is .both.; give "" or logits or features'),
     ('[constraint]\nwhere = "a:B"\nneeds = ["luck"]', "give a list of a recent and a long-term memory, affine outputs"),
     ('constraint = [{ where = "a:B" }, { where = "a:B" }]', "names a:B twice"),
-    ('[constraint]\nwhere = "a:B"\nneeds = ["exemplars"]', "its constraint needs exemplars, which memory = none does not"),
+    ('[constraint]\nwhere = "a:B"\nneeds = ["exemplars"]',
+     "its constraint needs exemplars, which memory = none does not"),
     ('[memory]\nwhere = "a:B"\n[[constraint]]\nwhere = "a:C"\n[plasticity]\nwhere = "a:D"', "no rule picks the one"),
 ])
 def test_a_table_that_cannot_be_is_refused_when_the_method_is_read(tmp_path, text, says):
