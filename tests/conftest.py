@@ -4,7 +4,11 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from pathlib import Path
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -16,6 +20,31 @@ if "EDGECL_CACHE" not in os.environ:
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from helpers_state import PROBE, create, vectors  # noqa: E402
+
+from edgecl.evaluation import bench  # noqa: E402
+from edgecl.rounds import worker  # noqa: E402
+
+WARM = str(Path(__file__).with_name("warm_process.py"))
+
+
+@pytest.fixture(scope="session")
+def torch_process(tmp_path_factory):
+    """The socket of a process that has imported torch, see warm_process.py."""
+    path = tmp_path_factory.mktemp("torch") / "socket"
+    child = subprocess.Popen([sys.executable, WARM, "serve", path])
+    while not path.exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    yield str(path)
+    child.kill()
+    child.wait()
+
+
+@pytest.fixture
+def warm(monkeypatch, torch_process):
+    """Workers of rounds and of the benchmark are forked from a process that has imported torch."""
+    monkeypatch.setattr(worker, "COMMAND", (sys.executable, WARM, torch_process, *worker.COMMAND[2:]))
+    monkeypatch.setattr(bench, "COMMAND", (sys.executable, WARM, torch_process, *bench.COMMAND[2:]))
 
 
 @pytest.fixture

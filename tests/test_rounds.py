@@ -22,7 +22,7 @@ from edgecl.training.bench.session import MethodRun
 OTHERS = [name for name in method_names() if any(row.bench_only for _, row in read_method(name).rows())]
 TUNING = [name for name in method_names() if read_method(name).tuned != "none" and name not in OTHERS]
 KINDS = ["ash", "elm", "fir", "oak"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm")]
 
 
 def taught(path, kinds=KINDS, **settings):

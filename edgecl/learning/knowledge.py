@@ -123,7 +123,7 @@ class Knowledge:
                        for row in self.stored]
 
     def moved(self, features: Mapping[int, NDArray[np.float32]]) -> Knowledge:
-        """The same by another backbone: what is stored is learned anew, what is not is moved, see
+        """The same by another backbone: what is stored is learned again, what is not is moved, see
         `edgecl.statistics.feature_drift`.
 
         features: row id -> its new feature [d]; rows without one are let go of. Raises StateError, BadInput.
