@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from helpers_daemon import serving, until
 from helpers_state import vectors
 
 from edgecl.commands.direct_or_daemon import Parcel
-from edgecl.errors import BadInput, StateError
+from edgecl.errors import BadInput, EdgeclError, StateError
 from edgecl.runtime import control, control_clients
 from edgecl.runtime.client import Client, NoDaemon
 from edgecl.runtime.commands import COMMANDS
@@ -131,8 +132,9 @@ def test_recordings_stay_recordings_on_the_way(daemon):
             [*samples_of(made.seal(), [["1", 99]])]
 
 
-def test_only_some_may_change_things(daemon, monkeypatch):
-    service, path = daemon
+@pytest.fixture
+def stranger(monkeypatch):
+    """Clients are another user, whose number it is."""
     real = control_clients.CREDENTIALS
 
     class Stranger:
@@ -144,8 +146,29 @@ def test_only_some_may_change_things(daemon, monkeypatch):
             assert (pid, uid) == (os.getpid(), os.getuid())
             return pid, 54321, gid
 
-    before = service.history()
     monkeypatch.setattr(control_clients, "CREDENTIALS", Stranger)
+    return 54321
+
+
+def test_only_the_daemons_user_may_have_code_of_their_own_run(daemon, stranger, monkeypatch, tmp_path):
+    service, path = daemon
+    monkeypatch.setattr(control.pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid=stranger))
+    made = Control(path.with_name("other.sock"), service, ["operator"])
+    made.start()
+    (tmp_path / "own.toml").write_text('paper = "x"\nrate = 0.1\n[constraint]\nwhere = "mine:Mine"\n')
+    with Client(path.with_name("other.sock")) as client:
+        with pytest.raises(Refused, match="may not have code of their own") as caught:
+            client.ask("start_round", method=str(tmp_path / "own.toml"))
+        assert caught.value.code == "forbidden"
+        with pytest.raises(EdgeclError, match="no method"):
+            client.ask("start_round", method="nope")
+    made.stop()
+    assert not service.round_result()["running"]
+
+
+def test_only_some_may_change_things(daemon, stranger):
+    service, path = daemon
+    before = service.history()
     with Client(path) as client, parcel(vectors("cat", 5)) as cats:
         for name, command in COMMANDS.items():
             if command.writes:
