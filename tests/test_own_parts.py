@@ -10,11 +10,12 @@ from helpers_networks import convolutions, photos
 from helpers_state import refused
 
 from edgecl.cli import main
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, BudgetError
 from edgecl.evaluation.bench import BenchJob
 from edgecl.learner import Learner
 from edgecl.rounds.method import read_method
 from edgecl.rounds.parts import own_part
+from edgecl.rounds.run import RoundRequest
 from edgecl.settings import Settings
 from edgecl.training.composition import parts_of
 from edgecl.training.networks.heads import Softmax
@@ -122,6 +123,17 @@ def test_bench_and_a_round_on_a_state_run_it_in_their_workers(mine, capsys, monk
     assert done["method"] == "own" and done["steps"] == done["planned_steps"] > 0
     assert (mine / "mine/imported").read_text() == "yes\nyes\n"
     assert not any(name.split(".")[0] == "mine" for name in sys.modules)
+
+    def swapped(name, own_code):       # between the check and the worker's own look
+        found = read_method("finetune", own_code)
+        (mine / "swapped.toml").write_text((mine / "own.toml").read_text())
+        return found
+
+    (mine / "swapped.toml").write_text('paper = "x"\nrate = 0.1\n')
+    monkeypatch.setattr("edgecl.rounds.run.read_method", swapped)
+    with pytest.raises(BudgetError, match=r"swapped\.toml names code of its author's own"):
+        Learner.open(mine / "state").round(RoundRequest(str(mine / "swapped.toml"), 600, 10**9, own_code=False))
+    assert (mine / "mine/imported").read_text() == "yes\nyes\n"
     (mine / "mine/parts.py").write_text("import nowhere_to_be_found")
     assert "needs a module 'nowhere_to_be_found'" in refused(capsys, "bench", "--method", mine / "own.toml", "--data",
                                                              "digits", "--seeds", "0")

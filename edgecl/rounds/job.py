@@ -31,7 +31,8 @@ class Job:
     """What a worker is to do. method: a name or a .toml file; classes: of all samples, in the order in which they came;
     known: how many of them were in the last round; codec: of the samples' inputs, "" if features are tuned on;
     blocks: of the backbone to tune, None for the usual number; memory: bytes that the worker may hold; seconds: until
-    it must have ended; epochs, batch, rate, head_rate, smoothing: see `edgecl.training.plan.Plan`."""
+    it must have ended; epochs, batch, rate, head_rate, smoothing: see `edgecl.training.plan.Plan`; own_code: see
+    `RoundRequest`."""
 
     method: str
     classes: tuple[str, ...]
@@ -47,6 +48,7 @@ class Job:
     rate: float = 0.003
     head_rate: float = 0.1
     smoothing: float = 0.1
+    own_code: bool = True
 
     def write(self, folder: Path) -> None:
         """As job.json."""

@@ -78,10 +78,11 @@ def method_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def read_method(method: str | Path) -> Method:
+def read_method(method: str | Path, own_code: bool = True) -> Method:
     """The method of that name, or of a .toml file. Parts of the user's own are not imported.
 
-    Raises BadInput for an unknown method, key, part or number, and for a composition that can't work.
+    own_code: whether it may have any. Raises BadInput for an unknown method, key, part or number, and for a composition
+    that can't work.
     """
     path = Path(method) if str(method).endswith(".toml") else FOLDER / f"{method}.toml"
     if not path.is_file():
@@ -96,6 +97,9 @@ def read_method(method: str | Path) -> Method:
     training = {key: values.get(key, default) for key, default in TRAINING.items()}
     numbers = {key: value for key, value in values.items() if key in named}
     found = Method(path.stem, paper, differs, tuned, parts, numbers, training, own)
+    if own and not own_code:
+        raise BadInput(f"{path.name} names code of its author's own, {', '.join(own)}, to be run as another user",
+                       "name a method that edgecl brings, or start the round as the user whose process runs it")
     _check_numbers(path, found)
     _check_works(path, found)
     return found

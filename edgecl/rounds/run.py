@@ -44,7 +44,7 @@ ASKED = Limits(load=100.0)              # a round that a person asks for runs be
 class RoundRequest:
     """What is asked of a round. method: a name or a .toml file, None for the default; seconds: for all of it; memory:
     bytes of the worker; blocks: of the backbone to tune, None for the usual number; epochs: at most; batch: new samples
-    per step."""
+    per step; own_code: whether the method may have parts of the user's own, which the worker then imports."""
 
     method: str | None = None
     seconds: float = SECONDS
@@ -55,6 +55,7 @@ class RoundRequest:
     threads: int = 1
     bounds: gate.Bounds = gate.BOUNDS
     limits: Limits = ASKED
+    own_code: bool = True
 
 
 def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch | None = None) -> RoundResult:
@@ -92,8 +93,8 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
             (folder / "before.npz").write_bytes(before)
         left = max(request.seconds - (time.monotonic() - begun) - GATE_SECONDS, 0.1)
         job = Job(method, tuple(classes), known, foundation.codec if codec.input else "", request.blocks,
-                  request.memory, left, request.threads,
-                  repository.settings.seed, request.epochs, request.batch)
+                  request.memory, left, request.threads, repository.settings.seed, request.epochs, request.batch,
+                  own_code=request.own_code)
         job.write(folder)
         answer = worker.run(folder, job, watch)
         model = (folder / "candidate.onnx").read_bytes()
@@ -118,7 +119,7 @@ def _method(repository: Repository, request: RoundRequest) -> str:
     use for it."""
     tuned, kept = repository.store.tuned(), repository.settings.memory == "exemplars"
     name = request.method or (WITHOUT_SAMPLES if not kept else FIRST_METHOD if tuned is None else LATER_METHOD)
-    method = read_method(name)
+    method = read_method(name, request.own_code)
     for _, row in method.rows():
         if row.bench_only:
             raise BadInput(f"{method.name} answers with {row.bench_only}, which a state can't keep or serve",

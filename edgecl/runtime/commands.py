@@ -12,7 +12,6 @@ from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
 from edgecl.files.tables import Rule, read
-from edgecl.rounds.method import read_method
 from edgecl.runtime.protocol import Refused
 from edgecl.samples import Sample
 
@@ -29,7 +28,7 @@ MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one reque
 class Command:
     """A command. call: takes the service, the values and the descriptor of the samples; needs, takes: types of required
     and optional values; writes: changes the state, so that not everybody may; waits: takes long; samples: needs
-    some; code: whether with such values it runs code of the client's own, which only the daemon's user may have run."""
+    some; vouched: name of the value that says whether the client is the daemon's own user, "" for none."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
     needs: Mapping[str, Rule] = field(default_factory=dict)
@@ -37,7 +36,7 @@ class Command:
     writes: bool = False
     waits: bool = False
     samples: bool = False
-    code: Callable[[dict[str, Any]], bool] = lambda values: False
+    vouched: str = ""
 
     def check(self, values: dict[str, Any], file: int | None) -> None:
         """Raises Refused for values that it does not take, and if it lacks values or samples."""
@@ -102,10 +101,6 @@ def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
     return lambda service, values, file: getattr(service, name)(**values)
 
 
-def _own_parts(values: dict[str, Any]) -> bool:
-    return values.get("method") is not None and bool(read_method(values["method"]).own)
-
-
 ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE, "epochs": WHOLE, "threads": WHOLE,
                 "max_regression": NUMBER}
 COMMANDS = {
@@ -117,7 +112,7 @@ COMMANDS = {
                         waits=True),
     "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
-    "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, code=_own_parts),
+    "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
     "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),
     "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True),
 }

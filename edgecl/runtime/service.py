@@ -208,13 +208,13 @@ class Service:
     # rounds -------------------------------------------------------------------------------------
 
     def start_round(self, method: str | None = None, time: float | None = None, memory: int | None = None,
-                    **more: Any) -> dict[str, Any]:
-        """{"started": true}; the verdict comes as an event and in `rounds`. time: seconds; memory: bytes; more: further
-        fields of `RoundRequest`, and max_regression. Raises StateError if a round is running, BadInput for an unknown
-        method."""
+                    own_code: bool = True, **more: Any) -> dict[str, Any]:
+        """{"started": true}; the verdict comes as an event and in `rounds`. time: seconds; memory: bytes; own_code,
+        more: further fields of `RoundRequest`, and max_regression. Raises StateError if a round is running, BadInput
+        for an unknown method."""
         if method is not None:
-            read_method(method)
-        self.writer.submit(lambda _: self.writer.rounds.begin(method, time, memory, True, **more),
+            read_method(method, own_code)
+        self.writer.submit(lambda _: self.writer.rounds.begin(method, time, memory, True, own_code=own_code, **more),
                            changes=False).result()
         return {"started": True}
 

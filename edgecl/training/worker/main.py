@@ -71,7 +71,8 @@ def choose(folder: Path, job: Job) -> tuple[Cut, dict[str, int]]:
     from edgecl.backbones.cut import Anatomy
 
     content = (folder / "backbone.onnx").read_bytes()
-    anatomy, samples, method = Anatomy(content), len(Stored.read(folder, inputs=False).column), read_method(job.method)
+    anatomy, samples = Anatomy(content), len(Stored.read(folder, inputs=False).column)
+    method = read_method(job.method, job.own_code)
     cuts = anatomy.cuts() if job.codec else [anatomy.cut_at(ADAPTER_INPUT)]
     able = cuts[cuts.index(anatomy.cut(job.blocks)):] if job.codec else cuts
     inputs = (folder / "samples.npz").stat().st_size

@@ -60,7 +60,7 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: limits.Peak,
          tell: Callable[..., None]) -> dict[str, Any]:
     """One round: writes the candidate and answers with the fields of result.json. Raises BadInput, BudgetError."""
     torch.set_num_threads(job.threads)
-    samples, method = Stored.read(folder, inputs=False), read_method(job.method)
+    samples, method = Stored.read(folder, inputs=False), read_method(job.method, job.own_code)
     order, begin, end = samples.arranged()
     x = torch.from_numpy(np.load(folder / "activations.npy", allow_pickle=False))
     columns = torch.from_numpy(samples.column[order])
