@@ -191,7 +191,8 @@ class Learner:
                 return merge_into(self.repository, opened)
 
     def round(self, request: RoundRequest | None = None, watch: Watch | None = None) -> RoundResult:
-        """Tune the backbone in a worker process, and take it over where the gate finds it better; see `rounds`."""
+        """Tune the backbone in a worker process, and take it over if the gate finds it better; see
+        `edgecl.rounds.run`."""
         from edgecl.rounds.run import RoundRequest, run_round
 
         return run_round(self.repository, request or RoundRequest(), watch)
@@ -237,7 +238,7 @@ class Learner:
                           {k: sum(v) / len(v) for k, v in sorted(unknown.items()) if k not in known})
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
-        """Write backbone and head as one ONNX file, checked against the two sessions; see `exporting.export`."""
+        """Write backbone and head as one ONNX file, checked against the two sessions; see `edgecl.learning.export`."""
         from edgecl.learning.export import export
 
         serving = self.serving()

@@ -54,7 +54,7 @@ def live(seconds: float, batch: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Print the figures published in docs/bridge.md."""
+    """Print the figures of firmware_bridge/PROTOCOL.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20)
     seconds = parser.parse_args().seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,12 +149,13 @@ class Parcel:
 @contextmanager
 def direct_or_daemon(options: argparse.Namespace) -> Iterator[Direct | ViaDaemon]:
     """The daemon that serves the state in the options, or else the learner itself."""
-    try:
+    client: Client | None = None
+    with suppress(NoDaemon):
         client = Client(socket_path(options))
-    except NoDaemon:
+    if client is None:
         with opened(options) as learner:
             yield Direct(learner)
-    else:
-        with client:
-            check_memory(options, client.ask("status")["memory"])
-            yield ViaDaemon(client)
+        return
+    with client:
+        check_memory(options, client.ask("status")["memory"])
+        yield ViaDaemon(client)

@@ -89,7 +89,7 @@ def export(options: argparse.Namespace) -> None:
 
 def keep_memory_low() -> None:
     """Make glibc map large blocks and return them at once: loading a model then peaks 20 MB lower, and answers take a
-    few per cent longer (learning a fifth longer, so only `predict` does it)."""
+    few per cent longer (learning a fifth longer, so `learn` does not do it)."""
     with suppress(OSError, AttributeError):  # another C library
         library = ctypes.CDLL(None)
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):

@@ -1,5 +1,5 @@
-"""Prequential evaluation (Gama et al. 2013): a labelled recording is played to a learner, which is first tested on each
-batch and then taught it, whether it holds new instances, new classes or both."""
+"""Prequential evaluation (Gama, Sebastião & Rodrigues 2013): a labelled recording is played to a learner,
+which is first tested on each batch and then taught it, whether it holds new instances, new classes or both."""
 from __future__ import annotations
 
 import time

@@ -116,7 +116,7 @@ def create_foundation(settings: Settings, samples: np.ndarray | None, calibratio
     check_name(name)
     if settings.precision == "int8" and calibration is None:
         raise BadInput("int8 needs photos to calibrate with, and none were given", "also give --calibrate FOLDER")
-    if KIND_OF.get(name) == "window":
+    if name == "rocket":
         variants, form = _rocket(settings, probe)
     else:
         variants = _variants(name, settings, probe, calibration, weights)

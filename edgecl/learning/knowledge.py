@@ -1,4 +1,4 @@
-"""What a learner knows while it writes: class statistics a transform, stored samples, and the head they call for."""
+"""What a learner knows while it writes: class statistics per transform, stored samples, and the head."""
 from __future__ import annotations
 
 import io
@@ -104,7 +104,7 @@ class Knowledge:
         return any(row.trained for row in mine) or len(mine) < self.plain.counts[label]
 
     def forget(self, label: str) -> bool:
-        """Forget a class; whether that was exact: True where every sample of it was still stored as it was learned."""
+        """Forget a class; whether that was exact: True if every sample of it was still stored as it was learned."""
         features = [s.feature for s in self.stored if s.label == label and not s.coded]
         complete = len(features) == self.plain.counts[label] and self.form.rank is None
         exact = complete or not self.form.second_moment

@@ -22,7 +22,7 @@ SLOWER_BY = 1e-3        # seconds more: an adapter behind a backbone that does n
 LARGER = 1.10       # times its bytes, or
 LARGER_BY = 8 * 10**6   # as many bytes more: an adapter
 FEWEST_LOST = 3         # held-back samples of a class that must be lost before it counts as worse
-LATENCY_RUNS = 9           # of each backbone, one after the other
+LATENCY_RUNS = 9           # of each backbone, in turn
 
 
 class Check(NamedTuple):
@@ -44,7 +44,7 @@ BOUNDS = Bounds()
 
 
 def check_file(candidate: bytes, sha256: str, serving: bytes, samples: np.ndarray, expected: np.ndarray) -> list[Check]:
-    """Digest, form, size, parity and latency of a candidate. samples [n, ...]: prepared; expected [n, d]: their
+    """Digest, size, form, parity and latency of a candidate. samples [n, ...]: prepared; expected [n, d]: their
     features as the worker computed them. Checks after a failed one are not made."""
     digest = hashlib.sha256(candidate).hexdigest()
     checks = [Check("digest", digest[:16], digest == sha256),

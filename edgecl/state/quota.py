@@ -17,6 +17,8 @@ RESERVE = "reserved"
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
             "edgecl.db": "database", "edgecl.db-journal": "database"}
+
+
 def pages(count: int) -> int:
     """Bytes that a file of `count` bytes takes in whole pages."""
     return -(-count // PAGE) * PAGE

@@ -9,6 +9,11 @@ from typing import Any
 from edgecl.errors import BadInput
 
 
+def first_line(error: Exception) -> str:
+    """Of its message."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def imported(where: str, folder: Path = Path()) -> Any:
     """What `package.module:name` names; its module is looked for in `folder` last. Raises BadInput if there is none."""
     module, _, name = where.partition(":")
@@ -21,7 +26,8 @@ def imported(where: str, folder: Path = Path()) -> Any:
         raise BadInput(f"there is no module {error.name!r} for {where}",
                        f"install it, or put it into {folder} or the folder that edgecl runs in") from error
     except Exception as error:
-        raise BadInput(f"importing {module} failed: {type(error).__name__}: {error}", "mend the module") from error
+        raise BadInput(f"importing {module} failed: {type(error).__name__}: {first_line(error)}",
+                       "fix the module") from error
     if not hasattr(found, name):
         raise BadInput(f"{module} has no {name!r}", f"name what {found.__file__} defines")
     return getattr(found, name)

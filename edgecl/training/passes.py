@@ -111,10 +111,9 @@ class Allowance:
         self.piece, self.clock, self.stopped, self.tight, self.progress = piece, clock, stopped, tight, progress
         self.samples = 0
 
-    def with_progress(self, progress: Callable[[int, float], None]) -> Allowance:
-        """This, with another callback for the progress."""
+    def report_to(self, progress: Callable[[int, float], None]) -> None:
+        """Call this with the progress from now on."""
         self.progress = progress
-        return self
 
     def spent(self) -> float:
         """The share of the time that has passed, 1 or more to stop."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Layer = tuple[nn.Module, dict[str, tuple[str, bool]]]    # parameter -> name of the weight, whether it is transposed
 
 
-WEIGHT = 1 / 16     # root of the mean square of a layer's weights, see `Graph.paces`
+WEIGHT = 1 / 16     # root of the mean square of a layer's weights, see `OnnxModule.paces`
 
 
 class OnnxModule(nn.Module):

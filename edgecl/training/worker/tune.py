@@ -86,8 +86,8 @@ def tune(folder: Path, job: Job, cut: Cut, stop: Stop, peak: limits.Peak,
             tell(step=seen, steps=steps, loss=loss, rss=limits.status("VmRSS")[0], left=stop.left,
                  samples_per_second=done / max(now - begun, 1e-9), share=min(max(seen / steps, allowance.spent()), 1.0))
 
-    learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, rounds]),
-                   allowance.with_progress(progress))
+    allowance.report_to(progress)
+    learning_round(network, parts, new, len(job.classes), plan, np.random.default_rng([job.seed, rounds]), allowance)
     if not seen:
         raise BudgetError("the round was stopped before it learned anything" if stop.asked else
                           f"{job.seconds:.0f} s were over before anything was learned",
