@@ -238,9 +238,11 @@ class Learner:
                           {k: sum(v) / len(v) for k, v in sorted(unknown.items()) if k not in known})
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
-        """Write backbone and head as one ONNX file, checked against the two sessions; see `edgecl.learning.export`."""
-        from edgecl.learning.export import export
+        """Write backbone and head as one ONNX file, checked against the two sessions; see `edgecl.learning.export`.
+        Raises BadInput for a path inside the state, or of something else than a file."""
+        from edgecl.learning.export import check_target, export
 
+        check_target(Path(path), self.store.path)
         serving = self.serving()
         return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
 

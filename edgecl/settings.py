@@ -75,7 +75,7 @@ class Settings:
     hop: Annotated[float | None, _positive("--hop")] = None
     precision: Annotated[str, Rule(choices=("auto", "int8"))] = "auto"
     threads: Annotated[int, Rule(low=1, cure="--threads 1 or more")] = 1
-    seed: int = 0
+    seed: Annotated[int, Rule(low=0, high=2**32 - 1)] = 0
     memory: Annotated[str, Rule(choices=MEMORIES)] = "exemplars"
 
     def __post_init__(self) -> None:

@@ -216,6 +216,8 @@ def test_bad_photos(run, tmp_path, kind):
     (("forget", "--class", "never"), "known are fast, slow"),
     (("rollback", "99"), "restorable are: "),
     (("export", "nofolder/x.onnx"), "No such file"),
+    (("export", "s/edgecl.db"), "is inside the state"), (("export", "s/models/../x.onnx"), "is inside the state"),
+    (("export", "/dev/full"), "exists and is not a file"), (("export", "."), "exists and is not a file"),
     (("export", "x.onnx", "--int8"), "--calibrate"),
     (("merge", "nothere"), "no edgecl state"),
     (("evaluate", "train/slow"), "no subfolders"),
@@ -231,7 +233,8 @@ def test_wrong_words(run, watch, arguments, word):
     (("--backbone", "nothere.onnx"), "nothere.onnx"), (("--head", "nope"), "slda"),
     (("--quota", "1MB", "--exemplars", "2MB"), "exemplars"), (("--rate", "-3"), "rate"),
     (("--quota", "1MB", "--backbone", "efficientnet-lite0"), "--quota "),
-    (("--int8", "--backbone", "efficientnet-lite0"), "--calibrate"), (("--threads", "0"), "threads")])
+    (("--int8", "--backbone", "efficientnet-lite0"), "--calibrate"), (("--threads", "0"), "threads"),
+    (("--seed", "-1"), "seed")])
 def test_init_refuses(run, tmp_path, arguments, word):
     refused(run("init", "--state", "s", *arguments), word)
     assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,7 @@ from edgecl.files.tables import checked
 from edgecl.rounds import board as module
 from edgecl.rounds.board import Readings, Zone, ask_firmware, read
 from edgecl.rounds.limits import Limits, Need, Reason, may_run
+from edgecl.rounds.run import ASKED
 
 RECORDED = Path(__file__).parent / "recorded"
 NEED = Need(memory=400_000_000, seconds=120, threads=1)
@@ -373,3 +374,9 @@ def test_doctor_tells_whether_a_round_may_start(monkeypatch, name):
     assert [finding.level for finding in rounds] == ["ok"] if allowed else {f.level for f in rounds} == {"note"}
     assert all(finding.cure for finding in rounds) != allowed
     assert sum(finding.check == "heat" for finding in found) == len(recorded(name).zones)
+
+
+def test_a_person_may_ask_for_more_time_and_threads_than_an_idle_round_takes():
+    readings = Readings(memory=10**10)
+    assert may_run(readings, ASKED, Need(10**8, 7200.0, 8))
+    assert not may_run(readings, Limits(), Need(10**8, 7200.0, 8))

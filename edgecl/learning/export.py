@@ -63,6 +63,14 @@ def probes(kind: str, shape: tuple[int, ...]) -> np.ndarray:
     return rng.standard_normal((PROBES, *shape)).astype(np.float32)
 
 
+def check_target(out: Path, state: Path) -> None:
+    """Raise BadInput if writing there would destroy something: a file of the state, or what is not a regular file."""
+    if state.resolve() in out.resolve().parents:
+        raise BadInput(f"{out} is inside the state {state}", "name a file outside it")
+    if out.exists() and not out.is_file():
+        raise BadInput(f"{out} exists and is not a file", "name a file, such as model.onnx")
+
+
 def _write(out: Path, model: bytes) -> None:
     try:
         write_atomically(out, model)

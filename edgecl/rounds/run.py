@@ -37,7 +37,8 @@ SECONDS, MEMORY = 60.0, 400 * 10**6
 GATE_SECONDS = 1.5                              # seconds of a round that are left for the gate
 ADAPTERS = 8                            # behind a backbone, one a round: each takes time with every answer
 FEWEST = 2                               # classes, and as many samples of each
-ASKED = Limits(load=100.0)              # a round that a person asks for runs beside other programs: it gives way
+# A round that a person asks for takes the time and the threads that they name; it gives way to other programs.
+ASKED = Limits(load=100.0, time=None, threads=1024)
 
 
 @dataclass(frozen=True)
