@@ -11,14 +11,14 @@ from edgecl.settings import Settings
 DIMENSION, PER_CLASS, QUOTA = 120, 12, 420_000
 
 
-def test_statistics_become_coarser_before_a_class_is_refused(tmp_path):
+def test_statistics_become_coarser_before_a_class_is_refused(fast_path):
     rng = np.random.default_rng(0)
     centres = 3 * rng.standard_normal((400, DIMENSION)).astype(np.float32)
 
     def samples(label: int) -> np.ndarray:
         return centres[label] + rng.standard_normal((PER_CLASS, DIMENSION)).astype(np.float32)
 
-    learner = Learner.create(tmp_path / "s", Settings(backbone="identity", quota=QUOTA, exemplars=10_000))
+    learner = Learner.create(fast_path / "s", Settings(backbone="identity", quota=QUOTA, exemplars=10_000))
     forms: list[str] = []
     known = 0
 
@@ -41,7 +41,7 @@ def test_statistics_become_coarser_before_a_class_is_refused(tmp_path):
     assert len(forms) >= 3
     assert all(form.startswith("diagonal + rank ") for form in forms[1:])
     learner.close()
-    reopened = Learner.open(tmp_path / "s")
+    reopened = Learner.open(fast_path / "s")
     answers = reopened.predict(np.concatenate([samples(label) for label in range(known)]))
     truth = np.repeat([f"c{label:03d}" for label in range(known)], PER_CLASS)
     assert np.mean([a.label == b for a, b in zip(answers, truth)]) > 0.98
