@@ -23,7 +23,7 @@ from edgecl.learning.repository import Repository
 from edgecl.state.quota import PAGE
 from edgecl.state.store import Store
 
-EXAMPLES = int(os.environ.get("EDGECL_EXAMPLES", "10"))  # states; the long form takes 40
+EXAMPLES = 10 * int(os.environ.get("EDGECL_TIMES", "1"))
 SETTINGS = settings(max_examples=EXAMPLES, phases=[Phase.generate], deadline=None, derandomize=True, database=None,
                     suppress_health_check=list(HealthCheck))
 LABELS = [f"class {number}" for number in range(60)]
