@@ -28,7 +28,7 @@ from edgecl.learner import Learner
 from edgecl.settings import Settings
 from edgecl.state.quota import PAGE, pages
 
-OPERATIONS = int(os.environ.get("EDGECL_OPERATIONS", "4000"))
+OPERATIONS = int(os.environ.get("EDGECL_OPERATIONS", "3000"))
 STEPS = 200
 LABELS = [f"class-{number}" for number in range(12)]
 CASES = {"raw": (8, 6_000, "reservoir"), "int8-feature": (16, 4_000, "herding"), "auto": (64, 9_000, "ring"),
@@ -108,7 +108,7 @@ class Filled(RuleBasedStateMachine):
 def test_counted_bytes_are_real_and_never_over_the_limit(codec):
     Filled.codec, Filled.total, Filled.fullest, Filled.evicted = codec, 0, 0.0, 0
     run_state_machine_as_test(Filled, settings=settings(
-        max_examples=-(-OPERATIONS // len(CASES) // STEPS), stateful_step_count=STEPS, phases=[Phase.generate],
+        max_examples=-(-OPERATIONS // len(CASES) // STEPS) + 1, stateful_step_count=STEPS, phases=[Phase.generate],
         deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)))
     print(f"{codec}: {Filled.total} operations, buffer filled to {Filled.fullest:.3f}, {Filled.evicted} evicted")
     assert Filled.total >= OPERATIONS / len(CASES)
