@@ -19,7 +19,7 @@ if "EDGECL_CACHE" not in os.environ:
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from helpers_state import PROBE, create, vectors  # noqa: E402
+from helpers_state import PROBE, create, fast_folder, vectors  # noqa: E402
 
 from edgecl.evaluation import bench  # noqa: E402
 from edgecl.rounds import worker  # noqa: E402
@@ -45,6 +45,13 @@ def warm(monkeypatch, torch_process):
     """Workers of rounds and of the benchmark are forked from a process that has imported torch."""
     monkeypatch.setattr(worker, "COMMAND", (sys.executable, WARM, torch_process, *worker.COMMAND[2:]))
     monkeypatch.setattr(bench, "COMMAND", (sys.executable, WARM, torch_process, *bench.COMMAND[2:]))
+
+
+@pytest.fixture
+def fast_path():
+    """Like `tmp_path`, in memory: for states that take hundreds of commands."""
+    with tempfile.TemporaryDirectory(prefix="edgecl-test-", dir=fast_folder()) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

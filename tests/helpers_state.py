@@ -35,15 +35,19 @@ def fast_folder() -> str | None:
 def directory_bytes(path: Path, reserve: bool = True) -> int:
     """Bytes of all that is in a directory, itself and temporaries included, in whole pages; counted without edgecl."""
     seen: set[int] = set()
-    total = 0
-    for folder, _, names in os.walk(path):
+    total, folders = 0, [str(path)]
+    while folders:
+        folder = folders.pop()
         total += max(-(-os.stat(folder).st_size // 4096) * 4096, 4096)
-        for name in names:
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+                continue
             try:
-                about = os.stat(Path(folder, name))
+                about = os.stat(entry.path)
             except FileNotFoundError:  # a temporary that is gone already
                 continue
-            if about.st_ino not in seen and (reserve or name != "reserved"):
+            if about.st_ino not in seen and (reserve or entry.name != "reserved"):
                 seen.add(about.st_ino)
                 total += -(-about.st_size // 4096) * 4096
     return total

@@ -28,7 +28,7 @@ from edgecl.learner import Learner
 from edgecl.settings import Settings
 from edgecl.state.quota import PAGE, pages
 
-OPERATIONS = int(os.environ.get("EDGECL_OPERATIONS", "10000"))
+OPERATIONS = int(os.environ.get("EDGECL_OPERATIONS", "3000"))
 STEPS = 200
 LABELS = [f"class-{number}" for number in range(12)]
 CASES = {"raw": (8, 6_000, "reservoir"), "int8-feature": (16, 4_000, "herding"), "auto": (64, 9_000, "ring"),
@@ -108,7 +108,7 @@ class Filled(RuleBasedStateMachine):
 def test_counted_bytes_are_real_and_never_over_the_limit(codec):
     Filled.codec, Filled.total, Filled.fullest, Filled.evicted = codec, 0, 0.0, 0
     run_state_machine_as_test(Filled, settings=settings(
-        max_examples=OPERATIONS // len(CASES) // STEPS + 2, stateful_step_count=STEPS, phases=[Phase.generate],
+        max_examples=-(-OPERATIONS // len(CASES) // STEPS) + 1, stateful_step_count=STEPS, phases=[Phase.generate],
         deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)))
     print(f"{codec}: {Filled.total} operations, buffer filled to {Filled.fullest:.3f}, {Filled.evicted} evicted")
     assert Filled.total >= OPERATIONS / len(CASES)
@@ -118,8 +118,8 @@ def test_counted_bytes_are_real_and_never_over_the_limit(codec):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["raw", "auto"])
-def test_a_flood_of_one_label_leaves_the_exemplars_of_the_others(tmp_path, codec):
-    learner = create(tmp_path / "state", 4_000_000, 60_000, "nearest-mean", codec=codec)
+def test_a_flood_of_one_label_leaves_the_exemplars_of_the_others(fast_path, codec):
+    learner = create(fast_path / "state", 4_000_000, 60_000, "nearest-mean", codec=codec)
     for label in ("ant", "wasp", "cat"):
         learner.learn(vectors(label, 40), label)
 
@@ -135,13 +135,13 @@ def test_a_flood_of_one_label_leaves_the_exemplars_of_the_others(tmp_path, codec
     assert kept() == before
     assert learner.status().exemplar_bytes > 50_000
     learner.close()
-    learner = Learner.open(tmp_path / "state")
+    learner = Learner.open(fast_path / "state")
     assert kept() == before
 
 
 @pytest.mark.parametrize("admission", ["reservoir", "herding", "boundary", "ring"])
-def test_every_admission_survives_being_reopened_and_shrinks_with_new_classes(tmp_path, admission):
-    learner = create(tmp_path / "state", 1_000_000, 8_000, admission=admission)
+def test_every_admission_survives_being_reopened_and_shrinks_with_new_classes(fast_path, admission):
+    learner = create(fast_path / "state", 1_000_000, 8_000, admission=admission)
     sizes = []
     for number in range(8):
         label = f"class {number}"
@@ -156,7 +156,7 @@ def test_every_admission_survives_being_reopened_and_shrinks_with_new_classes(tm
         assert len(mine) >= 8
         assert mine == every[-len(mine):]
     learner.close()
-    again = Learner.open(tmp_path / "state").repository.known()
+    again = Learner.open(fast_path / "state").repository.known()
     assert [(r.label, r.key) for r in again.exemplars()] == kept
 
 

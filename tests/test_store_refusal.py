@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_state import create, tree, vectors
+from helpers_state import create, fast_folder, tree, vectors
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,8 @@ from edgecl.learning.repository import Repository
 from edgecl.state.quota import PAGE
 from edgecl.state.store import Store
 
-SETTINGS = settings(max_examples=40, phases=[Phase.generate], deadline=None, derandomize=True, database=None,
+EXAMPLES = 10 * int(os.environ.get("EDGECL_TIMES", "1"))
+SETTINGS = settings(max_examples=EXAMPLES, phases=[Phase.generate], deadline=None, derandomize=True, database=None,
                     suppress_health_check=list(HealthCheck))
 LABELS = [f"class {number}" for number in range(60)]
 OTHERS = [f"other {number}" for number in range(60)]
@@ -65,7 +66,7 @@ def small(folder, data):
     dimension = data.draw(st.sampled_from([24, 64, 128, 300]), "dimension")
     exemplars = data.draw(st.sampled_from([0, 8_000, 10_000, 20_000, 30_000]), "exemplars")
     form = data.draw(st.sampled_from(forms(head, dimension)), "form")
-    quota = state_bytes(400, exemplars, dimension, 2, form) + PAGE * data.draw(st.integers(0, 40), "pages")
+    quota = state_bytes(400, exemplars, dimension, 2, form) + PAGE * data.draw(st.integers(0, 12), "pages")
     codec = data.draw(st.sampled_from(["auto", "pq", "raw"]), "codec")
     return create(folder / "state", quota, exemplars, head, codec=codec), dimension
 
@@ -107,13 +108,14 @@ def test_a_refused_command_leaves_every_byte_as_it_was():
     @SETTINGS
     @given(st.data())
     def run(data):
-        folder = Path(tempfile.mkdtemp(prefix="edgecl-refusal-"))
+        folder = Path(tempfile.mkdtemp(prefix="edgecl-refusal-", dir=fast_folder()))
         try:
             learner, dimension = small(folder, data)
             watched, known = Watched(learner), set()
             size, refusals = data.draw(st.sampled_from([3, 20, 60, 200]), "samples"), 0
             for number in range(40):
-                what = data.draw(st.sampled_from(["learn"] * 9 + ["forget", "rollback", "merge"]), "command")
+                commands = ["learn"] * (3 if refusals else 9) + ["forget", "rollback", "merge"]
+                what = data.draw(st.sampled_from(commands), "command")
                 before = tree(learner.store.path)
                 try:
                     if what == "learn":
@@ -133,7 +135,7 @@ def test_a_refused_command_leaves_every_byte_as_it_was():
                     goes_on(learner, dimension, known, folder)
                     refusals += isinstance(error, BudgetError)
                 assert watched.lost == lost_names(learner.store.path) == set()
-                if refusals == 2:
+                if refusals == 4:
                     break
             assert watched.commits or not done
             learner.close()
@@ -147,8 +149,8 @@ def test_a_refused_command_leaves_every_byte_as_it_was():
     assert refused["rollback", StateError]
 
 
-def test_a_second_codebook_on_a_quota_without_room_for_it(tmp_path):
-    learner = create(tmp_path / "state", 270_000, 30_000, "auto", codec="auto")
+def test_a_second_codebook_on_a_quota_without_room_for_it(fast_path):
+    learner = create(fast_path / "state", 270_000, 30_000, "auto", codec="auto")
     watched, known, before, books = Watched(learner), 0, {}, set()
 
     def teach():
@@ -165,7 +167,7 @@ def test_a_second_codebook_on_a_quota_without_room_for_it(tmp_path):
     assert tree(learner.store.path) == before
     assert watched.lost == set()
     assert known > 12
-    for state in (learner, Learner.open(tmp_path / "state")):
+    for state in (learner, Learner.open(fast_path / "state")):
         assert len(state.classes()) == known
     learner.forget("class 0")
     learner.rollback(1) if 1 in learner.store.restorable() else None
@@ -173,8 +175,8 @@ def test_a_second_codebook_on_a_quota_without_room_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("quota", [240_000, 300_000, 400_000])
-def test_a_kill_before_the_commit_that_brings_a_codebook_leaves_the_state_as_it_was(tmp_path, quota, monkeypatch):
-    learner = create(tmp_path / "state", quota, 10_000, codec="auto")
+def test_a_kill_before_the_commit_that_brings_a_codebook_leaves_the_state_as_it_was(fast_path, quota, monkeypatch):
+    learner = create(fast_path / "state", quota, 10_000, codec="auto")
     commit, seen = Store.commit, []
 
     def look(store, change):
@@ -197,9 +199,9 @@ def test_a_kill_before_the_commit_that_brings_a_codebook_leaves_the_state_as_it_
         assert labels == set(known[:len(labels)])
 
 
-def test_codebooks_that_still_code_something_are_kept(tmp_path, monkeypatch):
+def test_codebooks_that_still_code_something_are_kept(fast_path, monkeypatch):
     """Two in a row, and nothing recoded in between: as if another process had held the state after each commit."""
-    learner = create(tmp_path / "state", 2_000_000, 9_000, codec="auto")
+    learner = create(fast_path / "state", 2_000_000, 9_000, codec="auto")
     evict, features = Store.evict, {}
     for number in range(20):
         monkeypatch.setattr(Store, "evict", evict if number < 8 else lambda *_: None)
@@ -208,11 +210,11 @@ def test_codebooks_that_still_code_something_are_kept(tmp_path, monkeypatch):
     assert len(learner.store.meta["codebooks"]) > 1
     learner.close()
     monkeypatch.undo()
-    learner = Learner.open(tmp_path / "state")
+    learner = Learner.open(fast_path / "state")
     learner.rollback()
-    assert lost_names(tmp_path / "state") == set()
+    assert lost_names(fast_path / "state") == set()
     learner.close()
-    again = Learner.open(tmp_path / "state")
+    again = Learner.open(fast_path / "state")
     rows = again.repository.known().exemplars()
     centres = {label: mine.mean(0) for label, mine in features.items()}
     for row in rows:

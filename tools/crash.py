@@ -10,6 +10,7 @@ own children. Prints a table; exits with 1 if a state opened as neither.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ from edgecl.state.store import Store  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
          "ftruncate", "mkdir", "close", "lseek", "fcntl")
-CHANGING = CALLS[:-3]  # every one of these is tried; the others fill up the requested number
+CHANGING = CALLS[:-3]  # these change the disk, `openat` only if it creates; others fill up the number
 
 
 def prepare(folder: Path) -> None:
@@ -117,6 +118,7 @@ class Command:
     first: Callable[[Path], object] | None = None
     older: bool = True
     calls: Counter[str] = field(default_factory=Counter)
+    harmless: set[tuple[str, int]] = field(default_factory=set)     # calls that open what is there
     outcomes: Counter[str] = field(default_factory=Counter)
     before: str = ""
     after: str = ""
@@ -212,7 +214,10 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
     for line in log.read_text().splitlines():
         words = line.split(None, 1)
         if len(words) == 2 and "(" in words[1] and "resumed" not in words[1]:
-            command.calls[words[1].partition("(")[0]] += 1
+            call = words[1].partition("(")[0]
+            command.calls[call] += 1
+            if call == "openat" and "O_CREAT" not in words[1] and "O_TRUNC" not in words[1]:
+                command.harmless.add((call, command.calls[call]))
     command.after = look(state, command.older)
 
 
@@ -233,16 +238,25 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
         shutil.rmtree(folder)
 
 
+def thinned(items: list[tuple[str, str, int]], count: int) -> list[tuple[str, str, int]]:
+    """That many of them at most, evenly spread."""
+    count = min(count, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
 def plan(kills: int, commands: dict[str, Command]) -> list[tuple[str, str, int]]:
-    """(command, call, number): all calls that change something, evenly thinned or filled up to `kills` in total."""
-    every = [(name, call, number) for name, command in commands.items() for call in CHANGING
-             for number in range(1, command.calls[call] + 1)]
-    if len(every) > kills:
-        return [every[i * len(every) // kills] for i in range(kills)]
-    more = [(name, call, number) for name, command in commands.items() for call in CALLS[len(CHANGING):]
-            for number in range(1, command.calls[call] + 1)]
-    wanted = min(kills - len(every), len(more))
-    return every + [more[i * len(more) // max(wanted, 1)] for i in range(wanted)]
+    """(command, call, number): as many for each command, first of the calls that change something, then of the others,
+    at which a kill leaves what a kill at the next change leaves."""
+    tasks, share = list[tuple[str, str, int]](), -(-kills // len(commands))
+    for name, command in commands.items():
+        every, more = list[tuple[str, str, int]](), list[tuple[str, str, int]]()
+        for call in CALLS:
+            for number in range(1, command.calls[call] + 1):
+                changes = call in CHANGING and (call, number) not in command.harmless
+                (every if changes else more).append((name, call, number))
+        chosen = thinned(every, share)
+        tasks += chosen + thinned(more, share - len(chosen))
+    return tasks
 
 
 def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], object] = print) -> dict[str, Command]:
@@ -259,6 +273,7 @@ def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], ob
 
         def share(job: int) -> None:
             outcomes = []
+            gc.freeze()  # else a collection in a fork copies every page of this process
             for name, call, number in tasks[job::jobs]:
                 origin = root / f"{list(commands).index(name)}-origin"
                 outcomes.append((name, call, number, kill(commands[name], origin, root / f"kill{job}", call, number)))
