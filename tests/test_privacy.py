@@ -148,7 +148,7 @@ def test_no_sample_comes_to_the_disk_at_any_moment(what, memory, tmp_path, watch
 
 @pytest.mark.parametrize("memory", KINDS)
 def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves(memory, tmp_path, monkeypatch,
-                                                                                 watched):
+                                                                                 watched, warm):
     every = {number: photos(number, 6) for number in range(3)}
     learner, seen = made(tmp_path, "photos", memory), []
     for number, part in every.items():
@@ -192,7 +192,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
     assert bool(seen) == (memory == "exemplars")
 
 
-def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch):
+def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch, warm):
     """Digits: the same accuracy, and a confidence and a threshold for the unknown that hold for real samples."""
     data = digits()
     learner = Learner.create(tmp_path / "state", Settings("identity", 16_000_000, 1_000_000, memory="statistics"))
