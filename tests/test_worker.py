@@ -171,9 +171,9 @@ def test_a_round_stays_inside_memory_and_time_and_asked_to_end_it_exports_what_i
 
 
 @pytest.mark.slow
-def test_anytime_a_round_ends_in_its_time_with_what_it_has(learner):
+def test_anytime_a_round_ends_in_its_time_with_what_it_has(learner, warm):
     found = None
-    for seconds in (8, 60, 600):      # a busy machine may leave too little of 8 s
+    for seconds in (4, 60, 600):      # a busy machine may leave too little of 4 s
         with suppress(BudgetError):
             found = found or learner.round(RoundRequest("er", seconds, 400_000_000, epochs=100_000))
     assert 0 < found.steps < found.planned_steps
@@ -207,7 +207,7 @@ def test_where_memory_is_short_fewer_blocks_are_tuned_and_the_result_says_so(tmp
 
 
 @pytest.mark.slow
-def test_windows_are_tuned_on_and_a_later_round_without_new_samples_uses_what_is_kept(tmp_path, monkeypatch):
+def test_windows_are_tuned_on_and_a_later_round_without_new_samples_uses_what_is_kept(tmp_path, monkeypatch, warm):
     from edgecl.rounds import gate
 
     monkeypatch.setattr(gate, "check_accuracy", lambda *_: [])
