@@ -31,7 +31,7 @@ WARM = str(Path(__file__).with_name("warm_process.py"))
 def torch_process(tmp_path_factory):
     """The socket of a process that has imported torch, see warm_process.py."""
     path = tmp_path_factory.mktemp("torch") / "socket"
-    child = subprocess.Popen([sys.executable, WARM, "serve", path])
+    child = subprocess.Popen([sys.executable, WARM, "serve", path, str(os.getpid())], start_new_session=True)
     while not path.exists():
         assert child.poll() is None
         time.sleep(0.05)

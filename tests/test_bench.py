@@ -244,6 +244,6 @@ def test_the_real_session_in_a_process_whose_parent_loads_no_torch():
     assert one["peak_rss_bytes"] < 400e6
 
 
-def test_a_budget_that_is_too_small_is_refused_before_anything_is_written(run, tmp_path):  # noqa: F811
+def test_a_budget_that_is_too_small_is_refused_before_anything_is_written(run, warm, tmp_path):  # noqa: F811
     refused(run("bench", "--method", "er", "--data", "digits", "--memory", "10", "--out", "o"), "er: ")
     assert not Path("o").exists()

@@ -13,7 +13,7 @@ from edgecl.evaluation import demo_serial
 
 
 @pytest.mark.slow
-def test_demo_learns_without_forgetting(tmp_path, capsys):
+def test_demo_learns_without_forgetting(tmp_path, capsys, warm):
     assert main(["demo", "--out", str(tmp_path / "d"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     steps = told["steps"]

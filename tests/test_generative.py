@@ -263,7 +263,7 @@ def test_what_a_state_cannot_serve_is_refused(name, tmp_path):
     assert read_method(name).paper
 
 
-def test_a_worker_keeps_statistics_from_round_to_round(tmp_path):
+def test_a_worker_keeps_statistics_from_round_to_round(tmp_path, warm):
     from io import BytesIO
 
     from round_states import conv_backbone, taught, teach

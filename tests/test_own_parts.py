@@ -103,7 +103,7 @@ def test_reading_a_method_imports_nothing_of_it(mine):
 
 
 @pytest.mark.slow
-def test_bench_and_a_round_on_a_state_run_it_in_their_workers(mine, capsys, monkeypatch):
+def test_bench_and_a_round_on_a_state_run_it_in_their_workers(mine, capsys, monkeypatch, warm):
     monkeypatch.chdir(mine)
     assert main(["bench", "--method", "own.toml", "--data", "digits", "--seeds", "0", "--backbone", "mine.parts:net",
                  "--memory", "40KB", "--epochs", "3", "--json"]) == 0

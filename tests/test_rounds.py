@@ -52,7 +52,8 @@ def keeps(method):
 def test_every_method_that_tunes_does_so_in_a_state(method, tmp_path):
     learner = taught(tmp_path)
     before, heads = accuracy(learner), learner.status().head
-    done = learner.round(RoundRequest(method, seconds=600, memory=10**9))
+    epochs = 1 if read_method(method).parts["memory"] == ("greedy",) else 8     # GDumb makes 30 of each
+    done = learner.round(RoundRequest(method, seconds=600, memory=10**9, epochs=epochs))
     assert done.steps == done.planned_steps > 0
     assert [name for name, _, _ in done.checks][:5] == ["digest", "size", "form", "parity", "latency"]
     assert all(passed for name, _, passed in done.checks if name not in ("accuracy", "regression"))

@@ -28,6 +28,8 @@ from edgecl.training.worker import forecast, limits
 from edgecl.training.worker.forecast import RoundSize
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
+WARM = str(Path(__file__).with_name("warm_process.py"))
+SEED = 6526     # draws four methods, two first rounds and two later ones, little memory, and short times
 
 
 @pytest.fixture
@@ -169,9 +171,9 @@ def test_a_round_stays_inside_memory_and_time_and_asked_to_end_it_exports_what_i
 
 
 @pytest.mark.slow
-def test_anytime_a_round_ends_in_its_time_with_what_it_has(learner):
+def test_anytime_a_round_ends_in_its_time_with_what_it_has(learner, warm):
     found = None
-    for seconds in (8, 60, 600):      # a busy machine may leave too little of 8 s
+    for seconds in (4, 60, 600):      # a busy machine may leave too little of 4 s
         with suppress(BudgetError):
             found = found or learner.round(RoundRequest("er", seconds, 400_000_000, epochs=100_000))
     assert 0 < found.steps < found.planned_steps
@@ -205,7 +207,7 @@ def test_where_memory_is_short_fewer_blocks_are_tuned_and_the_result_says_so(tmp
 
 
 @pytest.mark.slow
-def test_windows_are_tuned_on_and_a_later_round_without_new_samples_uses_what_is_kept(tmp_path, monkeypatch):
+def test_windows_are_tuned_on_and_a_later_round_without_new_samples_uses_what_is_kept(tmp_path, monkeypatch, warm):
     from edgecl.rounds import gate
 
     monkeypatch.setattr(gate, "check_accuracy", lambda *_: [])
@@ -245,7 +247,7 @@ def test_when_the_starting_process_ends_so_does_the_worker(learner, number):
 
 
 @pytest.mark.slow
-def test_four_random_settings_and_eight_kills(monkeypatch):
+def test_four_random_settings_and_eight_kills(monkeypatch, torch_process):
     sys.path.insert(0, str(TOOLS))
     try:
         import check_rounds
@@ -253,4 +255,12 @@ def test_four_random_settings_and_eight_kills(monkeypatch):
         sys.path.remove(str(TOOLS))
     monkeypatch.setattr(check_rounds, "LATE", 240.0)    # other tests run beside it; the tool alone measures how late
     monkeypatch.setattr(check_rounds, "REFUSALS", 9)    # as often as it may take to name what a busy machine needs
-    assert check_rounds.run(4, 8, 1, True)
+    prepare = check_rounds.prepare
+
+    def prepare_warm(*about):
+        with monkeypatch.context() as only_here:    # an earlier round is not watched
+            only_here.setattr(worker, "COMMAND", (sys.executable, WARM, torch_process, *worker.COMMAND[2:]))
+            return prepare(*about)
+
+    monkeypatch.setattr(check_rounds, "prepare", prepare_warm)
+    assert check_rounds.run(4, 8, SEED, True)

@@ -1,11 +1,12 @@
-"""Processes with torch already in them: one process imports it, and forks a child for each command that is asked of it.
+"""Processes with torch already in them: one process imports it, and forks a child for each command that it is given.
 
-    python warm_process.py serve SOCKET            imports torch, then forks
+    python warm_process.py serve SOCKET PARENT     imports torch, then forks; ends with its parent
     python warm_process.py SOCKET MODULE ARGS...   as `python -m MODULE ARGS...`, in such a child
 
 The second stands in for the process that edgecl starts: it hands over its arguments, environment, folder, input and
-outputs, passes SIGTERM on, ends as the child ends, and takes the child with it if it is killed. Importing torch takes
-2 to 5 s of processor per process, more than most rounds in tests. What limits memory, or is killed, needs the real one.
+outputs, passes SIGTERM on, ends as the child ends, and takes the child with it if it or its parent is killed. Importing
+torch takes 2 to 5 s of processor per process, more than most rounds in tests. What limits memory, or is killed, needs
+the real process.
 """
 import array
 import json
@@ -16,99 +17,139 @@ import socket
 import sys
 from contextlib import suppress
 
-KNOWN = 3   # descriptors handed over: input, output, errors
+from edgecl.rounds.process import end_with_parent
+
+HANDED_OVER = 3   # descriptors: input, output, errors
 
 
-def serve(path):
+def serve(path, parent):
+    end_with_parent()
+    if os.getppid() != parent:      # it ended before that
+        sys.exit(1)
     import numpy  # noqa: F401
     import onnx  # noqa: F401
     import torch
 
-    from edgecl.rounds.process import end_with_parent
-
-    end_with_parent()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)        # no pool of threads, which a fork would lose
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen(64)
     os.rename(path + ".new", path)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         client, _ = listener.accept()
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:    # those that have ended; their processor time counts as ours
+                pass
         if os.fork() == 0:
             listener.close()
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            supervise(client)
+            try:
+                supervise(client)
+            finally:
+                os._exit(0)
         client.close()
+
+
+def receive(client):
+    """The command as a dict, and its descriptors; None if the client has gone."""
+    text, descriptors = b"", array.array("i")
+    while not text.endswith(b"\n"):
+        part, ancillary, _, _ = client.recvmsg(65536, socket.CMSG_SPACE(HANDED_OVER * descriptors.itemsize))
+        if not part:
+            return None, descriptors
+        text += part
+        for _, _, values in ancillary:
+            descriptors.frombytes(values)
+    return json.loads(text), descriptors
 
 
 def supervise(client):
-    """Run one command in a child, and end it if the client goes."""
-    text, data = b"", array.array("i")
-    while not text.endswith(b"\n"):
-        part, ancillary, _, _ = client.recvmsg(65536, socket.CMSG_SPACE(KNOWN * data.itemsize))
-        if not part:
-            os._exit(0)
-        text += part
-        for _, _, values in ancillary:
-            data.frombytes(values)
-    asked = json.loads(text)
+    """Run one command in a child, send it the signals that the client sends, and kill it if the client goes."""
+    asked, descriptors = receive(client)
+    if asked is None:
+        return
+    ended, wake = os.pipe()
+    for descriptor in (ended, wake):
+        os.set_blocking(descriptor, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake)      # the pipe tells of SIGCHLD; no pidfd_open, which some builds of Python lack
     child = os.fork()
     if child == 0:
-        client.close()
-        for target, source in enumerate(data):
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in (ended, wake, client.detach()):
+            os.close(descriptor)
+        for target, source in enumerate(descriptors):
             os.dup2(source, target)
             os.close(source)
         run(asked)
-    for descriptor in data:
+    for descriptor in descriptors:
         os.close(descriptor)
-    client.sendall(b"%d\n" % child)
-    watched = os.pidfd_open(child)
-    if watched not in select.select([client, watched], [], [])[0]:      # the client has gone
-        signal.pidfd_send_signal(watched, signal.SIGKILL)
+    with suppress(OSError):         # the client has gone: killed below
+        client.sendall(b"started\n")
+    while ended not in (ready := select.select([client, ended], [], [])[0]):
+        sent = b""
+        with suppress(OSError):
+            sent = client.recv(1) if client in ready else b""
+        os.kill(child, sent[0] if sent else signal.SIGKILL)     # its number is not free before waitpid
+        if not sent:
+            break
     _, status = os.waitpid(child, 0)
     with suppress(OSError):
         client.sendall(b"%d\n" % status)
-    os._exit(0)
 
 
 def run(asked):
+    """The command as Python runs a module, in this process, which ends with it."""
     import runpy
     import traceback
 
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    os.chdir(asked["folder"])
-    sys.argv, sys.path = asked["arguments"], asked["path"] + sys.path
-    sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))
     status = 1
     try:
-        runpy.run_module(asked["arguments"][0], run_name="__main__", alter_sys=True)
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        os.chdir(asked["folder"])
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        sys.argv = asked["arguments"]
+        sys.path[:1] = [asked["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status & 255)
 
 
 def stand_in(path, *arguments):
+    end_with_parent()
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
-    asked = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), "path": [""]}
+    asked = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
     socket.send_fds(client, [json.dumps(asked).encode() + b"\n"], [0, 1, 2])
     answers = client.makefile("rb")
-    child = int(answers.readline())
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
-    status = int(answers.readline() or 9)
+    answers.readline()
+
+    def hand_on(number, _):
+        with suppress(OSError):     # it has just ended
+            client.send(bytes([number]))
+
+    signal.signal(signal.SIGTERM, hand_on)
+    status = int(answers.readline() or int(signal.SIGKILL))
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with suppress(OSError):     # SIGKILL has no handler to reset
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
-    sys.exit(os.WEXITSTATUS(status))
+    os._exit(os.WEXITSTATUS(status))
 
 
 if __name__ == "__main__":
-    serve(sys.argv[2]) if sys.argv[1] == "serve" else stand_in(*sys.argv[1:])
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2], int(sys.argv[3]))
+    else:
+        stand_in(*sys.argv[1:])

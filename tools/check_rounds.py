@@ -46,6 +46,7 @@ from edgecl.settings import parse_seconds  # noqa: E402
 OVER, LATE = 1.05, 1.0      # limit as a multiple of memory and time; extra seconds
 REFUSALS = 3                # of one setting, each followed by the values that the last one named
 LOOK = 0.02                 # seconds between two looks at the processes; the kernel records their peaks
+TRUNK_LOOK = 0.005          # the same while waiting to kill a trunk, which lives only briefly
 WORKER = "edgecl.training.worker.main"
 METHODS = ("first-session", "finetune", "joint", "er", "lwf", "ewc", "icarl")
 
@@ -223,7 +224,7 @@ def kill(state: Path, whom: str, moment: float) -> str:
                     os.kill(victim, signal.SIGKILL)
             if found:
                 break
-        time.sleep(LOOK / 10)
+        time.sleep(TRUNK_LOOK if whom == "trunk" else LOOK)
     else:
         return "missed"
     parent.wait()
