@@ -195,9 +195,9 @@ def packed(**arrays):
 @contextmanager
 def steady(path):
     """A client and a service: after the test all that was opened for it is gone again, and nothing has changed."""
-    with web(path) as (client, service, _, _):
-        with unchanged(client, lambda: (service.status(), *handles_and_threads()), ["ant", "wasp"]):
-            yield client, service
+    with web(path) as (client, service, _, _), unchanged(
+            client, lambda: (service.status(), *handles_and_threads()), ["ant", "wasp"]):
+        yield client, service
 
 
 @contextmanager
@@ -241,8 +241,8 @@ class Apart:
     @contextmanager
     def steady(self, kind="vectors"):
         """A client; after the test all that was opened for it is gone again, and nothing has changed."""
-        client = Web(self.urls[kind])
-        with unchanged(client, lambda: self.look(kind), {"vectors": ["ant", "wasp"], "photos": ["dark", "light"]}[kind]):
+        client, classes = Web(self.urls[kind]), {"vectors": ["ant", "wasp"], "photos": ["dark", "light"]}
+        with unchanged(client, lambda: self.look(kind), classes[kind]):
             yield client
 
     def close(self):

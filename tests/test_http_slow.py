@@ -109,6 +109,7 @@ def test_a_client_that_does_not_read_its_events_is_cut_off_and_holds_up_nobody(s
             until(lambda: heard[0] > 10**6)
         finally:
             stop.set()
+            quick.shutdown(socket.SHUT_RD)   # or it would wait for the next heartbeat
             for thread in threads:
                 thread.join()
             peak = tracemalloc.get_traced_memory()[1]
