@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from edgecl.cli import main
 from edgecl.commands.direct_or_daemon import Direct
 from edgecl.errors import BadInput
+from edgecl.evaluation.datasets import digits
 from edgecl.evaluation.prequential import BatchResult, Pace, play, recording, summary
 from edgecl.learner import Learner
 from edgecl.results import Prediction
@@ -49,13 +49,6 @@ class Daemon:
 
 def vectors(labels: str) -> list[Sample]:
     return [Sample(np.float32([i]), f"{i}", label=label) for i, label in enumerate(labels)]
-
-
-def digits():
-    """Handwritten digits, float64 [1797, 64], and their labels."""
-    text = files("sklearn").joinpath("datasets/data/digits.csv.gz")
-    table = np.loadtxt(text, delimiter=",")
-    return table[:, :-1], table[:, -1].astype(np.int64)
 
 
 def test_each_batch_is_asked_before_it_is_taught_and_comes_at_its_time():
@@ -109,7 +102,8 @@ def test_a_summary_weighs_samples_and_keeps_the_last_stretch():
 
 
 def test_a_real_learner_gets_better_while_it_is_played_to(tmp_path):
-    x, y = digits()
+    data = digits()
+    x, y = data.x_train, data.y_train
     order = np.random.default_rng(0).permutation(300)
     learner = Learner.create(tmp_path / "s", Settings(backbone="identity"))
     items = [Sample(np.float32(x[i]), str(i), label=str(y[i])) for i in order]
@@ -155,7 +149,8 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, says):
 
 
 def test_the_command_tells_accuracy_over_time_and_counts_what_it_could_not_use(tmp_path, capsys):
-    x, y = digits()
+    data = digits()
+    x, y = data.x_train, data.y_train
     np.savez(tmp_path / "day.npz", x_train=np.float32(x[:150]), y_train=y[:150], x_test=np.float32(x[:9]),
              y_test=y[:9])
     state = str(tmp_path / "s")
