@@ -16,10 +16,10 @@ from firmware_bridge.wires import SerialWire
 SANITIZED = ("-O2", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def harness(*arguments, given=b""):
-    """What the C harness prints, under ASan and UBSan; it must end with 0."""
+def harness(*arguments, given=b"", flags=SANITIZED):
+    """What the C harness prints, under ASan and UBSan unless `flags` say otherwise; it must end with 0."""
     need("gcc", "gcc")
-    program = build("host/harness.c", flags=SANITIZED)
+    program = build("host/harness.c", flags=flags)
     done = subprocess.run([program, *map(str, arguments)], input=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[:2000]
     return done.stdout

@@ -7,9 +7,12 @@ import os
 import re
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -31,7 +34,7 @@ class Web:
     """A client of one server. headers: of every request."""
 
     def __init__(self, url, **headers):
-        self.address = (urlsplit(url).hostname, urlsplit(url).port)
+        self.url, self.address = url, (urlsplit(url).hostname, urlsplit(url).port)
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def ask(self, method, path, body=None, **headers):
@@ -192,21 +195,69 @@ def packed(**arrays):
 @contextmanager
 def steady(path):
     """A client and a service: after the test all that was opened for it is gone again, and nothing has changed."""
-    with web(path) as (client, service, _, _):
-        client.get("/api/info")
-        before = service.status()
-
-        def counts():
-            return len(os.listdir("/proc/self/fd")), sum(t.name.startswith("http") for t in threading.enumerate())
-        start = counts()
+    with web(path) as (client, service, _, _), unchanged(
+            client, lambda: (service.status(), *handles_and_threads()), ["ant", "wasp"]):
         yield client, service
-        assert client.get("/api/info")["classes"] == ["ant", "wasp"]
-        assert service.status() == before
-        until(lambda: counts()[0] <= start[0] + 1 and counts()[1] <= start[1])
 
 
-def resident():
-    return psutil.Process().memory_info().rss
+@contextmanager
+def unchanged(client, look, classes):
+    """look: the status of the service, the open handles and the server's threads."""
+    client.get("/api/info")
+    status, handles, threads = look()
+    yield
+    assert client.get("/api/info")["classes"] == classes
+    assert look()[0] == status
+    until(lambda: (now := look())[1] <= handles + 1 and now[2] <= threads)
+
+
+def handles_and_threads():
+    return len(os.listdir("/proc/self/fd")), sum(t.name.startswith("http") for t in threading.enumerate())
+
+
+class Apart:
+    """Servers in a process of their own, whose memory is not that of other tests: on a state of vectors and, later, on
+    one of photos."""
+
+    def __init__(self, folder):
+        self.process = subprocess.Popen([sys.executable, __file__, folder], stdin=subprocess.PIPE, text=True,
+                                        stdout=subprocess.PIPE,
+                                        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        self.urls = self._line()
+
+    def _line(self):
+        return json.loads(self.process.stdout.readline())
+
+    def look(self, kind):
+        """Status of the service, open handles and threads."""
+        self.process.stdin.write(kind + "\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def resident(self):
+        """Resident bytes of the servers."""
+        return psutil.Process(self.process.pid).memory_info().rss
+
+    @contextmanager
+    def steady(self, kind="vectors"):
+        """A client; after the test all that was opened for it is gone again, and nothing has changed."""
+        client, classes = Web(self.urls[kind]), {"vectors": ["ant", "wasp"], "photos": ["dark", "light"]}
+        with unchanged(client, lambda: self.look(kind), classes[kind]):
+            yield client
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(240) == 0
+
+
+def serve_apart(folder):
+    """The process of `Apart`: says its URLs, then answers each line with the status of that service."""
+    with web(folder / "vectors") as (first, vectors_service, _, _), \
+            web_of(image_state(folder / "photos" / "state")) as (second, photos_service):
+        services = {"vectors": vectors_service, "photos": photos_service}
+        print(json.dumps({"vectors": first.url, "photos": second.url}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps([services[line.strip()].status(), *handles_and_threads()]), flush=True)
 
 
 def with_length(size, declared=None):
@@ -219,3 +270,7 @@ def in_chunks(size, chunk=65536):
                     (b"x" * min(chunk, size - at) for at in range(0, size, chunk)))
     return (b"POST /api/learn?class=x HTTP/1.1\r\n" + HEAD +
             b"Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")
+
+
+if __name__ == "__main__":
+    serve_apart(Path(sys.argv[1]))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bridge_reference import SEEDS, crc32, document
 from bridge_reference import frame as reference
-from helpers_bridge import c_decode, harness
+from helpers_bridge import SANITIZED, c_decode, harness
 
 import firmware_bridge
 from firmware_bridge.framing import REJECTIONS, Decoder, Frame, encode, max_encoded_size
@@ -20,7 +20,7 @@ from firmware_bridge.schema import HEADER_FILE, SCHEMA, Schema
 
 FOLDER = Path(firmware_bridge.__file__).parent
 VECTORS = json.loads((FOLDER / "vectors.json").read_text())
-FUZZ = int(os.environ.get("EDGECL_FUZZ_FRAMES", "1000000"))
+FUZZ = int(os.environ.get("EDGECL_FUZZ_FRAMES", "200000"))  # a million by hand
 CORRUPTED = int(os.environ.get("EDGECL_CORRUPTED_FRAMES", "10000000"))
 
 
@@ -143,7 +143,7 @@ def damaged_stream(rng, frames):
 
 
 @pytest.mark.slow
-def test_c_and_python_agree_on_a_million_damaged_frames():
+def test_c_and_python_agree_on_damaged_frames():
     rng, block = np.random.default_rng(20), 100_000
     for _ in range(-(-FUZZ // block)):
         wire = damaged_stream(rng, min(block, FUZZ)).tobytes()
@@ -157,14 +157,15 @@ def test_c_and_python_agree_on_a_million_damaged_frames():
 
 @pytest.mark.slow
 def test_no_damaged_frame_is_accepted():
-    told = json.loads(harness("corrupt", CORRUPTED, 1))
-    assert told["corrupted"] == CORRUPTED
-    assert told["false_accepts"] == 0
+    for count, flags in ((CORRUPTED, ("-O2",)), (CORRUPTED // 20, SANITIZED)):
+        told = json.loads(harness("corrupt", count, 1, flags=flags))
+        assert told["corrupted"] == count
+        assert told["false_accepts"] == 0
 
 
 @pytest.mark.slow
 def test_a_fault_costs_one_frame_and_the_next_but_one_is_there_again():
-    told = json.loads(harness("faults", 10_000, 2))
+    told = json.loads(harness("faults", 10_000, 2, flags=("-O2",)))  # other tests look for faults of the memory
     assert told.pop("longest_run") <= 2
     cut, faults = told.pop("cut"), told.pop("faults_each")
     assert faults == 10_000

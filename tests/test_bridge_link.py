@@ -6,6 +6,7 @@ import os
 import time
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,46 +20,61 @@ from firmware_bridge.session import Connected, Samples
 from firmware_bridge.simulator import Simulator
 from firmware_bridge.wires import SerialWire
 
-COMMANDS = int(os.environ.get("EDGECL_COMMANDS", "10000"))
-UNPLUGGED = float(os.environ.get("EDGECL_UNPLUGGED", "3"))  # seconds; 30 by hand
+COMMANDS = int(os.environ.get("EDGECL_COMMANDS", "10000"))    # in all, on four wires at once
+UNPLUGGED = float(os.environ.get("EDGECL_UNPLUGGED", "1"))  # seconds; 30 by hand
 
 
 @pytest.fixture
 def board(tmp_path):
-    """Starts simulated boards and ends them."""
+    """Starts simulated boards, each in a folder of its own, and ends them."""
     need("gcc", "gcc")
     ramp(tmp_path / "ramp.csv")
     with contextlib.ExitStack() as stack:
-        yield lambda *options: stack.enter_context(Simulator(
-            tmp_path, [tmp_path / "ramp.csv"], "--rate", "100", "--gap", "0", "--repeat", *options))
+        def start(*options, folder=tmp_path):
+            folder.mkdir(exist_ok=True)
+            return stack.enter_context(Simulator(
+                folder, [tmp_path / "ramp.csv"], "--rate", "100", "--gap", "0", "--repeat", *options))
+        yield start
 
 
 @pytest.mark.slow
 def test_ten_thousand_commands_are_executed_once_each_whatever_the_wire_does(board, tmp_path):
-    simulator = board("--batch", "5", "--flips", "1e-4", "--drops", "1e-4", "--doubles", "1e-4", "--delay", "0.002",
-                      "--split", "--seed", "7", "--effects", str(tmp_path / "effects"))
+    """The wires are independent: most of the time each waits for a repetition."""
+    def start(number):
+        folder = tmp_path / str(number)
+        return board("--batch", "5", "--flips", "1e-4", "--drops", "1e-4", "--doubles", "1e-4", "--delay", "0.002",
+                     "--split", "--seed", str(7 + number), "--effects", str(folder / "effects"), folder=folder)
+    boards = [start(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(executed_once, boards)) >= COMMANDS
+
+
+def executed_once(simulator):
+    """A quarter of the commands; their number."""
+    count = -(-COMMANDS // 4)
     with contextlib.closing(link_to(simulator)) as link:
         session, answered = link.session, []
-        resets = iter(range(COMMANDS // 20, COMMANDS, COMMANDS // 10))
+        resets = iter(range(count // 20, count, count // 10))
         next_reset = next(resets)
-        for number in range(COMMANDS):
+        for number in range(count):
             answered.append(session.submit(APP_COUNT, u32(number)))
             if len(session.commands.queue) >= 50:
                 link.wait(lambda: len(session.commands.queue) < 10, 240)
             if number >= next_reset:
                 simulator.tell("reset")
-                next_reset = next(resets, COMMANDS)
+                next_reset = next(resets, count)
         link.wait(lambda: all(p.status for p in answered), 240)
         damage = simulator.stats()
-    executed = Counter(np.fromfile(tmp_path / "effects", "<u4").tolist())
+    executed = Counter(np.fromfile(simulator.port.with_name("effects"), "<u4").tolist())
     told = Counter(p.status for p in answered)
-    assert told["ok"] + told["interrupted"] == COMMANDS  # interrupted: killed within a command, and said so
+    assert told["ok"] + told["interrupted"] == count  # interrupted: killed within a command, and said so
     assert told["interrupted"] <= 1
     assert max(executed.values()) == 1
     assert all(executed[number] for number, p in enumerate(answered) if p.status == "ok")
     assert session.counts["restarts"] == 10
-    assert session.commands.retransmitted > COMMANDS // 100
+    assert session.commands.retransmitted > count // 100
     assert min(damage["up"]["flips"], damage["down"]["flips"], damage["up"]["drops"], damage["up"]["doubles"]) > 0
+    return count
 
 
 @pytest.mark.slow

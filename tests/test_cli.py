@@ -184,7 +184,7 @@ def test_bad_recordings(run, watch, kind):
 
 
 def bomb(path: Path) -> None:
-    Image.new("1", (30_000, 30_000)).save(path)
+    Image.new("1", (20_000, 10_000)).save(path)
 
 
 BAD_PHOTOS = {

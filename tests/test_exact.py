@@ -5,17 +5,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from sklearn.datasets import load_digits
 
+from edgecl.evaluation.datasets import digits
 from edgecl.heads.solvers import KINDS, solve
 from edgecl.learner import Learner
 from edgecl.settings import Settings
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform
 
-X, Y = load_digits(return_X_y=True)
+DATA = digits()
+X, Y = np.concatenate([DATA.x_train, DATA.x_test]) * 16, np.concatenate([DATA.y_train, DATA.y_test])
 SHUFFLED = np.random.default_rng(0).permutation(len(X))
-X, Y = X[SHUFFLED].astype(np.float32), Y[SHUFFLED]
+X, Y = X[SHUFFLED], Y[SHUFFLED]
 TRAIN, TEST = X[:797], X[797:]  # 1,000 to compare predictions on
 WHOLE = [(c, np.flatnonzero(Y[:797] == c)) for c in range(10)]
 

@@ -3,20 +3,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import Ridge
-from sklearn.neighbors import NearestCentroid
 
 from edgecl.errors import StateError
+from edgecl.evaluation.datasets import digits
 from edgecl.heads.solvers import KINDS, forms, nearest_mean, ridge, slda, solve
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.covariance import MAX_SHRINKAGE, oas_shrinkage, solve_positive
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
 
-X, Y = load_digits(return_X_y=True)
-TRAIN, TEST = X[:797].astype(np.float32), X[797:].astype(np.float32)
+SPLIT = digits()
+X, Y = np.concatenate([SPLIT.x_train, SPLIT.x_test]) * 16, np.concatenate([SPLIT.y_train, SPLIT.y_test])
+SHUFFLED = np.random.default_rng(0).permutation(len(X))
+X, Y = X[SHUFFLED], Y[SHUFFLED]
+TRAIN, TEST = X[:797], X[797:]
 
 
 def pooled_of(x, y, reference=None):
@@ -41,6 +41,8 @@ def without_common_part(logits):
 
 @pytest.mark.parametrize("shrinkage", [0.01, 0.1, 0.5, 1.0])
 def test_slda_is_scikit_learns_discriminant_analysis(shrinkage):
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     weight, bias = absolute(slda(DIGITS, shrinkage), DIGITS)
     reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=np.full(10, 0.1))
     reference.fit(TRAIN.astype(np.float64), Y[:797])
@@ -58,6 +60,8 @@ def test_slda_is_scikit_learns_discriminant_analysis(shrinkage):
 
 @pytest.mark.parametrize("shrinkage", [0.05, 0.3])
 def test_slda_equals_scikit_learn_on_classes_of_one_size(shrinkage):
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
     chosen = np.concatenate([np.flatnonzero(c == Y)[:70] for c in range(10)])
     x, y = X[chosen], Y[chosen]
     pooled = pooled_of(x.astype(np.float32), y, np.full(64, 3.0))
@@ -73,6 +77,8 @@ def test_slda_equals_scikit_learn_on_classes_of_one_size(shrinkage):
 
 @pytest.mark.parametrize("penalty", [1e-3, 1.0, 1e4])
 def test_ridge_is_scikit_learns_ridge_on_one_hot_targets(penalty):
+    from sklearn.linear_model import Ridge
+
     weight, bias = absolute(ridge(DIGITS, penalty), DIGITS)
     reference = Ridge(alpha=penalty).fit(TRAIN.astype(np.float64), np.eye(10)[Y[:797]])
     assert np.allclose(weight, reference.coef_, rtol=1e-6, atol=1e-8 * np.abs(reference.coef_).max())
@@ -89,6 +95,8 @@ def test_ridge_finds_its_own_penalty_from_the_shrinkage():
 
 @pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")
 def test_nearest_mean_is_the_nearest_centroid():
+    from sklearn.neighbors import NearestCentroid
+
     weight, bias = absolute(nearest_mean(DIGITS), DIGITS)
     assert ((TEST @ weight.T + bias).argmax(1) == NearestCentroid().fit(TRAIN, Y[:797]).predict(TEST)).all()
 

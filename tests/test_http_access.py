@@ -14,9 +14,10 @@ from edgecl.runtime.settings import DaemonSettings
 TOKEN = "x7Hk2mQ9zR4tW8bV1nC5yL3pD6sF0gJa"
 
 
-@pytest.fixture
-def served(tmp_path):
-    with web(tmp_path / "state") as found:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One server for the tests that change nothing."""
+    with web(tmp_path_factory.mktemp("served") / "state") as found:
         yield found
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 import re
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from helpers_browser import browser, need_browser
+from browser import browser as start_browser
+from browser import emulate
+from helpers_browser import need_browser
 from helpers_daemon import Tap, until
 from helpers_http import image_state, photo, shades, web
 from helpers_state import vectors
@@ -47,10 +50,30 @@ return found;
 """
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    need_browser()
+    with start_browser() as driver:
+        yield driver
+
+
+@pytest.fixture
+def browser(chromium):
+    """Gives the one browser a size and a scheme; after the test it has forgotten all."""
+    @contextmanager
+    def window(width=1280, height=900, scheme="light"):
+        emulate(chromium, width, height, scheme)
+        yield chromium
+    yield window
+    chromium.get("about:blank")
+    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    chromium.execute_cdp_cmd("Network.clearBrowserCache", {})
+    chromium.get_log("browser")
+
+
 @pytest.fixture
 def robot(tmp_path):
     """A service on photos with a source that a test sources, and its page."""
-    need_browser()
     learner = image_state(tmp_path / "state")
     service = Service(learner, DaemonSettings(tmp_path / "state", rounds="off"))
     loop, tap = Loop(service.classifier.classify), Tap()
@@ -91,7 +114,7 @@ def clean(driver):
     return [line["message"] for line in driver.get_log("browser") if line["level"] == "SEVERE"]
 
 
-def test_it_shows_what_the_camera_sees_and_what_is_known(robot):
+def test_it_shows_what_the_camera_sees_and_what_is_known(browser, robot):
     url, _, tap, _ = robot
     with browser() as driver:
         find = opened(driver, url)
@@ -105,7 +128,7 @@ def test_it_shows_what_the_camera_sees_and_what_is_known(robot):
         assert not clean(driver)
 
 
-def test_files_are_taught_by_the_chooser_and_by_a_drop_on_a_class(robot):
+def test_files_are_taught_by_the_chooser_and_by_a_drop_on_a_class(browser, robot):
     url, service, _, folder = robot
     for i in range(3):
         (folder / f"{i}.png").write_bytes(photo(85, seed=i))
@@ -131,7 +154,7 @@ def test_files_are_taught_by_the_chooser_and_by_a_drop_on_a_class(robot):
 
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
-def test_holding_teaches_what_is_seen_meanwhile(robot, how):
+def test_holding_teaches_what_is_seen_meanwhile(browser, robot, how):
     url, service, tap, _ = robot
     with browser() as driver:
         find = opened(driver, url)
@@ -159,7 +182,7 @@ def test_holding_teaches_what_is_seen_meanwhile(robot, how):
         assert find("#hold-text").text == "Hold to record"
 
 
-def test_a_frame_is_named_with_one_click(robot):
+def test_a_frame_is_named_with_one_click(browser, robot):
     url, service, tap, _ = robot
     unsure(service, tap)
     before = samples(service)
@@ -174,7 +197,7 @@ def test_a_frame_is_named_with_one_click(robot):
         until(lambda: not find("#review").is_displayed())
 
 
-def test_going_back_and_forgetting_ask_first(robot):
+def test_going_back_and_forgetting_ask_first(browser, robot):
     url, service, _, _ = robot
     with browser() as driver:
         find = opened(driver, url)
@@ -196,8 +219,7 @@ def test_going_back_and_forgetting_ask_first(robot):
         until(lambda: "None yet" in find("#known").text)
 
 
-def test_the_token_is_asked_for_once(tmp_path):
-    need_browser()
+def test_the_token_is_asked_for_once(browser, tmp_path):
     with web(tmp_path / "state", token=TOKEN) as (client, _, _, _), browser() as driver:
         url = f"http://127.0.0.1:{client.address[1]}/"
         driver.get(url)
@@ -222,7 +244,7 @@ def test_the_token_is_asked_for_once(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_contrast_labels_and_width(robot, scheme, width):
+def test_contrast_labels_and_width(browser, robot, scheme, width):
     url, service, tap, _ = robot
     unsure(service, tap)
     with browser(width, 844, scheme) as driver:
@@ -242,8 +264,7 @@ def test_contrast_labels_and_width(robot, scheme, width):
         assert small == []
 
 
-def test_windows_are_drawn_as_curves(tmp_path):
-    need_browser()
+def test_windows_are_drawn_as_curves(browser, tmp_path):
     with web(tmp_path / "state") as (client, service, loop, taps), browser() as driver:
         threading.Thread(target=loop.run, daemon=True).start()
         for source in service.sources.threads:

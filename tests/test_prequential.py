@@ -6,11 +6,11 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from edgecl.cli import main
 from edgecl.commands.direct_or_daemon import Direct
 from edgecl.errors import BadInput
+from edgecl.evaluation.datasets import digits
 from edgecl.evaluation.prequential import BatchResult, Pace, play, recording, summary
 from edgecl.learner import Learner
 from edgecl.results import Prediction
@@ -102,8 +102,9 @@ def test_a_summary_weighs_samples_and_keeps_the_last_stretch():
 
 
 def test_a_real_learner_gets_better_while_it_is_played_to(tmp_path):
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(600)
+    data = digits()
+    x, y = data.x_train, data.y_train
+    order = np.random.default_rng(0).permutation(300)
     learner = Learner.create(tmp_path / "s", Settings(backbone="identity"))
     items = [Sample(np.float32(x[i]), str(i), label=str(y[i])) for i in order]
 
@@ -148,8 +149,9 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, says):
 
 
 def test_the_command_tells_accuracy_over_time_and_counts_what_it_could_not_use(tmp_path, capsys):
-    x, y = load_digits(return_X_y=True)
-    np.savez(tmp_path / "day.npz", x_train=np.float32(x[:300]), y_train=y[:300], x_test=np.float32(x[:9]),
+    data = digits()
+    x, y = data.x_train, data.y_train
+    np.savez(tmp_path / "day.npz", x_train=np.float32(x[:150]), y_train=y[:150], x_test=np.float32(x[:9]),
              y_test=y[:9])
     state = str(tmp_path / "s")
     assert main(["init", "--state", state, "--backbone", "identity"]) == 0
@@ -157,14 +159,14 @@ def test_the_command_tells_accuracy_over_time_and_counts_what_it_could_not_use(t
     words = ["replay", str(tmp_path / "day.npz"), "--state", state, "--speed", "10000", "--batch", "30"]
     assert main([*words, "--json"]) == 0
     *batches, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [batch["samples"] for batch in batches] == [30] * 10
+    assert [batch["samples"] for batch in batches] == [30] * 5
     assert batches[0]["right"] == 0
-    assert last["samples"] == 300
-    assert last["accuracy"] == pytest.approx(sum(batch["right"] for batch in batches) / 300)
+    assert last["samples"] == 150
+    assert last["accuracy"] == pytest.approx(sum(batch["right"] for batch in batches) / 150)
     assert last["classes"] == 10
     assert main([*words, "--teach", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "300 samples" in shown
+    assert "150 samples" in shown
     assert "known classes" in shown
 
 

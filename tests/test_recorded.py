@@ -44,6 +44,7 @@ def test_the_methods_are_those_that_were_recorded(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_what_measures_this_machine_prints_the_same_keys(tmp_path):
     for line, before in recorded("commands")["keys"]:
         name = "round" if line[0] == "round" else "vectors"

@@ -20,10 +20,15 @@ def browser(width: int = 1280, height: int = 900, scheme: str = "light") -> Iter
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                               {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        emulate(driver, width, height, scheme)
         yield driver
     finally:
         driver.quit()
+
+
+def emulate(driver: webdriver.Chrome, width: int, height: int, scheme: str) -> None:
+    """Give the window this size and the preference for the scheme "light" or "dark"."""
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                           {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
