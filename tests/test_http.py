@@ -28,6 +28,13 @@ def served(tmp_path):
         yield found
 
 
+@pytest.fixture(scope="module")
+def unchanging(tmp_path_factory):
+    """One server for the tests that change nothing."""
+    with web(tmp_path_factory.mktemp("unchanging") / "state", review_below=1.0) as found:
+        yield found
+
+
 @pytest.fixture
 def photos(tmp_path):
     with web_of(image_state(tmp_path / "state")) as found:
@@ -194,15 +201,15 @@ def test_a_round_is_started_once(tmp_path):
     (400, "GET", "/api/picture?source=none", None, {}),
     (404, "GET", "/api/review/99999999999999999999", None, {}),
 ])
-def test_refusals_have_the_right_code_and_change_nothing(served, status, method, path, body, headers):
-    client, service, _, _ = served
+def test_refusals_have_the_right_code_and_change_nothing(unchanging, status, method, path, body, headers):
+    client, service, _, _ = unchanging
     before = service.status()
     client.refused(status, method, path, body, **headers)
     assert service.status() == before
 
 
-def test_every_reply_carries_the_headers(served):
-    client, _, _, _ = served
+def test_every_reply_carries_the_headers(unchanging):
+    client, _, _, _ = unchanging
     for method, path in (("GET", "/"), ("GET", "/app.js"), ("GET", "/api/info"), ("GET", "/nowhere"), ("PUT", "/")):
         _, headers, _ = client.ask(method, path)
         assert "default-src 'none'" in headers["content-security-policy"]
