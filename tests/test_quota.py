@@ -31,7 +31,7 @@ from edgecl.learner import Learner
 from edgecl.learning.plan import state_bytes
 from edgecl.state.quota import PAGE
 
-EXAMPLES = 4 * int(os.environ.get("EDGECL_TIMES", "1"))  # states of each shape
+EXAMPLES = 10 * int(os.environ.get("EDGECL_TIMES", "1"))  # states of each shape
 LABELS = [f"class-{number:02d}" for number in range(40)]
 SHAPES = {  # head, dimension, exemplars, which form of the statistics: 0 is the richest
     "slda": ("slda", 48, 40_000, 0), "low rank": ("slda", 200, 60_000, -1), "means": ("nearest-mean", 400, 30_000, 0),

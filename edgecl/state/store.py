@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +27,8 @@ from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
 
 class Store(Transaction):
@@ -92,11 +95,14 @@ class Store(Transaction):
             self.writing, self._listed = False, (None, [])
             self.tidy(patience=0)
             self.refresh()
-        if compaction.erasing(self):
+        until = time.monotonic() + database.LOCK_TIMEOUT / 1000
+        for _ in range(ERASE_ATTEMPTS):
+            if not compaction.erasing(self) or time.monotonic() > until:
+                break
             self.tidy(database.LOCK_TIMEOUT)
-            if compaction.erasing(self):
-                raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
-                                 "free some space; the next edgecl command erases them")
+        if compaction.erasing(self):
+            raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
+                             "free some space; the next edgecl command erases them")
 
     def fits(self, change: Append | Rewrite) -> bool:
         """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
