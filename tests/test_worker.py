@@ -29,7 +29,14 @@ from edgecl.training.worker.forecast import RoundSize
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 WARM = str(Path(__file__).with_name("warm_process.py"))
+AWAKE = str(Path(__file__).with_name("awake_process.py"))
 SEED = 6526     # draws four methods, two first rounds and two later ones, little memory, and short times
+
+
+@pytest.fixture(autouse=True)
+def awake(monkeypatch):
+    """Workers take their turn: beside a program that never sleeps, an idle one would take hours."""
+    monkeypatch.setattr(worker, "COMMAND", (sys.executable, AWAKE, *worker.COMMAND[2:]))
 
 
 @pytest.fixture
@@ -217,6 +224,12 @@ def test_windows_are_tuned_on_and_a_later_round_without_new_samples_uses_what_is
     assert learner.round(RoundRequest("ewc", 600, epochs=2)).accepted
     again = learner.round(RoundRequest("er", 600, epochs=2))
     assert again.steps == again.planned_steps > 0
+
+
+def test_a_worker_takes_only_the_time_that_nobody_else_wants():
+    code = ("import os; from edgecl.training.worker.limits import step_back; step_back()\n"
+            "print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.nice(0))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["True", "19"]
 
 
 def alive(pid):

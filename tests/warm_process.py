@@ -17,6 +17,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from edgecl.rounds import process
 from edgecl.rounds.process import end_with_parent
 
 HANDED_OVER = 3   # descriptors: input, output, errors
@@ -30,6 +31,7 @@ def serve(path, parent):
     import onnx  # noqa: F401
     import torch
 
+    process.run_when_idle, os.nice = lambda: None, lambda increment: 0      # as awake_process.py
     torch.set_num_threads(1)        # no pool of threads, which a fork would lose
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")

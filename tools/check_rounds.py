@@ -39,7 +39,7 @@ from vector_states import tree  # noqa: E402
 from edgecl.errors import BudgetError, EdgeclError  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.results import RoundResult  # noqa: E402
-from edgecl.rounds import gate  # noqa: E402
+from edgecl.rounds import gate, worker  # noqa: E402
 from edgecl.rounds.run import RoundRequest, workshop  # noqa: E402
 from edgecl.settings import parse_seconds  # noqa: E402
 
@@ -204,9 +204,11 @@ def check_setting(setting: Setting, folder: Path) -> bool:
 
 def begin(state: Path) -> subprocess.Popen[bytes]:
     """A process that runs a round on a state."""
-    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds.run import RoundRequest\n"
+    code = ("import sys; from edgecl.learner import Learner; from edgecl.rounds import worker\n"
+            "from edgecl.rounds.run import RoundRequest; worker.COMMAND = tuple(sys.argv[2:])\n"
             "Learner.open(sys.argv[1]).round(RoundRequest('er', 20))")
-    return subprocess.Popen([sys.executable, "-c", code, state], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", code, state, *worker.COMMAND], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
 
 
 def kill(state: Path, whom: str, moment: float) -> str:
