@@ -264,7 +264,8 @@ class Learner:
     def status(self) -> Status:
         """Where the state stands; reads no statistics."""
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
-        head, warnings, threshold = current.detail.get("head"), [], current.detail.get("unknown_above")
+        head, threshold = current.detail.get("head"), current.detail.get("unknown_above")
+        warnings = self.store.damage()
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
@@ -285,8 +286,9 @@ class Learner:
 
     @property
     def damage(self) -> list[str]:
-        """What is damaged so that an older generation serves, one line each; empty where all is well."""
-        return self.serving().warnings
+        """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
+        taught = bool(self.store.newest.detail.get("classes"))
+        return self.serving().warnings if taught else self.store.damage()
 
     # within -------------------------------------------------------------------------------------
 

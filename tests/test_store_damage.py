@@ -18,6 +18,11 @@ from edgecl.errors import EdgeclError, StateError
 from edgecl.learner import Learner
 
 
+def aside(state):
+    """The names of what is set aside."""
+    return sorted(path.name for path in (state / "set-aside").glob("*"))
+
+
 @pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])
 def test_a_damaged_head_is_found_and_the_one_before_serves(state, hurt):
     learner = Learner.open(state)
@@ -25,12 +30,14 @@ def test_a_damaged_head_is_found_and_the_one_before_serves(state, hurt):
     newest = learner.store.newest
     hurt(state / "models" / newest.head)
     assert {answer.label for answer in learner.predict(vectors("ant", 5))} == {"ant"}
-    assert len(learner.damage) == 1
     assert newest.head in learner.damage[0]
+    assert "generation 3 answers instead of 4" in learner.damage[1]
+    assert len(learner.damage) == 2
     assert newest.id not in learner.store.restorable()
     shown = answers(learner)
     learner.rollback()
-    assert not learner.damage
+    assert aside(state) == ([] if hurt is Path.unlink else [f"{newest.head}.1"])
+    assert len(learner.damage) == len(aside(state))
     assert answers(learner) == shown
     assert [c.name for c in learner.classes()] == ["ant", "wasp"]
     assert before.keys() < {g.id for g in learner.history()}
@@ -40,7 +47,7 @@ def test_teaching_repairs_a_damaged_head(state):
     learner = Learner.open(state)
     flip(state / "models" / learner.store.newest.head)
     learner.learn(vectors("dog", 20), "dog")
-    assert not learner.damage
+    assert not any("answers instead" in line for line in learner.damage)
     assert {answer.label for answer in learner.predict(vectors("cat", 5))} == {"cat"}
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import StateError
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
-from edgecl.state.transaction import KEPT_HEADS
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@
     STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
                                  between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec;
                                  .features  of older samples by a tuned backbone;  .parts  what its method keeps
+    STATE/set-aside/             damaged files, until they are discarded
 
 What a generation knows is its latest snapshot at or before it plus the samples journaled since. Files are
 content-addressed: written, fsynced and renamed before the transaction that names them, deleted after the one
@@ -31,6 +32,7 @@ from edgecl.state.blobs import Blobs
 from edgecl.state.database import DATABASE_FILE, connect, damaged, translated
 from edgecl.state.generations import Generation
 from edgecl.state.quota import Ledger, segment_bytes
+from edgecl.state.set_aside import SetAside
 from edgecl.state.write_ahead_log import LoggedGeneration, WriteAheadLog
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
+KEPT_HEADS = 8  # each makes a generation restorable
 HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
 
 
@@ -48,10 +51,12 @@ class StateReader:
     """An open state directory, to be read. Raises StateError if there is none, or it is damaged."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.blobs = path, Blobs(path / "models")
+        self.path, self.set_aside = path, SetAside(path)
+        self.blobs = Blobs(path / "models", self.set_aside)
         self.log = WriteAheadLog(path, self.codec)
         self.writing = False
         self._listed: tuple[object, list[Generation]] = (None, [])
+        self.found: list[str] = []  # damage that opening has found, and that nothing else tells
         self.books: dict[str, Codebook] = {}
         with translated(path):
             if not (path / DATABASE_FILE).is_file():
@@ -170,6 +175,31 @@ class StateReader:
                 if complete and (self.blobs.intact(g.head) if g.head else headless):
                     found.add(g.id)
             return found
+
+    def damage(self) -> list[str]:
+        """What is damaged, one line each: what was noted, what is set aside, what this open has found, and every named
+        file that is not intact. Changes nothing."""
+        with self.reading():
+            lines = [f"{when}: {what}" for when, what in self._noted()]
+            if self.writable and self.log.damaged:
+                lines.append(f"{self.log.path} is damaged at its end: the last learned samples may be lost")
+            lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
+        return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
+
+    def _noted(self) -> list[tuple[str, str]]:
+        """What `Transaction.note_damage` has noted: when, and what."""
+        return [(when, what) for value, in self.query("SELECT value FROM meta WHERE key = 'damage'")
+                for when, what in json.loads(value)]
+
+    def _named(self) -> set[str]:
+        """The names of all files that a row or a generation names."""
+        named = {g for row in self.query(
+            "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
+            for g in row if g}
+        named |= {name for value, in self.query("SELECT value FROM meta WHERE key = 'codebooks'")
+                  for name, _ in json.loads(value)}
+        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
+        return named | set(heads[-KEPT_HEADS:])
 
     def files(self, kind: str) -> list[tuple[str, int, int]]:
         """The files of samples of a kind: name, and the oldest and newest generation in it."""

@@ -20,9 +20,9 @@ from edgecl.state.database import DATABASE_FILE, connect, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.space import Present, Space, check_room
-from edgecl.state.transaction import KEPT_HEADS, SMALL_CHANGE, Transaction
+from edgecl.state.transaction import SMALL_CHANGE, Transaction
 from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ no name in the database is ever without its file, whenever a change is interrupt
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
 
-KEPT_HEADS = 8             # each makes a generation restorable
+MOST_NOTES = 20            # of damage
 SMALL_CHANGE = 8 * PAGE    # bytes that small writes to the database take
 
 
@@ -35,6 +36,14 @@ class Transaction(StateReader):
         """Set a value."""
         self.meta = {**self.meta, key: value}
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def note_damage(self, what: str) -> None:
+        """Note damage in the open transaction, with the date, once; `damage()` says it until `edgecl check --repair`
+        clears it. The newest are kept."""
+        noted = self._noted()
+        if what not in [known for _, known in noted]:
+            today = datetime.now(timezone.utc).date().isoformat()
+            self.set_meta("damage", [*noted, (today, what)][-MOST_NOTES:])
 
     def insert(self, g: Generation) -> None:
         """Write a generation into the database."""
@@ -100,13 +109,7 @@ class Transaction(StateReader):
 
     def sweep(self) -> None:
         """Delete every file that no row and no generation of the log names. Raises OSError."""
-        named = {name for row in self.query(
-            "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
-            for name in row}
-        named |= {name for value, in self.query("SELECT value FROM meta WHERE key = 'codebooks'")
-                  for name, _ in json.loads(value)}
-        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
-        self.blobs.sweep(named | set(heads[-KEPT_HEADS:]))
+        self.blobs.sweep(self._named())
 
 
 def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:
