@@ -150,8 +150,9 @@ class Learner:
         return *create_foundation(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
-        """Forget a class and every older generation; {"class", "generation", "exact"}: False also where a backbone may
-        have been tuned on it. Raises BadInput, StateError."""
+        """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
+        if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
+        they may hold the class. Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self.repository.known()
             if label not in knowledge.labels:
@@ -159,9 +160,10 @@ class Learner:
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+            discarded = len(self.store.set_aside.files())
             generation, _ = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact}
+        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded}
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.

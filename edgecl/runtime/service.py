@@ -193,7 +193,7 @@ class Service:
         return asdict(self.writer.submit(work, nbytes=nbytes).result())
 
     def forget(self, label: str) -> dict[str, Any]:
-        """{class, generation, exact}. Raises BadInput, StateError."""
+        """See `Learner.forget`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.forget(label)).result()
 
     def rollback(self, generation: int | None = None) -> dict[str, Any]:

@@ -53,10 +53,10 @@ def damaged_part(log: WriteAheadLog, part: DamagedPart, known: Set[int]) -> LogP
                       f"{log.path.name} is damaged from byte {part.begin} to {part.end}: {loss}", lost, part.last)
 
 
-def cut_log(log: WriteAheadLog, acknowledged: Acknowledged) -> LogProblem:
-    """The problem of a log that is shorter than what was acknowledged."""
-    newest = max(log.numbers, default=0)
-    lost = list(range(newest + 1, acknowledged.generation + 1))
+def cut_log(log: WriteAheadLog, acknowledged: Acknowledged, moved: int, known: Set[int]) -> LogProblem:
+    """The problem of a log that is shorter than what was acknowledged. moved: the newest generation that is not in the
+    log; known: the generations that are known."""
+    lost = [number for number in range(moved + 1, acknowledged.generation + 1) if number not in known]
     loss = f"what was learned in {_numbered(lost)} is lost" if lost else "no samples are lost"
     return LogProblem(f"cut {log.length} {acknowledged.length}",
                       f"{log.path.name} has {log.length} bytes of {acknowledged.length}: {loss}", lost,

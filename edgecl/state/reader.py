@@ -224,7 +224,9 @@ class StateReader:
                 known = {g.id for g in self.generations()} if log.damaged else set()
                 found = [damaged_part(log, part, known) for part in log.damaged]
                 if acknowledged and acknowledged.tag == epoch[:TAG] and log.length < acknowledged.length:
-                    found.append(cut_log(log, acknowledged))
+                    every = self.generations()
+                    moved = max((g.id for g in every if not (g.logged or g.undone)), default=0)
+                    found.append(cut_log(log, acknowledged, moved, {g.id for g in every}))
             noted = self.noted_keys()
             return [problem for problem in found if problem.key not in noted]
 
