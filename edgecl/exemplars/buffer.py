@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.exemplars.selection import Shared, admitted, held_back, herding, margins, reservoir
-from edgecl.exemplars.stored import Widths, file_bytes, origin_bytes, row_bytes
+from edgecl.exemplars.stored import Widths, file_bytes, row_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Buffer:
         """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
         ever learned, transformed by `transform`; decode: see `Codebook.take`."""
         labels, ranks, shared = [row.label for row in rows], self._ranks(rows, statistics, transform), _shared(rows)
-        widths, longest = Widths.of(rows, len(shared.sizes)), int(shared.sizes.max())
+        widths, longest = Widths.of_rows(rows, len(shared.sizes)), int(shared.sizes.max())
         room = self.limit - file_bytes(self.limit, self.segment, statistics.labels, longest)
         sizes = row_bytes(self.common, transform.source, widths) + np.array([len(row.input) for row in rows])
         if self.codebook is None:
@@ -63,7 +63,7 @@ class Buffer:
             return 0
         d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
         labels, shared = sorted({row.label for row in exemplars}), _shared(exemplars).sizes
-        widths = Widths.of(exemplars, len(shared))
+        widths = Widths.of_rows(exemplars, len(shared))
         return (file_bytes(self.limit, self.segment, labels, int(shared.max()))
                 + int(shared.sum()) + (self.codebook.length if self.codebook else 0)
                 + coded * row_bytes(self.common, d, widths) + sum(len(row.input) for row in exemplars)
@@ -109,7 +109,7 @@ def _shared(rows: list[StoredSample]) -> Shared:
     """The origins of samples, which the files keep once for each class."""
     pairs = [(row.label, row.origin) for row in rows]
     places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-    return Shared(np.array([places[pair] for pair in pairs]), np.array([origin_bytes(origin) for _, origin in places]))
+    return Shared(np.array([places[pair] for pair in pairs]), np.array([origin.bytes for _, origin in places]))
 
 
 def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:

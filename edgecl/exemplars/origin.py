@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.samples import UNITS
@@ -35,6 +36,13 @@ class Origin(NamedTuple):
         whole = (self.high << TICK_BITS) + tick
         return whole if steps == 1 else whole / steps
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of it in a record, which all samples there that have it share; those of NOWHERE are not counted."""
+        if self == NOWHERE:
+            return 0
+        return len(f'[,"{self.unit}",{self.taught},{self.high}],') + len(encode_basestring(self.name).encode())
+
 
 NOWHERE = Origin()      # of samples whose source is not known
 
@@ -59,12 +67,14 @@ def origins_of(places: Iterable[Place], taught: int) -> list[tuple[Origin, int]]
 def stored_name(name: str) -> str:
     r"""A name as it is stored: at most MOST_NAME bytes of UTF-8, of which the end is kept. What can't be printed, such
     as the bytes of a file name that is not UTF-8, is written like \xff."""
-    data = name.encode("utf-8", "surrogateescape" if _decoded_from_bytes(name) else "backslashreplace")
-    text = "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c
-                   for c in data.decode("utf-8", "backslashreplace"))
+    text = name if name.isprintable() else "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in UNPRINTABLE else c for c in _decoded(name))
     return text.encode()[-MOST_NAME:].decode("utf-8", "ignore")
 
 
-def _decoded_from_bytes(name: str) -> bool:
-    """Whether every surrogate stands for a byte, as `os.fsdecode` leaves them."""
-    return all("\udc80" <= c <= "\udcff" for c in name if "\ud800" <= c <= "\udfff")
+def _decoded(name: str) -> str:
+    """A name in which bytes that are not UTF-8 are written out, if `os.fsdecode` has made surrogates of them."""
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:      # other surrogates
+        return name

@@ -78,10 +78,16 @@ class Widths(NamedTuple):
     tick: int = 0
 
     @classmethod
-    def of(cls, rows: Sequence[StoredSample], origins: int) -> Widths:
-        """For these samples. origins: how many they have."""
-        return cls(_width(max((len(row.input) for row in rows), default=0)), _width(max(origins - 1, 0)),
-                   _width(max((row.tick for row in rows), default=0)))
+    def of(cls, input: int, origins: int, tick: int) -> Widths:
+        """For inputs of at most so many bytes, a number of origins, and the largest tick."""
+        return cls(*(0 if not most else 1 if most < 2 ** 8 else 2 if most < 2 ** 16 else 4
+                     for most in (input, max(origins - 1, 0), tick)))
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[StoredSample], origins: int) -> Widths:
+        """For some samples. origins: how many they have."""
+        return cls.of(max((len(row.input) for row in rows), default=0), origins,
+                      max((row.tick for row in rows), default=0))
 
     def dtype(self) -> np.dtype[Any]:
         """One sample in the index."""
@@ -89,11 +95,6 @@ class Widths(NamedTuple):
 
 
 NARROW = Widths()
-
-
-def _width(most: int) -> int:
-    """Bytes of a number up to `most`."""
-    return 0 if not most else 1 if most < 2 ** 8 else 2 if most < 2 ** 16 else 4
 
 
 class Record:
@@ -116,30 +117,31 @@ class Record:
 def pack(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: dict[str, Any] | None = None) -> bytes:
     """A record of samples that have ids, in parts that each have a codec, with `about` in its JSON."""
     rows = [row for part, _ in parts for row in part]
-    labels, origins = sorted({row.label for row in rows}), origins_in(rows)
-    widths = Widths.of(rows, len(origins))
-    places = {label: place for place, label in enumerate(labels)}
+    columns = zip(*rows) if rows else repeat((), len(StoredSample._fields))
+    ids, _, labels, keys, features, inputs, spare, _, trained, judges, origins, ticks = columns
+    lengths, known = [*map(len, inputs)], {name: place for place, name in enumerate(sorted({*labels}))}
+    table = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
+    widths = Widths.of(max(lengths, default=0), len(table), max(ticks, default=0))
     index = np.zeros(len(rows), widths.dtype())
-    index["id"], index["key"] = [r.id for r in rows], [r.key for r in rows]
-    index["label"] = [places[r.label] for r in rows]
-    index["flags"] = [SPARE * r.spare + TRAINED * r.trained + JUDGES * r.judges for r in rows]
+    index["id"], index["key"], index["label"] = ids, keys, [known[label] for label in labels]
+    for flag, column in ((SPARE, spare), (TRAINED, trained), (JUDGES, judges)):
+        index["flags"] |= np.array(column, np.uint8) * np.uint8(flag)
     if widths.input:
-        index["input"] = [len(r.input) for r in rows]
+        index["input"] = lengths
     if widths.origin:
-        index["origin"] = [origins[r.origin] for r in rows]
+        index["origin"] = [table[origin] for origin in origins]
     if widths.tick:
-        index["tick"] = [r.tick for r in rows]
-    features = [codec.encode(np.stack([r.feature for r in part])).tobytes() for part, codec in parts if part]
-    body = b"".join([index.tobytes(), *features, *((r.input for r in rows) if widths.input else ())])
-    codecs = [[part[0].coded or codec.name, len(part)] for part, codec in parts if part]
-    text = _json({**(about or {}), "labels": labels, "d": len(rows[0].feature) if rows else 0, "codecs": codecs,
-                  "widths": widths, "origins": [] if [*origins] == [NOWHERE] else [*origins]})
+        index["tick"] = ticks
+    codecs, encoded, begin = [], [], 0
+    for part, codec in parts:
+        if part:
+            encoded.append(codec.encode(np.stack(features[begin:begin + len(part)])).tobytes())
+            codecs.append([part[0].coded or codec.name, len(part)])
+            begin += len(part)
+    body = b"".join([index.tobytes(), *encoded, *inputs])
+    text = _json({**(about or {}), "labels": [*known], "d": len(features[0]) if rows else 0, "codecs": codecs,
+                  "widths": widths, "origins": [] if [*table] == [NOWHERE] else [*table]})
     return HEADER.pack(MAGIC, len(text), len(body), _digest(text), _digest(body)) + text + body
-
-
-def origins_in(rows: Iterable[StoredSample]) -> dict[Origin, int]:
-    """The origins of some samples, each with its place among them."""
-    return {origin: place for place, origin in enumerate(dict.fromkeys(row.origin for row in rows))}
 
 
 def row_bytes(codec: FeatureCodec, dimension: int, widths: Widths = NARROW) -> int:
@@ -147,18 +149,13 @@ def row_bytes(codec: FeatureCodec, dimension: int, widths: Widths = NARROW) -> i
     return widths.dtype().itemsize + codec.dtype(dimension).itemsize
 
 
-def origin_bytes(origin: Origin) -> int:
-    """Bytes of an origin in a record, which all samples there that have it share; JSON_FRAME has room for NOWHERE."""
-    return 0 if origin == NOWHERE else len(_json(origin)) + 1
-
-
 def packed_bytes(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: int = 0) -> int:
     """Bytes of `pack(parts, about)`, at most; about: bytes of its JSON."""
     rows = [row for part, _ in parts for row in part]
-    origins = origins_in(rows)
-    widths = Widths.of(rows, len(origins))
+    origins = {row.origin for row in rows}
+    widths = Widths.of_rows(rows, len(origins))
     size = HEADER.size + about + JSON_FRAME + sum(map(_name_bytes, {row.label for row in rows}))
-    size += sum(map(origin_bytes, origins)) + (sum(len(row.input) for row in rows) if widths.input else 0)
+    size += sum(origin.bytes for origin in origins) + (sum(len(row.input) for row in rows) if widths.input else 0)
     for part, codec in parts:
         if part:
             size += CODEC_NAME + len(part) * row_bytes(codec, len(part[0].feature), widths)
