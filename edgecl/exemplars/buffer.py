@@ -43,7 +43,8 @@ class Buffer:
         """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
         ever learned, transformed by `transform`; decode: see `Codebook.take`."""
         labels, ranks, shared = [row.label for row in rows], self._ranks(rows, statistics, transform), _shared(rows)
-        widths, longest = Widths.of_rows(rows, len(shared.sizes)), int(shared.sizes.max())
+        longest = int(shared.sizes.max())
+        widths = Widths.of(rows, len(shared.sizes) if longest else 0)
         room = self.limit - file_bytes(self.limit, self.segment, statistics.labels, longest)
         sizes = row_bytes(self.common, transform.source, widths) + np.array([len(row.input) for row in rows])
         if self.codebook is None:
@@ -63,11 +64,11 @@ class Buffer:
             return 0
         d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
         labels, shared = sorted({row.label for row in exemplars}), _shared(exemplars).sizes
-        widths = Widths.of_rows(exemplars, len(shared))
-        return (file_bytes(self.limit, self.segment, labels, int(shared.max()))
-                + int(shared.sum()) + (self.codebook.length if self.codebook else 0)
-                + coded * row_bytes(self.common, d, widths) + sum(len(row.input) for row in exemplars)
-                + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
+        longest = int(shared.max())
+        widths = Widths.of(exemplars, len(shared) if longest else 0)
+        return (file_bytes(self.limit, self.segment, labels, longest) + int(shared.sum())
+                + (self.codebook.length if self.codebook else 0) + sum(len(row.input) for row in exemplars)
+                + coded * row_bytes(self.common, d, widths) + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
 
     @staticmethod
     def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int,

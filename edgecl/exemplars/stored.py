@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 OLD_MAGIC, MAGIC = b"\xecCL1", b"\xecCL2"   # of records of format 2, without origins, and of format 3
 HEADER = struct.Struct("<4sII16s16s")  # magic, bytes of JSON and of samples, digest of each
-OLD_WIDTHS = 4, 0, 0            # see `Widths`
 INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1")]
 SPARE, TRAINED, JUDGES = 1, 2, 4
-JSON_FRAME, CODEC_NAME = 96, 96  # bytes of a record's JSON beside names, origins and codecs, and of a codec in it
+JSON_FRAME, CODEC_NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec in it
+ORIGINS_FRAME = 48               # ... of its origins beside these themselves
 
 
 class StoredSample(NamedTuple):
@@ -71,30 +71,30 @@ class StoredSample(NamedTuple):
 
 class Widths(NamedTuple):
     """Bytes of the numbers in an index that not every record needs: of the length of an encoded input, of the place
-    among the origins, and of the tick."""
+    among the origins, and of the tick. Without origins they are those of format 2."""
 
-    input: int = 0
+    input: int = 4
     origin: int = 0
     tick: int = 0
 
     @classmethod
-    def of(cls, input: int, origins: int, tick: int) -> Widths:
-        """For inputs of at most so many bytes, a number of origins, and the largest tick."""
-        return cls(*(0 if not most else 1 if most < 2 ** 8 else 2 if most < 2 ** 16 else 4
-                     for most in (input, max(origins - 1, 0), tick)))
-
-    @classmethod
-    def of_rows(cls, rows: Sequence[StoredSample], origins: int) -> Widths:
-        """For some samples. origins: how many they have."""
-        return cls.of(max((len(row.input) for row in rows), default=0), origins,
-                      max((row.tick for row in rows), default=0))
+    def of(cls, rows: Sequence[StoredSample], origins: int) -> Widths:
+        """For some samples. origins: how many they have, 0 if none is known."""
+        if not origins:
+            return PLAIN
+        return cls(*map(_width, (max(len(row.input) for row in rows), origins - 1, max(row.tick for row in rows))))
 
     def dtype(self) -> np.dtype[Any]:
         """One sample in the index."""
-        return np.dtype([*INDEX, *((name, f"<u{width}") for name, width in self._asdict().items() if width)])
+        return np.dtype([*INDEX, *((name, f"<u{width}") for name, width in zip(self._fields, self) if width)])
 
 
-NARROW = Widths()
+PLAIN = Widths()
+
+
+def _width(most: int) -> int:
+    """Bytes of a number up to `most`."""
+    return 0 if not most else 1 if most < 2 ** 8 else 2 if most < 2 ** 16 else 4
 
 
 class Record:
@@ -119,15 +119,18 @@ def pack(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: dict[s
     rows = [row for part, _ in parts for row in part]
     columns = zip(*rows) if rows else repeat((), len(StoredSample._fields))
     ids, _, labels, keys, features, inputs, spare, _, trained, judges, origins, ticks = columns
-    lengths, known = [*map(len, inputs)], {name: place for place, name in enumerate(sorted({*labels}))}
+    known = {name: place for place, name in enumerate(sorted({*labels}))}
     table = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
-    widths = Widths.of(max(lengths, default=0), len(table), max(ticks, default=0))
+    widths, named = PLAIN, {}
+    if not {*table} <= {NOWHERE}:
+        widths = Widths.of(rows, len(table))
+        named = {"widths": widths, "origins": [*table]}
     index = np.zeros(len(rows), widths.dtype())
     index["id"], index["key"], index["label"] = ids, keys, [known[label] for label in labels]
     for flag, column in ((SPARE, spare), (TRAINED, trained), (JUDGES, judges)):
         index["flags"] |= np.array(column, np.uint8) * np.uint8(flag)
     if widths.input:
-        index["input"] = lengths
+        index["input"] = [*map(len, inputs)]
     if widths.origin:
         index["origin"] = [table[origin] for origin in origins]
     if widths.tick:
@@ -140,11 +143,11 @@ def pack(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: dict[s
             begin += len(part)
     body = b"".join([index.tobytes(), *encoded, *inputs])
     text = _json({**(about or {}), "labels": [*known], "d": len(features[0]) if rows else 0, "codecs": codecs,
-                  "widths": widths, "origins": [] if [*table] == [NOWHERE] else [*table]})
+                  **named})
     return HEADER.pack(MAGIC, len(text), len(body), _digest(text), _digest(body)) + text + body
 
 
-def row_bytes(codec: FeatureCodec, dimension: int, widths: Widths = NARROW) -> int:
+def row_bytes(codec: FeatureCodec, dimension: int, widths: Widths = PLAIN) -> int:
     """Bytes of one sample in a record, an encoded input and its origin apart."""
     return widths.dtype().itemsize + codec.dtype(dimension).itemsize
 
@@ -152,13 +155,14 @@ def row_bytes(codec: FeatureCodec, dimension: int, widths: Widths = NARROW) -> i
 def packed_bytes(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: int = 0) -> int:
     """Bytes of `pack(parts, about)`, at most; about: bytes of its JSON."""
     rows = [row for part, _ in parts for row in part]
-    origins = {row.origin for row in rows}
-    widths = Widths.of_rows(rows, len(origins))
-    size = HEADER.size + about + JSON_FRAME + sum(map(_name_bytes, {row.label for row in rows}))
-    size += sum(origin.bytes for origin in origins) + (sum(len(row.input) for row in rows) if widths.input else 0)
+    origins, size = {row.origin for row in rows}, HEADER.size + about + JSON_FRAME
+    shared = sum(origin.bytes for origin in origins)
+    size += sum(map(_name_bytes, {row.label for row in rows})) + shared + (ORIGINS_FRAME if shared else 0)
+    widths = Widths.of(rows, len(origins) if shared else 0)
     for part, codec in parts:
         if part:
             size += CODEC_NAME + len(part) * row_bytes(codec, len(part[0].feature), widths)
+            size += sum(len(row.input) for row in part)
     return size
 
 
@@ -167,9 +171,8 @@ def file_bytes(limit: int, segment: int, labels: list[str], longest: int = 0) ->
     class names. longest: of the origins, in bytes: samples lie sorted by class and origin, so a file may begin with the
     class and the origin that the one before ends with."""
     files = 2 * (limit // segment) + 1 if limit > segment else 1
-    names = [*map(_name_bytes, labels)]
-    return (files * (HEADER.size + JSON_FRAME + 2 * CODEC_NAME + max(names, default=0)) + sum(names)
-            + (files - 1) * longest)
+    names, origins = [*map(_name_bytes, labels)], files * ORIGINS_FRAME + (files - 1) * longest if longest else 0
+    return files * (HEADER.size + JSON_FRAME + 2 * CODEC_NAME + max(names, default=0)) + sum(names) + origins
 
 
 def _name_bytes(label: str) -> int:
@@ -225,7 +228,7 @@ def rows_of(data: bytes, codec: Callable[[str], FeatureCodec], name: str) -> lis
 
 
 def _rows(body: bytes, about: dict[str, Any], names: Callable[[str], FeatureCodec]) -> list[StoredSample]:
-    widths = Widths(*about.get("widths", OLD_WIDTHS))
+    widths = Widths(*about.get("widths", ()))
     index = np.frombuffer(body, widths.dtype(), sum(count for _, count in about["codecs"]))
     place, ids, flags = index.nbytes, index["id"], index["flags"]
     features: list[NDArray[np.float32]] = []
