@@ -90,19 +90,15 @@ def judge(found: View, whole: View) -> tuple[str, str]:
         return "refused", detail
     if apart and not said:
         return "SILENT", f"other {', '.join(apart)}"
-    if learned and isinstance(found["then"], dict):
-        if found["then"] != {**dict(found_counts(found)), NEW: 20} or found["again"] != found["then"]:
-            return "SILENT", f"learned, it knows {found['then']}, opened again {found['again']}"
+    if learned and isinstance(found["classes"], list):
+        should = {NEW: 20, **{name: count for name, count, _ in found["classes"]}}
+        if found["then"] != should or found["again"] != should:
+            return "SILENT", f"learned, it knows {found['then']}, opened again {found['again']}, not {should}"
     if "answers" in apart:
         return "older", detail
     if not learned:
         return "no learning", detail
     return ("said" if found["damage"] else "harmless"), detail
-
-
-def found_counts(view: View) -> dict[str, int]:
-    """Samples of each class, as a view has them."""
-    return {name: count for name, count, _ in view["classes"]}
 
 
 def prepare(folder: Path) -> None:
@@ -158,7 +154,8 @@ def campaign(folder: Path, flips: int, others: int, jobs: int, seed: int = 0) ->
     done = {row[0] for row in rows(results)}
     open_ones = [number for number in range(flips + others) if number not in done]
     workers = [child(lambda job=job: share(folder, open_ones[job::jobs], seed, flips, job))[0] for job in range(jobs)]
-    if any([wait(worker) for worker in workers]):
+    codes = [wait(worker) for worker in workers]
+    if any(codes):
         raise SystemExit("a worker failed")
     return sorted(rows(results))
 

@@ -165,9 +165,10 @@ def block(data: bytes, rng: random.Random, zeros: bool = True) -> tuple[bytes, s
     """A sector or page of zeros, or of something else."""
     size = rng.choice([512, 4096])
     place = rng.randrange(len(data) + 1) // size * size
+    size = min(size, len(data) - place)
     new = bytes(size) if zeros else rng.randbytes(size)
-    new = new[:len(data) - place]
-    return data[:place] + new + data[place + len(new):], f"{'zeros' if zeros else 'garbage'} at {place}, {len(new)} bytes"
+    what = f"{size} bytes of {'zeros' if zeros else 'garbage'} at {place}"
+    return data[:place] + new + data[place + size:], what
 
 
 def appended(data: bytes, rng: random.Random) -> tuple[bytes, str]:

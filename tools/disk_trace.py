@@ -9,7 +9,7 @@ from pathlib import Path
 
 from disk_model import ROOT, Disk, Link, Operation, Rename, Sync, Truncate, Unlink, Write
 
-CALLS = ("open", "openat", "creat", "close", "read", "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile",
+CALLS = ("open", "openat", "close", "read", "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile",
          "copy_file_range", "lseek", "dup", "dup2", "dup3", "fcntl", "fsync", "fdatasync", "ftruncate", "truncate",
          "fallocate", "rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir", "mkdir",
          "mkdirat", "ioctl")
@@ -97,9 +97,6 @@ class Tracer:
 
     def on_open(self, given: list[str], result: int) -> None:
         self.on_openat(["AT_FDCWD", *given], result)
-
-    def on_creat(self, given: list[str], result: int) -> None:
-        self.on_openat(["AT_FDCWD", given[0], "O_CREAT|O_TRUNC"], result)
 
     def on_close(self, given: list[str], _: int) -> None:
         self.opened.pop(number(given[0]), None)

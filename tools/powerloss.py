@@ -26,67 +26,42 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import crash
-from cut_sequences import SEQUENCES, Sequence
-from disk_model import Disk, Operation, Sync
-from disk_trace import ACKNOWLEDGED, OPTIONS, Tracer
-from power_cuts import Cut, chosen, cuts
-from state_view import View, differences, go_on, in_fork, left_of, look, over_quota
+from cut_recording import Recording, SequenceFailed, record
+from cut_sequences import SEQUENCES, Acknowledge, Sequence
+from power_cuts import chosen, cuts
+from state_view import View, differences, go_on, in_fork, left_of, only_look, over_quota, view_of
 from vector_states import vectors
 
 from edgecl.errors import BudgetError
 from edgecl.learner import Learner
 
-
+FINE = ("before", "after")
+SECOND, AFTER_SECOND = 10, 3    # of one cut in so many the recovery is cut off too, so many times
 SHOWN = 8   # violations of a sequence that are printed
 
 
 @dataclass
-class Recording:
-    """What a sequence did to the disk. marks: number of operations before each acknowledgement, the step, and the
-    classes that must be gone; views: what the state showed before all and at each mark."""
-
-    start: Disk
-    operations: list[Operation]
-    marks: list[tuple[int, str, list[str]]]
-    views: list[View]
-
-
-@dataclass
 class Outcome:
-    """What came of a sequence: how many different states there were, how many were tried, and how they opened."""
+    """What came of a sequence: how many operations and cuts it has, and how the states that cuts left opened."""
 
     operations: int = 0
-    candidates: int = 0
+    cuts: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
 
-class SequenceFailed(Exception):
-    """A sequence ends with an error without any cut."""
-
-
-def view_of(state: Path) -> View:
-    """What a state shows when it is opened; {} if there is none."""
-    if not state.exists():
-        return {}
-    learner = Learner.open(state)
-    try:
-        return look(learner)
-    finally:
-        learner.close()
-
-
 def examine(state: Path, gone: list[str], tight: bool) -> dict[str, Any]:
-    """The view of a state, and what is wrong with it whatever it knows."""
+    """The view of a state, what a process that may not write sees, and what is wrong whatever the state knows."""
+    if not state.exists():
+        return {"view": {}, "seen": {}, "wrong": []}
+    seen, wrong = only_look(state)
     view = view_of(state)
-    if not view:
-        return {"view": view, "wrong": []}
-    wrong = over_quota(state)
+    wrong += over_quota(state)
     for name in gone:
         wrong += left_of(state, name, vectors(name, 25))
     try:
@@ -94,41 +69,7 @@ def examine(state: Path, gone: list[str], tight: bool) -> dict[str, Any]:
     except BudgetError:
         if not tight:
             raise
-    return {"view": view, "wrong": wrong}
-
-
-def record(sequence: Sequence, origin: Path, folder: Path) -> Recording:
-    """Run a sequence under strace, and check the model of the disk against the real folder."""
-    work, log = folder / "work", folder / "strace"
-    shutil.copytree(origin, work)
-    state = work / sequence.place
-    if sequence.first and crash.wait(crash.child(lambda: sequence.first(state))[0]) != 0:
-        raise SystemExit("the state that the sequence starts from could not be made")
-    start = Disk.read(work)
-
-    def acknowledge(step: str, *gone: str) -> None:
-        os.write(null, ACKNOWLEDGED + json.dumps([step, gone]).encode())
-
-    null = os.open(os.devnull, os.O_WRONLY)
-    code = crash.trace(lambda: sequence.run(state, acknowledge), "-o", str(log), *OPTIONS)
-    os.close(null)
-    if code != 0:
-        raise SequenceFailed
-    tracer = Tracer(str(work), start.after([]))
-    tracer.follow(log)
-    if tracer.disk.digest() != Disk.read(work).digest():
-        raise SystemExit("the model of the disk is not what lies on the disk")
-    log.unlink()
-    shutil.rmtree(work)
-    marks = [(place, *json.loads(text)) for place, text in tracer.marks]
-    views = []
-    for place in [0, *(place for place, *_ in marks)]:
-        start.after(tracer.operations[:place]).write(folder / "then")
-        views.append(in_fork(lambda: view_of(folder / "then" / sequence.place), folder / "answer"))
-        shutil.rmtree(folder / "then")
-    if broken := [view for view in views if "crashed" in view]:
-        raise SystemExit(broken[0]["crashed"])
-    return Recording(start, tracer.operations, marks, views)
+    return {"view": view, "seen": seen, "wrong": wrong}
 
 
 def judge(found: dict[str, Any], allowed: list[View]) -> tuple[str, str]:
@@ -139,67 +80,96 @@ def judge(found: dict[str, Any], allowed: list[View]) -> tuple[str, str]:
     if "refused" in found:
         same = [view for view in allowed if "refused" in view]      # it was so before
         return ("before", "") if same else ("refused", found["refused"])
-    for word, view in zip(("before", "after"), allowed):
-        apart = differences(found["view"], view)
-        if not apart or (apart == ["damage"] and bool(view["damage"]) == bool(found["view"]["damage"])):
-            return ("wrong", "; ".join(found["wrong"])) if found["wrong"] else (word, "")
+    word, detail = compare(found["view"], allowed)
+    if word in FINE and found["wrong"]:
+        return "wrong", "; ".join(found["wrong"])
+    if word in FINE and "refused" not in found["seen"]:
+        rest = [{name: view[name] for name in view if name != "history"} for view in (found["seen"], *allowed)]
+        seen, why = compare(rest[0], rest[1:])     # the history names a forgotten class until a writer erases it
+        if seen not in FINE:
+            return f"{seen} to a reader", why
+    return word, detail
+
+
+def compare(found: View, allowed: list[View]) -> tuple[str, str]:
+    """Which of the views before and after a step a view is: see `judge`."""
+    for word, view in zip(FINE, allowed):
+        apart = differences(found, view)
+        if not apart or (apart == ["damage"] and bool(view["damage"]) == bool(found["damage"])):
+            return word, ""
         if apart == ["damage"]:
-            return "alarm", "; ".join(map(str, found["view"]["damage"]))
-    return "other", "; ".join(f"not as {word}: {', '.join(differences(found['view'], view))}"
-                              for word, view in zip(("before", "after"), allowed))
+            return "alarm", "; ".join(map(str, found["damage"]))
+    return "other", "; ".join(f"not as {word}: {', '.join(differences(found, view))}" for word, view in
+                              zip(FINE, allowed))
 
 
-def try_cut(cut: Cut, disk: Disk, recording: Recording, sequence: Sequence, folder: Path) -> tuple[str, str]:
-    """Open what a cut left: see `judge`."""
-    passed = sum(place <= cut.at for place, *_ in recording.marks)
-    gone = recording.marks[passed - 1][2] if passed else []
-    disk.write(folder / "then")
-    found = in_fork(lambda: examine(folder / "then" / sequence.place, gone, sequence.tight), folder / "answer")
-    shutil.rmtree(folder / "then")
-    return judge(found, recording.views[passed:passed + 2])
+@dataclass
+class Trials:
+    """The cuts of one sequence. folder: for the states; keep: where to leave what is wrong; all cuts are counted in
+    `outcome`, those of recoveries too."""
+
+    folder: Path
+    rng: random.Random
+    keep: Path | None
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def run(self, name: str, sequence: Sequence, origin: Path, states: int, deeper: bool = True) -> None:
+        """Record a sequence on the folder `origin`, and open up to so many different states that a cut may leave;
+        deeper: cut off what opening them does as well."""
+        try:
+            recording = record(sequence, origin, self.folder)
+        except SequenceFailed:
+            self.count("failed", f"{name}: fails without a cut")
+            return
+        every = list(cuts(recording.operations, self.rng))
+        self.outcome.operations += len(recording.operations)
+        self.outcome.cuts += len(every)
+        seen, known = set[tuple[bytes, int]](), recording.start.digests()
+        end = self.outcome.counts.total() + states
+        for cut in chosen(every, self.rng):
+            if self.outcome.counts.total() >= end:
+                break
+            disk, passed = cut.disk(recording.start, recording.operations), recording.passed(cut.at)
+            key = (disk.digest(known), passed)
+            if key in seen:
+                continue
+            seen.add(key)
+            disk.write(self.folder / "cut")
+            what = f"{name}: cut before {recording.describe(cut.at)}, after {recording.step(passed)}, {cut.label}"
+            word = self.open(what, sequence, recording, passed)
+            if deeper and word in FINE and len(seen) % SECOND == 0 and (self.folder / "cut" / sequence.place).exists():
+                (self.folder / "cut").rename(self.folder / "first cut")
+                self.run(f"{what}; opened", replace(sequence, run=recovery, first=None), self.folder / "first cut",
+                         min(AFTER_SECOND, end - self.outcome.counts.total()), deeper=False)
+                shutil.rmtree(self.folder / "first cut")
+            else:
+                shutil.rmtree(self.folder / "cut")
+
+    def open(self, what: str, sequence: Sequence, recording: Recording, passed: int) -> str:
+        """Open what a cut left, and count what came of it: see `judge`."""
+        shutil.copytree(self.folder / "cut", self.folder / "then")
+        gone = recording.gone(passed)
+        found = in_fork(lambda: examine(self.folder / "then" / sequence.place, gone, sequence.tight),
+                        self.folder / "answer")
+        shutil.rmtree(self.folder / "then")
+        word, detail = judge(found, recording.views[passed:passed + 2])
+        self.count(word, f"{what}: {word}: {detail}")
+        return word
+
+    def count(self, word: str, line: str) -> None:
+        """Count how a state opened, and keep it if that is wrong."""
+        self.outcome.counts[word] += 1
+        if word not in FINE:
+            self.outcome.wrong.append(line)
+            if self.keep is not None and (self.folder / "cut").exists():
+                shutil.copytree(self.folder / "cut", self.keep / str(len(self.outcome.wrong)))
+                (self.keep / str(len(self.outcome.wrong)) / "why").write_text(line)
 
 
-def campaign_of(name: str, states: int, origin: Path, folder: Path, seed: int, keep: Path | None) -> Outcome:
-    """Record one sequence, and try so many cuts."""
-    sequence, rng = SEQUENCES[name], random.Random(f"{seed} {name}")
-    folder.mkdir()
-    try:
-        recording = record(sequence, origin, folder)
-    except SequenceFailed:
-        return Outcome(counts=Counter(failed=1), wrong=[f"{name}: fails without a cut"])
-    every = list(cuts(recording.operations, rng))
-    outcome, seen, known = Outcome(len(recording.operations), len(every)), set(), recording.start.digests()
-    gc.freeze()     # else a collection in a fork copies every page of this process
-    for cut in chosen(every, rng):
-        if outcome.counts.total() >= states:
-            break
-        disk = cut.disk(recording.start, recording.operations)
-        passed = sum(place <= cut.at for place, *_ in recording.marks)
-        key = (disk.digest(known), passed)
-        if key in seen:
-            continue
-        seen.add(key)
-        word, detail = try_cut(cut, disk, recording, sequence, folder)
-        outcome.counts[word] += 1
-        if word not in ("before", "after"):
-            step = recording.marks[passed - 1][1] if passed else "nothing"
-            outcome.wrong.append(f"{name}: cut before {describe(cut.at, recording)}, after {step} was acknowledged, "
-                                 f"{cut.label}: {word}: {detail}")
-            if keep is not None:
-                disk.write(keep / f"{name.replace(' ', '_')}-{outcome.counts.total()}")
-    shutil.rmtree(folder)
-    return outcome
-
-
-def describe(number: int, recording: Recording) -> str:
-    """An operation in words."""
-    if number == len(recording.operations):
-        return "the end"
-    operation = recording.operations[number]
-    names = {inode: path for _, disk in enumerate((recording.start.after(recording.operations), recording.start))
-             for path, inode in disk.paths()}
-    kind = "the sync" if isinstance(operation, Sync) else type(operation).__name__.lower()
-    return f"{kind} of {names.get(operation.inode) or 'the folder'}"
+def recovery(state: Path, acknowledge: Acknowledge) -> None:
+    """Open a state, which brings it in order."""
+    Learner.open(state).close()
+    acknowledge("open")
 
 
 def campaign(states: int, names: list[str], jobs: int, seed: int = 0, keep: Path | None = None,
@@ -215,14 +185,18 @@ def campaign(states: int, names: list[str], jobs: int, seed: int = 0, keep: Path
         os.close(filler)
 
         def share() -> None:
+            gc.freeze()     # else a collection in a fork copies every page of this process
             while number := os.read(queue, 1):
                 name = names[number[0]]
+                trials = Trials(root / f"of{number[0]}", random.Random(f"{seed} {name}"),
+                                keep and keep / name.replace(" ", "_"))
+                trials.folder.mkdir()
                 try:
-                    done = campaign_of(name, -(-states // len(names)), root / "prepared", root / f"of{number[0]}", seed,
-                                       keep)
-                    answer = json.dumps(vars(done))
+                    trials.run(name, SEQUENCES[name], root / "prepared", -(-states // len(names)))
+                    answer = json.dumps(vars(trials.outcome))
                 except BaseException:
                     answer = json.dumps(traceback.format_exc())
+                shutil.rmtree(trials.folder)
                 (root / f"outcome{number[0]}").write_text(answer)
 
         workers = [crash.child(share)[0] for _ in range(jobs)]
@@ -245,7 +219,7 @@ def campaign(states: int, names: list[str], jobs: int, seed: int = 0, keep: Path
 def main() -> int:
     """Run the campaign and print its table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--states", type=int, default=400, metavar="N", help="states that are opened, over all sequences")
+    options.add_argument("--states", type=int, default=400, metavar="N", help="over all sequences")
     options.add_argument("--sequence", action="append", choices=list(SEQUENCES), help="only this one; may be repeated")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     options.add_argument("--seed", type=int, default=0, metavar="N")
@@ -261,7 +235,7 @@ def main() -> int:
     for name, outcome in found.items():
         c = outcome.counts
         total.update(c)
-        print(f"{name:42}{outcome.operations:11}{outcome.candidates:8}{c.total():7}{c['before']:8}{c['after']:7}"
+        print(f"{name:42}{outcome.operations:11}{outcome.cuts:8}{c.total():7}{c['before']:8}{c['after']:7}"
               f"{c.total() - c['before'] - c['after']:12}  "
               f"{', '.join(f'{word} {n}' for word, n in sorted(c.items()) if word not in ('before', 'after'))}")
     wrong = total.total() - total["before"] - total["after"]

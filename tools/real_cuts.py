@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import crash
-from powerloss import examine, judge, view_of
-from state_view import View, in_fork
+from powerloss import examine, judge
+from state_view import View, in_fork, view_of
 from vector_states import vectors
 
 from edgecl.learner import Learner

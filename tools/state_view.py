@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import resource
 import traceback
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from crash import child, wait
-from vector_states import DIMENSION, directory_bytes, vectors
+from vector_states import DIMENSION, directory_bytes, tree, vectors
 
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
@@ -57,6 +58,36 @@ def windows(rng: np.random.Generator, count: int, time: int, channels: int) -> n
     """Windows float32 [count, time, channels]: waves of one frequency, which is the class."""
     turns = np.linspace(0, 2 * np.pi * rng.integers(1, 8), time)[:, None] + rng.uniform(0, 6, (count, 1, channels))
     return (np.sin(turns) + 0.1 * rng.normal(size=turns.shape)).astype(np.float32)
+
+
+def only_look(state: Path) -> tuple[View, list[str]]:
+    """What a process without write access sees in a state, and what it has changed there, which must be nothing."""
+    access, before = os.access, tree(state)
+
+    def refused(path: Any, mode: int, **options: Any) -> bool:
+        return not mode & os.W_OK and access(path, mode, **options)
+
+    os.access = refused     # root is refused nothing
+    try:
+        view = view_of(state)
+    except EdgeclError as error:
+        view = {"refused": str(error)}
+    finally:
+        os.access = access
+    after = tree(state)
+    return view, [f"looking has changed {name}" for name in sorted({*before, *after})
+                  if before.get(name) != after.get(name)]
+
+
+def view_of(state: Path) -> View:
+    """What a state shows when it is opened; {} if there is none."""
+    if not state.exists():
+        return {}
+    learner = Learner.open(state)
+    try:
+        return look(learner)
+    finally:
+        learner.close()
 
 
 def part(work: Callable[[], Any]) -> Any:
