@@ -14,6 +14,7 @@ from vector_states import DIMENSION as DIMENSION
 from vector_states import PROBE as PROBE
 from vector_states import answers as answers
 from vector_states import create as create
+from vector_states import directory_bytes as directory_bytes
 from vector_states import fingerprint as fingerprint
 from vector_states import knowledge as knowledge
 from vector_states import tree as tree
@@ -30,27 +31,6 @@ def fast_folder() -> str | None:
     if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
         return None
     return memory
-
-
-def directory_bytes(path: Path, reserve: bool = True) -> int:
-    """Bytes of all that is in a directory, itself and temporaries included, in whole pages; counted without edgecl."""
-    seen: set[int] = set()
-    total, folders = 0, [str(path)]
-    while folders:
-        folder = folders.pop()
-        total += max(-(-os.stat(folder).st_size // 4096) * 4096, 4096)
-        for entry in os.scandir(folder):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-                continue
-            try:
-                about = os.stat(entry.path)
-            except FileNotFoundError:  # a temporary that is gone already
-                continue
-            if about.st_ino not in seen and (reserve or entry.name != "reserved"):
-                seen.add(about.st_ino)
-                total += -(-about.st_size // 4096) * 4096
-    return total
 
 
 def refused(capsys, *arguments):
