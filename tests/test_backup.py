@@ -221,8 +221,12 @@ def test_a_damaged_file_is_told_copied_as_it_is_and_not_restored(taught, tmp_pat
 
 
 def test_what_the_disk_does_not_give_back_is_zeros(taught, tmp_path, monkeypatch):
+    read = os.pread
+
     def broken(file, count, place):
-        raise OSError(5, "Input/output error")
+        if "/models/" in os.readlink(f"/proc/self/fd/{file}"):
+            raise OSError(5, "Input/output error")
+        return read(file, count, place)
 
     monkeypatch.setattr(backups.os, "pread", broken)
     copied = backup(taught, tmp_path / "out.tar", quiet)

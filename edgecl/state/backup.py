@@ -70,14 +70,14 @@ class Frozen:
         self.damaged: list[str] = []
         with state.reading():
             state.refresh()
-            self.generation = state.current
-            database = sqlite3.connect(":memory:")
-            with closing(database):
-                state.connection.backup(database)
-                rows = _file_of(database)
-            log = state.log.whole()
+            with closing(sqlite3.connect(":memory:")) as copy:
+                state.connection.backup(copy)
+                rows = _file_of(copy)
+            log, names = None, dict[str, str]()
+            while (whole := state.log.whole()) != log:      # it may grow while we look
+                log, names, self.generation = whole, named_files(state), state.current
             self.parts = [_of_bytes(DATABASE_FILE, rows), _of_bytes(LOG_FILE, log)]
-            for name in sorted(named_files(state)):
+            for name in sorted(names):
                 try:
                     file = os.open(state.blobs.folder / name, os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError:
