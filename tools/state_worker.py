@@ -85,7 +85,7 @@ class Worker:
 
     def rollback(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
         """One step back, or to any generation that is offered."""
-        offered = sorted(learner.store.restorable())
+        offered = sorted(learner.store.restorable() - {learner.store.current})
         wanted = self.random.choice(offered) if offered and self.random.random() < 0.5 else None
         number = learner.rollback(wanted)
         to = wanted if wanted is not None else next(g.detail["to"] for g in learner.history() if g.id == number)
