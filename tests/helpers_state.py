@@ -3,18 +3,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from folders import directory_bytes as directory_bytes
+from folders import fast_folder as fast_folder
 from helpers_needs import need
 from vector_states import DIMENSION as DIMENSION
 from vector_states import PROBE as PROBE
 from vector_states import answers as answers
 from vector_states import create as create
-from vector_states import directory_bytes as directory_bytes
 from vector_states import fingerprint as fingerprint
 from vector_states import knowledge as knowledge
 from vector_states import tree as tree
@@ -22,15 +22,6 @@ from vector_states import vectors as vectors
 
 from edgecl.cli import main
 from edgecl.errors import EdgeclError
-
-
-def fast_folder() -> str | None:
-    """A file system in memory for states that thousands of commands change, where there is room; else the default.
-    What a disk makes of them is for the tests that keep their states in `tmp_path`."""
-    memory = "/dev/shm"
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
-        return None
-    return memory
 
 
 def refused(capsys, *arguments):
