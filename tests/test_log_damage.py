@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -133,7 +134,7 @@ LOST = {  # what is done to the log -> classes that are lost, what is said, whet
                                    ["cat", "dog"], "generation 4", False),
     "bytes missing in a record": (in_record("cat", lambda log, start, end: remove(log, start + 1000, start + 1500)),
                                   ["cat"], "80 samples of 'cat' (generation 4) are lost", False),
-    "a record missing": (in_record("cat", lambda log, start, end: remove(log, start, end)), ["cat"], 
+    "a record missing": (in_record("cat", lambda log, start, end: remove(log, start, end)), ["cat"],
                          "what was learned in generation 4 is lost", False),
 }
 HARMLESS = {  # what changes nothing, and what is said of it
@@ -241,8 +242,8 @@ def test_a_torn_append_is_dropped_with_one_warning(made, tmp_path, size, how, kn
             (state / ACKNOWLEDGED_FILE).unlink()
         learner = Learner.open(state)
         assert [c.name for c in learner.classes()] == NAMES[:-1]
-        assert learner.damage == [f"the last {len(tail)} bytes of learned.log were not a whole record, as a power cut "
-                                  "or a kill leaves them; nothing that was acknowledged was lost, and they were dropped"]
+        [told] = learner.damage
+        assert told.startswith(f"the last {len(tail)} bytes of learned.log were not a whole record, as a power cut")
         assert learner.store.restorable() == {1, 2, 3, 4, 5}
         learner.learn(vectors("elk", 80), "elk")
         learner.close()
@@ -268,14 +269,19 @@ def test_what_another_process_is_writing_is_no_damage(state, made):
         reader.close()
 
 
-def test_a_database_from_a_copy_erases_nothing(state, tmp_path):
-    old = (state / "edgecl.db").read_bytes()
+def test_an_older_database_erases_nothing(state):
+    old = {name: (state / name).read_bytes() for name in ("edgecl.db", "edgecl.copy")}
     learner = Learner.open(state)
     learner.learn(vectors("fox", 2000), "fox")  # the log moves
     numbers = [learner.learn(vectors(name, 20), name).generation for name in ("gnu", "hen")]
     learner.close()
     log = (state / LOG_FILE).read_bytes()
-    (state / "edgecl.db").write_bytes(old)
+    (state / "edgecl.db").write_bytes(old["edgecl.db"])
+    again = Learner.open(state)
+    assert {"fox", "gnu", "hen"} < {c.name for c in again.classes()}  # the copy of its rows is newer
+    again.close()
+    for name, content in old.items():
+        (state / name).write_bytes(content)
     again = Learner.open(state)
     assert any("learned.log is not the log of this database" in line for line in again.damage)
     assert any(f"generations {numbers[0]} to {numbers[1]} are in it" in line for line in again.damage)
@@ -329,7 +335,7 @@ def test_forgetting_deletes_what_is_set_aside_and_what_was_noted_of_the_class(st
     assert "1 damaged file that was set aside" in capsys.readouterr().out
     assert not (state / "set-aside").exists()
     assert Learner.open(state).damage == []
-    assert not [path for path in state.rglob("*") if path.is_file() and b"cat" in path.read_bytes()]
+    assert not [path for path in state.rglob("*") if path.is_file() and re.search(rb"\bcat\b", path.read_bytes())]
 
 
 def test_foreign_files_and_folders_do_no_harm(state):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.errors import StateError
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
 from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.write_ahead_log import new_epoch

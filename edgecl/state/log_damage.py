@@ -36,12 +36,13 @@ def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: in
     else:
         what = f"{name} is not the log of this database, but an older or newer one, or of another state"
     newest = max([current, *numbers, acknowledged.generation if acknowledged else current])
+    newest += 0 if numbers or acknowledged else UNKNOWN
     loss = f"what was learned after generation {current} is not known any more"
     if numbers:
         loss += f"; generations {min(numbers)} to {max(numbers)} are in it"
     elif acknowledged and acknowledged.generation <= current:
         loss = "nothing that was learned is lost"
-    return LogProblem(f"{WRONG}{log.digest()}", f"{what}: {loss}", [], newest if numbers or acknowledged else current + UNKNOWN)
+    return LogProblem(f"{WRONG}{log.digest()}", f"{what}: {loss}", [], newest)
 
 
 def damaged_part(log: WriteAheadLog, part: DamagedPart, known: Set[int]) -> LogProblem:

@@ -50,7 +50,8 @@ class Space(NamedTuple):
         """As it is."""
         usage = state.ledger.usage()
         moved = pages(state.log.length) + 2 * PAGE if state.log.damaged else 0  # a file beside the log, which stays
-        logged = moved + sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES for entry in state.logged()[-HISTORY:])
+        logged = moved + sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES
+                             for entry in state.logged()[-HISTORY:])
         return cls(usage.total, usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
 
     @property
@@ -127,7 +128,8 @@ def _database_bytes(state: Transaction) -> tuple[int, int]:
         if rows := moved_rows(state):
             for g in rows:
                 insert_generation(copy, g)
-            copy.execute("INSERT INTO files VALUES (?, ?, ?)", (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
+            copy.execute("INSERT INTO files (name, oldest, newest) VALUES (?, ?, ?)",
+                         (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
         length, free = (copy.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count"))
         if free < WORTH_VACUUM:
             return length * PAGE, length * PAGE

@@ -18,8 +18,8 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgecl.exemplars.stored import HEADER, MAGIC, Record, StoredSample, described, pack, unpack
-from edgecl.files.atomic import write_atomically
+from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, pack, unpack
+from edgecl.files.atomic import give_owner, write_atomically
 from edgecl.state.generations import Generation
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class WriteAheadLog:
         if len(self._tail) < HEADER.size or not any(self._tail):
             return False
         magic, text, body, _, _ = HEADER.unpack_from(self._tail)
-        return bool(magic != MAGIC or len(self._tail) >= HEADER.size + text + body)
+        return bool(magic not in (OLD_MAGIC, MAGIC) or len(self._tail) >= HEADER.size + text + body)
 
     @property
     def length(self) -> int:
@@ -167,7 +167,7 @@ class WriteAheadLog:
         offset, begin, end = self._end, 0, 0
         hurt: list[dict[str, Any]] = []  # since the last whole record: the JSON of those whose samples are damaged
         for start, after, record in unpack(data, self._codec):
-            if record.rows is None and record.about["codecs"]:
+            if not record.intact and record.about["codecs"]:
                 hurt.append(record.about)
             elif self._belongs(record.about):
                 if start != end:
@@ -238,6 +238,13 @@ class WriteAheadLog:
         self._read()
         self._acknowledge(self._newest)
 
+    def whole(self) -> bytes:
+        """What lies on the disk up to the end of the last whole record. Raises OSError."""
+        self._read()
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            return file.read(self._end)
+        return b""
+
     def trim(self) -> None:
         """Cut off what lies behind the last whole record and was not acknowledged, and sync. Raises OSError."""
         self._read()
@@ -279,6 +286,7 @@ class WriteAheadLog:
         with suppress(OSError):  # then less is known, and nothing is lost
             descriptor = os.open(self.path.parent / ACKNOWLEDGED_FILE, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
+                give_owner(descriptor, self.path.parent)
                 os.pwrite(descriptor, data + _digest(data), 0)
             finally:
                 os.close(descriptor)
