@@ -277,7 +277,7 @@ class Learner:
             if not foundation.calibrated and foundation.name == "rocket":
                 warnings.append("rocket's scales and biases come from the first thing taught; "
                                 "`edgecl init --calibrate RECORDING` takes them from a mix")
-        usage, codec = self.store.ledger.usage(), foundation.codec if foundation else self.settings.codec
+        usage, codec = self.store.usage(), foundation.codec if foundation else self.settings.codec
         if foundation and codec in ("auto", "pq"):
             codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,

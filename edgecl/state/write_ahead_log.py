@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, pack, unpack
@@ -119,6 +120,13 @@ class WriteAheadLog:
             except OSError:
                 os.ftruncate(file.fileno(), self._end)
                 raise
+
+    def whole(self) -> bytes:
+        """What lies on the disk up to the end of the last whole record. Raises OSError."""
+        self._read()
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            return file.read(self._end)
+        return b""
 
     def trim(self) -> None:
         """Cut off what lies behind the last whole record, and sync. Raises OSError."""
