@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import crash
+import crash_commands
 import numpy as np
 from state_view import windows
 from vector_states import create, vectors
@@ -49,7 +49,7 @@ def rocket(state: Path, older: Path) -> None:
 def codebook(state: Path, older: Path) -> None:
     """Exemplars that went through a codebook, on a tight quota."""
     state.mkdir()
-    crash.nearly_full(state)
+    crash_commands.nearly_full(state)
     shutil.copytree(state, older)
     learner = Learner.open(state)
     learner.learn(vectors("class 15", 40, dimension=64), "class 15")
@@ -59,10 +59,10 @@ def codebook(state: Path, older: Path) -> None:
 
 def after_round(state: Path, older: Path) -> None:
     """A tuned backbone, its older samples' features, and a class learned since."""
-    crash.prepare(state.parent)
+    crash_commands.prepare(state.parent)
     shutil.rmtree(state.parent / "other")
     shutil.copytree(state, older)
-    crash.after_round(state)
+    crash_commands.after_round(state)
     learner = Learner.open(state)
     learner.learn(vectors("hen", 25), "hen")
     answer_and_close(learner, vectors("hen", 2))

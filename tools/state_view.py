@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from crash import child, wait
-from vector_states import DIMENSION, directory_bytes, tree, vectors
+from folders import directory_bytes
+from vector_states import DIMENSION, tree, vectors
 
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
