@@ -82,9 +82,14 @@ def trace(work: Callable[[], object], *options: str) -> int:
     return code
 
 
-def look(state: Path, older: bool) -> str:
-    """The fingerprint of a state, taken by a fork; "absent" if there is none, "broken" if it can't be opened or has
-    another fingerprint when it is opened again."""
+def look(folder: Path, command: Command) -> str:
+    """The fingerprints of what a command may change, each taken by a fork; "absent" for what is not there; "broken" if
+    one can't be opened, or has another fingerprint when it is opened again."""
+    seen = [look_at(folder / name, command.older) for name in command.looks]
+    return "broken" if "broken" in seen else " ".join(seen)
+
+
+def look_at(state: Path, older: bool) -> str:
     if not state.exists():
         return "absent"
     answer = state.with_name("fingerprint")
@@ -100,9 +105,10 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
     state, log = folder / "state", folder / "log"
     if command.first:
         wait(child(lambda: command.first(state))[0])
-    shutil.copytree(folder, folder.with_name(f"{folder.name}-start"))
-    command.before = look(folder.with_name(f"{folder.name}-start") / "state", command.older)
-    shutil.rmtree(folder.with_name(f"{folder.name}-start"))
+    start = folder.with_name(f"{folder.name}-start")
+    shutil.copytree(folder, start)
+    command.before = look(start, command)
+    shutil.rmtree(start)
     shutil.copytree(folder, folder.with_name(f"{folder.name}-origin"))
     if trace(lambda: command.run(state), "-o", str(log), "-e", f"trace={','.join(CALLS)}") != 0:
         raise SystemExit("the command failed without a kill")
@@ -113,7 +119,7 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
             command.calls[call] += 1
             if call == "openat" and "O_CREAT" not in words[1] and "O_TRUNC" not in words[1]:
                 command.harmless.add((call, command.calls[call]))
-    command.after = look(state, command.older)
+    command.after = look(folder, command)
 
 
 def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -> str:
@@ -124,8 +130,8 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
                      "-e", f"inject={call}:signal=SIGKILL:when={number}")
         if code != -signal.SIGKILL:
             return "missed"
-        same = tree(folder / "state") == tree(origin / "state")    # byte for byte what `measure` has looked at
-        seen = command.before if same else look(folder / "state", command.older)
+        same = all(tree(folder / name) == tree(origin / name) for name in command.looks)   # as `measure` saw them
+        seen = command.before if same else look(folder, command)
         if seen in (command.before, command.after):
             return "before" if seen == command.before else "after"
         return "broken" if seen == "broken" else "other"

@@ -55,6 +55,13 @@ def learn_codebook(state: Path) -> None:
         raise SystemExit("no second codebook was made")
 
 
+def learn_and_close(state: Path) -> None:
+    """Learn, and close, which writes the head if it was left for later."""
+    learner = Learner.open(state)
+    learner.learn(vectors("gnu", 25), "gnu")
+    learner.close()
+
+
 def take_round(state: Path) -> None:
     """Accept a tuned backbone, whose accuracy is assumed to be better."""
     gate.check_accuracy = lambda *_: []
@@ -87,11 +94,13 @@ def back_across(state: Path) -> None:
 @dataclass
 class Command:
     """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
-    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost."""
+    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost; looks: the
+    states in the folder that it may change, each of which must be as before or after."""
 
     run: Callable[[Path], object]
     first: Callable[[Path], object] | None = None
     older: bool = True
+    looks: tuple[str, ...] = ("state",)
     calls: Counter[str] = field(default_factory=Counter)
     harmless: set[tuple[str, int]] = field(default_factory=set)     # calls that open what is there
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -102,6 +111,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
+    "learn, then close": Command(learn_and_close),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
     "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
