@@ -27,7 +27,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import onnx.helper  # noqa: E402, F401
-from crash_commands import COMMANDS, Command, prepare  # noqa: E402
+from crash_commands import COMMANDS, Command, prepare, restore_to  # noqa: E402
 from vector_states import fingerprint, tree  # noqa: E402
 
 from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
@@ -94,9 +94,19 @@ def look_at(state: Path, older: bool) -> str:
         return "absent"
     answer = state.with_name("fingerprint")
     answer.unlink(missing_ok=True)
+    if state.is_file():
+        unpacked = state.with_name("unpacked")
+        if wait(child(lambda: restore_to(unpacked, state))[0]):
+            return "broken"
+        state = unpacked
     wait(child(lambda: answer.write_text(f"{fingerprint(state, older)} {fingerprint(state, older)}"))[0])
     first, _, second = answer.read_text().partition(" ") if answer.exists() else ("", "", "-")
     return first if first == second else "broken"
+
+
+def content(path: Path) -> object:
+    """Every byte at a path."""
+    return tree(path) if path.is_dir() else path.read_bytes() if path.exists() else None
 
 
 def measure(command: Command, origin: Path, folder: Path) -> None:
@@ -130,7 +140,7 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
                      "-e", f"inject={call}:signal=SIGKILL:when={number}")
         if code != -signal.SIGKILL:
             return "missed"
-        same = all(tree(folder / name) == tree(origin / name) for name in command.looks)   # as `measure` saw them
+        same = all(content(folder / name) == content(origin / name) for name in command.looks)   # as `measure` saw
         seen = command.before if same else look(folder, command)
         if seen in (command.before, command.after):
             return "before" if seen == command.before else "after"
@@ -204,10 +214,10 @@ def main() -> int:
         return 1
     started = time.monotonic()
     commands = campaign(given.kills, given.command or list(COMMANDS), given.jobs)
-    print(f"{'command':28}{'calls':>7}{'kills':>7}{'before':>8}{'after':>7}{'broken':>8}{'missed':>8}")
+    print(f"{'command':34}{'calls':>7}{'kills':>7}{'before':>8}{'after':>7}{'broken':>8}{'missed':>8}")
     for name, command in commands.items():
         o = command.outcomes
-        print(f"{name:28}{sum(command.calls.values()):7}{o.total() - o['missed']:7}{o['before']:8}{o['after']:7}"
+        print(f"{name:34}{sum(command.calls.values()):7}{o.total() - o['missed']:7}{o['before']:8}{o['after']:7}"
               f"{o['broken'] + o['other']:8}{o['missed']:8}")
     total = sum((command.outcomes for command in commands.values()), Counter[str]())
     print(f"{total.total() - total['missed']} kills in {time.monotonic() - started:.0f} s")

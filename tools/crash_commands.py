@@ -14,6 +14,7 @@ from vector_states import create, vectors
 from edgecl.learner import Learner
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
+from edgecl.state.backup import backup, parts_of, restore
 from edgecl.state.store import Store
 
 
@@ -91,6 +92,17 @@ def back_across(state: Path) -> None:
     learner.rollback(max(g for g in learner.store.restorable() if g < learner.store.tuned()))
 
 
+def back_up(name: str) -> Callable[[Path], object]:
+    """A command that copies the state to a folder or a .tar beside it."""
+    return lambda state: backup(state, state.with_name(name), lambda _: None)
+
+
+def restore_to(path: Path, source: Path) -> None:
+    """Make a state from a backup."""
+    with parts_of(source) as parts:
+        restore(parts, source.name, path, lambda _: None)
+
+
 @dataclass
 class Command:
     """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
@@ -123,5 +135,9 @@ COMMANDS: dict[str, Command] = {
         lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu"), after_round),
     "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
     "round, then rollback": Command(back_across, after_round),
+    "backup": Command(back_up("copy"), looks=("state", "copy")),
+    "backup, tar": Command(back_up("copy.tar"), looks=("state", "copy.tar")),
+    "restore": Command(lambda state: restore_to(state.with_name("restored"), state.with_name("copy.tar")),
+                       back_up("copy.tar"), looks=("state", "restored")),
     "open after a killed forget": Command(lambda state: Learner.open(state), half_forgotten),
 }
