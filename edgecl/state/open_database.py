@@ -86,7 +86,7 @@ class OpenDatabase:
                 self.connection.close()
             self.begin()
             rows = _intact(self.connection, self.folder)
-            if self.writable and self.connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
+            if self.connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
                 self.connection.close()
                 return rows if rows.format == FORMAT else None, "its pages contradict each other"
             self.connection.execute("ROLLBACK")

@@ -37,8 +37,9 @@ class Present(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Bytes that a state takes. used: of the quota, in whole pages; exemplars: of these, for exemplars; database:
-    length of its file; logged: what the generations of the log would add to it."""
+    """Bytes that a state takes. used: of the quota, in whole pages, without the copy of the database, which gives way;
+    exemplars: of these, for exemplars; database: length of its file; logged: what the generations of the log would add
+    to it."""
 
     used: int
     exemplars: int
@@ -50,7 +51,7 @@ class Space(NamedTuple):
         """As it is."""
         usage = state.ledger.usage()
         logged = sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES for entry in state.logged()[-HISTORY:])
-        return cls(usage.total, usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
+        return cls(usage.total - state.ledger.copied(), usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
 
     @property
     def journal(self) -> int:
