@@ -51,7 +51,8 @@ class Space(NamedTuple):
         """As it is."""
         usage = state.ledger.usage()
         logged = sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES for entry in state.logged()[-HISTORY:])
-        return cls(usage.total - state.ledger.copied(), usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
+        database = (state.path / DATABASE_FILE).stat().st_size
+        return cls(usage.total - state.ledger.copied(), usage.exemplars, database, logged)
 
     @property
     def journal(self) -> int:
