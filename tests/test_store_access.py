@@ -251,6 +251,17 @@ def test_a_state_that_may_not_be_read(state, capfd):
         assert "; " in capfd.readouterr().err
 
 
+@pytest.mark.skipif(not ROOT, reason="takes a user that may not look into the folder")
+@pytest.mark.parametrize("command", ["status", "classes", "history"])
+def test_the_command_line_names_a_folder_that_may_not_be_looked_into(state, capfd, command):
+    with read_only(state) as drop:
+        state.chmod(0o700)
+        assert in_a_child(lambda: (drop(), os._exit(main([command, "--state", str(state)])))) == 1
+        err = capfd.readouterr().err
+        assert f"this user may not look into {state}; run it as the user that owns it" in err
+        assert "socket" not in err
+
+
 def test_an_interrupted_change_on_a_read_only_state_is_told(state, capfd):
     told = []
     for call in range(1, 10):  # not every kill leaves a journal that has to be played back

@@ -2,8 +2,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def write_atomically(path: Path, content: bytes, *, scratch: Path | None = None, mode: int = 0o666,
@@ -47,3 +52,35 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name beside `path` under which the block makes a file or folder and syncs it; it takes the name `path` at the
+    end of the block, or is deleted after an error. Also deletes what a killed process has left under such a name.
+    Raises OSError."""
+    making = path.with_name(f".{path.name}.{os.getpid()}.new")
+    clear_unfinished(path)
+    try:
+        yield making
+        making.rename(path)
+        sync_folder(path.parent)
+    finally:
+        _delete(making)
+
+
+def clear_unfinished(path: Path) -> None:
+    """Delete what killed processes have left of `appearing(path)`. Raises OSError."""
+    prefix = f".{path.name}."
+    for entry in path.parent.iterdir():
+        number = entry.name.removeprefix(prefix).removesuffix(".new")
+        if entry.name == f"{prefix}{number}.new" and number.isdecimal() and (
+                int(number) == os.getpid() or not Path("/proc", number).exists()):
+            _delete(entry)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
