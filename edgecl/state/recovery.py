@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from edgecl.files.atomic import give_owner, sync_folder
 from edgecl.state import compaction
 from edgecl.state.database import DATABASE_FILE, connect, is_damage, translated
-from edgecl.state.quota import PAGE, pages
-from edgecl.state.rows import FORMAT, Rows, write_rows
+from edgecl.state.quota import PAGE
+from edgecl.state.rows import FILES, FORMAT, Rows, write_rows
+from edgecl.state.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,9 +133,11 @@ def bring_over(state: Transaction) -> None:
     run = state.connection.execute
     if state.database.rows.format == FORMAT:
         return
-    logged = sum(len(json.dumps(g.detail)) for g in compaction.moved_rows(state)) if state.logged() else 0
-    state.ledger.ask(pages(logged) + 6 * PAGE + state.journal_bytes(), "bringing over to the current format")
-    run("ALTER TABLE files ADD COLUMN origin TEXT")
+    state.ledger.ask(Space.now(state).transaction(PAGE), f"to bring the state to format {FORMAT}")
+    run("DROP TABLE files")
+    run(FILES)
+    for name, oldest, newest, _ in state.database.rows.files:
+        state.name_file(name, oldest, newest)
     state.set_meta("format", FORMAT)
     compaction.move_log(state)
     state.step()
