@@ -93,6 +93,8 @@ class Transaction(StateReader):
         there is none until there is room again: an old one may name what was forgotten."""
         path, content = self.path / COPY_FILE, copy_of(self.database.rows)
         try:
+            if path.is_dir() and not path.is_symlink():
+                self.set_aside.keep(path)
             used = self.ledger.usage().total - self.ledger.copied()
             self.ledger.check(used, pages(len(content)), COPY_FILE)
             self.ledger.release(pages(len(content)), used)
