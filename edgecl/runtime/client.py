@@ -48,6 +48,9 @@ class Client:
                 self._socket.connect(name)
         except PermissionError as error:
             self._socket.close()
+            if not os.access(path.parent, os.X_OK):     # whether a daemon listens there can't be told
+                raise StateError(f"this user may not look into {path.parent}",
+                                 "run it as the user that owns it, or give the rights to it") from error
             raise StateError(f"this user may not use {path}", "run it as the daemon's user, or as a member of "
                              "the socket's group") from error
         except (BlockingIOError, TimeoutError) as error:

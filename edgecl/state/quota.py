@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError
+from edgecl.files.atomic import give_owner
 from edgecl.settings import format_size
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ PAGE = 4096                 # files and folders are counted in whole pages, as f
 RESERVE = "reserved"
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
-            "edgecl.db": "database", "edgecl.db-journal": "database"}
+            "edgecl.db": "database", "edgecl.db-journal": "database", "edgecl.copy": "database"}
 
 
 def pages(count: int) -> int:
@@ -108,6 +109,7 @@ class Ledger:
         left = max(self.quota - self.usage().total, 0) // PAGE * PAGE
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            give_owner(descriptor, self.folder)
             have = os.fstat(descriptor).st_size
             if have > left:
                 os.ftruncate(descriptor, left)

@@ -6,13 +6,17 @@ no name in the database is ever without its file, whenever a change is interrupt
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from edgecl.errors import StateError
+from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
+from edgecl.files.atomic import give_owner
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
+from edgecl.state.rows import COPY_FILE, copy_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -55,9 +59,10 @@ class Transaction(StateReader):
         """Write a file, and name it. oldest, newest: the generations in it. Raises OSError."""
         self.name_file(self.blobs.write(blob, kind), oldest, oldest if newest is None else newest)
 
-    def name_file(self, name: str, oldest: int, newest: int) -> None:
-        """Name a file that is written."""
-        self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (name, oldest, newest))
+    def name_file(self, name: str, oldest: int, newest: int, origin: str | None = None) -> None:
+        """Name a file that is written. origin: the board whose knowledge it holds, None for this one's own."""
+        self.connection.execute("INSERT OR REPLACE INTO files (name, oldest, newest, origin) VALUES (?, ?, ?, ?)",
+                                (name, oldest, newest, origin))
 
     def add_codebook(self, blob: bytes, classes: int) -> None:
         """Write the codebook that codes exemplars from now on, and name it. Raises OSError."""
@@ -77,16 +82,38 @@ class Transaction(StateReader):
             self.set_meta("codebooks", kept)
             self.step()
 
+    def commit_rows(self) -> None:
+        """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
+        if self.database.commit():
+            self._take(self.database.rows)
+            self.write_copy()
+
+    def write_copy(self) -> None:
+        """Write edgecl.copy. It is not synced: the database has been. If the quota or the disk has no room for it,
+        there is none until there is room again: an old one may name what was forgotten."""
+        path, content = self.path / COPY_FILE, copy_of(self.database.rows)
+        try:
+            there = path.lstat().st_size if path.exists() else 0
+            self.ledger.ask(max(pages(len(content)) - pages(there), 0), COPY_FILE)
+            with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+                give_owner(file.fileno(), self.path)
+                file.write(content)
+                file.truncate()
+            self.database.stale = False
+        except (OSError, BudgetError):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
     def step(self, vacuum: bool = False) -> None:
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
         Raises StateError if another process came in between."""
-        run, before = self.connection.execute, self.query("PRAGMA data_version")
-        run("COMMIT")
+        connection, before = self.connection, self.query("PRAGMA data_version")
+        self.commit_rows()
         if vacuum:
             self.ledger.ask(self.journal_bytes(), "packing the database")
-            run("VACUUM")
-        run("BEGIN IMMEDIATE")
-        if self.query("PRAGMA data_version") != before:
+            connection.execute("VACUUM")
+        self.begin("IMMEDIATE")
+        if self.connection is not connection or self.query("PRAGMA data_version") != before:
             raise StateError(f"{self.path} was changed by another edgecl process", "try again")
         self.start_log()
         self.sweep()

@@ -12,7 +12,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.exemplars.stored import HEADER, MAGIC, Record, StoredSample, pack, unpack
+from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, pack, unpack
 from edgecl.files.atomic import write_atomically
 from edgecl.state.generations import Generation
 
@@ -145,7 +145,7 @@ def _is_damage(tail: bytes) -> bool:
     if len(tail) < HEADER.size or not any(tail):
         return False
     magic, text, body, _, _ = HEADER.unpack_from(tail)
-    return bool(magic != MAGIC or len(tail) >= HEADER.size + text + body)
+    return bool(magic not in (OLD_MAGIC, MAGIC) or len(tail) >= HEADER.size + text + body)
 
 
 def new_epoch() -> str:
