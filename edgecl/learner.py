@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
+from edgecl.learning.backbone_file import backbone_bytes, backbone_file
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
@@ -130,7 +131,7 @@ class Learner:
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
-                learned = rerun(self.store.blob_path(now).read_bytes(), learned, inputs, codec)
+                learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
             before = self._held_back_accuracy()
             knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs, origins)
@@ -252,7 +253,10 @@ class Learner:
 
         check_target(Path(path), self.store.path)
         serving = self.serving()
-        return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
+        foundation = self.foundation
+        assert foundation is not None
+        backbone = backbone_bytes(self.store, foundation, serving.backbone_name)
+        return export(serving, backbone, Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
 
@@ -305,12 +309,17 @@ class Learner:
         name = name or self.store.newest.backbone
         assert name is not None
         if self._session is None or self._session[0] != name:
-            self._session = name, Backbone(self.store.blob_path(name), self.settings.threads)
+            foundation = self.foundation
+            assert foundation is not None
+            self._session = name, Backbone(backbone_file(self.store, foundation, name), self.settings.threads)
         return self._session[1]
 
     def serving(self) -> Serving:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         if self._serving is None or self._serving.current != self.store.current:
+            with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
+                if self.store.newest.backbone:
+                    self._backbone()
             self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving
 
