@@ -16,7 +16,11 @@ def forget(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
         return
-    how = "exactly, as if it had never been learned" if answer["exact"] else f"approximately: {answer['remains']}"
+    how = "exactly, as if it had never been learned"
+    if not answer["exact"]:
+        from edgecl.learning.forgetting import REMAINS
+
+        how = f"approximately: {answer.get('remains', REMAINS)}"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
 
 
