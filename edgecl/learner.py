@@ -277,10 +277,10 @@ class Learner:
         return self.store.generations()
 
     def status(self) -> Status:
-        """Where the state stands; reads no statistics."""
+        """Where the state stands; reads no statistics, unless stored samples are damaged."""
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
         head, threshold = current.detail.get("head"), current.detail.get("unknown_above")
-        warnings = self.store.damage()
+        warnings, (exemplars, exemplar_bytes) = self.store.damage(), self._intact_exemplars()
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
@@ -291,9 +291,8 @@ class Learner:
         if foundation and codec in ("auto", "pq"):
             codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
-                      current.detail.get("classes", 0), self.settings.quota, usage.total,
-                      current.detail.get("exemplar_bytes", 0), self.settings.exemplars,
-                      current.detail.get("exemplars", 0), codec, usage._asdict(), self.store.ledger.reserved(),
+                      current.detail.get("classes", 0), self.settings.quota, usage.total, exemplar_bytes,
+                      self.settings.exemplars, exemplars, codec, usage._asdict(), self.store.ledger.reserved(),
                       foundation.precision if foundation else None, form,
                       foundation.calibrated if foundation else None,
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
@@ -325,6 +324,17 @@ class Learner:
                     self._backbone()
             self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving
+
+    def _intact_exemplars(self) -> tuple[int, int]:
+        """How many exemplars are intact, and their bytes: as the current generation counts them, or, if some are
+        damaged, counted again."""
+        detail = self.store.newest.detail
+        if self.store.samples_damaged():
+            with suppress(StateError):
+                knowledge = self.repository.known()
+                rows = knowledge.exemplars(decode=False)
+                return len(rows), knowledge.buffer.bytes_of(rows)
+        return detail.get("exemplars", 0), detail.get("exemplar_bytes", 0)
 
     def _held_back_accuracy(self) -> dict[str, float]:
         return dict(self.store.newest.detail.get("held_back", {}))

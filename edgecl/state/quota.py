@@ -101,7 +101,9 @@ class Ledger:
             raise BudgetError(
                 f"{what} needs {need} bytes but only {max(self.quota - used, 0)} of the quota of "
                 f"{format_size(self.quota)} are left",
-                f"create a state with --quota {used + need}, or, if classes are known, forget one")
+                f"create a state with --quota {used + need}, or, if classes are known, forget one" + (
+                    f"; or discard the {format_size(aside)} that are set aside with `edgecl check --discard`"
+                    if (aside := self.usage().set_aside) else ""))
 
     def ask(self, need: int, what: str) -> None:
         """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""

@@ -297,6 +297,13 @@ class StateReader:
         except (OSError, StateError):  # StateError: its codebook is damaged
             return []
 
+    def samples_damaged(self) -> bool:
+        """Whether any stored sample, or a codebook of some, is damaged."""
+        with self.reading(), translated(self.path):
+            names = [name for kind in (EXEMPLARS, JOURNAL) for name, *_ in self.files(kind)]
+            names += [name for name, _ in self.meta.get("codebooks", [])]
+            return bool(self.log.damaged) or not all(map(self.blobs.intact, names))
+
     def samples(self, until: int) -> list[StoredSample]:
         """All intact samples stored up to generation `until`, in the order in which they came."""
         alive, found = self.living(), dict[int, StoredSample]()

@@ -144,7 +144,8 @@ class Transaction(StateReader):
             log.trim()
             self.dropped.append(f"the last {tail} bytes of {log.path.name} were not a whole record, as a power cut or "
                                 "a kill leaves them; nothing that was acknowledged was lost, and they were dropped")
-        self.ledger.release(PAGE)
+        if log.acknowledged() is None:
+            self.ledger.release(PAGE)
         log.acknowledge()
         keys = self.noted_keys()
         if left := [key for key in keys if key.startswith(WRONG)]:  # the next wrong log is another problem
