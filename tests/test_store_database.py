@@ -100,7 +100,8 @@ def double(data, _):
 
 
 HURTS = [*[flip_bit] * 8, cut, double, blank(512, lambda _, size: bytes(size)),
-         blank(4096, lambda _, size: bytes(size)), blank(512, lambda chance, size: chance.randbytes(size)), "delete", "folder", "older"]
+         blank(4096, lambda _, size: bytes(size)), blank(512, lambda chance, size: chance.randbytes(size)),
+         "delete", "folder", "older"]
 
 
 def damage(path, older, chance):

@@ -92,7 +92,7 @@ class Repository:
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
-                rows = self.store.samples(generation, base.id)
+                rows = self.store.samples(generation)
                 knowledge.load(self.store.blob_path(base.snapshot).read_bytes(),
                                [row for row in rows if (row.generation or 0) > base.id], rows)
         return knowledge

@@ -12,11 +12,12 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner, sync_folder
 from edgecl.state import compaction
 from edgecl.state.database import DATABASE_FILE, connect, is_damage, translated
 from edgecl.state.quota import PAGE
-from edgecl.state.rows import FILES, FORMAT, Rows, write_rows
+from edgecl.state.rows import FILES, FORMAT, MOST_NOTES, Rows, write_rows
 from edgecl.state.space import Space
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgecl.state.transaction import Transaction
-
-MOST_NOTES = 20     # of damage
 
 
 def rebuild(state: Transaction, patience: int) -> None:
@@ -41,13 +40,16 @@ def rebuild(state: Transaction, patience: int) -> None:
             return
         with _held(state.path, patience):
             rows = _with_note(database.rows, f"{DATABASE_FILE} was damaged ({database.damage}); it was built again "
-                              f"from intact rows").sealed()
+                              "from intact rows").sealed()
             memory = sqlite3.connect(":memory:", isolation_level=None)
             with closing(memory):
                 write_rows(memory, rows)
                 size = memory.execute("PRAGMA page_count").fetchone()[0] * PAGE
             used = state.ledger.usage().total
-            state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged, and to build it again")
+            try:
+                state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged; building it again")
+            except BudgetError as error:
+                raise BudgetError(error.what, "see `edgecl check`, or restore a backup with `edgecl restore`") from error
             state.ledger.release(size + PAGE, used)
             temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
             try:

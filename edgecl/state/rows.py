@@ -16,6 +16,7 @@ from edgecl.state.generations import Generation
 
 COPY_FILE = "edgecl.copy"
 FORMAT = 3          # of a state directory
+MOST_NOTES = 20     # of damage
 OLDEST_FORMAT = 2   # that can be read; it is brought over when it is opened for writing
 FILES = "CREATE TABLE files (name TEXT PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL, origin TEXT);"
 SCHEMA = """
