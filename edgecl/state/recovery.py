@@ -49,7 +49,7 @@ def rebuild(state: Transaction, patience: int) -> None:
             try:
                 state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged; building it again")
             except BudgetError as error:
-                raise BudgetError(error.what, "see `edgecl check`, or restore a backup with `edgecl restore`") from error
+                raise BudgetError(error.what, "see `edgecl check`, or use `edgecl restore`") from error
             state.ledger.release(size + PAGE, used)
             temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
             try:
