@@ -19,7 +19,6 @@ from edgecl.learner import Learner
 from edgecl.state.open_database import read_copy
 from edgecl.state.rows import FORMAT
 
-
 SMALL = ("reserved", "acknowledged")    # files without knowledge
 
 
