@@ -19,7 +19,8 @@ PAGE = 4096                 # files and folders are counted in whole pages, as f
 RESERVE = "reserved"
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
-            "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database", COPY_FILE: "database"}
+            "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
+            COPY_FILE: "database"}
 
 
 def pages(count: int) -> int:
