@@ -132,7 +132,10 @@ class Knowledge:
         self.stored = [s for s in self.stored if s.label != label]
         if self.gaussians is not None:
             self.gaussians.forget(label)
-        self.remains = after_forgetting(self, complete) if self.form.second_moment and self.labels else ""
+        self.remains = ""
+        if self.form.second_moment and self.labels:
+            self.remains = after_forgetting(self.statistics, self.stored, self.gaussians, complete,
+                                            self.form.rank is None)
         return not self.remains
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
