@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -14,8 +14,10 @@ import numpy as np
 
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput, StateError
+from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
+from edgecl.learning.backbone_file import backbone_bytes, backbone_file
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.merge import merge_into
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
     from edgecl.rounds.worker import Watch
-    from edgecl.samples import Samples
+    from edgecl.samples import Place, Samples
 
 Progress = Callable[[int], None]
 
@@ -93,7 +95,8 @@ class Learner:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
-        Sample; groups: the recording that each is part of; progress: called with the number of samples done.
+        Sample, whose places are stored with them; groups: the recording that each is part of; progress: called with the
+        number of samples done.
         Raises BadInput, BudgetError, StateError; then nothing has changed.
         """
         started = time.perf_counter()
@@ -104,6 +107,7 @@ class Learner:
         features: list[np.ndarray] = []
         keys: list[int] = []
         inputs: list[bytes] = []
+        places: list[Place] = []
         recordings: dict[str, int] = {}
         codec = foundation.buffer(self.settings).codec.input
         for batch in batches:
@@ -111,6 +115,7 @@ class Learner:
             features.append(backbone.features(fitted))
             keys += sample_keys(fitted, batch.groups, recordings)
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
+            places += batch.places
             if progress:
                 progress(len(fitted))
         if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
@@ -119,16 +124,18 @@ class Learner:
         detail = {"class": label, "samples": len(keys)}
         change = Append("learn", detail) if model is None else Rewrite(
             "learn", detail, backbone=model, meta={"foundation": foundation.to_meta()})
-        learned = np.concatenate(features)
+        learned, origins = np.concatenate(features), None
+        if self.settings.memory != "statistics":
+            origins = origins_of(places, int(time.time()))
         with self.store.exclusive():
             now = self.store.newest.backbone
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
-                learned = rerun(self.store.blob_path(now).read_bytes(), learned, inputs, codec)
+                learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
             before = self._held_back_accuracy()
             knowledge = self.repository.known(foundation)
-            knowledge.add(label, keys, learned, inputs)
+            knowledge.add(label, keys, learned, inputs, origins)
             generation, judgement = self.repository.commit(knowledge, change)
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
                        self.store.used_bytes(),
@@ -151,8 +158,9 @@ class Learner:
         return *create_foundation(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
-        """Forget a class and every older generation; {"class", "generation", "exact"}: False also if a backbone may
-        have been tuned on it. "remains" says what is left of it, if that is something else than its part of the shared
+        """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
+        if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
+        they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
         covariance. Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self.repository.known()
@@ -162,9 +170,10 @@ class Learner:
             exact = knowledge.forget(label) and not shown
             remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+            discarded = len(self.store.set_aside.files())
             generation, _ = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact, **remains}
+        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.
@@ -247,7 +256,10 @@ class Learner:
 
         check_target(Path(path), self.store.path)
         serving = self.serving()
-        return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
+        foundation = self.foundation
+        assert foundation is not None
+        backbone = backbone_bytes(self.store, foundation, serving.backbone_name)
+        return export(serving, backbone, Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
 
@@ -267,14 +279,15 @@ class Learner:
     def status(self) -> Status:
         """Where the state stands; reads no statistics."""
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
-        head, warnings, threshold = current.detail.get("head"), [], current.detail.get("unknown_above")
+        head, threshold = current.detail.get("head"), current.detail.get("unknown_above")
+        warnings = self.store.damage()
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
             if not foundation.calibrated and foundation.name == "rocket":
                 warnings.append("rocket's scales and biases come from the first thing taught; "
                                 "`edgecl init --calibrate RECORDING` takes them from a mix")
-        usage, codec = self.store.ledger.usage(), foundation.codec if foundation else self.settings.codec
+        usage, codec = self.store.usage(), foundation.codec if foundation else self.settings.codec
         if foundation and codec in ("auto", "pq"):
             codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
@@ -288,8 +301,9 @@ class Learner:
 
     @property
     def damage(self) -> list[str]:
-        """What is damaged so that an older generation serves, one line each; empty where all is well."""
-        return self.serving().warnings
+        """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
+        taught = bool(self.store.newest.detail.get("classes"))
+        return self.serving().warnings if taught else self.store.damage()
 
     # within -------------------------------------------------------------------------------------
 
@@ -298,12 +312,17 @@ class Learner:
         name = name or self.store.newest.backbone
         assert name is not None
         if self._session is None or self._session[0] != name:
-            self._session = name, Backbone(self.store.blob_path(name), self.settings.threads)
+            foundation = self.foundation
+            assert foundation is not None
+            self._session = name, Backbone(backbone_file(self.store, foundation, name), self.settings.threads)
         return self._session[1]
 
     def serving(self) -> Serving:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         if self._serving is None or self._serving.current != self.store.current:
+            with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
+                if self.store.newest.backbone:
+                    self._backbone()
             self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving
 

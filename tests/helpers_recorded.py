@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,15 +58,22 @@ def recorded(name: str) -> dict[str, Any]:
 
 
 def play(lines: Iterable[Sequence[str]], named: dict[str, str]) -> list[tuple[list[str], list[Any]]]:
-    """Each command line with the JSON objects that it prints."""
-    played = []
-    for line in lines:
-        out = io.StringIO()
-        words_of_line = [word.format(**named) for word in line]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
-            code = main([words_of_line[0], "--state", named["state"], "--json", *words_of_line[1:]])
-        assert code == 0, (line, err.getvalue())
-        played.append((list(line), [normal(json.loads(text)) for text in out.getvalue().splitlines()]))
+    """Each command line with the JSON objects that it prints. It is run beside the state: names of files are stored, so
+    what fits depends on how long they are."""
+    played, before, folder = [], Path.cwd(), Path(named["state"]).parent
+    beside = {word: os.path.relpath(place, folder) if place.startswith(str(folder)) else place
+              for word, place in named.items()}
+    os.chdir(folder)
+    try:
+        for line in lines:
+            out = io.StringIO()
+            words_of_line = [word.format(**beside) for word in line]
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
+                code = main([words_of_line[0], "--state", beside["state"], "--json", *words_of_line[1:]])
+            assert code == 0, (line, err.getvalue())
+            played.append((list(line), [normal(json.loads(text)) for text in out.getvalue().splitlines()]))
+    finally:
+        os.chdir(before)
     return played
 
 
@@ -114,20 +122,21 @@ def differences(found: Any, wanted: Any, exact: bool, where: str = "") -> list[s
     """What a printed value says otherwise than the recorded one.
 
     exact: the answers were computed as those that were recorded. If not, numbers with a fraction may differ in what
-    another order of summation changes, and bytes of files in what their digits, SQLite or onnx make of it.
+    another order of summation changes. Bytes of files may differ in what their digits, SQLite, onnx and the format of
+    the state make of it.
     """
     if isinstance(found, dict) and isinstance(wanted, dict) and sorted(found) == sorted(wanted):
         return [line for name in found for line in differences(found[name], wanted[name], exact, f"{where}.{name}")]
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         return [line for i, (here, there) in enumerate(zip(found, wanted))
                 for line in differences(here, there, exact, f"{where}[{i}]")]
-    if type(found) is type(wanted) and (found == wanted or (not exact and _close(found, wanted, where))):
+    if type(found) is type(wanted) and (found == wanted or _close(found, wanted, where, exact)):
         return []
     return [f"{where}: {found!r}, recorded {wanted!r}"]
 
 
-def _close(found: Any, wanted: Any, where: str) -> bool:
+def _close(found: Any, wanted: Any, where: str, exact: bool) -> bool:
     if isinstance(found, float):
-        return math.isclose(found, wanted, rel_tol=1e-3, abs_tol=1e-5)
+        return not exact and math.isclose(found, wanted, rel_tol=1e-3, abs_tol=1e-5)
     counts_bytes = "bytes" in where.rpartition(".")[2] or ".purposes." in where
     return isinstance(found, int) and counts_bytes and abs(found - wanted) <= 4 * 4096

@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
 from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
+from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
 from edgecl.exemplars.stored import StoredSample
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgecl.exemplars.origin import Origin
     from edgecl.exemplars.pseudo_samples import ClassGaussians
     from edgecl.heads.head import Head, Novelty
     from edgecl.statistics.covariance import PooledCovariance
@@ -91,9 +93,10 @@ class Knowledge:
         return self.plain.labels if self.statistics else []
 
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
-            inputs: Sequence[bytes] | None = None) -> None:
+            inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None) -> None:
         """Learn features [n, d] of one class, as the codec keeps them: what is stored is what was learned. inputs: the
-        encoded samples, where the codec keeps them. Raises BadInput, see `check_features`; then nothing has changed."""
+        encoded samples, if the codec keeps them; origins: of `edgecl.exemplars.origin.origins_of`. Raises BadInput, see
+        `check_features`; then nothing has changed."""
         check_features(label, features)
         codec = self.buffer.codec.feature
         features = codec.decode(codec.encode(features))
@@ -110,9 +113,9 @@ class Knowledge:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
         spare = near_duplicates(transformed[self.transforms[0]], self.plain.spread(transformed[self.transforms[0]]))
-        self.stored += map(StoredSample._make, zip(
-            [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
-            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys), [False] * len(keys), [False] * len(keys)))
+        self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
+                        for key, feature, data, near, (origin, tick) in zip(
+                            keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]
 
     def shown_to_backbone(self, label: str) -> bool:
         """Whether a backbone may have been tuned on samples of a class: on one that is stored, or on one that is not

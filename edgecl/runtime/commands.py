@@ -1,6 +1,7 @@
 """The commands of the control socket: their names, the types of their values, and whether they change something."""
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,9 @@ from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
 from edgecl.files.tables import Rule, read
-from edgecl.runtime.protocol import Refused
-from edgecl.samples import Sample
+from edgecl.runtime.protocol import MOST_LINE, Refused, encode
+from edgecl.samples import UNITS, Place, Sample
+from edgecl.state.backup import frozen, tar_bytes, tar_of
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
 TEXT, NUMBER, WHOLE, LIST = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT), Rule(list)
 CHUNK_SAMPLES = 16                       # read at a time
+UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
 
 
@@ -28,7 +31,8 @@ MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one reque
 class Command:
     """A command. call: takes the service, the values and the descriptor of the samples; needs, takes: types of required
     and optional values; writes: changes the state, so that not everybody may; waits: takes long; samples: needs
-    some; vouched: name of the value that says whether the client is the daemon's own user, "" for none."""
+    some; streams: gives the answer in blocks, all that is stored, which not everybody may have; vouched: name of the
+    value that says whether the client is the daemon's own user, "" for none."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
     needs: Mapping[str, Rule] = field(default_factory=dict)
@@ -36,6 +40,7 @@ class Command:
     writes: bool = False
     waits: bool = False
     samples: bool = False
+    streams: bool = False
     vouched: str = ""
 
     def check(self, values: dict[str, Any], file: int | None) -> None:
@@ -49,8 +54,8 @@ class Command:
 
 
 def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
-    """The samples of an .npy file [n, ...], read one chunk at a time. groups: [[name, samples]] of recordings. Raises
-    BadInput, Refused."""
+    """The samples of an .npy file [n, ...], read one chunk at a time, and their places behind the array, if there are
+    any. groups: [[name, samples]] of recordings. Raises BadInput, Refused."""
     with os.fdopen(os.dup(file), "rb") as stream:
         try:
             stream.seek(0)
@@ -64,15 +69,37 @@ def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
         if dtype.kind not in "fiu" or fortran or len(shape) < 2 or not (
                 0 < each <= MOST_SAMPLE and shape[0] * each <= MOST_BYTES):
             raise BadInput(f"samples of dtype {dtype} and shape {list(shape)}", "send uint8 photos or float32 windows")
-        names = _names(groups, shape[0])
+        names, places = _names(groups, shape[0]), _places(file, stream.tell() + shape[0] * each)
         for start in range(0, shape[0], CHUNK_SAMPLES):
             count = min(CHUNK_SAMPLES, shape[0] - start)
             data = stream.read(count * each)
             if len(data) < count * each:
                 raise BadInput(f"{start + len(data) // each} samples came, the header says {shape[0]}",
                                "send all of them")
-            for place, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:])):
-                yield Sample(sample, group=names[start + place] if names else "")
+            for number, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:]), start):
+                name, at, unit = next(places, UNNAMED)
+                yield Sample(sample, name, names[number] if names else "", None, at, unit)
+
+
+def _places(file: int, begin: int) -> Iterator[Place]:
+    """The places that stand in a file from a byte on, a line [name, position | null, unit] for each. Raises
+    BadInput."""
+    rest = b""
+    while data := os.pread(file, MOST_LINE, begin):
+        begin += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        yield from map(_place, lines if len(rest) < MOST_LINE else [rest])
+
+
+def _place(line: bytes) -> Place:
+    try:
+        name, at, unit = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        name = at = unit = None
+    if not (isinstance(name, str) and isinstance(unit, str) and (
+            unit in UNITS if isinstance(at, (int, float)) else (at, unit) == (None, ""))):
+        raise BadInput(f"the place of a sample is {line[:80]!r}", 'send ["walk.csv", 12.5, "s"], or null and ""')
+    return Place(name, at, unit)
 
 
 def _names(groups: list[Any] | None, count: int) -> list[str]:
@@ -97,6 +124,14 @@ def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
     return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None])]
 
 
+def _backup(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
+    """A line that says how long the tar is, the tar, and a line that says what was copied."""
+    with frozen(service.path) as state:
+        yield encode({"ok": True, "result": {"size": state.size, "tar_bytes": tar_bytes(state)}})
+        yield from tar_of(state)
+        yield encode({"ok": True, "result": state.copied()._asdict()})
+
+
 def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
     return lambda service, values, file: getattr(service, name)(**values)
 
@@ -106,6 +141,7 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "backup": Command(_backup, streams=True),
     "predict": Command(_predict, waits=True, samples=True),
     "learn": Command(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER}, {"source": TEXT}, writes=True,

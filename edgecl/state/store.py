@@ -16,18 +16,21 @@ from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.files.atomic import sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
-from edgecl.state.database import DATABASE_FILE, connect, in_words, translated
+from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.recovery import bring_over, rebuild
+from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
-from edgecl.state.transaction import KEPT_HEADS, SMALL_CHANGE, Transaction
-from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
+from edgecl.state.transaction import SMALL_CHANGE, Transaction
+from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+REBUILDS = 3          # of a damaged database in a row, before its disk counts as broken
 ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
 
@@ -47,7 +50,10 @@ class Store(Transaction):
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
+            made = [folder for folder in path.absolute().parents if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in reversed(made):
+                sync_folder(folder.parent)
             _clear_unfinished(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
             if free < quota - 2 * PAGE:  # two folders, which not every file system counts
@@ -59,16 +65,16 @@ class Store(Transaction):
                 (making / "models").mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
                 write_atomically(making / LOG_FILE, first_record(epoch))
-                connection.executescript(database.SCHEMA)
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", [
-                    (key, json.dumps(value)) for key, value in
-                    {"format": database.FORMAT, "epoch": epoch, **meta}.items()])
+                values = {"format": FORMAT, "epoch": epoch, **meta}
+                rows = Rows({key: json.dumps(value) for key, value in values.items()}, [], [], 0)
+                write_rows(connection, rows.sealed())
                 connection.close()
                 store = cls(making)
                 with store.exclusive():
                     store.commit(first)
                     store.ledger.hold()
                 store.close()
+                sync_folder(making)
                 making.rename(path)
                 sync_folder(path.parent)
             finally:
@@ -81,18 +87,18 @@ class Store(Transaction):
         read-only, or in use for too long."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
-        self.query("BEGIN IMMEDIATE")
-        self.writing, self._listed = True, (None, [])
+        self.begin_writing(database.LOCK_TIMEOUT)
+        self.writing = True
         try:
-            self.refresh()
             self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
             self.start_log()
             self.sweep()
+            bring_over(self)
             yield
         except (sqlite3.Error, OSError) as error:
             raise in_words(error, self.path) from error
         finally:
-            self.writing, self._listed = False, (None, [])
+            self.writing = False
             self.tidy(patience=0)
             self.refresh()
         until = time.monotonic() + database.LOCK_TIMEOUT / 1000
@@ -103,6 +109,27 @@ class Store(Transaction):
         if compaction.erasing(self):
             raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                              "free some space; the next edgecl command erases them")
+
+    def begin_writing(self, patience: int) -> None:
+        """Begin a change of the database, which is built again first if it is damaged. patience: milliseconds to wait
+        for another process. Raises StateError, BudgetError."""
+        with translated(self.path):
+            for _ in range(REBUILDS):
+                if self.database.damage is not None:
+                    rebuild(self, patience)
+                self.connection.execute(f"PRAGMA busy_timeout = {patience}")
+                try:
+                    self.begin("IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if "readonly" not in str(error) or not os.access(self.database.path, os.W_OK):
+                        raise
+                    self.database.close()   # a flipped bit in its header says that a later SQLite has written it
+                    self.database.serve_from_memory(f"it can't be written ({error})")
+                if self.database.damage is None:
+                    return
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+            raise damaged(self.path, self.database.damage or "")
 
     def fits(self, change: Append | Rewrite) -> bool:
         """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
@@ -133,8 +160,8 @@ class Store(Transaction):
         """Delete, in a transaction of its own, the samples that are not `kept` and that no rollback needs, as far as
         the disk and other processes allow: those that stay are deleted later, and make no difference."""
         with suppress(sqlite3.Error, OSError, EdgeclError):
-            self.connection.execute("PRAGMA busy_timeout = 0")  # until `tidy`
-            self.connection.execute("BEGIN IMMEDIATE")
+            self.begin_writing(0)
+            self.start_log()  # before the file that it has moved into may be dropped
             compaction.compact(self, kept)
 
     def tidy(self, patience: int) -> None:
@@ -142,34 +169,38 @@ class Store(Transaction):
 
         If another process is writing for longer than `patience` milliseconds, it is left to that one.
         """
-        run = self.connection.execute
         with suppress(sqlite3.Error, OSError, EdgeclError):
             if self.connection.in_transaction:
-                run("ROLLBACK")
-            run(f"PRAGMA busy_timeout = {patience}")
-            run("BEGIN IMMEDIATE")
+                self.connection.execute("ROLLBACK")
+            self.begin_writing(patience)
             self.start_log()
             self.sweep()
+            bring_over(self)
+            if self.database.stale:
+                self.ledger.release(SMALL_CHANGE)
+                self.write_copy()
             hot, marked = (self.path / f"{DATABASE_FILE}-journal").exists(), compaction.erasing(self)
             gone = marked or self.query("SELECT 1 FROM generations WHERE undone = 1")
             if hot or gone:
                 self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
             if hot:  # of a kill before it counted: a write lets SQLite delete it
-                run("PRAGMA user_version = 0")
+                self.connection.execute("PRAGMA user_version = 0")
                 self.step()
             if gone:
                 self._erase(marked)
             self.ledger.hold()
         with suppress(sqlite3.Error):
             if self.connection.in_transaction:
-                run("ROLLBACK")
-            run(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+                self.connection.execute("ROLLBACK")
+            self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
 
     def _erase(self, marked: list[Generation]) -> None:
         """Delete the samples of generations that were rolled back, and of the classes that those `marked` have
         forgotten, then these names."""
         run = self.connection.execute
         compaction.compact(self)
+        if marked:
+            self.set_aside.discard()
         run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
         details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing")}
                    for g in marked}
@@ -194,8 +225,8 @@ class Store(Transaction):
 
     def _append(self, change: Append, number: int, rows: list[StoredSample]) -> None:
         head = self.blobs.write(change.head, "onnx") if change.head else None
-        self.log.append(pack([(rows, self.exact)], {"id": number, "created": _now(), "action": change.action,
-                                                    "detail": change.detail, "head": head}))
+        about = {"id": number, "created": _now(), "action": change.action, "detail": change.detail, "head": head}
+        self.log.append(pack([(rows, self.exact)], tagged(self.epoch, about)))
 
     def _rewrite(self, change: Rewrite, number: int, rows: list[StoredSample]) -> None:
         """Commit the change as one transaction, into which the generations of the log move."""
@@ -220,20 +251,21 @@ class Store(Transaction):
             self.add_samples(part, FEATURES, number)
         if change.erase:  # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
+            self.set_meta("damage", [note for note in self._noted() if repr(change.detail["class"]) not in note[1]])
         if change.parts:
             self.add_file(change.parts, PARTS, number)
         compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS,
                           change.detail["class"] if change.erase else None)
         growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / DATABASE_FILE).stat().st_size
         self.ledger.ask(max(growth, 0), f"`{change.action}`")
-        run("COMMIT")
+        self.commit_rows()
 
     def name_head(self, generation: int, head: bytes) -> None:
         """Write the head of a generation that has none, inside `exclusive`. Raises BudgetError."""
         self.ledger.ask(pages(len(head)) + 2 * PAGE + self.journal_bytes(), "the head")
         name = self.blobs.write(head, "onnx")
         if any(entry.generation.id == generation for entry in self.logged()):
-            self.log.append(pack([], {"head_of": generation, "head": name}))
+            self.log.append(pack([], tagged(self.epoch, {"head_of": generation, "head": name})))
         else:
             self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
 
@@ -245,13 +277,8 @@ class Store(Transaction):
         run("UPDATE generations SET undone = ? WHERE id = ?", (compaction.ERASED, number))
         run("DELETE FROM generations WHERE action = ? AND undone = ? AND id <= ?",
             (action, compaction.ERASED, number - HISTORY))
-        run("COMMIT")
+        self.commit_rows()
         return number
-
-    def next_number(self) -> int:
-        """The id of the next generation."""
-        newest = max((g.id for g in self.generations()), default=0)
-        return max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
 
 
 def _now() -> str:
