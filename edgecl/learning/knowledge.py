@@ -135,7 +135,10 @@ class Knowledge:
         self.stored = [s for s in self.stored if s.label != label]
         if self.gaussians is not None:
             self.gaussians.forget(label)
-        self.remains = after_forgetting(self, complete) if self.form.second_moment and self.labels else ""
+        self.remains = ""
+        if self.form.second_moment and self.labels:
+            self.remains = after_forgetting(self.statistics, self.stored, self.gaussians, complete,
+                                            self.form.rank is None)
         return not self.remains
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
@@ -233,9 +236,13 @@ class Knowledge:
             return Judgement(None, {})
         every = self.judges() if judges is None else judges
         judges, kept = limited(every), self.gaussians is None
-        held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
+        sizes = {label: len(rows) for label, rows in judges.items()}
+        features = np.array([row.feature for rows in judges.values() for row in rows], np.float32)
+        features = features.reshape(-1, self.transforms[0].source)
+        ends = np.cumsum(list(sizes.values()), dtype=np.int64)
+        held = {label: features[end - sizes[label]:end] for label, end in zip(sizes, ends)}
         places = {label: place for place, label in enumerate(self.labels)}
-        truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
+        truth = np.repeat(np.array([places[label] for label in held], np.int64), list(sizes.values()))
         told = sum(map(len, every.values()))
         told = told if kept else min(told, self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
         kinds = self._candidates(head, told)
@@ -255,17 +262,16 @@ class Knowledge:
         rest = rests.pop(best.head.transform)
         rests.clear()
         if trained is not None and len(truth) and trained.labels == tuple(self.labels):
-            trial = Trial.run(trained, rest[0], trained.transform(np.concatenate(list(held.values()))), truth)
+            trial = Trial.run(trained, rest[0], trained.transform(features), truth)
             best = trial if trial.beats(best) else best
         penalty = 1.0
         if settled is None and kept:     # draws are of the covariance that is to be shrunk
             best, penalty = self._penalised(best, rest)
         choice = settled or Choice(best.head.kind, penalty, told if told >= MIN_HELD_BACK else 0)
-        hits = best.logits.argmax(1) == truth
-        accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
+        hits = np.diff(np.cumsum(best.logits.argmax(1) == truth)[ends - 1], prepend=0)
+        accuracy = {label: round(hit / sizes[label], 4) for label, hit in zip(held, hits.tolist())}
         loss = float(class_weights(truth) @ best.losses) if len(truth) else None
-        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
-                         {label: len(h) for label, h in held.items()}, loss, ON[kept],
+        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy, sizes, loss, ON[kept],
                          choice if choice.kind in KINDS else None)
 
     def _penalised(self, best: Trial, rest: tuple[PooledCovariance, NDArray[np.float32]]) -> tuple[Trial, float]:
@@ -284,14 +290,15 @@ class Knowledge:
                 best, penalty = trial, there
         return best, penalty
 
-    def _rest(self, held: dict[str, NDArray[np.float32]],
+    def _rest(self, held: Mapping[str, NDArray[np.float32]],
               transform: FeatureTransform) -> tuple[PooledCovariance, NDArray[np.float32]]:
         """What is known without the samples held back, and those samples [n, d], both transformed. Pseudo-samples were
         never part of it."""
-        transformed = {label: transform(features) for label, features in held.items()}
-        none = np.zeros((0, transform.dimension), np.float32)
-        contained = transformed if self.gaussians is None else None
-        return self.statistics[transform].pooled(contained), np.concatenate([none, *transformed.values()])
+        none = np.zeros((0, self.transforms[0].source), np.float32)
+        h = transform(np.concatenate([none, *held.values()]))
+        ends = np.cumsum([len(features) for features in held.values()], dtype=np.int64)
+        contained = {label: h[end - len(held[label]):end] for label, end in zip(held, ends)}
+        return self.statistics[transform].pooled(contained if self.gaussians is None else None), h
 
     def _candidates(self, head: str, held: int) -> list[str]:
         """Kinds to try: the default first, then by bytes."""

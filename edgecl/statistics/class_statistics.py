@@ -228,30 +228,33 @@ class ClassStatistics:
 
         If W is approximate, the scatter of `held` can't be subtracted from it and remains.
         """
-        labels, total = self.labels, self.total
+        labels, held = self.labels, held or {}
         counts = np.array([self.counts[c] for c in labels], np.float64)
-        sums = np.stack([self.sums[c] for c in labels])
-        removed = [np.zeros((0, self.dimension))]
-        for place, label in enumerate(labels):
-            if held and len(held.get(label, ())):
-                rows = self._centred(held[label])
-                counts[place] -= len(rows)
-                sums[place] -= rows.sum(0)
-                total -= len(rows)
-                if self._within is not None:
-                    mean = sums[place] / counts[place] if counts[place] else None
-                    removed.append(_apart(rows, mean, int(counts[place])))
+        sums = np.concatenate([self.sums[c] for c in labels]).reshape(len(labels), -1)
+        places = [place for place, label in enumerate(labels) if len(held.get(label, ()))]
+        removed = self._centred(np.concatenate([held[labels[place]] for place in places])) if places else \
+            np.zeros((0, self.dimension))
+        if places:
+            sizes = np.array([len(held[labels[place]]) for place in places])
+            own = np.add.reduceat(removed, np.cumsum(sizes) - sizes)
+            counts[places] -= sizes
+            sums[places] -= own
+            left, size = counts[places][:, None], sizes[:, None]
+            own /= size
+            with np.errstate(invalid="ignore", divide="ignore"):    # a class may be held back as a whole
+                apart = np.where(left > 0, np.sqrt(left / (left + size)) * (own - sums[places] / left), 0)
+            removed += np.repeat(apart - own, sizes, 0)
         means = np.divide(sums, counts[:, None], out=sums)
         mean = counts @ means / counts.sum()
         means -= mean
-        freedom = total - len(labels) + self.residual
+        freedom = self.degrees_of_freedom - len(removed)
         covariance: NDArray[np.float64] | None = None
         if self._within is not None and freedom < 1:
             covariance = np.zeros_like(self._within)
         elif self._within is not None and self.diagonal is not None:
             covariance = self.scatter() / self.degrees_of_freedom
         elif self._within is not None:
-            covariance = updated(self._within, [self._waiting], [np.concatenate(removed)])
+            covariance = updated(self._within, [self._waiting], [removed])
             covariance /= freedom
         return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom)
 
