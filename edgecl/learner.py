@@ -157,8 +157,9 @@ class Learner:
         return *create_foundation(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
-        """Forget a class and every older generation; {"class", "generation", "exact"}: False also where a backbone may
-        have been tuned on it. Raises BadInput, StateError."""
+        """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
+        if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
+        they may hold the class. Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self.repository.known()
             if label not in knowledge.labels:
@@ -166,9 +167,10 @@ class Learner:
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+            discarded = len(self.store.set_aside.files())
             generation, _ = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact}
+        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded}
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.
@@ -274,7 +276,8 @@ class Learner:
     def status(self) -> Status:
         """Where the state stands; reads no statistics."""
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
-        head, warnings, threshold = current.detail.get("head"), [], current.detail.get("unknown_above")
+        head, threshold = current.detail.get("head"), current.detail.get("unknown_above")
+        warnings = self.store.damage()
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
@@ -295,8 +298,9 @@ class Learner:
 
     @property
     def damage(self) -> list[str]:
-        """What is damaged so that an older generation serves, one line each; empty where all is well."""
-        return self.serving().warnings
+        """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
+        taught = bool(self.store.newest.detail.get("classes"))
+        return self.serving().warnings if taught else self.store.damage()
 
     # within -------------------------------------------------------------------------------------
 

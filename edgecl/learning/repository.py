@@ -94,7 +94,7 @@ class Repository:
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
-                rows = self.store.samples(generation, base.id)
+                rows = self.store.samples(generation)
                 base = self._intact(base, generation, rows)
                 assert base.snapshot is not None
                 knowledge.load(self.store.blob_path(base.snapshot).read_bytes(),

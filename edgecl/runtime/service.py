@@ -92,7 +92,8 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """`Learner.status` as a dict."""
-        return {**self.view.status, "warnings": [*self.view.status["warnings"], *self.view.warnings]}
+        return {**self.view.status,
+                "warnings": list(dict.fromkeys([*self.view.status["warnings"], *self.view.warnings]))}
 
     def classes(self) -> list[dict[str, Any]]:
         """[{name, samples, exemplars, held_back_accuracy}]."""
@@ -192,7 +193,7 @@ class Service:
         return asdict(self.writer.submit(work, nbytes=nbytes).result())
 
     def forget(self, label: str) -> dict[str, Any]:
-        """{class, generation, exact}. Raises BadInput, StateError."""
+        """See `Learner.forget`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.forget(label)).result()
 
     def rollback(self, generation: int | None = None) -> dict[str, Any]:

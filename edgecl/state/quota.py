@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner
 from edgecl.settings import format_size
+from edgecl.state.set_aside import SET_ASIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,8 @@ PAGE = 4096                 # files and folders are counted in whole pages, as f
 RESERVE = "reserved"
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
-            "edgecl.db": "database", "edgecl.db-journal": "database", "edgecl.copy": "database"}
+            "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
+            "edgecl.copy": "database"}
 
 
 def pages(count: int) -> int:
@@ -42,7 +44,8 @@ def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
 
 
 class Usage(NamedTuple):
-    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves."""
+    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves;
+    set_aside: damaged files, see `edgecl.state.set_aside`."""
 
     models: int = 0
     statistics: int = 0
@@ -50,6 +53,7 @@ class Usage(NamedTuple):
     journal: int = 0
     database: int = 0
     scratch: int = 0
+    set_aside: int = 0
 
     @property
     def total(self) -> int:
@@ -69,10 +73,12 @@ class Ledger:
 
     def usage(self) -> Usage:
         """The bytes in use now. Raises OSError."""
-        used = dict.fromkeys(Usage._fields, 0)
+        used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
         for path, size in _sizes(self.folder).items():
             name = os.path.basename(path)
-            if name != RESERVE:
+            if path == aside or path.startswith(f"{aside}{os.sep}"):
+                used["set_aside"] += size
+            elif name != RESERVE:
                 used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
         return Usage(**used)
 

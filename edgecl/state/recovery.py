@@ -16,15 +16,13 @@ from edgecl.files.atomic import give_owner, sync_folder
 from edgecl.state import compaction
 from edgecl.state.database import DATABASE_FILE, connect, translated
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.rows import FORMAT, Rows, write_rows
+from edgecl.state.rows import FORMAT, MOST_NOTES, Rows, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from edgecl.state.transaction import Transaction
-
-MOST_NOTES = 20     # of damage
 
 
 def rebuild(state: Transaction, patience: int) -> None:
@@ -131,7 +129,8 @@ def bring_over(state: Transaction) -> None:
     if state.database.rows.format == FORMAT:
         return
     logged = sum(len(json.dumps(g.detail)) for g in compaction.moved_rows(state)) if state.logged() else 0
-    state.ledger.ask(pages(logged) + 6 * PAGE + state.journal_bytes(), "bringing over to the current format")
+    beside = pages(state.log.length) + 2 * PAGE if state.log.damaged else 0  # samples that move out of a damaged log
+    state.ledger.ask(pages(logged) + beside + 6 * PAGE + state.journal_bytes(), "bringing over to the current format")
     compaction.move_log(state)
     run("ALTER TABLE files ADD COLUMN origin TEXT")
     state.set_meta("format", FORMAT)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COPY_FILE = "edgecl.copy"
 FORMAT = 3          # of a state directory
+MOST_NOTES = 20     # of damage
 OLDEST_FORMAT = 2   # that can be read; it is brought over when it is opened for writing
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
