@@ -122,8 +122,8 @@ def differences(found: Any, wanted: Any, exact: bool, where: str = "") -> list[s
     """What a printed value says otherwise than the recorded one.
 
     exact: the answers were computed as those that were recorded. If not, numbers with a fraction may differ in what
-    another order of summation changes. Bytes of files may differ in what their digits, SQLite or onnx make of it, and
-    in the small files that a state keeps beside its samples.
+    another order of summation changes. Bytes of files may differ in what their digits, SQLite, onnx and the format of
+    the state make of it.
     """
     if isinstance(found, dict) and isinstance(wanted, dict) and sorted(found) == sorted(wanted):
         return [line for name in found for line in differences(found[name], wanted[name], exact, f"{where}.{name}")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner
 from edgecl.settings import format_size
+from edgecl.state.rows import COPY_FILE
 from edgecl.state.set_aside import SET_ASIDE
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ RESERVE = "reserved"
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
             "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
-            "edgecl.copy": "database"}
+            COPY_FILE: "database"}
 
 
 def pages(count: int) -> int:
@@ -87,6 +88,13 @@ class Ledger:
         path = self.folder / RESERVE
         return path.stat().st_size if path.exists() else 0
 
+    def copied(self) -> int:
+        """Bytes of the database's copy, which gives way if a change needs its room, and is written again after it."""
+        try:
+            return pages(os.stat(self.folder / COPY_FILE).st_size)
+        except OSError:
+            return 0
+
     def check(self, used: int, need: int, what: str) -> None:
         """Raise BudgetError, with the figures, if `need` more bytes than `used` pass the quota."""
         if used + need > self.quota:
@@ -98,12 +106,16 @@ class Ledger:
     def ask(self, need: int, what: str) -> None:
         """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
         used = self.usage().total
-        self.check(used, need, what)
+        self.check(used - self.copied(), need, what)
         self.release(need, used)
 
     def release(self, need: int, used: int | None = None) -> None:
-        """Take `need` bytes off the reserve, or all of it. Raises OSError."""
+        """Take `need` bytes off the reserve, or all of it, and the copy of the database if that is not enough. Raises
+        OSError."""
         used = self.usage().total if used is None else used
+        if used + need > self.quota and (copied := self.copied()):
+            (self.folder / COPY_FILE).unlink(missing_ok=True)
+            used -= copied
         keep = max(self.quota - used - need, 0) // PAGE * PAGE
         with suppress(FileNotFoundError):
             if os.stat(self.folder / RESERVE).st_size > keep:

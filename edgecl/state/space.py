@@ -37,8 +37,9 @@ class Present(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Bytes that a state takes. used: of the quota, in whole pages; exemplars: of these, for exemplars; database:
-    length of its file; logged: what moving the log into it would add to the state."""
+    """Bytes that a state takes. used: of the quota, in whole pages, without the copy of the database, which gives way;
+    exemplars: of these, for exemplars; database: length of its file; logged: what moving the log into it would add to
+    the state."""
 
     used: int
     exemplars: int
@@ -52,7 +53,8 @@ class Space(NamedTuple):
         moved = pages(state.log.length) + 2 * PAGE if state.log.damaged else 0  # a file beside the log, which stays
         logged = moved + sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES
                              for entry in state.logged()[-HISTORY:])
-        return cls(usage.total, usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
+        database = (state.path / DATABASE_FILE).stat().st_size
+        return cls(usage.total - state.ledger.copied(), usage.exemplars, database, logged)
 
     @property
     def journal(self) -> int:

@@ -100,8 +100,11 @@ class Transaction(StateReader):
         there is none until there is room again: an old one may name what was forgotten."""
         path, content = self.path / COPY_FILE, copy_of(self.database.rows)
         try:
-            there = path.lstat().st_size if path.exists() else 0
-            self.ledger.ask(max(pages(len(content)) - pages(there), 0), COPY_FILE)
+            if path.is_dir() and not path.is_symlink():
+                self.set_aside.keep(path)
+            used = self.ledger.usage().total - self.ledger.copied()
+            self.ledger.check(used, pages(len(content)), COPY_FILE)
+            self.ledger.release(pages(len(content)), used)
             with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
                 give_owner(file.fileno(), self.path)
                 file.write(content)
