@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.files import tar
-from edgecl.files.atomic import appearing, make_folder, sync_folder
+from edgecl.files.atomic import appearing, make_parents, sync_folder
 from edgecl.settings import format_size
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE, translated
-from edgecl.state.integrity import named_files
+from edgecl.state.integrity import MODELS, named_files
 from edgecl.state.quota import PAGE
 from edgecl.state.reader import StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, copy_of
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 TOP = "edgecl-state"    # the folder that a tar unpacks to
-MODELS = "models"
 TOP_FILES = (DATABASE_FILE, LOG_FILE, COPY_FILE, ACKNOWLEDGED_FILE)
 FILES = re.compile(rf"(?:[^/]+/)*?({'|'.join(map(re.escape, TOP_FILES))}|{MODELS}/{OURS.pattern})")
 MOST_FILES = 4096       # of a state: it has some dozens
@@ -202,7 +201,7 @@ def restore(parts: Iterable[StateFile], source: str, path: Path, progress: Progr
     """
     check_new(path)
     with into(path):
-        make_folder(path.absolute().parent)
+        make_parents(path)
         with appearing(path) as making:
             write_folder(parts, making, progress)
             files, size = _checked(making, source)
@@ -218,7 +217,7 @@ def _checked(making: Path, source: str) -> tuple[int, int]:
     try:
         with closing(StateReader(making)) as state, state.reading():
             named = named_files(state)
-            wrong = [f"{MODELS}/{name} ({what})" for name, what in named.items() if not state.blobs.intact(name)]
+            wrong = [f"{MODELS}/{name} ({about.what})" for name, about in named.items() if not state.blobs.intact(name)]
             wrong += [problem.line for problem in state.log_problems()]
             wrong += [DATABASE_FILE] if state.database.damage else []
             wrong += [COPY_FILE] if (making / COPY_FILE).exists() and state.database.stale else []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.stored import StoredSample, pack
-from edgecl.files.atomic import appearing, make_folder, sync_folder, write_atomically
+from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
 from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
@@ -49,7 +49,7 @@ class Store(Transaction):
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
-            make_folder(path.absolute().parent)
+            make_parents(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
             if free < quota - 2 * PAGE:  # two folders, which not every file system counts
                 raise BudgetError(f"the disk that holds {path} has only {format_size(free)} free: too little to "
