@@ -88,9 +88,7 @@ class Repository:
         if the statistics are damaged, and an older base does not give the same."""
         foundation = self.foundation or foundation
         assert foundation is not None
-        buffer = foundation.buffer(self.settings, self.store.codebook)
-        knowledge = Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
-                              foundation.gaussians(self.settings))
+        knowledge = self.nothing(foundation)
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
@@ -100,6 +98,12 @@ class Repository:
                 knowledge.load(self.store.blob_path(base.snapshot).read_bytes(),
                                [row for row in rows if (row.generation or 0) > base.id], rows)
         return knowledge
+
+    def nothing(self, foundation: Foundation) -> Knowledge:
+        """What is known before anything was taught."""
+        buffer = foundation.buffer(self.settings, self.store.codebook)
+        return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
+                         foundation.gaussians(self.settings))
 
     def commit(self, knowledge: Knowledge, change: Append | Rewrite,
                judgement: Judgement | None = None) -> tuple[int, Judgement]:

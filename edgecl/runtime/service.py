@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
+from edgecl.learning import repair as integrity
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
@@ -207,6 +208,20 @@ class Service:
         if self.view.kind is not None and kind != self.view.kind:
             raise BadInput(f"samples of kind {kind}; this state takes {self.view.kind}",
                            "give samples like those of its sources, see `edgecl status`")
+
+    # integrity ----------------------------------------------------------------------------------
+
+    def check(self) -> dict[str, Any]:
+        """`edgecl check --json`: every file is read."""
+        return integrity.check(self.path).to_json()
+
+    def repair(self) -> dict[str, Any]:
+        """The same after what can be restored was restored. Raises BudgetError, StateError."""
+        return self.writer.submit(lambda learner: integrity.repair(learner.repository).to_json()).result()
+
+    def discard(self) -> int:
+        """Delete what is set aside; the number of files. Raises StateError."""
+        return self.writer.submit(lambda learner: integrity.discard(learner.store)).result()
 
     # rounds -------------------------------------------------------------------------------------
 

@@ -337,9 +337,9 @@ class StateReader:
 
     @property
     def codebook(self) -> Codebook | None:
-        """The codebook of exemplars that are not held back, if there is one."""
+        """The codebook of exemplars that are not held back; None if there is none, or it is damaged."""
         books = self.meta.get("codebooks")
-        return self._codebook(*books[-1]) if books else None
+        return self._codebook(*books[-1]) if books and self.blobs.intact(books[-1][0]) else None
 
     def _codebook(self, name: str, classes: int) -> Codebook:
         if name not in self.books:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.stored import StoredSample, pack
-from edgecl.files.atomic import sync_folder, write_atomically
+from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
 from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
@@ -46,21 +46,16 @@ class Store(Transaction):
     def create(cls, path: Path, meta: dict[str, Any], first: Rewrite) -> Store:
         """A new state directory (mode 0700) with its first generation. It appears at `path` at once and whole, or not
         at all. Raises StateError if something is there already, BudgetError if the quota is too small."""
-        making = path.with_name(f".{path.name}.{os.getpid()}.new")
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
-            made = [folder for folder in path.absolute().parents if not folder.exists()]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in reversed(made):
-                sync_folder(folder.parent)
-            _clear_unfinished(path)
+            make_parents(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
             if free < quota - 2 * PAGE:  # two folders, which not every file system counts
                 raise BudgetError(f"the disk that holds {path} has only {format_size(free)} free: too little to "
                                   f"reserve a quota of {format_size(quota)}",
                                   "free some space, or give a smaller --quota")
-            try:
+            with appearing(path) as making:
                 making.mkdir(mode=0o700)
                 (making / "models").mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
@@ -75,10 +70,6 @@ class Store(Transaction):
                     store.ledger.hold()
                 store.close()
                 sync_folder(making)
-                making.rename(path)
-                sync_folder(path.parent)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
         return cls(path)
 
     @contextmanager
@@ -283,13 +274,3 @@ class Store(Transaction):
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _clear_unfinished(path: Path) -> None:
-    """Delete what a killed `create` of the same state left beside it."""
-    prefix = f".{path.name}."
-    for entry in path.parent.iterdir():
-        number = entry.name.removeprefix(prefix).removesuffix(".new")
-        if entry.name == f"{prefix}{number}.new" and number.isdecimal() and (
-                int(number) == os.getpid() or not Path("/proc", number).exists()):
-            shutil.rmtree(entry, ignore_errors=True)

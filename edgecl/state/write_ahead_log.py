@@ -239,10 +239,10 @@ class WriteAheadLog:
         self._acknowledge(self._newest)
 
     def whole(self) -> bytes:
-        """What lies on the disk up to the end of the last whole record. Raises OSError."""
+        """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
         self._read()
-        with suppress(FileNotFoundError), self.path.open("rb") as file:
-            return file.read(self._end)
+        with suppress(FileNotFoundError, IsADirectoryError), self.path.open("rb") as file:
+            return file.read(self._end) if self._tag else file.read()
         return b""
 
     def trim(self) -> None:
