@@ -50,6 +50,7 @@ class Learner:
         self.repository = Repository(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
+        store.opened_again = self._forget
 
     # opening ------------------------------------------------------------------------------------
 
@@ -306,6 +307,11 @@ class Learner:
         return self.serving().warnings if taught else self.store.damage()
 
     # within -------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Drop what is known of generations by their numbers: the folder was replaced by an earlier copy of it."""
+        self.repository.forget_generations()
+        self._serving = None
 
     def _backbone(self, name: str | None = None) -> Backbone:
         """The session of a backbone file (default: the current one), kept while only heads change."""

@@ -83,6 +83,10 @@ class Repository:
         """Drop the knowledge in memory; it is read again when it is needed."""
         self._kept = None
 
+    def forget_generations(self) -> None:
+        """Drop all that is kept for a generation's number."""
+        self._kept = self._head = None
+
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError
         if the statistics are damaged, and an older base does not give the same."""

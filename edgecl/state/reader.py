@@ -58,8 +58,10 @@ class StateReader:
         self.blobs = Blobs(path / "models", self.set_aside)
         self.log = WriteAheadLog(path, self.codec)
         self.writing = False
+        self.opened_again: Callable[[], None] = lambda: None  # for who keeps what a generation of that number knew
         self.dropped: list[str] = []  # what this open has cut off the log, one line each
         self._taken: Rows | None = None
+        self.meta: dict[str, Any] = {}
         self._listed: tuple[Rows | None, list[Generation]] = (None, [])
         self.books: dict[str, Codebook] = {}
         with translated(path):
@@ -136,10 +138,18 @@ class StateReader:
         self.database.close()
         self.database.open()
         self.books.clear()
+        self.opened_again()
 
     def _take(self, rows: Rows) -> None:
-        if rows is not self._taken:
-            self._taken, self.meta = rows, rows.parsed_meta()
+        """Have rows count from now on. Raises StateError if they are of another state."""
+        if rows is self._taken:
+            return
+        meta = rows.parsed_meta()
+        if self._taken is not None and meta["id"] != self.meta["id"]:
+            self.connection.execute("ROLLBACK")
+            raise StateError(f"{self.path} holds another state than the one that was opened",
+                             "restart what uses it, so that it opens this one")
+        self._taken, self.meta = rows, meta
 
     def refresh(self) -> None:
         """Read again what another process may have set."""
