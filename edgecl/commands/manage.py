@@ -19,6 +19,9 @@ def forget(options: argparse.Namespace) -> None:
     how = "exactly, as if it had never been learned" if answer["exact"] else \
         "approximately: its samples and mean are gone, its contribution to the shared covariance remains, unlabelled"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
+    if count := answer["discarded"]:
+        print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since they may "
+              "have held the class")
 
 
 def rollback(options: argparse.Namespace) -> None:

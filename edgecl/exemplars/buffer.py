@@ -68,7 +68,8 @@ class Buffer:
         widths = Widths.of(exemplars, len(shared) if longest else 0)
         return (file_bytes(self.limit, self.segment, labels, longest) + int(shared.sum())
                 + (self.codebook.length if self.codebook else 0) + sum(len(row.input) for row in exemplars)
-                + coded * row_bytes(self.common, d, widths) + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
+                + coded * row_bytes(self.common, d, widths)
+                + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
 
     @staticmethod
     def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner
 from edgecl.settings import format_size
+from edgecl.state.rows import COPY_FILE
+from edgecl.state.set_aside import SET_ASIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +19,8 @@ PAGE = 4096                 # files and folders are counted in whole pages, as f
 RESERVE = "reserved"
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
-            "edgecl.db": "database", "edgecl.db-journal": "database", "edgecl.copy": "database"}
+            "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
+            COPY_FILE: "database"}
 
 
 def pages(count: int) -> int:
@@ -42,7 +45,8 @@ def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
 
 
 class Usage(NamedTuple):
-    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves."""
+    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves;
+    set_aside: damaged files, see `edgecl.state.set_aside`."""
 
     models: int = 0
     statistics: int = 0
@@ -50,6 +54,7 @@ class Usage(NamedTuple):
     journal: int = 0
     database: int = 0
     scratch: int = 0
+    set_aside: int = 0
 
     @property
     def total(self) -> int:
@@ -69,10 +74,12 @@ class Ledger:
 
     def usage(self) -> Usage:
         """The bytes in use now. Raises OSError."""
-        used = dict.fromkeys(Usage._fields, 0)
+        used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
         for path, size in _sizes(self.folder).items():
             name = os.path.basename(path)
-            if name != RESERVE:
+            if path == aside or path.startswith(f"{aside}{os.sep}"):
+                used["set_aside"] += size
+            elif name != RESERVE:
                 used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
         return Usage(**used)
 
@@ -80,6 +87,13 @@ class Ledger:
         """Bytes of the disk that are held for what is yet to come."""
         path = self.folder / RESERVE
         return path.stat().st_size if path.exists() else 0
+
+    def copied(self) -> int:
+        """Bytes of the database's copy, which gives way if a change needs its room, and is written again after it."""
+        try:
+            return pages(os.stat(self.folder / COPY_FILE).st_size)
+        except OSError:
+            return 0
 
     def check(self, used: int, need: int, what: str) -> None:
         """Raise BudgetError, with the figures, if `need` more bytes than `used` pass the quota."""
@@ -92,12 +106,16 @@ class Ledger:
     def ask(self, need: int, what: str) -> None:
         """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
         used = self.usage().total
-        self.check(used, need, what)
+        self.check(used - self.copied(), need, what)
         self.release(need, used)
 
     def release(self, need: int, used: int | None = None) -> None:
-        """Take `need` bytes off the reserve, or all of it. Raises OSError."""
+        """Take `need` bytes off the reserve, or all of it, and the copy of the database if that is not enough. Raises
+        OSError."""
         used = self.usage().total if used is None else used
+        if used + need > self.quota and (copied := self.copied()):
+            (self.folder / COPY_FILE).unlink(missing_ok=True)
+            used -= copied
         keep = max(self.quota - used - need, 0) // PAGE * PAGE
         with suppress(FileNotFoundError):
             if os.stat(self.folder / RESERVE).st_size > keep:

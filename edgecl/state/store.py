@@ -20,12 +20,12 @@ from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, tra
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.recovery import bring_over, rebuild
 from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
-from edgecl.state.transaction import KEPT_HEADS, SMALL_CHANGE, Transaction
-from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
+from edgecl.state.transaction import SMALL_CHANGE, Transaction
+from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,10 @@ class Store(Transaction):
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
+            made = [folder for folder in path.absolute().parents if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in reversed(made):
+                sync_folder(folder.parent)
             _clear_unfinished(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
             if free < quota - 2 * PAGE:  # two folders, which not every file system counts
@@ -71,6 +74,7 @@ class Store(Transaction):
                     store.commit(first)
                     store.ledger.hold()
                 store.close()
+                sync_folder(making)
                 making.rename(path)
                 sync_folder(path.parent)
             finally:
@@ -157,6 +161,7 @@ class Store(Transaction):
         the disk and other processes allow: those that stay are deleted later, and make no difference."""
         with suppress(sqlite3.Error, OSError, EdgeclError):
             self.begin_writing(0)
+            self.start_log()  # before the file that it has moved into may be dropped
             compaction.compact(self, kept)
 
     def tidy(self, patience: int) -> None:
@@ -194,6 +199,8 @@ class Store(Transaction):
         forgotten, then these names."""
         run = self.connection.execute
         compaction.compact(self)
+        if marked:
+            self.set_aside.discard()
         run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
         details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing")}
                    for g in marked}
@@ -218,8 +225,8 @@ class Store(Transaction):
 
     def _append(self, change: Append, number: int, rows: list[StoredSample]) -> None:
         head = self.blobs.write(change.head, "onnx") if change.head else None
-        self.log.append(pack([(rows, self.exact)], {"id": number, "created": _now(), "action": change.action,
-                                                    "detail": change.detail, "head": head}))
+        about = {"id": number, "created": _now(), "action": change.action, "detail": change.detail, "head": head}
+        self.log.append(pack([(rows, self.exact)], tagged(self.epoch, about)))
 
     def _rewrite(self, change: Rewrite, number: int, rows: list[StoredSample]) -> None:
         """Commit the change as one transaction, into which the generations of the log move."""
@@ -244,6 +251,7 @@ class Store(Transaction):
             self.add_samples(part, FEATURES, number)
         if change.erase:  # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
+            self.set_meta("damage", [note for note in self._noted() if repr(change.detail["class"]) not in note[1]])
         if change.parts:
             self.add_file(change.parts, PARTS, number)
         compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS,
@@ -257,7 +265,7 @@ class Store(Transaction):
         self.ledger.ask(pages(len(head)) + 2 * PAGE + self.journal_bytes(), "the head")
         name = self.blobs.write(head, "onnx")
         if any(entry.generation.id == generation for entry in self.logged()):
-            self.log.append(pack([], {"head_of": generation, "head": name}))
+            self.log.append(pack([], tagged(self.epoch, {"head_of": generation, "head": name})))
         else:
             self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
 
@@ -271,11 +279,6 @@ class Store(Transaction):
             (action, compaction.ERASED, number - HISTORY))
         self.commit_rows()
         return number
-
-    def next_number(self) -> int:
-        """The id of the next generation."""
-        newest = max((g.id for g in self.generations()), default=0)
-        return max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
 
 
 def _now() -> str:
