@@ -18,6 +18,7 @@ from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
 from edgecl.learning.backbone_file import backbone_bytes, backbone_file
+from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
@@ -159,18 +160,20 @@ class Learner:
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
-        they may hold the class. Raises BadInput, StateError."""
+        they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
+        covariance. Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self.repository.known()
             if label not in knowledge.labels:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
+            remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
             discarded = len(self.store.set_aside.files())
             generation, _ = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded}
+        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.

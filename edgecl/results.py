@@ -114,4 +114,5 @@ def history_rows(generations: Iterable[Generation], restorable: Set[int], curren
     """The history as `edgecl history --json` prints it. restorable: generations that `rollback` can return to; current:
     the one that serves."""
     return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
-             "restorable": g.id in restorable, "undone": g.undone, **g.detail} for g in generations]
+             "restorable": g.id in restorable, "undone": g.undone,
+             **{key: value for key, value in g.detail.items() if key != "choice"}} for g in generations]

@@ -16,8 +16,11 @@ def forget(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
         return
-    how = "exactly, as if it had never been learned" if answer["exact"] else \
-        "approximately: its samples and mean are gone, its contribution to the shared covariance remains, unlabelled"
+    how = "exactly, as if it had never been learned"
+    if not answer["exact"]:
+        from edgecl.learning.forgetting import REMAINS
+
+        how = f"approximately: {answer.get('remains', REMAINS)}"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
     if count := answer["discarded"]:
         print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since they may "

@@ -217,9 +217,10 @@ class ClassStatistics:
             self._within *= self.degrees_of_freedom
         return float((error / seen).max()) if seen[0] > 0 else float("inf")
 
-    def replace_scatter(self, scatter: NDArray[np.float64]) -> None:
-        """Take another estimate of W [d, d] for the one that is there."""
-        self._within, self._waiting, self.diagonal = scatter, self._waiting[:0], None
+    def take_covariance(self, covariance: NDArray[np.float64]) -> None:
+        """Take another estimate of the covariance within classes [d, d] for the one that is there."""
+        self.residual, self.diagonal = 0, None
+        self._within, self._waiting = covariance * self.degrees_of_freedom, self._waiting[:0]
         self._error = np.zeros(self.dimension)
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> PooledCovariance:
@@ -270,17 +271,17 @@ class ClassStatistics:
         """Everything in its stored form: float32 arrays, names and counts, and how far rounding has moved W.
 
         rank: None keeps the packed triangle of W, exact; a number keeps its exact diagonal and its `rank` strongest
-        directions. Rounding is unbiased (`dither`), and the same statistics give the same bytes.
+        directions. Sums are rounded without bias (`dither`), since each new reference changes all of them; W only
+        changes by what was added or removed, and rounds back to what it was. The same statistics give the same bytes.
         """
         labels, d = self.labels, self.dimension
         sums = np.array([self.sums[c] for c in labels], np.float64).reshape(len(labels), d)
         counts = np.array([self.counts[c] for c in labels], np.int64)
-        seed = seed_of(counts, sums, *([] if self._within is None else [self._variances()]))
         arrays: dict[str, NDArray[Any]] = {
             "reference": self.reference,
             "labels": np.array(labels, dtype=np.str_),
             "counts": counts,
-            "sums": dither(sums, seed),
+            "sums": dither(sums, seed_of(self.reference, counts, sums)),
             "residual": np.array(self.residual, np.int64)}
         if self._within is None:
             return arrays
@@ -289,7 +290,7 @@ class ClassStatistics:
         error = float(np.hypot(self._error, ERROR_AT_REST * variances).sum()) / size
         arrays["rounding"] = np.array(error)
         if rank is None:
-            arrays["scatter"] = dither(np.concatenate([scatter[i, i:] for i in range(d)]), seed + 1)
+            arrays["scatter"] = np.concatenate([scatter[i, i:] for i in range(d)]).astype(np.float32)
         else:
             values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
             factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
