@@ -232,7 +232,9 @@ class StateReader:
             lines = [f"{when}: {what}" for when, what in self._noted()]
             lines += [problem.line for problem in self.log_problems()]
             if not self.writable and self.log.odd_tail:
-                lines.append(f"{self.log.path.name} does not end with a whole record; the last one is left out")
+                lines.append(f"the last {self.log.tail} bytes of {self.log.path.name} are not a whole record, as a "
+                             "power cut or a kill leaves them; nothing that was acknowledged was lost, and they are "
+                             "left out")
             lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
         return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
 
@@ -263,7 +265,8 @@ class StateReader:
         with self.reading(), translated(self.path):
             log, epoch, acknowledged = self.log, self.epoch, self.log.acknowledged()
             if log.stale(epoch):
-                if self.log_has_moved() or not log.stale(epoch):  # another process has begun it meanwhile
+                lost = acknowledged is not None and acknowledged.goes_on(epoch)
+                if (self.log_has_moved() and not lost) or not log.stale(epoch):  # another process began it meanwhile
                     return []
                 found = [wrong_log(log, acknowledged, max((g.id for g in self.generations()), default=0))]
             else:

@@ -58,6 +58,10 @@ class Acknowledged(NamedTuple):
     length: int
     generation: int
 
+    def goes_on(self, epoch: str) -> bool:
+        """Whether a log of that epoch was acknowledged with more than its first record."""
+        return self.tag == epoch[:TAG] and self.length > len(first_record(epoch))
+
 
 class WriteAheadLog:
     """The log of a state directory. codec: the feature codec of a name."""
