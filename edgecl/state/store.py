@@ -226,7 +226,7 @@ class Store(Transaction):
                           change.detail["class"] if change.erase else None)
         growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / DATABASE_FILE).stat().st_size
         self.ledger.ask(max(growth, 0), f"`{change.action}`")
-        run("COMMIT")
+        self.commit_rows()
 
     def name_head(self, generation: int, head: bytes) -> None:
         """Write the head of a generation that has none, inside `exclusive`. Raises BudgetError."""
@@ -245,7 +245,7 @@ class Store(Transaction):
         run("UPDATE generations SET undone = ? WHERE id = ?", (compaction.ERASED, number))
         run("DELETE FROM generations WHERE action = ? AND undone = ? AND id <= ?",
             (action, compaction.ERASED, number - HISTORY))
-        run("COMMIT")
+        self.commit_rows()
         return number
 
     def next_number(self) -> int:

@@ -77,11 +77,15 @@ class Transaction(StateReader):
             self.set_meta("codebooks", kept)
             self.step()
 
+    def commit_rows(self) -> None:
+        """Commit what was changed in the database. The only place that does. Raises sqlite3.Error."""
+        self.connection.execute("COMMIT")
+
     def step(self, vacuum: bool = False) -> None:
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
         Raises StateError if another process came in between."""
         run, before = self.connection.execute, self.query("PRAGMA data_version")
-        run("COMMIT")
+        self.commit_rows()
         if vacuum:
             self.ledger.ask(self.journal_bytes(), "packing the database")
             run("VACUUM")
