@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
@@ -11,12 +12,15 @@ from edgecl.files.atomic import sync_folder, write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
+SETTLED = 2 * 10**9     # nanoseconds: within one tick of the clock a file can change and its times stay
+
 
 class Blobs:
     """A folder of content-addressed files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._intact: dict[str, tuple[int, ...]] = {}   # name -> what the file was when it was found intact
 
     def write(self, blob: bytes, suffix: str) -> str:
         """Write, sync, rename, sync the folder; the file's name. Raises OSError."""
@@ -51,11 +55,25 @@ class Blobs:
         return path
 
     def intact(self, name: str) -> bool:
-        """Whether a file is there and true to its name."""
+        """Whether a file is there and true to its name. A file that has not changed since it was read is not read
+        again."""
         try:
-            return self.path(name, "").name == name
-        except StateError:
+            about = (self.folder / name).stat()
+            seen = about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+            if self._intact.get(name) != seen:
+                self._intact.pop(name, None)
+                self.path(name, "")
+                if time.time_ns() - max(seen[2:]) > SETTLED:
+                    self._intact[name] = seen
+        except (OSError, StateError):
             return False
+        return True
+
+    @property
+    def version(self) -> object:
+        """What changes whenever a file comes or goes. Raises OSError."""
+        about = self.folder.stat()
+        return about.st_ino, about.st_mtime_ns
 
     def bytes(self, name: str) -> int:
         """Length of a file; 0 if it is missing."""

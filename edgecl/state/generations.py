@@ -28,14 +28,13 @@ class Generation(NamedTuple):
 class Append:
     """A change that only adds samples: one append to the log commits it.
 
-    rows: the samples; head: None if it is not written yet; spare: bytes of the quota that must stay free, for the
-    statistics and the head of a later rewrite.
+    rows: the samples; spare: bytes of the quota that must stay free, for the head, which is solved when it is asked for,
+    and for the statistics and the head of a later rewrite.
     """
 
     action: str
     detail: dict[str, Any]
     rows: list[StoredSample] = field(default_factory=list)
-    head: bytes | None = None
     spare: int = 0
 
 

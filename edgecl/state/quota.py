@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
 RESERVE = "reserved"
+SLACK, SLACK_SHARE = 2 ** 20, 64  # bytes that may be missing from the reserve: at most, and of the quota one in ...
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
             "edgecl.db": "database", "edgecl.db-journal": "database"}
@@ -94,24 +95,41 @@ class Ledger:
         self.check(used, need, what)
         self.release(need, used)
 
+    @property
+    def slack(self) -> int:
+        """Bytes by which the reserve may fall short of what the quota has left."""
+        return min(SLACK, self.quota // SLACK_SHARE) // PAGE * PAGE
+
     def release(self, need: int, used: int | None = None) -> None:
         """Take `need` bytes off the reserve, or all of it. Raises OSError."""
-        used = self.usage().total if used is None else used
-        keep = max(self.quota - used - need, 0) // PAGE * PAGE
+        left = self._left(used)
+        self._shrink(min(self.reserved(), left) - pages(need))
+
+    def give_way(self, need: int, used: int) -> None:
+        """Take off the reserve what `need` more bytes would push past the quota, and some more, so that the next ones
+        need not resize it. Raises OSError."""
+        left = self._left(used) - pages(need)
+        if self.reserved() > left:
+            self._shrink(left - self.slack // 2)
+
+    def _left(self, used: int | None = None) -> int:
+        return max(self.quota - (self.usage().total if used is None else used), 0) // PAGE * PAGE
+
+    def _shrink(self, size: int) -> None:
         with suppress(FileNotFoundError):
-            if os.stat(self.folder / RESERVE).st_size > keep:
-                os.truncate(self.folder / RESERVE, keep)
+            if os.stat(self.folder / RESERVE).st_size > max(size, 0):
+                os.truncate(self.folder / RESERVE, max(size, 0))
 
     def hold(self) -> None:
-        """Reserve what the quota has left, if the file system can. To be called under the state's lock. Raises
-        OSError on a full disk."""
-        left = max(self.quota - self.usage().total, 0) // PAGE * PAGE
+        """Reserve what the quota has left, up to `slack`, if the file system can. To be called under the state's lock.
+        Raises OSError on a full disk."""
+        left = self._left()
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             have = os.fstat(descriptor).st_size
             if have > left:
                 os.ftruncate(descriptor, left)
-            elif have < left:
+            elif have < left - self.slack:
                 os.posix_fallocate(descriptor, have, left - have)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):

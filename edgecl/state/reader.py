@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
+MOST_SIZES = 1000   # of details that are remembered
 HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
 
 
@@ -51,7 +52,10 @@ class StateReader:
         self.path, self.blobs = path, Blobs(path / "models")
         self.log = WriteAheadLog(path, self.codec)
         self.writing = False
-        self._listed: tuple[object, list[Generation]] = (None, [])
+        self._stored: tuple[object, list[Generation]] = (None, [])  # of the database, and what that is true of
+        self._listed: tuple[object, list[Generation]] = (None, [])  # with those of the log
+        self._refreshed: object = None
+        self._detail_bytes: dict[tuple[int, str | None], int] = {}
         self.books: dict[str, Codebook] = {}
         with translated(path):
             if not (path / DATABASE_FILE).is_file():
@@ -99,26 +103,58 @@ class StateReader:
 
     def refresh(self) -> None:
         """Read again what another process may have set."""
-        with translated(self.path):
-            self.meta = database.read_meta(self.connection, self.path)
+        version = self.database_version
+        if self._refreshed != version:
+            with translated(self.path):
+                self.meta = database.read_meta(self.connection, self.path)
+            self._refreshed = version
+
+    @property
+    def database_version(self) -> object:
+        """What changes whenever the rows of the database do, except by a rollback: see `forget_rows`."""
+        return self.query("PRAGMA data_version"), self.connection.total_changes
+
+    def forget_rows(self) -> None:
+        """Read the rows again when they are asked for: a transaction that had changed them was rolled back."""
+        self._stored = self._listed = None, []
+        self._refreshed = None
 
     def generations(self) -> list[Generation]:
-        """The history, the oldest generation first. Raises StateError if it is damaged."""
+        """The history, the oldest generation first, as a list that is not to be changed. Raises StateError if it is
+        damaged."""
         with self.reading():
-            logged = [entry.generation for entry in self.logged()]
-            logged = [g for g in logged if g.head or g.id > logged[-1].id - HISTORY]
-            key = (self.query("PRAGMA data_version"), self.connection.total_changes, self.writing)
+            entries = self.logged()
+            key = self.database_version, self.log.version
             if self._listed[0] != key:
-                try:
-                    self._listed = key, [
-                        Generation(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5], row[6], bool(row[7]),
-                                   bool(row[8]))
-                        for row in self.query("SELECT * FROM generations ORDER BY id")]
-                except ValueError as error:
-                    raise damaged(self.path, "its history can't be read") from error
-            stored = self._listed[1]
-            backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
-            return sorted([*stored, *(g._replace(backbone=backbone) for g in logged)], key=lambda g: g.id)
+                stored = self._stored_generations()
+                logged = [entry.generation for entry in entries]
+                backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
+                self._listed = key, sorted([*stored, *(
+                    g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
+                    key=lambda g: g.id)
+            return self._listed[1]
+
+    def _stored_generations(self) -> list[Generation]:
+        """Those of the database. Raises StateError if they are damaged."""
+        version = self.database_version
+        if self._stored[0] != version:
+            try:
+                self._stored = version, [
+                    Generation(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5], row[6], bool(row[7]),
+                               bool(row[8]))
+                    for row in self.query("SELECT * FROM generations ORDER BY id")]
+            except ValueError as error:
+                raise damaged(self.path, "its history can't be read") from error
+        return self._stored[1]
+
+    def detail_bytes(self, g: Generation) -> int:
+        """Bytes of a logged generation's detail as the database will hold it."""
+        key = g.id, g.head
+        if key not in self._detail_bytes:
+            if len(self._detail_bytes) > MOST_SIZES:
+                self._detail_bytes.clear()
+            self._detail_bytes[key] = len(json.dumps(g.detail))
+        return self._detail_bytes[key]
 
     def logged(self) -> list[LoggedGeneration]:
         """The generations that stand in the log, with their samples."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since, replacements
@@ -30,10 +30,12 @@ ROW_BYTES = 400      # of a generation in the database beside its detail, at mos
 
 
 class Present(NamedTuple):
-    """What is served now, which must survive when samples are dropped. head: None if it is written already."""
+    """What is served now, which must survive when samples are dropped. head: None if it is written already; summary:
+    what the history keeps of it."""
 
     exemplars: list[StoredSample]
     head: bytes | None
+    summary: dict[str, Any]
 
 
 class Space(NamedTuple):
@@ -49,7 +51,7 @@ class Space(NamedTuple):
     def now(cls, state: Transaction) -> Space:
         """As it is."""
         usage = state.ledger.usage()
-        logged = sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES for entry in state.logged()[-HISTORY:])
+        logged = sum(state.detail_bytes(entry.generation) + ROW_BYTES for entry in state.logged()[-HISTORY:])
         return cls(usage.total, usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
 
     @property
@@ -73,7 +75,7 @@ class Space(NamedTuple):
         if isinstance(change, Append):
             text = len(json.dumps(change.detail)) + ROW_BYTES
             samples = pages(packed_bytes([(change.rows, state.exact)], text)) + PAGE
-            return _files(change.head) + samples + change.spare + self.transaction(PAGE) + self.packing(state)
+            return samples + change.spare + self.transaction(PAGE) + self.packing(state)
         text = len(json.dumps([change.detail, change.meta])) + ROW_BYTES
         samples = 0
         if change.rows:
@@ -140,6 +142,10 @@ def compacted(state: Transaction, space: Space, present: Present) -> Space | Non
     steps = replacements(state, since, present.exemplars)
     rows = sum(len(step.parts) - len(step.names) for step in steps)  # of the table of files
     database = space.database + (2 * PAGE if rows > 0 else 0)
+    if present.head is not None:
+        if space.used + state.naming_bytes(present.head, present.summary) > state.ledger.quota:
+            return None
+        database += pages(len(json.dumps(present.summary))) + PAGE
     used, exemplars = space.used + database - space.database + _files(present.head), space.exemplars
     for step in steps:
         if used + replacing_bytes(state, step, journal_of(database)) > state.ledger.quota:

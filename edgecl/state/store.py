@@ -1,6 +1,7 @@
 """A state directory as it is written: a hard quota, one exclusive change at a time, recovery."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+MOST_LOGGED = 128     # generations in the log: all of it is read when a state is opened
 ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
 
@@ -36,6 +38,7 @@ class Store(Transaction):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self._appended = False  # whether the change is one append to the log
         if self.writable:
             self.tidy(patience=0)
 
@@ -76,25 +79,35 @@ class Store(Transaction):
         return cls(path)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the state for writing; what is not committed at the end is rolled back. Raises StateError if it is
-        read-only, or in use for too long."""
+    def exclusive(self, patience: int = database.LOCK_TIMEOUT) -> Iterator[None]:
+        """Hold the state for writing; what is not committed at the end is rolled back. patience: milliseconds to wait
+        for another process. Raises StateError if the state is read-only, or in use for longer."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
-        self.query("BEGIN IMMEDIATE")
-        self.writing, self._listed = True, (None, [])
+        with translated(self.path):
+            self.connection.execute(f"PRAGMA busy_timeout = {patience}")
+            try:
+                self.begin()
+            finally:
+                self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+        self.writing, self._appended, tidy = True, False, False
         try:
             self.refresh()
-            self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
             self.start_log()
             self.sweep()
             yield
+            tidy = self._appended and len(self.logged()) < MOST_LOGGED and not compaction.erasing(self)
         except (sqlite3.Error, OSError) as error:
             raise in_words(error, self.path) from error
         finally:
-            self.writing, self._listed = False, (None, [])
-            self.tidy(patience=0)
+            self.writing = False
+            if tidy:
+                self.roll_back()    # which ends the transaction: there is nothing to undo
+            else:
+                self.tidy(patience=0)
             self.refresh()
+        if tidy:
+            return
         until = time.monotonic() + database.LOCK_TIMEOUT / 1000
         for _ in range(ERASE_ATTEMPTS):
             if not compaction.erasing(self) or time.monotonic() > until:
@@ -104,10 +117,11 @@ class Store(Transaction):
             raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                              "free some space; the next edgecl command erases them")
 
-    def fits(self, change: Append | Rewrite) -> bool:
-        """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
+    def fits(self, change: Append | Rewrite, besides: int = 0) -> bool:
+        """Whether a change, its temporaries and what it must leave free included, stays within the quota, `besides`
+        so many more bytes."""
         space = Space.now(self)
-        return space.used + space.needed(self, change) <= self.ledger.quota
+        return space.used + space.needed(self, change) + besides <= self.ledger.quota
 
     def make_room(self, change: Append | Rewrite, present: Callable[[], Present] | None = None) -> None:
         """Drop what only a rollback needs, the oldest first, then samples that are not exemplars, until a change fits.
@@ -120,13 +134,13 @@ class Store(Transaction):
                     self._drop_samples(*present())
                 return
 
-    def _drop_samples(self, exemplars: list[StoredSample], head: bytes | None) -> None:
+    def _drop_samples(self, exemplars: list[StoredSample], head: bytes | None, summary: dict[str, Any]) -> None:
         """Drop samples that are not exemplars. Heads can't be solved again from then on, so the one that serves is
         written first."""
-        newest = self.newest.id
+        newest = self.newest
         if head is not None:
-            self.name_head(newest, head)
-        self.set_meta("evicted", newest)
+            self.name_head(newest, head, summary)
+        self.set_meta("evicted", newest.id)
         compaction.compact(self, exemplars)
 
     def evict(self, kept: list[StoredSample]) -> None:
@@ -134,20 +148,20 @@ class Store(Transaction):
         the disk and other processes allow: those that stay are deleted later, and make no difference."""
         with suppress(sqlite3.Error, OSError, EdgeclError):
             self.connection.execute("PRAGMA busy_timeout = 0")  # until `tidy`
-            self.connection.execute("BEGIN IMMEDIATE")
+            self.begin()
             compaction.compact(self, kept)
 
     def tidy(self, patience: int) -> None:
-        """Clear what a kill, an error or a change left behind: unnamed files, and samples that count as gone.
+        """Clear what a kill, an error or a change left behind: unnamed files, samples that count as gone, and a log of
+        so many generations that reading it takes long.
 
         If another process is writing for longer than `patience` milliseconds, it is left to that one.
         """
         run = self.connection.execute
         with suppress(sqlite3.Error, OSError, EdgeclError):
-            if self.connection.in_transaction:
-                run("ROLLBACK")
+            self.roll_back()
             run(f"PRAGMA busy_timeout = {patience}")
-            run("BEGIN IMMEDIATE")
+            self.begin()
             self.start_log()
             self.sweep()
             hot, marked = (self.path / f"{DATABASE_FILE}-journal").exists(), compaction.erasing(self)
@@ -159,10 +173,14 @@ class Store(Transaction):
                 self.step()
             if gone:
                 self._erase(marked)
+            if len(self.logged()) >= MOST_LOGGED:
+                self.ledger.ask(Space.now(self).transaction(PAGE), "moving the log")
+                compaction.move_log(self)
+                compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS)
+                self.step()
             self.ledger.hold()
         with suppress(sqlite3.Error):
-            if self.connection.in_transaction:
-                run("ROLLBACK")
+            self.roll_back()
             run(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
 
     def _erase(self, marked: list[Generation]) -> None:
@@ -183,19 +201,29 @@ class Store(Transaction):
     def commit(self, change: Append | Rewrite) -> tuple[int, list[StoredSample]]:
         """Commit a change inside `exclusive`: its generation's id, and its rows with theirs. Raises BudgetError past
         the quota or on a full disk; then nothing has changed."""
-        self.ledger.ask(Space.now(self).needed(self, change), f"`{change.action}`")
+        space = Space.now(self)
+        self.ledger.check(space.used, space.needed(self, change), f"`{change.action}`")
         number = self.next_number()
         rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]
         if isinstance(change, Append):
-            self._append(change, number, rows)
+            about = {"id": number, "created": _now(), "action": change.action, "detail": change.detail}
+            self._append(pack([(rows, self.exact)], about), space.used)
         else:
+            self.ledger.release(space.needed(self, change), space.used)
             self._rewrite(change, number, rows)
         return number, rows
 
-    def _append(self, change: Append, number: int, rows: list[StoredSample]) -> None:
-        head = self.blobs.write(change.head, "onnx") if change.head else None
-        self.log.append(pack([(rows, self.exact)], {"id": number, "created": _now(), "action": change.action,
-                                                    "detail": change.detail, "head": head}))
+    def _append(self, record: bytes, used: int) -> None:
+        """Append a record to the log. used: bytes of the quota. Raises OSError."""
+        self.ledger.give_way(len(record) + PAGE, used)
+        try:
+            self.log.append(record)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.ledger.release(len(record) + PAGE)
+            self.log.append(record)
+        self._appended = True
 
     def _rewrite(self, change: Rewrite, number: int, rows: list[StoredSample]) -> None:
         """Commit the change as one transaction, into which the generations of the log move."""
@@ -228,14 +256,16 @@ class Store(Transaction):
         self.ledger.ask(max(growth, 0), f"`{change.action}`")
         self.commit_rows()
 
-    def name_head(self, generation: int, head: bytes) -> None:
-        """Write the head of a generation that has none, inside `exclusive`. Raises BudgetError."""
-        self.ledger.ask(pages(len(head)) + 2 * PAGE + self.journal_bytes(), "the head")
+    def name_head(self, g: Generation, head: bytes, summary: dict[str, Any]) -> None:
+        """Write the head of a generation that has none, and what its history keeps of it, inside `exclusive`; one of
+        the database is left to be committed. Raises BudgetError."""
+        self.ledger.ask(self.naming_bytes(head, summary), "the head")
         name = self.blobs.write(head, "onnx")
-        if any(entry.generation.id == generation for entry in self.logged()):
-            self.log.append(pack([], {"head_of": generation, "head": name}))
+        if g.logged:
+            self.log.append(pack([], {"head_of": g.id, "head": name, "summary": summary}))
         else:
-            self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
+            self.connection.execute("UPDATE generations SET head = ?, detail = ? WHERE id = ?",
+                                    (name, json.dumps({**g.detail, **summary}), g.id))
 
     def note(self, action: str, detail: dict[str, Any]) -> int:
         """Record an action that changed nothing in the history, inside `exclusive`; its number. Raises BudgetError."""

@@ -6,7 +6,7 @@ no name in the database is ever without its file, whenever a change is interrupt
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import codecs_of, pack
@@ -30,6 +30,10 @@ class Transaction(StateReader):
     def journal_bytes(self) -> int:
         """Bytes of SQLite's rollback journal, at most: one copy of every page."""
         return journal_of((self.path / DATABASE_FILE).stat().st_size)
+
+    def naming_bytes(self, head: bytes, summary: dict[str, Any]) -> int:
+        """Bytes that naming a head takes, at most."""
+        return pages(len(head)) + pages(len(json.dumps(summary))) + 3 * PAGE + self.journal_bytes()
 
     def set_meta(self, key: str, value: object) -> None:
         """Set a value."""
@@ -77,20 +81,39 @@ class Transaction(StateReader):
             self.set_meta("codebooks", kept)
             self.step()
 
+    _unchanged = 0              # number of changes of the connection when its transaction began
+    _swept: object = None       # what there was when files were swept
+
+    def begin(self) -> None:
+        """Begin a transaction that may write. Raises sqlite3.Error."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._unchanged = self.connection.total_changes
+
     def commit_rows(self) -> None:
         """Commit what was changed in the database. The only place that does. Raises sqlite3.Error."""
         self.connection.execute("COMMIT")
+        self._unchanged = self.connection.total_changes
+
+    def roll_back(self) -> None:
+        """Undo what was changed since the last commit, if anything was. Raises sqlite3.Error."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+            if self.connection.total_changes != self._unchanged:
+                self.forget_rows()
 
     def step(self, vacuum: bool = False) -> None:
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
         Raises StateError if another process came in between."""
         run, before = self.connection.execute, self.query("PRAGMA data_version")
+        epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
+        log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
+        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         self.commit_rows()
         if vacuum:
             self.ledger.ask(self.journal_bytes(), "packing the database")
             run("VACUUM")
-        run("BEGIN IMMEDIATE")
-        if self.query("PRAGMA data_version") != before:
+        self.begin()
+        if self.query("PRAGMA data_version") != before or (self.logged() if log is None else self.log.version != log):
             raise StateError(f"{self.path} was changed by another edgecl process", "try again")
         self.start_log()
         self.sweep()
@@ -104,6 +127,8 @@ class Transaction(StateReader):
 
     def sweep(self) -> None:
         """Delete every file that no row and no generation of the log names. Raises OSError."""
+        if self._swept == (self.database_version, self.blobs.version):
+            return
         named = {name for row in self.query(
             "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
             for name in row}
@@ -111,6 +136,7 @@ class Transaction(StateReader):
                   for name, _ in json.loads(value)}
         heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
         self.blobs.sweep(named | set(heads[-KEPT_HEADS:]))
+        self._swept = self.database_version, self.blobs.version
 
 
 def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:

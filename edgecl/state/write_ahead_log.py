@@ -48,6 +48,12 @@ class WriteAheadLog:
         self._read()
         return self._entries if self._epoch == epoch else []
 
+    @property
+    def version(self) -> object:
+        """What changes whenever the entries do. Raises OSError."""
+        self._read()
+        return self._epoch, self._end
+
     def stale(self, epoch: str) -> bool:
         """Whether what lies on the disk is of another epoch."""
         self._read()
@@ -100,10 +106,11 @@ class WriteAheadLog:
         elif "head_of" in about:
             for place, (g, rows) in enumerate(self._entries):
                 if g.id == about["head_of"]:
-                    self._entries[place] = LoggedGeneration(g._replace(head=about["head"]), rows)
+                    detail = {**g.detail, **about.get("summary", {})}
+                    self._entries[place] = LoggedGeneration(g._replace(head=about["head"], detail=detail), rows)
         else:
             generation = Generation(about["id"], about["created"], about["action"], about["detail"], None,
-                                    about["head"], None, True, False, True)
+                                    about.get("head"), None, True, False, True)
             self._entries.append(LoggedGeneration(generation, None if lost else record.rows))
 
     def append(self, record: bytes) -> None:
