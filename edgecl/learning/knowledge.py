@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, islice, takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from edgecl.errors import StateError
 from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
-from edgecl.exemplars.stored import StoredSample
+from edgecl.exemplars.stored import StoredSample, file_bytes, row_bytes
 from edgecl.heads import unknown
 from edgecl.heads.calibration import Trial, class_weights
 from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
@@ -53,6 +54,16 @@ class Judgement:
                 "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
 
 
+class Names(NamedTuple):
+    """The class names: in alphabetical order, characters of the longest one, and bytes: of all in JSON, and of what the
+    files of exemplars take besides samples, at most."""
+
+    labels: list[str]
+    longest: int
+    text: int
+    frame: int
+
+
 class Knowledge:
     """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
     sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
@@ -62,6 +73,8 @@ class Knowledge:
         self.transforms, self.form, self.buffer, self.gaussians = tuple(transforms), form, buffer, gaussians
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
+        self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
+        self._inputs: tuple[list[StoredSample], int, int] = (self.stored, 0, 0)  # the first so many, and bytes of these
 
     @property
     def plain(self) -> ClassStatistics:
@@ -70,8 +83,40 @@ class Knowledge:
 
     @property
     def labels(self) -> list[str]:
-        """The known classes in alphabetical order."""
-        return self.plain.labels if self.statistics else []
+        """The known classes in alphabetical order, as a list that is not to be changed."""
+        return self.names.labels
+
+    @property
+    def names(self) -> Names:
+        """What the class names are; found again only if there are others."""
+        plain = self.plain if self.statistics else None
+        if plain is not None and (self._names[0] is not plain or self._names[1] != len(plain.counts)):
+            labels = plain.labels
+            self._names = plain, len(labels), Names(
+                labels, max(map(len, labels), default=0), sum(len(json.dumps(label)) + 2 for label in labels),
+                file_bytes(self.buffer.limit, self.buffer.segment, labels))
+        return self._names[2] if plain is not None else Names([], 0, 0, 0)
+
+    @property
+    def fresh(self) -> list[StoredSample]:
+        """The stored samples that are not committed yet."""
+        count = sum(1 for _ in takewhile(lambda row: row.id is None, reversed(self.stored)))
+        return self.stored[len(self.stored) - count:]
+
+    def number(self, rows: Sequence[StoredSample]) -> None:
+        """The samples that were not committed are, as these."""
+        self.stored[len(self.stored) - len(rows):] = rows
+
+    @property
+    def all_fit(self) -> bool:
+        """Whether the buffer has room for all stored samples as they were learned."""
+        rows, counted, size = self._inputs
+        if rows is not self.stored or counted > len(rows):
+            counted = size = 0
+        size += sum(len(row.input) for row in islice(self.stored, counted, None))
+        self._inputs = self.stored, len(self.stored), size
+        each = row_bytes(self.buffer.codec.feature, self.transforms[0].source)
+        return len(self.stored) * each + size <= self.buffer.limit - self.names.frame
 
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
             inputs: Sequence[bytes] | None = None) -> None:

@@ -61,7 +61,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
             continue
         backbone, head, snapshot = kept.files(g)
         detail = {key: value for key, value in g.detail.items()
-                  if (head or key != "held_back") and (key != "class" or value != erased)}
+                  if (head or key not in ("held_back", "known")) and (key != "class" or value != erased)}
         if erased is not None and "refused" in detail:
             detail["refused"] = [why.partition(":")[0] if erased in why else why for why in detail["refused"]]
         if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):

@@ -97,8 +97,8 @@ class Ledger:
 
     @property
     def slack(self) -> int:
-        """Bytes by which the reserve may fall short of what the quota has left."""
-        return min(SLACK, self.quota // SLACK_SHARE) // PAGE * PAGE
+        """The reserve is a multiple of this, so that small changes need not resize it."""
+        return max(min(SLACK, self.quota // SLACK_SHARE) // PAGE, 1) * PAGE
 
     def release(self, need: int, used: int | None = None) -> None:
         """Take `need` bytes off the reserve, or all of it. Raises OSError."""
@@ -106,11 +106,10 @@ class Ledger:
         self._shrink(min(self.reserved(), left) - pages(need))
 
     def give_way(self, need: int, used: int) -> None:
-        """Take off the reserve what `need` more bytes would push past the quota, and some more, so that the next ones
-        need not resize it. Raises OSError."""
+        """Take off the reserve what `need` more bytes would push past the quota. Raises OSError."""
         left = self._left(used) - pages(need)
         if self.reserved() > left:
-            self._shrink(left - self.slack // 2)
+            self._shrink(left // self.slack * self.slack)
 
     def _left(self, used: int | None = None) -> int:
         return max(self.quota - (self.usage().total if used is None else used), 0) // PAGE * PAGE
@@ -121,15 +120,15 @@ class Ledger:
                 os.truncate(self.folder / RESERVE, max(size, 0))
 
     def hold(self) -> None:
-        """Reserve what the quota has left, up to `slack`, if the file system can. To be called under the state's lock.
-        Raises OSError on a full disk."""
-        left = self._left()
+        """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
+        state's lock. Raises OSError on a full disk."""
+        left = self._left() // self.slack * self.slack
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             have = os.fstat(descriptor).st_size
             if have > left:
                 os.ftruncate(descriptor, left)
-            elif have < left - self.slack:
+            elif have < left:
                 os.posix_fallocate(descriptor, have, left - have)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):

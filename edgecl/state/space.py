@@ -76,14 +76,15 @@ class Space(NamedTuple):
             text = len(json.dumps(change.detail)) + ROW_BYTES
             samples = pages(packed_bytes([(change.rows, state.exact)], text)) + PAGE
             return samples + change.spare + self.transaction(PAGE) + self.packing(state)
-        text = len(json.dumps([change.detail, change.meta])) + ROW_BYTES
+        before, summary = change.way_back or (None, {})
+        text = len(json.dumps([change.detail, change.meta, summary])) + ROW_BYTES
         samples = 0
         if change.rows:
             codec = state.exact_codec(change.meta.get("foundation"))
             samples = pages(packed_bytes([(change.rows, codec)], text)) + PAGE
         moved = sum(pages(packed_bytes(state.by_codec(part))) + PAGE for part in split(state, change.moved))
         files = _files(change.backbone, change.head, change.snapshot, change.codebook and change.codebook[0],
-                       change.parts)
+                       change.parts, before)
         spare = 0 if change.spare is None else change.spare + self.packing(state)
         return files + samples + moved + self.transaction(text) + spare
 

@@ -117,11 +117,10 @@ class Store(Transaction):
             raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                              "free some space; the next edgecl command erases them")
 
-    def fits(self, change: Append | Rewrite, besides: int = 0) -> bool:
-        """Whether a change, its temporaries and what it must leave free included, stays within the quota, `besides`
-        so many more bytes."""
+    def fits(self, change: Append | Rewrite) -> bool:
+        """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
         space = Space.now(self)
-        return space.used + space.needed(self, change) + besides <= self.ledger.quota
+        return space.used + space.needed(self, change) <= self.ledger.quota
 
     def make_room(self, change: Append | Rewrite, present: Callable[[], Present] | None = None) -> None:
         """Drop what only a rollback needs, the oldest first, then samples that are not exemplars, until a change fits.
@@ -235,6 +234,9 @@ class Store(Transaction):
         if change.codebook:
             self.add_codebook(*change.codebook)
         compaction.move_log(self)
+        if change.way_back:
+            self._set_head([g for g in every if not g.undone][-1], self.blobs.write(change.way_back[0], "onnx"),
+                           change.way_back[1])
         if change.undo_after is not None:
             target = next(g for g in every if g.id == change.undo_after)
             head, backbone = target.head or head, target.backbone or backbone
@@ -264,8 +266,11 @@ class Store(Transaction):
         if g.logged:
             self.log.append(pack([], {"head_of": g.id, "head": name, "summary": summary}))
         else:
-            self.connection.execute("UPDATE generations SET head = ?, detail = ? WHERE id = ?",
-                                    (name, json.dumps({**g.detail, **summary}), g.id))
+            self._set_head(g, name, summary)
+
+    def _set_head(self, g: Generation, name: str, summary: dict[str, Any]) -> None:
+        self.connection.execute("UPDATE generations SET head = ?, detail = ? WHERE id = ?",
+                                (name, json.dumps({**g.detail, **summary}), g.id))
 
     def note(self, action: str, detail: dict[str, Any]) -> int:
         """Record an action that changed nothing in the history, inside `exclusive`; its number. Raises BudgetError."""
