@@ -24,6 +24,8 @@ COMMANDS = {
     "forget": ("manage", "forget a class"),
     "rollback": ("manage", "go back to an earlier generation"),
     "merge": ("manage", "merge other states' statistics (exact)"),
+    "backup": ("backup", "copy a state, while it is in use, to a folder, a .tar or stdout"),
+    "restore": ("backup", "make a state from a backup: a folder, a .tar or stdin"),
     "export": ("predict", "write backbone and head as one ONNX file"),
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
     "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
@@ -138,6 +140,15 @@ def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("others", nargs="+", type=Path, metavar="STATE")
 
 
+def _backup(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="OUT", help="a new folder, a new OUT.tar, or - for a tar on stdout")
+
+
+def _restore(command: argparse.ArgumentParser) -> None:
+    command.add_argument("backup", type=Path, metavar="BACKUP",
+                         help="what `edgecl backup` wrote: a folder, a .tar, or - for a tar on stdin")
+
+
 def _replay(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("recording", type=Path, metavar="RECORDING", help="a folder of classes, an .npz file (its training part), or a "
@@ -196,8 +207,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
-    "rollback": _rollback, "merge": _merge, "export": _export, "profile": _profile,
-    "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
+    "rollback": _rollback, "merge": _merge, "backup": _backup, "restore": _restore, "export": _export,
+    "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput, StateError
+from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
     from edgecl.rounds.worker import Watch
-    from edgecl.samples import Samples
+    from edgecl.samples import Place, Samples
 
 Progress = Callable[[int], None]
 
@@ -94,7 +95,8 @@ class Learner:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
-        Sample; groups: the recording that each is part of; progress: called with the number of samples done.
+        Sample, whose places are stored with them; groups: the recording that each is part of; progress: called with the
+        number of samples done.
         Raises BadInput, BudgetError, StateError; then nothing has changed.
         """
         started = time.perf_counter()
@@ -105,6 +107,7 @@ class Learner:
         features: list[np.ndarray] = []
         keys: list[int] = []
         inputs: list[bytes] = []
+        places: list[Place] = []
         recordings: dict[str, int] = {}
         codec = foundation.buffer(self.settings).codec.input
         for batch in batches:
@@ -112,6 +115,7 @@ class Learner:
             features.append(backbone.features(fitted))
             keys += sample_keys(fitted, batch.groups, recordings)
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
+            places += batch.places
             if progress:
                 progress(len(fitted))
         if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
@@ -120,7 +124,9 @@ class Learner:
         detail = {"class": label, "samples": len(keys)}
         change = Append("learn", detail) if model is None else Rewrite(
             "learn", detail, backbone=model, meta={"foundation": foundation.to_meta()})
-        learned = np.concatenate(features)
+        learned, origins = np.concatenate(features), None
+        if self.settings.memory != "statistics":
+            origins = origins_of(places, int(time.time()))
         with self.store.exclusive():
             now = self.store.newest.backbone
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
@@ -129,7 +135,7 @@ class Learner:
                 learned = rerun(self.store.blob_path(now).read_bytes(), learned, inputs, codec)
             before = self.repository.last_accuracy()
             knowledge = self.repository.known(foundation)
-            knowledge.add(label, keys, learned, inputs)
+            knowledge.add(label, keys, learned, inputs, origins)
             generation, labels = self.repository.commit(knowledge, change), knowledge.labels
 
         def held_back() -> dict[str, tuple[float | None, float | None]]:
@@ -283,7 +289,7 @@ class Learner:
             if not foundation.calibrated and foundation.name == "rocket":
                 warnings.append("rocket's scales and biases come from the first thing taught; "
                                 "`edgecl init --calibrate RECORDING` takes them from a mix")
-        usage, codec = self.store.ledger.usage(), foundation.codec if foundation else self.settings.codec
+        usage, codec = self.store.usage(), foundation.codec if foundation else self.settings.codec
         if foundation and codec in ("auto", "pq"):
             codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,

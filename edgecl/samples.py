@@ -4,7 +4,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput
 
@@ -19,18 +19,52 @@ CHUNK_SAMPLES = 64    # samples decoded and held at a time
 MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
 
 
+class Unit(NamedTuple):
+    """How a position in a source is written behind its name, and in how fine steps per 1 it is stored."""
+
+    form: str
+    steps: int
+
+
+UNITS = {"index": Unit("[{}]", 1), "row": Unit(":{}", 1), "s": Unit("@{:.2f}s", 100), "ms": Unit("@{:.3f}s", 1000)}
+
+
+class Place(NamedTuple):
+    """Where a sample came from. name: of the file, stream or camera; at: the position in it, None for none; unit: of
+    the position, one of UNITS, where "s" and "ms" are both seconds; "" for none."""
+
+    name: str
+    at: int | float | None = None
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return self.name if self.at is None or not self.unit else self.name + UNITS[self.unit].form.format(self.at)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One raw sample: uint8 image [height, width, 3], float32 window [time, channels] or feature vector [d].
 
-    source: where it came from, for people; group: the recording it is part of; label: its class, if the source names
-    one.
+    name, at, unit: where it came from, see `Place`; group: the recording it is part of; label: its class, if the
+    source names one.
     """
 
     data: np.ndarray
-    source: str = ""
+    name: str = ""
     group: str = ""
     label: str | None = None
+    at: int | float | None = None
+    unit: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where it came from."""
+        return Place(self.name, self.at, self.unit)
+
+    @property
+    def source(self) -> str:
+        """Where it came from, for people."""
+        return str(self.place)
 
 
 @dataclass(frozen=True)
@@ -43,13 +77,18 @@ class Refusal:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """data [n, ...], with the recording, source and class of each sample. A sample whose group is "", or of a batch
+    """data [n, ...], with the recording, place and class of each sample. A sample whose group is "", or of a batch
     without groups, is a recording of its own."""
 
     data: np.ndarray
     groups: Sequence[str] | None
-    sources: Sequence[str]
+    places: Sequence[Place]
     labels: Sequence[str | None]
+
+    @property
+    def sources(self) -> list[str]:
+        """Where each sample came from, for people."""
+        return [str(place) for place in self.places]
 
 
 def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterator[SampleBatch]:
@@ -67,8 +106,8 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
             raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
         for start in range(0, len(samples), CHUNK_SAMPLES):
             data = samples[start:start + CHUNK_SAMPLES]
-            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK_SAMPLES], [""] * len(data),
-                              [None] * len(data))
+            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK_SAMPLES],
+                              [Place("")] * len(data), [None] * len(data))
         return
     if groups is not None:
         raise BadInput("groups were given for samples that name their own", "give groups only with an array")
@@ -87,7 +126,7 @@ def _batch(samples: list[Sample]) -> SampleBatch:
     import numpy as np
 
     return SampleBatch(np.stack([sample.data for sample in samples]), [sample.group for sample in samples],
-                       [sample.source for sample in samples], [sample.label for sample in samples])
+                       [sample.place for sample in samples], [sample.label for sample in samples])
 
 
 def check_class_name(name: str) -> str:

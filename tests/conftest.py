@@ -19,7 +19,8 @@ if "EDGECL_CACHE" not in os.environ:
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from helpers_state import PROBE, create, fast_folder, vectors  # noqa: E402
+from folders import fast_folder, on_a_disk  # noqa: E402
+from helpers_state import PROBE, create, vectors  # noqa: E402
 
 from edgecl.evaluation import bench  # noqa: E402
 from edgecl.rounds import worker  # noqa: E402
@@ -52,6 +53,18 @@ def fast_path():
     """Like `tmp_path`, in memory: for states that take hundreds of commands."""
     with tempfile.TemporaryDirectory(prefix="edgecl-test-", dir=fast_folder()) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """An empty folder on a disk."""
+    places = [tmp_path, Path(__file__).parent, Path("/var/tmp"), Path.home()]
+    place = on_a_disk(places)
+    if place is None:
+        pytest.skip(f"none of {', '.join(map(str, places))} is on a disk")
+    folder = Path(tempfile.mkdtemp(dir=place, prefix=".edgecl-test-"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,15 +58,22 @@ def recorded(name: str) -> dict[str, Any]:
 
 
 def play(lines: Iterable[Sequence[str]], named: dict[str, str]) -> list[tuple[list[str], list[Any]]]:
-    """Each command line with the JSON objects that it prints."""
-    played = []
-    for line in lines:
-        out = io.StringIO()
-        words_of_line = [word.format(**named) for word in line]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
-            code = main([words_of_line[0], "--state", named["state"], "--json", *words_of_line[1:]])
-        assert code == 0, (line, err.getvalue())
-        played.append((list(line), [normal(json.loads(text)) for text in out.getvalue().splitlines()]))
+    """Each command line with the JSON objects that it prints. It is run beside the state: names of files are stored, so
+    what fits depends on how long they are."""
+    played, before, folder = [], Path.cwd(), Path(named["state"]).parent
+    beside = {word: os.path.relpath(place, folder) if place.startswith(str(folder)) else place
+              for word, place in named.items()}
+    os.chdir(folder)
+    try:
+        for line in lines:
+            out = io.StringIO()
+            words_of_line = [word.format(**beside) for word in line]
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
+                code = main([words_of_line[0], "--state", beside["state"], "--json", *words_of_line[1:]])
+            assert code == 0, (line, err.getvalue())
+            played.append((list(line), [normal(json.loads(text)) for text in out.getvalue().splitlines()]))
+    finally:
+        os.chdir(before)
     return played
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from folders import directory_bytes as directory_bytes
+from folders import fast_folder as fast_folder
 from helpers_needs import need
 from vector_states import DIMENSION as DIMENSION
 from vector_states import PROBE as PROBE
@@ -21,36 +22,6 @@ from vector_states import vectors as vectors
 
 from edgecl.cli import main
 from edgecl.errors import EdgeclError
-
-
-def fast_folder() -> str | None:
-    """A file system in memory for states that thousands of commands change, where there is room; else the default.
-    What a disk makes of them is for the tests that keep their states in `tmp_path`."""
-    memory = "/dev/shm"
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
-        return None
-    return memory
-
-
-def directory_bytes(path: Path, reserve: bool = True) -> int:
-    """Bytes of all that is in a directory, itself and temporaries included, in whole pages; counted without edgecl."""
-    seen: set[int] = set()
-    total, folders = 0, [str(path)]
-    while folders:
-        folder = folders.pop()
-        total += max(-(-os.stat(folder).st_size // 4096) * 4096, 4096)
-        for entry in os.scandir(folder):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-                continue
-            try:
-                about = os.stat(entry.path)
-            except FileNotFoundError:  # a temporary that is gone already
-                continue
-            if about.st_ino not in seen and (reserve or entry.name != "reserved"):
-                seen.add(about.st_ino)
-                total += -(-about.st_size // 4096) * 4096
-    return total
 
 
 def refused(capsys, *arguments):

@@ -25,6 +25,7 @@ from helpers_state import (
 from edgecl.cli import main
 from edgecl.errors import StateError
 from edgecl.learner import Learner
+from edgecl.state.rows import read_rows
 
 ROOT = os.geteuid() == 0
 
@@ -162,9 +163,11 @@ def test_a_state_of_a_newer_format_is_refused_and_left_alone(state, capsys):
 @pytest.mark.parametrize("settings", [{"quota": "much"}, {}, {"quota": 10**6, "shiny": 1}, 7],
                          ids=["type", "missing", "unknown", "number"])
 def test_settings_that_make_no_sense_are_damage(state, capsys, settings):
-    connection = sqlite3.connect(state / "edgecl.db")
-    connection.execute("UPDATE meta SET value = ? WHERE key = 'settings'", (json.dumps(settings),))
-    connection.commit()
+    connection = sqlite3.connect(state / "edgecl.db", isolation_level=None)
+    rows = read_rows(connection)
+    rows.meta["settings"] = json.dumps(settings)
+    connection.executemany("UPDATE meta SET value = ? WHERE key = ?",
+                           [(value, key) for key, value in rows.sealed().meta.items()])
     connection.close()
     before = tree(state)
     assert "damaged" in refused(capsys, "status", "--state", state)
@@ -246,6 +249,17 @@ def test_a_state_that_may_not_be_read(state, capfd):
         (state / "edgecl.db").chmod(0o600)
         assert in_a_child(lambda: (drop(), Learner.open(state))) == 1
         assert "; " in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not ROOT, reason="takes a user that may not look into the folder")
+@pytest.mark.parametrize("command", ["status", "classes", "history"])
+def test_the_command_line_names_a_folder_that_may_not_be_looked_into(state, capfd, command):
+    with read_only(state) as drop:
+        state.chmod(0o700)
+        assert in_a_child(lambda: (drop(), os._exit(main([command, "--state", str(state)])))) == 1
+        err = capfd.readouterr().err
+        assert f"this user may not look into {state}; run it as the user that owns it" in err
+        assert "socket" not in err
 
 
 def test_an_interrupted_change_on_a_read_only_state_is_told(state, capfd):

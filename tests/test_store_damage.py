@@ -113,7 +113,7 @@ def test_a_cut_off_append_never_was(learner):
     learner.close()
     log = learner.store.path / "learned.log"
     whole, shown = log.read_bytes(), answers(Learner.open(learner.store.path))
-    last = whole[whole.rindex(b"\xecCL1"):]
+    last = whole[whole.rindex(b"\xecCL2"):]
     for tail in (last[:-3], last[:60], last[:20], b"\xec", bytes(700)):
         log.write_bytes(whole + tail)
         again = Learner.open(learner.store.path)

@@ -2,9 +2,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,29 +11,6 @@ from edgecl.exemplars.codecs import Float32
 from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.learner import Learner
 from edgecl.state.write_ahead_log import LOG_FILE, WriteAheadLog, first_record
-
-IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
-
-
-def file_system(folder: Path) -> str:
-    """The kind of file system that holds a folder."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    real = folder.resolve()
-    places = [(len(place), kind) for _, place, kind, *_ in mounts
-              if real.is_relative_to(place.encode().decode("unicode_escape"))]
-    return max(places)[1]
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """An empty folder on a disk: memory gives out each inode number once, so it can't show what a disk does."""
-    places = [tmp_path, Path(__file__).parent, Path("/var/tmp"), Path.home()]
-    real = [place for place in places if os.access(place, os.W_OK) and file_system(place) not in IN_MEMORY]
-    if not real:
-        pytest.skip(f"none of {', '.join(map(str, places))} is on a disk")
-    folder = Path(tempfile.mkdtemp(dir=real[0], prefix=".edgecl-test-"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def shown(learner):

@@ -21,125 +21,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import onnx.helper  # noqa: E402, F401
-from candidates import candidate, matrix, world  # noqa: E402
-from vector_states import create, fingerprint, tree, vectors  # noqa: E402
+from crash_commands import COMMANDS, Command, prepare  # noqa: E402
+from vector_states import fingerprint, tree  # noqa: E402
 
 from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
-from edgecl.learner import Learner  # noqa: E402
-from edgecl.rounds import gate  # noqa: E402
-from edgecl.rounds.candidate import take_in  # noqa: E402
-from edgecl.state.store import Store  # noqa: E402
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
          "ftruncate", "mkdir", "close", "lseek", "fcntl")
 CHANGING = CALLS[:-3]  # these change the disk, `openat` only if it creates; others fill up the number
-
-
-def prepare(folder: Path) -> None:
-    """A state with a history, partly rolled back, and another one to merge."""
-    learner = create(folder / "state", quota=600_000, exemplars=8_000)
-    for name in ("ant", "bee", "cat"):
-        learner.learn(vectors(name, 25), name)
-    learner.forget("bee")
-    learner.learn(vectors("dog", 25), "dog")
-    learner.rollback()
-    learner.learn(vectors("elk", 25), "elk")
-    other = create(folder / "other", quota=600_000, exemplars=8_000)
-    for name in ("cat", "fox"):
-        other.learn(vectors(name, 20, seed=5), name)
-
-
-def half_forgotten(state: Path) -> None:
-    """Leave the state as a power cut right after the commit of a `forget` would."""
-    learner = Learner.open(state)
-    Store.tidy = lambda *_, **__: os._exit(0)
-    learner.forget("cat")
-
-
-def nearly_full(state: Path) -> None:
-    """Make a state on a tight quota that is about to make its second codebook."""
-    shutil.rmtree(state)
-    learner = create(state, quota=250_000, exemplars=10_000, codec="auto")
-    for number in range(15):
-        learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
-
-
-def learn_codebook(state: Path) -> None:
-    """Learn the class with which the second codebook is made."""
-    learner = Learner.open(state)
-    first = learner.store.codebook
-    learner.learn(vectors("class 15", 40, dimension=64), "class 15")
-    if first is None or learner.store.codebook == first:
-        raise SystemExit("no second codebook was made")
-
-
-def take_round(state: Path) -> None:
-    """Accept a tuned backbone, whose accuracy is assumed to be better."""
-    gate.check_accuracy = lambda *_: []
-    learner = Learner.open(state)
-    seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
-    if take_in(learner.repository, candidate(learner, seen, matrix(1)), gate.BOUNDS).generation is None:
-        raise SystemExit("the round was refused")
-
-
-def refuse_round(state: Path) -> None:
-    """Have the gate refuse a tuned backbone."""
-    gate.check_accuracy = lambda *_: [gate.Check("accuracy", "worse by assumption", False)]
-    learner = Learner.open(state)
-    seen = world(*((name, 25, 0) for name in ("ant", "cat", "elk")))
-    take_in(learner.repository, candidate(learner, seen, matrix(1)), gate.BOUNDS)
-
-
-def after_round(state: Path) -> None:
-    """A round, then a new class."""
-    take_round(state)
-    Learner.open(state).learn(vectors("fox", 25), "fox")
-
-
-def back_across(state: Path) -> None:
-    """Roll back to before the last round."""
-    learner = Learner.open(state)
-    learner.rollback(max(g for g in learner.store.restorable() if g < learner.store.tuned()))
-
-
-@dataclass
-class Command:
-    """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
-    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost."""
-
-    run: Callable[[Path], object]
-    first: Callable[[Path], object] | None = None
-    older: bool = True
-    calls: Counter[str] = field(default_factory=Counter)
-    harmless: set[tuple[str, int]] = field(default_factory=set)     # calls that open what is there
-    outcomes: Counter[str] = field(default_factory=Counter)
-    before: str = ""
-    after: str = ""
-
-
-COMMANDS: dict[str, Command] = {
-    "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
-    "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
-    "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
-    "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
-    "forget": Command(lambda state: Learner.open(state).forget("cat")),
-    "rollback": Command(lambda state: Learner.open(state).rollback()),
-    "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
-    "round": Command(take_round),
-    "round, refused": Command(refuse_round),
-    "round, then statistics rewritten": Command(
-        lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu"), after_round),
-    "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
-    "round, then rollback": Command(back_across, after_round),
-    "open after a killed forget": Command(lambda state: Learner.open(state), half_forgotten),
-}
 
 
 def child(work: Callable[[], object], traced: bool = False) -> tuple[int, int]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl.exemplars.selection import admitted, held_back, herding, margins, reservoir
-from edgecl.exemplars.stored import file_bytes, row_bytes
+from edgecl.exemplars.selection import Shared, admitted, held_back, herding, margins, reservoir
+from edgecl.exemplars.stored import Widths, file_bytes, row_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,16 +42,20 @@ class Buffer:
              decode: bool = True) -> list[StoredSample]:
         """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
         ever learned, transformed by `transform`; decode: see `Codebook.take`."""
-        room = self.limit - file_bytes(self.limit, self.segment, statistics.labels)
-        labels, ranks = [row.label for row in rows], self._ranks(rows, statistics, transform)
-        sizes = row_bytes(self.common, transform.source) + np.array([len(row.input) for row in rows])
+        labels, ranks, shared = [row.label for row in rows], self._ranks(rows, statistics, transform), _shared(rows)
+        longest = int(shared.sizes.max())
+        widths = Widths.of(rows, len(shared.sizes) if longest else 0)
+        room = self.limit - file_bytes(self.limit, self.segment, statistics.labels, longest)
+        sizes = row_bytes(self.common, transform.source, widths) + np.array([len(row.input) for row in rows])
         if self.codebook is None:
-            return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room)) if kept]
+            return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room, shared)) if kept]
         room -= self.codebook.length
-        each = row_bytes(self.codec.feature, transform.source)
-        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ONE_IN)
-        sizes[exact] = 0
-        keep = admitted(labels, ranks, sizes, room - int(exact.sum()) * each) | exact
+        each = row_bytes(self.codec.feature, transform.source, widths)
+        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ONE_IN, shared)
+        theirs = np.unique(shared.of[exact])
+        room -= int(exact.sum()) * each + int(shared.sizes[theirs].sum())
+        sizes[exact], shared.sizes[theirs] = 0, 0
+        keep = admitted(labels, ranks, sizes, room, shared) | exact
         return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep], decode)
 
     def bytes_of(self, exemplars: list[StoredSample]) -> int:
@@ -59,13 +63,16 @@ class Buffer:
         if not exemplars:
             return 0
         d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
-        labels = sorted({row.label for row in exemplars})
-        return (file_bytes(self.limit, self.segment, labels) + (self.codebook.length if self.codebook else 0)
-                + coded * row_bytes(self.common, d) + sum(len(row.input) for row in exemplars)
-                + (len(exemplars) - coded) * row_bytes(self.codec.feature, d))
+        labels, shared = sorted({row.label for row in exemplars}), _shared(exemplars).sizes
+        longest = int(shared.max())
+        widths = Widths.of(exemplars, len(shared) if longest else 0)
+        return (file_bytes(self.limit, self.segment, labels, longest) + int(shared.sum())
+                + (self.codebook.length if self.codebook else 0) + sum(len(row.input) for row in exemplars)
+                + coded * row_bytes(self.common, d, widths) + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
 
     @staticmethod
-    def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int) -> NDArray[np.bool_]:
+    def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int,
+                    shared: Shared) -> NDArray[np.bool_]:
         """Which samples, bool [n], stay as they were learned so that heads can be compared on them: the held-back ones,
         if there is room for enough of them."""
         if room < MIN_HELD_BACK * size:
@@ -74,7 +81,7 @@ class Buffer:
         exact = np.array([id(row) in held for row in rows])
         places = np.flatnonzero(exact)
         fits = admitted([rows[i].label for i in places], np.array([rows[i].key for i in places], np.int64),
-                        np.full(len(places), size), room)
+                        np.full(len(places), size), room, shared._replace(of=shared.of[places]))
         exact[places[~fits]] = False
         return exact
 
@@ -97,6 +104,13 @@ class Buffer:
                     np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
                 ranks[mine] = order + len(mine) * spare[mine]
         return ranks
+
+
+def _shared(rows: list[StoredSample]) -> Shared:
+    """The origins of samples, which the files keep once for each class."""
+    pairs = [(row.label, row.origin) for row in rows]
+    places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+    return Shared(np.array([places[pair] for pair in pairs]), np.array([origin.bytes for _, origin in places]))
 
 
 def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:

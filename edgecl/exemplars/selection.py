@@ -7,7 +7,7 @@ counter that could be lost, and the buffers of two boards merge into that of a s
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -26,11 +26,20 @@ HELD_BACK_MAX_ONE_IN = 5    # ... and at most one in five,
 ENOUGH_HELD_BACK = 40       # while all classes together hold back fewer than this
 
 
-def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.int64], room: int) -> NDArray[np.bool_]:
+class Shared(NamedTuple):
+    """What several samples share in the buffer: of, which of it each sample has, int64 [n]; sizes: bytes of each, int64
+    [m]."""
+
+    of: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.int64], room: int,
+             shared: Shared | None = None) -> NDArray[np.bool_]:
     """Which samples a buffer of `room` bytes keeps, bool [n]: in each class those with the lowest ranks, and of each
     class equally many bytes as far as it has them (ties by name), so the largest class gives up what does not fit.
 
-    ranks int64 [n]; sizes: bytes of each sample, int64 [n].
+    ranks int64 [n]; sizes: bytes of each sample, int64 [n]; shared: what comes on top.
     """
     names, codes = np.unique(np.asarray(labels, np.str_), return_inverse=True)
     order = np.lexsort((ranks, codes))
@@ -40,7 +49,11 @@ def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.
     level[order] = before[1:] - before[first][codes[order]]
     keep = np.zeros(len(labels), bool)
     fair = np.lexsort((codes, level))
-    keep[fair[np.cumsum(sizes[fair]) <= room]] = True
+    taken = sizes[fair]
+    if shared is not None:
+        which, begins = np.unique(shared.of[fair], return_index=True)
+        taken[begins] += shared.sizes[which]  # with the first sample that has it
+    keep[fair[np.cumsum(taken) <= room]] = True
     return keep
 
 

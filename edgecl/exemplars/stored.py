@@ -1,31 +1,35 @@
-"""What passes between the learner and the store: stored samples, generations, changes, and records of them on disk.
+"""What passes between the learner and the store: stored samples, and records of them on disk.
 
 A record is what one append to a file of samples writes: a header that says how long it is, a line of JSON, and the
-samples. JSON and samples have a digest each, so that a generation is known even if its samples are damaged.
+samples. JSON and samples have a digest each, so that a generation is known even if its samples are damaged. The JSON
+names the classes, the origins and the codecs of the samples; an index says which of them each sample has.
 """
 from __future__ import annotations
 
 import hashlib
 import json
 import struct
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
+from edgecl.exemplars.origin import NOWHERE, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from edgecl.exemplars.codecs import FeatureCodec
 
-MAGIC = b"\xecCL1"
+OLD_MAGIC, MAGIC = b"\xecCL1", b"\xecCL2"   # of records of format 2, without origins, and of format 3
 HEADER = struct.Struct("<4sII16s16s")  # magic, bytes of JSON and of samples, digest of each
-INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1"), ("input", "<u4")]
+INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1")]
 SPARE, TRAINED, JUDGES = 1, 2, 4
 JSON_FRAME, CODEC_NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec in it
+ORIGINS_FRAME = 48               # ... of its origins beside these themselves
 
 
 class StoredSample(NamedTuple):
@@ -33,7 +37,8 @@ class StoredSample(NamedTuple):
     until it is committed; ids rise in the order in which samples came. input: the encoded input itself, if the
     codec keeps it; spare: a near-duplicate, which goes first if room is short; coded: the codebook of a lossy codec
     that `feature` went through, so that it can't be subtracted from statistics any more; "" for none; trained: the
-    backbone was tuned on it, so that it can't judge any more; judges: it was held back then, and so it stays."""
+    backbone was tuned on it, so that it can't judge any more; judges: it was held back then, and so it stays; origin,
+    tick: where it came from, and the lower bits of the position there."""
 
     id: int | None
     generation: int | None
@@ -45,56 +50,134 @@ class StoredSample(NamedTuple):
     coded: str = ""
     trained: bool = False
     judges: bool = False
+    origin: Origin = NOWHERE
+    tick: int = 0
+
+    @property
+    def source(self) -> str:
+        """The file, stream or camera that it came from; "" if that is not known."""
+        return self.origin.name
+
+    @property
+    def at(self) -> int | float | None:
+        """The position in the source, in `origin.unit`; None if it has none."""
+        return self.origin.position(self.tick)
+
+    @property
+    def taught(self) -> int:
+        """When it was taught: UTC, whole seconds since 1970; 0 if that is not known."""
+        return self.origin.taught
 
 
-class Record(NamedTuple):
-    """One record as it was read. about: its JSON; None for `rows` if the samples are damaged."""
+class Widths(NamedTuple):
+    """Bytes of the numbers in an index that not every record needs: of the length of an encoded input, of the place
+    among the origins, and of the tick. Without origins they are those of format 2."""
 
-    about: dict[str, Any]
-    rows: list[StoredSample] | None
+    input: int = 4
+    origin: int = 0
+    tick: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[StoredSample], origins: int) -> Widths:
+        """For some samples. origins: how many they have, 0 if none is known."""
+        if not origins:
+            return PLAIN
+        return cls.most(max(len(row.input) for row in rows), origins, max(row.tick for row in rows))
+
+    @classmethod
+    def most(cls, input: int, origins: int, tick: int) -> Widths:
+        """For samples whose longest input has so many bytes, with so many origins, and ticks up to `tick`."""
+        return cls(_width(input), _width(origins - 1), _width(tick)) if origins else PLAIN
+
+    def dtype(self) -> np.dtype[Any]:
+        """One sample in the index."""
+        return np.dtype([*INDEX, *((name, f"<u{width}") for name, width in zip(self._fields, self) if width)])
+
+
+PLAIN = Widths()
+
+
+def _width(most: int) -> int:
+    """Bytes of a number up to `most`."""
+    return 0 if not most else 1 if most < 2 ** 8 else 2 if most < 2 ** 16 else 4
+
+
+class Record:
+    """One record as it was read. about: its JSON; intact: whether its samples are. They are decoded when they are asked
+    for. codec: the feature codec of a name."""
+
+    def __init__(self, about: dict[str, Any], body: bytes | None, codec: Callable[[str], FeatureCodec]) -> None:
+        self.about, self.intact = about, body is not None
+        self._body, self._codec = body, codec
+        self._rows: list[StoredSample] | None = None
+
+    @property
+    def rows(self) -> list[StoredSample] | None:
+        """Its samples; None if they are damaged."""
+        if self._body is not None:
+            self._rows, self._body = _rows(self._body, self.about, self._codec), None
+        return self._rows
 
 
 def pack(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: dict[str, Any] | None = None) -> bytes:
     """A record of samples that have ids, in parts that each have a codec, with `about` in its JSON."""
     rows = [row for part, _ in parts for row in part]
-    labels = sorted({row.label for row in rows})
-    places = {label: place for place, label in enumerate(labels)}
-    index = np.zeros(len(rows), INDEX)
-    for name, values in (("id", [r.id for r in rows]), ("key", [r.key for r in rows]),
-                         ("label", [places[r.label] for r in rows]), ("flags", [_flags(r) for r in rows]),
-                         ("input", [len(r.input) for r in rows])):
-        index[name] = values
-    features = [codec.encode(np.stack([r.feature for r in part])).tobytes() for part, codec in parts if part]
-    body = b"".join([index.tobytes(), *features, *(r.input for r in rows)])
-    codecs = [[part[0].coded or codec.name, len(part)] for part, codec in parts if part]
-    text = _json({**(about or {}), "labels": labels, "d": len(rows[0].feature) if rows else 0, "codecs": codecs})
+    columns = zip(*rows) if rows else repeat((), len(StoredSample._fields))
+    ids, _, labels, keys, features, inputs, spare, _, trained, judges, origins, ticks = columns
+    known = {name: place for place, name in enumerate(sorted({*labels}))}
+    table = {origin: place for place, origin in enumerate(dict.fromkeys(origins))}
+    widths, named = PLAIN, {}
+    if not {*table} <= {NOWHERE}:
+        widths = Widths.of(rows, len(table))
+        named = {"widths": widths, "origins": [*table]}
+    index = np.zeros(len(rows), widths.dtype())
+    index["id"], index["key"], index["label"] = ids, keys, [known[label] for label in labels]
+    for flag, column in ((SPARE, spare), (TRAINED, trained), (JUDGES, judges)):
+        index["flags"] |= np.array(column, np.uint8) * np.uint8(flag)
+    if widths.input:
+        index["input"] = [*map(len, inputs)]
+    if widths.origin:
+        index["origin"] = [table[origin] for origin in origins]
+    if widths.tick:
+        index["tick"] = ticks
+    codecs, encoded, begin = [], [], 0
+    for part, codec in parts:
+        if part:
+            encoded.append(codec.encode(np.stack(features[begin:begin + len(part)])).tobytes())
+            codecs.append([part[0].coded or codec.name, len(part)])
+            begin += len(part)
+    body = b"".join([index.tobytes(), *encoded, *inputs])
+    text = _json({**(about or {}), "labels": [*known], "d": len(features[0]) if rows else 0, "codecs": codecs,
+                  **named})
     return HEADER.pack(MAGIC, len(text), len(body), _digest(text), _digest(body)) + text + body
 
 
-def _flags(row: StoredSample) -> int:
-    return SPARE * row.spare + TRAINED * row.trained + JUDGES * row.judges
-
-
-def row_bytes(codec: FeatureCodec, dimension: int) -> int:
-    """Bytes of one sample in a record, an encoded input apart."""
-    return np.dtype(INDEX).itemsize + codec.dtype(dimension).itemsize
+def row_bytes(codec: FeatureCodec, dimension: int, widths: Widths = PLAIN) -> int:
+    """Bytes of one sample in a record, an encoded input and its origin apart."""
+    return widths.dtype().itemsize + codec.dtype(dimension).itemsize
 
 
 def packed_bytes(parts: Sequence[tuple[list[StoredSample], FeatureCodec]], about: int = 0) -> int:
     """Bytes of `pack(parts, about)`, at most; about: bytes of its JSON."""
-    size = HEADER.size + about + JSON_FRAME + sum(map(_name_bytes, {row.label for part, _ in parts for row in part}))
+    rows = [row for part, _ in parts for row in part]
+    origins, size = {row.origin for row in rows}, HEADER.size + about + JSON_FRAME
+    shared = sum(origin.bytes for origin in origins)
+    size += sum(map(_name_bytes, {row.label for row in rows})) + shared + (ORIGINS_FRAME if shared else 0)
+    widths = Widths.of(rows, len(origins) if shared else 0)
     for part, codec in parts:
         if part:
-            each = row_bytes(codec, len(part[0].feature))
-            size += CODEC_NAME + len(part) * each + sum(len(row.input) for row in part)
+            size += CODEC_NAME + len(part) * row_bytes(codec, len(part[0].feature), widths)
+            size += sum(len(row.input) for row in part)
     return size
 
 
-def file_bytes(limit: int, segment: int, labels: list[str]) -> int:
-    """What the files of a buffer of `limit` bytes take beside its samples, at most: their headers and class names."""
+def file_bytes(limit: int, segment: int, labels: list[str], longest: int = 0) -> int:
+    """What the files of a buffer of `limit` bytes take beside its samples and their origins, at most: their headers and
+    class names. longest: of the origins, in bytes: samples lie sorted by class and origin, so a file may begin with the
+    class and the origin that the one before ends with."""
     files = 2 * (limit // segment) + 1 if limit > segment else 1
-    names = [*map(_name_bytes, labels)]
-    return files * (HEADER.size + JSON_FRAME + 2 * CODEC_NAME + max(names, default=0)) + sum(names)
+    names, origins = [*map(_name_bytes, labels)], files * ORIGINS_FRAME + (files - 1) * longest if longest else 0
+    return files * (HEADER.size + JSON_FRAME + 2 * CODEC_NAME + max(names, default=0)) + sum(names) + origins
 
 
 def _name_bytes(label: str) -> int:
@@ -111,23 +194,23 @@ def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[
     codec: the feature codec of a name.
     """
     place = 0
-    while (place := data.find(MAGIC, place)) >= 0 and place + HEADER.size <= len(data):
-        _, text_bytes, body_bytes, text_digest, body_digest = HEADER.unpack_from(data, place)
+    while (place := data.find(MAGIC[:3], place)) >= 0 and place + HEADER.size <= len(data):
+        magic, text_bytes, body_bytes, text_digest, body_digest = HEADER.unpack_from(data, place)
         start = place + HEADER.size
         text, body = data[start:start + text_bytes], data[start + text_bytes:start + text_bytes + body_bytes]
-        if len(text) < text_bytes or len(body) < body_bytes or _digest(text) != text_digest:
+        if (magic not in (OLD_MAGIC, MAGIC) or len(text) < text_bytes or len(body) < body_bytes
+                or _digest(text) != text_digest):
             place += 1
             continue
-        about = json.loads(text)
         begin, place = place, start + text_bytes + body_bytes
-        yield begin, place, Record(about, _rows(body, about, codec) if _digest(body) == body_digest else None)
+        yield begin, place, Record(json.loads(text), body if _digest(body) == body_digest else None, codec)
 
 
 def codecs_of(data: bytes) -> set[str]:
     """Names of the feature codecs in a file of whole records; samples are not read."""
     found: set[str] = set()
     place = 0
-    while place + HEADER.size <= len(data) and data.startswith(MAGIC, place):
+    while place + HEADER.size <= len(data) and data.startswith((OLD_MAGIC, MAGIC), place):
         _, text_bytes, body_bytes, _, _ = HEADER.unpack_from(data, place)
         start = place + HEADER.size
         found |= {name for name, _ in json.loads(data[start:start + text_bytes])["codecs"]}
@@ -150,19 +233,28 @@ def rows_of(data: bytes, codec: Callable[[str], FeatureCodec], name: str) -> lis
 
 
 def _rows(body: bytes, about: dict[str, Any], names: Callable[[str], FeatureCodec]) -> list[StoredSample]:
-    index = np.frombuffer(body, INDEX, sum(count for _, count in about["codecs"]))
-    place, rows, entries = index.nbytes, [], iter(index.tolist())
+    widths = Widths(*about.get("widths", ()))
+    index = np.frombuffer(body, widths.dtype(), sum(count for _, count in about["codecs"]))
+    place, ids, flags = index.nbytes, index["id"], index["flags"]
+    features: list[NDArray[np.float32]] = []
+    inputs: Iterable[bytes] = repeat(b"")
+    coded: list[str] = []
     for name, count in about["codecs"]:
         codec = names(name)
         encoded = np.frombuffer(body, codec.dtype(about["d"]), count, place)
         place += encoded.nbytes
-        for feature, (number, key, label, flags, _) in zip(codec.decode(encoded), entries):
-            rows.append(StoredSample(number, number >> 32, about["labels"][label], key, feature, b"",
-                                     bool(flags & SPARE), name if codec.lossy else "", bool(flags & TRAINED),
-                                     bool(flags & JUDGES)))
-    ends = place + np.cumsum(index["input"], dtype=np.int64)
-    return [row._replace(input=body[end - length:end]) if length else row
-            for row, end, length in zip(rows, ends.tolist(), index["input"].tolist())]
+        features.extend(codec.decode(encoded))
+        coded += [name if codec.lossy else ""] * count
+    labels, origins = about["labels"], [Origin(*each) for each in about.get("origins") or [()]]
+    if widths.input:
+        ends = place + np.cumsum(index["input"], dtype=np.int64)
+        inputs = (body[end - length:end] for end, length in zip(ends.tolist(), index["input"].tolist()))
+    return [*map(StoredSample._make, zip(
+        ids.tolist(), (ids >> 32).tolist(), [labels[i] for i in index["label"].tolist()], index["key"].tolist(),
+        features, inputs, ((flags & SPARE) > 0).tolist(), coded, ((flags & TRAINED) > 0).tolist(),
+        ((flags & JUDGES) > 0).tolist(),
+        [origins[i] for i in index["origin"].tolist()] if widths.origin else repeat(origins[0]),
+        index["tick"].tolist() if widths.tick else repeat(0)))]
 
 
 def _digest(data: bytes) -> bytes:

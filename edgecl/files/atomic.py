@@ -2,20 +2,27 @@
 from __future__ import annotations
 
 import os
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def write_atomically(path: Path, content: bytes, *, scratch: Path | None = None, mode: int = 0o666,
                      sync: bool = True) -> None:
     """Write a temporary file, sync it, rename it to `path`, and sync the folder. Raises OSError; then the temporary is
-    gone, and what was at `path` is still there.
+    gone, and what was at `path` is still there. What root writes is owned as the folder is.
 
     scratch: folder of the temporary, on the same file system; default: that of `path`; mode: before the umask;
     sync: False if the file can be computed again, so that surviving a power cut is not worth the flash wear.
     """
     temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as file:
+            give_owner(file.fileno(), path.parent)
             file.write(content)
             file.flush()
             if sync:
@@ -28,6 +35,16 @@ def write_atomically(path: Path, content: bytes, *, scratch: Path | None = None,
         sync_folder(path.parent)
 
 
+def give_owner(descriptor: int, folder: Path) -> None:
+    """Give an open file the owner and the group of a folder, if this is root and they differ: else the folder's owner
+    might not be able to use what root has written there. Raises OSError."""
+    if os.geteuid() == 0:
+        mine, wanted = os.fstat(descriptor), folder.stat()
+        if (mine.st_uid, mine.st_gid) != (wanted.st_uid, wanted.st_gid) and mine.st_nlink < 2:
+            with suppress(PermissionError):     # a file system without owners
+                os.fchown(descriptor, wanted.st_uid, wanted.st_gid)
+
+
 def sync_folder(path: Path) -> None:
     """Make a folder's entries survive a power cut. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -35,3 +52,35 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A name beside `path` under which the block makes a file or folder and syncs it; it takes the name `path` at the
+    end of the block, or is deleted after an error. Also deletes what a killed process has left under such a name.
+    Raises OSError."""
+    making = path.with_name(f".{path.name}.{os.getpid()}.new")
+    clear_unfinished(path)
+    try:
+        yield making
+        making.rename(path)
+        sync_folder(path.parent)
+    finally:
+        _delete(making)
+
+
+def clear_unfinished(path: Path) -> None:
+    """Delete what killed processes have left of `appearing(path)`. Raises OSError."""
+    prefix = f".{path.name}."
+    for entry in path.parent.iterdir():
+        number = entry.name.removeprefix(prefix).removesuffix(".new")
+        if entry.name == f"{prefix}{number}.new" and number.isdecimal() and (
+                int(number) == os.getpid() or not Path("/proc", number).exists()):
+            _delete(entry)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

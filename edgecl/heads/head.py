@@ -2,38 +2,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from edgecl.statistics.transform import FeatureTransform
 
 ACCEPTED_SHARE = 0.95   # of held-back known samples that must stay known
 MIN_FOR_THRESHOLD = 20  # held-back samples; with fewer, no threshold is set
+CHUNK = 2 ** 16         # numbers that are worked on at a time
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """distance(z) = u^2 . gain + min_c (|m_c|^2 - 2 u . m_c) with u = (z - centre) map, for logits z; a sample whose
+    """distance(z) = u^2 . gain + min_c (squares_c - 2 u . m_c) with u = (z - centre) map, for logits z; a sample whose
     distance is over `threshold` is unknown.
 
-    centre float32 [C]; map float32 [C, k], k <= C; gain float32 [k]; means m_c float32 [C, k].
+    centre float32 [C]; map float32 [C, k], k <= C; gain float32 [k]; means m_c float32 [C, k]; squares float32 [C].
     """
 
     centre: NDArray[np.float32]
     map: NDArray[np.float32]
     gain: NDArray[np.float32]
     means: NDArray[np.float32]
+    squares: NDArray[np.float32]
     threshold: float = float("inf")
 
-    def distance(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Relative Mahalanobis distance float64 [n] of logits [n, C]; larger means less familiar."""
-        u = (logits - self.centre) @ self.map
-        nearest: NDArray[np.float64] = ((self.means ** 2).sum(1) - 2 * u @ self.means.T).min(1)
-        return u ** 2 @ self.gain + nearest
+    def distance(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Relative Mahalanobis distance float64 [n] of logits [n, C], in their precision; larger means less familiar.
+        """
+        distance = np.empty(len(logits))
+        for rows in chunks(*logits.shape):
+            u = (logits[rows] - self.centre) @ self.map
+            nearest = (self.squares - 2 * (u @ self.means.T)).min(1)
+            distance[rows] = u ** 2 @ self.gain + nearest
+        return distance
 
     def with_threshold(self, held_back: NDArray[np.float64]) -> Novelty:
         """With the threshold that ACCEPTED_SHARE of the held-back distances [n] stay below; infinite if
@@ -47,7 +55,8 @@ class Head:
     """One affine map on h - reference, ready to serve or to export.
 
     weight float32 [C, d], bias float32 [C] in the order of `labels`; normalised: whether logits are divided by |h|;
-    temperature: confidence = softmax(logits / temperature); novelty: recognises unknown samples, or None.
+    temperature: confidence = softmax(logits / temperature); novelty: recognises unknown samples, or None; shrinkage: of
+    the covariance that the weight was solved from, or None.
     """
 
     kind: str
@@ -59,10 +68,19 @@ class Head:
     normalised: bool = False
     temperature: float = 1.0
     novelty: Novelty | None = field(default=None, repr=False)
+    shrinkage: float | None = None
 
-    def logits(self, h: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits float64 [n, C] of h float32 [n, d]: the reference for the exported graph."""
-        z: NDArray[np.float64] = (h.astype(np.float64) - self.reference) @ self.weight.T.astype(np.float64) + self.bias
+    def logits(self, h: NDArray[np.float32], dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
+        """Logits [n, C] of h float32 [n, d]: in float64 the reference for the exported graph, in float32 what it
+        computes."""
+        z: NDArray[np.floating[Any]] = (h.astype(dtype) - self.reference) @ self.weight.T.astype(dtype)
+        z += self.bias
         if self.normalised:
             z /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
         return z
+
+
+def chunks(n: int, columns: int) -> Iterator[slice]:
+    """Slices of n rows of that many columns, each small enough for a processor's cache."""
+    size = max(CHUNK // max(columns, 1), 1)
+    return (slice(start, start + size) for start in range(0, n, size))

@@ -53,7 +53,7 @@ def build_head(head: Head) -> bytes:
         n = head.novelty
         u = g.node("MatMul", [g.node("Sub", [z, g.weight("centre", n.centre)]), g.weight("map", n.map)])
         far = g.node("MatMul", [g.node("Mul", [u, u]), g.weight("gain", n.gain)])
-        squares = g.weight("squares", (n.means ** 2).sum(1))
+        squares = g.weight("squares", n.squares)
         near = g.node("Gemm", [u, g.weight("means", -2 * n.means), squares], transB=1)
         g.node("Add", [far, g.node("ReduceMin", [near], axes=[1], keepdims=0)], "novelty")
     classes = len(head.labels)

@@ -44,27 +44,38 @@ def slda(pooled: PooledCovariance, shrinkage: float | None = None) -> Affine:
 
     S_e = (1 - e) S + e tr(S)/d I; e = `shrinkage`, by default `pooled.shrinkage` (Hayes & Kanan 2020, section 3).
     """
-    weight = pooled.whitened if shrinkage is None else pooled.whiten(shrinkage)
-    return weight, -(weight * pooled.means).sum(1) / 2
+    weight = (pooled.whitened if shrinkage is None else pooled.whiten(shrinkage)).weight
+    return weight, -np.einsum("cd,cd->c", weight, pooled.means) / 2
 
 
 def ridge(pooled: PooledCovariance, penalty: float | None = None) -> Affine:
     """Least squares on one-hot targets with an unpenalised intercept: W = (G + lambda I)^-1 Q, both centred.
 
     penalty: lambda; None chooses the one equivalent to the shrinkage of S. W then needs little more than `slda`: with
-    A = (N - C) S + lambda I and the weighted means P [C, d], G + lambda I = A + P^T P, and
-    (A + P^T P)^-1 P^T = A^-1 P^T (I + P A^-1 P^T)^-1 inverts only a C x C matrix besides A^-1 P^T.
+    A = (N - C) S + lambda I, the means M [C, d] and their counts n, G + lambda I = A + M^T n M, and W is
+    n (I + K n)^-1 V = n V (I + M^T n V)^-1 of V = M A^-1 and K = V M^T. Which one is solved depends on what is
+    smaller, C or d.
     """
-    freedom, root = max(pooled.freedom, 1), np.sqrt(pooled.counts)[:, None]
-    if penalty is None:
-        e = min(pooled.shrinkage, MAX_RIDGE_SHRINKAGE)
-        inside = (pooled.whitened if e == pooled.shrinkage else pooled.whiten(e)) * ((1 - e) / freedom)
+    if penalty is not None:
+        scale, whitened = 1.0, pooled.solve(max(pooled.freedom, 1), penalty)
     else:
-        within = freedom * pooled.second()
-        within.flat[::len(within) + 1] += penalty
-        inside = solve_positive(within, pooled.means.T).T
-    gain = np.eye(len(root)) + (root * inside) @ (root * pooled.means).T
-    return root * np.linalg.solve(gain, root * inside), pooled.share
+        e = min(pooled.shrinkage, MAX_RIDGE_SHRINKAGE)
+        scale = ridge_scale(pooled, e)
+        whitened = pooled.whitened if e == pooled.shrinkage else pooled.whiten(e)
+    counts, weight = pooled.counts[:, None], whitened.weight
+    if whitened.gram is not None:
+        root = np.sqrt(counts)
+        gain = whitened.gram * (scale * root * root.T)
+        gain.flat[::len(gain) + 1] += 1
+        return root * solve_positive(gain, weight * (scale * root)), pooled.share
+    gain = (pooled.means * (scale * counts)).T @ weight
+    gain.flat[::len(gain) + 1] += 1
+    return np.linalg.solve(gain.T, weight.T).T * (scale * counts), pooled.share
+
+
+def ridge_scale(pooled: PooledCovariance, e: float) -> float:
+    """V of `ridge` is this times the means whitened by S_e."""
+    return (1 - e) / max(pooled.freedom, 1)
 
 
 @dataclass(frozen=True)
@@ -120,5 +131,6 @@ def solve(kind: str, pooled: PooledCovariance, transform: FeatureTransform) -> H
     weight, bias = KINDS[kind].solve(pooled)
     reference = pooled.centre.astype(np.float32)
     bias = bias + weight @ (reference - pooled.centre)
+    shrinkage = pooled.shrinkage if KINDS[kind].second_moment else None
     return Head(kind, pooled.labels, weight.astype(np.float32), bias.astype(np.float32), reference, transform,
-                KINDS[kind].normalised)
+                KINDS[kind].normalised, shrinkage=shrinkage)

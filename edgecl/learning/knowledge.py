@@ -4,16 +4,18 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, field, replace
-from itertools import groupby, islice, takewhile
+from itertools import groupby, repeat, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
 from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
+from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
-from edgecl.exemplars.stored import StoredSample, file_bytes, row_bytes
+from edgecl.exemplars.stored import StoredSample, file_bytes
+from edgecl.exemplars.tally import Tally
 from edgecl.heads import unknown
 from edgecl.heads.calibration import Trial, class_weights
 from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgecl.exemplars.origin import Origin
     from edgecl.exemplars.pseudo_samples import ClassGaussians
     from edgecl.heads.head import Head, Novelty
     from edgecl.statistics.covariance import PooledCovariance
@@ -74,7 +77,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._inputs: tuple[list[StoredSample], int, int] = (self.stored, 0, 0)  # the first so many, and bytes of these
+        self._tally = Tally()
 
     @property
     def plain(self) -> ClassStatistics:
@@ -110,18 +113,14 @@ class Knowledge:
     @property
     def all_fit(self) -> bool:
         """Whether the buffer has room for all stored samples as they were learned."""
-        rows, counted, size = self._inputs
-        if rows is not self.stored or counted > len(rows):
-            counted = size = 0
-        size += sum(len(row.input) for row in islice(self.stored, counted, None))
-        self._inputs = self.stored, len(self.stored), size
-        each = row_bytes(self.buffer.codec.feature, self.transforms[0].source)
-        return len(self.stored) * each + size <= self.buffer.limit - self.names.frame
+        size = self._tally.bytes(self.stored, self.buffer, self.transforms[0].source)
+        return size <= self.buffer.limit - self.names.frame
 
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
-            inputs: Sequence[bytes] | None = None) -> None:
+            inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None) -> None:
         """Learn features [n, d] of one class, as the codec keeps them: what is stored is what was learned. inputs: the
-        encoded samples, where the codec keeps them. Raises BadInput, see `check_features`; then nothing has changed."""
+        encoded samples, if the codec keeps them; origins: of `edgecl.exemplars.origin.origins_of`. Raises BadInput, see
+        `check_features`; then nothing has changed."""
         check_features(label, features)
         codec = self.buffer.codec.feature
         features = codec.decode(codec.encode(features))
@@ -138,9 +137,9 @@ class Knowledge:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
         spare = near_duplicates(transformed[self.transforms[0]], self.plain.spread(transformed[self.transforms[0]]))
-        self.stored += map(StoredSample._make, zip(
-            [None] * len(keys), [None] * len(keys), [label] * len(keys), keys, features,
-            inputs or [b""] * len(keys), spare.tolist(), [""] * len(keys), [False] * len(keys), [False] * len(keys)))
+        self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
+                        for key, feature, data, near, (origin, tick) in zip(
+                            keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]
 
     def shown_to_backbone(self, label: str) -> bool:
         """Whether a backbone may have been tuned on samples of a class: on one that is stored, or on one that is not

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BudgetError, StateError
+from edgecl.exemplars.origin import NOWHERE
 from edgecl.learning.knowledge import ON
 from edgecl.rounds import gate
 from edgecl.state.generations import Rewrite
@@ -84,7 +85,7 @@ def take_in(repository: Repository, candidate: Candidate, bounds: gate.Bounds) -
         if all(check.passed for check in checks):
             change = Rewrite("round", {**detail, "checks": [list(check[:2]) for check in checks]},
                              backbone=candidate.model, parts=candidate.parts,
-                             moved=[row._replace(input=b"") for row in after.stored
+                             moved=[row._replace(input=b"", origin=NOWHERE, tick=0) for row in after.stored
                                     if row.id is not None and now.gaussians is None])
             try:
                 generation = repository.commit(after, change, judgement=new)

@@ -42,11 +42,15 @@ class Client:
     def __init__(self, path: Path, timeout: float = ANSWER_SECONDS) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(timeout)
+        self._received = bytearray()    # and not used yet
         try:
             with short(path) as name:
                 self._socket.connect(name)
         except PermissionError as error:
             self._socket.close()
+            if not os.access(path.parent, os.X_OK):     # whether a daemon listens there can't be told
+                raise StateError(f"this user may not look into {path.parent}",
+                                 "run it as the user that owns it, or give the rights to it") from error
             raise StateError(f"this user may not use {path}", "run it as the daemon's user, or as a member of "
                              "the socket's group") from error
         except (BlockingIOError, TimeoutError) as error:
@@ -65,15 +69,39 @@ class Client:
             with suppress(BrokenPipeError):  # the daemon has closed: its refusal can still be read
                 sent = socket.send_fds(self._socket, [line], [file]) if file is not None else 0
                 self._socket.sendall(line[sent:])
-            answer = bytearray()
-            while not answer.endswith(b"\n"):
-                block = self._socket.recv(1 << 16)
-                if not block or len(answer) > MOST_ANSWER:
+        except OSError as error:
+            raise _silent(error) from error
+        return self.result()
+
+    def result(self) -> Any:
+        """The result in the next line of the daemon. Raises as `ask`."""
+        try:
+            while (end := self._received.find(b"\n")) < 0:
+                if len(self._received) > MOST_ANSWER:
                     raise ConnectionError("the answer was cut off")
-                answer += block
-            return result_of(json.loads(answer))
+                self._received += self._block()
+            line = bytes(self._received[:end])
+            del self._received[:end + 1]
+            return result_of(json.loads(line))
         except (OSError, ValueError) as error:
-            raise StateError(f"the daemon did not answer ({error})", "look at its log, and try again") from error
+            raise _silent(error) from error
+
+    def blocks(self, count: int) -> Iterator[bytes]:
+        """The next `count` bytes of the daemon, in blocks. Raises StateError if it breaks off."""
+        while count:
+            try:
+                block = bytes(self._received[:count]) or self._block()
+            except OSError as error:
+                raise _silent(error) from error
+            self._received = self._received[len(block):] if self._received else bytearray(block[count:])
+            block = block[:count]
+            count -= len(block)
+            yield block
+
+    def _block(self) -> bytes:
+        if not (block := self._socket.recv(1 << 16)):
+            raise ConnectionError("the answer was cut off")
+        return block
 
     def close(self) -> None:
         """Close the socket."""
@@ -84,3 +112,7 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _silent(error: Exception) -> StateError:
+    return StateError(f"the daemon did not answer ({error})", "look at its log, and try again")

@@ -12,8 +12,9 @@ from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
 from edgecl.files.tables import Rule, read
-from edgecl.runtime.protocol import Refused
+from edgecl.runtime.protocol import Refused, encode
 from edgecl.samples import Sample
+from edgecl.state.backup import frozen, tar_bytes, tar_of
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service
@@ -28,7 +29,8 @@ MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one reque
 class Command:
     """A command. call: takes the service, the values and the descriptor of the samples; needs, takes: types of required
     and optional values; writes: changes the state, so that not everybody may; waits: takes long; samples: needs
-    some; vouched: name of the value that says whether the client is the daemon's own user, "" for none."""
+    some; streams: gives the answer in blocks, all that is stored, which not everybody may have; vouched: name of the
+    value that says whether the client is the daemon's own user, "" for none."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
     needs: Mapping[str, Rule] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Command:
     writes: bool = False
     waits: bool = False
     samples: bool = False
+    streams: bool = False
     vouched: str = ""
 
     def check(self, values: dict[str, Any], file: int | None) -> None:
@@ -97,6 +100,14 @@ def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
     return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None])]
 
 
+def _backup(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
+    """A line that says how long the tar is, the tar, and a line that says what was copied."""
+    with frozen(service.path) as state:
+        yield encode({"ok": True, "result": {"size": state.size, "tar_bytes": tar_bytes(state)}})
+        yield from tar_of(state)
+        yield encode({"ok": True, "result": state.copied()._asdict()})
+
+
 def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
     return lambda service, values, file: getattr(service, name)(**values)
 
@@ -106,6 +117,7 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "backup": Command(_backup, streams=True),
     "predict": Command(_predict, waits=True, samples=True),
     "learn": Command(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER}, {"source": TEXT}, writes=True,

@@ -7,7 +7,7 @@ import pwd
 import socket
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, EdgeclError, StateError
@@ -17,7 +17,7 @@ from edgecl.runtime.control_clients import MOST_CLIENTS, bound, closed, requests
 from edgecl.runtime.protocol import MOST_ANSWER, Refused, encode, parse, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
     from edgecl.runtime.service import Service
@@ -44,6 +44,7 @@ class Control:
         self._clients: dict[socket.socket, threading.Thread] = {}
         self._lock, self._stopping = threading.Lock(), False
         self._short, self._long = threading.Lock(), threading.Semaphore(MOST_LONG_COMMANDS)
+        self._stream = threading.Lock()     # one backup at a time
         self._listener = bound(path)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
 
@@ -115,11 +116,12 @@ class Control:
                 with closing(requests(client, self._idle, self._slow)) as received:
                     for line, file in received:
                         try:
-                            answer = self._answer(line, file, uid)
+                            with closing(self._answers(line, file, uid)) as blocks:
+                                for block in blocks:
+                                    client.settimeout(self._slow)
+                                    client.sendall(block)
                         finally:
                             closed(file)
-                        client.settimeout(self._slow)
-                        client.sendall(answer)
                         if self._stopping:
                             break
             except Refused as error:   # the last word to this client
@@ -132,8 +134,9 @@ class Control:
         finally:
             self._disconnect(client)
 
-    def _answer(self, line: bytes, file: int | None, uid: int) -> bytes:
-        """The answer to one request. file: the descriptor that came with it."""
+    def _answers(self, line: bytes, file: int | None, uid: int) -> Generator[bytes, None, None]:
+        """The answer to one request, in blocks. file: the descriptor that came with it."""
+        begun = False
         try:
             with self._short:
                 if len(self._clients) > 1:
@@ -144,22 +147,44 @@ class Control:
                 if command is None:
                     raise Refused("unknown-command", f"no command is called {name[:40]!r}",
                                   f"known are {', '.join(COMMANDS)}")
-                if command.writes and uid not in self._allowed:
-                    raise Refused("forbidden", f"user {uid} may not change this state",
+                if (command.writes or command.streams) and uid not in self._allowed:
+                    what = "copy" if command.streams else "change"
+                    raise Refused("forbidden", f"user {uid} may not {what} this state",
                                   "run it as the daemon's user, or name this user in control_users")
                 command.check(values, file)
                 if command.vouched:
                     values[command.vouched] = uid in (0, os.geteuid())
-                if not command.waits:
-                    return _result(lambda: command.call(self._service, values, file))
-            with self._long:
-                return _result(lambda: command.call(self._service, values, file))
+                if not (command.waits or command.streams):
+                    answer = _result(lambda: command.call(self._service, values, file))
+            if command.streams:
+                with self._alone():
+                    for block in command.call(self._service, values, file):
+                        begun = True
+                        yield block
+                return
+            if command.waits:
+                with self._long:
+                    answer = _result(lambda: command.call(self._service, values, file))
         except EdgeclError as error:
-            return refusal(error)
+            if begun:
+                raise
+            answer = refusal(error)
         except Exception as error:  # of one request: the daemon goes on
+            if begun:
+                raise
             log.exception("a request has failed")
-            return refusal(Refused("internal", f"the daemon has failed at this ({type(error).__name__})",
-                                   "see its log"))
+            answer = refusal(Refused("internal", f"the daemon has failed at this ({type(error).__name__})",
+                                     "see its log"))
+        yield answer
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._stream.acquire(blocking=False):
+            raise Refused("busy", "another client reads a backup", "try again when it has ended")
+        try:
+            yield
+        finally:
+            self._stream.release()
 
 
 def _result(call: Callable[[], Any]) -> bytes:

@@ -51,7 +51,7 @@ def read_part(path: Path, part: str) -> Iterator[Sample]:
     loaded = load_part(path, part)
     for i, data in enumerate(loaded.data):
         session = loaded.sessions[i] if loaded.sessions else ""
-        yield Sample(data, f"{path}[{i}]", session and f"{path}:{loaded.names[i]}:{session}", loaded.names[i])
+        yield Sample(data, str(path), session and f"{path}:{loaded.names[i]}:{session}", loaded.names[i], i, "index")
 
 
 def read_class(path: Path, label: str | None) -> Iterator[Sample]:

@@ -41,8 +41,8 @@ def read_camera(text: str, spec: Spec, label: str | None, clock: Callable[[], fl
         for frame in frames:
             if spec.seconds is not None and clock() - begin >= spec.seconds:
                 return
-            yield frame if isinstance(frame, Refusal) else Sample(frame, f"{stream.text}@{clock() - begin:.2f}s",
-                                                                  stream.text, label)
+            yield frame if isinstance(frame, Refusal) else Sample(frame, stream.text, stream.text, label,
+                                                                  clock() - begin, "s")
 
 
 Frames = Generator["np.ndarray | Refusal", None, None]

@@ -106,7 +106,7 @@ def _vectors(blocks: Iterator[Block | Refusal], stream: Stream, spec: Spec, labe
             begin = float(time) if begin is None else begin
             if spec.seconds is not None and time - begin >= spec.seconds:
                 return
-            yield Sample(row, f"{stream.text}@{time:.3f}s", label=label)
+            yield Sample(row, stream.text, label=label, at=float(time), unit="ms")
 
 
 def _windows(blocks: Iterator[Block | Refusal], stream: Stream, spec: Spec, label: str | None) -> Iterator[Item]:
@@ -127,7 +127,7 @@ def _windows(blocks: Iterator[Block | Refusal], stream: Stream, spec: Spec, labe
             if isinstance(event, Gap):
                 yield from _gap(event, stream)
             else:
-                yield Sample(event.data, f"{stream.text}@{event.start:.2f}s", f"{stream.text}#{event.segment}", label)
+                yield Sample(event.data, stream.text, f"{stream.text}#{event.segment}", label, event.start, "s")
         if spec.seconds is not None and timeline.taken >= spec.seconds - 0.5 / spec.rate:
             return
     if timeline is None:

@@ -15,6 +15,7 @@ from edgecl.state.reader import EXEMPLARS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgecl.exemplars.origin import Origin
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.transaction import Transaction
 
@@ -71,16 +72,20 @@ def replacing_bytes(state: Transaction, replacement: Replacement, journal: int) 
     return sum(pages(_bytes(state, rows)) + PAGE for rows in replacement.parts) + journal + 2 * PAGE
 
 
-def place_of(row: StoredSample) -> tuple[str, int, int]:
-    """Where a sample stands among all."""
-    return row.label, row.key, row.id or 0
+Place = tuple[str, "Origin", int, int]
 
 
-def _as_stored(row: StoredSample) -> tuple[tuple[str, int, int], str, bool, bool, bytes]:
+def place_of(row: StoredSample) -> Place:
+    """Where a sample stands among all: the samples of one origin lie in one file, or in successive ones, so that they
+    share it there."""
+    return row.label, row.origin, row.key, row.id or 0
+
+
+def _as_stored(row: StoredSample) -> tuple[Place, str, bool, bool, bytes]:
     return place_of(row), row.coded, row.trained, row.judges, row.feature.tobytes()
 
 
-def _cut(rows: list[StoredSample], starts: list[tuple[str, int, int]]) -> list[list[StoredSample]]:
+def _cut(rows: list[StoredSample], starts: list[Place]) -> list[list[StoredSample]]:
     """The samples in their order, cut where the files begin; the first takes what comes before it."""
     parts: list[list[StoredSample]] = [[] for _ in range(max(len(starts), 1))]
     for row in sorted(rows, key=place_of):

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError
+from edgecl.files.atomic import give_owner
 from edgecl.settings import format_size
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ RESERVE = "reserved"
 SLACK, SLACK_SHARE = 2 ** 20, 64  # bytes that may be missing from the reserve: at most, and of the quota one in ...
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
-            "edgecl.db": "database", "edgecl.db-journal": "database"}
+            "edgecl.db": "database", "edgecl.db-journal": "database", "edgecl.copy": "database"}
 
 
 def pages(count: int) -> int:
@@ -125,6 +126,7 @@ class Ledger:
         left = self._left() // self.slack * self.slack
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            give_owner(descriptor, self.folder)
             have = os.fstat(descriptor).st_size
             if have > left:
                 os.ftruncate(descriptor, left)

@@ -1,6 +1,7 @@
 """What lies in a state directory, as it is read: settings, generations, files of samples, codecs.
 
     STATE/edgecl.db              the truth: settings, generations, and which files hold the stored samples
+    STATE/edgecl.copy            its rows once more as JSON, which serve if it is damaged
     STATE/learned.log            generations that only added samples, until they move into the database
     STATE/reserved               what the quota has left, kept on the disk
     STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
@@ -16,7 +17,7 @@ b-tree does when it rebalances, `secure_delete` or not (1 of 800 deleted rows, m
 from __future__ import annotations
 
 import json
-import os
+import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,11 +27,13 @@ from edgecl.exemplars.codebook import Codebook
 from edgecl.exemplars.codecs import Float32, Int8
 from edgecl.exemplars.stored import StoredSample, rows_of
 from edgecl.settings import Settings
-from edgecl.state import database
 from edgecl.state.blobs import Blobs
-from edgecl.state.database import DATABASE_FILE, connect, damaged, translated
+from edgecl.state.database import damaged, is_damage, translated
 from edgecl.state.generations import Generation
-from edgecl.state.quota import Ledger, segment_bytes
+from edgecl.state.open_database import OpenDatabase
+from edgecl.state.quota import Ledger, Usage, segment_bytes
+from edgecl.state.rows import COPY_FILE, SENSELESS, Rows
+from edgecl.state.set_aside import SetAside
 from edgecl.state.write_ahead_log import LoggedGeneration, WriteAheadLog
 
 if TYPE_CHECKING:
@@ -51,24 +54,18 @@ class StateReader:
     def __init__(self, path: Path) -> None:
         self.path, self.blobs = path, Blobs(path / "models")
         self.log = WriteAheadLog(path, self.codec)
+        self.set_aside = SetAside(path)
         self.writing = False
-        self._stored: tuple[object, list[Generation]] = (None, [])  # of the database, and what that is true of
-        self._listed: tuple[object, list[Generation]] = (None, [])  # with those of the log
-        self._refreshed: object = None
+        self._taken: Rows | None = None
+        self._listed: tuple[object, list[Generation]] = (None, [])
+        self._parsed: tuple[Rows | None, list[Generation]] = (None, [])
         self._detail_bytes: dict[tuple[int, str | None], int] = {}
         self.books: dict[str, Codebook] = {}
         with translated(path):
-            if not (path / DATABASE_FILE).is_file():
-                raise StateError(f"there is no edgecl state in {path}", "name one with --state, or create it with "
-                                 "`edgecl init`")
-            self.writable = os.access(path, os.W_OK) and os.access(path / DATABASE_FILE, os.W_OK)
-            self.connection = connect(path, "rw" if self.writable else "ro")
+            self.database = OpenDatabase(path)
         try:
-            with translated(path):
-                self.meta = database.read_meta(self.connection, path)
-                self.settings = self._settings()
-                if self.writable and self.query("PRAGMA quick_check(1)") != [("ok",)]:
-                    raise damaged(path, "its pages contradict each other")
+            self.refresh()
+            self.settings = self._settings()
         except BaseException:
             self.close()
             raise
@@ -80,9 +77,26 @@ class StateReader:
         except (TypeError, BadInput) as error:
             raise damaged(self.path, "its settings can't be read") from error
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection to the database, or to its rows in memory."""
+        return self.database.connection
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write the state."""
+        return self.database.writable
+
+    @property
+    def found(self) -> list[str]:
+        """Damage that opening has found, one line each."""
+        if self.database.damage is None:
+            return []
+        return [f"{self.database.path} can't be used: {self.database.damage}; {COPY_FILE} serves in its place"]
+
     def close(self) -> None:
         """Close the database; the store must not be used afterwards."""
-        self.connection.close()
+        self.database.close()
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a statement. Raises StateError, BudgetError."""
@@ -94,58 +108,61 @@ class StateReader:
         """A read transaction: files that are named now stay until it ends."""
         outermost = not self.connection.in_transaction
         if outermost:
-            self.query("BEGIN")
+            self.begin()
         try:
             yield
         finally:
             if outermost and self.connection.in_transaction:
                 self.query("ROLLBACK")
 
+    def begin(self, how: str = "") -> None:
+        """Begin a transaction on the newest intact rows, wherever they are. Raises StateError, BudgetError."""
+        with translated(self.path):
+            if self.database.moved():
+                self._open_again()
+            self.database.begin(how)
+            try:
+                self._take(self.database.read())
+            except (sqlite3.Error, *SENSELESS) as error:
+                if not is_damage(error):
+                    raise
+                self._open_again()      # the file was damaged meanwhile
+                self.database.begin(how)
+                self._take(self.database.read())
+
+    def _open_again(self) -> None:
+        self.database.close()
+        self.database.open()
+        self.books.clear()
+
+    def _take(self, rows: Rows) -> None:
+        if rows is not self._taken:
+            self._taken, self.meta = rows, rows.parsed_meta()
+
     def refresh(self) -> None:
         """Read again what another process may have set."""
-        version = self.database_version
-        if self._refreshed != version:
+        if self.connection.in_transaction:
             with translated(self.path):
-                self.meta = database.read_meta(self.connection, self.path)
-            self._refreshed = version
-
-    @property
-    def database_version(self) -> object:
-        """What changes whenever the rows of the database do, except by a rollback: see `forget_rows`."""
-        return self.query("PRAGMA data_version"), self.connection.total_changes
-
-    def forget_rows(self) -> None:
-        """Read the rows again when they are asked for: a transaction that had changed them was rolled back."""
-        self._stored = self._listed = None, []
-        self._refreshed = None
+                self._take(self.database.read())
+        else:
+            with self.reading():
+                pass
 
     def generations(self) -> list[Generation]:
         """The history, the oldest generation first, as a list that is not to be changed. Raises StateError if it is
         damaged."""
-        with self.reading():
-            entries = self.logged()
-            key = self.database_version, self.log.version
-            if self._listed[0] != key:
-                stored = self._stored_generations()
-                logged = [entry.generation for entry in entries]
+        with self.reading(), translated(self.path):
+            entries, rows = self.logged(), self.database.read()
+            key = id(rows), self.log.version
+            if self._parsed[0] is not rows or self._listed[0] != key:
+                if self._parsed[0] is not rows:
+                    self._parsed = rows, rows.parsed_generations()
+                stored, logged = self._parsed[1], [entry.generation for entry in entries]
                 backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
                 self._listed = key, sorted([*stored, *(
                     g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
                     key=lambda g: g.id)
             return self._listed[1]
-
-    def _stored_generations(self) -> list[Generation]:
-        """Those of the database. Raises StateError if they are damaged."""
-        version = self.database_version
-        if self._stored[0] != version:
-            try:
-                self._stored = version, [
-                    Generation(row[0], row[1], row[2], json.loads(row[3]), row[4], row[5], row[6], bool(row[7]),
-                               bool(row[8]))
-                    for row in self.query("SELECT * FROM generations ORDER BY id")]
-            except ValueError as error:
-                raise damaged(self.path, "its history can't be read") from error
-        return self._stored[1]
 
     def detail_bytes(self, g: Generation) -> int:
         """Bytes of a logged generation's detail as the database will hold it."""
@@ -310,8 +327,12 @@ class StateReader:
 
     def used_bytes(self) -> int:
         """Bytes of the whole directory, counted in pages; what is only reserved does not count."""
+        return self.usage().total
+
+    def usage(self) -> Usage:
+        """The same by what they are for. Raises StateError if the directory is gone."""
         with translated(self.path):
-            return self.ledger.usage().total
+            return self.ledger.usage()
 
 
 def _moved(row: StoredSample, after: StoredSample) -> StoredSample:

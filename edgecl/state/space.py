@@ -129,7 +129,8 @@ def _database_bytes(state: Transaction) -> tuple[int, int]:
         if rows := moved_rows(state):
             for g in rows:
                 insert_generation(copy, g)
-            copy.execute("INSERT INTO files VALUES (?, ?, ?)", (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
+            copy.execute("INSERT INTO files (name, oldest, newest) VALUES (?, ?, ?)",
+                         (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
         length, free = (copy.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count"))
         if free < WORTH_VACUUM:
             return length * PAGE, length * PAGE

@@ -17,11 +17,13 @@ from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.files.atomic import sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
-from edgecl.state.database import DATABASE_FILE, connect, in_words, translated
+from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.state.recovery import bring_over, rebuild
+from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
 from edgecl.state.transaction import KEPT_HEADS, SMALL_CHANGE, Transaction
 from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MOST_LOGGED = 128     # generations in the log: all of it is read when a state is opened
+REBUILDS = 3          # of a damaged database in a row, before its disk counts as broken
 ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
 
@@ -62,10 +65,9 @@ class Store(Transaction):
                 (making / "models").mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
                 write_atomically(making / LOG_FILE, first_record(epoch))
-                connection.executescript(database.SCHEMA)
-                connection.executemany("INSERT INTO meta VALUES (?, ?)", [
-                    (key, json.dumps(value)) for key, value in
-                    {"format": database.FORMAT, "epoch": epoch, **meta}.items()])
+                values = {"format": FORMAT, "epoch": epoch, **meta}
+                rows = Rows({key: json.dumps(value) for key, value in values.items()}, [], [], 0)
+                write_rows(connection, rows.sealed())
                 connection.close()
                 store = cls(making)
                 with store.exclusive():
@@ -84,19 +86,16 @@ class Store(Transaction):
         for another process. Raises StateError if the state is read-only, or in use for longer."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
-        with translated(self.path):
-            self.connection.execute(f"PRAGMA busy_timeout = {patience}")
-            try:
-                self.begin()
-            finally:
-                self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+        self.begin_writing(patience)
+        self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
         self.writing, self._appended, tidy = True, False, False
         try:
-            self.refresh()
             self.start_log()
             self.sweep()
+            bring_over(self)
             yield
-            tidy = self._appended and len(self.logged()) < MOST_LOGGED and not compaction.erasing(self)
+            tidy = (self._appended and len(self.logged()) < MOST_LOGGED and not compaction.erasing(self)
+                    and not self.database.stale)
         except (sqlite3.Error, OSError) as error:
             raise in_words(error, self.path) from error
         finally:
@@ -116,6 +115,27 @@ class Store(Transaction):
         if compaction.erasing(self):
             raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                              "free some space; the next edgecl command erases them")
+
+    def begin_writing(self, patience: int) -> None:
+        """Begin a change of the database, which is built again first if it is damaged. patience: milliseconds to wait
+        for another process. Raises StateError, BudgetError."""
+        with translated(self.path):
+            for _ in range(REBUILDS):
+                if self.database.damage is not None:
+                    rebuild(self, patience)
+                self.connection.execute(f"PRAGMA busy_timeout = {patience}")
+                try:
+                    self.begin("IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if "readonly" not in str(error) or not os.access(self.database.path, os.W_OK):
+                        raise
+                    self.database.close()   # a flipped bit in its header says that a later SQLite has written it
+                    self.database.serve_from_memory(f"it can't be written ({error})")
+                if self.database.damage is None:
+                    return
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+            raise damaged(self.path, self.database.damage or "")
 
     def fits(self, change: Append | Rewrite) -> bool:
         """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
@@ -146,8 +166,7 @@ class Store(Transaction):
         """Delete, in a transaction of its own, the samples that are not `kept` and that no rollback needs, as far as
         the disk and other processes allow: those that stay are deleted later, and make no difference."""
         with suppress(sqlite3.Error, OSError, EdgeclError):
-            self.connection.execute("PRAGMA busy_timeout = 0")  # until `tidy`
-            self.begin()
+            self.begin_writing(0)   # until `tidy`
             compaction.compact(self, kept)
 
     def tidy(self, patience: int) -> None:
@@ -156,19 +175,21 @@ class Store(Transaction):
 
         If another process is writing for longer than `patience` milliseconds, it is left to that one.
         """
-        run = self.connection.execute
         with suppress(sqlite3.Error, OSError, EdgeclError):
             self.roll_back()
-            run(f"PRAGMA busy_timeout = {patience}")
-            self.begin()
+            self.begin_writing(patience)
             self.start_log()
             self.sweep()
+            bring_over(self)
+            if self.database.stale:
+                self.ledger.release(SMALL_CHANGE)
+                self.write_copy()
             hot, marked = (self.path / f"{DATABASE_FILE}-journal").exists(), compaction.erasing(self)
             gone = marked or self.query("SELECT 1 FROM generations WHERE undone = 1")
             if hot or gone:
                 self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
             if hot:  # of a kill before it counted: a write lets SQLite delete it
-                run("PRAGMA user_version = 0")
+                self.connection.execute("PRAGMA user_version = 0")
                 self.step()
             if gone:
                 self._erase(marked)
@@ -180,7 +201,7 @@ class Store(Transaction):
             self.ledger.hold()
         with suppress(sqlite3.Error):
             self.roll_back()
-            run(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+            self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
 
     def _erase(self, marked: list[Generation]) -> None:
         """Delete the samples of generations that were rolled back, and of the classes that those `marked` have

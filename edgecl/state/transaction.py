@@ -6,19 +6,24 @@ no name in the database is ever without its file, whenever a change is interrupt
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from edgecl.errors import StateError
+from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
+from edgecl.files.atomic import give_owner
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
+from edgecl.state.rows import COPY_FILE, copy_of
 
 if TYPE_CHECKING:
     import sqlite3
 
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
+    from edgecl.state.rows import Rows
 
 KEPT_HEADS = 8             # each makes a generation restorable
 SMALL_CHANGE = 8 * PAGE    # bytes that small writes to the database take
@@ -59,9 +64,10 @@ class Transaction(StateReader):
         """Write a file, and name it. oldest, newest: the generations in it. Raises OSError."""
         self.name_file(self.blobs.write(blob, kind), oldest, oldest if newest is None else newest)
 
-    def name_file(self, name: str, oldest: int, newest: int) -> None:
-        """Name a file that is written."""
-        self.connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (name, oldest, newest))
+    def name_file(self, name: str, oldest: int, newest: int, origin: str | None = None) -> None:
+        """Name a file that is written. origin: the board whose knowledge it holds, None for this one's own."""
+        self.connection.execute("INSERT OR REPLACE INTO files (name, oldest, newest, origin) VALUES (?, ?, ?, ?)",
+                                (name, oldest, newest, origin))
 
     def add_codebook(self, blob: bytes, classes: int) -> None:
         """Write the codebook that codes exemplars from now on, and name it. Raises OSError."""
@@ -81,39 +87,49 @@ class Transaction(StateReader):
             self.set_meta("codebooks", kept)
             self.step()
 
-    _unchanged = 0              # number of changes of the connection when its transaction began
-    _swept: object = None       # what there was when files were swept
-
-    def begin(self) -> None:
-        """Begin a transaction that may write. Raises sqlite3.Error."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        self._unchanged = self.connection.total_changes
+    _swept: tuple[Rows | None, object] = None, None    # the rows and the files when these were swept
 
     def commit_rows(self) -> None:
-        """Commit what was changed in the database. The only place that does. Raises sqlite3.Error."""
-        self.connection.execute("COMMIT")
-        self._unchanged = self.connection.total_changes
+        """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
+        if self.database.commit():
+            self._take(self.database.rows)
+            self.write_copy()
 
     def roll_back(self) -> None:
-        """Undo what was changed since the last commit, if anything was. Raises sqlite3.Error."""
+        """End the transaction, if one is open, without what it has changed. Raises sqlite3.Error."""
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
-            if self.connection.total_changes != self._unchanged:
-                self.forget_rows()
+
+    def write_copy(self) -> None:
+        """Write edgecl.copy. It is not synced: the database has been. If the quota or the disk has no room for it,
+        there is none until there is room again: an old one may name what was forgotten."""
+        path, content = self.path / COPY_FILE, copy_of(self.database.rows)
+        try:
+            there = path.lstat().st_size if path.exists() else 0
+            self.ledger.ask(max(pages(len(content)) - pages(there), 0), COPY_FILE)
+            with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+                give_owner(file.fileno(), self.path)
+                file.write(content)
+                file.truncate()
+            self.database.stale = False
+        except (OSError, BudgetError):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def step(self, vacuum: bool = False) -> None:
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
         Raises StateError if another process came in between."""
-        run, before = self.connection.execute, self.query("PRAGMA data_version")
+        connection, before = self.connection, self.query("PRAGMA data_version")
         epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
         log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         self.commit_rows()
         if vacuum:
             self.ledger.ask(self.journal_bytes(), "packing the database")
-            run("VACUUM")
-        self.begin()
-        if self.query("PRAGMA data_version") != before or (self.logged() if log is None else self.log.version != log):
+            connection.execute("VACUUM")
+        self.begin("IMMEDIATE")
+        if (self.connection is not connection or self.query("PRAGMA data_version") != before
+                or (self.logged() if log is None else self.log.version != log)):
             raise StateError(f"{self.path} was changed by another edgecl process", "try again")
         self.start_log()
         self.sweep()
@@ -127,7 +143,8 @@ class Transaction(StateReader):
 
     def sweep(self) -> None:
         """Delete every file that no row and no generation of the log names. Raises OSError."""
-        if self._swept == (self.database_version, self.blobs.version):
+        rows = self.database.read()
+        if self._swept[0] is rows and self._swept[1] == self.blobs.version:
             return
         named = {name for row in self.query(
             "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
@@ -136,7 +153,7 @@ class Transaction(StateReader):
                   for name, _ in json.loads(value)}
         heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
         self.blobs.sweep(named | set(heads[-KEPT_HEADS:]))
-        self._swept = self.database_version, self.blobs.version
+        self._swept = rows, self.blobs.version
 
 
 def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:

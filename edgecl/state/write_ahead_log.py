@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.exemplars.stored import HEADER, MAGIC, Record, StoredSample, pack, unpack
+from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, pack, unpack
 from edgecl.files.atomic import write_atomically
 from edgecl.state.generations import Generation
 
@@ -127,6 +128,13 @@ class WriteAheadLog:
                 os.ftruncate(file.fileno(), self._end)
                 raise
 
+    def whole(self) -> bytes:
+        """What lies on the disk up to the end of the last whole record. Raises OSError."""
+        self._read()
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            return file.read(self._end)
+        return b""
+
     def trim(self) -> None:
         """Cut off what lies behind the last whole record, and sync. Raises OSError."""
         self._read()
@@ -144,7 +152,7 @@ def _is_damage(tail: bytes) -> bool:
     if len(tail) < HEADER.size or not any(tail):
         return False
     magic, text, body, _, _ = HEADER.unpack_from(tail)
-    return bool(magic != MAGIC or len(tail) >= HEADER.size + text + body)
+    return bool(magic not in (OLD_MAGIC, MAGIC) or len(tail) >= HEADER.size + text + body)
 
 
 def new_epoch() -> str:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.errors import BadInput, StateError
-from edgecl.statistics.covariance import PooledCovariance
+from edgecl.statistics.covariance import PooledCovariance, clipped, updated
+from edgecl.statistics.rounding import ERROR_AT_REST, dither, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-UPDATE_BLOCK = 256  # samples per symmetric update of G: 16 times as fast as one at a time
-MAX_FEATURE = 1e15  # sums of squares are stored as float32, up to 3e38
+    Rows = NDArray[np.float64]
+
+UPDATE_BLOCK = 256      # samples per symmetric update of the scatter: 16 times as fast as one at a time
+MAX_FEATURE = 1e15      # sums of squares are stored as float32, up to 3e38
+ERROR_OF_SUMS = 2.0 ** -50  # of a float64 sum, relative to the largest value that it had
 
 
 def check_features(label: str, h: NDArray[np.float32]) -> None:
@@ -26,11 +30,12 @@ def check_features(label: str, h: NDArray[np.float32]) -> None:
 
 
 class ClassStatistics:
-    """Per class n_c and Q_c = sum (h - r), shared G = sum (h - r)(h - r)^T, about a fixed reference r.
+    """Per class n_c and Q_c = sum (h - r) about a fixed reference r, and the scatter W = sum (h - mu_c)(h - mu_c)^T
+    within all classes.
 
-    Accumulates in float64; stored (`to_arrays`), sums and the packed triangle of G are float32. The reference only
-    protects precision: results do not depend on it. `second_moment=False` keeps no G (for nearest-mean heads only).
-    residual: degrees of freedom that approximately forgotten classes left in G; diagonal: float64 [d] if G was stored
+    Accumulates in float64; stored (`to_arrays`), sums and the packed triangle of W are float32. The reference only
+    protects the precision of the means. `second_moment=False` keeps no W (for nearest-mean heads only).
+    residual: degrees of freedom that approximately forgotten classes left in W; diagonal: float64 [d] if W was stored
     as a diagonal plus a low rank, so that single samples can no longer be subtracted from it, else None.
     """
 
@@ -40,7 +45,8 @@ class ClassStatistics:
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.residual = 0
         self.diagonal: NDArray[np.float64] | None = None
-        self._moment = np.zeros((self.dimension, self.dimension)) if second_moment else None
+        self._within = np.zeros((self.dimension, self.dimension)) if second_moment else None
+        self._error = np.zeros(self.dimension)      # standard deviation of the rounding in the diagonal of W
         self._waiting = np.zeros((0, self.dimension))
 
     @property
@@ -59,89 +65,96 @@ class ClassStatistics:
         return sum(self.counts.values())
 
     @property
+    def degrees_of_freedom(self) -> int:
+        """N - C, plus those that forgotten classes left."""
+        return self.total - len(self.counts) + self.residual
+
+    @property
     def moment(self) -> NDArray[np.float64] | None:
-        """G float64 [d, d] about the reference, or None. Samples are added in blocks of UPDATE_BLOCK in their order of
-        arrival, no matter when G is read: the same samples give the same bits."""
-        if self._moment is None or not len(self._waiting):
-            return self._moment
-        product: NDArray[np.float64] = self._waiting.T @ self._waiting
-        return np.add(self._moment, product, out=product)
+        """G = sum (h - r)(h - r)^T, float64 [d, d], or None if no second moment is kept."""
+        return None if self._within is None else updated(self.scatter(), [self._weighted_means()])
+
+    def scatter(self) -> NDArray[np.float64]:
+        """W float64 [d, d], not to be changed. Samples are added in blocks of UPDATE_BLOCK, no matter when W is read:
+        the same calls of `add` give the same bits."""
+        assert self._within is not None
+        return updated(self._within, [self._waiting]) if len(self._waiting) else self._within
 
     def mean(self, label: str) -> NDArray[np.float64]:
         """The mean of a class, float64 [d]."""
         return self.reference + self.sums[label] / self.counts[label]
 
     def spread(self, h: NDArray[np.float32]) -> float:
-        """The mean squared distance between two samples of a class; between two of `h` [n, d] if no G is kept."""
+        """The mean squared distance between two samples of a class; between two of `h` [n, d] if no W is kept."""
         freedom = self.degrees_of_freedom
-        if self._moment is None or freedom < 1:
+        if self._within is None or freedom < 1:
             return 2 * float(h.var(0, dtype=np.float64).sum())
-        between = sum(float(q @ q) / self.counts[label] for label, q in self.sums.items())
-        total = float(np.trace(self._moment)) + float(np.vdot(self._waiting, self._waiting))
-        return 2 * max(total - between, 0.0) / freedom
+        return 2 * max(float(self._variances().sum()), 0.0) / freedom
 
     def add(self, label: str, h: NDArray[np.float32]) -> None:
         """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput as `check_features` does."""
         check_features(label, h)
         rows = self._centred(h)
-        total = rows.sum(0)
-        self.counts[label] = self.counts.get(label, 0) + len(rows)
-        self.sums[label] = self.sums[label] + total if label in self.sums else total
-        if self._moment is not None:
-            waiting = np.concatenate([self._waiting, rows])
+        if not len(rows):
+            return
+        n, total = self.counts.get(label, 0), rows.sum(0)
+        if self._within is not None:
+            waiting = np.concatenate([self._waiting, _apart(rows, self.sums[label] / n if n else None, n)])
             for start in range(0, len(waiting) - UPDATE_BLOCK + 1, UPDATE_BLOCK):
-                block = waiting[start:start + UPDATE_BLOCK]
-                self._moment += block.T @ block
+                updated(self._within, [waiting[start:start + UPDATE_BLOCK]], out=self._within)
             self._waiting = waiting[len(waiting) - len(waiting) % UPDATE_BLOCK:].copy()
+        self.counts[label] = n + len(rows)
+        self.sums[label] = self.sums[label] + total if n else total
 
     def remove(self, label: str, h: NDArray[np.float32]) -> None:
-        """Remove samples h [n, d] of one class exactly. A class disappears with its last sample.
+        """Remove samples h [n, d] of one class, exactly but for rounding (`rounding`). A class disappears with its last
+        sample.
 
-        Raises StateError if the class has fewer samples, or if G was stored as a diagonal plus a low rank.
+        Raises StateError if the class has fewer samples, or if W was stored as a diagonal plus a low rank.
         """
         rows = self._centred(h)
         left = self.counts.get(label, 0) - len(rows)
         if left < 0 or self.diagonal is not None:
             raise StateError(f"{len(rows)} of {left + len(rows)} samples of class {label!r} can't be removed",
                              "remove only samples that the statistics still contain exactly")
+        if not len(rows):
+            return
         if left:
             self.counts[label], self.sums[label] = left, self.sums[label] - rows.sum(0)
         else:
             del self.counts[label], self.sums[label]
-        if self._moment is not None:
-            self._moment -= rows.T @ rows
+        if self._within is not None:
+            self._error = np.hypot(self._error, ERROR_OF_SUMS * self._variances())
+            apart = _apart(rows, self.sums[label] / left if left else None, left)
+            updated(self._within, [], [apart], out=self._within)
 
     def without(self, label: str, samples: NDArray[np.float32] | None = None) -> ClassStatistics:
         """A copy without one class.
 
-        Exact if `samples` [n_c, d] are all samples of the class; otherwise its mean is removed from G exactly, and its
-        scatter about the mean remains part of the shared scatter, as `residual` degrees of freedom.
+        Exact but for rounding if `samples` [n_c, d] are all samples of the class; otherwise its mean is gone, and its
+        scatter about the mean remains part of W, as `residual` degrees of freedom.
         """
         left = self.copy()
         if samples is not None and self.diagonal is None:
             left.remove(label, samples)
             return left
-        n, q = left.counts.pop(label), left.sums.pop(label)
-        if left._moment is not None:
-            left._moment -= np.outer(q, q / n)
-            left.residual += n - 1
+        n, _ = left.counts.pop(label), left.sums.pop(label)
+        left.residual += n - 1 if left._within is not None else 0
         return left
 
     def affine(self, weight: NDArray[np.float64], shifts: Mapping[str, NDArray[np.float64]],
                noise: NDArray[np.float64]) -> ClassStatistics:
         """The statistics of A h + b_c + noise, about their mean. weight: A [d', d]; shifts: b_c [d'] for each class;
-        noise: its covariance within classes [d', d']. An approximate G stays approximate."""
+        noise: its covariance within classes [d', d']. An approximate W stays approximate."""
         means = {label: weight @ self.mean(label) + shifts[label] for label in self.counts}
         total: NDArray[np.float64] = sum((n * means[label] for label, n in self.counts.items()), np.zeros(len(weight)))
-        image = ClassStatistics(total / max(self.total, 1), self._moment is not None)
+        image = ClassStatistics(total / max(self.total, 1), self._within is not None)
         image.counts, image.residual = dict(self.counts), self.residual
         image.sums = {label: n * (means[label] - image.reference) for label, n in self.counts.items()}
-        if image._moment is not None and self.degrees_of_freedom > 0:  # else the scatter is only rounding
+        if image._within is not None and self.degrees_of_freedom > 0:  # else the scatter is only rounding
             scatter = weight @ self.scatter() @ weight.T
-            image._moment += (scatter + scatter.T) / 2 + self.degrees_of_freedom * noise
-        if image._moment is not None:
-            rows = image._weighted_means()
-            image._moment += rows.T @ rows
+            image._within += (scatter + scatter.T) / 2 + self.degrees_of_freedom * noise
+            image._error = weight ** 2 @ self._error
         image.diagonal = None if self.diagonal is None else np.zeros(len(weight))
         return image
 
@@ -157,19 +170,22 @@ class ClassStatistics:
 
         Raises StateError if the dimensions differ, or if only one of the two keeps a second moment.
         """
-        if self.dimension != other.dimension or (self._moment is None) != (other._moment is None):
+        if self.dimension != other.dimension or (self._within is None) != (other._within is None):
             raise StateError(f"statistics of {self.dimension} and {other.dimension} dimensions can't be merged",
                              "merge states that were created with the same backbone, quota and head")
         shift = other.reference.astype(np.float64) - self.reference
+        apart = []
         for label, n in other.counts.items():
-            self.counts[label] = self.counts.get(label, 0) + n
-            moved = other.sums[label] + n * shift
-            self.sums[label] = self.sums[label] + moved if label in self.sums else moved
-        theirs = other.moment
-        if self._moment is not None and theirs is not None:
-            q = sum(other.sums.values(), np.zeros(self.dimension))
-            cross = np.outer(q, shift)
-            self._moment += theirs + cross + cross.T + other.total * np.outer(shift, shift)
+            moved, mine = other.sums[label] + n * shift, self.counts.get(label, 0)
+            if mine:
+                apart.append(np.sqrt(mine * n / (mine + n)) * (moved / n - self.sums[label] / mine))
+            self.counts[label] = mine + n
+            self.sums[label] = self.sums[label] + moved if mine else moved
+        if self._within is not None and other._within is not None:
+            self._within += other._within
+            between = [np.array(apart)] if apart else []
+            updated(self._within, [rows for rows in (other._waiting, *between) if len(rows)], out=self._within)
+            self._error = np.hypot(self._error, other._error)
         self.residual += other.residual
         if other.diagonal is not None:
             self.diagonal = other.diagonal + (0 if self.diagonal is None else self.diagonal)
@@ -179,45 +195,69 @@ class ClassStatistics:
         twin = ClassStatistics(self.reference, second_moment=False)
         twin.counts, twin.residual, twin.diagonal = dict(self.counts), self.residual, self.diagonal
         twin.sums = dict(self.sums)  # sums are replaced, never changed in place
-        moment = self.moment
-        twin._moment = moment.copy() if moment is self._moment and moment is not None else moment
+        if self._within is not None:
+            scatter = self.scatter()
+            twin._within = scatter.copy() if scatter is self._within else scatter
+        twin._error = self._error.copy()
         return twin
+
+    def rounding(self) -> float:
+        """How far rounding may have moved W: the largest standard deviation of a variance relative to it, over all
+        directions of the covariance as heads use it; infinite if W is not even positive there. What was subtracted
+        drowns what is left if that is not small. Also makes W positive semidefinite, within rounding."""
+        if self._within is None or self.degrees_of_freedom < 1:
+            return 0.0
+        pooled = self.pooled()
+        e = pooled.shrinkage
+        values, vectors = np.linalg.eigh(pooled.second())
+        error = self._error / self.degrees_of_freedom @ vectors ** 2
+        seen = (1 - e) * values + pooled.sphere(e)
+        if values[0] < -ERROR_AT_REST * max(values[-1], 0.0) and self.diagonal is None:
+            self._within, self._waiting = clipped(values, vectors), self._waiting[:0]
+            self._within *= self.degrees_of_freedom
+        return float((error / seen).max()) if seen[0] > 0 else float("inf")
+
+    def replace_scatter(self, scatter: NDArray[np.float64]) -> None:
+        """Take another estimate of W [d, d] for the one that is there."""
+        self._within, self._waiting, self.diagonal = scatter, self._waiting[:0], None
+        self._error = np.zeros(self.dimension)
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> PooledCovariance:
         """The means and covariance that heads are solved from, as if `held` (class -> h [n, d]) had never been added.
 
-        If G is approximate, the scatter of `held` can't be subtracted from it and remains.
+        If W is approximate, the scatter of `held` can't be subtracted from it and remains.
         """
-        rows = {label: self._centred(h) for label, h in (held or {}).items()}
-        labels = self.labels
-        counts = np.array([self.counts[c] - len(rows.get(c, ())) for c in labels], np.float64)
-        means = np.stack([self.sums[c] - rows[c].sum(0) if c in rows else self.sums[c] for c in labels])
-        means /= counts[:, None]
+        labels, total = self.labels, self.total
+        counts = np.array([self.counts[c] for c in labels], np.float64)
+        sums = np.stack([self.sums[c] for c in labels])
+        removed = [np.zeros((0, self.dimension))]
+        for place, label in enumerate(labels):
+            if held and len(held.get(label, ())):
+                rows = self._centred(held[label])
+                counts[place] -= len(rows)
+                sums[place] -= rows.sum(0)
+                total -= len(rows)
+                if self._within is not None:
+                    mean = sums[place] / counts[place] if counts[place] else None
+                    removed.append(_apart(rows, mean, int(counts[place])))
+        means = np.divide(sums, counts[:, None], out=sums)
         mean = counts @ means / counts.sum()
-        freedom = int(counts.sum()) - len(labels) + self.residual
+        means -= mean
+        freedom = total - len(labels) + self.residual
         covariance: NDArray[np.float64] | None = None
-        if self._moment is not None and freedom < 1:
-            covariance = np.zeros_like(self._moment)
-        elif self._moment is not None and self.diagonal is not None:
+        if self._within is not None and freedom < 1:
+            covariance = np.zeros_like(self._within)
+        elif self._within is not None and self.diagonal is not None:
             covariance = self.scatter() / self.degrees_of_freedom
-        elif self._moment is not None:
-            covariance = self._scatter(np.sqrt(counts)[:, None] * means, *rows.values()) / freedom
-        return PooledCovariance(tuple(labels), counts, self.reference + mean, means - mean, covariance, freedom)
+        elif self._within is not None:
+            covariance = updated(self._within, [self._waiting], [np.concatenate(removed)])
+            covariance /= freedom
+        return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom)
 
-    @property
-    def degrees_of_freedom(self) -> int:
-        """N - C, plus those that forgotten classes left."""
-        return self.total - len(self.counts) + self.residual
-
-    def scatter(self) -> NDArray[np.float64]:
-        """G about the class means: the scatter within classes, float64 [d, d]."""
-        return self._scatter(self._weighted_means())
-
-    def _scatter(self, *rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """G - R^T R of rows R [n, d] about the reference."""
-        every = np.concatenate(rows)
-        product: NDArray[np.float64] = every.T @ every
-        return np.subtract(self.moment, product, out=product)  # type: ignore[arg-type]
+    def _variances(self) -> NDArray[np.float64]:
+        """The diagonal of W, float64 [d]."""
+        assert self._within is not None
+        return np.diag(self._within) + np.einsum("nd,nd->d", self._waiting, self._waiting)
 
     def _weighted_means(self) -> NDArray[np.float64]:
         """Each class mean times the square root of its count, float64 [C, d]."""
@@ -227,51 +267,73 @@ class ClassStatistics:
         return np.atleast_2d(h).astype(np.float64) - self.reference
 
     def to_arrays(self, rank: int | None = None) -> dict[str, NDArray[Any]]:
-        """Everything in its stored form: float32 arrays, names and counts.
+        """Everything in its stored form: float32 arrays, names and counts, and how far rounding has moved W.
 
-        rank: None keeps the packed triangle of G, exact; a number keeps the exact diagonal of the within-class scatter
-        and its `rank` strongest directions.
+        rank: None keeps the packed triangle of W, exact; a number keeps its exact diagonal and its `rank` strongest
+        directions. Rounding is unbiased (`dither`), and the same statistics give the same bytes.
         """
         labels, d = self.labels, self.dimension
+        sums = np.array([self.sums[c] for c in labels], np.float64).reshape(len(labels), d)
+        counts = np.array([self.counts[c] for c in labels], np.int64)
+        seed = seed_of(counts, sums, *([] if self._within is None else [self._variances()]))
         arrays: dict[str, NDArray[Any]] = {
             "reference": self.reference,
             "labels": np.array(labels, dtype=np.str_),
-            "counts": np.array([self.counts[c] for c in labels], np.int64),
-            "sums": np.array([self.sums[c] for c in labels], np.float32).reshape(len(labels), d),
+            "counts": counts,
+            "sums": dither(sums, seed),
             "residual": np.array(self.residual, np.int64)}
-        moment = self.moment
-        if moment is not None and rank is None:
-            arrays["moment"] = np.concatenate([moment[i, i:] for i in range(d)]).astype(np.float32)
-        elif moment is not None and rank is not None:
-            scatter = self.scatter()
+        if self._within is None:
+            return arrays
+        variances, scatter = self._variances(), self.scatter()
+        size = float(np.abs(variances).sum()) or 1.0
+        error = float(np.hypot(self._error, ERROR_AT_REST * variances).sum()) / size
+        arrays["rounding"] = np.array(error)
+        if rank is None:
+            arrays["scatter"] = dither(np.concatenate([scatter[i, i:] for i in range(d)]), seed + 1)
+        else:
             values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
             factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
             arrays["factor"] = factor.astype(np.float32)
-            arrays["diagonal"] = np.maximum(np.diag(scatter) - (factor ** 2).sum(0), 0).astype(np.float32)
+            arrays["diagonal"] = np.maximum(variances - (factor ** 2).sum(0), 0).astype(np.float32)
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
-        """The inverse of `to_arrays`."""
-        store = cls(arrays["reference"], second_moment="moment" in arrays or "factor" in arrays)
+        """The inverse of `to_arrays`; also of its form up to format 2, with G about the reference in place of W."""
+        store = cls(arrays["reference"], second_moment=False)
         labels: Iterable[str] = (str(c) for c in arrays["labels"])
         for label, n, q in zip(labels, arrays["counts"], arrays["sums"]):
             store.counts[label], store.sums[label] = int(n), q.astype(np.float64)
         store.residual = int(arrays["residual"])
-        if "moment" in arrays:
-            store._moment = _unpack(arrays["moment"], store.dimension)
-        elif "factor" in arrays:
+        if "factor" in arrays:
             factor = arrays["factor"].astype(np.float64)
             store.diagonal = arrays["diagonal"].astype(np.float64)
-            rows = np.concatenate([factor, store._weighted_means()])
-            store._moment = rows.T @ rows + np.diag(store.diagonal)
+            store._within = factor.T @ factor + np.diag(store.diagonal)
+        elif "scatter" in arrays:
+            store._within = _unpack(arrays["scatter"], store.dimension)
+        elif "moment" in arrays:
+            moment = _unpack(arrays["moment"], store.dimension)
+            store._error = ERROR_AT_REST * np.diag(moment)
+            store._within = updated(moment, [], [store._weighted_means()], out=moment)
+        if "rounding" in arrays and store._within is not None:
+            store._error = float(arrays["rounding"]) * np.abs(np.diag(store._within))
         return store
 
     @staticmethod
     def bytes_at_rest(dimension: int, classes: int, second_moment: bool = True, rank: int | None = None) -> int:
         """Bytes of the arrays of `to_arrays`, without names and container."""
         packed = dimension * (dimension + 1) // 2 if rank is None else (rank + 1) * dimension
-        return 4 * ((packed if second_moment else 0) + (classes + 1) * dimension)
+        return 4 * ((packed + 2 if second_moment else 0) + (classes + 1) * dimension)
+
+
+def _apart(rows: NDArray[np.float64], mean: NDArray[np.float64] | None, others: int) -> NDArray[np.float64]:
+    """Rows R [n, d] so that R^T R is what samples `rows` [n, d] of a class add to the scatter within it, besides the
+    `others` that it has, of that mean [d] (Chan, Golub & LeVeque 1983, equation 2.1b)."""
+    centre = rows.mean(0)
+    apart = rows - centre
+    if others and mean is not None:
+        apart += np.sqrt(others / (others + len(rows))) * (centre - mean)
+    return apart
 
 
 def _unpack(packed: NDArray[np.float32], d: int) -> NDArray[np.float64]:

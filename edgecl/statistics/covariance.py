@@ -1,21 +1,25 @@
 """The input of every head solver: class means, and the pooled within-class covariance with its shrinkage."""
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
 SAMPLES_PER_BURST = 6   # recordings and photos come in bursts: an effective sample size of N / 6 fits all our data sets
 MAX_SHRINKAGE = 0.7     # more would lose the directions of G, which a few samples per class already show well
 VARIANCE_FLOOR = 1e-5   # of the total variance: below it, stored float32 can't distinguish variance from rounding
 CHOLESKY_BLOCK = 128    # rows eliminated at a time
+UPDATED_AT_ONCE = 256   # rows of a symmetric update, of which only the upper triangle is computed
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,35 @@ class PooledCovariance:
         covariance.flat[::len(covariance) + 1] += self.sphere(e)
         return covariance
 
-    def whiten(self, e: float) -> NDArray[np.float64]:
-        """S_e^-1 mu_c, float64 [C, d]."""
-        rows: NDArray[np.float64] = solve_positive(self.shrunk(e), self.means.T).T
-        return rows
+    def whiten(self, e: float) -> Whitened:
+        """The means whitened by S_e."""
+        return self.solve(1 - e, self.sphere(e))
+
+    def solve(self, scale: float, shift: float) -> Whitened:
+        """The means whitened by scale S + shift I. Raises StateError if no second moment is kept."""
+        covariance, few = self.second(), len(self.counts) <= len(self.centre)
+        with factored(covariance, scale, shift) as factor:
+            if factor is not None:
+                half = factor.forward(self.means.T)
+                gram = half.T @ half if few else None
+                kept = None if few else half.copy()
+                return Whitened(factor.backward(half).T, gram, kept if kept is None else kept.T)
+        whitened = self.means @ (root := _pseudo_root(covariance, scale, shift))
+        return Whitened(whitened @ root.T, whitened @ whitened.T if few else None, None if few else whitened)
 
     @cached_property
-    def whitened(self) -> NDArray[np.float64]:
+    def whitened(self) -> Whitened:
         """`whiten` at `shrinkage`, solved once: several heads need little more."""
         return self.whiten(self.shrinkage)
+
+
+class Whitened(NamedTuple):
+    """The means mu of C classes whitened by a covariance A = L L^T. weight: A^-1 mu_c, float64 [C, d]; gram:
+    mu_c . A^-1 mu_k, float64 [C, C], if C <= d, else None; rows: L^-1 mu_c, float64 [C, d], if C > d, else None."""
+
+    weight: NDArray[np.float64]
+    gram: NDArray[np.float64] | None
+    rows: NDArray[np.float64] | None
 
 
 def oas_shrinkage(covariance: NDArray[np.float64], freedom: int) -> float:
@@ -86,25 +110,97 @@ def oas_shrinkage(covariance: NDArray[np.float64], freedom: int) -> float:
     return float(np.clip(((1 - 2 / d) * square + trace ** 2) / ((n + 1 - 2 / d) * spread), 1e-3, MAX_SHRINKAGE))
 
 
-def solve_positive(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Solve a x = b for symmetric positive definite a [d, d] and b [d, k], by blocked Cholesky and substitution.
+def updated(scatter: NDArray[np.float64], plus: Iterable[NDArray[np.float64]] = (),
+            minus: Iterable[NDArray[np.float64]] = (), out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """scatter [d, d] + P^T P - M^T M for each P of `plus` and M of `minus` [n, d]: exactly symmetric, into `out` (which
+    may be `scatter`) or a new array, with no other array of that size in between."""
+    out = np.empty_like(scatter) if out is None else out
+    signed = [(1, rows) for rows in plus if len(rows)] + [(-1, rows) for rows in minus if len(rows)]
+    for start in range(0, len(scatter), UPDATED_AT_ONCE):
+        k = slice(start, start + UPDATED_AT_ONCE)
+        part = scatter[k, start:].copy()
+        for sign, rows in signed:
+            product = rows[:, k].T @ rows[:, start:]
+            part = np.add(part, product, out=part) if sign > 0 else np.subtract(part, product, out=part)
+        out[k, start:] = part
+        out[start:, k] = part.T
+    return out
+
+
+def clipped(values: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The symmetric matrix of these eigenvalues [d] and vectors [d, d] without the negative ones: [d, d]."""
+    kept = values > 0
+    return updated(np.zeros_like(vectors), [(vectors[:, kept] * np.sqrt(values[kept])).T])
+
+
+class Factor:
+    """The Cholesky factor L [d, d] of a matrix, in blocks of CHOLESKY_BLOCK rows: those below the diagonal in the lower
+    triangle of `lower`, those on it inverted."""
+
+    def __init__(self, lower: NDArray[np.float64], scale: float, shift: float) -> None:
+        """Factor scale A + shift I in place; A [d, d] is the upper triangle of `lower`, which is only read. Raises
+        LinAlgError if that is not positive definite, when the lower triangle is of no use either."""
+        d = len(lower)
+        self.lower = lower
+        self.blocks = [slice(start, min(start + CHOLESKY_BLOCK, d)) for start in range(0, d, CHOLESKY_BLOCK)]
+        self.corners: list[NDArray[np.float64]] = []
+        for k in self.blocks:
+            size = k.stop - k.start
+            panel = scale * lower[k, k.start:].T
+            panel.flat[:size * size:size + 1] += shift
+            panel -= lower[k.start:, :k.start] @ lower[k, :k.start].T
+            self.corners.append(np.linalg.inv(np.linalg.cholesky(panel[:size])))
+            lower[k.stop:, k] = panel[size:] @ self.corners[-1].T
+
+    def forward(self, b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """L^-1 b of b [d, k], a new array."""
+        x = np.array(b, np.float64)
+        for k, corner in zip(self.blocks, self.corners):
+            x[k] = corner @ (x[k] - self.lower[k, :k.start] @ x[:k.start])
+        return x
+
+    def backward(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """L^-T x of x [d, k], in place."""
+        for k, corner in zip(reversed(self.blocks), reversed(self.corners)):
+            x[k] = corner.T @ (x[k] - self.lower[k.stop:, k].T @ x[k.stop:])
+        return x
+
+
+@contextmanager
+def factored(a: NDArray[np.float64], scale: float = 1.0, shift: float = 0.0) -> Iterator[Factor | None]:
+    """The Cholesky factor of scale a + shift I, None if that is not positive definite. The symmetric a [d, d] lends its
+    lower triangle meanwhile and has it back afterwards: no second [d, d] is needed.
 
     Nearly all the work is matrix products, which takes two thirds of the time of `numpy.linalg.cholesky`.
     """
-    lower, x = a.copy(), np.array(b, np.float64)
-    blocks = [slice(start, min(start + CHOLESKY_BLOCK, len(a))) for start in range(0, len(a), CHOLESKY_BLOCK)]
-    corners: list[NDArray[np.float64]] = []
     try:
-        for k in blocks:
-            lower[k.start:, k] -= lower[k.start:, :k.start] @ lower[k, :k.start].T
-            corners.append(np.linalg.inv(np.linalg.cholesky(lower[k, k])))
-            lower[k.stop:, k] = lower[k.stop:, k] @ corners[-1].T
-            x[k] = corners[-1] @ (x[k] - lower[k, :k.start] @ x[:k.start])
-    except np.linalg.LinAlgError:  # singular or, by rounding, indefinite: drop directions without variance
-        values, vectors = np.linalg.eigh(a)
-        inverse = np.where(values > 1e-12 * values[-1], 1 / np.where(values > 0, values, 1), 0)
-        solved: NDArray[np.float64] = (vectors * inverse) @ (vectors.T @ b)
-        return solved
-    for k, corner in zip(reversed(blocks), reversed(corners)):
-        x[k] = corner.T @ (x[k] - lower[k.stop:, k].T @ x[k.stop:])
-    return x
+        try:
+            factor: Factor | None = Factor(a, scale, shift)
+        except np.linalg.LinAlgError:
+            factor = None
+        yield factor
+    finally:
+        for start in range(0, len(a), CHOLESKY_BLOCK):
+            k = slice(start, start + CHOLESKY_BLOCK)
+            a[k.stop:, k] = a[k, k.stop:].T
+
+
+def _pseudo_root(a: NDArray[np.float64], scale: float, shift: float) -> NDArray[np.float64]:
+    """R [d, r] so that R R^T is the pseudo-inverse of scale a + shift I: directions without variance, or with less by
+    rounding, are dropped."""
+    values, vectors = np.linalg.eigh(a)
+    values = scale * values + shift
+    kept = values > 1e-12 * values[-1]
+    root: NDArray[np.float64] = vectors[:, kept] / np.sqrt(values[kept])
+    return root
+
+
+def solve_positive(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Solve a x = b for symmetric positive definite a [d, d] and b [d, k]; with the pseudo-inverse of a if it is
+    singular or, by rounding, indefinite."""
+    with factored(a) as factor:
+        if factor is not None:
+            return factor.backward(factor.forward(b))
+    root = _pseudo_root(a, 1.0, 0.0)
+    solved: NDArray[np.float64] = root @ (root.T @ b)
+    return solved

@@ -1,0 +1,210 @@
+"""The open database of a state: its rows, checked against their digest, or those of its copy if it is damaged.
+
+The newest intact rows count: those of edgecl.db, unless it is damaged, missing, or older than edgecl.copy (somebody has
+restored one file alone). Then rows in memory serve, until a process that may write builds the database again.
+"""
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+from edgecl.errors import StateError
+from edgecl.state.database import DATABASE_FILE, RESTORE, connect, is_damage
+from edgecl.state.file_locks import check_locks
+from edgecl.state.rows import (
+    COPY_FILE,
+    FORMAT,
+    OLDEST_FORMAT,
+    SENSELESS,
+    Rows,
+    bit_apart,
+    read_rows,
+    rows_of_copy,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ATTEMPTS = 10   # to open a file that other processes replace at the same time
+
+
+class OpenDatabase:
+    """The database of a state directory, opened.
+
+    rows: all of them as they were read last; damage: what is wrong with the file, if the rows do not come from it;
+    writable: whether the file system lets this process write; stale: whether the copy on the disk is not of these rows.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StateError if there is no state, if it is of another format, or if neither the database nor its copy
+        is intact; OSError and sqlite3.Error if the file can't be read."""
+        self.folder, self.path = folder, folder / DATABASE_FILE
+        self._seen: object = None   # what tells the file from another one in its place,
+        self._key: object = None    # and the rows from later ones
+        self.damage: str | None = None
+        self._begun = self._clean = 0
+        self.connection = sqlite3.connect(":memory:")   # to nothing yet
+        self.open()
+
+    def open(self) -> None:
+        """Open what lies on the disk now; see `__init__`."""
+        copy = read_copy(self.folder)   # first: it is written after the database, so it is not newer
+        if copy is None and not self.path.is_file():
+            raise StateError(f"there is no edgecl state in {self.folder}", "name one with --state, or create it with "
+                             "`edgecl init`")
+        there = self.path if self.path.exists() else self.folder
+        self.writable = os.access(self.folder, os.W_OK) and os.access(there, os.W_OK)
+        check_locks(self.folder)
+        rows, problem = self._read_file()
+        if problem is None and rows is not None and copy is not None:
+            problem = self._outdated(rows, copy)
+            rows = rows if problem is None else copy
+        rows = rows or copy
+        if rows is None:
+            raise StateError(f"{self.path} is damaged, or is not an edgecl state ({problem})",
+                             f"choose another --state, {RESTORE}")
+        self._key = self.damage = None
+        self.rows = rows
+        if problem is not None:
+            self.serve_from_memory(problem)
+        self.stale = copy is None or rows.meta.get("digest") != copy.meta["digest"]
+
+    def _read_file(self) -> tuple[Rows | None, str | None]:
+        """The rows of the file, and what is wrong with it. It stays open if nothing is."""
+        if not self.path.is_file():
+            self._seen = self._identity()
+            return None, "it is missing"
+        try:
+            for _ in range(ATTEMPTS):
+                self._seen = self._identity()
+                self.connection = connect(self.folder, "rw" if self.writable else "ro")
+                if self._seen == self._identity():
+                    break
+                self.connection.close()
+            self.begin()
+            rows = _intact(self.connection, self.folder)
+            if self.writable and self.connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
+                self.connection.close()
+                return rows if rows.format == FORMAT else None, "its pages contradict each other"
+            self.connection.execute("ROLLBACK")
+            return rows, None
+        except (sqlite3.Error, *SENSELESS) as error:
+            self.connection.close()
+            if not is_damage(error):
+                raise
+            return None, str(error) or type(error).__name__
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _outdated(self, rows: Rows, copy: Rows) -> str | None:
+        """Why the copy counts, not the intact database; None if it does not."""
+        if rows.meta["id"] != copy.meta["id"]:
+            models = self.folder / "models"
+            complete = [all((models / name).exists() for name in each.names()) for each in (rows, copy)]
+            return "it is of another state" if complete == [False, True] else None
+        if rows.revision < copy.revision:
+            return f"it is older than {COPY_FILE}: it stands at change {rows.revision}, the copy at {copy.revision}"
+        return None
+
+    def serve_from_memory(self, problem: str) -> None:
+        """Have the rows read last serve from memory, because of a problem with the file."""
+        self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        write_rows(self.connection, self.rows)
+        self._key, self.damage, self._seen = None, problem, self._identity(whole=True)
+
+    def moved(self) -> bool:
+        """Whether another file lies there now than the one that was opened."""
+        found = self._identity(whole=self.damage is not None)
+        return found != self._seen and (found is not None or (self.folder / COPY_FILE).exists())
+
+    def _identity(self, whole: bool = False) -> object:
+        """What tells the file from others; whole: also from what it was before a change."""
+        try:
+            about = self.path.stat()
+        except OSError:
+            return None
+        return (about.st_dev, about.st_ino, *((about.st_size, about.st_mtime_ns) if whole else ()))
+
+    def close(self) -> None:
+        """Close the file; `moved` is true from then on."""
+        self.connection.close()
+        self._seen = ()
+
+    def begin(self, how: str = "") -> None:
+        """Begin a transaction. Raises sqlite3.Error."""
+        self.connection.execute(f"BEGIN {how}")
+        self._clean, self._begun = self.connection.total_changes, self._begun + 1
+
+    @property
+    def changed(self) -> bool:
+        """Whether the open transaction has changed a row."""
+        return self.connection.in_transaction and self.connection.total_changes != self._clean
+
+    def read(self) -> Rows:
+        """All rows as the open transaction sees them, read again only if something may have changed. Raises
+        sqlite3.Error, ValueError or another of SENSELESS if they are not intact."""
+        key = self._state_key()
+        if key != self._key:
+            rows = read_rows(self.connection)
+            self.rows, self._key = rows if self.changed else _checked(rows, self.folder), key
+        return self.rows
+
+    def _state_key(self) -> object:
+        version = self.connection.execute("PRAGMA data_version").fetchone()
+        return version, self.connection.total_changes, self._begun if self.changed else 0
+
+    def commit(self) -> bool:
+        """Commit the open transaction, with a new digest if a row has changed; whether one has. Raises sqlite3.Error.
+
+        The only place that commits a change of a state's database.
+        """
+        if not self.changed:
+            self.connection.execute("COMMIT")
+            return False
+        rows = read_rows(self.connection).sealed()
+        self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                                    [(key, rows.meta[key]) for key in ("revision", "digest")])
+        version = self.connection.execute("PRAGMA data_version").fetchone()
+        self.connection.execute("COMMIT")
+        self.rows, self._key, self.stale = rows, (version, self.connection.total_changes, 0), True
+        return True
+
+
+def read_copy(folder: Path) -> Rows | None:
+    """The rows that edgecl.copy holds; None if it is missing or damaged."""
+    try:
+        return rows_of_copy((folder / COPY_FILE).read_bytes())
+    except (OSError, *SENSELESS):
+        return None
+
+
+def _intact(connection: sqlite3.Connection, folder: Path) -> Rows:
+    """All rows of a database. Raises StateError for another format, sqlite3.Error or one of SENSELESS if they are not
+    as they were written."""
+    tables = {name for name, in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "meta" not in tables:
+        raise ValueError("it has no table meta")
+    if not tables >= {"generations", "files"}:
+        _check_format(dict(connection.execute("SELECT key, value FROM meta")), folder)
+    return _checked(read_rows(connection), folder)
+
+
+def _checked(rows: Rows, folder: Path) -> Rows:
+    found = rows.meta["format"]
+    ours = rows._replace(meta={**rows.meta, "format": str(FORMAT)})
+    if bit_apart(found, str(FORMAT)) and ours.meta.get("digest") == json.dumps(ours.digest):
+        raise ValueError("its format is not the one that was written")
+    _check_format(rows.meta, folder)
+    return rows.check()
+
+
+def _check_format(meta: dict[str, str], folder: Path) -> None:
+    """Raise StateError if a state is of a format that this edgecl does not know."""
+    found = int(json.loads(meta["format"]))
+    if not OLDEST_FORMAT <= found <= FORMAT:
+        raise StateError(f"{folder} has format {found}, this edgecl reads formats {OLDEST_FORMAT} and {FORMAT}",
+                         "upgrade edgecl, or create a new state" if found > FORMAT else "create a new state")

@@ -1,0 +1,138 @@
+"""What brings the database of a state to what it should be: built again from intact rows if it is damaged, brought over
+from an older format, and its copy written."""
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from edgecl.files.atomic import give_owner, sync_folder
+from edgecl.state import compaction
+from edgecl.state.database import DATABASE_FILE, connect, translated
+from edgecl.state.quota import PAGE, pages
+from edgecl.state.rows import FORMAT, Rows, write_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from edgecl.state.transaction import Transaction
+
+MOST_NOTES = 20     # of damage
+
+
+def rebuild(state: Transaction, patience: int) -> None:
+    """Build the database again from the rows that serve from memory, and set the damaged file aside.
+
+    patience: milliseconds to wait for another process. Raises StateError if that one is not done by then, BudgetError
+    if the quota has no room for both files; then nothing has changed.
+    """
+    database = state.database
+    with translated(state.path), _alone(state.path, patience):
+        database.open()
+        if database.damage is None:     # another process was faster
+            return
+        with _held(state.path, patience):
+            rows = _with_note(database.rows, f"{DATABASE_FILE} was damaged ({database.damage}); it was built again "
+                              f"from intact rows").sealed()
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            with closing(memory):
+                write_rows(memory, rows)
+                size = memory.execute("PRAGMA page_count").fetchone()[0] * PAGE
+            state.ledger.ask(size + 2 * PAGE, "building the damaged database again")
+            temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
+            try:
+                _build(temporary, rows)
+                for name in (f"{DATABASE_FILE}-journal", DATABASE_FILE):   # a journal must not be played on the new one
+                    state.set_aside.keep(state.path / name)
+                temporary.replace(database.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(state.path)
+        database.close()
+        database.open()
+
+
+def _with_note(rows: Rows, what: str) -> Rows:
+    """The rows with a note of damage, see `Transaction.note_damage`."""
+    today = datetime.now(timezone.utc).date().isoformat()
+    noted = [*json.loads(rows.meta.get("damage", "[]")), [today, what]]
+    return rows._replace(meta={**rows.meta, "damage": json.dumps(noted[-MOST_NOTES:])})
+
+
+def _build(path: Path, rows: Rows) -> None:
+    """Write a database whole, and sync it. Raises OSError, sqlite3.Error."""
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
+        write_rows(connection, rows)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        give_owner(descriptor, path.parent)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _alone(folder: Path, patience: int) -> Iterator[None]:
+    """Have no other process build the same database, where the file system can lock a folder."""
+    descriptor, until = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + patience / 1000
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
+                    break
+                if time.monotonic() > until:
+                    raise sqlite3.OperationalError("database is locked") from error
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _held(folder: Path, patience: int) -> Iterator[None]:
+    """Hold the lock of the damaged file, so that no process that still has it open writes; a file that is no database
+    any more has none. Raises sqlite3.Error if another process keeps it."""
+    if not (folder / DATABASE_FILE).is_file():
+        yield
+        return
+    connection = None
+    try:
+        connection = connect(folder, "rw")
+        connection.execute(f"PRAGMA busy_timeout = {patience}")
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        if "locked" in str(error):
+            if connection is not None:
+                connection.close()
+            raise
+    try:
+        yield
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def bring_over(state: Transaction) -> None:
+    """Bring a state of format 2 to the current format, inside a transaction: its log moves into the database, and
+    another one begins. Commits. Raises BudgetError; then nothing has changed."""
+    run = state.connection.execute
+    if state.database.rows.format == FORMAT:
+        return
+    logged = sum(len(json.dumps(g.detail)) for g in compaction.moved_rows(state)) if state.logged() else 0
+    state.ledger.ask(pages(logged) + 6 * PAGE + state.journal_bytes(), "bringing over to the current format")
+    compaction.move_log(state)
+    run("ALTER TABLE files ADD COLUMN origin TEXT")
+    state.set_meta("format", FORMAT)
+    state.step()

@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Damages one file of a state, and checks that nothing is lost without a word.
+
+    tools/corrupt.py [--flips 400] [--others 100] [--jobs 2] [--seed 0] [--folder DIR]
+
+The files of five kinds of state (tools/corruptions.py) are damaged one at a time: a bit is flipped, or a file is cut,
+zeroed, overwritten, swapped, deleted, appended to, replaced by an older version or by a folder. Then the state is
+opened, asked, taught, opened again, and looked at by `doctor` and `check`, in a fork of this process, which has
+imported everything. What came of it is one of:
+
+    harmless    the newest generation answers, everything is known, and it learns on
+    said        the same, but something is lost, and `damage` says so
+    no learning the newest generation answers; `learn` is refused, with words
+    older       an older generation answers, and `damage` says so
+    refused     it can't be opened or asked, with words
+    SILENT      answers or knowledge differ, and nothing says so; or what was learned since is lost
+    CRASHED     a traceback, or no end after minutes of processor time
+
+Prints a table, a row for each kind of file, with the share in which the newest generation still answers; exits with 1
+if anything was silent or crashed. --folder: results are kept there, and a run that was stopped goes on.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from corruptions import STATES, Damage, files_of, flip, other
+from crash import child, wait
+from state_view import NEW, View, counts, differences, in_fork, look, part, samples
+
+from edgecl.cli import main as command
+from edgecl.commands import doctor
+from edgecl.learner import Learner
+
+NEWEST = ("harmless", "said", "no learning")
+WORDS = (*NEWEST, "older", "refused", "SILENT", "CRASHED")
+BAD = ("SILENT", "CRASHED")
+KNOWN = ("answers", "classes", "means", "moment", "residual", "exemplars", "stored", "history")
+CHECKED = ("edgecl.db", "learned.log", ".npz", ".journal", ".exemplars", ".features", ".parts", ".codebook", "backbone",
+           "head")      # what `check` reads
+
+
+def trial(state: Path) -> View:
+    """What a state shows, whether it learns, and what it knows when it is opened again."""
+    learner = Learner.open(state)
+    view = look(learner)
+    view["warnings"] = part(lambda: learner.status().warnings)
+    view["learn"] = part(lambda: learner.learn(samples(learner, NEW, 20), NEW).label)
+    view["then"] = part(lambda: counts(learner))
+    view["close"] = part(learner.close)
+    again = Learner.open(state)
+    view["again"], view["still"] = part(lambda: counts(again)), part(lambda: bool(again.damage))
+    view["asked"] = part(lambda: [each.label for each in again.predict(samples(again, NEW, 2))])
+    again.close()
+    found = doctor.state(argparse.Namespace(state=state, config=None))
+    view["doctor"] = [each.level for each in found if each.check == "state"]
+    return view
+
+
+def checked(state: Path) -> int:
+    """The exit code of `edgecl check`."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return command(["check", "--state", str(state)])
+
+
+def judge(found: View, whole: View) -> tuple[str, str]:
+    """One of WORDS for what a damaged state showed, beside a whole one, and details."""
+    if "crashed" in found:
+        return "CRASHED", found["crashed"]
+    if "refused" in found:
+        return "refused", found["refused"]
+    apart = [name for name in KNOWN if name in differences(found, whole)]
+    words = [f"{name}: {value}" for name, value in found.items() if isinstance(value, str) and "refused: " in value]
+    said = bool(found["damage"]) or bool(words)
+    detail = "; ".join([*map(str, found["damage"] if isinstance(found["damage"], list) else []), *words])
+    learned = not str(found["learn"]).startswith("refused")
+    if not isinstance(found["answers"], list):
+        return "refused", detail
+    if apart and not said:
+        return "SILENT", f"other {', '.join(apart)}"
+    if learned and isinstance(found["classes"], list):
+        should = {NEW: 20, **{name: count for name, count, _ in found["classes"]}}
+        if found["then"] != should or found["again"] != should:
+            return "SILENT", f"learned, it knows {found['then']}, opened again {found['again']}, not {should}"
+    if "answers" in apart:
+        return "older", detail
+    if not learned:
+        return "no learning", detail
+    return ("said" if found["damage"] else "harmless"), detail
+
+
+def prepare(folder: Path) -> None:
+    """Make the states, and look at each as it is."""
+    for kind, make in STATES.items():
+        place = folder / kind
+        if (place / "whole.json").exists():
+            continue
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        if wait(child(lambda make=make, place=place: make(place / "state", place / "older"))[0]) != 0:
+            raise SystemExit(f"the state {kind!r} could not be made")
+        files = in_fork(lambda place=place: files_of(place / "state"), place / "answer")
+        shutil.copytree(place / "state", place / "copy")
+        whole = in_fork(lambda place=place: trial(place / "copy"), place / "answer")
+        shutil.rmtree(place / "copy")
+        if judge(whole, whole)[0] != "harmless":
+            raise SystemExit(f"the state {kind!r} is not whole: {whole}")
+        (place / "whole.json").write_text(json.dumps([files, whole]))
+
+
+def damaged(folder: Path, copy: Path, seed: int, number: int, flips: int) -> tuple[str, Damage]:
+    """Make a copy of a state and damage it: the kind of state, and what was done. number: of the trial; the first
+    `flips` flip a bit."""
+    rng = random.Random(f"{seed} {number}")
+    kind = list(STATES)[number % len(STATES)]
+    files = json.loads((folder / kind / "whole.json").read_text())[0]
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder / kind / "state", copy)
+    return kind, flip(copy, files, rng) if number < flips else other(copy, files, rng, folder / kind / "older")
+
+
+def share(folder: Path, numbers: list[int], seed: int, flips: int, job: int) -> None:
+    """Do some trials, and append what came of each to the results."""
+    whole = {kind: json.loads((folder / kind / "whole.json").read_text())[1] for kind in STATES}
+    gc.freeze()     # else a collection in a fork copies every page of this process
+    copy, answer = folder / f"copy{job}", folder / f"answer{job}"
+    with (folder / "results").open("a") as results:
+        for number in numbers:
+            kind, damage = damaged(folder, copy, seed, number, flips)
+            word, detail = judge(in_fork(lambda: trial(copy), answer), whole[kind])
+            results.write(json.dumps([number, kind, *damage, word, detail]) + "\n")
+            results.flush()
+    shutil.rmtree(copy, ignore_errors=True)
+
+
+def campaign(folder: Path, flips: int, others: int, jobs: int, seed: int = 0) -> list[list[Any]]:
+    """All trials that are not among the results in the folder; each with its number, kind of state, damage and what
+    came of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder)
+    results = folder / "results"
+    done = {row[0] for row in rows(results)}
+    open_ones = [number for number in range(flips + others) if number not in done]
+    workers = [child(lambda job=job: share(folder, open_ones[job::jobs], seed, flips, job))[0] for job in range(jobs)]
+    codes = [wait(worker) for worker in workers]
+    if any(codes):
+        raise SystemExit("a worker failed")
+    return sorted(rows(results))
+
+
+def rows(results: Path) -> list[list[Any]]:
+    """What is in a file of results."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def table(found: list[list[Any]]) -> list[str]:
+    """A row for each kind of file, and one for all."""
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for _, _, what, _, kind, word, _ in found:
+        for name in (f"{kind}, {'flips' if what.startswith('bit') else 'others'}", "all"):
+            kinds[name][word] += 1
+    lines = [f"{'file':26}{'trials':>7}{''.join(f'{word:>13}' for word in WORDS)}{'newest':>9}"]
+    for name in sorted(kinds, key=lambda name: (name == "all", name)):
+        c = kinds[name]
+        share = sum(c[word] for word in NEWEST) / c.total()
+        lines.append(f"{name:26}{c.total():7}{''.join(f'{c[word]:13}' for word in WORDS)}{share:9.1%}")
+    return lines
+
+
+def main() -> int:
+    """Run the campaign and print its table."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--flips", type=int, default=400, metavar="N")
+    options.add_argument("--others", type=int, default=100, metavar="N")
+    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    options.add_argument("--seed", type=int, default=0, metavar="N")
+    options.add_argument("--folder", type=Path, metavar="DIR")
+    given = options.parse_args()
+    started, memory = time.monotonic(), Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as temporary:
+        found = campaign(given.folder or Path(temporary), given.flips, given.others, given.jobs, given.seed)
+    shown = Counter[tuple[str, str]]()
+    for number, kind, what, name, of, word, detail in found:
+        shown[of, word] += 1
+        if word in BAD and shown[of, word] <= 3:
+            print(f"{number}: {kind}, {name}: {what}: {word}: {detail}")
+    print("\n".join(table(found)))
+    bad = sum(word in BAD for *_, word, _ in found)
+    print(f"{len(found)} trials, {bad} silent or crashed, in {time.monotonic() - started:.0f} s")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The sequences of commands that tools/powerloss.py and tools/real_cuts.py cut off.
+
+Each works on a copy of one prepared folder (see `crash.prepare`), and tells as soon as a step is acknowledged.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crash import after_round, back_across, half_forgotten, learn_codebook, nearly_full, refuse_round, take_round
+from state_view import samples
+from vector_states import create, vectors
+
+from edgecl.learner import Learner
+
+RECORDED = Path(__file__).resolve().parents[1] / "tests/recorded/states"
+Acknowledge = Callable[..., None]   # the name of a step, then the classes that must have left no trace
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Steps on the state at `place` in a folder; `first` makes the state that they start from. tight: the quota may
+    have no room for one more class."""
+
+    run: Callable[[Path, Acknowledge], object]
+    first: Callable[[Path], object] | None = None
+    place: str = "state"
+    tight: bool = False
+
+
+def one(change: Callable[[Learner], Any], *gone: str) -> Callable[[Path, Acknowledge], None]:
+    """A sequence of opening a state and one change, by which some classes are gone."""
+    def run(state: Path, acknowledge: Acknowledge) -> None:
+        learner = Learner.open(state)
+        acknowledge("open")
+        change(learner)
+        acknowledge("change", *gone)
+        learner.close()
+        acknowledge("close", *gone)
+    return run
+
+
+def whole(work: Callable[[Path], object]) -> Callable[[Path, Acknowledge], None]:
+    """A sequence of one function on the state's path."""
+    def run(state: Path, acknowledge: Acknowledge) -> None:
+        work(state)
+        acknowledge("done")
+    return run
+
+
+def init_and_learn(state: Path, acknowledge: Acknowledge) -> None:
+    """A new state below folders that do not exist yet, and two classes."""
+    learner = create(state)
+    acknowledge("init")
+    for name in ("ant", "bee"):
+        learner.learn(vectors(name, 20), name)
+        acknowledge(f"learn {name}")
+    learner.close()
+    acknowledge("close")
+
+
+def three_learns(state: Path, acknowledge: Acknowledge, count: int = 12) -> None:
+    """A daemon that is taught three times."""
+    learner = Learner.open(state)
+    acknowledge("open")
+    for number, name in enumerate(("gnu", "hen", "gnu")):
+        learner.learn(vectors(name, count, seed=number), name)
+        acknowledge(f"learn {number}")
+    learner.close()
+    acknowledge("close")
+
+
+def learns_and_answers(state: Path, acknowledge: Acknowledge) -> None:
+    """A daemon that answers between two learns, so that heads are written."""
+    learner = Learner.open(state)
+    acknowledge("open")
+    for number, name in enumerate(("gnu", "hen")):
+        learner.learn(vectors(name, 25, seed=number), name)
+        acknowledge(f"learn {name}")
+        learner.predict(vectors(name, 2))
+        learner.classes()
+        acknowledge(f"answers {name}")
+    learner.close()
+    acknowledge("close")
+
+
+def long_life(state: Path, acknowledge: Acknowledge) -> None:
+    """Five changes by one process."""
+    learner = Learner.open(state)
+    learner.learn(vectors("gnu", 25), "gnu")
+    acknowledge("learn gnu")
+    learner.forget("gnu")
+    acknowledge("forget gnu", "gnu")
+    learner.learn(vectors("hen", 25), "hen")
+    acknowledge("learn hen", "gnu")
+    learner.rollback()
+    acknowledge("rollback", "gnu")
+    learner.forget("cat")
+    acknowledge("forget cat", "gnu", "cat")
+    learner.close()
+    acknowledge("close", "gnu", "cat")
+
+
+def two_processes(state: Path, acknowledge: Acknowledge) -> None:
+    """Two open learners that take turns, the second of which moves the log."""
+    one, other = Learner.open(state), Learner.open(state)
+    one.learn(vectors("gnu", 12), "gnu")
+    acknowledge("learn by one")
+    other.learn(vectors("hen", 1500), "hen")
+    acknowledge("rewrite by the other")
+    one.learn(vectors("ibis", 12), "ibis")
+    acknowledge("learn by one again")
+    other.forget("gnu")
+    acknowledge("forget by the other", "gnu")
+    one.close()
+    other.close()
+    acknowledge("close", "gnu")
+
+
+def recorded(name: str) -> Callable[[Path], None]:
+    """Put a recorded state of format 2 in the place of the prepared one."""
+    def unpack(state: Path) -> None:
+        shutil.rmtree(state)
+        with tarfile.open(RECORDED / f"{name}.tar.xz") as archive:
+            members = [each for each in archive if each.name == "state" or each.name.startswith("state/")]
+            if hasattr(tarfile, "data_filter"):
+                archive.extractall(state.parent, members, filter="data")
+            else:
+                archive.extractall(state.parent, members)
+    return unpack
+
+
+def open_old(state: Path, acknowledge: Acknowledge) -> None:
+    """Open a state of an older format, then teach it."""
+    learner = Learner.open(state)
+    acknowledge("open")
+    learner.learn(samples(learner, "gnu", 12), "gnu")
+    acknowledge("learn")
+    learner.close()
+    acknowledge("close")
+
+
+def cut_log(state: Path) -> None:
+    """Cut the log in the middle, as no power cut does."""
+    Learner.open(state).close()
+    log = state / "learned.log"
+    os.truncate(log, log.stat().st_size * 2 // 3)
+
+
+def zero_record(state: Path) -> None:
+    """Leave a record of which only the first block came to the disk."""
+    learner = Learner.open(state)
+    learner.close()
+    log = state / "learned.log"
+    before = log.stat().st_size
+    Learner.open(state).learn(vectors("gnu", 60), "gnu")
+    with log.open("r+b") as file:
+        file.seek(before + 512)
+        file.write(bytes(log.stat().st_size - before - 512))
+
+
+def big(learner: Learner) -> None:
+    """A class that is too large for the log."""
+    learner.learn(vectors("gnu", 1500), "gnu")
+
+
+SEQUENCES: dict[str, Sequence] = {
+    "init, two learns": Sequence(init_and_learn, lambda state: None, "deep/er/state"),
+    "three learns": Sequence(three_learns),
+    "three learns of 150": Sequence(lambda state, told: three_learns(state, told, 150)),
+    "learns and answers": Sequence(learns_and_answers),
+    "learn, statistics rewritten": Sequence(one(big)),
+    "learn, second codebook": Sequence(whole(learn_codebook), nearly_full, tight=True),
+    "forget": Sequence(one(lambda learner: learner.forget("cat"), "cat")),
+    "rollback": Sequence(one(lambda learner: learner.rollback())),
+    "learn, forget, learn, rollback, forget": Sequence(long_life),
+    "two processes": Sequence(two_processes),
+    "merge": Sequence(one(lambda learner: learner.merge([learner.store.path.parent / "other"]))),
+    "round": Sequence(whole(take_round)),
+    "round, refused": Sequence(whole(refuse_round)),
+    "round, then statistics rewritten": Sequence(one(big), after_round),
+    "round, then forget": Sequence(one(lambda learner: learner.forget("cat"), "cat"), after_round),
+    "round, then rollback": Sequence(whole(back_across), after_round),
+    "open after a killed forget": Sequence(one(lambda learner: None), half_forgotten),
+    "open after a cut learn": Sequence(three_learns, zero_record),
+    "learn on a log that was cut": Sequence(three_learns, cut_log),
+    **{f"open a state of format 2, {name}": Sequence(open_old, recorded(name))
+       for name in ("vectors", "statistics", "windows", "round")},
+}
