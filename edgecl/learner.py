@@ -161,18 +161,20 @@ class Learner:
         return *create_foundation(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
-        """Forget a class and every older generation; {"class", "generation", "exact"}: False also where a backbone may
-        have been tuned on it. Raises BadInput, StateError."""
+        """Forget a class and every older generation; {"class", "generation", "exact"}, and if that was not exact
+        "remains": what is left of the class. It is not exact either if a backbone may have been tuned on the class.
+        Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self.repository.known()
             if label not in knowledge.labels:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
+            remains = knowledge.remains or ("a learning round may have tuned the backbone on it" if shown else "")
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
             generation = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact}
+        return {"class": label, "generation": generation, "exact": exact, **({} if exact else {"remains": remains})}
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.

@@ -21,6 +21,7 @@ class Prediction:
     milliseconds: float
 
 
+INNER = frozenset({"known", "choice"})  # of what a generation keeps, that the history does not show
 Pairs = dict[str, tuple[float | None, float | None]]
 
 
@@ -137,4 +138,4 @@ def history_rows(generations: Iterable[Generation], restorable: Set[int], curren
     the one that serves."""
     return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
              "restorable": g.id in restorable, "undone": g.undone,
-             **{key: value for key, value in g.detail.items() if key != "known"}} for g in generations]
+             **{key: value for key, value in g.detail.items() if key not in INNER}} for g in generations]

@@ -16,8 +16,7 @@ def forget(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
         return
-    how = "exactly, as if it had never been learned" if answer["exact"] else \
-        "approximately: its samples and mean are gone, its contribution to the shared covariance remains, unlabelled"
+    how = "exactly, as if it had never been learned" if answer["exact"] else f"approximately: {answer['remains']}"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
 
 

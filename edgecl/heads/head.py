@@ -73,7 +73,7 @@ class Head:
     def logits(self, h: NDArray[np.float32], dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
         """Logits [n, C] of h float32 [n, d]: in float64 the reference for the exported graph, in float32 what it
         computes."""
-        z: NDArray[np.floating[Any]] = (h.astype(dtype) - self.reference) @ self.weight.T.astype(dtype)
+        z: NDArray[np.floating[Any]] = (h.astype(dtype) - self.reference) @ np.asarray(self.weight.T, dtype)
         z += self.bias
         if self.normalised:
             z /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgecl.heads.head import Novelty
 from edgecl.heads.solvers import MAX_RIDGE_SHRINKAGE, ridge_scale
+from edgecl.statistics.covariance import factored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,17 +24,24 @@ if TYPE_CHECKING:
     Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 MIN_VARIANCE = 1e-6     # relative to the largest: a direction of the logits with less is only rounding
+NEGLIGIBLE = 1e-11      # the same in float64, relative to the average
 
 
-def fit(head: Head, pooled: PooledCovariance) -> Novelty | None:
+def fit(head: Head, pooled: PooledCovariance, solved: PooledCovariance | None = None) -> Novelty | None:
     """The distance in the logit space of an affine head, in O(C d min(C, d)); None with fewer than 2 classes or without
-    a covariance. pooled: what the head was solved from; its shrinkage may be another one."""
+    a covariance. solved: what the head was solved from, if not from `pooled`: the same with another shrinkage."""
     if len(head.labels) < 2 or pooled.covariance is None or pooled.freedom < 1:
         return None
-    e = pooled.shrinkage
-    own = head.shrinkage == e and (head.kind == "slda" or (head.kind.startswith("ridge") and e <= MAX_RIDGE_SHRINKAGE))
-    parts = _diagonalised(head, pooled) if not own else \
-        _of_few(head, pooled) if len(head.labels) <= len(pooled.centre) else _of_many(head, pooled)
+    solved = solved or pooled
+    e, few = solved.shrinkage, len(head.labels) <= len(pooled.centre)
+    parts: Parts | None = None
+    if head.shrinkage == e and (head.kind == "slda" or (head.kind.startswith("ridge") and e <= MAX_RIDGE_SHRINKAGE)):
+        if e == pooled.shrinkage:
+            parts = _of_few(head, pooled) if few else _of_many(head, pooled)
+        elif few and e < 1:
+            parts = _shrunk_otherwise(head, pooled, solved)
+    if parts is None:
+        parts = _diagonalised(head, pooled)
     if parts is None:
         return None
     shift = (pooled.centre - head.reference).astype(np.float32)
@@ -84,6 +92,38 @@ def _of_many(head: Head, pooled: PooledCovariance) -> Parts | None:
     return to_u, between / (1 + between), means, (means ** 2).sum(1)
 
 
+def _shrunk_otherwise(head: Head, pooled: PooledCovariance, solved: PooledCovariance) -> Parts | None:
+    """For C <= d, of a head that is solved from the same S shrunk to T = S_e' instead, z = V x, V = M T^-1, K = V M^T:
+
+    S_e = a T + b I, so that the logits have the covariance a K + b V V^T = F F^T, where the direction s that they do
+    not have counts as one of an average variance. In u = F^-1 z the means are H = F^-1 K, one a column; the rest is as
+    in `_of_few`, of H^T H in place of K. None if the means are dependent.
+    """
+    gram, share = solved.whitened.gram, pooled.share
+    assert gram is not None
+    a = (1 - pooled.shrinkage) / (1 - solved.shrinkage)
+    within = solved.whitened.weight @ solved.whitened.weight.T
+    within *= pooled.sphere(pooled.shrinkage) - a * solved.sphere(solved.shrinkage)
+    within += a * gram
+    average = float(np.trace(within)) / len(within)
+    within += np.outer(share, share) * (average / float(share @ share))
+    with factored(within, shift=NEGLIGIBLE * average) as factor:
+        if factor is None:
+            return None
+        seen = factor.forward(gram)
+        root = np.sqrt(share)
+        inner = seen.T @ seen
+        squares = np.diag(inner).copy()
+        inner *= root[:, None]
+        inner *= root
+        inner.flat[::len(inner) + 1] += 1
+        lower = np.linalg.cholesky(inner)
+        to_u = factor.backward(seen * root) @ lower_inverse(lower).T
+    if head.kind != "slda":
+        to_u = gram @ to_u + to_u / (ridge_scale(solved, solved.shrinkage) * pooled.counts[:, None])
+    return to_u, np.ones(len(root)), lower / root[:, None], squares
+
+
 def _diagonalised(head: Head, pooled: PooledCovariance) -> Parts | None:
     """Of any affine head: the map that makes the covariance of its logits the identity, and that of the class means
     diagonal, in the min(C, d) directions that the logits have."""
@@ -93,8 +133,7 @@ def _diagonalised(head: Head, pooled: PooledCovariance) -> Parts | None:
         kept = variance > MIN_VARIANCE * variance[-1]
         white = axes[:, kept] / np.sqrt(variance[kept])
     else:
-        values, vectors = np.linalg.eigh(pooled.second())
-        root = w @ (vectors * np.sqrt(np.maximum((1 - e) * values + pooled.sphere(e), 0)))
+        root = w @ _root(pooled.shrunk(e))
         variance, axes = np.linalg.eigh(root.T @ root)
         kept = variance > MIN_VARIANCE * variance[-1]
         white = root @ (axes[:, kept] / variance[kept])
@@ -104,6 +143,16 @@ def _diagonalised(head: Head, pooled: PooledCovariance) -> Parts | None:
     between, turn = np.linalg.eigh((seen.T * pooled.share) @ seen)
     means = seen @ turn
     return white @ turn, 1 - 1 / (1 + np.maximum(between, 0)), means, (means ** 2).sum(1)
+
+
+def _root(a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R [d, d] so that R R^T = a, or what of it is positive."""
+    try:
+        return np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(a)
+        root: NDArray[np.float64] = vectors * np.sqrt(np.maximum(values, 0))
+        return root
 
 
 def lower_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:

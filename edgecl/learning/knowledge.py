@@ -4,7 +4,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, field, replace
-from itertools import groupby, repeat, takewhile
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from edgecl.exemplars.tally import Tally
 from edgecl.heads import unknown
 from edgecl.heads.calibration import Trial, class_weights
 from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
+from edgecl.learning.forgetting import after_forgetting
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
 
@@ -36,25 +37,43 @@ if TYPE_CHECKING:
 
 ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
+LEAST_SHRINKAGE = 1e-4
+MAX_JUDGES = 1000       # held-back samples that judge; more would make a judgement slower, but not much surer
+TRIED_AGAIN = 1.1       # times as many samples are held back: heads of other kinds and penalties are tried again
+
+
+KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "judged_on", "choice"  # of `Judgement.summary`
+
+
+class Choice(NamedTuple):
+    """What was chosen when heads were last compared: kind; penalty: times the analytic shrinkage; judges: samples held
+    back then, 0 if there were too few to compare heads."""
+
+    kind: str
+    penalty: float = 1.0
+    judges: int = 0
 
 
 @dataclass(frozen=True)
 class Judgement:
     """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
-    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are."""
+    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are;
+    choice: for the next judgement (None if a learning round trained the head)."""
 
     head: Head | None
     accuracy: dict[str, float]
     held: dict[str, int] = field(default_factory=dict)
     loss: float | None = None
     on: str = ON[True]
+    choice: Choice | None = None
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
         threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
         drawn = {"judged_on": self.on} if self.on != ON[True] else {}
         return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
+                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn,
+                **({"choice": list(self.choice)} if self.choice else {})}
 
 
 class Names(NamedTuple):
@@ -78,6 +97,7 @@ class Knowledge:
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
         self._tally = Tally()
+        self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
     def plain(self) -> ClassStatistics:
@@ -148,17 +168,19 @@ class Knowledge:
         return any(row.trained for row in mine) or len(mine) < self.plain.counts[label]
 
     def forget(self, label: str) -> bool:
-        """Forget a class; whether that was exact: True if every sample of it was still stored as it was learned."""
+        """Forget a class; whether that was exact: every sample of it was still stored as it was learned, and could be
+        subtracted without drowning what is left in rounding, or all that is left could be learned again. If not,
+        `remains` says what is left of the class."""
         features = [s.feature for s in self.stored if s.label == label and not s.coded]
         complete = len(features) == self.plain.counts[label] and self.form.rank is None
-        exact = complete or not self.form.second_moment
         for transform, statistics in self.statistics.items():
             whole = transform(np.stack(features)) if complete else None
             self.statistics[transform] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
         if self.gaussians is not None:
             self.gaussians.forget(label)
-        return exact
+        self.remains = after_forgetting(self, complete) if self.form.second_moment and self.labels else ""
+        return not self.remains
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
         """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
@@ -242,57 +264,69 @@ class Knowledge:
         return self.gaussians.samples(self.plain, self.transforms[0]) if self.gaussians is not None else []
 
     def judge(self, head: str, judges: Mapping[str, list[StoredSample]] | None = None,
-              trained: Head | None = None) -> Judgement:
-        """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`; trained:
-        by a learning round on what is not held back, on trial like any other.
+              trained: Head | None = None, chosen: Choice | None = None) -> Judgement:
+        """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`, of which
+        at most MAX_JUDGES are used; trained: by a learning round on what is not held back, on trial like any other;
+        chosen: when heads were last compared. They are compared again once TRIED_AGAIN times as many samples are held
+        back; leave it out if classes have gone or came from elsewhere.
 
         The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
         those that are tried nor the one that serves. head: "auto" or a kind.
         """
         if not self.labels:
             return Judgement(None, {})
-        judges = self.judges() if judges is None else judges
+        every = self.judges() if judges is None else judges
+        judges, kept = limited(every), self.gaussians is None
         held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
-        kept = self.gaussians is None
         places = {label: place for place, label in enumerate(self.labels)}
         truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
-        told = len(truth) if kept else min(len(truth), self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
+        told = sum(map(len, every.values()))
+        told = told if kept else min(told, self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
+        kinds = self._candidates(head, told)
+        settled = chosen if chosen is not None and trained is None and chosen.kind in kinds \
+            and told < TRIED_AGAIN * chosen.judges else None
         rests: dict[FeatureTransform, tuple[PooledCovariance, NDArray[np.float32]]] = {}
         best: Trial | None = None
-        for kind in self._candidates(head, told):
+        for kind in kinds if settled is None else [settled.kind]:
             transform = next(transform for transform in self.transforms if transform.projected == KINDS[kind].projected)
             if transform not in rests:
                 rests[transform] = self._rest(held, transform)
-            trial = Trial.run(solve(kind, rests[transform][0], transform), *rests[transform], truth)
+            rest = rests[transform]
+            trial = _tried(kind, transform, rest, truth, 1.0 if settled is None else settled.penalty)
             if best is None or trial.beats(best):
                 best = trial
         assert best is not None
-        rest = rests[best.head.transform]
+        rest = rests.pop(best.head.transform)
+        rests.clear()
         if trained is not None and len(truth) and trained.labels == tuple(self.labels):
             trial = Trial.run(trained, rest[0], trained.transform(np.concatenate(list(held.values()))), truth)
             best = trial if trial.beats(best) else best
-        best = self._penalised(best, *rest) if kept else best   # draws are of the covariance that is to be shrunk
+        penalty = 1.0
+        if settled is None and kept:     # draws are of the covariance that is to be shrunk
+            best, penalty = self._penalised(best, rest)
+        choice = settled or Choice(best.head.kind, penalty, told if told >= MIN_HELD_BACK else 0)
         hits = best.logits.argmax(1) == truth
         accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
         loss = float(class_weights(truth) @ best.losses) if len(truth) else None
         return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
-                         {label: len(h) for label, h in held.items()}, loss, ON[kept])
+                         {label: len(h) for label, h in held.items()}, loss, ON[kept],
+                         choice if choice.kind in KINDS else None)
 
-    def _penalised(self, best: Trial, rest: PooledCovariance, held: NDArray[np.float32]) -> Trial:
-        """The same kind of head with another ridge penalty, where held-back samples call for it."""
-        default = best.head
-        if len(best.truth) < MIN_HELD_BACK or not SERVED[default.kind].second_moment:
-            return best
+    def _penalised(self, best: Trial, rest: tuple[PooledCovariance, NDArray[np.float32]]) -> tuple[Trial, float]:
+        """The same kind of head with another penalty, if held-back samples call for it, and how many times the analytic
+        shrinkage that is."""
+        kind, penalty = best.head.kind, 1.0
+        if len(best.truth) < MIN_HELD_BACK or not SERVED[kind].second_moment:
+            return best, penalty
         for factor in PENALTIES:
-            e = rest.shrinkage
-            while 1e-4 < e * factor <= 1:
-                e *= factor
-                trial = Trial.run(solve(default.kind, replace(rest, penalty=e), default.transform), rest, held,
-                                  best.truth)
+            there = 1.0
+            while LEAST_SHRINKAGE < rest[0].shrinkage * there * factor <= 1:
+                there *= factor
+                trial = _tried(kind, best.head.transform, rest, best.truth, there)
                 if not trial.beats(best):
                     break
-                best = trial
-        return best
+                best, penalty = trial, there
+        return best, penalty
 
     def _rest(self, held: dict[str, NDArray[np.float32]],
               transform: FeatureTransform) -> tuple[PooledCovariance, NDArray[np.float32]]:
@@ -319,7 +353,7 @@ class Knowledge:
     def _novelty(self, trial: Trial, rest: PooledCovariance) -> Novelty | None:
         """How the head tells unknown samples, its threshold set on held-back ones."""
         unfit = trial.head.normalised or trial.head.kind in TRAINED
-        fitted = None if unfit else unknown.fit(trial.head, rest)
+        fitted = None if unfit else unknown.fit(trial.head, rest, trial.rest)
         return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
 
     def become(self, form: Form, buffer: Buffer, stored: list[StoredSample]) -> None:
@@ -354,3 +388,28 @@ class Knowledge:
             for transform, statistics in self.statistics.items():
                 statistics.add(label, transform(features))
         self.stored = stored
+
+
+def limited(judges: Mapping[str, list[StoredSample]]) -> Mapping[str, list[StoredSample]]:
+    """At most MAX_JUDGES of the held-back samples, of each class equally many as far as it has them: evenly spread over
+    them, and over the classes if there are too many of those."""
+    total, level = sum(map(len, judges.values())), MAX_JUDGES
+    if total <= MAX_JUDGES:
+        return judges
+    while level > 1 and sum(min(len(rows), level) for rows in judges.values()) > MAX_JUDGES:
+        level -= 1 + (level > 100) * (level // 50)
+    few = {label: rows if len(rows) <= level else [rows[i * len(rows) // level] for i in range(level)]
+           for label, rows in judges.items() if rows}
+    names = sorted(few)
+    if len(names) > MAX_JUDGES:
+        names = [names[i * len(names) // MAX_JUDGES] for i in range(MAX_JUDGES)]
+    return {label: few[label] for label in names}
+
+
+def _tried(kind: str, transform: FeatureTransform, rest: tuple[PooledCovariance, NDArray[np.float32]],
+           truth: NDArray[np.int64], penalty: float) -> Trial:
+    """A head of a kind on trial. penalty: times the analytic shrinkage."""
+    pooled = rest[0]
+    if penalty != 1 and KINDS[kind].second_moment:
+        pooled = replace(pooled, penalty=min(max(pooled.shrinkage * penalty, LEAST_SHRINKAGE), 1.0))
+    return Trial.run(solve(kind, pooled, transform), pooled, rest[1], truth)

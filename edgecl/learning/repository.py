@@ -12,7 +12,7 @@ from edgecl.exemplars.stored import packed_bytes
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
-from edgecl.learning.knowledge import Judgement, Knowledge
+from edgecl.learning.knowledge import KEPT_OF_JUDGEMENT, Choice, Judgement, Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
 from edgecl.state.compaction import needed_since
 from edgecl.state.database import LOCK_TIMEOUT
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgecl.statistics.form import Form
 
 FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
+SAME_EVIDENCE = ("learn", "rollback")   # actions before and after which heads compare much the same
 HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
 
 
@@ -228,7 +229,7 @@ class Repository:
     def _solution(self, g: Generation, knowledge: Knowledge, exemplars: list[StoredSample] | None = None) -> Solution:
         """The head of a generation that has none. exemplars: if they are known."""
         exemplars = knowledge.exemplars(decode=False) if exemplars is None else exemplars
-        judgement = knowledge.judge(self.settings.head, knowledge.judges(exemplars))
+        judgement = knowledge.judge(self.settings.head, knowledge.judges(exemplars), chosen=self._chosen(g.id))
         assert judgement.head is not None
         return Solution(g.id, build_head(judgement.head),
                         {**judgement.summary(), **_about(knowledge.buffer, exemplars, knowledge)})
@@ -240,10 +241,23 @@ class Repository:
         if change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
             if then.head is not None or not knowledge.labels:
-                summary = {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
+                summary = {key: then.detail[key] for key in KEPT_OF_JUDGEMENT if key in then.detail}
                 return Judgement(None, then.detail.get("held_back", {})), summary, None
-        judgement = judgement or knowledge.judge(self.settings.head, knowledge.judges(exemplars))
+        since = change.undo_after if change.undo_after is not None else self.store.current
+        judgement = judgement or knowledge.judge(
+            self.settings.head, knowledge.judges(exemplars),
+            chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
         return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
+
+    def _chosen(self, generation: int) -> Choice | None:
+        """What was chosen when heads were last compared for a generation or one before it; None if that is not known or
+        the classes were others. What was not written down does not count, so that solving again gives the same."""
+        for g in reversed(self.store.alive()):
+            if g.id <= generation and "choice" in g.detail:
+                return Choice(*g.detail["choice"])
+            if g.id <= generation and g.action not in SAME_EVIDENCE:
+                return None
+        return None
 
     def _with_way_back(self, change: Rewrite) -> Rewrite:
         """A rewrite with the head of the generation before, if that has none and there is room: which exemplars it had

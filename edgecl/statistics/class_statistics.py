@@ -217,9 +217,10 @@ class ClassStatistics:
             self._within *= self.degrees_of_freedom
         return float((error / seen).max()) if seen[0] > 0 else float("inf")
 
-    def replace_scatter(self, scatter: NDArray[np.float64]) -> None:
-        """Take another estimate of W [d, d] for the one that is there."""
-        self._within, self._waiting, self.diagonal = scatter, self._waiting[:0], None
+    def take_covariance(self, covariance: NDArray[np.float64]) -> None:
+        """Take another estimate of the covariance within classes [d, d] for the one that is there."""
+        self.residual, self.diagonal = 0, None
+        self._within, self._waiting = covariance * self.degrees_of_freedom, self._waiting[:0]
         self._error = np.zeros(self.dimension)
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> PooledCovariance:
