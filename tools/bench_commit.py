@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""What a commit costs: one `learn` of 10 samples by size of the state, corrections of one sample, and bursts to a daemon.
+"""What a commit costs: one `learn` of 10 samples by size of the state, corrections of one sample, a burst to a daemon.
 
     python tools/bench_commit.py [learn] [corrections] [daemon] [--quick] [--json] [--folder FOLDER]
 
-learn: for each length of features D and number of classes C, milliseconds of the commit alone, and with the first answer,
-for which the head is solved; beside them, in turns, a bare Cholesky factorisation D x D and a product C x D by D x D; the
-peak memory of a process that opens the state, learns and answers; and, in a line of its own, of one that only starts.
-corrections: one sample per commit, the learner kept open: commits per second by processor and by clock, milliseconds of
-opening the state and of `status` after so many commits, bytes written per commit. daemon: 100 corrections over the control
-socket from 1 and from 16 clients. One thread. FOLDER: where the states lie; on a disk, the syncs count. Default: a folder
-in memory, if there is one.
+learn: for each length of features D and number of classes C, milliseconds of the commit alone, and with the first
+answer, for which the head is solved; beside them, in turns, a bare Cholesky factorisation D x D and a product C x D by
+D x D; the peak memory of a process that opens the state, answers, learns and answers, and of it before it learns.
+corrections: one sample per commit, the learner kept open: commits per second by clock and by processor; milliseconds of
+`learn`, of opening the state, of `status` and of the first `learn` afterwards; bytes written per commit. daemon: 100
+corrections over the control socket from 1 and from 16 clients. One thread. FOLDER: where the states lie; on a disk, the
+syncs count. Default: a folder in memory, if there is one.
 """
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def samples(label: int, count: int, dimension: int, seed: int = 0) -> np.ndarray
     return (centre + np.random.default_rng([label, seed]).normal(size=(count, dimension))).astype(np.float32)
 
 
-def clock(action: Any) -> float:
-    """Milliseconds that an action takes."""
+def clock(action: Any, *values: Any) -> float:
+    """Milliseconds that a call takes."""
     started = time.perf_counter()
-    action()
+    action(*values)
     return 1000 * (time.perf_counter() - started)
 
 
@@ -86,11 +86,11 @@ def learn_case(path: Path, dimension: int, classes: int) -> dict[str, Any]:
     found: dict[str, list[float]] = {"commit": [], "with answer": [], "cholesky": [], "product": []}
     for number in range(REPEATS):
         new = samples(number, AT_ONCE, dimension, 100 + number)
-        commit = clock(lambda: learner.learn(new, f"class {number:05d}"))
+        commit = clock(learner.learn, new, f"class {number:05d}")
         found["commit"].append(commit)
-        found["with answer"].append(commit + clock(lambda: learner.predict(probe)))
-        found["cholesky"].append(clock(lambda: np.linalg.cholesky(factor)))
-        found["product"].append(clock(lambda: means @ factor))
+        found["with answer"].append(commit + clock(learner.predict, probe))
+        found["cholesky"].append(clock(np.linalg.cholesky, factor))
+        found["product"].append(clock(np.matmul, means, factor))
     most = peak()
     learner.close()
     return {"D": dimension, "C": classes, **{name: round(median(times), 2) for name, times in found.items()},
@@ -109,18 +109,18 @@ def correction_case(path: Path, dimension: int, commits: list[int]) -> list[dict
         each = []
         for number in range(done, until):
             new = pool[number % 10][number // 10 % 1_000][None]
-            each.append(clock(lambda: learner.learn(new, f"class {number % 10:05d}")))
+            each.append(clock(learner.learn, new, f"class {number % 10:05d}"))
         took, computed, written = time.perf_counter() - begun, time.process_time() - computed, _written() - written
         done = until
         learner.close()
         opened, status = [], []
         for _ in range(LOOKS):
-            opened.append(clock(lambda: Learner.open(path).store.close()))
+            opened.append(clock(_opened, path))
             looking = Learner.open(path)
             status.append(clock(looking.status))
             looking.store.close()
         learner = Learner.open(path)
-        first = clock(lambda: learner.learn(pool[0][:1], "class 00000"))
+        first = clock(learner.learn, pool[0][:1], "class 00000")
         rows.append({"D": dimension, "commits": until, "per_second": round(count / took, 1),
                      "per_cpu_second": round(count / computed, 1), "learn": round(median(each[-100:]), 2),
                      "open": round(median(opened), 2), "status": round(median(status), 2),
@@ -148,14 +148,25 @@ def daemon_case(path: Path, dimension: int) -> list[dict[str, Any]]:
     try:
         for clients in (1, CLIENTS):
             share = [list(range(BURST))[number::clients] for number in range(clients)]
-            teachers = [threading.Thread(target=_teach, args=(path / "control.sock", dimension, mine)) for mine in share]
-            took = clock(lambda: [each.start() for each in teachers] and [each.join() for each in teachers])
+            took = clock(_teach_at_once, path / "control.sock", dimension, share)
             rows.append({"D": dimension, "clients": clients, "corrections": BURST,
                          "per_second": round(1000 * BURST / took, 1)})
     finally:
         door.stop()
         service.stop(10)
     return rows
+
+
+def _opened(path: Path) -> None:
+    Learner.open(path).store.close()
+
+
+def _teach_at_once(socket: Path, dimension: int, shares: list[list[int]]) -> None:
+    teachers = [threading.Thread(target=_teach, args=(socket, dimension, mine)) for mine in shares]
+    for each in teachers:
+        each.start()
+    for each in teachers:
+        each.join()
 
 
 def _teach(socket: Path, dimension: int, numbers: list[int]) -> None:
@@ -234,7 +245,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     titles = {"learn": f"One `learn` of {AT_ONCE} samples, milliseconds, and MB at most",
-              "corrections": "Corrections of one sample, the learner kept open, 10 classes; milliseconds, bytes per commit",
+              "corrections": "Corrections of one sample, 10 classes; milliseconds, bytes per commit",
               "daemon": "Corrections over the control socket, 10 classes"}
     for name, rows in found.items():
         table(titles[name], rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, field, replace
-from itertools import groupby, takewhile
+from itertools import groupby, repeat, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -156,7 +156,8 @@ class Knowledge:
         if self.gaussians is not None:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
-        spare = near_duplicates(transformed[self.transforms[0]], self.plain.spread(transformed[self.transforms[0]]))
+        h = transformed[self.transforms[0]]
+        spare = near_duplicates(h, self.plain.spread(h) if len(h) > 1 else 0.0)
         self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
                         for key, feature, data, near, (origin, tick) in zip(
                             keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]

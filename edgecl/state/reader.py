@@ -59,6 +59,8 @@ class StateReader:
         self._taken: Rows | None = None
         self._listed: tuple[object, list[Generation]] = (None, [])
         self._parsed: tuple[Rows | None, list[Generation]] = (None, [])
+        self._alive: tuple[object, list[Generation]] = (None, [])
+        self._held: object = None   # what the history was listed of inside a change
         self._detail_bytes: dict[tuple[int, str | None], int] = {}
         self.books: dict[str, Codebook] = {}
         with translated(path):
@@ -151,9 +153,12 @@ class StateReader:
     def generations(self) -> list[Generation]:
         """The history, the oldest generation first, as a list that is not to be changed. Raises StateError if it is
         damaged."""
+        if self.writing and self._held == (self.connection.total_changes, self.log.seen):
+            return self._listed[1]      # nobody else can have changed it
         with self.reading(), translated(self.path):
             entries, rows = self.logged(), self.database.read()
-            key = id(rows), self.log.version
+            key = id(rows), self.log.seen
+            self._held = (self.connection.total_changes, self.log.seen) if self.writing else None
             if self._parsed[0] is not rows or self._listed[0] != key:
                 if self._parsed[0] is not rows:
                     self._parsed = rows, rows.parsed_generations()
@@ -175,6 +180,8 @@ class StateReader:
 
     def logged(self) -> list[LoggedGeneration]:
         """The generations that stand in the log, with their samples."""
+        if self.writing and self._held == (self.connection.total_changes, self.log.seen):
+            return self.log.entries_seen
         with self.reading():
             epoch = self.query("SELECT value FROM meta WHERE key = 'epoch'")
             with translated(self.path):
@@ -183,7 +190,8 @@ class StateReader:
     @property
     def current(self) -> int:
         """Id of the current generation: the newest that was not rolled back."""
-        return max((g.id for g in self.generations() if not g.undone), default=0)
+        alive = self.alive()
+        return alive[-1].id if alive else 0
 
     @property
     def newest(self) -> Generation:
@@ -194,8 +202,11 @@ class StateReader:
         return alive[-1]
 
     def alive(self) -> list[Generation]:
-        """The generations that were not rolled back, the oldest first."""
-        return [g for g in self.generations() if not g.undone]
+        """The generations that were not rolled back, the oldest first, as a list that is not to be changed."""
+        every = self.generations()
+        if self._alive[0] is not every:
+            self._alive = every, [g for g in every if not g.undone]
+        return self._alive[1]
 
     def restorable(self) -> set[int]:
         """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that

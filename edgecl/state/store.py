@@ -42,6 +42,7 @@ class Store(Transaction):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._appended = False  # whether the change is one append to the log
+        self._fitted: tuple[Append | Rewrite | None, Space] = None, Space(0, 0, 0, 0)   # the change asked for last
         if self.writable:
             self.tidy(patience=0)
 
@@ -88,7 +89,7 @@ class Store(Transaction):
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
         self.begin_writing(patience)
         self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
-        self.writing, self._appended, tidy = True, False, False
+        self.writing, self._appended, self._held, tidy = True, False, None, False
         try:
             self.start_log()
             self.sweep()
@@ -140,6 +141,7 @@ class Store(Transaction):
     def fits(self, change: Append | Rewrite) -> bool:
         """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
         space = Space.now(self)
+        self._fitted = change, space
         return space.used + space.needed(self, change) <= self.ledger.quota
 
     def make_room(self, change: Append | Rewrite, present: Callable[[], Present] | None = None) -> None:
@@ -221,7 +223,7 @@ class Store(Transaction):
     def commit(self, change: Append | Rewrite) -> tuple[int, list[StoredSample]]:
         """Commit a change inside `exclusive`: its generation's id, and its rows with theirs. Raises BudgetError past
         the quota or on a full disk; then nothing has changed."""
-        space = Space.now(self)
+        space = self._fitted[1] if isinstance(change, Append) and self._fitted[0] is change else Space.now(self)
         self.ledger.check(space.used, space.needed(self, change), f"`{change.action}`")
         number = self.next_number()
         rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]

@@ -50,9 +50,19 @@ class WriteAheadLog:
         return self._entries if self._epoch == epoch else []
 
     @property
+    def entries_seen(self) -> list[LoggedGeneration]:
+        """The generations of the epoch that was read last."""
+        return self._entries
+
+    @property
     def version(self) -> object:
         """What changes whenever the entries do. Raises OSError."""
         self._read()
+        return self.seen
+
+    @property
+    def seen(self) -> object:
+        """The version that was read last."""
         return self._epoch, self._end
 
     def stale(self, epoch: str) -> bool:
