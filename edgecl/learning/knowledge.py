@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
+from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, Picked, held_out
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
@@ -96,7 +96,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._tally = Tally()
+        self._tally, self._picked = Tally(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -247,7 +247,10 @@ class Knowledge:
         `Codebook.take`."""
         if not self.stored or self.gaussians is not None:
             return []
-        return (buffer or self.buffer).keep(self.stored, self.plain, self.transforms[0], decode)
+        buffer = buffer or self.buffer
+        if buffer.codebook is None and self.all_fit:
+            return list(self.stored)
+        return buffer.keep(self.stored, self.plain, self.transforms[0], decode)
 
     def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
@@ -258,7 +261,7 @@ class Knowledge:
             there = {label: [row for row in self.stored if row.judges and row.label == label]
                      or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
             return {label: rows for label, rows in there.items() if rows}
-        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
+        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain, self._picked)
 
     def pseudo_samples(self) -> list[StoredSample]:
         """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""

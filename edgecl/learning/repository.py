@@ -155,12 +155,12 @@ class Repository:
     # the head, which is solved when it is asked for ------------------------------------------------
 
     def solve(self) -> None:
-        """Work out the head of the current generation, how accurate it is and which exemplars are kept, if nobody has;
-        it is written down if that is worth its bytes. Raises StateError."""
+        """Work out the head of the current generation, how accurate it is and which exemplars are kept, if nobody has
+        or the file is damaged; it is written down if that is worth its bytes. Raises StateError."""
         store = self.store
         with store.reading():
             newest = store.newest
-            if newest.head is not None or not newest.detail.get("classes") or self._solved_now:
+            if not newest.detail.get("classes") or self._solved_now or self._written(newest):
                 return
             self._solved = self._solution(newest, self.known())
             self._latest = newest.id, self._solved.summary["held_back"]
@@ -169,7 +169,7 @@ class Repository:
                 self._write_head(0)
 
     def head(self) -> bytes:
-        """The head of the current generation, if it was not written. Raises StateError."""
+        """The head of the current generation, which was not written or is damaged. Raises StateError."""
         self.solve()
         assert self._solved is not None
         return self._solved.head
@@ -177,7 +177,8 @@ class Repository:
     def summary(self) -> dict[str, Any]:
         """What the history keeps of the current generation, worked out if need be: see `Judgement.summary`; "known":
         class -> [samples, exemplars]. Raises StateError."""
-        self.solve()
+        if "held_back" not in self.store.newest.detail:
+            self.solve()
         detail = self.store.newest.detail
         return {**detail, **self._solved.summary} if self._solved and self._solved_now else detail
 
@@ -208,6 +209,10 @@ class Repository:
             self._write_head(LOCK_TIMEOUT if mine else 0)
         self._changed = self._solved = None
 
+    def _written(self, g: Generation) -> bool:
+        """Whether the head of a generation was written, and is intact."""
+        return g.head is not None and self.store.blobs.intact(g.head)
+
     @property
     def _solved_now(self) -> bool:
         return self._solved is not None and self._solved.generation == self.store.current
@@ -216,11 +221,11 @@ class Repository:
         """Write the head that was solved, if it still is the current one and nobody has. patience: see
         `Store.exclusive`. Raises StateError, BudgetError."""
         store, solved = self.store, self._solved
-        if solved is None or not store.writable or store.newest.head is not None:
+        if solved is None or not store.writable or store.newest.id != solved.generation or self._written(store.newest):
             return
         with store.exclusive(patience):
             newest = store.newest
-            if newest.id == solved.generation and newest.head is None:
+            if newest.id == solved.generation and not self._written(newest):
                 store.name_head(newest, solved.head, solved.summary)
                 if not newest.logged:
                     store.commit_rows()
@@ -240,7 +245,7 @@ class Repository:
         then, and None if that is written."""
         if change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
-            if then.head is not None or not knowledge.labels:
+            if self._written(then) or not knowledge.labels:
                 summary = {key: then.detail[key] for key in KEPT_OF_JUDGEMENT if key in then.detail}
                 return Judgement(None, then.detail.get("held_back", {})), summary, None
         since = change.undo_after if change.undo_after is not None else self.store.current

@@ -210,7 +210,7 @@ class StateReader:
 
     def restorable(self) -> set[int]:
         """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
-        was not written is solved again, as long as no exemplar was evicted since."""
+        was not written, or is damaged, is solved again, as long as no exemplar was evicted since."""
         with self.reading():
             found: set[int] = set()
             alive = self.alive()
@@ -230,8 +230,8 @@ class StateReader:
                     base = None
                 complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in lost)
                 complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
-                headless = not g.detail.get("classes") or (g.head is None and g.id > last)
-                if complete and (self.blobs.intact(g.head) if g.head else headless):
+                solvable = not g.detail.get("classes") or g.id > last
+                if complete and (solvable or (g.head is not None and self.blobs.intact(g.head))):
                     found.add(g.id)
             return found
 

@@ -262,7 +262,7 @@ class Store(Transaction):
                            change.way_back[1])
         if change.undo_after is not None:
             target = next(g for g in every if g.id == change.undo_after)
-            head, backbone = target.head or head, target.backbone or backbone
+            head, backbone = head or target.head, target.backbone or backbone
             run("UPDATE generations SET undone = 1 WHERE id > ? AND NOT undone", (target.id,))
         for key, value in change.meta.items():
             self.set_meta(key, value)
