@@ -87,8 +87,10 @@ class Store(Transaction):
         for another process. Raises StateError if the state is read-only, or in use for longer."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
-        self.begin_writing(patience)
-        self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+        try:
+            self.begin_writing(patience)
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
         self.writing, self._appended, self._held, tidy = True, False, None, False
         try:
             self.start_log()
