@@ -18,6 +18,8 @@ from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
+from edgecl.learning.backbone_file import backbone_bytes, backbone_file
+from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.knowledge import ON
 from edgecl.learning.merge import merge_into
@@ -132,7 +134,7 @@ class Learner:
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
-                learned = rerun(self.store.blob_path(now).read_bytes(), learned, inputs, codec)
+                learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
             before = self.repository.last_accuracy()
             knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs, origins)
@@ -161,20 +163,22 @@ class Learner:
         return *create_foundation(self.settings, probe), batches
 
     def forget(self, label: str) -> dict[str, Any]:
-        """Forget a class and every older generation; {"class", "generation", "exact"}, and if that was not exact
-        "remains": what is left of the class. It is not exact either if a backbone may have been tuned on the class.
-        Raises BadInput, StateError."""
+        """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
+        if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
+        they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
+        covariance. Raises BadInput, StateError."""
         with self.store.exclusive():
             knowledge = self.repository.known()
             if label not in knowledge.labels:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
-            remains = knowledge.remains or ("a learning round may have tuned the backbone on it" if shown else "")
+            remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+            discarded = len(self.store.set_aside.files())
             generation = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact, **({} if exact else {"remains": remains})}
+        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.
@@ -257,7 +261,10 @@ class Learner:
 
         check_target(Path(path), self.store.path)
         serving = self.serving()
-        return export(serving, self.store.blob_path(serving.backbone_name), Path(path), calibration)
+        foundation = self.foundation
+        assert foundation is not None
+        backbone = backbone_bytes(self.store, foundation, serving.backbone_name)
+        return export(serving, backbone, Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
 
@@ -284,7 +291,8 @@ class Learner:
         with suppress(StateError):  # samples are damaged: an older head serves
             summary = self.repository.summary()
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
-        head, warnings, threshold = summary.get("head"), [], summary.get("unknown_above")
+        head, threshold = summary.get("head"), summary.get("unknown_above")
+        warnings = self.store.damage()
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
@@ -306,8 +314,9 @@ class Learner:
 
     @property
     def damage(self) -> list[str]:
-        """What is damaged so that an older generation serves, one line each; empty where all is well."""
-        return self.serving().warnings
+        """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
+        taught = bool(self.store.newest.detail.get("classes"))
+        return self.serving().warnings if taught else self.store.damage()
 
     # within -------------------------------------------------------------------------------------
 
@@ -316,13 +325,18 @@ class Learner:
         name = name or self.store.newest.backbone
         assert name is not None
         if self._session is None or self._session[0] != name:
-            self._session = name, Backbone(self.store.blob_path(name), self.settings.threads)
+            foundation = self.foundation
+            assert foundation is not None
+            self._session = name, Backbone(backbone_file(self.store, foundation, name), self.settings.threads)
         return self._session[1]
 
     def serving(self) -> Serving:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         if self._serving is None or self._serving.current != self.store.current:
-            with suppress(StateError):  # which `Serving` meets again, and falls back to an older generation
+            with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
+                if self.store.newest.backbone:
+                    self._backbone()
+            with suppress(StateError):  # a head is written outside of it as well
                 self.repository.solve()
             self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving

@@ -18,6 +18,11 @@ from edgecl.errors import EdgeclError, StateError
 from edgecl.learner import Learner
 
 
+def aside(state):
+    """The names of what is set aside."""
+    return sorted(path.name for path in (state / "set-aside").glob("*"))
+
+
 @pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])
 def test_a_damaged_head_is_found_and_the_one_before_serves(state, hurt):
     learner = Learner.open(state)
@@ -25,12 +30,14 @@ def test_a_damaged_head_is_found_and_the_one_before_serves(state, hurt):
     newest = learner.store.newest
     hurt(state / "models" / newest.head)
     assert {answer.label for answer in learner.predict(vectors("ant", 5))} == {"ant"}
-    assert len(learner.damage) == 1
     assert newest.head in learner.damage[0]
+    assert "generation 3 answers instead of 4" in learner.damage[1]
+    assert len(learner.damage) == 2
     assert newest.id not in learner.store.restorable()
     shown = answers(learner)
     learner.rollback()
-    assert not learner.damage
+    assert aside(state) == ([] if hurt is Path.unlink else [f"{newest.head}.1"])
+    assert len(learner.damage) == len(aside(state))
     assert answers(learner) == shown
     assert [c.name for c in learner.classes()] == ["ant", "wasp"]
     assert before.keys() < {g.id for g in learner.history()}
@@ -40,7 +47,7 @@ def test_teaching_repairs_a_damaged_head(state):
     learner = Learner.open(state)
     flip(state / "models" / learner.store.newest.head)
     learner.learn(vectors("dog", 20), "dog")
-    assert not learner.damage
+    assert not any("answers instead" in line for line in learner.damage)
     assert {answer.label for answer in learner.predict(vectors("cat", 5))} == {"cat"}
 
 
@@ -65,32 +72,53 @@ def test_damaged_statistics_are_found_and_the_generation_before_them_can_be_rest
     learner.learn(vectors("elk", 20), "elk")
 
 
-def test_damaged_samples_of_the_journal_are_found(learner):
+def test_an_acknowledged_record_that_is_damaged_loses_its_own_samples_and_learning_goes_on(learner):
+    state, served = learner.store.path, answers(learner)
     learner.close()
-    state = learner.store.path
     flip(state / "learned.log")
     learner = Learner.open(state)
     assert learner.store.restorable() == {1, 2, 3}
-    assert not learner.damage
-    with pytest.raises(StateError, match="damaged"):
-        learner.forget("ant")
-    learner.rollback()
-    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
-
-
-def test_a_damaged_end_of_the_log_is_told_and_learning_goes_on_before_it(learner):
-    learner.close()
-    log = learner.store.path / "learned.log"
-    flip(log, log.read_bytes().rindex(b"cat"))
-    learner = Learner.open(learner.store.path)
-    assert "damaged at its end" in learner.damage[0]
+    assert "25 samples of 'cat' (generation 4) are lost" in learner.damage[0]
+    assert learner.status().warnings == learner.damage
+    assert answers(learner) == served  # its head is whole
     assert [c.name for c in learner.classes()] == ["ant", "wasp"]
     learner.learn(vectors("dog", 20), "dog")
-    assert not learner.damage
+    assert aside(state) == []  # the log still holds the damaged bytes
+    assert learner.store.restorable() == {1, 2, 3, 5}
+    learner.rollback(3)
+    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
+    assert aside(state) == ["learned.log.1"]
+    learner.learn(vectors("dog", 20), "dog")
+    assert "25 samples of 'cat' (generation 4) are lost" in learner.damage[0]
+    shown = answers(learner)
+    learner.close()
+    again = Learner.open(state)
+    assert answers(again) == shown
+    again.forget("ant")  # what is set aside may hold it
+    assert aside(state) == []
+    assert len(again.damage) == 1
+    again.forget("wasp")
+    assert [c.name for c in again.classes()] == ["dog"]
+
+
+def test_a_damaged_record_that_was_acknowledged_is_told_and_learning_goes_on_behind_it(learner):
+    state = learner.store.path
+    learner.close()
+    log = state / "learned.log"
+    flip(log, log.read_bytes().rindex(b"cat"))  # its JSON
+    learner = Learner.open(state)
+    assert "what was learned in generation 4 is lost" in learner.damage[0]
+    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
+    assert learner.learn(vectors("dog", 20), "dog").generation == 5
+    shown = answers(learner)
+    learner.close()
+    learner = Learner.open(state)
+    assert "what was learned in generation 4 is lost" in learner.damage[0]
+    assert answers(learner) == shown
     assert [c.name for c in learner.classes()] == ["ant", "dog", "wasp"]
 
 
-def test_damage_inside_the_log_takes_what_came_after_it_along(learner):
+def test_damage_inside_the_log_loses_no_more_than_the_damaged_record(learner):
     for name in ("dog", "elk"):
         learner.learn(vectors(name, 20), name)
     learner.close()
@@ -99,25 +127,32 @@ def test_damage_inside_the_log_takes_what_came_after_it_along(learner):
     learner = Learner.open(learner.store.path)
     assert learner.store.restorable() == {1, 2, 3, 4}
     assert {answer.label for answer in learner.predict(vectors("elk", 5))} == {"elk"}  # its head is whole
-    with pytest.raises(StateError, match="damaged at generation 5"):
-        learner.learn(vectors("fox", 20), "fox")
-    learner.rollback(4)
     learner.learn(vectors("fox", 20), "fox")
-    assert [c.name for c in learner.classes()] == ["ant", "cat", "fox", "wasp"]
+    assert [c.name for c in learner.classes()] == ["ant", "cat", "elk", "fox", "wasp"]
+    assert learner.store.restorable() == {1, 2, 3, 4, 7}
     shown = answers(learner)
     learner.close()
-    assert answers(Learner.open(learner.store.path)) == shown
+    learner = Learner.open(learner.store.path)
+    assert answers(learner) == shown
+    learner.rollback(4)
+    assert [c.name for c in learner.classes()] == ["ant", "cat", "wasp"]
+    assert aside(learner.store.path) == ["learned.log.1"]
 
 
-def test_a_cut_off_append_never_was(learner):
+def test_a_cut_off_append_never_was_and_is_told_once(learner):
     learner.close()
     log = learner.store.path / "learned.log"
     whole, shown = log.read_bytes(), answers(Learner.open(learner.store.path))
-    last = whole[whole.rindex(b"\xecCL2"):]
-    for tail in (last[:-3], last[:60], last[:20], b"\xec", bytes(700)):
+    last = whole[whole.rindex(b"\xecCL"):]
+    for tail in (last[:-3], last[:60], last[:20], b"\xec", bytes(700), last[:512] + bytes(len(last) - 512)):
         log.write_bytes(whole + tail)
         again = Learner.open(learner.store.path)
         assert answers(again) == shown
+        assert [f"the last {len(tail)} bytes of learned.log were not a whole record" in line
+                for line in again.damage] == [True]
+        again.close()
+        assert log.read_bytes() == whole
+        again = Learner.open(learner.store.path)
         assert not again.damage
         again.close()
     again = Learner.open(learner.store.path)

@@ -38,7 +38,7 @@ from typing import Any
 
 from corruptions import STATES, Damage, files_of, flip, other
 from crash import child, wait
-from state_view import NEW, View, counts, differences, in_fork, look, part, samples
+from state_view import NEW, View, counts, differences, in_fork, look, only_look, part, samples
 
 from edgecl.cli import main as command
 from edgecl.commands import doctor
@@ -53,7 +53,9 @@ CHECKED = ("edgecl.db", "learned.log", ".npz", ".journal", ".exemplars", ".featu
 
 
 def trial(state: Path) -> View:
-    """What a state shows, whether it learns, and what it knows when it is opened again."""
+    """What a state shows, whether it learns, and what it knows when it is opened again; first what a process without
+    write access sees."""
+    seen, changed = only_look(state)
     learner = Learner.open(state)
     view = look(learner)
     view["warnings"] = part(lambda: learner.status().warnings)
@@ -66,7 +68,7 @@ def trial(state: Path) -> View:
     again.close()
     found = doctor.state(argparse.Namespace(state=state, config=None))
     view["doctor"] = [each.level for each in found if each.check == "state"]
-    return view
+    return {**view, "seen": seen, "changed": changed}
 
 
 def checked(state: Path) -> int:
@@ -82,14 +84,18 @@ def judge(found: View, whole: View) -> tuple[str, str]:
     if "refused" in found:
         return "refused", found["refused"]
     apart = [name for name in KNOWN if name in differences(found, whole)]
-    words = [f"{name}: {value}" for name, value in found.items() if isinstance(value, str) and "refused: " in value]
-    said = bool(found["damage"]) or bool(words)
-    detail = "; ".join([*map(str, found["damage"] if isinstance(found["damage"], list) else []), *words])
+    said = alarms_in(found)
+    detail = "; ".join(said)
     learned = not str(found["learn"]).startswith("refused")
     if not isinstance(found["answers"], list):
         return "refused", detail
     if apart and not said:
         return "SILENT", f"other {', '.join(apart)}"
+    if found["changed"]:
+        return "SILENT", "; ".join(found["changed"])
+    seen = [name for name in KNOWN if name in differences(found["seen"], whole)]
+    if seen and not alarms_in(found["seen"]):
+        return "SILENT", f"to a reader other {', '.join(seen)}"
     if learned and isinstance(found["classes"], list):
         should = {NEW: 20, **{name: count for name, count, _ in found["classes"]}}
         if found["then"] != should or found["again"] != should:
@@ -99,6 +105,14 @@ def judge(found: View, whole: View) -> tuple[str, str]:
     if not learned:
         return "no learning", detail
     return ("said" if found["damage"] else "harmless"), detail
+
+
+def alarms_in(view: View) -> list[str]:
+    """Everything that a view says of damage: what `damage` names, and what was refused."""
+    damage = view.get("damage", [])
+    return [*(damage if isinstance(damage, list) else []),
+            *(f"{name}: {value}" for name, value in view.items() if isinstance(value, str)
+              and (name == "refused" or value.startswith("refused: ")))]
 
 
 def prepare(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import crash
+import crash_commands
 import numpy as np
 from state_view import windows
 from vector_states import create, vectors
@@ -47,22 +47,26 @@ def rocket(state: Path, older: Path) -> None:
 
 
 def codebook(state: Path, older: Path) -> None:
-    """Exemplars that went through a codebook, on a tight quota."""
-    state.mkdir()
-    crash.nearly_full(state)
+    """Exemplars that went through a codebook."""
+    learner = create(state, quota=400_000, exemplars=10_000, codec="auto")
+    for number in range(12):
+        learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
+    answer_and_close(learner, vectors("class 3", 2, dimension=64))
+    if not list(state.rglob("*.codebook")):
+        raise SystemExit("no codebook was made")
     shutil.copytree(state, older)
     learner = Learner.open(state)
-    learner.learn(vectors("class 15", 40, dimension=64), "class 15")
-    learner.learn(vectors("class 3", 10, seed=1, dimension=64), "class 3")
+    for name, count in (("class 12", 40), ("class 3", 10), ("class 13", 40)):
+        learner.learn(vectors(name, count, seed=1, dimension=64), name)
     answer_and_close(learner, vectors("class 3", 2, dimension=64))
 
 
 def after_round(state: Path, older: Path) -> None:
     """A tuned backbone, its older samples' features, and a class learned since."""
-    crash.prepare(state.parent)
+    crash_commands.prepare(state.parent)
     shutil.rmtree(state.parent / "other")
     shutil.copytree(state, older)
-    crash.after_round(state)
+    crash_commands.after_round(state)
     learner = Learner.open(state)
     learner.learn(vectors("hen", 25), "hen")
     answer_and_close(learner, vectors("hen", 2))

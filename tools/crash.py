@@ -27,7 +27,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
 import onnx.helper  # noqa: E402, F401
-from crash_commands import COMMANDS, Command, prepare  # noqa: E402
+from crash_commands import COMMANDS, Command, prepare, restore_to  # noqa: E402
 from vector_states import fingerprint, tree  # noqa: E402
 
 from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
@@ -82,16 +82,31 @@ def trace(work: Callable[[], object], *options: str) -> int:
     return code
 
 
-def look(state: Path, older: bool) -> str:
-    """The fingerprint of a state, taken by a fork; "absent" if there is none, "broken" if it can't be opened or has
-    another fingerprint when it is opened again."""
+def look(folder: Path, command: Command) -> str:
+    """The fingerprints of what a command may change, each taken by a fork; "absent" for what is not there; "broken" if
+    one can't be opened, or has another fingerprint when it is opened again."""
+    seen = [look_at(folder / name, command.older) for name in command.looks]
+    return "broken" if "broken" in seen else " ".join(seen)
+
+
+def look_at(state: Path, older: bool) -> str:
     if not state.exists():
         return "absent"
     answer = state.with_name("fingerprint")
     answer.unlink(missing_ok=True)
+    if state.is_file():
+        unpacked = state.with_name("unpacked")
+        if wait(child(lambda: restore_to(unpacked, state))[0]):
+            return "broken"
+        state = unpacked
     wait(child(lambda: answer.write_text(f"{fingerprint(state, older)} {fingerprint(state, older)}"))[0])
     first, _, second = answer.read_text().partition(" ") if answer.exists() else ("", "", "-")
     return first if first == second else "broken"
+
+
+def content(path: Path) -> object:
+    """Every byte at a path."""
+    return tree(path) if path.is_dir() else path.read_bytes() if path.exists() else None
 
 
 def measure(command: Command, origin: Path, folder: Path) -> None:
@@ -100,9 +115,10 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
     state, log = folder / "state", folder / "log"
     if command.first:
         wait(child(lambda: command.first(state))[0])
-    shutil.copytree(folder, folder.with_name(f"{folder.name}-start"))
-    command.before = look(folder.with_name(f"{folder.name}-start") / "state", command.older)
-    shutil.rmtree(folder.with_name(f"{folder.name}-start"))
+    start = folder.with_name(f"{folder.name}-start")
+    shutil.copytree(folder, start)
+    command.before = look(start, command)
+    shutil.rmtree(start)
     shutil.copytree(folder, folder.with_name(f"{folder.name}-origin"))
     if trace(lambda: command.run(state), "-o", str(log), "-e", f"trace={','.join(CALLS)}") != 0:
         raise SystemExit("the command failed without a kill")
@@ -113,7 +129,7 @@ def measure(command: Command, origin: Path, folder: Path) -> None:
             command.calls[call] += 1
             if call == "openat" and "O_CREAT" not in words[1] and "O_TRUNC" not in words[1]:
                 command.harmless.add((call, command.calls[call]))
-    command.after = look(state, command.older)
+    command.after = look(folder, command)
 
 
 def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -> str:
@@ -124,8 +140,8 @@ def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -
                      "-e", f"inject={call}:signal=SIGKILL:when={number}")
         if code != -signal.SIGKILL:
             return "missed"
-        same = tree(folder / "state") == tree(origin / "state")    # byte for byte what `measure` has looked at
-        seen = command.before if same else look(folder / "state", command.older)
+        same = all(content(folder / name) == content(origin / name) for name in command.looks)   # as `measure` saw
+        seen = command.before if same else look(folder, command)
         if seen in (command.before, command.after):
             return "before" if seen == command.before else "after"
         return "broken" if seen == "broken" else "other"
@@ -198,10 +214,10 @@ def main() -> int:
         return 1
     started = time.monotonic()
     commands = campaign(given.kills, given.command or list(COMMANDS), given.jobs)
-    print(f"{'command':28}{'calls':>7}{'kills':>7}{'before':>8}{'after':>7}{'broken':>8}{'missed':>8}")
+    print(f"{'command':34}{'calls':>7}{'kills':>7}{'before':>8}{'after':>7}{'broken':>8}{'missed':>8}")
     for name, command in commands.items():
         o = command.outcomes
-        print(f"{name:28}{sum(command.calls.values()):7}{o.total() - o['missed']:7}{o['before']:8}{o['after']:7}"
+        print(f"{name:34}{sum(command.calls.values()):7}{o.total() - o['missed']:7}{o['before']:8}{o['after']:7}"
               f"{o['broken'] + o['other']:8}{o['missed']:8}")
     total = sum((command.outcomes for command in commands.values()), Counter[str]())
     print(f"{total.total() - total['missed']} kills in {time.monotonic() - started:.0f} s")

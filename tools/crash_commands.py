@@ -14,6 +14,7 @@ from vector_states import create, vectors
 from edgecl.learner import Learner
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
+from edgecl.state.backup import backup, parts_of, restore
 from edgecl.state.store import Store
 
 
@@ -55,6 +56,13 @@ def learn_codebook(state: Path) -> None:
         raise SystemExit("no second codebook was made")
 
 
+def learn_and_close(state: Path) -> None:
+    """Learn, and close, which writes the head if it was left for later."""
+    learner = Learner.open(state)
+    learner.learn(vectors("gnu", 25), "gnu")
+    learner.close()
+
+
 def take_round(state: Path) -> None:
     """Accept a tuned backbone, whose accuracy is assumed to be better."""
     gate.check_accuracy = lambda *_: []
@@ -84,14 +92,27 @@ def back_across(state: Path) -> None:
     learner.rollback(max(g for g in learner.store.restorable() if g < learner.store.tuned()))
 
 
+def back_up(name: str) -> Callable[[Path], object]:
+    """A command that copies the state to a folder or a .tar beside it."""
+    return lambda state: backup(state, state.with_name(name), lambda _: None)
+
+
+def restore_to(path: Path, source: Path) -> None:
+    """Make a state from a backup."""
+    with parts_of(source) as parts:
+        restore(parts, source.name, path, lambda _: None)
+
+
 @dataclass
 class Command:
     """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
-    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost."""
+    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost; looks: the
+    states in the folder that it may change, each of which must be as before or after."""
 
     run: Callable[[Path], object]
     first: Callable[[Path], object] | None = None
     older: bool = True
+    looks: tuple[str, ...] = ("state",)
     calls: Counter[str] = field(default_factory=Counter)
     harmless: set[tuple[str, int]] = field(default_factory=set)     # calls that open what is there
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -102,6 +123,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
+    "learn, then close": Command(learn_and_close),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
     "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
@@ -113,5 +135,9 @@ COMMANDS: dict[str, Command] = {
         lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu"), after_round),
     "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
     "round, then rollback": Command(back_across, after_round),
+    "backup": Command(back_up("copy"), looks=("state", "copy")),
+    "backup, tar": Command(back_up("copy.tar"), looks=("state", "copy.tar")),
+    "restore": Command(lambda state: restore_to(state.with_name("restored"), state.with_name("copy.tar")),
+                       back_up("copy.tar"), looks=("state", "restored")),
     "open after a killed forget": Command(lambda state: Learner.open(state), half_forgotten),
 }

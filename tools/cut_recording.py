@@ -80,7 +80,7 @@ def record(sequence: Sequence, origin: Path, folder: Path) -> Recording:
     views = []
     for place in [0, *(place for place, *_ in marks)]:
         start.after(tracer.operations[:place]).write(folder / "then")
-        views.append(in_fork(lambda: view_of(folder / "then" / sequence.place), folder / "answer"))
+        views.append(in_fork(lambda: view_of(sequence.unpack(folder / "then" / sequence.place)), folder / "answer"))
         shutil.rmtree(folder / "then")
     if broken := [view for view in views if "crashed" in view]:
         raise SystemExit(broken[0]["crashed"])

@@ -4,6 +4,8 @@ Each works on a copy of one prepared folder (see `crash.prepare`), and tells as 
 """
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import tarfile
@@ -12,10 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash import after_round, back_across, half_forgotten, learn_codebook, nearly_full, refuse_round, take_round
+from crash_commands import (
+    after_round,
+    back_across,
+    half_forgotten,
+    learn_codebook,
+    nearly_full,
+    refuse_round,
+    take_round,
+)
 from state_view import samples
 from vector_states import create, vectors
 
+from edgecl.cli import main
 from edgecl.learner import Learner
 
 RECORDED = Path(__file__).resolve().parents[1] / "tests/recorded/states"
@@ -25,12 +36,13 @@ Acknowledge = Callable[..., None]   # the name of a step, then the classes that 
 @dataclass(frozen=True)
 class Sequence:
     """Steps on the state at `place` in a folder; `first` makes the state that they start from. tight: the quota may
-    have no room for one more class."""
+    have no room for one more class; unpack: makes a state of what is at `place`, which is not one itself."""
 
     run: Callable[[Path, Acknowledge], object]
     first: Callable[[Path], object] | None = None
     place: str = "state"
     tight: bool = False
+    unpack: Callable[[Path], Path] = lambda path: path
 
 
 def one(change: Callable[[Learner], Any], *gone: str) -> Callable[[Path, Acknowledge], None]:
@@ -169,8 +181,33 @@ def big(learner: Learner) -> None:
     learner.learn(vectors("gnu", 1500), "gnu")
 
 
+def command(*words: object) -> None:
+    """A command line that must not be refused."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = main([str(word) for word in words])
+    if code != 0:
+        raise SystemExit(f"{words[0]} was refused")
+
+
+def packed(state: Path) -> None:
+    """Put a backup of the prepared state, as a tar, in its place."""
+    command("backup", "--state", state, state.with_suffix(".tar"))
+    shutil.rmtree(state)
+
+
+def unpacked(tar: Path) -> Path:
+    """The state in a tar; a path where nothing is if there is no tar."""
+    if tar.exists():
+        command("restore", tar, "--state", tar.with_suffix(".restored"))
+    return tar.with_suffix(".restored")
+
+
+def nothing(state: Path) -> None:
+    """Start from the prepared folder as it is."""
+
+
 SEQUENCES: dict[str, Sequence] = {
-    "init, two learns": Sequence(init_and_learn, lambda state: None, "deep/er/state"),
+    "init, two learns": Sequence(init_and_learn, nothing, "deep/er/state"),
     "three learns": Sequence(three_learns),
     "three learns of 150": Sequence(lambda state, told: three_learns(state, told, 150)),
     "learns and answers": Sequence(learns_and_answers),
@@ -189,6 +226,10 @@ SEQUENCES: dict[str, Sequence] = {
     "open after a killed forget": Sequence(one(lambda learner: None), half_forgotten),
     "open after a cut learn": Sequence(three_learns, zero_record),
     "learn on a log that was cut": Sequence(three_learns, cut_log),
+    "backup": Sequence(whole(lambda copy: command("backup", "--state", copy.parent / "state", copy)), nothing, "copy"),
+    "backup to a tar": Sequence(whole(lambda tar: command("backup", "--state", tar.parent / "state", tar)), nothing,
+                                "copy.tar", unpack=unpacked),
+    "restore": Sequence(whole(lambda state: command("restore", state.with_suffix(".tar"), "--state", state)), packed),
     **{f"open a state of format 2, {name}": Sequence(open_old, recorded(name))
        for name in ("vectors", "statistics", "windows", "round")},
 }

@@ -3,12 +3,12 @@
 
     tools/many_processes.py [--processes 8] [--minutes 10] [--folder FOLDER] [--quota 300KB] [--seed 0]
 
-Each process learns, forgets, rolls back, merges, asks, looks and reopens, and notes what it begins and what was
+Each process learns, forgets, rolls back, merges, asks, looks, copies and reopens, and notes what it begins and what was
 acknowledged. One at a time is killed with SIGKILL and started again: a generation that nobody was acknowledged for is
 its last change. In the end all changes are applied to an oracle in the order of their generations. Checked: the final
-knowledge; that no generation was acknowledged twice, and none is nobody's; that whoever looked saw what was known at
-that moment; that no process found damage; and the quota, while all processes are stopped. FOLDER should be on a disk:
-memory doesn't meet what a file system does. Exits with 1 if a check fails.
+knowledge; that no generation was acknowledged twice, and none is nobody's; that whoever looked, or made a copy, saw
+what was known at that moment; that no process found damage; and the quota, while all processes are stopped. FOLDER
+should be on a disk: memory doesn't meet what a file system does. Exits with 1 if a check fails.
 """
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Campaign:
             self.found.commands[done["do"]] += 1
             if done["do"] in CHANGES:
                 self.found.changes.setdefault(done["generation"], []).append(done)
-            elif done["do"] == "classes":
+            elif "known" in done:
                 self.found.seen.append(done)
         elif "refused" in line:
             what = line["refused"].partition(";")[0].replace(str(self.state), "STATE")

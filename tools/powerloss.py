@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import crash
+from crash_commands import prepare
 from cut_recording import Recording, SequenceFailed, record
 from cut_sequences import SEQUENCES, Acknowledge, Sequence
 from power_cuts import chosen, cuts
@@ -137,7 +138,7 @@ class Trials:
             disk.write(self.folder / "cut")
             what = f"{name}: cut before {recording.describe(cut.at)}, after {recording.step(passed)}, {cut.label}"
             word = self.open(what, sequence, recording, passed)
-            if deeper and word in FINE and len(seen) % SECOND == 0 and (self.folder / "cut" / sequence.place).exists():
+            if deeper and word in FINE and len(seen) % SECOND == 0 and (self.folder / "cut" / sequence.place).is_dir():
                 (self.folder / "cut").rename(self.folder / "first cut")
                 self.run(f"{what}; opened", replace(sequence, run=recovery, first=None), self.folder / "first cut",
                          min(AFTER_SECOND, end - self.outcome.counts.total()), deeper=False)
@@ -149,7 +150,7 @@ class Trials:
         """Open what a cut left, and count what came of it: see `judge`."""
         shutil.copytree(self.folder / "cut", self.folder / "then")
         gone = recording.gone(passed)
-        found = in_fork(lambda: examine(self.folder / "then" / sequence.place, gone, sequence.tight),
+        found = in_fork(lambda: examine(sequence.unpack(self.folder / "then" / sequence.place), gone, sequence.tight),
                         self.folder / "answer")
         shutil.rmtree(self.folder / "then")
         word, detail = judge(found, recording.views[passed:passed + 2])
@@ -178,7 +179,7 @@ def campaign(states: int, names: list[str], jobs: int, seed: int = 0, keep: Path
     memory, found = Path("/dev/shm"), dict[str, Outcome]()
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as temporary:
         root = Path(temporary)
-        if crash.wait(crash.child(lambda: crash.prepare(root / "prepared"))[0]) != 0:
+        if crash.wait(crash.child(lambda: prepare(root / "prepared"))[0]) != 0:
             raise SystemExit("the initial states could not be created")
         queue, filler = os.pipe()
         os.write(filler, bytes(range(len(names))))

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import crash
+from crash_commands import prepare
 from powerloss import examine, judge
 from state_view import View, in_fork, view_of
 from vector_states import vectors
@@ -157,7 +158,7 @@ def campaign(cuts: int, system: str, options: str = "", seed: int = 0,
     rng, found = random.Random(f"{seed} {system}"), Counter[str]()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        if crash.wait(crash.child(lambda: crash.prepare(root / "prepared"))[0]) != 0:
+        if crash.wait(crash.child(lambda: prepare(root / "prepared"))[0]) != 0:
             raise SystemExit("the initial states could not be created")
         views = references(root / "prepared", root)
         disk = FileSystem(system, root / "image", root / "mounted", options)

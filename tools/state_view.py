@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from crash import child, wait
-from vector_states import DIMENSION, directory_bytes, tree, vectors
+from folders import directory_bytes
+from vector_states import DIMENSION, tree, vectors
 
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
@@ -21,6 +22,7 @@ from edgecl.learner import Learner
 LIMIT = 300     # seconds of processor time that a fork may take
 SHOWN = ("class", "samples", "to", "exact")     # what is compared of a generation's detail
 NEW = "new class"
+NOTHING_LOST = "nothing that was acknowledged was lost"
 View = dict[str, Any]
 
 
@@ -105,7 +107,12 @@ def look(learner: Learner) -> View:
             "history": part(lambda: [[g.action, {key: g.detail[key] for key in SHOWN if key in g.detail}, g.undone]
                                      for g in learner.history()])}
     taught = learner.foundation is not None and view["classes"]
-    return {**view, "damage": part(lambda: list(learner.damage)) if taught else []}
+    return {**view, "damage": part(lambda: alarms(learner)) if taught else []}
+
+
+def alarms(learner: Learner) -> list[str]:
+    """What is damaged; a record of the log that was cut off, so that nothing is lost, is not."""
+    return [line for line in learner.damage if NOTHING_LOST not in line]
 
 
 def answers(learner: Learner) -> list[list[Any]]:
@@ -164,6 +171,7 @@ def go_on(state: Path) -> list[str]:
     learner = Learner.open(state)
     if counts(learner) != {**before, NEW: 20}:
         problems.append(f"after `learn` it knows {counts(learner)}, not {before} and 20 of {NEW!r}")
+    problems += [f"opened again, it says: {line}" for line in learner.damage if NOTHING_LOST in line]
     learner.predict(samples(learner, NEW, 3))
     learner.forget(NEW)
     learner.close()

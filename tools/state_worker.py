@@ -11,7 +11,7 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from vector_states import PROBE, create, vectors
 
 from edgecl.errors import EdgeclError
 from edgecl.learner import Learner
+from edgecl.state.backup import backup
 
 CLASSES = tuple(f"class {number}" for number in range(6))
 COUNTS = (1, 2, 5, 12, 12, 40, 300)     # samples of a batch; the last one moves the log
 SEEDS = 8                               # batches of each count: few, so that an oracle can hold all of them
 SHARES = {"learn": 10, "forget": 3, "rollback": 2, "merge": 1, "classes": 3, "predict": 4, "status": 1, "export": 1,
-          "reopen": 2}
+          "backup": 1, "reopen": 2}
 
 
 class Worker:
@@ -103,8 +104,8 @@ class Worker:
     def classes(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
         """What is known, between two looks at the generation."""
         first = learner.store.current
-        known = {each.name: each.samples for each in learner.classes()}
-        return {"from": first, "until": learner.store.current, "known": known}
+        seen = known(learner)
+        return {"from": first, "until": learner.store.current, "known": seen}
 
     def predict(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
         learner.predict(PROBE[:2])
@@ -120,10 +121,25 @@ class Worker:
         learner.export(self.folder / "exported.onnx")
         return {}
 
+    def backup(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
+        """What a copy knows, which was made while others write."""
+        copy = self.folder / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        copied = backup(self.state, copy, lambda _: None)
+        if copied.damaged:
+            raise RuntimeError(f"damage: {copied.damaged}")
+        with closing(Learner.open(copy)) as opened:
+            return {"from": copied.generation, "until": copied.generation, "known": known(opened)}
+
     def reopen(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
         self.learner = None
         learner.close()
         return {}
+
+
+def known(learner: Learner) -> dict[str, int]:
+    """Samples of each class."""
+    return {each.name: each.samples for each in learner.classes()}
 
 
 Work = Callable[[Worker, Learner, dict[str, Any]], dict[str, Any]]

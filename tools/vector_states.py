@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +67,3 @@ def tree(path: Path) -> dict[str, str]:
     """The digest of each file below a folder."""
     return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-def directory_bytes(path: Path, reserve: bool = True) -> int:
-    """Bytes of all that is in a directory, itself and temporaries included, in whole pages; counted without edgecl."""
-    seen: set[int] = set()
-    total, folders = 0, [str(path)]
-    while folders:
-        folder = folders.pop()
-        total += max(-(-os.stat(folder).st_size // 4096) * 4096, 4096)
-        for entry in os.scandir(folder):
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-                continue
-            try:
-                about = os.stat(entry.path)
-            except FileNotFoundError:  # a temporary that is gone already
-                continue
-            if about.st_ino not in seen and (reserve or entry.name != "reserved"):
-                seen.add(about.st_ino)
-                total += -(-about.st_size // 4096) * 4096
-    return total

@@ -40,5 +40,16 @@ def cached(key: str, build: Callable[[], bytes]) -> bytes:
     return content
 
 
+def cached_by_hash(digest: str) -> bytes | None:
+    """The cached backbone, of any version of edgecl, whose content has this SHA-256 in hexadecimal; None without one."""
+    with suppress(OSError):
+        for path in cache_folder().glob(f"backbones-*/*.{digest}.onnx"):
+            with suppress(OSError):
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() == digest:
+                    return content
+    return None
+
+
 def _name(key: str, content: bytes) -> str:
     return f"{key}.{hashlib.sha256(content).hexdigest()}.onnx"

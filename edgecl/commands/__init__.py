@@ -147,9 +147,9 @@ def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Itera
 
 
 def report_damage(damage: Iterable[str]) -> None:
-    """Report on stderr that an older generation serves, and why. damage: `Learner.damage`."""
+    """Report damage on stderr. damage: `Learner.damage`."""
     for line in damage:
-        print(f"edgecl: {line}; an older generation answers, `edgecl rollback` repairs the state", file=sys.stderr)
+        print(f"edgecl: note: {line}", file=sys.stderr)
 
 
 class ProgressBar:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,11 +16,14 @@ from edgecl.errors import BadInput
 from edgecl.learning.foundation import spec_for
 from edgecl.results import Learned, Prediction
 from edgecl.runtime.client import Client, NoDaemon
+from edgecl.samples import Place
 from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
     from edgecl.samples import Sample
+
+NO_PLACE = Place("")
 
 
 class Direct:
@@ -86,7 +90,7 @@ class ViaDaemon:
         """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
-                parcel.add(sample.data, sample.group)
+                parcel.add(sample.data, sample.group, sample.place)
                 progress(1)
             if not parcel.count:
                 raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
@@ -101,16 +105,17 @@ class ViaDaemon:
 
 
 class Parcel:
-    """Samples of one shape as an .npy file in anonymous memory, written one by one. groups: [[number of a recording, or
-    "", samples of it]]."""
+    """Samples of one shape as an .npy file in anonymous memory, written one by one, and behind it their places, if they
+    are known. groups: [[number of a recording, or "", samples of it]]."""
 
     def __init__(self) -> None:
         self._file = open(os.memfd_create("samples", os.MFD_CLOEXEC), "w+b")
         self._form: dict[str, Any] | None = None
         self.count, self.groups = 0, list[list[Any]]()
         self._names: dict[str, int] = {}
+        self._places, self._named, self._end = bytearray(), False, 0
 
-    def add(self, data: np.ndarray, group: str = "") -> None:
+    def add(self, data: np.ndarray, group: str = "", place: Place = NO_PLACE) -> None:
         """Add a sample. Raises BadInput if its shape or dtype differs from those before."""
         form = npy.header_data_from_array_1_0(np.ascontiguousarray(data[None]))
         if self._form is None:
@@ -120,7 +125,10 @@ class Parcel:
             raise BadInput(f"a sample of shape {list(data.shape)} among samples of {list(self._form['shape'][1:])}",
                            "give samples of one shape")
         self._file.write(np.ascontiguousarray(data).tobytes())
+        self._end = self._file.tell()
         self.count += 1
+        self._places += json.dumps(place).encode() + b"\n"
+        self._named = self._named or place != NO_PLACE
         name = str(self._names.setdefault(group, len(self._names) + 1)) if group else ""
         if self.groups and self.groups[-1][0] == name:
             self.groups[-1][1] += 1
@@ -130,6 +138,10 @@ class Parcel:
     def seal(self) -> int:
         """Complete the file; its descriptor."""
         self._header()
+        if self._named:
+            self._file.seek(self._end)
+            self._file.write(self._places)
+            self._file.flush()
         return self._file.fileno()
 
     def _header(self) -> None:

@@ -152,11 +152,11 @@ def state(options: argparse.Namespace) -> list[Finding]:
         from edgecl.learner import Learner
 
         learner = Learner.open(path)
-        status, damage = learner.status(), learner.damage if learner.classes() else []
+        status, damage = learner.status(), learner.damage
         classes = f"{status.classes} class{'es' * (status.classes != 1)}"
         detail = f"{classes}, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
         found.append(Finding("state", "bad" if damage else "ok", "; ".join([detail, *damage]),
-                             "edgecl rollback" if damage else ""))
+                             "edgecl check" if damage else ""))
     except EdgeclError as error:
         found.append(Finding("state", "bad", error.what, error.cure))
     return found

@@ -37,10 +37,11 @@ def status(options: argparse.Namespace) -> None:
         print_json(found)
         return
     s = Status(**found)
+    older = [number for number in s.restorable if number != s.generation]
     bar = _bar(s.used_bytes / s.quota_bytes)
     rows = [
         ["bytes", f"{bar} {format_size(s.used_bytes)} of {format_size(s.quota_bytes)}"],
-        ["", ", ".join(f"{name} {format_size(size)}" for name, size in s.purposes.items() if size)
+        ["", ", ".join(f"{name.replace('_', ' ')} {format_size(size)}" for name, size in s.purposes.items() if size)
          + f"; {format_size(s.reserved_bytes)} reserved on the disk"],
         *([["memory", "statistics only, no samples kept"]] if s.memory == "statistics" else [
             ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
@@ -51,7 +52,7 @@ def status(options: argparse.Namespace) -> None:
         ["statistics", s.statistics or "-"],
         ["head", s.head or "-"],
         ["unknown", "on (distance)" if s.unknown_threshold is not None else "off: too few held-back samples"],
-        ["generation", f"{s.generation}, rollback can restore {', '.join(map(str, s.restorable[:-1])) or 'none'}"]]
+        ["generation", f"{s.generation}, rollback can restore {', '.join(map(str, older)) or 'none'}"]]
     if info is not None:
         rows.append(["daemon", f"up {info['uptime_seconds']:.0f} s; rounds: {info['round_plan']}"])
         for source in info["sources"]:

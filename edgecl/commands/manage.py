@@ -16,8 +16,15 @@ def forget(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
         return
-    how = "exactly, as if it had never been learned" if answer["exact"] else f"approximately: {answer['remains']}"
+    how = "exactly, as if it had never been learned"
+    if not answer["exact"]:
+        from edgecl.learning.forgetting import REMAINS
+
+        how = f"approximately: {answer.get('remains', REMAINS)}"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
+    if count := answer["discarded"]:
+        print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since they may "
+              "have held the class")
 
 
 def rollback(options: argparse.Namespace) -> None:

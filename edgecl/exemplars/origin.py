@@ -1,7 +1,6 @@
 """Where a stored sample came from: the file, stream or camera, the position in it, and when it was taught."""
 from __future__ import annotations
 
-import math
 import unicodedata
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 MOST_NAME = 255                                 # bytes of a name in UTF-8
 UNPRINTABLE = "Cc", "Cs", "Zl", "Zp"            # Unicode categories: control characters, surrogates, line separators
 TICK_BITS = 32                                  # of a position that each sample keeps; its origin has the others
-FARTHEST = 2 ** 62                              # ticks
+FARTHEST = 2 ** 53                              # position: beyond it, floats leave out whole numbers
 
 
 class Origin(NamedTuple):
@@ -55,10 +54,10 @@ def origins_of(places: Iterable[Place], taught: int) -> list[tuple[Origin, int]]
         if name not in names:
             names[name] = stored_name(name)
         ticks = 0
-        if at is None or unit not in UNITS or not math.isfinite(at):
-            unit = ""
+        if at is not None and unit in UNITS and -FARTHEST < at < FARTHEST:
+            ticks = round(at * UNITS[unit].steps)
         else:
-            ticks = max(min(round(at * UNITS[unit].steps), FARTHEST), -FARTHEST)
+            unit = ""
         origin = Origin(names[name], unit, taught, ticks >> TICK_BITS) if name or unit else NOWHERE
         found.append((known.setdefault(origin, origin), ticks & (2 ** TICK_BITS - 1)))
     return found

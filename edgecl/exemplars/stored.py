@@ -189,7 +189,8 @@ def _json(value: object) -> bytes:
 
 
 def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[int, int, Record]]:
-    """Every whole record with its start and end; skips damaged bytes up to the next whole one.
+    """Every record whose JSON is whole, with its start and end; skips damaged bytes. Damaged samples are searched for
+    the next record, since some of their bytes may be missing.
 
     codec: the feature codec of a name.
     """
@@ -198,12 +199,18 @@ def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[
         magic, text_bytes, body_bytes, text_digest, body_digest = HEADER.unpack_from(data, place)
         start = place + HEADER.size
         text, body = data[start:start + text_bytes], data[start + text_bytes:start + text_bytes + body_bytes]
-        if (magic not in (OLD_MAGIC, MAGIC) or len(text) < text_bytes or len(body) < body_bytes
-                or _digest(text) != text_digest):
+        if magic not in (OLD_MAGIC, MAGIC) or len(text) < text_bytes or _digest(text) != text_digest:
             place += 1
             continue
-        begin, place = place, start + text_bytes + body_bytes
-        yield begin, place, Record(json.loads(text), body if _digest(body) == body_digest else None, codec)
+        whole = len(body) == body_bytes and _digest(body) == body_digest
+        begin, place = place, start + text_bytes + (body_bytes if whole else 0)
+        yield begin, place, Record(json.loads(text), body if whole else None, codec)
+
+
+def described(about: dict[str, Any]) -> str:
+    """What a record holds, from its JSON, in words."""
+    count = sum(number for _, number in about["codecs"])
+    return f"{count} sample{'s' * (count != 1)} of {', '.join(map(repr, about['labels']))}" if count else "no samples"
 
 
 def codecs_of(data: bytes) -> set[str]:

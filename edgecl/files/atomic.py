@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,21 @@ def give_owner(descriptor: int, folder: Path) -> None:
     might not be able to use what root has written there. Raises OSError."""
     if os.geteuid() == 0:
         mine, wanted = os.fstat(descriptor), folder.stat()
-        if (mine.st_uid, mine.st_gid) != (wanted.st_uid, wanted.st_gid) and mine.st_nlink < 2:
+        only_here = mine.st_nlink < 2 or stat.S_ISDIR(mine.st_mode)     # else it may be a file of root's own
+        if (mine.st_uid, mine.st_gid) != (wanted.st_uid, wanted.st_gid) and only_here:
             with suppress(PermissionError):     # a file system without owners
                 os.fchown(descriptor, wanted.st_uid, wanted.st_gid)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder (mode 0700) and sync its parent; what root makes is owned as the parent is. Raises OSError."""
+    path.mkdir(mode=0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        give_owner(descriptor, path.parent)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

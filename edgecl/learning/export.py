@@ -20,9 +20,9 @@ MAX_DIFFERENCE = 1e-4  # between the logits of the fused model and of its parts,
 PROBES = 8             # samples that the two are compared on
 
 
-def export(serving: Serving, backbone_file: Path, out: Path,
+def export(serving: Serving, backbone: bytes, out: Path,
            calibration: np.ndarray | None = None) -> dict[str, Any]:
-    """Write the fused model to `out` atomically; returns {"path", "bytes", "max_difference", "classes", "input"}.
+    """Write the fused model of a backbone's file and the head to `out` atomically; returns {"path", "bytes", "max_difference", "classes", "input"}.
 
     calibration: unlabelled samples [n, ...]; if given, the backbone is quantised to int8 first, and the result also has
     "agreement", the share of them for which both models give the same class. Raises BackboneError if the outputs of the
@@ -32,7 +32,7 @@ def export(serving: Serving, backbone_file: Path, out: Path,
     from edgecl.heads.onnx_head import fuse
 
     info = serving.backbone.info
-    body = backbone_file.read_bytes()
+    body = backbone
     if calibration is not None:
         calibration = prepare(calibration, info.kind, info.input_shape)
         body = quantised(info.name, body, calibration)

@@ -1,7 +1,8 @@
 """The foundation of a state: its backbone, in which precision, and the statistics that fit its quota."""
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import os
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ class Foundation:
 
     name, kind, input_shape, dimension, precision: of the backbone; form: of the class statistics; power: of the feature
     transform; calibrated: whether scales and biases come from unlabelled samples rather than from the first samples
-    learned; codec: of exemplars, as `codec_of` takes it.
+    learned; codec: of exemplars, as `codec_of` takes it; source: the file that the backbone or its weights came from,
+    "" for the usual package.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Foundation:
     power: float
     calibrated: bool
     codec: str
+    source: str = field(default="", compare=False)
 
     def to_meta(self) -> dict[str, Any]:
         """The values for the state's metadata, ready for JSON."""
@@ -127,7 +130,8 @@ def create_foundation(settings: Settings, samples: np.ndarray | None, calibratio
     precision, model = next(iter(variants.items()))
     info = Backbone(model).info
     foundation = Foundation(name, info.kind, info.input_shape, info.dimension, precision, form,
-                            0.5 if info.kind == "image" else 1.0, calibration is not None, settings.codec)
+                            0.5 if info.kind == "image" else 1.0, calibration is not None, settings.codec,
+                            os.path.abspath(weights or name) if weights or name.endswith(".onnx") else "")
     if calibration is not None:
         fitted = prepare(calibration[:CALIBRATION_SAMPLES], info.kind, info.input_shape)
         foundation = replace(foundation, power=choose_power(Backbone(model).features(fitted)))

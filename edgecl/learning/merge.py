@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import StateError
+from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _adopted(other: Repository, change: Rewrite) -> tuple[Foundation, Rewrite]:
     foundation = other.foundation
     assert foundation is not None
     detail = change.detail if other.store.tuned() is None else {**change.detail, "tuned": True}
-    return foundation, replace(change, detail=detail, backbone=other.store.blob_path(_backbone(other)).read_bytes(),
+    return foundation, replace(change, detail=detail, backbone=backbone_bytes(other.store, foundation, _backbone(other)),
                                meta={"foundation": foundation.to_meta()})
 
 

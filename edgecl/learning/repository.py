@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
-from edgecl.exemplars.stored import packed_bytes
+from edgecl.exemplars.stored import packed_bytes, unpack
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
@@ -96,7 +96,8 @@ class Repository:
         self._kept = None
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
-        """What was known at a generation: its base's statistics, and the samples journaled since."""
+        """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError
+        if the statistics are damaged, and an older base does not give the same."""
         foundation = self.foundation or foundation
         assert foundation is not None
         buffer = foundation.buffer(self.settings, self.store.codebook)
@@ -105,7 +106,9 @@ class Repository:
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
-                rows = self.store.samples(generation, base.id)
+                rows = self.store.samples(generation)
+                base = self._intact(base, generation, rows)
+                assert base.snapshot is not None
                 knowledge.load(self.store.blob_path(base.snapshot).read_bytes(),
                                [row for row in rows if (row.generation or 0) > base.id], rows)
         return knowledge
@@ -371,6 +374,36 @@ class Repository:
         left = {row.id: row for row in exemplars}
         left |= {row.id: row for row in knowledge.stored if row.id is not None and (row.generation or 0) > since}
         knowledge.stored = [left[number] for number in sorted(left)]  # type: ignore[type-var]
+
+    def _intact(self, base: Generation, generation: int, rows: list[StoredSample]) -> Generation:
+        """The base of a generation or, if its statistics are damaged, an older one since which every sample is among
+        `rows` as it was learned. Raises StateError if there is none."""
+        store = self.store
+        assert base.snapshot is not None
+        try:
+            store.blob_path(base.snapshot)
+            return base
+        except StateError as error:
+            damage = error
+        for older in reversed([g for g in store.alive() if g.snapshot and g.id < base.id]):
+            if older.snapshot and store.blobs.intact(older.snapshot):
+                if self._complete(older.id, generation, rows):
+                    return older
+                break
+        raise StateError(f"{damage.what}, and the statistics can't be computed again exactly",
+                         "`edgecl check --repair` computes them from all that is stored, `edgecl rollback N` goes back")
+
+    def _complete(self, since: int, until: int, rows: list[StoredSample]) -> bool:
+        """Whether `rows` hold all that has changed the statistics in the generations after `since`, up to `until`."""
+        store, stored = self.store, Counter(row.generation for row in rows if not row.coded)
+        taught = {record.about["id"]: record.about["detail"].get("samples") for name, *_ in store.files(JOURNAL)
+                  if (store.blobs.folder / name).exists()
+                  for _, _, record in unpack((store.blobs.folder / name).read_bytes(), store.codec)
+                  if record.about.get("action") == "learn"}
+        for g in store.generations():   # which names fewer of the old ones
+            taught[g.id] = (0 if g.undone or g.action == "rollback" else
+                            g.detail.get("samples") if g.action == "learn" else None)
+        return all(taught.get(number) == stored[number] for number in range(since + 1, until + 1))
 
     def _base(self, generation: int) -> Generation | None:
         """The latest generation up to this one whose statistics are kept."""

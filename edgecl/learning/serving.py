@@ -23,19 +23,16 @@ if TYPE_CHECKING:
 class Serving:
     """The newest generation whose files are intact. Any thread may call `predict`.
 
-    current: the newest generation; generation: the one that answers; head_model: its head as ONNX; warnings: one line
-    for each damaged file.
+    current: the newest generation; generation: the one that answers; head_model: its head as ONNX; warnings: see
+    `StateReader.damage`, and one line if an older generation answers.
     """
 
     def __init__(self, store: Store, open_backbone: Callable[[str], Backbone], solve: Callable[[], bytes]) -> None:
         """open_backbone: opens a backbone file by its name in the store; solve: computes the head of the newest
         generation, if it was not written or is damaged. Raises StateError if nothing was taught yet or no generation is
         intact."""
-        self.warnings: list[str] = []
         with store.reading():
-            alive = store.alive()
-            if store.writable and store.log.damaged:
-                self.warnings.append(f"{store.log.path} is damaged at its end: the last learned samples may be lost")
+            alive, self.warnings = store.alive(), store.damage()
             self.current = alive[-1].id
             self.generation, self.backbone_name, self.head_model = self._choose(store, alive, open_backbone, solve)
             self.backbone = open_backbone(self.backbone_name)
@@ -57,6 +54,9 @@ class Serving:
                 if error.what not in self.warnings:
                     self.warnings.append(error.what)
                 continue
+            if generation != newest:
+                self.warnings.append(f"generation {generation.id} answers instead of {newest.id}; `edgecl rollback` "
+                                     "repairs the state")
             return generation.id, generation.backbone, head
         raise problem
 

@@ -15,6 +15,7 @@ import numpy as np
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.exemplars.pseudo_samples import PSEUDO_CODED
 from edgecl.heads.head import Head
+from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.results import RoundResult
 from edgecl.rounds import gate, worker
 from edgecl.rounds.board import read
@@ -74,7 +75,7 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
         raise StateError(f"{store.path} has learned nothing yet", "teach it with `edgecl learn`")
     method = _method(repository, request)
     with store.reading():
-        knowledge, serving = repository.known(), store.blob_path(store.newest.backbone or "").read_bytes()
+        knowledge, serving = repository.known(), backbone_bytes(store, foundation, store.newest.backbone or "")
         begun_at, before, last = store.current, store.parts(), store.tuned()
     codec = foundation.buffer(repository.settings).codec
     drawn = knowledge.gaussians is not None

@@ -1,6 +1,7 @@
 """The commands of the control socket: their names, the types of their values, and whether they change something."""
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,8 @@ from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
 from edgecl.files.tables import Rule, read
-from edgecl.runtime.protocol import Refused, encode
-from edgecl.samples import Sample
+from edgecl.runtime.protocol import MOST_LINE, Refused, encode
+from edgecl.samples import UNITS, Place, Sample
 from edgecl.state.backup import frozen, tar_bytes, tar_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
 TEXT, NUMBER, WHOLE, LIST = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT), Rule(list)
 CHUNK_SAMPLES = 16                       # read at a time
+UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
 
 
@@ -52,8 +54,8 @@ class Command:
 
 
 def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
-    """The samples of an .npy file [n, ...], read one chunk at a time. groups: [[name, samples]] of recordings. Raises
-    BadInput, Refused."""
+    """The samples of an .npy file [n, ...], read one chunk at a time, and their places behind the array, if there are
+    any. groups: [[name, samples]] of recordings. Raises BadInput, Refused."""
     with os.fdopen(os.dup(file), "rb") as stream:
         try:
             stream.seek(0)
@@ -67,15 +69,37 @@ def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
         if dtype.kind not in "fiu" or fortran or len(shape) < 2 or not (
                 0 < each <= MOST_SAMPLE and shape[0] * each <= MOST_BYTES):
             raise BadInput(f"samples of dtype {dtype} and shape {list(shape)}", "send uint8 photos or float32 windows")
-        names = _names(groups, shape[0])
+        names, places = _names(groups, shape[0]), _places(file, stream.tell() + shape[0] * each)
         for start in range(0, shape[0], CHUNK_SAMPLES):
             count = min(CHUNK_SAMPLES, shape[0] - start)
             data = stream.read(count * each)
             if len(data) < count * each:
                 raise BadInput(f"{start + len(data) // each} samples came, the header says {shape[0]}",
                                "send all of them")
-            for place, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:])):
-                yield Sample(sample, group=names[start + place] if names else "")
+            for number, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:]), start):
+                name, at, unit = next(places, UNNAMED)
+                yield Sample(sample, name, names[number] if names else "", None, at, unit)
+
+
+def _places(file: int, begin: int) -> Iterator[Place]:
+    """The places that stand in a file from a byte on, a line [name, position | null, unit] for each. Raises
+    BadInput."""
+    rest = b""
+    while data := os.pread(file, MOST_LINE, begin):
+        begin += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        yield from map(_place, lines if len(rest) < MOST_LINE else [rest])
+
+
+def _place(line: bytes) -> Place:
+    try:
+        name, at, unit = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        name = at = unit = None
+    if not (isinstance(name, str) and isinstance(unit, str) and (
+            unit in UNITS if isinstance(at, (int, float)) else (at, unit) == (None, ""))):
+        raise BadInput(f"the place of a sample is {line[:80]!r}", 'send ["walk.csv", 12.5, "s"], or null and ""')
+    return Place(name, at, unit)
 
 
 def _names(groups: list[Any] | None, count: int) -> list[str]:

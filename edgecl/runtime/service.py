@@ -94,7 +94,8 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """`Learner.status` as a dict."""
-        return {**self.view.status, "warnings": [*self.view.status["warnings"], *self.view.warnings]}
+        return {**self.view.status,
+                "warnings": list(dict.fromkeys([*self.view.status["warnings"], *self.view.warnings]))}
 
     def classes(self) -> list[dict[str, Any]]:
         """[{name, samples, exemplars, held_back_accuracy}]."""
@@ -160,11 +161,13 @@ class Service:
             answers.append(asdict(answer))
         return answers
 
-    def learn(self, label: str, batch: np.ndarray) -> dict[str, Any]:
-        """Learn a batch [n, ...]; `Learned` as a dict, once it is on the disk and serves. Raises BadInput, BudgetError,
-        StateError; then nothing has changed."""
+    def learn(self, label: str, batch: np.ndarray, name: str = "") -> dict[str, Any]:
+        """Learn a batch [n, ...]; `Learned` as a dict, once it is on the disk and serves. name: of the file that it is.
+        Raises BadInput, BudgetError, StateError; then nothing has changed."""
         self._check(batch)
-        return self._learn(label, [Sample(data) for data in batch], batch.nbytes, batch.nbytes)
+        samples = [Sample(data, name) for data in batch] if len(batch) == 1 or not name else [
+            Sample(data, name, at=number, unit="index") for number, data in enumerate(batch)]
+        return self._learn(label, samples, batch.nbytes, batch.nbytes)
 
     def learn_samples(self, label: str, samples: Iterator[Sample], size: int = 0) -> dict[str, Any]:
         """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
@@ -197,7 +200,7 @@ class Service:
         return self.writer.submit(work, nbytes=nbytes, brief=0 < size <= BRIEF_BYTES, report=asdict).result()
 
     def forget(self, label: str) -> dict[str, Any]:
-        """{class, generation, exact}. Raises BadInput, StateError."""
+        """See `Learner.forget`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.forget(label)).result()
 
     def rollback(self, generation: int | None = None) -> dict[str, Any]:

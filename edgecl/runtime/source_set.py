@@ -50,12 +50,12 @@ class SourceSet:
         if not (math.isfinite(seconds) and 0 < seconds <= LONGEST_LOOK_BACK):
             raise BadInput(f"the last {seconds} seconds", f"give more than 0 and at most {LONGEST_LOOK_BACK:g} seconds")
         source = self._pick(name)
-        data = source.ring.since(time.monotonic() - seconds)
-        if not data:
+        shown = source.ring.since(time.monotonic() - seconds)
+        if not shown:
             raise BadInput(f"{source.name} showed nothing in the last {seconds:g} s",
                            f"check the source: {source.error}" if source.error else "wait until it shows something")
         recording = f"{source.name}#{next(self._recordings)}"
-        return [Sample(each, source.name, recording) for each in data]
+        return [Sample(each.data, source.name, recording, at=each.at, unit=each.unit) for each in shown]
 
     def totals(self) -> dict[str, dict[str, Any]]:
         """What `Service.counters` says of the sources."""

@@ -33,26 +33,26 @@ class Ring:
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes, self._lock = limit, 0, threading.Lock()
-        self._kept = deque[tuple[float, "np.ndarray"]]()
+        self._kept = deque[tuple[float, Sample]]()
 
-    def put(self, data: np.ndarray, now: float) -> None:
+    def put(self, sample: Sample, now: float) -> None:
         """Keep a sample; drop the oldest ones past the limit."""
         with self._lock:
-            self._kept.append((now, data))
-            self._bytes += data.nbytes
+            self._kept.append((now, sample))
+            self._bytes += sample.data.nbytes
             while self._bytes > self._limit and len(self._kept) > 1:  # the last one is shown on the page
-                self._bytes -= self._kept.popleft()[1].nbytes
+                self._bytes -= self._kept.popleft()[1].data.nbytes
 
-    def since(self, moment: float) -> list[np.ndarray]:
+    def since(self, moment: float) -> list[Sample]:
         """The samples after a moment of the monotonic clock, oldest first."""
         with self._lock:
-            return [data for at, data in self._kept if at >= moment]
+            return [sample for came, sample in self._kept if came >= moment]
 
     @property
     def newest(self) -> np.ndarray | None:
-        """The last sample; None before the first."""
+        """The data of the last sample; None before the first."""
         with self._lock:
-            return self._kept[-1][1] if self._kept else None
+            return self._kept[-1][1].data if self._kept else None
 
 
 class SourceThread:
@@ -213,7 +213,7 @@ class SourceThread:
         if not self.alive:
             self.error = ""
             self._report(True)
-        self.ring.put(item.data, now)
+        self.ring.put(item, now)
         self._offer(self, item)
 
     def _report(self, alive: bool) -> None:

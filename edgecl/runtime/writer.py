@@ -62,7 +62,7 @@ class StateWriter:
         self._bytes, self._lock = 0, threading.Lock()
         self._stop = threading.Event()
         self._keep_until: float | None = time.monotonic()
-        self._published = (-1, -1)
+        self._published, self._said = (-1, -1), list[str]()
         self._next_check = self._next_outside = 0.0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -211,11 +211,13 @@ class StateWriter:
                 serving = learner.serving()
             except StateError as error:  # no generation is intact: what served goes on
                 log.error("%s", error)
-        if serving is not None:
-            for line in serving.warnings:
-                log.warning("%s; an older generation answers, `edgecl rollback` repairs the state", line)
+        warnings = learner.store.damage() if serving is None else serving.warnings
+        for line in warnings:
+            if line not in self._said:
+                log.warning("%s", line)
+        self._said = warnings
         self.rounds.drift.reset()
-        self._publish(view_of(learner, serving.warnings if serving else []), serving)
+        self._publish(view_of(learner, warnings), serving)
 
 
 def stopping() -> StateError:

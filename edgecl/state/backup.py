@@ -68,22 +68,21 @@ class Frozen:
 
     def __init__(self, state: StateReader, files: ExitStack) -> None:
         self.damaged: list[str] = []
+        self.generation, log = 0, None
         with state.reading():
             state.refresh()
             with closing(sqlite3.connect(":memory:")) as copy:
                 state.connection.backup(copy)
                 rows = _file_of(copy)
-            log, names = None, dict[str, str]()
-            while (whole := state.log.whole()) != log:      # it may grow while we look
-                log, names, self.generation = whole, named_files(state), state.current
-            self.parts = [_of_bytes(DATABASE_FILE, rows), _of_bytes(LOG_FILE, log)]
-            for name in sorted(names):
-                try:
-                    file = os.open(state.blobs.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    self.damaged.append(f"{MODELS}/{name} is missing")
-                    continue
-                files.callback(os.close, file)
+            while (whole := state.log.whole()) != log:  # it may grow while we look, and let go of heads that it names
+                files.close()
+                log, self.generation = whole, state.current
+                opened = {name: _opened(state.blobs.folder / name, files) for name in sorted(named_files(state))}
+        self.parts = [_of_bytes(DATABASE_FILE, rows), _of_bytes(LOG_FILE, whole)]
+        for name, file in opened.items():
+            if file is None:
+                self.damaged.append(f"{MODELS}/{name} is missing")
+            else:
                 size = os.fstat(file).st_size
                 self.parts.append(Part(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
 
@@ -313,6 +312,15 @@ def into(out: Path | str) -> Iterator[None]:
             raise BudgetError(f"the disk that holds {out} is full", "free some space, then try again") from error
         raise StateError(f"{out} can't be written ({error.strerror})",
                          "check the path, the rights and the disk, then try again") from error
+
+
+def _opened(path: Path, files: ExitStack) -> int | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    files.callback(os.close, file)
+    return file
 
 
 def _of_bytes(name: str, content: bytes) -> Part:

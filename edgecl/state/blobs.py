@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,24 @@ from edgecl.files.atomic import sync_folder, write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-SETTLED = 2 * 10**9     # nanoseconds: within one tick of the clock a file can change and its times stay
+    from edgecl.state.set_aside import SetAside
+
+OURS = re.compile(r"[0-9a-f]{64}\.(onnx|npz|journal|exemplars|features|parts|codebook)")
+TEMPORARY = re.compile(rf"\.({OURS.pattern}|learned\.log|edgecl\.[a-z]+)\.[0-9]+\.tmp")
+SETTLED = 10**8  # nanoseconds after which a change of a file has changed its times, however coarse their clock is
 
 
 class Blobs:
-    """A folder of content-addressed files."""
+    """A folder of content-addressed files. aside: takes damaged ones that are replaced or deleted."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._intact: dict[str, tuple[int, ...]] = {}   # name -> what the file was when it was found intact
+    def __init__(self, folder: Path, aside: SetAside) -> None:
+        self.folder, self._aside = folder, aside
+        self._intact: dict[str, tuple[int, ...]] = {}  # name -> what told the file from others when it was checked
 
     def write(self, blob: bytes, suffix: str) -> str:
         """Write, sync, rename, sync the folder; the file's name. Raises OSError."""
         name = f"{hashlib.sha256(blob).hexdigest()}.{suffix}"
+        self._clear(name)
         write_atomically(self.folder / name, blob)
         return name
 
@@ -32,6 +38,7 @@ class Blobs:
         """Give a synced file a name here too: a link if the file system has links, else a copy. Raises OSError."""
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         name = f"{digest}.{suffix}"
+        self._clear(name)
         try:
             (self.folder / name).unlink(missing_ok=True)
             os.link(path, self.folder / name)
@@ -54,20 +61,26 @@ class Blobs:
             raise StateError(f"{path} is damaged: its SHA-256 does not match its name", cure)
         return path
 
-    def intact(self, name: str) -> bool:
-        """Whether a file is there and true to its name. A file that has not changed since it was read is not read
-        again."""
+    def problem(self, name: str) -> str | None:
+        """What is wrong with a file, None if it is there and true to its name. It is read again only if its length or
+        times have changed since it was found intact."""
         try:
             about = (self.folder / name).stat()
-            seen = about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-            if self._intact.get(name) != seen:
-                self._intact.pop(name, None)
-                self.path(name, "")
-                if time.time_ns() - max(seen[2:]) > SETTLED:
-                    self._intact[name] = seen
-        except (OSError, StateError):
-            return False
-        return True
+            mark = about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+            if self._intact.get(name) == mark:
+                return None
+            self.path(name, "")
+            if time.time_ns() - about.st_ctime_ns > SETTLED:
+                self._intact[name] = mark
+        except OSError as error:
+            return f"{self.folder / name} can't be read ({error.strerror})"
+        except StateError as error:
+            return error.what
+        return None
+
+    def intact(self, name: str) -> bool:
+        """Whether a file is there and true to its name."""
+        return self.problem(name) is None
 
     @property
     def version(self) -> object:
@@ -80,8 +93,21 @@ class Blobs:
         path = self.folder / name
         return path.stat().st_size if path.exists() else 0
 
-    def sweep(self, named: set[str]) -> None:
-        """Delete every file that is not named. Raises OSError."""
+    def sweep(self, named: set[str], keep_damaged: bool = True) -> None:
+        """Delete every file of ours that is not named, or set it aside if it is damaged. What has another name than
+        edgecl gives, and folders, are left alone. Raises OSError."""
         for path in self.folder.iterdir():
-            if path.name not in named:
+            if path.name in named or path.is_dir():
+                continue
+            if TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+            elif OURS.fullmatch(path.name):
+                if keep_damaged:
+                    self._clear(path.name)
+                path.unlink(missing_ok=True)
+
+    def _clear(self, name: str) -> None:
+        """Set a file aside if it is there and damaged, unless it has another name, too: of the log, which has grown."""
+        path = self.folder / name
+        if os.path.lexists(path) and not self.intact(name) and (path.is_dir() or path.lstat().st_nlink == 1):
+            self._aside.keep(path)

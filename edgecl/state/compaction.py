@@ -7,13 +7,10 @@ of a class that a `forget` still names, count as gone.
 from __future__ import annotations
 
 import json
-from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.errors import StateError
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
-from edgecl.state.transaction import KEPT_HEADS
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:
@@ -75,7 +72,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
 def prune(state: Transaction) -> bool:
     """Drop the oldest head or snapshot that only a rollback needs, or free pages of the database, and commit; False if
     there is nothing left to drop. To be called before anything else is changed."""
-    if state.logged():
+    if state.logged() or state.log.damaged:
         move_log(state)
         retire(state, KEPT_HEADS, KEPT_SNAPSHOTS)
         state.step()
@@ -98,26 +95,26 @@ def moved_rows(state: Transaction) -> list[Generation]:
     """The generations of the log as `move_log` writes them into the database."""
     entries, backbone = state.logged(), state.newest.backbone
     heads = [g.id for g in state.alive() if g.head][-KEPT_HEADS:]
-    return [g._replace(backbone=backbone, head=g.head if g.id in heads else None) for g, *_ in entries
-            if g.id in heads or g.id > entries[-1].generation.id - HISTORY]
+    every = [entry.generation for entry in entries]
+    return [g._replace(backbone=backbone, head=g.head if g.id in heads else None) for g in every
+            if g.id in heads or g.id > every[-1].id - HISTORY]
 
 
 def move_log(state: Transaction) -> None:
     """Move the generations of the log into the transaction, their samples into a file of their own."""
     entries = state.logged()
-    if not entries:
+    if not (entries or state.log.damaged):
         return
     for g in moved_rows(state):
         state.insert(g)
-    whole = list(takewhile(lambda entry: entry.rows is not None, entries))
-    first, last = entries[0].generation.id, entries[-1].generation.id
-    if len(whole) == len(entries):
-        state.log.trim()
-        state.name_file(state.blobs.adopt(state.log.path, JOURNAL), first, last)
+    state.log.trim()
+    if state.log.damaged:  # it is set aside when the next one begins
+        state.add_samples([row for entry in entries for row in entry.rows or ()], JOURNAL)
     else:
-        state.add_samples([row for entry in whole for row in entry.rows or ()], JOURNAL)
-        state.name_file(f"{'0' * 64}.{JOURNAL}", entries[len(whole)].generation.id, last)  # a name that is never intact
-    state.connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (json.dumps(new_epoch()),))
+        name = state.blobs.adopt(state.log.path, JOURNAL)
+        state.name_file(name, entries[0].generation.id, entries[-1].generation.id)
+    state.set_meta("before", [state.epoch, state.log.digest()])
+    state.set_meta("epoch", new_epoch())
 
 
 def compact(state: Transaction, kept: list[StoredSample] | None = None) -> None:
@@ -134,7 +131,7 @@ def replacements(state: Transaction, since: int, kept: list[StoredSample] | None
     """What `compact` replaces if `since` is the oldest generation whose snapshot is kept; reads only."""
     alive, every = state.living(), list[Replacement]()
     if kept is not None and any(number > since for _, number, _ in state.files(FEATURES)):
-        then = {row.id: row for row in state.samples(since, since)}  # going back takes features by the backbone of then
+        then = {row.id: row for row in state.samples(since)}  # going back takes features by the backbone of then
         kept = [then[row.id] for row in kept if row.id in then]
     base = max((g.id for g in state.alive() if g.snapshot), default=0)
     spent: list[str] = []
@@ -142,11 +139,10 @@ def replacements(state: Transaction, since: int, kept: list[StoredSample] | None
         if kept is not None and newest <= since:
             spent.append(name)
             continue
-        try:
-            found = state.rows(name)
-        except StateError:
+        if not state.blobs.intact(name):
             spent += [name] if newest <= base else []
             continue
+        found = state.rows(name)
         left = [row for row in found if alive(row)]
         if len(left) < len(found):
             every.append(Replacement([name], [left] if left else [], JOURNAL))
@@ -154,7 +150,9 @@ def replacements(state: Transaction, since: int, kept: list[StoredSample] | None
     for name, number, _ in state.files(FEATURES):
         if number not in numbers or (kept is not None and number <= since):
             spent.append(name)
-        elif state.blobs.intact(name):
+        elif not state.blobs.intact(name):
+            every += [Replacement([name], [[]], FEATURES, number)] if erasing(state) else []  # it may hold the class
+        else:
             found = state.rows(name)
             left = [row for row in found if alive(row)]
             if len(left) < len(found):

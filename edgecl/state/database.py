@@ -55,17 +55,17 @@ def translated(folder: Path) -> Iterator[None]:
     """Turn errors of SQLite and of the disk into StateError and BudgetError."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:   # of a message that quotes damaged bytes
         raise in_words(error, folder) from error
 
 
-def in_words(error: sqlite3.Error | OSError, folder: Path) -> StateError | BudgetError:
+def in_words(error: sqlite3.Error | OSError | UnicodeDecodeError, folder: Path) -> StateError | BudgetError:
     """What an error of SQLite or of the disk means for the state in `folder`, and the cure."""
     number = error.errno if isinstance(error, OSError) else None
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     if number in (errno.ENOSPC, errno.EDQUOT) or "is full" in text or _disk_is_full(folder):
         return BudgetError(f"the disk that holds {folder} is full", "free some space, then try again")
-    if isinstance(error, sqlite3.Error):
+    if not isinstance(error, OSError):
         try:
             check_locks(folder)
         except StateError as no_locks:

@@ -3,8 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS
-from edgecl.state.transaction import KEPT_HEADS
+from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, KEPT_HEADS, PARTS
 
 if TYPE_CHECKING:
     from edgecl.state.reader import StateReader

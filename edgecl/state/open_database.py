@@ -16,12 +16,14 @@ from edgecl.state.file_locks import check_locks
 from edgecl.state.rows import (
     COPY_FILE,
     FORMAT,
+    MASTER,
     OLDEST_FORMAT,
     SENSELESS,
     Rows,
     bit_apart,
     read_rows,
     rows_of_copy,
+    schema_of,
     write_rows,
 )
 
@@ -86,7 +88,7 @@ class OpenDatabase:
                 self.connection.close()
             self.begin()
             rows = _intact(self.connection, self.folder)
-            if self.writable and self.connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
+            if self.connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
                 self.connection.close()
                 return rows if rows.format == FORMAT else None, "its pages contradict each other"
             self.connection.execute("ROLLBACK")
@@ -185,12 +187,15 @@ def read_copy(folder: Path) -> Rows | None:
 def _intact(connection: sqlite3.Connection, folder: Path) -> Rows:
     """All rows of a database. Raises StateError for another format, sqlite3.Error or one of SENSELESS if they are not
     as they were written."""
-    tables = {name for name, in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "meta" not in tables:
+    schema = set(connection.execute(MASTER))
+    if "meta" not in {name for _, name, *_ in schema}:
         raise ValueError("it has no table meta")
-    if not tables >= {"generations", "files"}:
+    if not schema >= schema_of(FORMAT):
         _check_format(dict(connection.execute("SELECT key, value FROM meta")), folder)
-    return _checked(read_rows(connection), folder)
+    rows = _checked(read_rows(connection), folder)
+    if not schema >= schema_of(rows.format):
+        raise ValueError("its tables are not as they were made")
+    return rows
 
 
 def _checked(rows: Rows, folder: Path) -> Rows:

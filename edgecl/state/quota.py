@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner
 from edgecl.settings import format_size
+from edgecl.state.rows import COPY_FILE
+from edgecl.state.set_aside import SET_ASIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,8 @@ RESERVE = "reserved"
 SLACK, SLACK_SHARE = 2 ** 20, 64  # bytes that may be missing from the reserve: at most, and of the quota one in ...
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
-            "edgecl.db": "database", "edgecl.db-journal": "database", "edgecl.copy": "database"}
+            "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
+            COPY_FILE: "database"}
 
 
 def pages(count: int) -> int:
@@ -43,7 +46,8 @@ def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
 
 
 class Usage(NamedTuple):
-    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves."""
+    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves;
+    set_aside: damaged files, see `edgecl.state.set_aside`."""
 
     models: int = 0
     statistics: int = 0
@@ -51,6 +55,7 @@ class Usage(NamedTuple):
     journal: int = 0
     database: int = 0
     scratch: int = 0
+    set_aside: int = 0
 
     @property
     def total(self) -> int:
@@ -70,10 +75,12 @@ class Ledger:
 
     def usage(self) -> Usage:
         """The bytes in use now. Raises OSError."""
-        used = dict.fromkeys(Usage._fields, 0)
+        used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
         for path, size in _sizes(self.folder).items():
             name = os.path.basename(path)
-            if name != RESERVE:
+            if path == aside or path.startswith(f"{aside}{os.sep}"):
+                used["set_aside"] += size
+            elif name != RESERVE:
                 used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
         return Usage(**used)
 
@@ -81,6 +88,13 @@ class Ledger:
         """Bytes of the disk that are held for what is yet to come."""
         path = self.folder / RESERVE
         return path.stat().st_size if path.exists() else 0
+
+    def copied(self) -> int:
+        """Bytes of the database's copy, which gives way if a change needs its room, and is written again after it."""
+        try:
+            return pages(os.stat(self.folder / COPY_FILE).st_size)
+        except OSError:
+            return 0
 
     def check(self, used: int, need: int, what: str) -> None:
         """Raise BudgetError, with the figures, if `need` more bytes than `used` pass the quota."""
@@ -93,7 +107,7 @@ class Ledger:
     def ask(self, need: int, what: str) -> None:
         """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
         used = self.usage().total
-        self.check(used, need, what)
+        self.check(used - self.copied(), need, what)
         self.release(need, used)
 
     @property
@@ -102,18 +116,27 @@ class Ledger:
         return max(min(SLACK, self.quota // SLACK_SHARE) // PAGE, 1) * PAGE
 
     def release(self, need: int, used: int | None = None) -> None:
-        """Take `need` bytes off the reserve, or all of it. Raises OSError."""
-        left = self._left(used)
-        self._shrink(min(self.reserved(), left) - pages(need))
+        """Take `need` bytes off the reserve, or all of it, and the copy of the database if that is not enough. Raises
+        OSError."""
+        used = self._without_copy(need, self.usage().total if used is None else used)
+        self._shrink(min(self.reserved(), self._left(used)) - pages(need))
 
     def give_way(self, need: int, used: int) -> None:
-        """Take off the reserve what `need` more bytes would push past the quota. Raises OSError."""
-        left = self._left(used) - pages(need)
+        """Take off the reserve only what `need` more bytes would push past the quota. used: bytes without the copy of
+        the database. Raises OSError."""
+        left = self._left(self._without_copy(need, used + self.copied())) - pages(need)
         if self.reserved() > left:
             self._shrink(left // self.slack * self.slack)
 
-    def _left(self, used: int | None = None) -> int:
-        return max(self.quota - (self.usage().total if used is None else used), 0) // PAGE * PAGE
+    def _without_copy(self, need: int, used: int) -> int:
+        """Bytes in use, `used` or less: the copy of the database is deleted if `need` more would not fit beside it."""
+        if used + need > self.quota and (copied := self.copied()):
+            (self.folder / COPY_FILE).unlink(missing_ok=True)
+            return used - copied
+        return used
+
+    def _left(self, used: int) -> int:
+        return max(self.quota - used, 0) // PAGE * PAGE
 
     def _shrink(self, size: int) -> None:
         with suppress(FileNotFoundError):
@@ -123,7 +146,7 @@ class Ledger:
     def hold(self) -> None:
         """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
         state's lock. Raises OSError on a full disk."""
-        left = self._left() // self.slack * self.slack
+        left = self._left(self.usage().total) // self.slack * self.slack
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             give_owner(descriptor, self.folder)

@@ -7,6 +7,7 @@
     STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
                                  between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec;
                                  .features  of older samples by a tuned backbone;  .parts  what its method keeps
+    STATE/set-aside/             damaged files, until they are discarded
 
 What a generation knows is its latest snapshot at or before it plus the samples journaled since. Files are
 content-addressed: written, fsynced and renamed before the transaction that names them, deleted after the one
@@ -25,16 +26,17 @@ from typing import TYPE_CHECKING, Any
 from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.codebook import Codebook
 from edgecl.exemplars.codecs import Float32, Int8
-from edgecl.exemplars.stored import StoredSample, rows_of
+from edgecl.exemplars.stored import StoredSample, rows_of, unpack
 from edgecl.settings import Settings
 from edgecl.state.blobs import Blobs
 from edgecl.state.database import damaged, is_damage, translated
 from edgecl.state.generations import Generation
+from edgecl.state.log_damage import LogProblem, cut_log, damaged_part, wrong_log
 from edgecl.state.open_database import OpenDatabase
 from edgecl.state.quota import Ledger, Usage, segment_bytes
 from edgecl.state.rows import COPY_FILE, SENSELESS, Rows
 from edgecl.state.set_aside import SetAside
-from edgecl.state.write_ahead_log import LoggedGeneration, WriteAheadLog
+from edgecl.state.write_ahead_log import TAG, LoggedGeneration, WriteAheadLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
 MOST_SIZES = 1000   # of details that are remembered
+KEPT_HEADS = 8  # each makes a generation restorable
 HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
 
 
@@ -52,10 +55,11 @@ class StateReader:
     """An open state directory, to be read. Raises StateError if there is none, or it is damaged."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.blobs = path, Blobs(path / "models")
+        self.path, self.set_aside = path, SetAside(path)
+        self.blobs = Blobs(path / "models", self.set_aside)
         self.log = WriteAheadLog(path, self.codec)
-        self.set_aside = SetAside(path)
         self.writing = False
+        self.dropped: list[str] = []  # what this open has cut off the log, one line each
         self._taken: Rows | None = None
         self._listed: tuple[object, list[Generation]] = (None, [])
         self._parsed: tuple[Rows | None, list[Generation]] = (None, [])
@@ -93,8 +97,9 @@ class StateReader:
     def found(self) -> list[str]:
         """Damage that opening has found, one line each."""
         if self.database.damage is None:
-            return []
-        return [f"{self.database.path} can't be used: {self.database.damage}; {COPY_FILE} serves in its place"]
+            return self.dropped
+        return [*self.dropped,
+                f"{self.database.path} can't be used: {self.database.damage}; {COPY_FILE} serves in its place"]
 
     def close(self) -> None:
         """Close the database; the store must not be used afterwards."""
@@ -214,8 +219,9 @@ class StateReader:
         with self.reading():
             found: set[int] = set()
             alive = self.alive()
-            lost = [span for name, *span in self.files(JOURNAL) if not self.blobs.intact(name)]
-            lost += [[e.generation.id] * 2 for e in self.logged() if e.rows is None]
+            hurt = [span for name, *span in self.files(JOURNAL) if not self.blobs.intact(name)]
+            lost = [*self.value("lost", []), *([problem.lost[0], alive[-1].id] for problem in self.log_problems()
+                                               if problem.lost)]
             last = max((g.id for g in alive if g.snapshot), default=0)
             last = max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
             base: int | None = None
@@ -228,12 +234,75 @@ class StateReader:
                     base = g.id if self.blobs.intact(g.snapshot) else None
                 elif not g.journaled:
                     base = None
-                complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in lost)
+                complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in hurt)
+                complete = complete and not any(base < first <= g.id <= last for first, last in lost)
                 complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
                 solvable = not g.detail.get("classes") or g.id > last
                 if complete and (solvable or (g.head is not None and self.blobs.intact(g.head))):
                     found.add(g.id)
             return found
+
+    def damage(self) -> list[str]:
+        """What is damaged, one line each: what was noted, what is set aside, what this open has found, and every named
+        file that is not intact. Changes nothing."""
+        with self.reading():
+            lines = [f"{when}: {what}" for when, what in self._noted()]
+            lines += [problem.line for problem in self.log_problems()]
+            if not self.writable and self.log.odd_tail:
+                lines.append(f"{self.log.path.name} does not end with a whole record; the last one is left out")
+            lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
+        return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
+
+    def _noted(self) -> list[tuple[str, str]]:
+        """What `Transaction.note_damage` has noted: when, and what."""
+        return [(when, what) for when, what in self.value("damage", [])]
+
+    def value(self, key: str, default: Any) -> Any:
+        """A value of the table meta as it is now."""
+        found = self.query("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(found[0][0]) if found else default
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of the current log."""
+        return str(self.value("epoch", ""))
+
+    def log_has_moved(self) -> bool:
+        """Whether the log on the disk is the one that moved into the database last, byte for byte."""
+        epoch, digest = self.value("before", ["", ""])
+        content = self.log.digest()
+        if epoch:
+            return not self.log.stale(epoch) and content == digest
+        return bool(self.query("SELECT 1 FROM files WHERE name = ?", f"{content}.{JOURNAL}"))  # format 2
+
+    def log_problems(self) -> list[LogProblem]:
+        """What is damaged in the log and was not noted yet; changes nothing."""
+        with self.reading(), translated(self.path):
+            log, epoch, acknowledged = self.log, self.epoch, self.log.acknowledged()
+            if log.stale(epoch):
+                if self.log_has_moved() or not log.stale(epoch):  # another process has begun it meanwhile
+                    return []
+                found = [wrong_log(log, acknowledged, max((g.id for g in self.generations()), default=0))]
+            else:
+                known = {g.id for g in self.generations()} if log.damaged else set()
+                found = [damaged_part(log, part, known) for part in log.damaged]
+                if acknowledged and acknowledged.tag == epoch[:TAG] and log.length < acknowledged.length:
+                    every = self.generations()
+                    moved = max((g.id for g in every if not (g.logged or g.undone)), default=0)
+                    found.append(cut_log(log, acknowledged, moved, {g.id for g in every}))
+            noted = self.noted_keys()
+            return [problem for problem in found if problem.key not in noted]
+
+    def noted_keys(self) -> list[str]:
+        """The keys of the problems of the current log that were noted."""
+        epoch, keys = self.value("log_noted", ["", []])
+        return list(keys) if epoch == self.epoch else []
+
+    def _named(self) -> set[str]:
+        """The names of all files that a row or a generation names."""
+        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
+        with translated(self.path):
+            return self.database.read().names() | set(heads[-KEPT_HEADS:])
 
     def files(self, kind: str) -> list[tuple[str, int, int]]:
         """The files of samples of a kind: name, and the oldest and newest generation in it."""
@@ -245,30 +314,30 @@ class StateReader:
         """The samples of a file. Raises StateError if it is damaged."""
         return rows_of(self.blob_path(name).read_bytes(), self.codec, str(self.blobs.folder / name))
 
-    def samples(self, until: int, since: int) -> list[StoredSample]:
-        """All samples stored up to generation `until`, in the order in which they came.
+    def intact_rows(self, name: str, oldest: int, newest: int) -> list[StoredSample]:
+        """The samples of a file's whole records that are of generations `oldest` to `newest`; none if it can't be read.
+        What is left out is told by `damage`."""
+        try:
+            data = (self.blobs.folder / name).read_bytes()
+            return [row for _, _, record in unpack(data, self.codec) for row in record.rows or ()
+                    if oldest <= (row.generation or 0) <= newest]
+        except (OSError, StateError):  # StateError: its codebook is damaged
+            return []
 
-        Raises StateError if one newer than `since` is damaged; older ones are exemplars only, and damaged ones are
-        left out.
-        """
+    def samples(self, until: int) -> list[StoredSample]:
+        """All intact samples stored up to generation `until`, in the order in which they came."""
         alive, found = self.living(), dict[int, StoredSample]()
-        for name, oldest, _ in self.files(EXEMPLARS):
-            if oldest <= until and self.blobs.intact(name):
-                found |= {row.id or 0: row for row in self.rows(name)}
-        for name, oldest, newest in self.files(JOURNAL):
-            if oldest <= until and (newest > since or self.blobs.intact(name)):
-                found |= {row.id or 0: row for row in self.rows(name)}
-        for generation, rows, *_ in self.logged():
-            if generation.id <= until:
-                if rows is None:
-                    raise StateError(f"{self.log.path} is damaged at generation {generation.id}",
-                                     "go back with `edgecl rollback N`, see `edgecl history`")
-                found |= {row.id or 0: row for row in rows}
+        for name, oldest, newest in [*self.files(EXEMPLARS), *self.files(JOURNAL)]:
+            if oldest <= until:
+                found |= {row.id or 0: row for row in self.intact_rows(name, oldest, newest)}
+        for entry in self.logged():
+            if entry.generation.id <= until:
+                found |= {row.id or 0: row for row in entry.rows or ()}
         rows = [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
         tuned = self.tuned(until)
         if tuned is None or not (names := [name for name, number, _ in self.files(FEATURES) if number == tuned]):
             return rows
-        moved = {row.id: row for name in names if self.blobs.intact(name) for row in self.rows(name)}
+        moved = {row.id: row for name in names for row in self.intact_rows(name, 0, tuned)}
         return [_moved(row, moved[row.id]) if row.id in moved else row for row in rows
                 if row.id in moved or (row.generation or 0) > tuned]
 

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING
 
 from edgecl.files.atomic import give_owner, sync_folder
 from edgecl.state import compaction
-from edgecl.state.database import DATABASE_FILE, connect, translated
-from edgecl.state.quota import PAGE, pages
-from edgecl.state.rows import FORMAT, Rows, write_rows
+from edgecl.state.database import DATABASE_FILE, connect, is_damage, translated
+from edgecl.state.quota import PAGE
+from edgecl.state.rows import FILES, FORMAT, MOST_NOTES, Rows, write_rows
+from edgecl.state.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from edgecl.state.transaction import Transaction
-
-MOST_NOTES = 20     # of damage
 
 
 def rebuild(state: Transaction, patience: int) -> None:
@@ -45,7 +44,9 @@ def rebuild(state: Transaction, patience: int) -> None:
             with closing(memory):
                 write_rows(memory, rows)
                 size = memory.execute("PRAGMA page_count").fetchone()[0] * PAGE
-            state.ledger.ask(size + 2 * PAGE, "building the damaged database again")
+            used = state.ledger.usage().total
+            state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged, and to build it again")
+            state.ledger.release(size + PAGE, used)
             temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
             try:
                 _build(temporary, rows)
@@ -112,8 +113,8 @@ def _held(folder: Path, patience: int) -> Iterator[None]:
         connection = connect(folder, "rw")
         connection.execute(f"PRAGMA busy_timeout = {patience}")
         connection.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
-        if "locked" in str(error):
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if not is_damage(error):
             if connection is not None:
                 connection.close()
             raise
@@ -130,9 +131,11 @@ def bring_over(state: Transaction) -> None:
     run = state.connection.execute
     if state.database.rows.format == FORMAT:
         return
-    logged = sum(len(json.dumps(g.detail)) for g in compaction.moved_rows(state)) if state.logged() else 0
-    state.ledger.ask(pages(logged) + 6 * PAGE + state.journal_bytes(), "bringing over to the current format")
-    compaction.move_log(state)
-    run("ALTER TABLE files ADD COLUMN origin TEXT")
+    state.ledger.ask(Space.now(state).transaction(PAGE), f"to bring the state to format {FORMAT}")
+    run("DROP TABLE files")
+    run(FILES)
+    for name, oldest, newest, _ in state.database.rows.files:
+        state.name_file(name, oldest, newest)
     state.set_meta("format", FORMAT)
+    compaction.move_log(state)
     state.step()

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sqlite3
+from contextlib import closing
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from edgecl.state.generations import Generation
 
-if TYPE_CHECKING:
-    import sqlite3
-
 COPY_FILE = "edgecl.copy"
 FORMAT = 3          # of a state directory
+MOST_NOTES = 20     # of damage
 OLDEST_FORMAT = 2   # that can be read; it is brought over when it is opened for writing
+FILES = "CREATE TABLE files (name TEXT PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL, origin TEXT);"
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE generations (
     id INTEGER PRIMARY KEY AUTOINCREMENT, created TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL,
     backbone TEXT, head TEXT, snapshot TEXT, journaled INTEGER NOT NULL, undone INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE files (name TEXT PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL, origin TEXT);
-"""
+""" + FILES
+MASTER = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 TEXT, NAME, NUMBER = (str,), (str, type(None)), (int,)
 GENERATION = (NUMBER, TEXT, TEXT, TEXT, NAME, NAME, NAME, NUMBER, NUMBER)   # types of the columns
 FILE = (TEXT, NUMBER, NUMBER, NAME)
@@ -96,6 +98,14 @@ class Rows(NamedTuple):
 
 def _first(row: tuple[Any, ...]) -> Any:
     return row[0]
+
+
+@lru_cache
+def schema_of(state_format: int) -> set[tuple[str, str, str, str]]:
+    """The tables and indices of a database of that format, as table sqlite_master holds them."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(SCHEMA if state_format == FORMAT else SCHEMA.replace(", origin TEXT", ""))
+        return set(connection.execute(MASTER))
 
 
 def read_rows(connection: sqlite3.Connection) -> Rows:

@@ -8,7 +8,7 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from edgecl.files.atomic import sync_folder
+from edgecl.files.atomic import make_folder, sync_folder
 from edgecl.settings import format_size
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class SetAside:
         if not os.path.lexists(path):
             return None
         if not self.folder.is_dir():
-            self.folder.mkdir(mode=0o700)
-            sync_folder(self.folder.parent)
+            make_folder(self.folder)
         number = 1
         while os.path.lexists(target := self.folder / f"{path.name}.{number}"):
             number += 1

@@ -39,8 +39,9 @@ class Present(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Bytes that a state takes. used: of the quota, in whole pages; exemplars: of these, for exemplars; database:
-    length of its file; logged: what the generations of the log would add to it."""
+    """Bytes that a state takes. used: of the quota, in whole pages, without the copy of the database, which gives way;
+    exemplars: of these, for exemplars; database: length of its file; logged: what moving the log into it would add to
+    the state."""
 
     used: int
     exemplars: int
@@ -51,8 +52,10 @@ class Space(NamedTuple):
     def now(cls, state: Transaction) -> Space:
         """As it is."""
         usage = state.ledger.usage()
-        logged = sum(state.detail_bytes(entry.generation) + ROW_BYTES for entry in state.logged()[-HISTORY:])
-        return cls(usage.total, usage.exemplars, (state.path / DATABASE_FILE).stat().st_size, logged)
+        moved = pages(state.log.length) + 2 * PAGE if state.log.damaged else 0  # a file beside the log, which stays
+        logged = moved + sum(state.detail_bytes(entry.generation) + ROW_BYTES for entry in state.logged()[-HISTORY:])
+        database = (state.path / DATABASE_FILE).stat().st_size
+        return cls(usage.total - state.ledger.copied(), usage.exemplars, database, logged)
 
     @property
     def journal(self) -> int:
@@ -109,14 +112,14 @@ def pruned(state: Transaction, space: Space) -> Space | None:
     database, packed = _database_bytes(state)
     used = space.used + database - space.database
     if space.logged:  # the file of the log becomes one of samples, and another log begins
-        intact = all(entry.rows is not None for entry in state.logged())
-        used += PAGE + (0 if intact else pages(state.log.length) + PAGE)
+        used += PAGE + (pages(state.log.length) + 2 * PAGE if state.log.damaged else 0)
     if used + journal_of(database) > state.ledger.quota:
         return None
     alive = state.alive()
     last, named = Kept.of(alive, 1, 1), {name for g in alive for name in (g.backbone, g.head, g.snapshot) if name}
     dropped = named - {name for g in alive for name in last.files(g)}
-    return Space(used - sum(pages(state.blobs.bytes(name)) for name in dropped) - (database - packed), space.exemplars,
+    freed = sum(pages(state.blobs.bytes(name)) for name in dropped if state.blobs.intact(name))
+    return Space(used - freed - (database - packed), space.exemplars,
                  packed, 0)
 
 
@@ -153,7 +156,7 @@ def compacted(state: Transaction, space: Space, present: Present) -> Space | Non
         if used + replacing_bytes(state, step, journal_of(database)) > state.ledger.quota:
             return None
         added = sum(pages(len(state.packed(part, step.tuned))) for part in step.parts)
-        freed = {name: pages(state.blobs.bytes(name)) for name in step.names}
+        freed = {name: pages(state.blobs.bytes(name)) for name in step.names if state.blobs.intact(name)}
         used += added - sum(freed.values())
         exemplars += added if step.kind == EXEMPLARS else 0
         exemplars -= sum(size for name, size in freed.items() if name.endswith(EXEMPLARS))

@@ -21,12 +21,12 @@ from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, tra
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, PARTS
+from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.recovery import bring_over, rebuild
 from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
-from edgecl.state.transaction import KEPT_HEADS, SMALL_CHANGE, Transaction
-from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch
+from edgecl.state.transaction import SMALL_CHANGE, Transaction
+from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +54,10 @@ class Store(Transaction):
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
+            made = [folder for folder in path.absolute().parents if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in reversed(made):
+                sync_folder(folder.parent)
             _clear_unfinished(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
             if free < quota - 2 * PAGE:  # two folders, which not every file system counts
@@ -75,6 +78,7 @@ class Store(Transaction):
                     store.commit(first)
                     store.ledger.hold()
                 store.close()
+                sync_folder(making)
                 making.rename(path)
                 sync_folder(path.parent)
             finally:
@@ -171,6 +175,7 @@ class Store(Transaction):
         the disk and other processes allow: those that stay are deleted later, and make no difference."""
         with suppress(sqlite3.Error, OSError, EdgeclError):
             self.begin_writing(0)   # until `tidy`
+            self.start_log()  # before the file that it has moved into may be dropped
             compaction.compact(self, kept)
 
     def tidy(self, patience: int) -> None:
@@ -212,6 +217,8 @@ class Store(Transaction):
         forgotten, then these names."""
         run = self.connection.execute
         compaction.compact(self)
+        if marked:
+            self.set_aside.discard()
         run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
         details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing")}
                    for g in marked}
@@ -231,9 +238,9 @@ class Store(Transaction):
         rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]
         if isinstance(change, Append):
             about = {"id": number, "created": _now(), "action": change.action, "detail": change.detail}
-            self._append(pack([(rows, self.exact)], about), space.used)
+            self._append(pack([(rows, self.exact)], tagged(self.epoch, about)), space.used)
         else:
-            self.ledger.release(space.needed(self, change), space.used)
+            self.ledger.release(space.needed(self, change))
             self._rewrite(change, number, rows)
         return number, rows
 
@@ -275,6 +282,7 @@ class Store(Transaction):
             self.add_samples(part, FEATURES, number)
         if change.erase:  # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
+            self.set_meta("damage", [note for note in self._noted() if repr(change.detail["class"]) not in note[1]])
         if change.parts:
             self.add_file(change.parts, PARTS, number)
         compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS,
@@ -289,7 +297,7 @@ class Store(Transaction):
         self.ledger.ask(self.naming_bytes(head, summary), "the head")
         name = self.blobs.write(head, "onnx")
         if g.logged:
-            self.log.append(pack([], {"head_of": g.id, "head": name, "summary": summary}))
+            self.log.append(pack([], tagged(self.epoch, {"head_of": g.id, "head": name, "summary": summary})))
         else:
             self._set_head(g, name, summary)
 
@@ -307,11 +315,6 @@ class Store(Transaction):
             (action, compaction.ERASED, number - HISTORY))
         self.commit_rows()
         return number
-
-    def next_number(self) -> int:
-        """The id of the next generation."""
-        newest = max((g.id for g in self.generations()), default=0)
-        return max(newest, *(seq for seq, in self.query("SELECT seq FROM sqlite_sequence")), 0) + 1
 
 
 def _now() -> str:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
 from edgecl.state.database import DATABASE_FILE
+from edgecl.state.log_damage import WRONG
 from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
-from edgecl.state.rows import COPY_FILE, copy_of
+from edgecl.state.rows import COPY_FILE, FORMAT, MOST_NOTES, copy_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from edgecl.state.generations import Generation
     from edgecl.state.rows import Rows
 
-KEPT_HEADS = 8             # each makes a generation restorable
 SMALL_CHANGE = 8 * PAGE    # bytes that small writes to the database take
 
 
@@ -45,6 +46,12 @@ class Transaction(StateReader):
         self.meta = {**self.meta, key: value}
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
+    def note_damage(self, what: str) -> None:
+        """Note damage in the open transaction, with the date, once; `damage()` says it until `edgecl check --repair`
+        clears it. The newest are kept."""
+        note = datetime.now(timezone.utc).date().isoformat(), what
+        self.set_meta("damage", [*(old for old in self._noted() if old[1] != what), note][-MOST_NOTES:])
+
     def insert(self, g: Generation) -> None:
         """Write a generation into the database."""
         insert_generation(self.connection, g)
@@ -52,7 +59,7 @@ class Transaction(StateReader):
     def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None) -> None:
         """Write committed samples as one file, and name it. tuned: the round that gave them their features, if the
         file is for those. Raises OSError."""
-        if rows:
+        if rows or tuned is not None:
             spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
             self.add_file(self.packed(rows, tuned), kind, min(spans), max(spans))
 
@@ -105,8 +112,11 @@ class Transaction(StateReader):
         there is none until there is room again: an old one may name what was forgotten."""
         path, content = self.path / COPY_FILE, copy_of(self.database.rows)
         try:
-            there = path.lstat().st_size if path.exists() else 0
-            self.ledger.ask(max(pages(len(content)) - pages(there), 0), COPY_FILE)
+            if path.is_dir() and not path.is_symlink():
+                self.set_aside.keep(path)
+            used = self.ledger.usage().total - self.ledger.copied()
+            self.ledger.check(used, pages(len(content)), COPY_FILE)
+            self.ledger.release(pages(len(content)), used)
             with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
                 give_owner(file.fileno(), self.path)
                 file.write(content)
@@ -135,25 +145,59 @@ class Transaction(StateReader):
         self.sweep()
 
     def start_log(self) -> None:
-        """Begin an empty log if the one on the disk has moved into the database. Raises OSError."""
-        epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
-        if self.log.stale(epoch):
+        """Note what is damaged in the log, cut off what was never acknowledged, and begin the log of the current epoch
+        if another one is there: one that has not moved, or that has damaged parts, is set aside. Commits what it notes,
+        and comes here again. Raises OSError, StateError."""
+        if self._note_log():
+            return
+        log = self.log
+        if log.stale(self.epoch):
             self.ledger.release(SMALL_CHANGE)
-            self.log.begin(epoch)
+            if log.length and (log.damaged or not self.log_has_moved()):  # the length of a missing or empty one is 0
+                self.set_aside.keep(log.path)
+            log.begin(self.epoch, self.next_number() - 1)
+        elif tail := log.tail:
+            log.trim()
+            self.dropped.append(f"the last {tail} bytes of {log.path.name} were not a whole record, as a power cut or "
+                                "a kill leaves them; nothing that was acknowledged was lost, and they were dropped")
+        if not log.is_acknowledged:
+            self.ledger.release(PAGE)
+            log.acknowledge()
+        keys = self.noted_keys()
+        if left := [key for key in keys if key.startswith(WRONG)]:  # the next wrong log is another problem
+            self.set_meta("log_noted", [self.epoch, [key for key in keys if key not in left]])
+            self.step()
+
+    def _note_log(self) -> bool:
+        """Note and commit what is damaged in the log and was not noted yet; whether there was anything."""
+        problems = self.log_problems()
+        if not problems:
+            return False
+        newest = self.next_number() - 1
+        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
+        for problem in problems:
+            self.note_damage(problem.line)
+        spans = [[problem.lost[0], self.current] for problem in problems if problem.lost]
+        self.set_meta("lost", [*self.value("lost", []), *(span for span in spans if span[0] <= span[1])])
+        self.set_meta("numbered", max(newest, *(problem.newest for problem in problems)))
+        self.set_meta("log_noted", [self.epoch, [*self.noted_keys(), *(problem.key for problem in problems)]])
+        if self.database.rows.format == FORMAT:
+            self.step()  # an older format is brought over by what comes next, which commits
+        return True
+
+    def next_number(self) -> int:
+        """The id of the next generation: past every one that was ever seen."""
+        acknowledged = self.log.acknowledged()
+        return 1 + max(max((g.id for g in self.generations()), default=0), self.value("numbered", 0),
+                       acknowledged.generation if acknowledged else 0,
+                       *(number for number, in self.query("SELECT seq FROM sqlite_sequence")))
 
     def sweep(self) -> None:
         """Delete every file that no row and no generation of the log names. Raises OSError."""
         rows = self.database.read()
-        if self._swept[0] is rows and self._swept[1] == self.blobs.version:
-            return
-        named = {name for row in self.query(
-            "SELECT backbone, head, snapshot FROM generations WHERE NOT undone UNION SELECT name, '', '' FROM files")
-            for name in row}
-        named |= {name for value, in self.query("SELECT value FROM meta WHERE key = 'codebooks'")
-                  for name, _ in json.loads(value)}
-        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
-        self.blobs.sweep(named | set(heads[-KEPT_HEADS:]))
-        self._swept = rows, self.blobs.version
+        if self._swept[0] is not rows or self._swept[1] != self.blobs.version:
+            self.blobs.sweep(self._named())
+            self._swept = rows, self.blobs.version
 
 
 def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:

@@ -2,18 +2,24 @@
 
 STATE/learned.log begins with a record that names its epoch; every later one is a generation with its samples, or says
 under which name the head of one was written. The database holds the current epoch: when the generations of the log have
-moved into the database, a new epoch begins, and a log of the old one no longer counts. A record that was cut off by a
-kill or a power cut was never acknowledged; the next append writes over it.
+moved into the database, a new epoch begins.
+
+STATE/acknowledged says how long the log was when its last append was acknowledged. It is written after that append was
+synced and is never synced itself, so it may say less than the disk holds, but never more. Bytes behind the last whole
+record that were acknowledged are damage: they stay where they are, and the log goes on behind them. Those that were not
+are what a kill or a power cut leaves of an append: they are dropped. A damaged record loses its own samples only.
 """
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, pack, unpack
-from edgecl.files.atomic import write_atomically
+from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, pack, unpack
+from edgecl.files.atomic import give_owner, write_atomically
 from edgecl.state.generations import Generation
 
 if TYPE_CHECKING:
@@ -22,14 +28,41 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.codecs import FeatureCodec
 
-LOG_FILE = "learned.log"
+LOG_FILE, ACKNOWLEDGED_FILE = "learned.log", "acknowledged"
+ACKNOWLEDGED = struct.Struct("<12sQQ16s")  # tag of the epoch, length of the log, newest generation, digest of these
+TAG = 12                                   # digits of an epoch that each record of its log carries
 
 
-class LoggedGeneration(NamedTuple):
-    """A generation of the log and its samples; None if these, or a record before, are damaged."""
+class LoggedGeneration:
+    """A generation of the log. Its samples are decoded when they are asked for."""
 
-    generation: Generation
-    rows: list[StoredSample] | None
+    def __init__(self, generation: Generation, record: Record | None) -> None:
+        """record: None if the samples are damaged."""
+        self.generation, self._record = generation, record
+
+    @property
+    def rows(self) -> list[StoredSample] | None:
+        """Its samples; None if they are damaged."""
+        return None if self._record is None else self._record.rows or []
+
+
+class DamagedPart(NamedTuple):
+    """Bytes `begin` to `end` of the log that are no record of it. first, last: the generations of which samples are or
+    may be lost, none if first > last; held: what the bytes held, in words."""
+
+    begin: int
+    end: int
+    first: int
+    last: int
+    held: str
+
+
+class Acknowledged(NamedTuple):
+    """How far a log was acknowledged. tag: of its epoch; generation: the newest."""
+
+    tag: str
+    length: int
+    generation: int
 
 
 class WriteAheadLog:
@@ -37,17 +70,27 @@ class WriteAheadLog:
 
     def __init__(self, folder: Path, codec: Callable[[str], FeatureCodec]) -> None:
         self.path, self._codec = folder / LOG_FILE, codec
+        self._version = 0
         self._forget()
 
     def _forget(self) -> None:
-        self._epoch, self._end, self._damaged = "", 0, False
+        self._tag, self._end, self._tail = "", 0, b""
         self._marks = {0: b""}  # place -> header of the first and of the last record read
         self._entries: list[LoggedGeneration] = []
+        self._places: dict[int, int] = {}  # generation -> place in `_entries`
+        self._damaged: list[DamagedPart] = []
+        self._version += 1
 
     def entries(self, epoch: str) -> list[LoggedGeneration]:
         """The generations of that epoch, the oldest first; none if the log is of another one. Raises OSError."""
         self._read()
-        return self._entries if self._epoch == epoch else []
+        return self._entries if self._tag == epoch[:TAG] else []
+
+    @property
+    def version(self) -> int:
+        """A number that changes whenever `entries` does. Raises OSError."""
+        self._read()
+        return self._version
 
     @property
     def entries_seen(self) -> list[LoggedGeneration]:
@@ -55,26 +98,35 @@ class WriteAheadLog:
         return self._entries
 
     @property
-    def version(self) -> object:
-        """What changes whenever the entries do. Raises OSError."""
-        self._read()
-        return self.seen
-
-    @property
-    def seen(self) -> object:
+    def seen(self) -> int:
         """The version that was read last."""
-        return self._epoch, self._end
+        return self._version
 
     def stale(self, epoch: str) -> bool:
         """Whether what lies on the disk is of another epoch."""
         self._read()
-        return self._epoch != epoch
+        return self._tag != epoch[:TAG]
 
     @property
-    def damaged(self) -> bool:
-        """Whether what lies behind the last whole record is more than one that was cut off, or is being written."""
+    def damaged(self) -> list[DamagedPart]:
+        """The damaged parts before the last whole record, and behind it up to what was acknowledged."""
         self._read()
         return self._damaged
+
+    @property
+    def tail(self) -> int:
+        """Bytes behind the last whole record that were never acknowledged."""
+        self._read()
+        return len(self._tail)
+
+    @property
+    def odd_tail(self) -> bool:
+        """Whether the tail is something else than the beginning of a record, which another process may be writing."""
+        self._read()
+        if len(self._tail) < HEADER.size or not any(self._tail):
+            return False
+        magic, text, body, _, _ = HEADER.unpack_from(self._tail)
+        return bool(magic not in (OLD_MAGIC, MAGIC) or len(self._tail) >= HEADER.size + text + body)
 
     @property
     def length(self) -> int:
@@ -84,6 +136,25 @@ class WriteAheadLog:
         except FileNotFoundError:
             return 0
 
+    @property
+    def unreadable(self) -> bool:
+        """Whether no record says which log this is."""
+        self._read()
+        return not self._tag
+
+    @property
+    def numbers(self) -> list[int]:
+        """The generations that any readable record names, whatever their epoch."""
+        self._read()
+        return [*self._places]
+
+    def digest(self) -> str:
+        """SHA-256 of the file, "" if it can't be read."""
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
     def _read(self) -> None:
         """Read what was appended since the last time; all of it if this is not the log that was read then.
 
@@ -92,37 +163,81 @@ class WriteAheadLog:
         """
         try:
             with self.path.open("rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size < self._end or any(
+                size = os.fstat(file.fileno()).st_size
+                if size < self._end or any(
                         os.pread(file.fileno(), HEADER.size, place) != mark for place, mark in self._marks.items()):
                     self._forget()
                     self._marks = {0: os.pread(file.fileno(), HEADER.size, 0)}
+                elif size == self._end and not self._tail:
+                    return
+                acknowledged = self.acknowledged()  # before the bytes, which may grow
                 file.seek(self._end)
                 data = file.readall()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             self._forget()
             return
-        begin, end, lost = 0, 0, False
-        for start, after, record in unpack(data, self._codec):
-            lost = lost or start != end
-            begin, end = start, after
-            self._take(record, lost)
-        if end:
-            self._marks = {0: self._marks[0], self._end + begin: data[begin:begin + HEADER.size]}
-        self._end, self._damaged = self._end + end, _is_damage(data[end:])
+        self._take_all(data, acknowledged)
 
-    def _take(self, record: Record, lost: bool) -> None:
+    def _take_all(self, data: bytes, acknowledged: Acknowledged | None) -> None:
+        """Take in what stands behind the last whole record. acknowledged: as it was before that was read."""
+        offset, begin, end = self._end, 0, 0
+        hurt: list[dict[str, Any]] = []  # since the last whole record: the JSON of those whose samples are damaged
+        for start, after, record in unpack(data, self._codec):
+            if not record.intact and record.about["codecs"]:
+                hurt.append(record.about)
+            elif self._belongs(record.about):
+                if start != end:
+                    self._lose(offset + end, offset + start, hurt, _following(record.about))
+                begin, end, hurt = start, after, []
+                self._take(record)
+        if end:
+            self._marks = {0: self._marks[0], offset + begin: data[begin:begin + HEADER.size]}
+        if len(data) > end and acknowledged and acknowledged.tag == self._tag and acknowledged.length > offset + end:
+            self._lose(offset + end, offset + len(data), hurt, acknowledged.generation + 1)
+            end = len(data)
+        self._end, self._tail = offset + end, data[end:]
+
+    def _belongs(self, about: dict[str, Any]) -> bool:
+        """Whether a record is of this log, and new."""
+        if "epoch" in about:
+            return not self._tag
+        return about.get("log", self._tag) == (self._tag or about.get("log", "")) and about.get(
+            "id", self._newest + 1) > self._newest
+
+    @property
+    def _newest(self) -> int:
+        return self._entries[-1].generation.id if self._entries else 0
+
+    def _take(self, record: Record) -> None:
         about = record.about
         if "epoch" in about:
-            self._epoch = about["epoch"]
+            self._tag = about["epoch"][:TAG]
         elif "head_of" in about:
-            for place, (g, rows) in enumerate(self._entries):
-                if g.id == about["head_of"]:
-                    detail = {**g.detail, **about.get("summary", {})}
-                    self._entries[place] = LoggedGeneration(g._replace(head=about["head"], detail=detail), rows)
+            place = self._places.get(about["head_of"])
+            if place is not None:
+                entry = self._entries[place]
+                detail = {**entry.generation.detail, **about.get("summary", {})}
+                entry.generation = entry.generation._replace(head=about["head"], detail=detail)
         else:
-            generation = Generation(about["id"], about["created"], about["action"], about["detail"], None,
-                                    about.get("head"), None, True, False, True)
-            self._entries.append(LoggedGeneration(generation, None if lost else record.rows))
+            self._tag = self._tag or about.get("log", "")
+            self._add(about, record)
+        self._version += 1
+
+    def _add(self, about: dict[str, Any], record: Record | None) -> None:
+        generation = Generation(about["id"], about["created"], about["action"], about["detail"], None,
+                                about.get("head"), None, True, False, True)
+        self._places[generation.id] = len(self._entries)
+        self._entries.append(LoggedGeneration(generation, record))
+
+    def _lose(self, begin: int, end: int, hurt: list[dict[str, Any]], following: int) -> None:
+        """Count bytes as damaged. hurt: the JSON of records in them; following: the first generation behind them."""
+        numbers, known = [self._newest + 1, following - 1], [about for about in hurt if self._belongs(about)]
+        for about in known:
+            self._add(about, None)
+        numbers = [about["id"] for about in known] or numbers
+        held = ", ".join(f"{described(about)} (generation {about['id']})" for about in known)
+        self._damaged.append(DamagedPart(begin, end, numbers[0], numbers[-1], held))
+        self._version += 1
 
     def append(self, record: bytes) -> None:
         """Write a record behind the last whole one, and sync. To be called under the state's lock. Raises OSError."""
@@ -137,6 +252,8 @@ class WriteAheadLog:
             except OSError:
                 os.ftruncate(file.fileno(), self._end)
                 raise
+        self._read()
+        self._acknowledge(self._newest)
 
     def whole(self) -> bytes:
         """What lies on the disk up to the end of the last whole record. Raises OSError."""
@@ -146,23 +263,65 @@ class WriteAheadLog:
         return b""
 
     def trim(self) -> None:
-        """Cut off what lies behind the last whole record, and sync. Raises OSError."""
+        """Cut off what lies behind the last whole record and was not acknowledged, and sync. Raises OSError."""
         self._read()
-        with self.path.open("r+b") as file:
-            file.truncate(self._end)
-            os.fsync(file.fileno())
+        if self._tail:
+            with self.path.open("r+b") as file:
+                file.truncate(self._end)
+                os.fsync(file.fileno())
 
-    def begin(self, epoch: str) -> None:
-        """Put an empty log of that epoch in the place of what is there. Raises OSError."""
+    def begin(self, epoch: str, newest: int) -> None:
+        """Put an empty log of that epoch in the place of what is there. newest: the newest generation so far. Raises
+        OSError."""
         write_atomically(self.path, first_record(epoch), scratch=self.path.parent / "models")  # which is swept
+        self._read()
+        self._acknowledge(newest)
+
+    def acknowledged(self) -> Acknowledged | None:
+        """How far the log was acknowledged; None if that is not known."""
+        try:
+            data = (self.path.parent / ACKNOWLEDGED_FILE).read_bytes()[:ACKNOWLEDGED.size]
+            tag, length, generation, digest = ACKNOWLEDGED.unpack(data)
+        except (OSError, struct.error):
+            return None
+        known = digest == _digest(data[:-len(digest)])
+        return Acknowledged(tag.decode(), length, generation) if known else None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether it is written down that all of the log is acknowledged."""
+        self._read()
+        before = self.acknowledged()
+        return before is not None and before[:2] == (self._tag, self._end)
+
+    def acknowledge(self) -> None:
+        """Sync the log, and write down that all of it is acknowledged. To be called under the state's lock, without a
+        tail. Raises OSError."""
+        self._read()
+        with self.path.open("rb") as file:
+            os.fdatasync(file.fileno())
+        self._acknowledge(self._newest)
+
+    def _acknowledge(self, newest: int) -> None:
+        """Write down how long the log is. newest: the newest generation that is known."""
+        before = self.acknowledged()
+        data = struct.pack("<12sQQ", self._tag.encode(), self._end, max(newest, before.generation if before else 0))
+        with suppress(OSError):  # then less is known, and nothing is lost
+            descriptor = os.open(self.path.parent / ACKNOWLEDGED_FILE, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                give_owner(descriptor, self.path.parent)
+                os.pwrite(descriptor, data + _digest(data), 0)
+            finally:
+                os.close(descriptor)
 
 
-def _is_damage(tail: bytes) -> bool:
-    """Whether the bytes behind the last whole record are not the beginning of one."""
-    if len(tail) < HEADER.size or not any(tail):
-        return False
-    magic, text, body, _, _ = HEADER.unpack_from(tail)
-    return bool(magic not in (OLD_MAGIC, MAGIC) or len(tail) >= HEADER.size + text + body)
+def _following(about: dict[str, Any]) -> int:
+    """The first generation that a record is of, or that may come behind it."""
+    return int(about["id"]) if "id" in about else int(about.get("head_of", 0)) + 1
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def new_epoch() -> str:
@@ -173,3 +332,8 @@ def new_epoch() -> str:
 def first_record(epoch: str) -> bytes:
     """What a log begins with."""
     return pack([], {"epoch": epoch})
+
+
+def tagged(epoch: str, about: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a record in the log of that epoch."""
+    return {**about, "log": epoch[:TAG]}

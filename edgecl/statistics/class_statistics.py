@@ -286,17 +286,17 @@ class ClassStatistics:
         """Everything in its stored form: float32 arrays, names and counts, and how far rounding has moved W.
 
         rank: None keeps the packed triangle of W, exact; a number keeps its exact diagonal and its `rank` strongest
-        directions. Rounding is unbiased (`dither`), and the same statistics give the same bytes.
+        directions. Sums are rounded without bias (`dither`), since each new reference changes all of them; W only
+        changes by what was added or removed, and rounds back to what it was. The same statistics give the same bytes.
         """
         labels, d = self.labels, self.dimension
         sums = np.array([self.sums[c] for c in labels], np.float64).reshape(len(labels), d)
         counts = np.array([self.counts[c] for c in labels], np.int64)
-        seed = seed_of(counts, sums, *([] if self._within is None else [self._variances()]))
         arrays: dict[str, NDArray[Any]] = {
             "reference": self.reference,
             "labels": np.array(labels, dtype=np.str_),
             "counts": counts,
-            "sums": dither(sums, seed),
+            "sums": dither(sums, seed_of(self.reference, counts, sums)),
             "residual": np.array(self.residual, np.int64)}
         if self._within is None:
             return arrays
@@ -305,7 +305,7 @@ class ClassStatistics:
         error = float(np.hypot(self._error, ERROR_AT_REST * variances).sum()) / size
         arrays["rounding"] = np.array(error)
         if rank is None:
-            arrays["scatter"] = dither(np.concatenate([scatter[i, i:] for i in range(d)]), seed + 1)
+            arrays["scatter"] = np.concatenate([scatter[i, i:] for i in range(d)]).astype(np.float32)
         else:
             values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
             factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T

@@ -17,8 +17,8 @@ SNAP_BITS = 19                  # closer than 2^-10 of a step to a float32, a nu
 def dither(x: NDArray[np.float64], seed: int) -> NDArray[np.float32]:
     """Round x to float32, up or down at random so that the mean error is 0; the same x and seed give the same bits.
 
-    Rounding to nearest is unbiased as well, but repeats: a sum that is written again and again while little is added
-    errs in the same direction each time. What was read from float32 is written back unchanged.
+    Rounding to nearest repeats itself: a sum that is written again and again after small changes errs in the same
+    direction each time, or loses them. What was read from float32 is written back unchanged.
     """
     low, high = 1 << SNAP_BITS, (1 << DROPPED_BITS) - (1 << SNAP_BITS)
     words = np.random.PCG64(seed).random_raw((x.size + 1) // 2).astype("<u8").view("<u4")[:x.size].astype(np.uint64)

@@ -162,10 +162,11 @@ class Application:
             return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
 
     async def _learn(self, request: Request) -> Response:
-        """?class=NAME."""
-        label = _parameter(request, "class")
+        """?class=NAME&file=NAME."""
+        label, name = _parameter(request, "class"), request.query_params.get("file") or "http"
         async with self._turns.upload(request) as body:
-            return reply(await self._call(lambda: self._service(request).learn(label, self._batch(request, body))))
+            return reply(await self._call(
+                lambda: self._service(request).learn(label, self._batch(request, body), name)))
 
     def _batch(self, request: Request, body: bytes) -> Any:
         info = self._service(request).info()

@@ -44,7 +44,7 @@ export async function teachFiles(files, label, done) {
     const type = TYPES[file.name.split('.').pop().toLowerCase()] ?? (file.type || 'application/octet-stream');
     try {
       const [body, sent] = await fitted(file, type);
-      last = await ask(query('/api/learn', {class: label}), {method: 'POST', body, type: sent});
+      last = await ask(query('/api/learn', {class: label, file: file.name}), {method: 'POST', body, type: sent});
       samples += last.samples;
     } catch (error) {
       refused.push(`${file.name}: ${error.message ?? 'can’t be read'}`);

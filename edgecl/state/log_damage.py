@@ -1,0 +1,68 @@
+"""What is wrong with a log, in words, and what is lost by it."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Set
+
+    from edgecl.state.write_ahead_log import Acknowledged, DamagedPart, WriteAheadLog
+
+WRONG = "wrong "  # begins the key of a problem of the whole log
+UNKNOWN = 1000  # numbers of generations that are skipped if nothing tells which were given
+
+
+class LogProblem(NamedTuple):
+    """key: tells it from other problems of the same epoch; line: what is damaged, and what is lost by it; lost: the
+    generations whose samples are or may be lost; newest: the highest number of a generation that may have been given.
+    """
+
+    key: str
+    line: str
+    lost: list[int]
+    newest: int
+
+
+def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: int) -> LogProblem:
+    """The problem of a log that is not the current one, nor the one that moved into the database last. current: the
+    newest generation of the database."""
+    name, numbers = log.path.name, log.numbers
+    if not log.path.exists():
+        what = f"{name} is missing"
+    elif not log.length:
+        what = f"{name} is empty"
+    elif log.path.is_dir() or log.unreadable:
+        what = f"{name} is not a log that can be read"
+    else:
+        what = f"{name} is not the log of this database, but an older or newer one, or of another state"
+    newest = max([current, *numbers, acknowledged.generation if acknowledged else current])
+    newest += 0 if numbers or acknowledged else UNKNOWN
+    loss = f"what was learned after generation {current} is not known any more"
+    if numbers:
+        loss += f"; generations {min(numbers)} to {max(numbers)} are in it"
+    elif acknowledged and acknowledged.generation <= current:
+        loss = "nothing that was learned is lost"
+    return LogProblem(f"{WRONG}{log.digest()}", f"{what}: {loss}", [], newest)
+
+
+def damaged_part(log: WriteAheadLog, part: DamagedPart, known: Set[int]) -> LogProblem:
+    """The problem of damaged bytes in the current log. known: the generations that are known."""
+    lost = [number for number in range(part.first, part.last + 1) if part.held or number not in known]
+    loss = f"{part.held} are lost" if part.held else f"what was learned in {_numbered(lost)} is lost" if lost else \
+        "no samples are lost"
+    return LogProblem(f"{part.begin} {part.end}",
+                      f"{log.path.name} is damaged from byte {part.begin} to {part.end}: {loss}", lost, part.last)
+
+
+def cut_log(log: WriteAheadLog, acknowledged: Acknowledged, moved: int, known: Set[int]) -> LogProblem:
+    """The problem of a log that is shorter than what was acknowledged. moved: the newest generation that is not in the
+    log; known: the generations that are known."""
+    lost = [number for number in range(moved + 1, acknowledged.generation + 1) if number not in known]
+    loss = f"what was learned in {_numbered(lost)} is lost" if lost else "no samples are lost"
+    return LogProblem(f"cut {log.length} {acknowledged.length}",
+                      f"{log.path.name} has {log.length} bytes of {acknowledged.length}: {loss}", lost,
+                      acknowledged.generation)
+
+
+def _numbered(numbers: list[int]) -> str:
+    return f"generation{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
