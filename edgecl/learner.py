@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
@@ -273,13 +272,9 @@ class Learner:
         if self.foundation is None:
             return []
         summary = self.repository.summary()
-        known, accuracy = summary.get("known"), summary.get("held_back", {})
-        if known is None:   # of a state that an older edgecl has written
-            knowledge = self.repository.known()
-            kept = Counter(row.label for row in knowledge.exemplars(decode=False))
-            known = {label: [knowledge.plain.counts[label], kept[label]] for label in knowledge.labels}
+        accuracy = summary.get("held_back", {})
         return [ClassSummary(label, samples, exemplars, accuracy.get(label))
-                for label, (samples, exemplars) in sorted(known.items())]
+                for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

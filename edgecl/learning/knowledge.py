@@ -42,7 +42,7 @@ MAX_JUDGES = 1000       # held-back samples that judge; more would make a judgem
 TRIED_AGAIN = 1.1       # times as many samples are held back: heads of other kinds and penalties are tried again
 
 
-KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "judged_on", "choice"  # of `Judgement.summary`
+KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "choice"  # of `Judgement.summary`, by a rollback
 
 
 class Choice(NamedTuple):

@@ -179,11 +179,20 @@ class Repository:
 
     def summary(self) -> dict[str, Any]:
         """What the history keeps of the current generation, worked out if need be: see `Judgement.summary`; "known":
-        class -> [samples, exemplars]. Raises StateError."""
+        class -> [samples, exemplars]. What is damaged does not count. Raises StateError."""
         if "held_back" not in self.store.newest.detail:
             self.solve()
-        detail = self.store.newest.detail
-        return {**detail, **self._solved.summary} if self._solved and self._solved_now else detail
+        summary = self.store.newest.detail
+        if self._solved and self._solved_now:
+            summary = {**summary, **self._solved.summary}
+        if not summary.get("classes"):
+            return summary
+        damaged = bool(self.store.damage())
+        if damaged or "known" not in summary:   # which an older edgecl has not written
+            knowledge = self.known()
+            found = _about(knowledge.buffer, knowledge.exemplars(decode=False), knowledge)
+            summary = {**summary, **found} if damaged else {**found, **summary}
+        return summary
 
     def last_accuracy(self) -> dict[str, float]:
         """The held-back accuracy of each class by the head that was solved last."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
 RESERVE = "reserved"
-SLACK, SLACK_SHARE = 2 ** 20, 64  # bytes that may be missing from the reserve: at most, and of the quota one in ...
+SLACK, SLACK_SHARE = 2 ** 20, 128  # bytes that may be missing from the reserve: at most, and of the quota one in ...
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
             "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
