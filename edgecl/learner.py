@@ -282,8 +282,8 @@ class Learner:
         return self.store.generations()
 
     def status(self) -> Status:
-        """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet, or to count
-        exemplars if some are damaged."""
+        """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet, or to
+        count exemplars if some are damaged."""
         summary: dict[str, Any] = self.store.newest.detail
         with suppress(StateError):  # samples are damaged: an older head serves
             summary = self.repository.summary()
