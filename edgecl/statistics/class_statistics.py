@@ -290,7 +290,8 @@ class ClassStatistics:
             return arrays
         variances, scatter = self._variances(), self.scatter()
         size = float(np.abs(variances).sum()) or 1.0
-        error = float(np.hypot(self._error, ERROR_AT_REST * variances).sum()) / size
+        fresh = np.where(variances.astype(np.float32) == variances, 0, ERROR_AT_REST * variances)   # if not as read
+        error = float(np.hypot(self._error, fresh).sum()) / size
         arrays["rounding"] = np.array(error)
         if rank is None:
             arrays["scatter"] = np.concatenate([scatter[i, i:] for i in range(d)]).astype(np.float32)
