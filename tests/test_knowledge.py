@@ -195,7 +195,7 @@ def test_the_temperature_minimises_the_balanced_log_loss():
     assert [weight[truth == c].sum() for c in range(3)] == pytest.approx([1 / 3] * 3)
 
 
-# choosing again --------------------------------------------------------------------------------------------------------
+# choosing again ------------------------------------------------------------------------------------------------------
 
 
 def test_other_heads_are_tried_again_when_a_tenth_more_is_held_back(monkeypatch):
@@ -258,7 +258,7 @@ def test_at_most_a_thousand_samples_judge_evenly_over_classes():
     assert limited({"a": rows(1000)}) == {"a": rows(1000)}
 
 
-# forgetting what drowned the others ------------------------------------------------------------------------------------
+# forgetting what drowned the others ----------------------------------------------------------------------------------
 
 SHAPES = {"wrong unit": lambda x, s: x * s, "one outlier": lambda x, s: np.r_[x[:1] * s, x[1:]],
           "far away": lambda x, s: x + s}

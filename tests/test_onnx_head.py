@@ -107,8 +107,8 @@ def test_the_bytes_are_those_that_onnx_writes(kind, transform):
     again = helper.make_model(helper.make_graph(
         [helper.make_node(node.op_type, node.input, node.output,
                           **{a.name: helper.get_attribute_value(a) for a in node.attribute}) for node in graph.node],
-        graph.name, [helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, shape(v)) for v in graph.input],
-        [helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, shape(v)) for v in graph.output],
+        graph.name, *([helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, shape(v)) for v in values]
+                      for values in (graph.input, graph.output)),
         [numpy_helper.from_array(numpy_helper.to_array(w), w.name) for w in graph.initializer]),
         opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="edgecl")
     helper.set_model_props(again, {p.key: p.value for p in read.metadata_props})
@@ -126,7 +126,8 @@ def test_a_model_of_many_megabytes_and_any_names_is_written():
     large = np.arange(3_000_000, dtype=np.float32).reshape(1000, 3000)
     x = writer.node("MatMul", ["in", writer.weight("Gewicht äöü 苹果", large)])
     writer.node("LeakyRelu", [x], "out", alpha=0.25)
-    model = writer.model("g", {"in": ("float32", ["n", 1000])}, {"out": ("float32", ["n", 3000])}, {"k" * 300: "ä" * 200})
+    model = writer.model("g", {"in": ("float32", ["n", 1000])}, {"out": ("float32", ["n", 3000])},
+                         {"k" * 300: "ä" * 200})
     read = onnx.load_model_from_string(model)
     onnx.checker.check_model(read)
     assert np.array_equal(numpy_helper.to_array(read.graph.initializer[0]), large)

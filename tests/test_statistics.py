@@ -227,7 +227,7 @@ def test_names_of_any_script_survive_the_rest():
     assert rewritten(store).labels == store.labels == sorted(["Äpfel", "苹果", "a b", "zz"])
 
 
-# precision at rest, and what is subtracted -----------------------------------------------------------------------------
+# precision at rest, and what is subtracted ---------------------------------------------------------------------------
 
 
 def test_rounding_is_unbiased_and_a_function_of_its_content():
