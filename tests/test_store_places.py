@@ -37,7 +37,7 @@ def test_a_state_whose_folder_has_gone_says_so(learner, ask):
     assert shown(Learner.open(state)) == {"ant": 25, "cat": 25, "dog": 9, "wasp": 25}
 
 
-@pytest.mark.parametrize("ask", [*CHANGES, *LOOKS, "classes", "close"])
+@pytest.mark.parametrize("ask", [*CHANGES, "status", "export", "classes", "close"])
 @pytest.mark.parametrize("looked", [False, True])
 def test_another_state_in_its_place_is_left_alone(learner, ask, looked):
     state = learner.store.path

@@ -32,7 +32,7 @@ def merge_into(repository: Repository, others: list[Repository]) -> int:
     knowledge = repository.known(foundation)
     for each in known:
         knowledge.merge(each)
-    return repository.commit(knowledge, change)[0]
+    return repository.commit(knowledge, change)
 
 
 def _adopted(other: Repository, change: Rewrite) -> tuple[Foundation, Rewrite]:

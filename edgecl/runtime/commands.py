@@ -116,7 +116,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
-    return service.learn_samples(values["label"], samples_of(file, values.get("groups")))
+    return service.learn_samples(values["label"], samples_of(file, values.get("groups")), os.fstat(file).st_size)
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
