@@ -16,6 +16,7 @@ from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
 from edgecl.state.backup import backup, parts_of, restore
 from edgecl.state.store import Store
+from edgecl.state.write_ahead_log import LOG_FILE
 
 
 def prepare(folder: Path) -> None:
@@ -37,6 +38,17 @@ def half_forgotten(state: Path) -> None:
     learner = Learner.open(state)
     Store.tidy = lambda *_, **__: os._exit(0)
     learner.forget("cat")
+
+
+def damaged_log(state: Path) -> None:
+    """Damage a record of the log that whole ones follow, so that the log is set aside and another one begins."""
+    learner = Learner.open(state)
+    for name in ("elk", "gnu", "hen"):
+        learner.learn(vectors(name, 12, seed=3), name)
+    learner.close()
+    content = bytearray((state / LOG_FILE).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (state / LOG_FILE).write_bytes(content)
 
 
 def nearly_full(state: Path) -> None:
@@ -125,6 +137,7 @@ COMMANDS: dict[str, Command] = {
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
     "learn, then close": Command(learn_and_close),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
+    "learn, log damaged": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu"), damaged_log),
     "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),

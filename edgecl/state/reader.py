@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
 KEPT_HEADS = 8  # each makes a generation restorable
-HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
+HISTORY = 50  # generations that the history names; merges, and the last forget that was not exact, stay in it for good
 
 
 class StateReader:
