@@ -24,6 +24,7 @@ COMMANDS = {
     "forget": ("manage", "forget a class"),
     "rollback": ("manage", "go back to an earlier generation"),
     "merge": ("manage", "merge other states' statistics (exact)"),
+    "check": ("check", "read everything, and say what is damaged, what can be restored and what is lost"),
     "backup": ("backup", "copy a state, while it is in use, to a folder, a .tar or stdout"),
     "restore": ("backup", "make a state from a backup: a folder, a .tar or stdin"),
     "export": ("predict", "write backbone and head as one ONNX file"),
@@ -140,6 +141,12 @@ def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("others", nargs="+", type=Path, metavar="STATE")
 
 
+def _check(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--repair", action="store_true", help="restore what can be restored; damaged files are set "
+                         "aside, not deleted")
+    command.add_argument("--discard", action="store_true", help="delete what is set aside")
+
+
 def _backup(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT", help="a new folder, a new OUT.tar, or - for a tar on stdout")
 
@@ -207,7 +214,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
-    "rollback": _rollback, "merge": _merge, "backup": _backup, "restore": _restore, "export": _export,
+    "rollback": _rollback, "merge": _merge, "check": _check, "backup": _backup, "restore": _restore, "export": _export,
     "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
 
 

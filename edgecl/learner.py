@@ -20,6 +20,7 @@ from edgecl.heads.solvers import KINDS
 from edgecl.learning.backbone_file import backbone_bytes, backbone_file
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
+from edgecl.learning.knowledge import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
@@ -80,7 +81,7 @@ class Learner:
         return cls(Store(Path(state)))
 
     def close(self) -> None:
-        """Release the state; a head that was left for later is written first."""
+        """Release the state; the head that was left for later is solved and written first."""
         self.repository.settle()
         self.store.close()
 
@@ -134,14 +135,17 @@ class Learner:
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
-            before = self._held_back_accuracy()
+            before = self.repository.last_accuracy()
             knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs, origins)
-            generation, judgement = self.repository.commit(knowledge, change)
+            generation, labels = self.repository.commit(knowledge, change), knowledge.labels
+
+        def held_back() -> dict[str, tuple[float | None, float | None]]:
+            after = self.repository.accuracy_since(generation)
+            return {name: (before.get(name), after.get(name)) for name in labels}
+
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
-                       self.store.used_bytes(),
-                       {name: (before.get(name), judgement.accuracy.get(name)) for name in knowledge.labels},
-                       judgement.on)
+                       self.store.used_bytes(), held_back, ON[self.settings.memory != "statistics"])
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
@@ -172,7 +176,7 @@ class Learner:
             remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
             discarded = len(self.store.set_aside.files())
-            generation, _ = self.repository.commit(knowledge, change)
+            generation = self.repository.commit(knowledge, change)
         clear_killed(self.store.path)
         return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
 
@@ -191,7 +195,7 @@ class Learner:
                 raise StateError(f"generation {wanted} can't be restored",
                                  f"restorable are: {shown} (see `edgecl history`)")
             knowledge = self.repository.load(wanted)
-            return self.repository.commit(knowledge, Rewrite("rollback", {"to": wanted}, undo_after=wanted))[0]
+            return self.repository.commit(knowledge, Rewrite("rollback", {"to": wanted}, undo_after=wanted))
 
     def merge(self, others: Iterable[Path | str]) -> int:
         """Add all that other states know, exactly; the new generation's id. Raises StateError where one has another
@@ -268,19 +272,22 @@ class Learner:
         """The known classes in alphabetical order."""
         if self.foundation is None:
             return []
-        knowledge, accuracy = self.repository.known(), self._held_back_accuracy()
-        kept = [row.label for row in knowledge.exemplars()]
-        return [ClassSummary(label, knowledge.plain.counts[label], kept.count(label), accuracy.get(label))
-                for label in knowledge.labels]
+        summary = self.repository.summary()
+        accuracy = summary.get("held_back", {})
+        return [ClassSummary(label, samples, exemplars, accuracy.get(label))
+                for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""
         return self.store.generations()
 
     def status(self) -> Status:
-        """Where the state stands; reads no statistics."""
+        """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet."""
+        summary: dict[str, Any] = self.store.newest.detail
+        with suppress(StateError):  # samples are damaged: an older head serves
+            summary = self.repository.summary()
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
-        head, threshold = current.detail.get("head"), current.detail.get("unknown_above")
+        head, threshold = summary.get("head"), summary.get("unknown_above")
         warnings = self.store.damage()
         form = None
         if foundation:
@@ -292,9 +299,10 @@ class Learner:
         if foundation and codec in ("auto", "pq"):
             codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
-                      current.detail.get("classes", 0), self.settings.quota, usage.total,
-                      current.detail.get("exemplar_bytes", 0), self.settings.exemplars,
-                      current.detail.get("exemplars", 0), codec, usage._asdict(), self.store.ledger.reserved(),
+                      summary.get("classes", 0), self.settings.quota, usage.total,
+                      summary.get("exemplar_bytes", 0), self.settings.exemplars,
+                      summary.get("exemplars", 0), codec,
+                      usage._asdict(), self.store.ledger.reserved(),
                       foundation.precision if foundation else None, form,
                       foundation.calibrated if foundation else None,
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
@@ -329,11 +337,10 @@ class Learner:
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self._backbone()
+            with suppress(StateError):  # a head is written outside of it as well
+                self.repository.solve()
             self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving
-
-    def _held_back_accuracy(self) -> dict[str, float]:
-        return dict(self.store.newest.detail.get("held_back", {}))
 
 
 def _known_classes(labels: Sequence[str]) -> str:

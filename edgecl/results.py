@@ -1,7 +1,7 @@
 """The results that a learner returns."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,33 @@ class Prediction:
     milliseconds: float
 
 
+INNER = frozenset({"known", "choice"})  # of what a generation keeps, that the history does not show
+Pairs = dict[str, tuple[float | None, float | None]]
+
+
+class WorkedOut:
+    """A field of a dataclass that may be given as a function, which is called when the field is first read."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Pairs:
+        if instance is None:
+            raise AttributeError(self._name)  # it has no default
+        value = instance.__dict__[self._name]
+        if callable(value):
+            value = instance.__dict__[self._name] = value()
+        return value  # type: ignore[no-any-return]
+
+    def __set__(self, instance: object, value: Pairs | Callable[[], Pairs] | WorkedOut) -> None:
+        instance.__dict__[self._name] = {} if isinstance(value, WorkedOut) else value  # the default
+
+
 @dataclass(frozen=True)
 class Learned:
-    """Result of a `learn`: samples learned, milliseconds per sample (all work included), new generation, bytes used,
-    and the held-back accuracy of each class before and after (None if no sample of it is held back). judged_on: what
+    """Result of a `learn`: samples learned, milliseconds per sample (all work but solving the head included), new
+    generation, bytes used, and the held-back accuracy of each class by the head that was solved last before it, and by
+    the one that serves when this is first read, which solves it (None if no sample of it is held back). judged_on: what
     that accuracy is measured on, held-back samples, or pseudo-samples if the state keeps no samples."""
 
     label: str
@@ -32,7 +55,7 @@ class Learned:
     milliseconds: float
     generation: int
     used_bytes: int
-    held_back: dict[str, tuple[float | None, float | None]]
+    held_back: WorkedOut = field(default=WorkedOut(), repr=False)
     judged_on: str = "held-back samples"
 
 
@@ -115,4 +138,4 @@ def history_rows(generations: Iterable[Generation], restorable: Set[int], curren
     the one that serves."""
     return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
              "restorable": g.id in restorable, "undone": g.undone,
-             **{key: value for key, value in g.detail.items() if key != "choice"}} for g in generations]
+             **{key: value for key, value in g.detail.items() if key not in INNER}} for g in generations]

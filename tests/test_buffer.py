@@ -25,6 +25,7 @@ from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.errors import BadInput, BudgetError
 from edgecl.exemplars.codecs import codec_of
 from edgecl.learner import Learner
+from edgecl.samples import Sample
 from edgecl.settings import Settings
 from edgecl.state.quota import PAGE, pages
 
@@ -55,13 +56,18 @@ class Filled(RuleBasedStateMachine):
         self.learner = create(self.state, 600_000, self.limit, "nearest-mean", codec=self.codec, admission=admission)
         self.seeds = itertools.count()
 
-    @rule(label=st.sampled_from(LABELS), count=st.sampled_from([1, 1, 2, 5, 20, 90]))
-    def learn(self, label, count):
-        self.learner.learn(vectors(label, count, next(self.seeds), self.dimension), label)
+    @rule(label=st.sampled_from(LABELS), count=st.sampled_from([1, 1, 2, 5, 20, 90]),
+          each=st.sampled_from([0, 1, 7, 90]), length=st.sampled_from([1, 30, 30, 300]))
+    def learn(self, label, count, each, length):
+        seed = next(self.seeds)
+        samples = vectors(label, count, seed, self.dimension)
+        self.learner.learn(samples if not each else [
+            Sample(x, f"{seed}-{i // each}".rjust(length, '"'), at=i * 70, unit="s")
+            for i, x in enumerate(samples)], label)
 
     @rule(label=st.sampled_from(LABELS), count=st.sampled_from([1, 3]))
     def learn_a_little(self, label, count):
-        self.learn(label, count)
+        self.learn(label, count, 0, 0)
 
     @precondition(lambda self: self.learner.store.newest.detail.get("classes", 0) > 6)
     @rule(data=st.data())
@@ -90,7 +96,7 @@ class Filled(RuleBasedStateMachine):
         assert real <= self.limit
         assert usage.exemplars == sum(pages(p.stat().st_size) for p in (self.state / "models").iterdir()
                                       if p.suffix in (".exemplars", ".codebook"))
-        assert usage.total + ledger.reserved() > 600_000 - PAGE
+        assert usage.total + ledger.reserved() > 600_000 - PAGE - ledger.slack
         status = self.learner.status()
         assert status.exemplar_bytes <= self.limit
         assert status.purposes == usage._asdict()
@@ -114,6 +120,27 @@ def test_counted_bytes_are_real_and_never_over_the_limit(codec):
     assert Filled.total >= OPERATIONS / len(CASES)
     assert Filled.fullest > 0.9
     assert Filled.evicted > 100
+
+
+@pytest.mark.parametrize("codec", ["raw", "auto"])
+def test_names_of_sources_fit_into_a_buffer_of_several_files(fast_path, codec):
+    """Every file names the sources of its samples; here a class has several files, and a source samples in each."""
+    limit, fullest = 90_000, 0.0
+    learner = create(fast_path / "state", 2_000_000, limit, "nearest-mean", codec=codec)
+    rng = np.random.default_rng(3)
+    for number in range(40):
+        label, count, each = f"class {number % 3}", int(rng.integers(1, 600)), int(rng.choice([1, 4, 60, 1000]))
+        length = int(rng.choice([3, 40, 255]))
+        learner.learn([Sample(x, f"{number}-{i // each}".rjust(length, "\\"), at=i * 700, unit="s")
+                       for i, x in enumerate(vectors(label, count, number))], label)
+        real = files(fast_path / "state")
+        fullest = max(fullest, real / limit)
+        assert real <= limit
+        assert learner.status().exemplar_bytes <= limit
+        if not learner.store.logged():
+            assert real <= learner.status().exemplar_bytes
+    assert len(learner.store.files("exemplars")) > 2
+    assert fullest > 0.5
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ FLIPS = int(os.environ.get("EDGECL_FLIPS", "300"))
 VIEW = {"answers": [["ant", 0.9, False]], "classes": [["ant", 20, 5]], "means": {"ant": [1.0]}, "moment": [1.0],
         "residual": 0, "exemplars": 5, "stored": "digest", "history": [], "damage": [], "warnings": [],
         "learn": "new class", "then": {"ant": 20, "new class": 20}, "close": None,
-        "again": {"ant": 20, "new class": 20}, "changed": []}
+        "again": {"ant": 20, "new class": 20}, "broken": []}
 
 
 @pytest.mark.slow
@@ -30,8 +30,8 @@ def test_damage_is_harmless_or_said(fast_path):
     ({"learn": "refused: x", "then": {"ant": 20}, "again": {"ant": 20}}, "no learning"),
     ({"seen": {**VIEW, "stored": "other"}}, "SILENT"),
     ({"seen": {**VIEW, "stored": "other", "damage": ["x"]}}, "harmless"),
-    ({"seen": {"refused": "x"}}, "harmless"), ({"changed": ["looking has changed edgecl.copy"]}, "SILENT"),
-    ({"again": {"ant": 20}}, "SILENT"), ({"again": {"ant": 20}, "damage": ["x"]}, "SILENT"),
+    ({"seen": {"refused": "x"}}, "harmless"), ({"broken": ["looking has changed edgecl.copy"]}, "BROKEN"),
+    ({"again": {"ant": 20}}, "BROKEN"), ({"again": {"ant": 20}, "damage": ["x"]}, "BROKEN"),
     ({"refused": "x"}, "refused"), ({"crashed": "x"}, "CRASHED")])
 def test_what_a_damaged_state_shows_is_compared_with_a_whole_one(changed, word):
     from corrupt import judge

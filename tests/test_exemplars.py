@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from edgecl.exemplars.selection import (
     BY_RECORDING_ONE_IN,
     GROUP_SHIFT,
+    Shared,
     admitted,
     held_back,
     herding,
@@ -40,6 +41,27 @@ def test_bytes_are_never_passed_and_the_largest_class_gives_way(samples, room):
         if left:  # a class that lost samples has no less than any other, but for the sample that did not fit
             assert all(taken[c] + sizes[left[0][1]] >= taken[other] for other in set(labels))
             assert all((ranks[i], i) < left[0] for i, x in enumerate(labels) if x == c and keep[i])
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2 ** 40), st.integers(1, 50), st.integers(0, 5)),
+                max_size=40), st.lists(st.integers(0, 90), min_size=6, max_size=6), st.integers(0, 900))
+def test_what_samples_share_is_counted_once_and_only_if_one_of_them_stays(samples, shared, room):
+    labels, ranks, sizes, of = ([s[part] for s in samples] for part in range(4))
+    charges = Shared(np.array(of, np.int64), np.array(shared, np.int64))
+    keep = admitted(labels, np.array(ranks, np.int64), np.array(sizes, np.int64), room, charges)
+
+    def taken(kept):
+        return sum(size for size, stays in zip(sizes, kept) if stays) + sum(
+            shared[place] for place in {place for place, stays in zip(of, kept) if stays})
+
+    assert taken(keep) <= room
+    assert charges.sizes.tolist() == shared
+    if taken([True] * len(samples)) <= room:
+        assert keep.all()
+    plain = admitted(labels, np.array(ranks, np.int64), np.array(sizes, np.int64), room)
+    assert not (keep & ~plain).any()
+    assert (admitted(labels, np.array(ranks, np.int64), np.array(sizes, np.int64), room,
+                     charges._replace(sizes=np.zeros(6, np.int64))) == plain).all()
 
 
 def test_herding_is_greedy_towards_the_class_mean_and_its_order_survives_a_cut():

@@ -307,6 +307,21 @@ def test_a_log_of_the_epoch_before_is_replaced_only_if_it_is_what_moved(state, t
     assert [c.name for c in learner.classes()] == [*NAMES, "fox"]
 
 
+def test_a_log_of_the_epoch_before_is_damage_if_the_next_one_was_acknowledged(state):
+    log = state / LOG_FILE
+    before = log.read_bytes()
+    learner = Learner.open(state)
+    learner.learn(vectors("fox", 2000), "fox")
+    number = learner.learn(vectors("gnu", 20), "gnu").generation
+    learner.close()
+    log.write_bytes(before)  # somebody restored this one file
+    learner = Learner.open(state)
+    assert any("learned.log is not the log of this database" in line for line in learner.damage)
+    assert [c.name for c in learner.classes()] == [*NAMES, "fox"]
+    assert learner.learn(vectors("hen", 20), "hen").generation > number
+    learner.close()
+
+
 def test_the_same_damage_a_second_time_is_said_and_counted_again(state):
     for number in range(3):
         given = Learner.open(state).learn(vectors(f"class {number}", 20), f"class {number}").generation

@@ -22,6 +22,7 @@ from edgecl.learner import Learner
 from edgecl.profiling import sandbox
 from edgecl.rounds import worker
 from edgecl.rounds.run import RoundRequest
+from edgecl.samples import Sample
 from edgecl.settings import Settings
 
 KINDS = "exemplars", "statistics"
@@ -115,6 +116,47 @@ def watched(monkeypatch):
     for name in ("fsync", "fdatasync", "replace", "rename", "link"):
         monkeypatch.setattr(os, name, first(getattr(os, name)))
     return todo
+
+
+@pytest.mark.parametrize("memory", KINDS)
+def test_forget_leaves_no_byte_of_a_class_s_file_names(memory, tmp_path, watched):
+    """In no file of the state, whichever way its samples came there; those of others stay. Statistics keep none."""
+    settings = dict(quota=3_000_000, exemplars=12_000, memory=memory)
+    learner, seen = create(tmp_path / "mine/state", **settings), set()
+    secret, shown = [f"secret{number:03}" for number in range(20)], [f"shown{number:03}" for number in range(20)]
+
+    def look():
+        for file in (path for path in (tmp_path / "mine").rglob("*") if path.is_file() and path.name != "reserved"):
+            try:
+                data = file.read_bytes()
+            except FileNotFoundError:       # a temporary that is gone already
+                continue
+            seen.update(name for name in [*secret, *shown] if name.encode() in data)
+
+    def learn(label, numbered, names, learner=learner):
+        learner.learn([Sample(x, f"photos/{name}/{i}.jpg", name) for name in names
+                       for i, x in enumerate(vectors(label, 6, numbered))], label)
+
+    learn("ant", 1, secret[:5])                   # a rewrite, then appends to the log
+    learn("wasp", 1, shown[:10])
+    watched.append(look)
+    for number in range(5, 15):
+        learn("ant", number, secret[number:number + 1])
+        learn("wasp", number, shown[number:number + 1])
+    other = create(tmp_path / "other/state", **settings)
+    learn("ant", 50, secret[15:], other)
+    other.close()
+    learner.merge([other.store.path])
+    learner.rollback()
+    learn("ant", 60, secret[15:])
+    assert {name[:5] for name in seen} == ({"secre", "shown"} if memory == "exemplars" else set())
+    watched.clear()
+    learner.forget("ant")
+    for done in (lambda: None, lambda: Learner.open(tmp_path / "mine/state").close(), learner.close):
+        done()
+        seen.clear()
+        look()
+        assert {name[:5] for name in seen} == ({"shown"} if memory == "exemplars" else set())
 
 
 @pytest.mark.parametrize("memory", KINDS)

@@ -10,12 +10,12 @@ from helpers_state import (
     answers,
     flip,
     refused,
-    tree,
     vectors,
 )
 
 from edgecl.errors import EdgeclError, StateError
 from edgecl.learner import Learner
+from edgecl.learning.repository import Repository
 
 
 def aside(state):
@@ -24,22 +24,42 @@ def aside(state):
 
 
 @pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])
-def test_a_damaged_head_is_found_and_the_one_before_serves(state, hurt):
+def test_a_damaged_head_is_solved_again(state, hurt):
+    learner = Learner.open(state)
+    shown, newest = answers(learner), learner.store.newest
+    hurt(state / "models" / newest.head)
+    looking = Learner.open(state)
+    looking.store.database.writable = False     # one that can't write solves it for itself
+    assert answers(looking) == shown
+    assert newest.head in looking.damage[0]
+    looking.store.close()
+    assert newest.id in learner.store.restorable()
+    learner = Learner.open(state)
+    assert answers(learner) == shown
+    assert aside(state) == ([] if hurt is Path.unlink else [f"{newest.head}.1"])
+    assert len(learner.damage) == len(aside(state))
+    assert learner.store.blobs.intact(newest.head)
+    assert [(c.name, c.held_back_accuracy) for c in learner.classes()] == [
+        (name, newest.detail["held_back"][name]) for name in ("ant", "cat", "wasp")]
+
+
+@pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])
+def test_a_damaged_head_that_can_not_be_solved_again_is_found_and_the_one_before_serves(state, hurt, monkeypatch):
+    monkeypatch.setattr(Repository, "known", lambda *_: (_ for _ in ()).throw(StateError("no statistics", "none")))
     learner = Learner.open(state)
     before = {g.id: g for g in learner.history()}
     newest = learner.store.newest
     hurt(state / "models" / newest.head)
     assert {answer.label for answer in learner.predict(vectors("ant", 5))} == {"ant"}
     assert newest.head in learner.damage[0]
-    assert "generation 3 answers instead of 4" in learner.damage[1]
-    assert len(learner.damage) == 2
-    assert newest.id not in learner.store.restorable()
+    assert "generation 2 answers instead of 4" in learner.damage[-1]
     shown = answers(learner)
-    learner.rollback()
+    monkeypatch.undo()
+    learner.rollback(2)
     assert aside(state) == ([] if hurt is Path.unlink else [f"{newest.head}.1"])
     assert len(learner.damage) == len(aside(state))
     assert answers(learner) == shown
-    assert [c.name for c in learner.classes()] == ["ant", "wasp"]
+    assert [c.name for c in learner.classes()] == ["ant"]
     assert before.keys() < {g.id for g in learner.history()}
 
 
@@ -75,7 +95,7 @@ def test_damaged_statistics_are_found_and_the_generation_before_them_can_be_rest
 def test_an_acknowledged_record_that_is_damaged_loses_its_own_samples_and_learning_goes_on(learner):
     state, served = learner.store.path, answers(learner)
     learner.close()
-    flip(state / "learned.log")
+    flip(state / "learned.log", (state / "learned.log").read_bytes().index(b'["cat"]') + 200)
     learner = Learner.open(state)
     assert learner.store.restorable() == {1, 2, 3}
     assert "25 samples of 'cat' (generation 4) are lost" in learner.damage[0]
@@ -105,7 +125,7 @@ def test_a_damaged_record_that_was_acknowledged_is_told_and_learning_goes_on_beh
     state = learner.store.path
     learner.close()
     log = state / "learned.log"
-    flip(log, log.read_bytes().rindex(b"cat"))  # its JSON
+    flip(log, log.read_bytes().index(b"cat"))  # its JSON
     learner = Learner.open(state)
     assert "what was learned in generation 4 is lost" in learner.damage[0]
     assert [c.name for c in learner.classes()] == ["ant", "wasp"]
@@ -143,7 +163,7 @@ def test_a_cut_off_append_never_was_and_is_told_once(learner):
     learner.close()
     log = learner.store.path / "learned.log"
     whole, shown = log.read_bytes(), answers(Learner.open(learner.store.path))
-    last = whole[whole.rindex(b"\xecCL"):]
+    last = whole[whole.rindex(b"\xecCL", 0, whole.index(b'["cat"]')):]
     for tail in (last[:-3], last[:60], last[:20], b"\xec", bytes(700), last[:512] + bytes(len(last) - 512)):
         log.write_bytes(whole + tail)
         again = Learner.open(learner.store.path)
@@ -180,17 +200,16 @@ def test_a_damaged_backbone_is_named_with_its_cure(state, photos, capsys):
 
 
 @pytest.mark.parametrize("place", range(100))
-def test_a_flipped_byte_in_the_header_of_the_database_changes_nothing_silently(state, place):
+def test_a_flipped_byte_in_the_header_of_the_database_is_harmless_or_said(state, place):
     shown = answers(Learner.open(state))
-    files = set(tree(state))
     flip(state / "edgecl.db", place)
-    try:
-        learner = Learner.open(state)
-        assert answers(learner) == shown
-        learner.learn(vectors("dog", 20), "dog")
-        assert [c.name for c in learner.classes()] == ["ant", "cat", "dog", "wasp"]
-    except StateError:
-        assert set(tree(state)) == files
+    damaged = (state / "edgecl.db").read_bytes()
+    learner = Learner.open(state)
+    assert answers(learner) == shown
+    if "damage" in learner.store.meta:
+        assert (state / "set-aside" / "edgecl.db.1").read_bytes() == damaged
+    learner.learn(vectors("dog", 20), "dog")
+    assert [c.name for c in learner.classes()] == ["ant", "cat", "dog", "wasp"]
 
 
 def test_a_flipped_byte_anywhere_never_ends_in_a_traceback_or_other_answers(state, tmp_path):
@@ -202,7 +221,7 @@ def test_a_flipped_byte_anywhere_never_ends_in_a_traceback_or_other_answers(stat
     before.add(repr(answers(learner)))
     learner.close()
     generator = np.random.default_rng(1)
-    seen = set()
+    told = 0
     for number in range(150):
         copy = tmp_path / "copy"
         shutil.copytree(state, copy)
@@ -212,11 +231,11 @@ def test_a_flipped_byte_anywhere_never_ends_in_a_traceback_or_other_answers(stat
         try:
             hurt = Learner.open(copy)
             shown = repr(answers(hurt))
-            seen.add(shown)
+            told += shown != "'StateError'" and bool(hurt.damage)
             assert shown in before | {"'StateError'"}, (number, victim)
             hurt.learn(vectors("dog", 20), "dog")
             hurt.close()
         except EdgeclError:
             pass
         shutil.rmtree(copy)
-    assert len(seen) > 1
+    assert told

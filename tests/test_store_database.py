@@ -1,4 +1,4 @@
-"""edgecl.db under its digest, and edgecl.copy: what is damaged is said, the newest intact rows serve, learning goes on."""
+"""edgecl.db under its digest, and edgecl.copy: damage is said, the newest intact rows serve, learning goes on."""
 from __future__ import annotations
 
 import errno
@@ -99,8 +99,9 @@ def double(data, _):
     data += bytes(data)
 
 
-HURTS = [*[flip_bit] * 8, cut, double, blank(512, lambda _, size: bytes(size)), blank(4096, lambda _, size: bytes(size)),
-         blank(512, lambda chance, size: chance.randbytes(size)), "delete", "folder", "older"]
+HURTS = [*[flip_bit] * 8, cut, double, blank(512, lambda _, size: bytes(size)),
+         blank(4096, lambda _, size: bytes(size)), blank(512, lambda chance, size: chance.randbytes(size)),
+         "delete", "folder", "older"]
 
 
 def damage(path, older, chance):
@@ -451,7 +452,8 @@ def test_a_kill_while_the_database_is_built_again_leaves_the_state_as_it_was(sta
             learner = Learner.open(target)
             assert shown(learner) == wanted, (call, number)
             assert noted(target), (call, number)
-            assert {path.read_bytes() for path in (target / "set-aside").glob("edgecl.db.*")} == {damaged}, (call, number)
+            aside = {path.read_bytes() for path in (target / "set-aside").glob("edgecl.db.*")}
+            assert aside == {damaged}, (call, number)
             learner.close()
 
 

@@ -64,7 +64,8 @@ def test_what_was_reserved_lets_learning_go_on_on_a_full_disk(tmp_path):
         pytest.skip("no right to mount a tmpfs")
     try:
         learner = create(disk / "state", quota=1_000_000, exemplars=100_000)
-        assert directory_bytes(disk / "state") > 1_000_000 - PAGE
+        slack = learner.store.ledger.slack
+        assert slack <= 1_000_000 // 64 and directory_bytes(disk / "state") > 1_000_000 - PAGE - slack
         with suppress(OSError), (disk / "other").open("wb", buffering=0) as other:
             while other.write(bytes(4096)):
                 pass
@@ -75,7 +76,7 @@ def test_what_was_reserved_lets_learning_go_on_on_a_full_disk(tmp_path):
         learner.forget("class 3")
         learner.rollback() if len(learner.store.restorable()) > 2 else None
         assert learner.status().exemplar_bytes > 90_000
-        assert shutil.disk_usage(disk).free < 2 * PAGE
+        assert shutil.disk_usage(disk).free < 2 * PAGE + slack
         learner.close()
         assert len(Learner.open(disk / "state").classes()) == 8
     finally:
@@ -132,6 +133,7 @@ def tree_of(files, prefix):
 
 
 def test_a_signal_between_the_file_and_the_commit_leaves_nothing(learner, monkeypatch):
+    learner.status()    # which solves the head of what was learned last
     state, before = learner.store.path, tree(learner.store.path)
 
     def die(*_):

@@ -13,11 +13,12 @@ imported everything. What came of it is one of:
     no learning the newest generation answers; `learn` is refused, with words
     older       an older generation answers, and `damage` says so
     refused     it can't be opened or asked, with words
-    SILENT      answers or knowledge differ, and nothing says so; or what was learned since is lost
+    SILENT      answers or knowledge differ, and nothing says so
+    BROKEN      what was learned since is lost, the quota is passed, or looking has changed a file
     CRASHED     a traceback, or no end after minutes of processor time
 
 Prints a table, a row for each kind of file, with the share in which the newest generation still answers; exits with 1
-if anything was silent or crashed. --folder: results are kept there, and a run that was stopped goes on.
+if anything was silent, broken or crashed. --folder: results are kept there, and a run that was stopped goes on.
 """
 from __future__ import annotations
 
@@ -38,15 +39,15 @@ from typing import Any
 
 from corruptions import STATES, Damage, files_of, flip, other
 from crash import child, wait
-from state_view import NEW, View, counts, differences, in_fork, look, only_look, part, samples
+from state_view import NEW, View, counts, differences, in_fork, look, only_look, over_quota, part, samples
 
 from edgecl.cli import main as command
 from edgecl.commands import doctor
 from edgecl.learner import Learner
 
 NEWEST = ("harmless", "said", "no learning")
-WORDS = (*NEWEST, "older", "refused", "SILENT", "CRASHED")
-BAD = ("SILENT", "CRASHED")
+WORDS = (*NEWEST, "older", "refused", "SILENT", "BROKEN", "CRASHED")
+BAD = ("SILENT", "BROKEN", "CRASHED")
 KNOWN = ("answers", "classes", "means", "moment", "residual", "exemplars", "stored", "history")
 CHECKED = ("edgecl.db", "learned.log", ".npz", ".journal", ".exemplars", ".features", ".parts", ".codebook", "backbone",
            "head")      # what `check` reads
@@ -55,7 +56,7 @@ CHECKED = ("edgecl.db", "learned.log", ".npz", ".journal", ".exemplars", ".featu
 def trial(state: Path) -> View:
     """What a state shows, whether it learns, and what it knows when it is opened again; first what a process without
     write access sees."""
-    seen, changed = only_look(state)
+    seen, broken = only_look(state)
     learner = Learner.open(state)
     view = look(learner)
     view["warnings"] = part(lambda: learner.status().warnings)
@@ -66,9 +67,10 @@ def trial(state: Path) -> View:
     view["again"], view["still"] = part(lambda: counts(again)), part(lambda: bool(again.damage))
     view["asked"] = part(lambda: [each.label for each in again.predict(samples(again, NEW, 2))])
     again.close()
+    broken += over_quota(state)
     found = doctor.state(argparse.Namespace(state=state, config=None))
     view["doctor"] = [each.level for each in found if each.check == "state"]
-    return {**view, "seen": seen, "changed": changed}
+    return {**view, "seen": seen, "broken": broken}
 
 
 def checked(state: Path) -> int:
@@ -91,15 +93,15 @@ def judge(found: View, whole: View) -> tuple[str, str]:
         return "refused", detail
     if apart and not said:
         return "SILENT", f"other {', '.join(apart)}"
-    if found["changed"]:
-        return "SILENT", "; ".join(found["changed"])
+    if found["broken"]:
+        return "BROKEN", "; ".join(found["broken"])
     seen = [name for name in KNOWN if name in differences(found["seen"], whole)]
     if seen and not alarms_in(found["seen"]):
         return "SILENT", f"to a reader other {', '.join(seen)}"
     if learned and isinstance(found["classes"], list):
         should = {NEW: 20, **{name: count for name, count, _ in found["classes"]}}
         if found["then"] != should or found["again"] != should:
-            return "SILENT", f"learned, it knows {found['then']}, opened again {found['again']}, not {should}"
+            return "BROKEN", f"learned, it knows {found['then']}, opened again {found['again']}, not {should}"
     if "answers" in apart:
         return "older", detail
     if not learned:
@@ -185,11 +187,11 @@ def table(found: list[list[Any]]) -> list[str]:
     for _, _, what, _, kind, word, _ in found:
         for name in (f"{kind}, {'flips' if what.startswith('bit') else 'others'}", "all"):
             kinds[name][word] += 1
-    lines = [f"{'file':26}{'trials':>7}{''.join(f'{word:>13}' for word in WORDS)}{'newest':>9}"]
+    lines = [f"{'file':26}{'trials':>7}{''.join(f'{word:>12}' for word in WORDS)}{'newest':>9}"]
     for name in sorted(kinds, key=lambda name: (name == "all", name)):
         c = kinds[name]
         share = sum(c[word] for word in NEWEST) / c.total()
-        lines.append(f"{name:26}{c.total():7}{''.join(f'{c[word]:13}' for word in WORDS)}{share:9.1%}")
+        lines.append(f"{name:26}{c.total():7}{''.join(f'{c[word]:12}' for word in WORDS)}{share:9.1%}")
     return lines
 
 
@@ -212,7 +214,7 @@ def main() -> int:
             print(f"{number}: {kind}, {name}: {what}: {word}: {detail}")
     print("\n".join(table(found)))
     bad = sum(word in BAD for *_, word, _ in found)
-    print(f"{len(found)} trials, {bad} silent or crashed, in {time.monotonic() - started:.0f} s")
+    print(f"{len(found)} trials, {bad} silent, broken or crashed, in {time.monotonic() - started:.0f} s")
     return 1 if bad else 0
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from edgecl.rounds.candidate import take_in
 from edgecl.state.backup import backup, parts_of, restore
 from edgecl.state.store import Store
 from edgecl.state.write_ahead_log import LOG_FILE
+
+RECORDED = Path(__file__).resolve().parents[1] / "tests/recorded/states"
 
 
 def prepare(folder: Path) -> None:
@@ -132,6 +135,25 @@ class Command:
     after: str = ""
 
 
+def recorded(name: str) -> Callable[[Path], None]:
+    """Put a recorded state of format 2 in the place of the prepared one."""
+    def unpack(state: Path) -> None:
+        shutil.rmtree(state)
+        with tarfile.open(RECORDED / f"{name}.tar.xz") as archive:
+            members = [each for each in archive if each.name == "state" or each.name.startswith("state/")]
+            if hasattr(tarfile, "data_filter"):
+                archive.extractall(state.parent, members, filter="data")
+            else:
+                archive.extractall(state.parent, members)
+    return unpack
+
+
+def damaged_database(state: Path) -> None:
+    """Zero the header of the database."""
+    with (state / "edgecl.db").open("r+b") as file:
+        file.write(bytes(100))
+
+
 COMMANDS: dict[str, Command] = {
     "init": Command(lambda state: create(state), lambda state: shutil.rmtree(state)),
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
@@ -148,6 +170,8 @@ COMMANDS: dict[str, Command] = {
         lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu"), after_round),
     "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
     "round, then rollback": Command(back_across, after_round),
+    "open, of format 2": Command(lambda state: Learner.open(state), recorded("vectors")),
+    "open, database damaged": Command(lambda state: Learner.open(state), damaged_database),
     "backup": Command(back_up("copy"), looks=("state", "copy")),
     "backup, tar": Command(back_up("copy.tar"), looks=("state", "copy.tar")),
     "restore": Command(lambda state: restore_to(state.with_name("restored"), state.with_name("copy.tar")),

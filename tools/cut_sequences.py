@@ -7,8 +7,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from crash_commands import (
     half_forgotten,
     learn_codebook,
     nearly_full,
+    recorded,
     refuse_round,
     take_round,
 )
@@ -29,7 +28,6 @@ from vector_states import create, vectors
 from edgecl.cli import main
 from edgecl.learner import Learner
 
-RECORDED = Path(__file__).resolve().parents[1] / "tests/recorded/states"
 Acknowledge = Callable[..., None]   # the name of a step, then the classes that must have left no trace
 
 
@@ -132,19 +130,6 @@ def two_processes(state: Path, acknowledge: Acknowledge) -> None:
     one.close()
     other.close()
     acknowledge("close", "gnu")
-
-
-def recorded(name: str) -> Callable[[Path], None]:
-    """Put a recorded state of format 2 in the place of the prepared one."""
-    def unpack(state: Path) -> None:
-        shutil.rmtree(state)
-        with tarfile.open(RECORDED / f"{name}.tar.xz") as archive:
-            members = [each for each in archive if each.name == "state" or each.name.startswith("state/")]
-            if hasattr(tarfile, "data_filter"):
-                archive.extractall(state.parent, members, filter="data")
-            else:
-                archive.extractall(state.parent, members)
-    return unpack
 
 
 def open_old(state: Path, acknowledge: Acknowledge) -> None:

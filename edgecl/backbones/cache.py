@@ -41,7 +41,7 @@ def cached(key: str, build: Callable[[], bytes]) -> bytes:
 
 
 def cached_by_hash(digest: str) -> bytes | None:
-    """The cached backbone, of any version of edgecl, whose content has this SHA-256 in hexadecimal; None without one."""
+    """The cached backbone, of any version of edgecl, whose content has this SHA-256 in hexadecimal, or None."""
     with suppress(OSError):
         for path in cache_folder().glob(f"backbones-*/*.{digest}.onnx"):
             with suppress(OSError):

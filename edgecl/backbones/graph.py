@@ -1,4 +1,4 @@
-"""Small helpers around `onnx.helper`, shared by all graphs that edgecl builds (backbone, head, export)."""
+"""Small helpers around `onnx.helper`, shared by all graphs that edgecl builds, except heads: see `model_writer`."""
 from __future__ import annotations
 
 import hashlib
@@ -8,13 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgecl.backbones.model_writer import IR_VERSION, OPSET
 from edgecl.backbones.session import METADATA_KEY, BackboneInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-OPSET = 17
-IR_VERSION = 8
 DTYPES = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 

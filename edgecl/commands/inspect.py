@@ -47,7 +47,7 @@ def status(options: argparse.Namespace) -> None:
             ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
                           f"of {format_size(s.exemplar_limit_bytes)}"],
             ["", f"{s.exemplars} samples, codec {s.codec}"]]),
-        ["classes", f"{s.classes}" + ("" if s.exact else " (one was forgotten only approximately)")],
+        ["classes", f"{s.classes}" + ("" if s.exact else " (approximate, see `edgecl history`)")],
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waiting for the first samples")],
         ["statistics", s.statistics or "-"],
         ["head", s.head or "-"],
@@ -79,6 +79,8 @@ def history(options: argparse.Namespace) -> None:
     table = []
     for g in rows:
         what = g.get("class") or g.get("method") or (f"to {g['to']}" if "to" in g else "")
+        if "known_samples" in g:
+            what = f"from {g['known_samples']} of {g['taught_samples']}"
         mark = next(word for word, fits in (
             ("refused", "refused" in g), ("current", g["current"]), ("undone", g["undone"]),
             ("yes", g["restorable"]), ("no", True)) if fits)

@@ -114,8 +114,15 @@ def _shared(rows: list[StoredSample]) -> Shared:
     return Shared(np.array([places[pair] for pair in pairs]), np.array([origin.bytes for _, origin in places]))
 
 
-def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:
-    """The exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
+Picked = dict[str, tuple[list[int], int, int, list[int]]]
+
+
+def held_out(rows: list[StoredSample], statistics: ClassStatistics,
+             before: Picked | None = None) -> dict[str, list[StoredSample]]:
+    """The exemplars that no head is learned from, by class. statistics: of all samples ever learned; before: what was
+    picked the last time, class -> keys, samples of the class, classes and the picked ones, which is brought up to
+    date: only classes for which one of these has changed are gone through again."""
+    before = {} if before is None else before
     chosen: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
     eligible: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
     for row in rows:
@@ -127,6 +134,9 @@ def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str,
         if mine:
             mine.sort(key=lambda row: row.key)
             count = len(mine) if chosen[label] else statistics.counts[label]     # a round has already held some back
-            picked = held_back(np.stack([row.feature for row in mine]), [row.key for row in mine], count, len(eligible))
-            chosen[label] += [mine[i] for i in picked]
+            keys = [row.key for row in mine]
+            if label not in before or before[label][:3] != (keys, count, len(eligible)):
+                picked = held_back(np.stack([row.feature for row in mine]), keys, count, len(eligible))
+                before[label] = keys, count, len(eligible), picked.tolist()
+            chosen[label] += [mine[i] for i in before[label][3]]
     return {label: mine for label, mine in chosen.items() if mine}

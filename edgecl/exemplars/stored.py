@@ -82,7 +82,12 @@ class Widths(NamedTuple):
         """For some samples. origins: how many they have, 0 if none is known."""
         if not origins:
             return PLAIN
-        return cls(*map(_width, (max(len(row.input) for row in rows), origins - 1, max(row.tick for row in rows))))
+        return cls.most(max(len(row.input) for row in rows), origins, max(row.tick for row in rows))
+
+    @classmethod
+    def most(cls, input: int, origins: int, tick: int) -> Widths:
+        """For samples whose longest input has so many bytes, with so many origins, and ticks up to `tick`."""
+        return cls(_width(input), _width(origins - 1), _width(tick)) if origins else PLAIN
 
     def dtype(self) -> np.dtype[Any]:
         """One sample in the index."""

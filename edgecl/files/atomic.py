@@ -67,6 +67,14 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_parents(path: Path) -> None:
+    """Make the folders that are missing above `path`, each of which survives a power cut. Raises OSError."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A name beside `path` under which the block makes a file or folder and syncs it; it takes the name `path` at the

@@ -20,6 +20,8 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e2  # in units of the mean distance of
 TEMPERATURE_STEP = 1.001
 STANDARD_ERRORS = 3  # not 2: the held-back samples of a class come from one recording, so they are not independent
 SECANTS = 8          # at most; each is one pass over the logits
+ROUGHLY = 2 ** 17    # logits that the temperature is first estimated from
+WIDER = 1.1          # times the estimate, until the temperature is bracketed
 LEAST_GAIN = 1e-6    # in log loss: less is rounding, where classes are perfectly separable
 
 
@@ -57,39 +59,53 @@ def calibrate(logits: NDArray[np.floating[Any]], truth: NDArray[np.int64]) -> tu
     temperature is the first, on a grid of TEMPERATURE_STEP, at which it does not fall any more."""
     weight, rows = class_weights(truth), np.arange(len(truth))
     below = (logits - logits.max(1, keepdims=True)).astype(np.float32)
-    coolest = _coolest(logits)
-    spread = max(float(np.abs(below).mean(dtype=np.float64)), coolest)
+    spread = max(-float(below.mean(dtype=np.float64)), _coolest(logits))
+    below /= np.float32(spread)
     own = below[rows, truth].astype(np.float64)
 
     def slope(temperature: float) -> float:     # > 0: the true class has less than its share, so cooler is worse
-        return float(weight @ (_expected(below, temperature)[1] - own))
+        if temperature not in slopes:
+            slopes[temperature] = float(weight @ (_expected(below, temperature)[1] - own))
+        return slopes[temperature]
 
-    low, high = MIN_TEMPERATURE * spread, MAX_TEMPERATURE * spread
-    under, over = _bracket(slope, low, high)
+    def rough(temperature: float) -> float:     # the same of a few samples
+        return float(weight[::skip] @ (_expected(below[::skip], temperature)[1] - own[::skip]))
+
+    low, high, slopes = MIN_TEMPERATURE, MAX_TEMPERATURE, dict[float, float]()
+    skip = max(below.size // ROUGHLY, 1)
+    under, over = _bracket(rough if skip > 1 else slope, low, high)
+    if skip > 1:
+        while under > low and slope(under) <= 0:
+            under = max(under / WIDER, low)
+        while over < high and slope(over) > 0:
+            over = min(over * WIDER, high)
+        under, over = _bracket(slope, under, over)
     while high > TEMPERATURE_STEP * low:
         temperature = math.sqrt(low * high)
         if temperature <= under or (temperature < over and slope(temperature) > 0):
             low = temperature
         else:
             high = temperature
-    return high, np.log(_expected(below, high)[0]) - own / high
+    return high * spread, np.log(_expected(below, high)[0]) - own / high
 
 
 def _expected(below: NDArray[np.float32], temperature: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sums of odds float64 [n], and the expected logits [n], of logits [n, C] below the largest one."""
     total, expected = np.empty(len(below)), np.empty(len(below))
+    cooling = np.float32(1 / temperature)
     for rows in chunks(*below.shape):
-        odds = np.exp(below[rows] / np.float32(temperature))
+        odds = below[rows] * cooling
+        np.exp(odds, out=odds)
         total[rows] = odds.sum(1)
-        expected[rows] = np.einsum("nc,nc->n", odds, below[rows])
+        odds *= below[rows]
+        expected[rows] = odds.sum(1)
     return total, expected / total
 
 
 def _bracket(slope: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
     """Temperatures a little below and above the one at which the slope becomes negative: regula falsi in log T, by the
     Illinois rule."""
-    a, b = math.log(low), math.log(high)
-    at_a, at_b = slope(low), slope(high)
+    a, b, at_a, at_b = math.log(low), math.log(high), slope(low), slope(high)
     if at_a <= 0 or at_b > 0:
         return (low, low) if at_a <= 0 else (high, high)
     last = 0
@@ -102,7 +118,7 @@ def _bracket(slope: Callable[[float], float], low: float, high: float) -> tuple[
             a, at_a, at_b, last = x, found, at_b / 2 if last > 0 else at_b, 1
         else:
             b, at_b, at_a, last = x, found, at_a / 2 if last < 0 else at_a, -1
-        if b - a < math.log(TEMPERATURE_STEP):
+        if b - a < math.log(TEMPERATURE_STEP) / 2:
             break
     return math.exp(a), math.exp(b)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ACCEPTED_SHARE = 0.95   # of held-back known samples that must stay known
 MIN_FOR_THRESHOLD = 20  # held-back samples; with fewer, no threshold is set
 CHUNK = 2 ** 16         # numbers that are worked on at a time
+LARGE_CHUNK = 2 ** 20   # the same for matrix products
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Novelty:
     def distance(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Relative Mahalanobis distance float64 [n] of logits [n, C], in their precision; larger means less familiar.
         """
-        distance = np.empty(len(logits))
-        for rows in chunks(*logits.shape):
+        distance, to_means = np.empty(len(logits)), -2 * self.means.T
+        for rows in chunks(len(logits), logits.shape[1], LARGE_CHUNK):
             u = (logits[rows] - self.centre) @ self.map
-            nearest = (self.squares - 2 * (u @ self.means.T)).min(1)
-            distance[rows] = u ** 2 @ self.gain + nearest
+            near = u @ to_means
+            near += self.squares
+            u *= u
+            distance[rows] = u @ self.gain + near.min(1)
         return distance
 
     def with_threshold(self, held_back: NDArray[np.float64]) -> Novelty:
@@ -73,14 +76,15 @@ class Head:
     def logits(self, h: NDArray[np.float32], dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
         """Logits [n, C] of h float32 [n, d]: in float64 the reference for the exported graph, in float32 what it
         computes."""
-        z: NDArray[np.floating[Any]] = (h.astype(dtype) - self.reference) @ np.asarray(self.weight.T, dtype)
+        z: NDArray[np.floating[Any]] = np.subtract(h, self.reference, dtype=dtype) @ np.asarray(self.weight.T, dtype)
         z += self.bias
         if self.normalised:
             z /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
         return z
 
 
-def chunks(n: int, columns: int) -> Iterator[slice]:
-    """Slices of n rows of that many columns, each small enough for a processor's cache."""
-    size = max(CHUNK // max(columns, 1), 1)
+def chunks(n: int, columns: int, numbers: int = CHUNK) -> Iterator[slice]:
+    """Slices of n rows of that many columns, each of at most so many numbers, by default those that fit a processor's
+    cache."""
+    size = max(numbers // max(columns, 1), 1)
     return (slice(start, start + size) for start in range(0, n, size))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgecl.backbones.model_writer import IR_VERSION, OPSET, ModelWriter
 from edgecl.backbones.session import open_session
 from edgecl.errors import BackboneError
 
@@ -26,9 +27,7 @@ def build_head(head: Head) -> bytes:
 
     Its metadata contain the labels, the kind, and `unknown_above`, the threshold for `novelty` (null: never unknown).
     """
-    from edgecl.backbones.graph import GraphBuilder, set_metadata
-
-    g, transform = GraphBuilder(), head.transform
+    g, transform = ModelWriter(), head.transform
     x = "input"
     if transform.power != 1.0:
         size = g.node("Pow", [g.node("Abs", [x]), g.weight("power", np.array(transform.power, np.float32))])
@@ -57,14 +56,12 @@ def build_head(head: Head) -> bytes:
         near = g.node("Gemm", [u, g.weight("means", -2 * n.means), squares], transB=1)
         g.node("Add", [far, g.node("ReduceMin", [near], axes=[1], keepdims=0)], "novelty")
     classes = len(head.labels)
-    model = g.model("edgecl_head", {"input": ("float32", ["n", transform.source])},
-                    {"logits": ("float32", ["n", classes]), "probabilities": ("float32", ["n", classes]),
-                     "novelty": ("float32", ["n"])})
     threshold = head.novelty.threshold if head.novelty else math.inf
-    set_metadata(model, {METADATA_KEY: json.dumps({
-        "labels": head.labels, "kind": head.kind,
-        "unknown_above": threshold if math.isfinite(threshold) else None})})
-    return bytes(model.SerializeToString())
+    return g.model("edgecl_head", {"input": ("float32", ["n", transform.source])},
+                   {"logits": ("float32", ["n", classes]), "probabilities": ("float32", ["n", classes]),
+                    "novelty": ("float32", ["n"])},
+                   {METADATA_KEY: json.dumps({"labels": head.labels, "kind": head.kind,
+                                              "unknown_above": threshold if math.isfinite(threshold) else None})})
 
 
 class HeadSession:
@@ -92,7 +89,7 @@ def fuse(backbone: bytes, head: bytes) -> bytes:
     import onnx
     from onnx import compose
 
-    from edgecl.backbones.graph import IR_VERSION, OPSET, set_metadata
+    from edgecl.backbones.graph import set_metadata
 
     body, top = (onnx.load_model_from_string(model) for model in (backbone, head))
     target = max(OPSET, *(o.version for m in (body, top) for o in m.opset_import if o.domain in ("", "ai.onnx")))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 MIN_VARIANCE = 1e-6     # relative to the largest: a direction of the logits with less is only rounding
+SMALL = 64              # rows of a triangular matrix that is inverted as any other
 NEGLIGIBLE = 1e-11      # the same in float64, relative to the average
 
 
@@ -44,9 +45,9 @@ def fit(head: Head, pooled: PooledCovariance, solved: PooledCovariance | None = 
         parts = _diagonalised(head, pooled)
     if parts is None:
         return None
-    shift = (pooled.centre - head.reference).astype(np.float32)
-    centre = head.weight @ shift + head.bias
-    return Novelty(centre, *(part.astype(np.float32) for part in parts))
+    centre = head.weight @ (pooled.centre - head.reference).astype(np.float32) + head.bias
+    to_u, gain, means, squares = (part.astype(np.float32) for part in parts)
+    return Novelty(centre, to_u, gain, means, squares)
 
 
 def _of_few(head: Head, pooled: PooledCovariance) -> Parts:
@@ -60,7 +61,7 @@ def _of_few(head: Head, pooled: PooledCovariance) -> Parts:
     inner = gram * root[:, None]
     inner *= root
     inner.flat[::len(inner) + 1] += 1
-    lower = np.linalg.cholesky(inner)
+    lower = np.asarray(np.linalg.cholesky(inner), np.float64)
     means = lower / root[:, None]
     turned = lower_inverse(lower).T
     if head.kind == "slda":
@@ -117,7 +118,7 @@ def _shrunk_otherwise(head: Head, pooled: PooledCovariance, solved: PooledCovari
         inner *= root[:, None]
         inner *= root
         inner.flat[::len(inner) + 1] += 1
-        lower = np.linalg.cholesky(inner)
+        lower = np.asarray(np.linalg.cholesky(inner), np.float64)
         to_u = factor.backward(seen * root) @ lower_inverse(lower).T
     if head.kind != "slda":
         to_u = gram @ to_u + to_u / (ridge_scale(solved, solved.shrinkage) * pooled.counts[:, None])
@@ -148,20 +149,18 @@ def _diagonalised(head: Head, pooled: PooledCovariance) -> Parts | None:
 def _root(a: NDArray[np.float64]) -> NDArray[np.float64]:
     """R [d, d] so that R R^T = a, or what of it is positive."""
     try:
-        return np.linalg.cholesky(a)
+        return np.asarray(np.linalg.cholesky(a), np.float64)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(a)
-        root: NDArray[np.float64] = vectors * np.sqrt(np.maximum(values, 0))
-        return root
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float64)
 
 
 def lower_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:
     """The inverse of a lower triangular matrix [n, n], by halves: nearly all of the work is matrix products."""
     n = len(lower)
-    if n <= 64:
-        return np.linalg.inv(lower)
-    half = n // 2
-    inverse = np.zeros_like(lower)
+    if n <= SMALL:
+        return np.asarray(np.linalg.inv(lower), np.float64)
+    half, inverse = n // 2, np.zeros_like(lower)
     first, last = lower_inverse(lower[:half, :half]), lower_inverse(lower[half:, half:])
     inverse[:half, :half], inverse[half:, half:] = first, last
     inverse[half:, :half] = -(last @ lower[half:, :half]) @ first

@@ -33,6 +33,7 @@ def backbone_file(store: Store, foundation: Foundation, name: str) -> Path | byt
         elif store.writable and not store.connection.in_transaction:
             with store.exclusive():
                 _write_back(store, content, line)
+                store.commit_rows()
         else:
             return content
     except BudgetError:     # `damage` goes on telling it
@@ -49,9 +50,7 @@ def backbone_bytes(store: Store, foundation: Foundation, name: str) -> bytes:
 def _write_back(store: Store, content: bytes, line: str) -> None:
     store.ledger.ask(pages(len(content)) + 4 * PAGE + store.journal_bytes(), "the backbone")
     store.blobs.write(content, "onnx")
-    if hasattr(store, "note_damage"): store.note_damage(line)
-    if not store.writing:
-        store.commit_rows()
+    store.note_damage(line)
 
 
 def had_again(foundation: Foundation, name: str, damage: StateError | None = None) -> tuple[bytes, str]:

@@ -22,7 +22,8 @@ PROBES = 8             # samples that the two are compared on
 
 def export(serving: Serving, backbone: bytes, out: Path,
            calibration: np.ndarray | None = None) -> dict[str, Any]:
-    """Write the fused model of a backbone's file and the head to `out` atomically; returns {"path", "bytes", "max_difference", "classes", "input"}.
+    """Write the fused model of backbone and head to `out` atomically; returns {"path", "bytes", "max_difference",
+    "classes", "input"}.
 
     calibration: unlabelled samples [n, ...]; if given, the backbone is quantised to int8 first, and the result also has
     "agreement", the share of them for which both models give the same class. Raises BackboneError if the outputs of the

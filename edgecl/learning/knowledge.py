@@ -2,18 +2,20 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field, replace
-from itertools import groupby, repeat
+from itertools import groupby, repeat, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, held_out
+from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, Picked, held_out
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
-from edgecl.exemplars.stored import StoredSample
+from edgecl.exemplars.stored import StoredSample, file_bytes
+from edgecl.exemplars.tally import Tally
 from edgecl.heads import unknown
 from edgecl.heads.calibration import Trial, class_weights
 from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
@@ -38,6 +40,9 @@ PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long 
 LEAST_SHRINKAGE = 1e-4
 MAX_JUDGES = 1000       # held-back samples that judge; more would make a judgement slower, but not much surer
 TRIED_AGAIN = 1.1       # times as many samples are held back: heads of other kinds and penalties are tried again
+
+
+KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "choice"  # of `Judgement.summary`, by a rollback
 
 
 class Choice(NamedTuple):
@@ -71,6 +76,16 @@ class Judgement:
                 **({"choice": list(self.choice)} if self.choice else {})}
 
 
+class Names(NamedTuple):
+    """The class names: in alphabetical order, characters of the longest one, and bytes: of all in JSON, and of what the
+    files of exemplars take besides samples, at most."""
+
+    labels: list[str]
+    longest: int
+    text: int
+    frame: int
+
+
 class Knowledge:
     """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
     sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
@@ -80,6 +95,8 @@ class Knowledge:
         self.transforms, self.form, self.buffer, self.gaussians = tuple(transforms), form, buffer, gaussians
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
+        self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
+        self._tally, self._picked = Tally(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -89,8 +106,35 @@ class Knowledge:
 
     @property
     def labels(self) -> list[str]:
-        """The known classes in alphabetical order."""
-        return self.plain.labels if self.statistics else []
+        """The known classes in alphabetical order, as a list that is not to be changed."""
+        return self.names.labels
+
+    @property
+    def names(self) -> Names:
+        """What the class names are; found again only if there are others."""
+        plain = self.plain if self.statistics else None
+        if plain is not None and (self._names[0] is not plain or self._names[1] != len(plain.counts)):
+            labels = plain.labels
+            self._names = plain, len(labels), Names(
+                labels, max(map(len, labels), default=0), sum(len(json.dumps(label)) + 2 for label in labels),
+                file_bytes(self.buffer.limit, self.buffer.segment, labels))
+        return self._names[2] if plain is not None else Names([], 0, 0, 0)
+
+    @property
+    def fresh(self) -> list[StoredSample]:
+        """The stored samples that are not committed yet."""
+        count = sum(1 for _ in takewhile(lambda row: row.id is None, reversed(self.stored)))
+        return self.stored[len(self.stored) - count:]
+
+    def number(self, rows: Sequence[StoredSample]) -> None:
+        """The samples that were not committed are, as these."""
+        self.stored[len(self.stored) - len(rows):] = rows
+
+    @property
+    def all_fit(self) -> bool:
+        """Whether the buffer has room for all stored samples as they were learned."""
+        size = self._tally.bytes(self.stored, self.buffer, self.transforms[0].source)
+        return size <= self.buffer.limit - self.names.frame
 
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
             inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None) -> None:
@@ -112,7 +156,8 @@ class Knowledge:
         if self.gaussians is not None:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
-        spare = near_duplicates(transformed[self.transforms[0]], self.plain.spread(transformed[self.transforms[0]]))
+        h = transformed[self.transforms[0]]
+        spare = near_duplicates(h, self.plain.spread(h) if len(h) > 1 else 0.0)
         self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
                         for key, feature, data, near, (origin, tick) in zip(
                             keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]
@@ -135,7 +180,10 @@ class Knowledge:
         self.stored = [s for s in self.stored if s.label != label]
         if self.gaussians is not None:
             self.gaussians.forget(label)
-        self.remains = after_forgetting(self, complete) if self.form.second_moment and self.labels else ""
+        self.remains = ""
+        if self.form.second_moment and self.labels:
+            self.remains = after_forgetting(self.statistics, self.stored, self.gaussians, complete,
+                                            self.form.rank is None)
         return not self.remains
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
@@ -202,7 +250,10 @@ class Knowledge:
         `Codebook.take`."""
         if not self.stored or self.gaussians is not None:
             return []
-        return (buffer or self.buffer).keep(self.stored, self.plain, self.transforms[0], decode)
+        buffer = buffer or self.buffer
+        if buffer.codebook is None and self.all_fit:
+            return list(self.stored)
+        return buffer.keep(self.stored, self.plain, self.transforms[0], decode)
 
     def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
@@ -213,7 +264,7 @@ class Knowledge:
             there = {label: [row for row in self.stored if row.judges and row.label == label]
                      or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
             return {label: rows for label, rows in there.items() if rows}
-        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain)
+        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain, self._picked)
 
     def pseudo_samples(self) -> list[StoredSample]:
         """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""
@@ -233,9 +284,13 @@ class Knowledge:
             return Judgement(None, {})
         every = self.judges() if judges is None else judges
         judges, kept = limited(every), self.gaussians is None
-        held = {label: np.stack([row.feature for row in rows]) for label, rows in judges.items()}
+        sizes = {label: len(rows) for label, rows in judges.items()}
+        features = np.array([row.feature for rows in judges.values() for row in rows], np.float32)
+        features = features.reshape(-1, self.transforms[0].source)
+        ends = np.cumsum(list(sizes.values()), dtype=np.int64)
+        held = {label: features[end - sizes[label]:end] for label, end in zip(sizes, ends)}
         places = {label: place for place, label in enumerate(self.labels)}
-        truth = np.repeat([places[label] for label in held], [len(h) for h in held.values()]).astype(np.int64)
+        truth = np.repeat(np.array([places[label] for label in held], np.int64), list(sizes.values()))
         told = sum(map(len, every.values()))
         told = told if kept else min(told, self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
         kinds = self._candidates(head, told)
@@ -255,17 +310,16 @@ class Knowledge:
         rest = rests.pop(best.head.transform)
         rests.clear()
         if trained is not None and len(truth) and trained.labels == tuple(self.labels):
-            trial = Trial.run(trained, rest[0], trained.transform(np.concatenate(list(held.values()))), truth)
+            trial = Trial.run(trained, rest[0], trained.transform(features), truth)
             best = trial if trial.beats(best) else best
         penalty = 1.0
         if settled is None and kept:     # draws are of the covariance that is to be shrunk
             best, penalty = self._penalised(best, rest)
         choice = settled or Choice(best.head.kind, penalty, told if told >= MIN_HELD_BACK else 0)
-        hits = best.logits.argmax(1) == truth
-        accuracy = {label: round(float(hits[truth == places[label]].mean()), 4) for label in held}
+        hits = np.diff(np.cumsum(best.logits.argmax(1) == truth)[ends - 1], prepend=0)
+        accuracy = {label: round(hit / sizes[label], 4) for label, hit in zip(held, hits.tolist())}
         loss = float(class_weights(truth) @ best.losses) if len(truth) else None
-        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy,
-                         {label: len(h) for label, h in held.items()}, loss, ON[kept],
+        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy, sizes, loss, ON[kept],
                          choice if choice.kind in KINDS else None)
 
     def _penalised(self, best: Trial, rest: tuple[PooledCovariance, NDArray[np.float32]]) -> tuple[Trial, float]:
@@ -284,14 +338,15 @@ class Knowledge:
                 best, penalty = trial, there
         return best, penalty
 
-    def _rest(self, held: dict[str, NDArray[np.float32]],
+    def _rest(self, held: Mapping[str, NDArray[np.float32]],
               transform: FeatureTransform) -> tuple[PooledCovariance, NDArray[np.float32]]:
         """What is known without the samples held back, and those samples [n, d], both transformed. Pseudo-samples were
         never part of it."""
-        transformed = {label: transform(features) for label, features in held.items()}
-        none = np.zeros((0, transform.dimension), np.float32)
-        contained = transformed if self.gaussians is None else None
-        return self.statistics[transform].pooled(contained), np.concatenate([none, *transformed.values()])
+        none = np.zeros((0, self.transforms[0].source), np.float32)
+        h = transform(np.concatenate([none, *held.values()]))
+        ends = np.cumsum([len(features) for features in held.values()], dtype=np.int64)
+        contained = {label: h[end - len(held[label]):end] for label, end in zip(held, ends)}
+        return self.statistics[transform].pooled(contained if self.gaussians is None else None), h
 
     def _candidates(self, head: str, held: int) -> list[str]:
         """Kinds to try: the default first, then by bytes."""

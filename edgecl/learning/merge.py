@@ -32,7 +32,7 @@ def merge_into(repository: Repository, others: list[Repository]) -> int:
     knowledge = repository.known(foundation)
     for each in known:
         knowledge.merge(each)
-    return repository.commit(knowledge, change)[0]
+    return repository.commit(knowledge, change)
 
 
 def _adopted(other: Repository, change: Rewrite) -> tuple[Foundation, Rewrite]:
@@ -40,8 +40,8 @@ def _adopted(other: Repository, change: Rewrite) -> tuple[Foundation, Rewrite]:
     foundation = other.foundation
     assert foundation is not None
     detail = change.detail if other.store.tuned() is None else {**change.detail, "tuned": True}
-    return foundation, replace(change, detail=detail, backbone=backbone_bytes(other.store, foundation, _backbone(other)),
-                               meta={"foundation": foundation.to_meta()})
+    backbone = backbone_bytes(other.store, foundation, _backbone(other))
+    return foundation, replace(change, detail=detail, backbone=backbone, meta={"foundation": foundation.to_meta()})
 
 
 def _backbone(repository: Repository) -> str:

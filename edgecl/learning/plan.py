@@ -53,6 +53,13 @@ def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_
     return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + MOMENT_FRAME_BYTES * moments)
 
 
+def head_bytes(dimension: int, classes: int, form: Form, names: int) -> int:
+    """Bytes of a head of any kind as a file, at most. names: bytes of the class names in JSON."""
+    size = max(dimension, form.projected or 0)
+    numbers = classes * (size + 2 * min(classes, size) + 4) + 2 * size
+    return 4 * numbers + dimension * (form.projected or 0) + names + PAGE
+
+
 def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:
     """Peak bytes of a state: during a commit, statistics and head exist twice."""
     statistics = statistics_bytes(dimension, classes, form)

@@ -12,9 +12,10 @@ from edgecl.exemplars.stored import packed_bytes, unpack
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
-from edgecl.learning.knowledge import Judgement, Knowledge
-from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, statistics_bytes
+from edgecl.learning.knowledge import KEPT_OF_JUDGEMENT, Choice, Judgement, Knowledge
+from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
 from edgecl.state.compaction import needed_since
+from edgecl.state.database import LOCK_TIMEOUT
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import pages
 from edgecl.state.reader import FEATURES, JOURNAL
@@ -31,13 +32,22 @@ if TYPE_CHECKING:
     from edgecl.statistics.form import Form
 
 FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
+SAME_EVIDENCE = ("learn", "rollback")   # actions before and after which heads compare much the same
 HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
 
 
-class PlannedChange(NamedTuple):
-    """A change that is ready to commit, and what the knowledge becomes by it."""
+class Solution(NamedTuple):
+    """The head of a generation that was not solved when it was committed, and what the history keeps of it."""
 
-    change: Append | Rewrite
+    generation: int
+    head: bytes
+    summary: dict[str, Any]
+
+
+class PlannedRewrite(NamedTuple):
+    """A rewrite that is ready to commit, and what the knowledge becomes by it."""
+
+    change: Rewrite
     exemplars: list[StoredSample]
     stored: list[StoredSample]
     form: Form
@@ -50,8 +60,10 @@ class Repository:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self._kept: tuple[int, Knowledge] | None = None
-        self._head: tuple[int, bytes] | None = None  # of a generation that has none on the disk
-        self._heads, self._learned = 0, 0            # bytes of heads written, of features learned
+        self._solved: Solution | None = None
+        self._latest: tuple[int, dict[str, float]] | None = None  # a generation, and its held-back accuracies
+        self._changed: int | None = None    # the generation that was committed here without a head
+        self._heads, self._learned = 0, 0   # bytes of heads written, of features learned
 
     @property
     def foundation(self) -> Foundation | None:
@@ -92,9 +104,7 @@ class Repository:
         if the statistics are damaged, and an older base does not give the same."""
         foundation = self.foundation or foundation
         assert foundation is not None
-        buffer = foundation.buffer(self.settings, self.store.codebook)
-        knowledge = Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
-                              foundation.gaussians(self.settings))
+        knowledge = self.nothing(foundation)
         with self.store.reading():
             base = self._base(generation)
             if base is not None and base.snapshot is not None:
@@ -105,125 +115,232 @@ class Repository:
                                [row for row in rows if (row.generation or 0) > base.id], rows)
         return knowledge
 
-    def commit(self, knowledge: Knowledge, change: Append | Rewrite,
-               judgement: Judgement | None = None) -> tuple[int, Judgement]:
-        """Solve, judge and store what is known now, inside `Store.exclusive`: the generation and the judgement, which
-        may have been made before.
+    def nothing(self, foundation: Foundation) -> Knowledge:
+        """What is known before anything was taught."""
+        buffer = foundation.buffer(self.settings, self.store.codebook)
+        return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
+                         foundation.gaussians(self.settings))
 
-        An `Append` is journaled while that writes less than the statistics would; else it is made a `Rewrite`. What is
-        committed leaves room to write the statistics once more, so that a class can always be forgotten. Raises
-        BudgetError past the quota; then nothing has changed, and knowledge is read again.
+    def commit(self, knowledge: Knowledge, change: Append | Rewrite, judgement: Judgement | None = None) -> int:
+        """Store what is known now, inside `Store.exclusive`; the generation. judgement: of a `Rewrite`, if it was made
+        before.
+
+        An `Append` is journaled while that writes less than the statistics would; its head is solved when it is asked
+        for. Else it is made a `Rewrite`, which is judged and solved at once. What is committed leaves room to write
+        head and statistics once more, so that a class can always be forgotten. Raises BudgetError past the quota; then
+        nothing has changed, and knowledge is read again.
         """
         self._kept = None
         store = self.store
         if isinstance(change, Rewrite) and "foundation" in change.meta and self.foundation is not None:
             raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
-        exemplars = knowledge.exemplars(decode=False)
+        change = replace(change, detail={**change.detail, "classes": len(knowledge.names.labels)})
+        if isinstance(change, Append):
+            append = self._append(knowledge, change)
+            if append is not None:
+                self._learned += _feature_bytes(append.rows)
+                generation, rows = store.commit(append)
+                knowledge.number(rows)
+                self._kept, self._solved, self._changed = (generation, knowledge), None, generation
+                return generation
+            change = Rewrite(change.action, change.detail)
+        generation, accuracy = self._rewrite(knowledge, change, judgement)
+        self._kept, self._solved, self._latest = (generation, knowledge), None, (generation, accuracy)
+        return generation
+
+    def _rewrite(self, knowledge: Knowledge, change: Rewrite,
+                 judgement: Judgement | None) -> tuple[int, dict[str, float]]:
+        """Commit a rewrite: its generation, and the held-back accuracies."""
+        fresh, exemplars = _feature_bytes(knowledge.fresh), knowledge.exemplars(decode=False)
         judgement, summary, head = self._judge(knowledge, exemplars, change, judgement)
-        change = replace(change, detail={**change.detail, **summary, "classes": len(knowledge.labels)})
-        fresh = _feature_bytes(knowledge.stored) if isinstance(change, Append) else 0
-        plan = self._plan(knowledge, change, exemplars, head)
-        generation, rows = store.commit(plan.change)
+        plan = self._plan(knowledge, replace(change, head=head, detail={**change.detail, **summary}), exemplars)
+        generation, rows = self.store.commit(self._with_way_back(plan.change))
         numbered = dict(zip(map(id, plan.change.rows), rows))
         knowledge.become(plan.form, plan.buffer, [numbered.get(id(row), row) for row in plan.stored])
-        if isinstance(plan.change, Rewrite) and plan.change.snapshot is not None:
+        if plan.change.snapshot is not None:
             knowledge.load(plan.change.snapshot, [], knowledge.stored)  # as it will be read: float32
             self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in plan.exemplars])
         self._heads, self._learned = self._heads + len(plan.change.head or b""), self._learned + fresh
-        self._kept = generation, knowledge
-        self._head = None if plan.change.head is not None or head is None else (generation, head)
-        return generation, judgement
+        return generation, judgement.accuracy
+
+    # the head, which is solved when it is asked for ------------------------------------------------
+
+    def solve(self) -> None:
+        """Work out the head of the current generation, how accurate it is and which exemplars are kept, if nobody has
+        or the file is damaged; it is written down if that is worth its bytes. Raises StateError."""
+        store = self.store
+        with store.reading():
+            newest = store.newest
+            if not newest.detail.get("classes") or self._solved_now or self._written(newest):
+                return
+            self._solved = self._solution(newest, self.known())
+            self._latest = newest.id, self._solved.summary["held_back"]
+        if self._heads + len(self._solved.head) <= FREE_HEADS + self._learned // HEAD_SHARE:
+            with suppress(EdgeclError):
+                self._write_head(0)
 
     def head(self) -> bytes:
-        """The head of the current generation, if it was not written. Raises StateError."""
-        with self.store.reading():
-            current = self.store.current
-            if self._head is None or self._head[0] != current:
-                head = self.known().judge(self.settings.head).head
-                assert head is not None
-                self._head = current, build_head(head)
-            return self._head[1]
+        """The head of the current generation, which was not written or is damaged. Raises StateError."""
+        self.solve()
+        assert self._solved is not None
+        return self._solved.head
+
+    def summary(self) -> dict[str, Any]:
+        """What the history keeps of the current generation, worked out if need be: see `Judgement.summary`; "known":
+        class -> [samples, exemplars]. What is damaged does not count. Raises StateError."""
+        if "held_back" not in self.store.newest.detail:
+            self.solve()
+        summary = self.store.newest.detail
+        if self._solved and self._solved_now:
+            summary = {**summary, **self._solved.summary}
+        if not summary.get("classes"):
+            return summary
+        damaged = bool(self.store.damage())
+        if damaged or "known" not in summary:   # which an older edgecl has not written
+            knowledge = self.known()
+            found = _about(knowledge.buffer, knowledge.exemplars(decode=False), knowledge)
+            summary = {**summary, **found} if damaged else {**found, **summary}
+        return summary
+
+    def last_accuracy(self) -> dict[str, float]:
+        """The held-back accuracy of each class by the head that was solved last."""
+        if self._latest is not None and self._latest[0] == self.store.current:
+            return self._latest[1]
+        solved = next((g for g in reversed(self.store.alive()) if "held_back" in g.detail), None)
+        if self._latest is not None and (solved is None or solved.id < self._latest[0] < self.store.current):
+            return self._latest[1]
+        return dict(solved.detail["held_back"]) if solved else {}
+
+    def accuracy_since(self, generation: int) -> dict[str, float]:
+        """The same by the head that serves now, which is of that generation or a later one; also after `settle`.
+        Raises StateError."""
+        if self._latest is None or self._latest[0] < generation:
+            self._latest = generation, dict(self.summary().get("held_back", {}))
+        return self._latest[1]
 
     def settle(self) -> None:
-        """Write the deferred head of the current generation, if there is room, so that no other process solves it."""
-        store = self.store
+        """Write the head of the current generation, if there is room, so that no other process solves it."""
+        if self._changed is None and self._solved is None:
+            return
         with suppress(EdgeclError):
-            if self._head is not None and store.writable and self._head[0] == store.current:
-                with store.exclusive():
-                    if self._head[0] == store.current and store.newest.logged:
-                        store.name_head(*self._head)
-                self._head = None
+            mine = self.store.writable and self._changed == self.store.current
+            if mine:
+                self.solve()
+            self._write_head(LOCK_TIMEOUT if mine else 0)
+        self._changed = self._solved = None
 
-    def _judge(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Append | Rewrite,
+    def _written(self, g: Generation) -> bool:
+        """Whether the head of a generation was written, and is intact."""
+        return g.head is not None and self.store.blobs.intact(g.head)
+
+    @property
+    def _solved_now(self) -> bool:
+        return self._solved is not None and self._solved.generation == self.store.current
+
+    def _write_head(self, patience: int) -> None:
+        """Write the head that was solved, if it still is the current one and nobody has. patience: see
+        `Store.exclusive`. Raises StateError, BudgetError."""
+        store, solved = self.store, self._solved
+        if solved is None or not store.writable or store.newest.id != solved.generation or self._written(store.newest):
+            return
+        with store.exclusive(patience):
+            newest = store.newest
+            if newest.id == solved.generation and not self._written(newest):
+                store.name_head(newest, solved.head, solved.summary)
+                if not newest.logged:
+                    store.commit_rows()
+                self._heads += len(solved.head)
+
+    def _solution(self, g: Generation, knowledge: Knowledge, exemplars: list[StoredSample] | None = None) -> Solution:
+        """The head of a generation that has none. exemplars: if they are known."""
+        exemplars = knowledge.exemplars(decode=False) if exemplars is None else exemplars
+        judgement = knowledge.judge(self.settings.head, knowledge.judges(exemplars), chosen=self._chosen(g.id))
+        assert judgement.head is not None
+        return Solution(g.id, build_head(judgement.head),
+                        {**judgement.summary(), **_about(knowledge.buffer, exemplars, knowledge)})
+
+    def _judge(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Rewrite,
                judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
         """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
         then, and None if that is written."""
-        if isinstance(change, Rewrite) and change.undo_after is not None:
+        if change.undo_after is not None:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
-            if then.head is not None or not knowledge.labels:
-                summary = {key: then.detail[key] for key in Judgement(None, {}).summary() if key in then.detail}
+            if self._written(then) or not knowledge.labels:
+                summary = {key: then.detail[key] for key in KEPT_OF_JUDGEMENT if key in then.detail}
                 return Judgement(None, then.detail.get("held_back", {})), summary, None
-        judgement = judgement or knowledge.judge(self.settings.head, knowledge.judges(exemplars))
+        since = change.undo_after if change.undo_after is not None else self.store.current
+        judgement = judgement or knowledge.judge(
+            self.settings.head, knowledge.judges(exemplars),
+            chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
         return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
 
-    def _codebook_sizes(self, knowledge: Knowledge, change: Append | Rewrite, kept: int) -> tuple[int, int] | None:
+    def _chosen(self, generation: int) -> Choice | None:
+        """What was chosen when heads were last compared for a generation or one before it; None if that is not known or
+        the classes were others. What was not written down does not count, so that solving again gives the same."""
+        for g in reversed(self.store.alive()):
+            if g.id <= generation and "choice" in g.detail:
+                return Choice(*g.detail["choice"])
+            if g.id <= generation and g.action not in SAME_EVIDENCE:
+                return None
+        return None
+
+    def _with_way_back(self, change: Rewrite) -> Rewrite:
+        """A rewrite with the head of the generation before, if that has none and there is room: which exemplars it had
+        can't be told any more when others are kept."""
+        newest = self.store.newest
+        if newest.head is not None or not newest.detail.get("classes") or change.erase or change.undo_after is not None:
+            return change
+        with suppress(EdgeclError):
+            full = replace(change, way_back=self._solution(newest, self.load(newest.id))[1:])
+            return full if self.store.fits(full) else change
+        return change
+
+    def _codebook_sizes(self, knowledge: Knowledge, change: Append | Rewrite) -> tuple[int, int] | None:
         """Sizes of the codebook that is to be made; None if the buffer holds everything, or needs no other one."""
         foundation, buffer = self.foundation, knowledge.buffer
-        if (foundation is None or not knowledge.labels or kept == len(knowledge.stored) or self.store.files(FEATURES)
+        if (foundation is None or not knowledge.labels or self.store.files(FEATURES)
                 or knowledge.gaussians is not None or (isinstance(change, Rewrite) and change.moved)):
             return None
-        return codebook_sizes(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels),
-                              buffer.codebook)
+        sizes = codebook_sizes(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels),
+                               buffer.codebook)
+        if sizes is None:
+            return None
+        full = not knowledge.all_fit if buffer.codebook is None else \
+            len(knowledge.exemplars(decode=False)) < len(knowledge.stored)
+        return sizes if full else None
 
-    def _plan(self, knowledge: Knowledge, change: Append | Rewrite, exemplars: list[StoredSample],
-              head: bytes | None) -> PlannedChange:
-        """How to commit what is known now; room for it is made. Raises BudgetError if there is none."""
-        if isinstance(change, Rewrite) and change.undo_after is not None:  # statistics and samples are there
-            detail = {**change.detail, **_about(knowledge.buffer, exemplars)}
-            return PlannedChange(replace(change, head=head, detail=detail), exemplars, knowledge.stored, knowledge.form,
-                                 knowledge.buffer)
-        sizes = self._codebook_sizes(knowledge, change, len(exemplars))
-        if isinstance(change, Append):
-            plan = None if sizes else self._append(knowledge, change, exemplars, head)
-            if plan is not None:
-                return plan
-            change = Rewrite(change.action, change.detail)
-        return self._make_room(self._rewrites(knowledge, replace(change, head=head), sizes))
+    def _plan(self, knowledge: Knowledge, change: Rewrite, exemplars: list[StoredSample]) -> PlannedRewrite:
+        """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
+        if change.undo_after is not None:  # statistics and samples are there
+            detail = {**change.detail, **_about(knowledge.buffer, exemplars, knowledge)}
+            return PlannedRewrite(replace(change, detail=detail), exemplars, knowledge.stored, knowledge.form,
+                                  knowledge.buffer)
+        return self._make_room(self._rewrites(knowledge, change, self._codebook_sizes(knowledge, change)))
 
-    def _append(self, knowledge: Knowledge, change: Append, exemplars: list[StoredSample],
-                head: bytes | None) -> PlannedChange | None:
-        """The new samples appended to the log, with the head if that is worth its bytes; None if the change must be a
-        rewrite. The log must stay short, and leave room to write the statistics once more, with one more class. Only
-        exemplars keep their input."""
+    def _append(self, knowledge: Knowledge, change: Append) -> Append | None:
+        """The new samples, to be appended to the log; None if the change must be a rewrite. What is journaled must stay
+        short, and leave room to write the head, and then it and the statistics once more, with one more class."""
         store, base = self.store, self._base(self.store.current)
         if (knowledge.gaussians is not None or base is None or base.snapshot is None  # what is journaled are samples
-                or not store.blobs.intact(base.snapshot)):
+                or not store.blobs.intact(base.snapshot) or self._codebook_sizes(knowledge, change)):
             return None
-        kept = {id(row) for row in exemplars}
-        stored = [row._replace(input=b"") if row.id is None and row.input and id(row) not in kept else row
-                  for row in knowledge.stored]
-        rows = [row for row in stored if row.id is None]
-        size = len(head or b"")
-        written = self._heads + size <= FREE_HEADS + (self._learned + _feature_bytes(stored)) // HEAD_SHARE
-        longest = max((len(label) for label in knowledge.labels), default=0)
-        statistics = statistics_bytes(knowledge.transforms[0].dimension, len(knowledge.labels) + 1, knowledge.form,
-                                      longest)
+        rows, names, dimension = knowledge.fresh, knowledge.names, knowledge.transforms[0].dimension
+        journaled = sum(store.blobs.bytes(name) for name, _, newest in store.files(JOURNAL) if newest > base.id)
         allowed = max(LOG_SHARE * max(store.blobs.bytes(base.snapshot), self.settings.exemplars), SHORTEST_LOG)
-        if store.log.length + packed_bytes([(rows, store.exact)]) > allowed:
+        if journaled + store.log.length + packed_bytes([(rows, store.exact)]) > allowed:
             return None
-        change = replace(change, rows=rows, head=head if written else None,
-                         spare=pages(statistics) + pages(size * 9 // 8),
-                         detail={**change.detail, **_about(knowledge.buffer, exemplars)})
-        plan = PlannedChange(change, exemplars, stored, knowledge.form, knowledge.buffer)
-        return plan if store.fits(change) else None
+        classes = len(names.labels)
+        statistics = statistics_bytes(dimension, classes + 1, knowledge.form, names.longest)
+        head = pages(head_bytes(dimension, classes, knowledge.form, names.text))
+        change = replace(change, rows=rows, spare=pages(statistics) + head + pages(head * 9 // 8))
+        return change if store.fits(change) else None
 
-    def _make_room(self, plans: Iterator[PlannedChange]) -> PlannedChange:
+    def _make_room(self, plans: Iterator[PlannedRewrite]) -> PlannedRewrite:
         """The first of some rewrites that fits, for which room is made. Raises BudgetError, with the figures of the
         last one, if none does."""
         for plan in plans:
             change = plan.change
             try:
-                assert isinstance(change, Rewrite)
                 self.store.make_room(change, self._present if self.foundation and not change.moved else None)
                 return plan
             except BudgetError as error:
@@ -231,7 +348,7 @@ class Repository:
         raise refusal
 
     def _rewrites(self, knowledge: Knowledge, change: Rewrite,
-                  sizes: tuple[int, int] | None) -> Iterator[PlannedChange]:
+                  sizes: tuple[int, int] | None) -> Iterator[PlannedRewrite]:
         """The change as a rewrite of statistics and exemplars, the best first: with the codebook that is wanted or
         without, and the statistics in coarser and coarser forms. A round is judged already, in the one form it has."""
         foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
@@ -240,13 +357,13 @@ class Repository:
         choices = [(replace(knowledge.buffer, codebook=made[0]), (made[1], made[0].classes))] if made else []
         for buffer, codebook in [*choices, (knowledge.buffer, None)]:
             exemplars = knowledge.exemplars(buffer)
-            detail = {**change.detail, **_about(buffer, exemplars)}
+            detail = {**change.detail, **_about(buffer, exemplars, knowledge)}
             others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
             for form in (knowledge.form, *others):
                 meta = change.meta if form == knowledge.form else {
                     **change.meta, "foundation": replace(foundation, form=form).to_meta()}
                 snapshot = knowledge.snapshot(form)
-                yield PlannedChange(replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
+                yield PlannedRewrite(replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
                                    rows=[row for row in exemplars if row.id is None],
                                    spare=None if change.erase else self._spare(change.head, snapshot)),
                            exemplars, knowledge.stored, form, buffer)
@@ -262,8 +379,10 @@ class Repository:
         """What is served now, and must survive when samples are dropped."""
         newest = self.store.newest
         knowledge = self.load(newest.id)
-        head = knowledge.judge(self.settings.head).head if newest.head is None else None
-        return Present(knowledge.exemplars(), build_head(head) if head is not None else None)
+        exemplars = knowledge.exemplars()
+        if newest.head is not None or not newest.detail.get("classes"):
+            return Present(exemplars, None, {})
+        return Present(exemplars, *self._solution(newest, knowledge, exemplars)[1:])
 
     def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[StoredSample]) -> None:
         """Bring disk and memory to what a snapshot leaves: the exemplars, and what a rollback needs."""
@@ -314,6 +433,8 @@ def _feature_bytes(rows: list[StoredSample]) -> int:
     return sum(row.feature.nbytes for row in rows if row.id is None)
 
 
-def _about(buffer: Buffer, exemplars: list[StoredSample]) -> dict[str, int]:
-    """What the history keeps of the exemplars."""
-    return {"exemplars": len(exemplars), "exemplar_bytes": buffer.bytes_of(exemplars)}
+def _about(buffer: Buffer, exemplars: list[StoredSample], knowledge: Knowledge) -> dict[str, Any]:
+    """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
+    kept = Counter(row.label for row in exemplars)
+    return {"exemplars": len(exemplars), "exemplar_bytes": buffer.bytes_of(exemplars),
+            "known": {label: [knowledge.plain.counts[label], kept[label]] for label in knowledge.labels}}

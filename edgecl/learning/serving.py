@@ -29,7 +29,8 @@ class Serving:
 
     def __init__(self, store: Store, open_backbone: Callable[[str], Backbone], solve: Callable[[], bytes]) -> None:
         """open_backbone: opens a backbone file by its name in the store; solve: computes the head of the newest
-        generation if it was not written. Raises StateError if nothing was taught yet or no generation is intact."""
+        generation, if it was not written or is damaged. Raises StateError if nothing was taught yet or no generation is
+        intact."""
         with store.reading():
             alive, self.warnings = store.alive(), store.damage()
             self.current = alive[-1].id
@@ -47,7 +48,7 @@ class Serving:
                 continue
             try:
                 open_backbone(generation.backbone)
-                head = solve() if generation.head is None else store.blob_path(generation.head).read_bytes()
+                head = self._head_of(store, generation, solve if generation == newest else None)
             except StateError as error:
                 problem = error
                 if error.what not in self.warnings:
@@ -58,6 +59,18 @@ class Serving:
                                      "repairs the state")
             return generation.id, generation.backbone, head
         raise problem
+
+    def _head_of(self, store: Store, generation: Generation, solve: Callable[[], bytes] | None) -> bytes:
+        """The head of a generation; solved again if it is damaged, and that is possible. Raises StateError."""
+        try:
+            if generation.head is not None:
+                return store.blob_path(generation.head).read_bytes()
+        except StateError as error:
+            self.warnings.append(error.what)
+            if solve is None:
+                raise
+        assert solve is not None
+        return solve()
 
     def predict(self, batch: np.ndarray, sources: Sequence[str] = ()) -> tuple[list[Prediction], NDArray[np.float32]]:
         """One prediction for each sample of a batch [n, ...], and the backbone's features float32 [n, d].

@@ -88,7 +88,7 @@ def take_in(repository: Repository, candidate: Candidate, bounds: gate.Bounds) -
                              moved=[row._replace(input=b"", origin=NOWHERE, tick=0) for row in after.stored
                                     if row.id is not None and now.gaussians is None])
             try:
-                generation, _ = repository.commit(after, change, judgement=new)
+                generation = repository.commit(after, change, judgement=new)
             except BudgetError as error:
                 checks.append(gate.Check("quota", error.what, False))
         if generation is None:

@@ -116,7 +116,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
-    return service.learn_samples(values["label"], samples_of(file, values.get("groups")))
+    return service.learn_samples(values["label"], samples_of(file, values.get("groups")), os.fstat(file).st_size)
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
@@ -141,6 +141,9 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "check": Command(_plain("check"), waits=True),
+    "repair": Command(_plain("repair"), writes=True, waits=True),
+    "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
     "predict": Command(_predict, waits=True, samples=True),
     "learn": Command(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
+from edgecl.learning import repair as integrity
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from edgecl.results import Learned, Prediction
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
+
+BRIEF_BYTES = 4 * 10**6     # of samples: teaching that others wait for, so that one head is solved for all of them
 
 
 class Service:
@@ -165,19 +168,22 @@ class Service:
         self._check(batch)
         samples = [Sample(data, name) for data in batch] if len(batch) == 1 or not name else [
             Sample(data, name, at=number, unit="index") for number, data in enumerate(batch)]
-        return self._learn(label, samples, batch.nbytes)
+        return self._learn(label, samples, batch.nbytes, batch.nbytes)
 
-    def learn_samples(self, label: str, samples: Iterator[Sample]) -> dict[str, Any]:
-        """The same for samples that are read while they are learned."""
-        return self._learn(label, samples, 0)
+    def learn_samples(self, label: str, samples: Iterator[Sample], size: int = 0) -> dict[str, Any]:
+        """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
+        return self._learn(label, samples, 0, size)
 
     def learn_last(self, label: str, seconds: float, source: str | None = None) -> dict[str, Any]:
         """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one. Raises as
         `learn`."""
         samples = self.sources.last(seconds, source)
-        return self._learn(label, samples, sum(sample.data.nbytes for sample in samples))
+        size = sum(sample.data.nbytes for sample in samples)
+        return self._learn(label, samples, size, size)
 
-    def _learn(self, label: str, samples: Sequence[Sample] | Iterator[Sample], nbytes: int) -> dict[str, Any]:
+    def _learn(self, label: str, samples: Sequence[Sample] | Iterator[Sample], nbytes: int,
+               size: int) -> dict[str, Any]:
+        """nbytes: held in memory until they are learned; size: of all samples."""
         label = check_class_name(label)
 
         def until_stopped() -> Iterator[Sample]:
@@ -192,7 +198,7 @@ class Service:
             self.counts.count_learned(learned.samples, time.perf_counter() - begun)
             return learned
 
-        return asdict(self.writer.submit(work, nbytes=nbytes).result())
+        return self.writer.submit(work, nbytes=nbytes, brief=0 < size <= BRIEF_BYTES, report=asdict).result()
 
     def forget(self, label: str) -> dict[str, Any]:
         """See `Learner.forget`. Raises BadInput, StateError."""
@@ -207,6 +213,20 @@ class Service:
         if self.view.kind is not None and kind != self.view.kind:
             raise BadInput(f"samples of kind {kind}; this state takes {self.view.kind}",
                            "give samples like those of its sources, see `edgecl status`")
+
+    # integrity ----------------------------------------------------------------------------------
+
+    def check(self) -> dict[str, Any]:
+        """`edgecl check --json`: every file is read."""
+        return integrity.check(self.path).to_json()
+
+    def repair(self) -> dict[str, Any]:
+        """The same after what can be restored was restored. Raises BudgetError, StateError."""
+        return self.writer.submit(lambda learner: integrity.repair(learner.repository).to_json()).result()
+
+    def discard(self) -> int:
+        """Delete what is set aside; the number of files. Raises StateError."""
+        return self.writer.submit(lambda learner: integrity.discard(learner.store)).result()
 
     # rounds -------------------------------------------------------------------------------------
 
@@ -243,7 +263,7 @@ class Service:
     def review_name(self, number: int, label: str) -> dict[str, Any]:
         """Learn a frame as `label`, and take it off the list; `Learned` as a dict. Raises as `learn`."""
         entry = self._review.get(number)
-        learned = self._learn(label, [Sample(entry.data, entry.answer.source)], entry.data.nbytes)
+        learned = self._learn(label, [Sample(entry.data, entry.answer.source)], entry.data.nbytes, entry.data.nbytes)
         self._review.discard(number)
         return learned
 

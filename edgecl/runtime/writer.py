@@ -29,6 +29,7 @@ OUTSIDE_SECONDS = 2.0        # ... at changes by other processes,
 CHECK_SECONDS = 10.0         # ... at the machine, and at whether a round is due
 MOST_WAITING = 64            # requests
 WAITING_BYTES = 64 * 10**6   # of taught samples that wait; past these teaching is refused, never dropped
+BURST_SECONDS = 1.0          # of requests that come one after the other, before what they changed serves
 KEPT_SECONDS = 2.0           # that class statistics stay in memory after the last request
 NICE = 5                     # of this thread: the loop goes first
 
@@ -37,12 +38,15 @@ log = logging.getLogger("edgecl")
 
 @dataclass
 class WriteRequest:
-    """Work for the writer. changes: whether it changes the state; nbytes: of the samples that it holds."""
+    """Work for the writer. changes: whether it changes the state; nbytes: of the samples that it holds; brief: whether
+    what was done before it can wait for it; report: makes the answer of the result, once that serves."""
 
     work: Callable[[Learner], Any]
     changes: bool
     nbytes: int
     done: Future[Any]
+    brief: bool
+    report: Callable[[Any], Any]
 
 
 class StateWriter:
@@ -54,6 +58,7 @@ class StateWriter:
         self.learner, self._publish = learner, publish
         self.rounds = RoundSchedule(learner, settings, counters, report)
         self._requests: queue.Queue[WriteRequest | None] = queue.Queue(MOST_WAITING)
+        self._held: WriteRequest | None = None  # taken from the queue, to be done next
         self._bytes, self._lock = 0, threading.Lock()
         self._stop = threading.Event()
         self._keep_until: float | None = time.monotonic()
@@ -70,10 +75,11 @@ class StateWriter:
         self._check_rounds()
         self._thread.start()
 
-    def submit(self, work: Callable[[Learner], T], changes: bool = True, nbytes: int = 0) -> Future[T]:
-        """Have work done in the writer's thread; its result comes once a change is on the disk and serves. Raises
-        BudgetError if too much waits, StateError if the daemon is stopping."""
-        request = WriteRequest(work, changes, nbytes, Future())
+    def submit(self, work: Callable[[Learner], T], changes: bool = True, nbytes: int = 0,
+               brief: bool = False, report: Callable[[T], Any] = lambda result: result) -> Future[Any]:
+        """Have work done in the writer's thread; its result comes once a change is on the disk and serves, as `report`
+        tells it then. Raises BudgetError if too much waits, StateError if the daemon is stopping."""
+        request = WriteRequest(work, changes, nbytes, Future(), brief, report)
         with self._lock:
             if self._stop.is_set():
                 raise stopping()
@@ -111,38 +117,65 @@ class StateWriter:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             while not self._stop.is_set():
-                try:
-                    request = self._requests.get(timeout=TICK_SECONDS)
-                except queue.Empty:
-                    request = None
+                request, self._held = self._held, None
+                with suppress(queue.Empty):
+                    request = request or self._requests.get(timeout=TICK_SECONDS)
                 try:
                     if request is not None:
-                        self._do(request)
+                        self._do_burst(request)
                     self._tick()
                 except Exception:  # the outermost loop of this thread
                     log.exception("the writer has failed at its own work")
         finally:
             self.rounds.stop()
+            waiting = [self._held]
             while not self._requests.empty():
-                if (left := self._requests.get_nowait()) is not None:
-                    left.done.set_exception(stopping())
+                waiting.append(self._requests.get_nowait())
+            for request in waiting:
+                if request is not None:
+                    request.done.set_exception(stopping())
             with suppress(EdgeclError):
                 self.learner.close()
 
-    def _do(self, request: WriteRequest) -> None:
-        try:
-            result = request.work(self.learner)
-            if request.changes:
-                self.rounds.count_teaching()
-                self.refresh()
-        except BaseException as error:  # it belongs to the caller
-            request.done.set_exception(error)
-        else:
-            request.done.set_result(result)
-        finally:
-            self._keep_until = time.monotonic() + KEPT_SECONDS
+    def _do_burst(self, request: WriteRequest | None) -> None:
+        """Do a request and the brief ones that wait behind it, each committed by itself; what they have changed is
+        solved and published once, then all are answered."""
+        until, changed = time.monotonic() + BURST_SECONDS, list[tuple[WriteRequest, Any]]()
+        while request is not None:
+            try:
+                result = request.work(self.learner)
+                if request.changes:
+                    changed.append((request, result))
+                else:
+                    request.done.set_result(request.report(result))
+            except BaseException as error:  # it belongs to the caller
+                request.done.set_exception(error)
             with self._lock:
                 self._bytes -= request.nbytes
+            request = None
+            if time.monotonic() < until and not self._stop.is_set():
+                with suppress(queue.Empty):
+                    request = self._requests.get_nowait()
+            if request is not None and not request.brief:
+                request, self._held = None, request
+        self._keep_until = time.monotonic() + KEPT_SECONDS
+        if changed:
+            self._answer(changed)
+
+    def _answer(self, changed: list[tuple[WriteRequest, Any]]) -> None:
+        """Publish what some requests have changed, then answer them."""
+        try:
+            self.rounds.count_teaching()
+            self.refresh()
+        except BaseException as error:
+            for request, _ in changed:
+                request.done.set_exception(error)
+            return
+        for request, result in changed:
+            try:
+                request.done.set_result(request.report(result))
+            except BaseException as error:
+                request.done.set_exception(error)
 
     def _tick(self) -> None:
         now = time.monotonic()

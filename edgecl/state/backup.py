@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.files import tar
-from edgecl.files.atomic import appearing, sync_folder
+from edgecl.files.atomic import appearing, make_parents, sync_folder
 from edgecl.settings import format_size
+from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE, translated
-from edgecl.state.integrity import named_files
+from edgecl.state.integrity import MODELS, named_files
 from edgecl.state.quota import PAGE
 from edgecl.state.reader import StateReader
+from edgecl.state.rows import COPY_FILE, FORMAT, copy_of
 from edgecl.state.store import Store
-from edgecl.state.write_ahead_log import LOG_FILE
+from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE, first_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,15 +38,15 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 TOP = "edgecl-state"    # the folder that a tar unpacks to
-FILES = re.compile(rf"(?:[^/]+/)*?({re.escape(DATABASE_FILE)}|{re.escape(LOG_FILE)}|models/[0-9a-f]{{64}}\.[a-z]+)")
-MODELS = "models"
+TOP_FILES = (DATABASE_FILE, LOG_FILE, COPY_FILE, ACKNOWLEDGED_FILE)
+FILES = re.compile(rf"(?:[^/]+/)*?({'|'.join(map(re.escape, TOP_FILES))}|{MODELS}/{OURS.pattern})")
 MOST_FILES = 4096       # of a state: it has some dozens
 COMPRESSED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}
 CURE = ("give another backup, or unpack this one with `tar`, and restore what `edgecl check --repair --state FOLDER` "
         "makes of it")
 
 
-class Part(NamedTuple):
+class StateFile(NamedTuple):
     """A file of a copy. blocks: its content, which is read once."""
 
     name: str
@@ -71,6 +73,7 @@ class Frozen:
         self.generation, log = 0, None
         with state.reading():
             state.refresh()
+            acknowledged = _content(state.path / ACKNOWLEDGED_FILE)     # first: it may lag behind the log
             with closing(sqlite3.connect(":memory:")) as copy:
                 state.connection.backup(copy)
                 rows = _file_of(copy)
@@ -78,13 +81,19 @@ class Frozen:
                 files.close()
                 log, self.generation = whole, state.current
                 opened = {name: _opened(state.blobs.folder / name, files) for name in sorted(named_files(state))}
-        self.parts = [_of_bytes(DATABASE_FILE, rows), _of_bytes(LOG_FILE, whole)]
+            self.damaged += [problem.line for problem in state.log_problems()]
+            moved = not self.damaged and state.log.stale(state.epoch)   # its samples are in a file by now
+            log = first_record(state.epoch) if moved else whole
+            database = state.database.rows
+        self.parts = [_of_bytes(DATABASE_FILE, rows), _of_bytes(LOG_FILE, log)]
+        self.parts += [_of_bytes(COPY_FILE, copy_of(database))] if database.format == FORMAT else []
+        self.parts += [_of_bytes(ACKNOWLEDGED_FILE, acknowledged)] if acknowledged and not moved else []
         for name, file in opened.items():
             if file is None:
                 self.damaged.append(f"{MODELS}/{name} is missing")
             else:
                 size = os.fstat(file).st_size
-                self.parts.append(Part(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
+                self.parts.append(StateFile(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
 
     @property
     def size(self) -> int:
@@ -159,7 +168,7 @@ def tar_bytes(state: Frozen) -> int:
     return tar.length([part.size for part in state.parts])
 
 
-def write_folder(parts: Iterable[Part], making: Path, progress: Progress) -> None:
+def write_folder(parts: Iterable[StateFile], making: Path, progress: Progress) -> None:
     """Write files into a new folder, and sync them. Raises BudgetError if the disk has no room for one, OSError."""
     making.mkdir(mode=0o700)
     (making / MODELS).mkdir()
@@ -184,7 +193,7 @@ class Restored(NamedTuple):
     unreserved: int
 
 
-def restore(parts: Iterable[Part], source: str, path: Path, progress: Progress) -> Restored:
+def restore(parts: Iterable[StateFile], source: str, path: Path, progress: Progress) -> Restored:
     """A new state in the folder `path` from the files of a backup; it appears whole and checked, or not at all.
 
     source: the backup's name, for errors; progress: called with the number of bytes written. Raises BadInput if the
@@ -192,7 +201,7 @@ def restore(parts: Iterable[Part], source: str, path: Path, progress: Progress) 
     """
     check_new(path)
     with into(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parents(path)
         with appearing(path) as making:
             write_folder(parts, making, progress)
             files, size = _checked(making, source)
@@ -208,8 +217,10 @@ def _checked(making: Path, source: str) -> tuple[int, int]:
     try:
         with closing(StateReader(making)) as state, state.reading():
             named = named_files(state)
-            wrong = [f"{MODELS}/{name} ({what})" for name, what in named.items() if not state.blobs.intact(name)]
-            wrong += [LOG_FILE] if state.log.damaged else []
+            wrong = [f"{MODELS}/{name} ({about.what})" for name, about in named.items() if not state.blobs.intact(name)]
+            wrong += [problem.line for problem in state.log_problems()]
+            wrong += [DATABASE_FILE] if state.database.damage else []
+            wrong += [COPY_FILE] if (making / COPY_FILE).exists() and state.database.stale else []
             if state.used_bytes() > state.ledger.quota:
                 raise BadInput(f"{source} takes {state.used_bytes()} bytes, more than its quota of "
                                f"{format_size(state.ledger.quota)}", "give what `edgecl backup` wrote")
@@ -227,7 +238,7 @@ def _checked(making: Path, source: str) -> tuple[int, int]:
 
 
 @contextmanager
-def parts_of(source: Path, stream: BinaryIO | None = None) -> Iterator[Iterable[Part]]:
+def parts_of(source: Path, stream: BinaryIO | None = None) -> Iterator[Iterable[StateFile]]:
     """The files of a backup: a folder, a tar, or a stream of a tar. Raises BadInput, StateError."""
     if stream is not None:
         yield _from_tar(stream.read, "the backup on stdin")
@@ -244,7 +255,7 @@ def parts_of(source: Path, stream: BinaryIO | None = None) -> Iterator[Iterable[
             yield _from_tar(file.read, str(source))
 
 
-def _from_tar(read: Callable[[int], bytes], source: str) -> Iterator[Part]:
+def _from_tar(read: Callable[[int], bytes], source: str) -> Iterator[StateFile]:
     def checked(size: int) -> bytes:
         try:
             return read(size)
@@ -262,7 +273,7 @@ def _from_tar(read: Callable[[int], bytes], source: str) -> Iterator[Part]:
         seen.add(match[1])
         if len(seen) > MOST_FILES:
             raise BadInput(f"{source} holds more than {MOST_FILES} files", "give what `edgecl backup` wrote")
-        yield Part(match[1], size, blocks)
+        yield StateFile(match[1], size, blocks)
     if DATABASE_FILE not in seen:
         raise BadInput(f"{source} holds no {DATABASE_FILE}: it is not a backup of a state, or was cut off",
                        "give what `edgecl backup` wrote")
@@ -323,8 +334,15 @@ def _opened(path: Path, files: ExitStack) -> int | None:
     return file
 
 
-def _of_bytes(name: str, content: bytes) -> Part:
-    return Part(name, len(content), iter([content] if content else []))
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
+
+
+def _of_bytes(name: str, content: bytes) -> StateFile:
+    return StateFile(name, len(content), iter([content] if content else []))
 
 
 def _file_of(database: sqlite3.Connection) -> bytes:

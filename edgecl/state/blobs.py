@@ -82,6 +82,12 @@ class Blobs:
         """Whether a file is there and true to its name."""
         return self.problem(name) is None
 
+    @property
+    def version(self) -> object:
+        """What changes whenever a file comes or goes. Raises OSError."""
+        about = self.folder.stat()
+        return about.st_ino, about.st_mtime_ns
+
     def bytes(self, name: str) -> int:
         """Length of a file; 0 if it is missing."""
         path = self.folder / name

@@ -60,7 +60,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
             continue
         backbone, head, snapshot = kept.files(g)
         detail = {key: value for key, value in g.detail.items()
-                  if (head or key != "held_back") and (key != "class" or value != erased)}
+                  if (head or key not in ("held_back", "known")) and (key != "class" or value != erased)}
         if erased is not None and "refused" in detail:
             detail["refused"] = [why.partition(":")[0] if erased in why else why for why in detail["refused"]]
         if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):
@@ -96,8 +96,9 @@ def moved_rows(state: Transaction) -> list[Generation]:
     """The generations of the log as `move_log` writes them into the database."""
     entries, backbone = state.logged(), state.newest.backbone
     heads = [g.id for g in state.alive() if g.head][-KEPT_HEADS:]
-    return [g._replace(backbone=backbone, head=g.head if g.id in heads else None) for g, *_ in entries
-            if g.id in heads or g.id > entries[-1].generation.id - HISTORY]
+    every = [entry.generation for entry in entries]
+    return [g._replace(backbone=backbone, head=g.head if g.id in heads else None) for g in every
+            if g.id in heads or g.id > every[-1].id - HISTORY]
 
 
 def move_log(state: Transaction) -> None:

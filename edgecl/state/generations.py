@@ -28,14 +28,13 @@ class Generation(NamedTuple):
 class Append:
     """A change that only adds samples: one append to the log commits it.
 
-    rows: the samples; head: None if it is not written yet; spare: bytes of the quota that must stay free, for the
-    statistics and the head of a later rewrite.
+    rows: the samples; spare: bytes of the quota that must stay free, for the head, which is solved when it is asked
+    for, and for the statistics and the head of a later rewrite.
     """
 
     action: str
     detail: dict[str, Any]
     rows: list[StoredSample] = field(default_factory=list)
-    head: bytes | None = None
     spare: int = 0
 
 
@@ -48,7 +47,7 @@ class Rewrite:
     head; codebook: content of the file, and the number of classes it was made from; spare: bytes of the quota that
     must stay free beside those for packing the exemplars, None if neither must; moved: stored samples with their
     features by the new backbone, without inputs and origins; parts: what the method of a learning round keeps until the
-    next.
+    next; way_back: head of the generation before, which has none, and what its history keeps of it.
     """
 
     action: str
@@ -64,3 +63,4 @@ class Rewrite:
     spare: int | None = None
     moved: list[StoredSample] = field(default_factory=list)
     parts: bytes | None = None
+    way_back: tuple[bytes, dict[str, Any]] | None = None

@@ -1,32 +1,177 @@
-"""What a state consists of, and what of it is intact; nothing is changed by looking."""
+"""What a state directory consists of, and what of it is intact; nothing is changed by looking."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
+from edgecl.errors import StateError
+from edgecl.exemplars.stored import described, unpack
+from edgecl.state.blobs import OURS, TEMPORARY
+from edgecl.state.database import DATABASE_FILE
+from edgecl.state.open_database import read_copy
+from edgecl.state.quota import RESERVE
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.rows import COPY_FILE, FORMAT
+from edgecl.state.set_aside import SET_ASIDE
+from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from edgecl.state.reader import StateReader
 
+MODELS = "models"
+BACKBONE, HEAD, STATISTICS, CODEBOOK = "backbone", "head", "statistics", "codebook"
 WHAT = {EXEMPLARS: "exemplars", JOURNAL: "samples", FEATURES: "features", PARTS: "memory of the method"}
+INTACT, DAMAGED, MISSING, NOTED = "intact", "damaged", "missing", "noted"    # verdicts; the next ones are no damage
+ASIDE, LEFT_OVER, FOREIGN = "set aside", "left over", "foreign"
+BAD = {DAMAGED, MISSING, NOTED}
 
 
-def named_files(state: StateReader) -> dict[str, str]:
-    """Every file in models/ that a state names, and what it is. To be called in `StateReader.reading`."""
-    found: dict[str, str] = {}
+class Finding(NamedTuple):
+    """A file of a state, by its path in it, or damage that was noted. what: it is; verdict: one of the above; problem,
+    cure, lost: what is wrong, what `edgecl check --repair` makes of it, and what is lost, "" for nothing."""
+
+    file: str
+    what: str
+    verdict: str
+    bytes: int = 0
+    problem: str = ""
+    cure: str = ""
+    lost: str = ""
+
+
+class NamedFile(NamedTuple):
+    """A file in models/ that a state names. kind: what it is; oldest, newest: the generations that it is of."""
+
+    kind: str
+    oldest: int
+    newest: int
+
+    @property
+    def what(self) -> str:
+        """The same in words."""
+        if self.kind == CODEBOOK:
+            return "codebook of exemplars"
+        if self.oldest == self.newest:
+            return f"{self.kind} of generation {self.oldest}"
+        return f"{self.kind} of generations {self.oldest} to {self.newest}"
+
+
+def named_files(state: StateReader) -> dict[str, NamedFile]:
+    """Every file in models/ that a state names. To be called in `StateReader.reading`."""
+    found: dict[str, NamedFile] = {}
     alive = state.alive()
     logged = [g.head for g in alive if g.logged and g.head][-KEPT_HEADS:]
     for g in alive:
-        if g.backbone and not g.logged:
-            found.setdefault(g.backbone, f"backbone since generation {g.id}")
-        if g.snapshot:
-            found[g.snapshot] = f"statistics of generation {g.id}"
-        if g.head and (not g.logged or g.head in logged):
-            found[g.head] = f"head of generation {g.id}"
+        for name, kind in ((g.backbone, BACKBONE), (g.snapshot, STATISTICS), (g.head, HEAD)):
+            if name and (kind != HEAD or not g.logged or name in logged):
+                found[name] = NamedFile(kind, found[name].oldest if name in found else g.id, g.id)
     for kind, what in WHAT.items():
-        for name, oldest, newest in state.files(kind):
-            span = f"generation {oldest}" if oldest == newest else f"generations {oldest} to {newest}"
-            found[name] = f"{what} of {span}"
-    for name, classes in state.meta.get("codebooks", []):
-        found[name] = f"codebook of {classes} classes"
+        found |= {name: NamedFile(what, oldest, newest) for name, oldest, newest in state.files(kind)}
+    return found | {name: NamedFile(CODEBOOK, 0, 0) for name, _ in state.meta.get("codebooks", [])}
+
+
+def survey(state: StateReader) -> list[Finding]:
+    """Every file of a state, read whole. Raises StateError."""
+    with state.reading():
+        state.refresh()
+        named = named_files(state)
+        found = [*_top(state), *(_named(state, name, about) for name, about in sorted(named.items()))]
+        noted = [Finding("", f"noted on {when}", NOTED, problem=what) for when, what in state.value("damage", [])]
+    return [*found, *_others(state.path, set(named)), *noted]
+
+
+def survey_without_rows(folder: Path, error: StateError) -> list[Finding]:
+    """The same if neither the database nor its copy is intact, so that it is not known what the files are."""
+    found = [Finding(DATABASE_FILE, "settings, history, names of files", DAMAGED, _size(folder / DATABASE_FILE),
+                     error.what, "", "everything but the files: " + error.cure)]
+    for path in sorted((folder / MODELS).iterdir()) if (folder / MODELS).is_dir() else []:
+        found.append(Finding(f"{MODELS}/{path.name}", "file of a state", FOREIGN, _size(path)))
     return found
+
+
+def _top(state: StateReader) -> Iterator[Finding]:
+    """The files beside models/."""
+    folder, database = state.path, state.database
+    what = "settings, history, names of files"
+    size = _size(folder / DATABASE_FILE)
+    if database.damage is not None:
+        verdict = DAMAGED if (folder / DATABASE_FILE).exists() else MISSING
+        yield Finding(DATABASE_FILE, what, verdict, size, database.damage, f"built again from {COPY_FILE}")
+    else:
+        yield Finding(DATABASE_FILE, what, INTACT, size)
+    what, size = "the same once more", _size(folder / COPY_FILE)
+    if database.rows.format == FORMAT:
+        if read_copy(folder) is None and (folder / COPY_FILE).exists():
+            yield Finding(COPY_FILE, what, DAMAGED, size, "is damaged", "written again")
+        elif database.stale:
+            yield Finding(COPY_FILE, what, LEFT_OVER, size, "is not of the last change; the next one writes it again")
+        else:
+            yield Finding(COPY_FILE, what, INTACT, size)
+    log, size = state.log, _size(folder / LOG_FILE)
+    problems = state.log_problems()
+    for problem in problems:
+        yield Finding(LOG_FILE, "samples learned last", DAMAGED, size, problem.line, "set aside; what is intact stays")
+    if not problems:
+        note = f"its last {log.tail} bytes are not a whole record, and were never acknowledged" if log.tail else ""
+        yield Finding(LOG_FILE, "samples learned last", INTACT, size, note)
+    if (folder / ACKNOWLEDGED_FILE).exists():
+        verdict = INTACT if log.acknowledged() else DAMAGED
+        yield Finding(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, _size(folder / ACKNOWLEDGED_FILE),
+                      "" if log.acknowledged() else "is damaged", "" if log.acknowledged() else "written again")
+
+
+def _named(state: StateReader, name: str, about: NamedFile) -> Finding:
+    path = state.blobs.folder / name
+    size = _size(path)
+    if not os.path.lexists(path):
+        return Finding(f"{MODELS}/{name}", about.what, MISSING, 0, "is missing")
+    try:
+        state.blobs.path(name, "")
+    except StateError as error:
+        problem = error.what.removeprefix(f"{path} ")
+        return Finding(f"{MODELS}/{name}", about.what, DAMAGED, size, problem, lost=_lost(state, name))
+    return Finding(f"{MODELS}/{name}", about.what, INTACT, size)
+
+
+def _lost(state: StateReader, name: str) -> str:
+    """What a damaged file of samples has held, as far as its records say so."""
+    if name.rpartition(".")[2] not in (EXEMPLARS, JOURNAL, FEATURES):
+        return ""
+    try:
+        records = [record for _, _, record in unpack((state.blobs.folder / name).read_bytes(), state.codec)]
+        lost = [described(record.about) for record in records if record.rows is None]
+    except (OSError, StateError):
+        lost = []
+    return ", ".join(lost) or "samples, nobody can tell of which class"
+
+
+def _others(folder: Path, named: set[str]) -> Iterator[Finding]:
+    """What is set aside, left over, or not edgecl's."""
+    aside = folder / SET_ASIDE
+    for path in sorted(aside.iterdir()) if aside.is_dir() else []:
+        yield Finding(f"{SET_ASIDE}/{path.name}", f"was {path.name.rpartition('.')[0]}", ASIDE, _size(path))
+    models = folder / MODELS
+    for path in sorted(models.iterdir()) if models.is_dir() else []:
+        if path.name not in named:
+            ours = not path.is_dir() and (OURS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
+            yield Finding(f"{MODELS}/{path.name}", "nothing names it" if ours else "not made by edgecl",
+                          LEFT_OVER if ours else FOREIGN, _size(path))
+    known = {DATABASE_FILE, COPY_FILE, LOG_FILE, ACKNOWLEDGED_FILE, RESERVE, MODELS, SET_ASIDE}
+    for path in sorted(folder.iterdir()):
+        with suppress(OSError):
+            if path.name == f"{DATABASE_FILE}-journal":
+                yield Finding(path.name, "of a change that was interrupted or is being made", LEFT_OVER, _size(path))
+            elif path.name not in known and not stat.S_ISSOCK(path.lstat().st_mode):
+                yield Finding(path.name, "not made by edgecl", FOREIGN, _size(path))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

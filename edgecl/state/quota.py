@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
 RESERVE = "reserved"
+SLACK, SLACK_SHARE = 2 ** 20, 128  # bytes that may be missing from the reserve: at most, and of the quota one in ...
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
             "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
@@ -109,22 +110,43 @@ class Ledger:
         self.check(used - self.copied(), need, what)
         self.release(need, used)
 
+    @property
+    def slack(self) -> int:
+        """The reserve is a multiple of this, so that small changes need not resize it."""
+        return max(min(SLACK, self.quota // SLACK_SHARE) // PAGE, 1) * PAGE
+
     def release(self, need: int, used: int | None = None) -> None:
         """Take `need` bytes off the reserve, or all of it, and the copy of the database if that is not enough. Raises
         OSError."""
-        used = self.usage().total if used is None else used
+        used = self._without_copy(need, self.usage().total if used is None else used)
+        self._shrink(min(self.reserved(), self._left(used)) - pages(need))
+
+    def give_way(self, need: int, used: int) -> None:
+        """Take off the reserve only what `need` more bytes would push past the quota. used: bytes without the copy of
+        the database. Raises OSError."""
+        left = self._left(self._without_copy(need, used + self.copied())) - pages(need)
+        if self.reserved() > left:
+            self._shrink(left // self.slack * self.slack)
+
+    def _without_copy(self, need: int, used: int) -> int:
+        """Bytes in use, `used` or less: the copy of the database is deleted if `need` more would not fit beside it."""
         if used + need > self.quota and (copied := self.copied()):
             (self.folder / COPY_FILE).unlink(missing_ok=True)
-            used -= copied
-        keep = max(self.quota - used - need, 0) // PAGE * PAGE
+            return used - copied
+        return used
+
+    def _left(self, used: int) -> int:
+        return max(self.quota - used, 0) // PAGE * PAGE
+
+    def _shrink(self, size: int) -> None:
         with suppress(FileNotFoundError):
-            if os.stat(self.folder / RESERVE).st_size > keep:
-                os.truncate(self.folder / RESERVE, keep)
+            if os.stat(self.folder / RESERVE).st_size > max(size, 0):
+                os.truncate(self.folder / RESERVE, max(size, 0))
 
     def hold(self) -> None:
-        """Reserve what the quota has left, if the file system can. To be called under the state's lock. Raises
-        OSError on a full disk."""
-        left = max(self.quota - self.usage().total, 0) // PAGE * PAGE
+        """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
+        state's lock. Raises OSError on a full disk."""
+        left = self._left(self.usage().total) // self.slack * self.slack
         descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             give_owner(descriptor, self.folder)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
+MOST_SIZES = 1000   # of details that are remembered
 KEPT_HEADS = 8  # each makes a generation restorable
 HISTORY = 50  # generations that the history names; merges, and the last forget that was not exact, stay in it for good
 
@@ -62,7 +63,11 @@ class StateReader:
         self.dropped: list[str] = []  # what this open has cut off the log, one line each
         self._taken: Rows | None = None
         self.meta: dict[str, Any] = {}
-        self._listed: tuple[Rows | None, list[Generation]] = (None, [])
+        self._listed: tuple[object, list[Generation]] = (None, [])
+        self._parsed: tuple[Rows | None, list[Generation]] = (None, [])
+        self._alive: tuple[object, list[Generation]] = (None, [])
+        self._held: object = None   # what the history was listed of inside a change
+        self._detail_bytes: dict[tuple[int, str | None], int] = {}
         self.books: dict[str, Codebook] = {}
         with translated(path):
             self.database = OpenDatabase(path)
@@ -161,19 +166,37 @@ class StateReader:
                 pass
 
     def generations(self) -> list[Generation]:
-        """The history, the oldest generation first. Raises StateError if it is damaged."""
+        """The history, the oldest generation first, as a list that is not to be changed. Raises StateError if it is
+        damaged."""
+        if self.writing and self._held == (self.connection.total_changes, self.log.seen):
+            return self._listed[1]      # nobody else can have changed it
         with self.reading(), translated(self.path):
-            logged = [entry.generation for entry in self.logged()]
-            logged = [g for g in logged if g.head or g.id > logged[-1].id - HISTORY]
-            rows = self.database.read()
-            if self._listed[0] is not rows:
-                self._listed = rows, rows.parsed_generations()
-            stored = self._listed[1]
-            backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
-            return sorted([*stored, *(g._replace(backbone=backbone) for g in logged)], key=lambda g: g.id)
+            entries, rows = self.logged(), self.database.read()
+            key = id(rows), self.log.seen
+            self._held = (self.connection.total_changes, self.log.seen) if self.writing else None
+            if self._parsed[0] is not rows or self._listed[0] != key:
+                if self._parsed[0] is not rows:
+                    self._parsed = rows, rows.parsed_generations()
+                stored, logged = self._parsed[1], [entry.generation for entry in entries]
+                backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
+                self._listed = key, sorted([*stored, *(
+                    g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
+                    key=lambda g: g.id)
+            return self._listed[1]
+
+    def detail_bytes(self, g: Generation) -> int:
+        """Bytes of a logged generation's detail as the database will hold it."""
+        key = g.id, g.head
+        if key not in self._detail_bytes:
+            if len(self._detail_bytes) > MOST_SIZES:
+                self._detail_bytes.clear()
+            self._detail_bytes[key] = len(json.dumps(g.detail))
+        return self._detail_bytes[key]
 
     def logged(self) -> list[LoggedGeneration]:
         """The generations that stand in the log, with their samples."""
+        if self.writing and self._held == (self.connection.total_changes, self.log.seen):
+            return self.log.entries_seen
         with self.reading():
             epoch = self.query("SELECT value FROM meta WHERE key = 'epoch'")
             with translated(self.path):
@@ -182,7 +205,8 @@ class StateReader:
     @property
     def current(self) -> int:
         """Id of the current generation: the newest that was not rolled back."""
-        return max((g.id for g in self.generations() if not g.undone), default=0)
+        alive = self.alive()
+        return alive[-1].id if alive else 0
 
     @property
     def newest(self) -> Generation:
@@ -193,12 +217,15 @@ class StateReader:
         return alive[-1]
 
     def alive(self) -> list[Generation]:
-        """The generations that were not rolled back, the oldest first."""
-        return [g for g in self.generations() if not g.undone]
+        """The generations that were not rolled back, the oldest first, as a list that is not to be changed."""
+        every = self.generations()
+        if self._alive[0] is not every:
+            self._alive = every, [g for g in every if not g.undone]
+        return self._alive[1]
 
     def restorable(self) -> set[int]:
         """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
-        was not written is solved again, as long as no exemplar was evicted since."""
+        was not written, or is damaged, is solved again, as long as no exemplar was evicted since."""
         with self.reading():
             found: set[int] = set()
             alive = self.alive()
@@ -220,8 +247,8 @@ class StateReader:
                 complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in hurt)
                 complete = complete and not any(base < first <= g.id <= last for first, last in lost)
                 complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
-                headless = not g.detail.get("classes") or (g.head is None and g.id > last)
-                if complete and (self.blobs.intact(g.head) if g.head else headless):
+                solvable = not g.detail.get("classes") or g.id > last
+                if complete and (solvable or (g.head is not None and self.blobs.intact(g.head))):
                     found.add(g.id)
             return found
 
@@ -232,7 +259,9 @@ class StateReader:
             lines = [f"{when}: {what}" for when, what in self._noted()]
             lines += [problem.line for problem in self.log_problems()]
             if not self.writable and self.log.odd_tail:
-                lines.append(f"{self.log.path.name} does not end with a whole record; the last one is left out")
+                lines.append(f"the last {self.log.tail} bytes of {self.log.path.name} are not a whole record, as a "
+                             "power cut or a kill leaves them; nothing that was acknowledged was lost, and they are "
+                             "left out")
             lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
         return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
 
@@ -263,7 +292,8 @@ class StateReader:
         with self.reading(), translated(self.path):
             log, epoch, acknowledged = self.log, self.epoch, self.log.acknowledged()
             if log.stale(epoch):
-                if self.log_has_moved() or not log.stale(epoch):  # another process has begun it meanwhile
+                lost = acknowledged is not None and acknowledged.goes_on(epoch)
+                if (self.log_has_moved() and not lost) or not log.stale(epoch):  # another process began it meanwhile
                     return []
                 found = [wrong_log(log, acknowledged, max((g.id for g in self.generations()), default=0))]
             else:
@@ -313,9 +343,9 @@ class StateReader:
         for name, oldest, newest in [*self.files(EXEMPLARS), *self.files(JOURNAL)]:
             if oldest <= until:
                 found |= {row.id or 0: row for row in self.intact_rows(name, oldest, newest)}
-        for generation, rows in self.logged():
-            if generation.id <= until:
-                found |= {row.id or 0: row for row in rows or ()}
+        for entry in self.logged():
+            if entry.generation.id <= until:
+                found |= {row.id or 0: row for row in entry.rows or ()}
         rows = [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
         tuned = self.tuned(until)
         if tuned is None or not (names := [name for name, number, _ in self.files(FEATURES) if number == tuned]):
@@ -347,9 +377,9 @@ class StateReader:
 
     @property
     def codebook(self) -> Codebook | None:
-        """The codebook of exemplars that are not held back, if there is one."""
+        """The codebook of exemplars that are not held back; None if there is none, or it is damaged."""
         books = self.meta.get("codebooks")
-        return self._codebook(*books[-1]) if books else None
+        return self._codebook(*books[-1]) if books and self.blobs.intact(books[-1][0]) else None
 
     def _codebook(self, name: str, classes: int) -> Codebook:
         if name not in self.books:

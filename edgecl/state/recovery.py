@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner, sync_folder
 from edgecl.state import compaction
 from edgecl.state.database import DATABASE_FILE, connect, is_damage, translated
@@ -39,13 +40,16 @@ def rebuild(state: Transaction, patience: int) -> None:
             return
         with _held(state.path, patience):
             rows = _with_note(database.rows, f"{DATABASE_FILE} was damaged ({database.damage}); it was built again "
-                              f"from intact rows").sealed()
+                              "from intact rows").sealed()
             memory = sqlite3.connect(":memory:", isolation_level=None)
             with closing(memory):
                 write_rows(memory, rows)
                 size = memory.execute("PRAGMA page_count").fetchone()[0] * PAGE
             used = state.ledger.usage().total
-            state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged, and to build it again")
+            try:
+                state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged; building it again")
+            except BudgetError as error:
+                raise BudgetError(error.what, "see `edgecl check`, or use `edgecl restore`") from error
             state.ledger.release(size + PAGE, used)
             temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
             try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since, replacements
@@ -30,10 +30,12 @@ ROW_BYTES = 400      # of a generation in the database beside its detail, at mos
 
 
 class Present(NamedTuple):
-    """What is served now, which must survive when samples are dropped. head: None if it is written already."""
+    """What is served now, which must survive when samples are dropped. head: None if it is written already; summary:
+    what the history keeps of it."""
 
     exemplars: list[StoredSample]
     head: bytes | None
+    summary: dict[str, Any]
 
 
 class Space(NamedTuple):
@@ -51,8 +53,7 @@ class Space(NamedTuple):
         """As it is."""
         usage = state.ledger.usage()
         moved = pages(state.log.length) + 2 * PAGE if state.log.damaged else 0  # a file beside the log, which stays
-        logged = moved + sum(len(json.dumps(entry.generation.detail)) + ROW_BYTES
-                             for entry in state.logged()[-HISTORY:])
+        logged = moved + sum(state.detail_bytes(entry.generation) + ROW_BYTES for entry in state.logged()[-HISTORY:])
         database = (state.path / DATABASE_FILE).stat().st_size
         return cls(usage.total - state.ledger.copied(), usage.exemplars, database, logged)
 
@@ -77,15 +78,16 @@ class Space(NamedTuple):
         if isinstance(change, Append):
             text = len(json.dumps(change.detail)) + ROW_BYTES
             samples = pages(packed_bytes([(change.rows, state.exact)], text)) + PAGE
-            return _files(change.head) + samples + change.spare + self.transaction(PAGE) + self.packing(state)
-        text = len(json.dumps([change.detail, change.meta])) + ROW_BYTES
+            return samples + change.spare + self.transaction(PAGE) + self.packing(state)
+        before, summary = change.way_back or (None, {})
+        text = len(json.dumps([change.detail, change.meta, summary])) + ROW_BYTES
         samples = 0
         if change.rows:
             codec = state.exact_codec(change.meta.get("foundation"))
             samples = pages(packed_bytes([(change.rows, codec)], text)) + PAGE
         moved = sum(pages(packed_bytes(state.by_codec(part))) + PAGE for part in split(state, change.moved))
         files = _files(change.backbone, change.head, change.snapshot, change.codebook and change.codebook[0],
-                       change.parts)
+                       change.parts, before)
         spare = 0 if change.spare is None else change.spare + self.packing(state)
         return files + samples + moved + self.transaction(text) + spare
 
@@ -145,6 +147,10 @@ def compacted(state: Transaction, space: Space, present: Present) -> Space | Non
     steps = replacements(state, since, present.exemplars)
     rows = sum(len(step.parts) - len(step.names) for step in steps)  # of the table of files
     database = space.database + (2 * PAGE if rows > 0 else 0)
+    if present.head is not None:
+        if space.used + state.naming_bytes(present.head, present.summary) > state.ledger.quota:
+            return None
+        database += pages(len(json.dumps(present.summary))) + PAGE
     used, exemplars = space.used + database - space.database + _files(present.head), space.exemplars
     for step in steps:
         if used + replacing_bytes(state, step, journal_of(database)) > state.ledger.quota:

@@ -1,6 +1,7 @@
 """A state directory as it is written: a hard quota, one exclusive change at a time, recovery."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.stored import StoredSample, pack
-from edgecl.files.atomic import sync_folder, write_atomically
+from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
 from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
@@ -30,6 +31,7 @@ from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+MOST_LOGGED = 128     # generations in the log: all of it is read when a state is opened
 REBUILDS = 3          # of a damaged database in a row, before its disk counts as broken
 ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
@@ -39,6 +41,8 @@ class Store(Transaction):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self._appended = False  # whether the change is one append to the log
+        self._fitted: tuple[Append | Rewrite | None, Space] = None, Space(0, 0, 0, 0)   # the change asked for last
         if self.writable:
             self.tidy(patience=0)
 
@@ -46,21 +50,16 @@ class Store(Transaction):
     def create(cls, path: Path, meta: dict[str, Any], first: Rewrite) -> Store:
         """A new state directory (mode 0700) with its first generation. It appears at `path` at once and whole, or not
         at all. Raises StateError if something is there already, BudgetError if the quota is too small."""
-        making = path.with_name(f".{path.name}.{os.getpid()}.new")
         with translated(path):
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise StateError(f"{path} exists already", "choose another --state, or delete it first")
-            made = [folder for folder in path.absolute().parents if not folder.exists()]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in reversed(made):
-                sync_folder(folder.parent)
-            _clear_unfinished(path)
+            make_parents(path)
             quota, free = meta["settings"]["quota"], shutil.disk_usage(path.parent).free
             if free < quota - 2 * PAGE:  # two folders, which not every file system counts
                 raise BudgetError(f"the disk that holds {path} has only {format_size(free)} free: too little to "
                                   f"reserve a quota of {format_size(quota)}",
                                   "free some space, or give a smaller --quota")
-            try:
+            with appearing(path) as making:
                 making.mkdir(mode=0o700)
                 (making / "models").mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
@@ -75,32 +74,37 @@ class Store(Transaction):
                     store.ledger.hold()
                 store.close()
                 sync_folder(making)
-                making.rename(path)
-                sync_folder(path.parent)
-            finally:
-                shutil.rmtree(making, ignore_errors=True)
         return cls(path)
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the state for writing; what is not committed at the end is rolled back. Raises StateError if it is
-        read-only, or in use for too long."""
+    def exclusive(self, patience: int = database.LOCK_TIMEOUT) -> Iterator[None]:
+        """Hold the state for writing; what is not committed at the end is rolled back. patience: milliseconds to wait
+        for another process. Raises StateError if the state is read-only, or in use for longer."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
-        self.begin_writing(database.LOCK_TIMEOUT)
-        self.writing = True
         try:
-            self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
+            self.begin_writing(patience)
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
+        self.writing, self._appended, self._held, tidy = True, False, None, False
+        try:
             self.start_log()
             self.sweep()
             bring_over(self)
             yield
+            tidy = (self._appended and len(self.logged()) < MOST_LOGGED and not compaction.erasing(self)
+                    and not self.database.stale)
         except (sqlite3.Error, OSError) as error:
             raise in_words(error, self.path) from error
         finally:
             self.writing = False
-            self.tidy(patience=0)
+            if tidy:
+                self.roll_back()    # which ends the transaction: there is nothing to undo
+            else:
+                self.tidy(patience=0)
             self.refresh()
+        if tidy:
+            return
         until = time.monotonic() + database.LOCK_TIMEOUT / 1000
         for _ in range(ERASE_ATTEMPTS):
             if not compaction.erasing(self) or time.monotonic() > until:
@@ -134,6 +138,7 @@ class Store(Transaction):
     def fits(self, change: Append | Rewrite) -> bool:
         """Whether a change, its temporaries and what it must leave free included, stays within the quota."""
         space = Space.now(self)
+        self._fitted = change, space
         return space.used + space.needed(self, change) <= self.ledger.quota
 
     def make_room(self, change: Append | Rewrite, present: Callable[[], Present] | None = None) -> None:
@@ -147,36 +152,36 @@ class Store(Transaction):
                     self._drop_samples(*present())
                 return
 
-    def _drop_samples(self, exemplars: list[StoredSample], head: bytes | None) -> None:
+    def _drop_samples(self, exemplars: list[StoredSample], head: bytes | None, summary: dict[str, Any]) -> None:
         """Drop samples that are not exemplars. Heads can't be solved again from then on, so the one that serves is
         written first."""
-        newest = self.newest.id
+        newest = self.newest
         if head is not None:
-            self.name_head(newest, head)
-        self.set_meta("evicted", newest)
+            self.name_head(newest, head, summary)
+        self.set_meta("evicted", newest.id)
         compaction.compact(self, exemplars)
 
     def evict(self, kept: list[StoredSample]) -> None:
         """Delete, in a transaction of its own, the samples that are not `kept` and that no rollback needs, as far as
         the disk and other processes allow: those that stay are deleted later, and make no difference."""
         with suppress(sqlite3.Error, OSError, EdgeclError):
-            self.begin_writing(0)
+            self.begin_writing(0)   # until `tidy`
             self.start_log()  # before the file that it has moved into may be dropped
             compaction.compact(self, kept)
 
     def tidy(self, patience: int) -> None:
-        """Clear what a kill, an error or a change left behind: unnamed files, and samples that count as gone.
+        """Clear what a kill, an error or a change left behind: unnamed files, samples that count as gone, and a log of
+        so many generations that reading it takes long.
 
         If another process is writing for longer than `patience` milliseconds, it is left to that one.
         """
         with suppress(sqlite3.Error, OSError, EdgeclError):
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+            self.roll_back()
             self.begin_writing(patience)
             self.start_log()
             self.sweep()
             bring_over(self)
-            if self.database.stale:
+            if self.database.stale and not self.database.changed:
                 self.ledger.release(SMALL_CHANGE)
                 self.write_copy()
             hot, marked = (self.path / f"{DATABASE_FILE}-journal").exists(), compaction.erasing(self)
@@ -188,10 +193,14 @@ class Store(Transaction):
                 self.step()
             if gone:
                 self._erase(marked)
+            if len(self.logged()) >= MOST_LOGGED:
+                self.ledger.ask(Space.now(self).transaction(PAGE), "moving the log")
+                compaction.move_log(self)
+                compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS)
+                self.step()
             self.ledger.hold()
         with suppress(sqlite3.Error):
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
+            self.roll_back()
             self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
 
     def _erase(self, marked: list[Generation]) -> None:
@@ -214,19 +223,29 @@ class Store(Transaction):
     def commit(self, change: Append | Rewrite) -> tuple[int, list[StoredSample]]:
         """Commit a change inside `exclusive`: its generation's id, and its rows with theirs. Raises BudgetError past
         the quota or on a full disk; then nothing has changed."""
-        self.ledger.ask(Space.now(self).needed(self, change), f"`{change.action}`")
+        space = self._fitted[1] if isinstance(change, Append) and self._fitted[0] is change else Space.now(self)
+        self.ledger.check(space.used, space.needed(self, change), f"`{change.action}`")
         number = self.next_number()
         rows = [row._replace(id=number << 32 | place, generation=number) for place, row in enumerate(change.rows)]
         if isinstance(change, Append):
-            self._append(change, number, rows)
+            about = {"id": number, "created": _now(), "action": change.action, "detail": change.detail}
+            self._append(pack([(rows, self.exact)], tagged(self.epoch, about)), space.used)
         else:
+            self.ledger.release(space.needed(self, change))
             self._rewrite(change, number, rows)
         return number, rows
 
-    def _append(self, change: Append, number: int, rows: list[StoredSample]) -> None:
-        head = self.blobs.write(change.head, "onnx") if change.head else None
-        about = {"id": number, "created": _now(), "action": change.action, "detail": change.detail, "head": head}
-        self.log.append(pack([(rows, self.exact)], tagged(self.epoch, about)))
+    def _append(self, record: bytes, used: int) -> None:
+        """Append a record to the log. used: bytes of the quota. Raises OSError."""
+        self.ledger.give_way(len(record) + PAGE, used)
+        try:
+            self.log.append(record)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.ledger.release(len(record) + PAGE)
+            self.log.append(record)
+        self._appended = True
 
     def _rewrite(self, change: Rewrite, number: int, rows: list[StoredSample]) -> None:
         """Commit the change as one transaction, into which the generations of the log move."""
@@ -238,9 +257,12 @@ class Store(Transaction):
         if change.codebook:
             self.add_codebook(*change.codebook)
         compaction.move_log(self)
+        if change.way_back:
+            self._set_head([g for g in every if not g.undone][-1], self.blobs.write(change.way_back[0], "onnx"),
+                           change.way_back[1])
         if change.undo_after is not None:
             target = next(g for g in every if g.id == change.undo_after)
-            head, backbone = target.head or head, target.backbone or backbone
+            head, backbone = head or target.head, target.backbone or backbone
             run("UPDATE generations SET undone = 1 WHERE id > ? AND NOT undone", (target.id,))
         for key, value in change.meta.items():
             self.set_meta(key, value)
@@ -260,14 +282,19 @@ class Store(Transaction):
         self.ledger.ask(max(growth, 0), f"`{change.action}`")
         self.commit_rows()
 
-    def name_head(self, generation: int, head: bytes) -> None:
-        """Write the head of a generation that has none, inside `exclusive`. Raises BudgetError."""
-        self.ledger.ask(pages(len(head)) + 2 * PAGE + self.journal_bytes(), "the head")
+    def name_head(self, g: Generation, head: bytes, summary: dict[str, Any]) -> None:
+        """Write the head of a generation that has none, and what its history keeps of it, inside `exclusive`; one of
+        the database is left to be committed. Raises BudgetError."""
+        self.ledger.ask(self.naming_bytes(head, summary), "the head")
         name = self.blobs.write(head, "onnx")
-        if any(entry.generation.id == generation for entry in self.logged()):
-            self.log.append(pack([], tagged(self.epoch, {"head_of": generation, "head": name})))
+        if g.logged:
+            self.log.append(pack([], tagged(self.epoch, {"head_of": g.id, "head": name, "summary": summary})))
         else:
-            self.connection.execute("UPDATE generations SET head = ? WHERE id = ?", (name, generation))
+            self._set_head(g, name, summary)
+
+    def _set_head(self, g: Generation, name: str, summary: dict[str, Any]) -> None:
+        self.connection.execute("UPDATE generations SET head = ?, detail = ? WHERE id = ?",
+                                (name, json.dumps({**g.detail, **summary}), g.id))
 
     def note(self, action: str, detail: dict[str, Any]) -> int:
         """Record an action that changed nothing in the history, inside `exclusive`; its number. Raises BudgetError."""
@@ -283,13 +310,3 @@ class Store(Transaction):
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _clear_unfinished(path: Path) -> None:
-    """Delete what a killed `create` of the same state left beside it."""
-    prefix = f".{path.name}."
-    for entry in path.parent.iterdir():
-        number = entry.name.removeprefix(prefix).removesuffix(".new")
-        if entry.name == f"{prefix}{number}.new" and number.isdecimal() and (
-                int(number) == os.getpid() or not Path("/proc", number).exists()):
-            shutil.rmtree(entry, ignore_errors=True)

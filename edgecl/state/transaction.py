@@ -9,7 +9,7 @@ import json
 import os
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
+    from edgecl.state.rows import Rows
 
 SMALL_CHANGE = 8 * PAGE    # bytes that small writes to the database take
 
@@ -35,6 +36,10 @@ class Transaction(StateReader):
     def journal_bytes(self) -> int:
         """Bytes of SQLite's rollback journal, at most: one copy of every page."""
         return journal_of((self.path / DATABASE_FILE).stat().st_size)
+
+    def naming_bytes(self, head: bytes, summary: dict[str, Any]) -> int:
+        """Bytes that naming a head takes, at most."""
+        return pages(len(head)) + pages(len(json.dumps(summary))) + 3 * PAGE + self.journal_bytes()
 
     def set_meta(self, key: str, value: object) -> None:
         """Set a value."""
@@ -89,11 +94,18 @@ class Transaction(StateReader):
             self.set_meta("codebooks", kept)
             self.step()
 
+    _swept: tuple[Rows | None, object] = None, None    # the rows and the files when these were swept
+
     def commit_rows(self) -> None:
         """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
         if self.database.commit():
             self._take(self.database.rows)
             self.write_copy()
+
+    def roll_back(self) -> None:
+        """End the transaction, if one is open, without what it has changed. Raises sqlite3.Error."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
 
     def write_copy(self) -> None:
         """Write edgecl.copy. It is not synced: the database has been. If the quota or the disk has no room for it,
@@ -118,12 +130,16 @@ class Transaction(StateReader):
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
         Raises StateError if another process came in between."""
         connection, before = self.connection, self.query("PRAGMA data_version")
+        epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
+        log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
+        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         self.commit_rows()
         if vacuum:
             self.ledger.ask(self.journal_bytes(), "packing the database")
             connection.execute("VACUUM")
         self.begin("IMMEDIATE")
-        if self.connection is not connection or self.query("PRAGMA data_version") != before:
+        if (self.connection is not connection or self.query("PRAGMA data_version") != before
+                or (self.logged() if log is None else self.log.version != log)):
             raise StateError(f"{self.path} was changed by another edgecl process", "try again")
         self.start_log()
         self.sweep()
@@ -144,8 +160,9 @@ class Transaction(StateReader):
             log.trim()
             self.dropped.append(f"the last {tail} bytes of {log.path.name} were not a whole record, as a power cut or "
                                 "a kill leaves them; nothing that was acknowledged was lost, and they were dropped")
-        self.ledger.release(PAGE)
-        log.acknowledge()
+        if not log.is_acknowledged:
+            self.ledger.release(PAGE)
+            log.acknowledge()
         keys = self.noted_keys()
         if left := [key for key in keys if key.startswith(WRONG)]:  # the next wrong log is another problem
             self.set_meta("log_noted", [self.epoch, [key for key in keys if key not in left]])
@@ -177,7 +194,10 @@ class Transaction(StateReader):
 
     def sweep(self) -> None:
         """Delete every file that no row and no generation of the log names. Raises OSError."""
-        self.blobs.sweep(self._named())
+        rows = self.database.read()
+        if self._swept[0] is not rows or self._swept[1] != self.blobs.version:
+            self.blobs.sweep(self._named())
+            self._swept = rows, self.blobs.version
 
 
 def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:

@@ -33,11 +33,17 @@ ACKNOWLEDGED = struct.Struct("<12sQQ16s")  # tag of the epoch, length of the log
 TAG = 12                                   # digits of an epoch that each record of its log carries
 
 
-class LoggedGeneration(NamedTuple):
-    """A generation of the log and its samples; None if these are damaged."""
+class LoggedGeneration:
+    """A generation of the log. Its samples are decoded when they are asked for."""
 
-    generation: Generation
-    rows: list[StoredSample] | None
+    def __init__(self, generation: Generation, record: Record | None) -> None:
+        """record: None if the samples are damaged."""
+        self.generation, self._record = generation, record
+
+    @property
+    def rows(self) -> list[StoredSample] | None:
+        """Its samples; None if they are damaged."""
+        return None if self._record is None else self._record.rows or []
 
 
 class DamagedPart(NamedTuple):
@@ -57,6 +63,10 @@ class Acknowledged(NamedTuple):
     tag: str
     length: int
     generation: int
+
+    def goes_on(self, epoch: str) -> bool:
+        """Whether a log of that epoch was acknowledged with more than its first record."""
+        return self.tag == epoch[:TAG] and self.length > len(first_record(epoch))
 
 
 class WriteAheadLog:
@@ -84,6 +94,16 @@ class WriteAheadLog:
     def version(self) -> int:
         """A number that changes whenever `entries` does. Raises OSError."""
         self._read()
+        return self._version
+
+    @property
+    def entries_seen(self) -> list[LoggedGeneration]:
+        """The generations of the epoch that was read last."""
+        return self._entries
+
+    @property
+    def seen(self) -> int:
+        """The version that was read last."""
         return self._version
 
     def stale(self, epoch: str) -> bool:
@@ -199,18 +219,19 @@ class WriteAheadLog:
         elif "head_of" in about:
             place = self._places.get(about["head_of"])
             if place is not None:
-                g, rows = self._entries[place]
-                self._entries[place] = LoggedGeneration(g._replace(head=about["head"]), rows)
+                entry = self._entries[place]
+                detail = {**entry.generation.detail, **about.get("summary", {})}
+                entry.generation = entry.generation._replace(head=about["head"], detail=detail)
         else:
             self._tag = self._tag or about.get("log", "")
-            self._add(about, record.rows or [])
+            self._add(about, record)
         self._version += 1
 
-    def _add(self, about: dict[str, Any], rows: list[StoredSample] | None) -> None:
-        generation = Generation(about["id"], about["created"], about["action"], about["detail"], None, about["head"],
-                                None, True, False, True)
+    def _add(self, about: dict[str, Any], record: Record | None) -> None:
+        generation = Generation(about["id"], about["created"], about["action"], about["detail"], None,
+                                about.get("head"), None, True, False, True)
         self._places[generation.id] = len(self._entries)
-        self._entries.append(LoggedGeneration(generation, rows))
+        self._entries.append(LoggedGeneration(generation, record))
 
     def _lose(self, begin: int, end: int, hurt: list[dict[str, Any]], following: int) -> None:
         """Count bytes as damaged. hurt: the JSON of records in them; following: the first generation behind them."""
@@ -239,10 +260,10 @@ class WriteAheadLog:
         self._acknowledge(self._newest)
 
     def whole(self) -> bytes:
-        """What lies on the disk up to the end of the last whole record. Raises OSError."""
+        """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
         self._read()
-        with suppress(FileNotFoundError), self.path.open("rb") as file:
-            return file.read(self._end)
+        with suppress(FileNotFoundError, IsADirectoryError), self.path.open("rb") as file:
+            return file.read(self._end) if self._tag else file.read()
         return b""
 
     def trim(self) -> None:
@@ -270,14 +291,20 @@ class WriteAheadLog:
         known = digest == _digest(data[:-len(digest)])
         return Acknowledged(tag.decode(), length, generation) if known else None
 
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether it is written down that all of the log is acknowledged."""
+        self._read()
+        before = self.acknowledged()
+        return before is not None and before[:2] == (self._tag, self._end)
+
     def acknowledge(self) -> None:
         """Sync the log, and write down that all of it is acknowledged. To be called under the state's lock, without a
         tail. Raises OSError."""
         self._read()
-        if (before := self.acknowledged()) is None or before[:2] != (self._tag, self._end):
-            with self.path.open("rb") as file:
-                os.fdatasync(file.fileno())
-            self._acknowledge(self._newest)
+        with self.path.open("rb") as file:
+            os.fdatasync(file.fileno())
+        self._acknowledge(self._newest)
 
     def _acknowledge(self, newest: int) -> None:
         """Write down how long the log is. newest: the newest generation that is known."""

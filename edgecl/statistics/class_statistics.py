@@ -47,7 +47,7 @@ class ClassStatistics:
         self.diagonal: NDArray[np.float64] | None = None
         self._within = np.zeros((self.dimension, self.dimension)) if second_moment else None
         self._error = np.zeros(self.dimension)      # standard deviation of the rounding in the diagonal of W
-        self._waiting = np.zeros((0, self.dimension))
+        self._room, self._filled = np.zeros((0, self.dimension)), 0     # samples that W still lacks, the first so many
 
     @property
     def dimension(self) -> int:
@@ -99,12 +99,27 @@ class ClassStatistics:
             return
         n, total = self.counts.get(label, 0), rows.sum(0)
         if self._within is not None:
-            waiting = np.concatenate([self._waiting, _apart(rows, self.sums[label] / n if n else None, n)])
-            for start in range(0, len(waiting) - UPDATE_BLOCK + 1, UPDATE_BLOCK):
-                updated(self._within, [waiting[start:start + UPDATE_BLOCK]], out=self._within)
-            self._waiting = waiting[len(waiting) - len(waiting) % UPDATE_BLOCK:].copy()
+            self._wait(_apart(rows, self.sums[label] / n if n else None, n), self._within)
         self.counts[label] = n + len(rows)
         self.sums[label] = self.sums[label] + total if n else total
+
+    def _wait(self, rows: NDArray[np.float64], within: NDArray[np.float64]) -> None:
+        """Take in rows [n, d] that W lacks, which it gets in whole blocks."""
+        while len(rows):
+            taken = min(len(rows), UPDATE_BLOCK - self._filled)
+            if self._filled + taken > len(self._room):
+                room = np.empty((min(max(2 * len(self._room), self._filled + taken), UPDATE_BLOCK), self.dimension))
+                room[:self._filled] = self._waiting
+                self._room = room
+            self._room[self._filled:self._filled + taken] = rows[:taken]
+            self._filled, rows = self._filled + taken, rows[taken:]
+            if self._filled == UPDATE_BLOCK:
+                updated(within, [self._waiting], out=within)
+                self._filled = 0
+
+    @property
+    def _waiting(self) -> NDArray[np.float64]:
+        return self._room[:self._filled]
 
     def remove(self, label: str, h: NDArray[np.float32]) -> None:
         """Remove samples h [n, d] of one class, exactly but for rounding (`rounding`). A class disappears with its last
@@ -213,14 +228,14 @@ class ClassStatistics:
         error = self._error / self.degrees_of_freedom @ vectors ** 2
         seen = (1 - e) * values + pooled.sphere(e)
         if values[0] < -ERROR_AT_REST * max(values[-1], 0.0) and self.diagonal is None:
-            self._within, self._waiting = clipped(values, vectors), self._waiting[:0]
+            self._within, self._filled = clipped(values, vectors), 0
             self._within *= self.degrees_of_freedom
         return float((error / seen).max()) if seen[0] > 0 else float("inf")
 
     def take_covariance(self, covariance: NDArray[np.float64]) -> None:
         """Take another estimate of the covariance within classes [d, d] for the one that is there."""
         self.residual, self.diagonal = 0, None
-        self._within, self._waiting = covariance * self.degrees_of_freedom, self._waiting[:0]
+        self._within, self._filled = covariance * self.degrees_of_freedom, 0
         self._error = np.zeros(self.dimension)
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> PooledCovariance:
@@ -228,30 +243,33 @@ class ClassStatistics:
 
         If W is approximate, the scatter of `held` can't be subtracted from it and remains.
         """
-        labels, total = self.labels, self.total
+        labels, held = self.labels, held or {}
         counts = np.array([self.counts[c] for c in labels], np.float64)
-        sums = np.stack([self.sums[c] for c in labels])
-        removed = [np.zeros((0, self.dimension))]
-        for place, label in enumerate(labels):
-            if held and len(held.get(label, ())):
-                rows = self._centred(held[label])
-                counts[place] -= len(rows)
-                sums[place] -= rows.sum(0)
-                total -= len(rows)
-                if self._within is not None:
-                    mean = sums[place] / counts[place] if counts[place] else None
-                    removed.append(_apart(rows, mean, int(counts[place])))
+        sums = np.concatenate([self.sums[c] for c in labels]).reshape(len(labels), -1)
+        places = [place for place, label in enumerate(labels) if len(held.get(label, ()))]
+        removed = self._centred(np.concatenate([held[labels[place]] for place in places])) if places else \
+            np.zeros((0, self.dimension))
+        if places:
+            sizes = np.array([len(held[labels[place]]) for place in places])
+            own = np.add.reduceat(removed, np.cumsum(sizes) - sizes)
+            counts[places] -= sizes
+            sums[places] -= own
+            left, size = counts[places][:, None], sizes[:, None]
+            own /= size
+            with np.errstate(invalid="ignore", divide="ignore"):    # a class may be held back as a whole
+                apart = np.where(left > 0, np.sqrt(left / (left + size)) * (own - sums[places] / left), 0)
+            removed += np.repeat(apart - own, sizes, 0)
         means = np.divide(sums, counts[:, None], out=sums)
         mean = counts @ means / counts.sum()
         means -= mean
-        freedom = total - len(labels) + self.residual
+        freedom = self.degrees_of_freedom - len(removed)
         covariance: NDArray[np.float64] | None = None
         if self._within is not None and freedom < 1:
             covariance = np.zeros_like(self._within)
         elif self._within is not None and self.diagonal is not None:
             covariance = self.scatter() / self.degrees_of_freedom
         elif self._within is not None:
-            covariance = updated(self._within, [self._waiting], [np.concatenate(removed)])
+            covariance = updated(self._within, [self._waiting], [removed])
             covariance /= freedom
         return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom)
 

@@ -10,7 +10,8 @@ import onnx
 import onnx.compose
 import torch
 
-from edgecl.backbones.graph import OPSET, set_metadata
+from edgecl.backbones.graph import set_metadata
+from edgecl.backbones.model_writer import OPSET
 from edgecl.training.plasticity.shared_weights import shared
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import torch
 
 from edgecl.backbones.cache import cache_folder
 from edgecl.backbones.checkpoint import read_checkpoint
-from edgecl.backbones.graph import OPSET, finish_backbone
+from edgecl.backbones.graph import finish_backbone
+from edgecl.backbones.model_writer import OPSET
 from edgecl.backbones.torchvision import NAMES
 from edgecl.errors import BackboneError, EdgeclError
 from edgecl.training.networks.torchvision_import import import_torchvision

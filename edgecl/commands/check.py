@@ -1,0 +1,92 @@
+"""`edgecl check`: what of a state is damaged, and what can be restored."""
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from edgecl.commands import asked, print_json, socket_path, state_path
+from edgecl.settings import format_size
+from edgecl.state.integrity import ASIDE, BAD, FOREIGN, LEFT_OVER, NOTED, Finding
+
+if TYPE_CHECKING:
+    from edgecl.learner import Learner
+
+HASH = 64       # digits of a file's name, of which people see the first
+
+
+def check(options: argparse.Namespace) -> int:
+    """Read everything, repair or discard if asked to; 1 if something is damaged."""
+    discarded = asked(options, "discard", _discard) if options.discard else None
+    if options.repair:
+        report = asked(options, "repair", _repair)
+    elif options.discard:
+        report = None
+    else:
+        report = _checked(options)
+    if options.json:
+        print_json({**(report or {}), **({"discarded": discarded} if discarded is not None else {})})
+    else:
+        if discarded is not None:
+            print(f"{discarded} set-aside file{'s' * (discarded != 1)} deleted")
+        if report is not None:
+            _show(report)
+    return int(report is not None and not report["intact"])
+
+
+def _checked(options: argparse.Namespace) -> dict[str, Any]:
+    from edgecl.learning.repair import check as checked
+    from edgecl.runtime.client import Client, NoDaemon
+
+    try:
+        with Client(socket_path(options)) as client:
+            found: dict[str, Any] = client.ask("check")
+            return found
+    except NoDaemon:    # and no learner: opening one would change the state
+        return checked(state_path(options)).to_json()
+
+
+def _repair(learner: Learner) -> dict[str, Any]:
+    from edgecl.learning.repair import repair
+
+    return repair(learner.repository).to_json()
+
+
+def _discard(learner: Learner) -> int:
+    from edgecl.learning.repair import discard
+
+    return discard(learner.store)
+
+
+def _show(report: dict[str, Any]) -> None:
+    findings = [Finding(**each) for each in report["files"]]
+    for line in report["done"]:
+        print(f"done: {line}")
+    for f in findings:
+        name = _short(f.file)
+        mark = "✗" if f.verdict in BAD else "·" if f.verdict in (ASIDE, LEFT_OVER, FOREIGN) or f.problem else "✓"
+        if f.verdict == NOTED:
+            print(f"{mark} {f.what}: {f.problem}")
+            continue
+        told = "" if f.verdict == "intact" else f"{f.verdict}: " if f.problem else f.verdict
+        print(f"{mark} {name:24} {format_size(f.bytes):>9}  {f.what}; {told}{f.problem}".rstrip("; "))
+        if f.cure:
+            print(f"{'':38}-> {f.cure}")
+        if f.lost:
+            print(f"{'':38}lost: {f.lost}")
+    bad = [f for f in findings if f.verdict in BAD]
+    files = [f for f in findings if f.verdict != NOTED]
+    print(f"{len(files)} files, {format_size(sum(f.bytes for f in files))}: "
+          + ("intact" if not bad else f"{len(bad)} damaged, missing or noted"))
+    if bad and not report["done"]:
+        print("edgecl: `edgecl check --repair` restores what can be restored; it deletes nothing", file=sys.stderr)
+    if any(f.verdict == ASIDE for f in findings):
+        print("edgecl: `edgecl check --discard` deletes what is set aside", file=sys.stderr)
+
+
+def _short(name: str) -> str:
+    """A file's name with the first digits of its hash."""
+    folder, _, last = name.rpartition("/")
+    first, dot, rest = last.partition(".")
+    short = f"{first[:8]}…{dot}{rest}" if len(first) == HASH else last
+    return f"{folder}/{short}" if folder else short

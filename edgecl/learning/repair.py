@@ -1,0 +1,294 @@
+"""`edgecl check`: what of a state is damaged, what can be restored and how, and what is lost; `--repair` does it.
+
+A repair throws no bytes away: damaged files that are replaced, or no longer named, are set aside. What is known is
+written again as one new generation, so that a kill leaves the state as it was before it or after it.
+"""
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+
+from edgecl.errors import BudgetError, StateError
+from edgecl.learning.backbone_file import backbone_file, had_again
+from edgecl.learning.repository import Repository
+from edgecl.state.generations import Rewrite
+from edgecl.state.integrity import (
+    BACKBONE,
+    BAD,
+    CODEBOOK,
+    HEAD,
+    MODELS,
+    STATISTICS,
+    WHAT,
+    Finding,
+    NamedFile,
+    named_files,
+    survey,
+    survey_without_rows,
+)
+from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS, StateReader
+from edgecl.statistics.class_statistics import ClassStatistics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgecl.exemplars.stored import StoredSample
+    from edgecl.learning.knowledge import Knowledge
+    from edgecl.state.generations import Generation
+    from edgecl.state.store import Store
+
+BEYOND = "`edgecl restore` of a backup is what is left"
+
+
+class Report(NamedTuple):
+    """What `check` has found. generation: the current one, 0 if it is not known; done: what a repair has done."""
+
+    generation: int
+    findings: list[Finding]
+    done: list[str]
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is damaged, missing, or noted as damaged."""
+        return not any(finding.verdict in BAD for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        return {"intact": self.intact, "generation": self.generation, "done": self.done,
+                "files": [finding._asdict() for finding in self.findings]}
+
+
+class Rebuilt(NamedTuple):
+    """Knowledge from all that is stored. known: samples in it; taught: samples that were taught, as far as the history
+    tells; all_told: whether it tells of all."""
+
+    knowledge: Knowledge
+    known: int
+    taught: int
+    all_told: bool
+
+    @property
+    def figures(self) -> str:
+        """How much of what was taught is in it."""
+        more = "" if self.all_told else "at least "
+        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples"
+
+
+def check(path: Path) -> Report:
+    """Read everything in a state directory; changes nothing. Raises StateError if there is none, or it is of another
+    format."""
+    try:
+        reader = StateReader(path)
+    except StateError as error:
+        if not (path / MODELS).is_dir() or "is damaged" not in error.what:
+            raise
+        return Report(0, survey_without_rows(path, error), [])
+    with closing(reader) as state, state.reading():
+        found, named = survey(state), named_files(state)
+        explain = _Explain(Repository(cast("Store", state), state.settings), named)
+        return Report(state.current, [explain(finding) if finding.verdict in BAD else finding for finding in found], [])
+
+
+def repair(repository: Repository) -> Report:
+    """Restore what can be restored, and clear what was noted. Raises StateError, BudgetError; then what was done so far
+    stays."""
+    store, done = repository.store, list[str]()
+    with store.exclusive():     # which has set aside a damaged log, and built a damaged database again
+        books = store.meta.get("codebooks", [])
+        kept = [book for book in books if store.blobs.intact(book[0])]
+        if kept != books:
+            store.set_meta("codebooks", kept)
+            store.commit_rows()
+            done.append("a damaged codebook was dropped, with the exemplars that it coded")
+    repository.release()
+    foundation = repository.foundation
+    if foundation is not None:
+        backbone = store.newest.backbone
+        if backbone is not None and not store.blobs.intact(backbone):
+            backbone_file(store, foundation, backbone)
+            done.append(f"{MODELS}/{backbone}, the backbone, was had again")
+        if done or _touched(store):
+            done.append(_write_again(repository))
+    done += _let_go(store)
+    return check(store.path)._replace(done=done)
+
+
+def discard(store: Store) -> int:
+    """Delete everything that is set aside; the number of files. Raises StateError."""
+    with store.exclusive():
+        return store.set_aside.discard()
+
+
+def _touched(store: Store) -> bool:
+    """Whether damage is in what is known now, or in what the log names."""
+    with store.reading():
+        named, alive = named_files(store), store.alive()
+        base = max((g.id for g in alive if g.snapshot), default=0)
+        hurt = {name: about for name, about in named.items() if not store.blobs.intact(name)}
+        logged = {g.head for g in alive if g.logged}
+        return bool(store.log.damaged) or any(
+            name in logged or about.kind in (WHAT[EXEMPLARS], WHAT[FEATURES])
+            or (about.kind in (HEAD, STATISTICS) and about.newest in (store.current, base))
+            or (about.kind == WHAT[JOURNAL] and about.newest > base) for name, about in hurt.items())
+
+
+def _write_again(repository: Repository) -> str:
+    """Write statistics, exemplars and head again as a new generation; what was done. Raises StateError if nothing that
+    is stored gives the statistics, BudgetError."""
+    store = repository.store
+    try:
+        with store.exclusive():
+            try:
+                knowledge, detail, how = repository.known(), {}, "from what is intact"
+            except StateError as damage:
+                rebuilt = _rebuilt(repository)
+                if rebuilt is None:
+                    raise StateError(f"{damage.what}, and nothing that is stored gives them again", BEYOND) from damage
+                knowledge, how = rebuilt.knowledge, rebuilt.figures
+                detail = {"exact": False, "known_samples": rebuilt.known, "taught_samples": rebuilt.taught}
+            repository.commit(knowledge, Rewrite("repair", detail))
+    except BudgetError as error:
+        raise BudgetError(error.what, "copy set-aside/ elsewhere and delete it with `edgecl check --discard`, or free "
+                          "some space, then try again") from error
+    return f"statistics, exemplars and head were written again, {how}"
+
+
+def _rebuilt(repository: Repository) -> Rebuilt | None:
+    """The most that older statistics and stored samples give; None if there is neither."""
+    store, foundation = repository.store, repository.foundation
+    assert foundation is not None
+    with store.reading():
+        current, tuned = store.current, store.tuned() or 0
+        rows, (taught, all_told) = store.samples(current), _taught(store)
+        older = next((g for g in reversed(store.alive()) if g.snapshot and g.id >= tuned
+                      and store.blobs.intact(g.snapshot)), None)
+        found: list[tuple[int, Knowledge]] = []
+        if older is not None and older.snapshot is not None:
+            knowledge = repository.nothing(foundation)
+            knowledge.load(store.blob_path(older.snapshot).read_bytes(),
+                           [row for row in rows if (row.generation or 0) > older.id], rows)
+            found.append((knowledge.plain.total, knowledge))
+        if rows:
+            found.append((len(rows), _from_samples(repository.nothing(foundation), rows)))
+    if not found:
+        return None
+    known, best = max(found, key=lambda each: each[0])
+    return Rebuilt(best, known, taught, all_told)
+
+
+def _from_samples(knowledge: Knowledge, rows: list[StoredSample]) -> Knowledge:
+    """What is known if nothing but these samples was ever taught."""
+    features = np.stack([row.feature for row in rows])
+    for transform in knowledge.transforms:
+        knowledge.statistics[transform] = ClassStatistics(transform(features).mean(0, np.float64),
+                                                          knowledge.form.second_moment)
+    knowledge.load(None, rows, rows)
+    return knowledge
+
+
+def _taught(store: StateReader) -> tuple[int, bool]:
+    """Samples of known classes that were taught, as far as the history tells, and whether it tells of all."""
+    every = store.generations()
+    forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
+    learned = [g for g in every if g.action == "learn" and not g.undone and "class" in g.detail]
+    count = sum(g.detail.get("samples", 0) for g in learned if g.id > forgotten.get(g.detail["class"], 0))
+    return count, len(every) == max((g.id for g in every), default=0) and not any("merged" in g.detail for g in every)
+
+
+def _let_go(store: Store) -> list[str]:
+    """No longer name damaged files that only ways back need, and clear what was noted; what was done."""
+    done = []
+    with store.exclusive():
+        run, newest = store.connection.execute, store.newest
+        base = max((g for g in store.alive() if g.snapshot), default=newest, key=lambda g: g.id)
+        for name, about in named_files(store).items():
+            if store.blobs.intact(name) or name in (newest.backbone, base.snapshot):
+                continue
+            if about.kind == BACKBONE:
+                run("UPDATE generations SET backbone = NULL WHERE backbone = ?", (name,))
+            elif about.kind == HEAD:
+                run("UPDATE generations SET head = NULL WHERE head = ?", (name,))
+            elif about.kind == STATISTICS:
+                run("UPDATE generations SET snapshot = NULL WHERE snapshot = ?", (name,))
+            else:
+                _let_go_of_samples(store, name, about)
+            done.append(f"{MODELS}/{name} ({about.what}) is set aside or was missing, and is no longer named")
+        if store.value("damage", []):
+            store.set_meta("damage", [])
+            done.append("what was noted is cleared")
+        store.commit_rows()
+    return done
+
+
+def _let_go_of_samples(store: Store, name: str, about: NamedFile) -> None:
+    """Replace a damaged file of samples by one of those that are intact."""
+    store.connection.execute("DELETE FROM files WHERE name = ?", (name,))
+    if about.kind == WHAT[PARTS]:
+        return
+    rows = store.intact_rows(name, 0 if about.kind == WHAT[FEATURES] else about.oldest, about.newest)
+    if about.kind == WHAT[FEATURES]:
+        store.add_samples(rows, FEATURES, about.newest)     # an empty one, too: without any, older features would count
+    elif about.kind == WHAT[JOURNAL]:
+        store.add_samples(rows, JOURNAL)
+        store.set_meta("lost", [*store.value("lost", []), [about.oldest, about.newest]])
+    else:
+        store.add_samples(rows, EXEMPLARS)
+
+
+class _Explain:
+    """Says of damage what a repair makes of it, and what is lost."""
+
+    def __init__(self, repository: Repository, named: dict[str, NamedFile]) -> None:
+        self.repository, self.named = repository, named
+        alive = repository.store.alive()
+        self.newest = alive[-1]
+        self.base: Generation | None = next((g for g in reversed(alive) if g.snapshot), None)
+
+    def __call__(self, finding: Finding) -> Finding:
+        about = self.named.get(finding.file.removeprefix(f"{MODELS}/"))
+        if about is None:
+            return finding
+        cure, lost = self._about(finding.file.removeprefix(f"{MODELS}/"), about, finding.lost)
+        return finding._replace(cure=cure, lost=lost)
+
+    def _about(self, name: str, about: NamedFile, held: str) -> tuple[str, str]:
+        """Cure and loss. held: what a damaged file of samples has held."""
+        way_back = f"the way back to generation {about.newest}"
+        if about.kind == BACKBONE:
+            return self._backbone(name, way_back)
+        if about.kind == STATISTICS:
+            return self._statistics(name, way_back)
+        if about.kind == HEAD:
+            return ("solved again from what is known", "") if about.newest == self.newest.id else ("", way_back)
+        if about.kind == CODEBOOK:
+            return "dropped; another one is made if exemplars need it", "the exemplars that it coded"
+        if about.kind == WHAT[EXEMPLARS]:
+            return "left out; what was learned from them stays in the statistics", held
+        if about.kind == WHAT[JOURNAL] and self.base is not None and about.newest <= self.base.id:
+            return "left out; what was learned from them stays in the statistics", f"ways back, {held}"
+        if about.kind == WHAT[PARTS]:
+            return "", "what the method remembers; the next round begins without it"
+        return "left out", held
+
+    def _backbone(self, name: str, way_back: str) -> tuple[str, str]:
+        foundation = self.repository.foundation
+        if name != self.newest.backbone or foundation is None:
+            return "", way_back
+        try:
+            return f"had again from {had_again(foundation, name)[1]}", ""
+        except StateError as error:
+            return "", f"all answers: {error.what}; {error.cure}"
+
+    def _statistics(self, name: str, way_back: str) -> tuple[str, str]:
+        if self.base is None or name != self.base.snapshot:
+            return "", way_back
+        try:
+            self.repository.load(self.newest.id)
+            return "computed again from older ones and all samples since, exactly", ""
+        except StateError:
+            rebuilt = _rebuilt(self.repository)
+        if rebuilt is None:
+            return "", f"what was learned, except for the head; {BEYOND}"
+        return f"computed again from what is stored, {rebuilt.figures}", "what the other samples have taught"
