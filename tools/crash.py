@@ -109,19 +109,20 @@ def content(path: Path) -> object:
     return tree(path) if path.is_dir() else path.read_bytes() if path.exists() else None
 
 
-def measure(command: Command, origin: Path, folder: Path) -> None:
+def measure(name: str, command: Command, origin: Path, folder: Path) -> None:
     """The state before and after the command, and how often it makes each call."""
     shutil.copytree(origin, folder)
     state, log = folder / "state", folder / "log"
     if command.first:
-        wait(child(lambda: command.first(state))[0])
+        if wait(child(lambda: command.first(state))[0]) != 0:
+            raise SystemExit(f"{name}: its state could not be made")
     start = folder.with_name(f"{folder.name}-start")
     shutil.copytree(folder, start)
     command.before = look(start, command)
     shutil.rmtree(start)
     shutil.copytree(folder, folder.with_name(f"{folder.name}-origin"))
     if trace(lambda: command.run(state), "-o", str(log), "-e", f"trace={','.join(CALLS)}") != 0:
-        raise SystemExit("the command failed without a kill")
+        raise SystemExit(f"{name}: the command failed without a kill")
     for line in log.read_text().splitlines():
         words = line.split(None, 1)
         if len(words) == 2 and "(" in words[1] and "resumed" not in words[1]:
@@ -178,8 +179,8 @@ def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], ob
         root = Path(temporary)
         if wait(child(lambda: prepare(root / "prepared"))[0]) != 0:
             raise SystemExit("the initial states could not be created")
-        for number, command in enumerate(commands.values()):
-            measure(command, root / "prepared", root / str(number))
+        for number, (name, command) in enumerate(commands.items()):
+            measure(name, command, root / "prepared", root / str(number))
         tasks = plan(kills, commands)
 
         def share(job: int) -> None:

@@ -57,7 +57,7 @@ def damaged_log(state: Path) -> None:
 def nearly_full(state: Path) -> None:
     """Make a state on a tight quota that is about to make its second codebook."""
     shutil.rmtree(state)
-    learner = create(state, quota=250_000, exemplars=10_000, codec="auto")
+    learner = create(state, quota=264_000, exemplars=10_000, codec="auto")
     for number in range(15):
         learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
 

@@ -143,6 +143,7 @@ class StateReader:
         self.database.close()
         self.database.open()
         self.books.clear()
+        self._detail_bytes.clear()
         self.opened_again()
 
     def _take(self, rows: Rows) -> None:
