@@ -97,7 +97,7 @@ class Repository:
 
     def forget_generations(self) -> None:
         """Drop all that is kept for a generation's number."""
-        self._kept = self._head = None
+        self._kept = self._solved = self._latest = self._changed = None
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError

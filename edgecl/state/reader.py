@@ -48,7 +48,7 @@ JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold s
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
 MOST_SIZES = 1000   # of details that are remembered
 KEPT_HEADS = 8  # each makes a generation restorable
-HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
+HISTORY = 50  # generations that the history names; merges, and the last forget that was not exact, stay in it for good
 
 
 class StateReader:
@@ -143,6 +143,7 @@ class StateReader:
         self.database.close()
         self.database.open()
         self.books.clear()
+        self._detail_bytes.clear()
         self.opened_again()
 
     def _take(self, rows: Rows) -> None:
