@@ -35,13 +35,15 @@ def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
     seen = set() if seen is None else seen
     with os.scandir(path) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):  # a temporary of another process that is gone already
+            try:
                 about = entry.stat(follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     found |= _sizes(entry.path, seen)
                 elif about.st_ino not in seen:
                     seen.add(about.st_ino)
-                    found[entry.path] = pages(about.st_size)
+                    found[entry.path] = -(-about.st_size // PAGE) * PAGE
+            except FileNotFoundError:  # a temporary of another process that is gone already
+                continue
     return found
 
 
@@ -77,11 +79,11 @@ class Ledger:
         """The bytes in use now. Raises OSError."""
         used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
         for path, size in _sizes(self.folder).items():
-            name = os.path.basename(path)
+            name = path.rpartition(os.sep)[2]
             if path == aside or path.startswith(f"{aside}{os.sep}"):
                 used["set_aside"] += size
             elif name != RESERVE:
-                used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
+                used[PURPOSES.get(name) or PURPOSES.get(f".{name.rpartition('.')[2]}", "scratch")] += size
         return Usage(**used)
 
     def reserved(self) -> int:

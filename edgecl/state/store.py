@@ -155,6 +155,9 @@ class Store(Transaction):
         Commits; what is served and known stays as it is. present: see `check_room`. Raises BudgetError, before anything
         is dropped, if all that is not enough."""
         check_room(self, change, present)
+        if self.fits(change):
+            return
+        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         while not self.fits(change):
             if not compaction.prune(self):
                 if present is not None:
@@ -246,7 +249,7 @@ class Store(Transaction):
 
     def _append(self, record: bytes, used: int) -> None:
         """Append a record to the log. used: bytes of the quota. Raises OSError."""
-        self.ledger.give_way(len(record) + PAGE, used)
+        self.ledger.give_way(pages(self.log.length + len(record)) - pages(self.log.length), used)
         try:
             self.log.append(record)
         except OSError as error:
