@@ -31,7 +31,7 @@ from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MOST_LOGGED = 128     # generations in the log: all of it is read when a state is opened
+MOST_LOGGED = 64      # generations in the log: all of it is read when a state is opened
 REBUILDS = 3          # of a damaged database in a row, before its disk counts as broken
 ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
