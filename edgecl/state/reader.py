@@ -21,6 +21,7 @@ import json
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
@@ -182,7 +183,7 @@ class StateReader:
                 backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
                 self._listed = key, sorted([*stored, *(
                     g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
-                    key=lambda g: g.id)
+                    key=itemgetter(0))
             return self._listed[1]
 
     def detail_bytes(self, g: Generation) -> int:
