@@ -197,7 +197,7 @@ def learns_on(state, name):
     again.close()
 
 
-def test_statistics_that_are_lost_are_built_from_all_that_is_stored(vectors_state, capsys):
+def test_statistics_that_are_lost_are_built_from_all_that_is_stored(vectors_state, capsys, monkeypatch):
     learner = Learner.open(vectors_state)
     base = [g for g in learner.store.alive() if g.snapshot][-1]
     names = [g.snapshot for g in learner.store.alive() if g.snapshot]
@@ -224,8 +224,9 @@ def test_statistics_that_are_lost_are_built_from_all_that_is_stored(vectors_stat
     assert np.allclose(known.plain.scatter(), scatter, rtol=1e-3, atol=1e-2)
     assert learner.predict(vectors("cat", 20, 7)) and {
         each.label for each in learner.predict(vectors("cat", 20, 7))} == {"cat"}
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["history", "--state", str(vectors_state)]) == 0
-    assert f"{len(rows)} of 1275" in capsys.readouterr().out
+    assert f"repair from {len(rows)} of 1275" in capsys.readouterr().out
 
 
 def test_statistics_of_a_state_without_samples_are_not_made_up(made, fast_path, capsys):
@@ -350,6 +351,7 @@ def test_through_the_daemon(tmp_path, monkeypatch, capsys):
         code, report = checked(capsys, tmp_path / "state")
         assert code == 1 and files_of(report) == {f"models/{victim.name}"}
         with Client(tmp_path / "state/control.sock") as client:
+            assert client.ask("check")["intact"] is False
             monkeypatch.setattr(control.control_clients, "user_of", lambda _: 12345)
             with Client(tmp_path / "state/control.sock") as other:
                 for command in ("repair", "discard"):

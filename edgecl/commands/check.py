@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import asked, print_json, socket_path, state_path
 from edgecl.settings import format_size
-from edgecl.state.integrity import ASIDE, BAD, FOREIGN, LEFT_OVER, NOTED, Finding
+from edgecl.state.integrity import ASIDE, BAD, FOREIGN, LEFT_OVER, NOTED, CheckedFile
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -59,7 +59,7 @@ def _discard(learner: Learner) -> int:
 
 
 def _show(report: dict[str, Any]) -> None:
-    findings = [Finding(**each) for each in report["files"]]
+    findings = [CheckedFile(**each) for each in report["files"]]
     for line in report["done"]:
         print(f"done: {line}")
     for f in findings:

@@ -22,7 +22,7 @@ from edgecl.state.integrity import (
     MODELS,
     STATISTICS,
     WHAT,
-    Finding,
+    CheckedFile,
     NamedFile,
     named_files,
     survey,
@@ -46,7 +46,7 @@ class Report(NamedTuple):
     """What `check` has found. generation: the current one, 0 if it is not known; done: what a repair has done."""
 
     generation: int
-    findings: list[Finding]
+    findings: list[CheckedFile]
     done: list[str]
 
     @property
@@ -246,7 +246,7 @@ class _Explain:
         self.newest = alive[-1]
         self.base: Generation | None = next((g for g in reversed(alive) if g.snapshot), None)
 
-    def __call__(self, finding: Finding) -> Finding:
+    def __call__(self, finding: CheckedFile) -> CheckedFile:
         about = self.named.get(finding.file.removeprefix(f"{MODELS}/"))
         if about is None:
             return finding

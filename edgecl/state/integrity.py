@@ -31,7 +31,7 @@ ASIDE, LEFT_OVER, FOREIGN = "set aside", "left over", "foreign"
 BAD = {DAMAGED, MISSING, NOTED}
 
 
-class Finding(NamedTuple):
+class CheckedFile(NamedTuple):
     """A file of a state, by its path in it, or damage that was noted. what: it is; verdict: one of the above; problem,
     cure, lost: what is wrong, what `edgecl check --repair` makes of it, and what is lost, "" for nothing."""
 
@@ -75,67 +75,67 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
     return found | {name: NamedFile(CODEBOOK, 0, 0) for name, _ in state.meta.get("codebooks", [])}
 
 
-def survey(state: StateReader) -> list[Finding]:
+def survey(state: StateReader) -> list[CheckedFile]:
     """Every file of a state, read whole. Raises StateError."""
     with state.reading():
         state.refresh()
         named = named_files(state)
         found = [*_top(state), *(_named(state, name, about) for name, about in sorted(named.items()))]
-        noted = [Finding("", f"noted on {when}", NOTED, problem=what) for when, what in state.value("damage", [])]
+        noted = [CheckedFile("", f"noted on {when}", NOTED, problem=what) for when, what in state.value("damage", [])]
     return [*found, *_others(state.path, set(named)), *noted]
 
 
-def survey_without_rows(folder: Path, error: StateError) -> list[Finding]:
+def survey_without_rows(folder: Path, error: StateError) -> list[CheckedFile]:
     """The same if neither the database nor its copy is intact, so that it is not known what the files are."""
-    found = [Finding(DATABASE_FILE, "settings, history, names of files", DAMAGED, _size(folder / DATABASE_FILE),
+    found = [CheckedFile(DATABASE_FILE, "settings, history, names of files", DAMAGED, _size(folder / DATABASE_FILE),
                      error.what, "", "everything but the files: " + error.cure)]
     for path in sorted((folder / MODELS).iterdir()) if (folder / MODELS).is_dir() else []:
-        found.append(Finding(f"{MODELS}/{path.name}", "file of a state", FOREIGN, _size(path)))
+        found.append(CheckedFile(f"{MODELS}/{path.name}", "file of a state", FOREIGN, _size(path)))
     return found
 
 
-def _top(state: StateReader) -> Iterator[Finding]:
+def _top(state: StateReader) -> Iterator[CheckedFile]:
     """The files beside models/."""
     folder, database = state.path, state.database
     what = "settings, history, names of files"
     size = _size(folder / DATABASE_FILE)
     if database.damage is not None:
         verdict = DAMAGED if (folder / DATABASE_FILE).exists() else MISSING
-        yield Finding(DATABASE_FILE, what, verdict, size, database.damage, f"built again from {COPY_FILE}")
+        yield CheckedFile(DATABASE_FILE, what, verdict, size, database.damage, f"built again from {COPY_FILE}")
     else:
-        yield Finding(DATABASE_FILE, what, INTACT, size)
+        yield CheckedFile(DATABASE_FILE, what, INTACT, size)
     what, size = "the same once more", _size(folder / COPY_FILE)
     if database.rows.format == FORMAT:
         if read_copy(folder) is None and (folder / COPY_FILE).exists():
-            yield Finding(COPY_FILE, what, DAMAGED, size, "is damaged", "written again")
+            yield CheckedFile(COPY_FILE, what, DAMAGED, size, "is damaged", "written again")
         elif database.stale:
-            yield Finding(COPY_FILE, what, LEFT_OVER, size, "is not of the last change; the next one writes it again")
+            yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "is not of the last change; the next one writes it again")
         else:
-            yield Finding(COPY_FILE, what, INTACT, size)
+            yield CheckedFile(COPY_FILE, what, INTACT, size)
     log, size = state.log, _size(folder / LOG_FILE)
     problems = state.log_problems()
     for problem in problems:
-        yield Finding(LOG_FILE, "samples learned last", DAMAGED, size, problem.line, "set aside; what is intact stays")
+        yield CheckedFile(LOG_FILE, "samples learned last", DAMAGED, size, problem.line, "set aside; what is intact stays")
     if not problems:
         note = f"its last {log.tail} bytes are not a whole record, and were never acknowledged" if log.tail else ""
-        yield Finding(LOG_FILE, "samples learned last", INTACT, size, note)
+        yield CheckedFile(LOG_FILE, "samples learned last", INTACT, size, note)
     if (folder / ACKNOWLEDGED_FILE).exists():
         verdict = INTACT if log.acknowledged() else DAMAGED
-        yield Finding(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, _size(folder / ACKNOWLEDGED_FILE),
+        yield CheckedFile(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, _size(folder / ACKNOWLEDGED_FILE),
                       "" if log.acknowledged() else "is damaged", "" if log.acknowledged() else "written again")
 
 
-def _named(state: StateReader, name: str, about: NamedFile) -> Finding:
+def _named(state: StateReader, name: str, about: NamedFile) -> CheckedFile:
     path = state.blobs.folder / name
     size = _size(path)
     if not os.path.lexists(path):
-        return Finding(f"{MODELS}/{name}", about.what, MISSING, 0, "is missing")
+        return CheckedFile(f"{MODELS}/{name}", about.what, MISSING, 0, "is missing")
     try:
         state.blobs.path(name, "")
     except StateError as error:
         problem = error.what.removeprefix(f"{path} ")
-        return Finding(f"{MODELS}/{name}", about.what, DAMAGED, size, problem, lost=_lost(state, name))
-    return Finding(f"{MODELS}/{name}", about.what, INTACT, size)
+        return CheckedFile(f"{MODELS}/{name}", about.what, DAMAGED, size, problem, lost=_lost(state, name))
+    return CheckedFile(f"{MODELS}/{name}", about.what, INTACT, size)
 
 
 def _lost(state: StateReader, name: str) -> str:
@@ -150,24 +150,24 @@ def _lost(state: StateReader, name: str) -> str:
     return ", ".join(lost) or "samples, nobody can tell of which class"
 
 
-def _others(folder: Path, named: set[str]) -> Iterator[Finding]:
+def _others(folder: Path, named: set[str]) -> Iterator[CheckedFile]:
     """What is set aside, left over, or not edgecl's."""
     aside = folder / SET_ASIDE
     for path in sorted(aside.iterdir()) if aside.is_dir() else []:
-        yield Finding(f"{SET_ASIDE}/{path.name}", f"was {path.name.rpartition('.')[0]}", ASIDE, _size(path))
+        yield CheckedFile(f"{SET_ASIDE}/{path.name}", f"was {path.name.rpartition('.')[0]}", ASIDE, _size(path))
     models = folder / MODELS
     for path in sorted(models.iterdir()) if models.is_dir() else []:
         if path.name not in named:
             ours = not path.is_dir() and (OURS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
-            yield Finding(f"{MODELS}/{path.name}", "nothing names it" if ours else "not made by edgecl",
+            yield CheckedFile(f"{MODELS}/{path.name}", "nothing names it" if ours else "not made by edgecl",
                           LEFT_OVER if ours else FOREIGN, _size(path))
     known = {DATABASE_FILE, COPY_FILE, LOG_FILE, ACKNOWLEDGED_FILE, RESERVE, MODELS, SET_ASIDE}
     for path in sorted(folder.iterdir()):
         with suppress(OSError):
             if path.name == f"{DATABASE_FILE}-journal":
-                yield Finding(path.name, "of a change that was interrupted or is being made", LEFT_OVER, _size(path))
+                yield CheckedFile(path.name, "of a change that was interrupted or is being made", LEFT_OVER, _size(path))
             elif path.name not in known and not stat.S_ISSOCK(path.lstat().st_mode):
-                yield Finding(path.name, "not made by edgecl", FOREIGN, _size(path))
+                yield CheckedFile(path.name, "not made by edgecl", FOREIGN, _size(path))
 
 
 def _size(path: Path) -> int:

@@ -21,6 +21,7 @@ import json
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
@@ -182,7 +183,7 @@ class StateReader:
                 backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
                 self._listed = key, sorted([*stored, *(
                     g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
-                    key=lambda g: g.id)
+                    key=itemgetter(0))
             return self._listed[1]
 
     def detail_bytes(self, g: Generation) -> int:
@@ -337,6 +338,13 @@ class StateReader:
                     if oldest <= (row.generation or 0) <= newest]
         except (OSError, StateError):  # StateError: its codebook is damaged
             return []
+
+    def samples_damaged(self) -> bool:
+        """Whether any stored sample, or a codebook of some, is damaged."""
+        with self.reading(), translated(self.path):
+            names = [name for kind in (EXEMPLARS, JOURNAL) for name, *_ in self.files(kind)]
+            names += [name for name, _ in self.meta.get("codebooks", [])]
+            return bool(self.log.damaged) or not all(map(self.blobs.intact, names))
 
     def samples(self, until: int) -> list[StoredSample]:
         """All intact samples stored up to generation `until`, in the order in which they came."""
