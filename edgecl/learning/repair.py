@@ -291,4 +291,4 @@ class _Explain:
             rebuilt = _rebuilt(self.repository)
         if rebuilt is None:
             return "", f"what was learned, except for the head; {BEYOND}"
-        return f"computed again from what is stored, {rebuilt.figures}", "what the other samples have taught"
+        return f"computed again from what is stored, {rebuilt.figures}", "what the other samples taught"

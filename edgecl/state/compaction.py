@@ -14,6 +14,8 @@ from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
     from edgecl.state.transaction import Transaction
@@ -31,10 +33,12 @@ class Kept(NamedTuple):
     backbones: set[str | None]
 
     @classmethod
-    def of(cls, alive: list[Generation], heads: int, snapshots: int) -> Kept:
-        """The newest heads and snapshots, and the backbones that go with them."""
-        kept = {g.id for g in [g for g in alive if g.head][-heads:]}, {g.id for g in [
-            g for g in alive if g.snapshot][-snapshots:]}
+    def of(cls, alive: list[Generation], heads: int, snapshots: int, intact: Callable[[str], bool]) -> Kept:
+        """The newest heads, the current snapshot and the newest intact ones before it, and the backbones that go with
+        them."""
+        named = [g.id for g in alive if g.snapshot]
+        older = [g.id for g in alive if snapshots > 1 and g.snapshot and g.id < named[-1] and intact(g.snapshot)]
+        kept = {g.id for g in [g for g in alive if g.head][-heads:]}, {*named[-1:], *older[1 - snapshots:]}
         oldest = min(kept[1], default=0)
         return cls(*kept, {g.backbone for g in alive if g.id in kept[0] or g.id >= oldest})
 
@@ -50,7 +54,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
     every = state.generations()
     alive = [g for g in every if not g.undone]
     current = alive[-1]
-    kept = Kept.of(alive if erased is None else [current], heads, snapshots)
+    kept = Kept.of(alive if erased is None else [current], heads, snapshots, state.blobs.intact)
     run, unfinished = state.connection.execute, erasing(state)
     rounds = {state.tuned(), *(number for _, number, _ in state.files(FEATURES))}
     for g in every:
