@@ -282,13 +282,14 @@ class Learner:
         return self.store.generations()
 
     def status(self) -> Status:
-        """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet."""
+        """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet, or to
+        count exemplars if some are damaged."""
         summary: dict[str, Any] = self.store.newest.detail
         with suppress(StateError):  # samples are damaged: an older head serves
             summary = self.repository.summary()
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
         head, threshold = summary.get("head"), summary.get("unknown_above")
-        warnings = self.store.damage()
+        warnings, (exemplars, exemplar_bytes) = self.store.damage(), self._intact_exemplars(summary)
         form = None
         if foundation:
             form = foundation.form.describe(foundation.dimension)
@@ -299,10 +300,8 @@ class Learner:
         if foundation and codec in ("auto", "pq"):
             codec = "pq" if self.store.codebook else "int8-feature"
         return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
-                      summary.get("classes", 0), self.settings.quota, usage.total,
-                      summary.get("exemplar_bytes", 0), self.settings.exemplars,
-                      summary.get("exemplars", 0), codec,
-                      usage._asdict(), self.store.ledger.reserved(),
+                      summary.get("classes", 0), self.settings.quota, usage.total, exemplar_bytes,
+                      self.settings.exemplars, exemplars, codec, usage._asdict(), self.store.ledger.reserved(),
                       foundation.precision if foundation else None, form,
                       foundation.calibrated if foundation else None,
                       all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
@@ -333,7 +332,8 @@ class Learner:
 
     def serving(self) -> Serving:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
-        if self._serving is None or self._serving.current != self.store.current:
+        current = self.store.current    # first: if another database lies there now, what was kept is dropped
+        if self._serving is None or self._serving.current != current:
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self._backbone()
@@ -341,6 +341,16 @@ class Learner:
                 self.repository.solve()
             self._serving = Serving(self.store, self._backbone, self.repository.head)
         return self._serving
+
+    def _intact_exemplars(self, summary: dict[str, Any]) -> tuple[int, int]:
+        """How many exemplars are intact, and their bytes: as the current generation counts them, or, if some are
+        damaged, counted again."""
+        if self.store.samples_damaged():
+            with suppress(StateError):
+                knowledge = self.repository.known()
+                rows = knowledge.exemplars(decode=False)
+                return len(rows), knowledge.buffer.bytes_of(rows)
+        return summary.get("exemplars", 0), summary.get("exemplar_bytes", 0)
 
 
 def _known_classes(labels: Sequence[str]) -> str:

@@ -21,7 +21,8 @@ def test_a_kill_at_any_system_call_leaves_before_or_after():
     total = sum((command.outcomes for command in commands.values()), Counter())
     assert total["before"] + total["after"] >= 150
     assert set(total) <= {"before", "after", "missed"}
-    for name in ("learn", "forget", "rollback", "merge", "round, then statistics rewritten", "round, then rollback"):
+    for name in ("learn, then close", "forget", "rollback", "merge", "round, then statistics rewritten",
+                 "round, then rollback"):
         outcomes = commands[name].outcomes
         assert outcomes["before"], name
         assert outcomes["after"], name

@@ -1,6 +1,8 @@
 """Judging heads on held-back samples: chosen, calibrated and finite, whatever the data."""
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,10 @@ from edgecl.errors import BadInput
 from edgecl.exemplars.buffer import Buffer, held_out
 from edgecl.exemplars.codecs import codec_of
 from edgecl.exemplars.stored import row_bytes
-from edgecl.heads.calibration import calibrate, class_weights
+from edgecl.heads.calibration import Trial, calibrate, class_weights
 from edgecl.heads.onnx_head import HeadSession, build_head
 from edgecl.heads.solvers import KINDS, solve
-from edgecl.learning.knowledge import Knowledge
+from edgecl.learning.knowledge import Choice, Knowledge, limited
 from edgecl.samples import sample_keys
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
@@ -191,3 +193,123 @@ def test_the_temperature_minimises_the_balanced_log_loss():
         assert weight @ losses == pytest.approx(loss(temperature / scale), rel=1e-6)
     assert weight.sum() == pytest.approx(1)
     assert [weight[truth == c].sum() for c in range(3)] == pytest.approx([1 / 3] * 3)
+
+
+# choosing again ------------------------------------------------------------------------------------------------------
+
+
+def test_other_heads_are_tried_again_when_a_tenth_more_is_held_back(monkeypatch):
+    tried = []
+    real = Trial.run.__func__
+    monkeypatch.setattr(Trial, "run", classmethod(lambda cls, head, *rest: tried.append(head.kind) or real(
+        cls, head, *rest)))
+    data = {c: cloud(100, i, 0.3 * i) for i, c in enumerate("abcd")}
+    known = knowledge(data)
+    first = known.judge("auto")
+    assert set(tried) == set(KINDS) and first.choice.judges >= 20 and first.choice.kind == first.head.kind
+    assert Choice(*json.loads(json.dumps(first.summary()["choice"]))) == first.choice
+    tried.clear()
+    again = known.judge("auto", chosen=first.choice)
+    assert tried == [first.choice.kind]
+    assert again.choice == first.choice
+    assert np.array_equal(again.head.weight, first.head.weight) and again.head.temperature == first.head.temperature
+    assert again.head.novelty.threshold == first.head.novelty.threshold
+    few = first.choice._replace(judges=int(first.choice.judges / 1.1) - 1)
+    for chosen in (None, few, first.choice._replace(kind="trained"), first.choice._replace(judges=0)):
+        tried.clear()
+        known.judge("auto", chosen=chosen)
+        assert len(set(tried)) == len(KINDS)
+    tried.clear()
+    assert known.judge("ridge", chosen=Choice("slda", 1.0, 1000)).head.kind == "ridge"  # another one was asked for
+
+
+@pytest.mark.parametrize("penalty", [1 / 9, 3.0])
+def test_a_chosen_penalty_is_kept_relative_to_the_analytic_one(penalty):
+    known = knowledge({c: cloud(100, i, i) for i, c in enumerate("abcd")}, Form(True))
+    judged = known.judge("auto", chosen=Choice("slda", penalty, 1000))
+    rest = known._rest({label: np.stack([row.feature for row in rows]) for label, rows in known.judges().items()},
+                       known.transforms[0])[0]
+    assert judged.head.shrinkage == pytest.approx(min(rest.shrinkage * penalty, 1))
+    assert judged.choice == Choice("slda", penalty, 1000)
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_does_not_choose_where_classes_are_separable(seed, noise):
+    rng = np.random.default_rng(seed)
+    known = Knowledge([FeatureTransform(16, 16)], Form(True), buffer(10 ** 6, dimension=16))
+    for label in "abcdefgh":
+        known.add(label, list(range(40)), (5 * rng.standard_normal(16) + noise * rng.standard_normal((40, 16))
+                                           ).astype(np.float32))
+    judged = known.judge("auto")
+    assert (judged.head.kind, judged.choice.penalty) == ("slda", 1.0)
+
+
+def test_at_most_a_thousand_samples_judge_evenly_over_classes():
+    def rows(n):
+        return list(range(n))
+
+    for sizes in ({"a": 5000, "b": 3}, {f"{i:04}": 1 + i % 3 for i in range(900)}, {f"{i:05}": 2 for i in range(2500)}):
+        few = limited({label: rows(n) for label, n in sizes.items()})
+        assert 900 <= sum(map(len, few.values())) <= 1000
+        assert all(set(mine) <= set(rows(sizes[label])) and len(set(mine)) == len(mine) for label, mine in few.items())
+        level = max(map(len, few.values()))
+        assert all(len(mine) == min(sizes[label], level) for label, mine in few.items())
+    assert limited({"a": rows(1000)}) == {"a": rows(1000)}
+
+
+# forgetting what drowned the others ----------------------------------------------------------------------------------
+
+SHAPES = {"wrong unit": lambda x, s: x * s, "one outlier": lambda x, s: np.r_[x[:1] * s, x[1:]],
+          "far away": lambda x, s: x + s}
+
+
+def told_apart(known, data):
+    head = known.judge("slda").head
+    labels = np.array(head.labels)
+    return np.mean([(labels[head.logits(head.transform(x)).argmax(1)] == label).mean() for label, x in data.items()])
+
+
+@pytest.mark.parametrize("form", [Form(True), Form(True, None, 32), Form(True, 2)], ids=["exact", "projected", "rank"])
+@pytest.mark.parametrize("room", [10_000, 300, 0])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1e4, 1e6])
+def test_a_forgotten_class_that_drowned_the_others_leaves_a_head_that_works(scale, shape, room, form):
+    data = {c: cloud(120, i) + np.float32(3) * np.eye(D, dtype=np.float32)[i] for i, c in enumerate("abcd")}
+    wrong = SHAPES[shape](cloud(60, 9), scale).astype(np.float32)
+    clean = knowledge(data, form, 10_000)
+    known = knowledge({**data, "wrong": wrong}, form, room)
+    for _ in range(2):
+        known.load(known.snapshot(), [], known.exemplars())
+    exact = known.forget("wrong")
+    assert exact is not bool(known.remains)
+    known.load(known.snapshot(), [], known.exemplars())
+    found, truth = (k.plain.pooled().covariance for k in (known, clean))
+    error = np.abs(found - truth).max() / np.abs(truth).max()
+    if exact:
+        assert error < 1e-3
+        assert all(s.residual == 0 for s in known.statistics.values())
+    for statistics in known.statistics.values():
+        values = np.linalg.eigvalsh(statistics.scatter())
+        assert values[0] >= -1e-6 * values[-1]
+    if room == 10_000 and form.rank is None:    # what is left is stored as it was learned
+        assert exact
+    assert told_apart(known, data) > told_apart(clean, data) - 0.05
+
+
+def test_many_forgotten_classes_add_up():
+    """Each costs less than would be said, all together more."""
+    data = {c: cloud(60, i, 2 * i) for i, c in enumerate("abc")}
+    known = knowledge(data, Form(True), 10_000)
+    told = []
+    for i in range(30):
+        large = cloud(40, 100 + i) * np.float32(160)
+        known.stored = [row for row in known.stored if row.label == "a"]     # cannot be learned again
+        known.add("large", sample_keys(large), large)
+        known.load(known.snapshot(), [], known.stored)
+        told.append(known.forget("large"))
+        known.load(known.snapshot(), [], known.stored)
+    assert told[0] and not told[-1]
+    clean = knowledge(data, Form(True)).plain.scatter()
+    error = np.abs(known.plain.scatter() - clean).max() / np.abs(clean).max()
+    assert error < 10 * known.plain.rounding() < 0.1

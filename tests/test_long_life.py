@@ -1,9 +1,15 @@
 """A long life in short: changes that take each other back leave nothing, and random ones what an oracle knows."""
 from __future__ import annotations
 
+from contextlib import closing
+
 import long_life
 import pytest
 from long_life import Drift, Life, Size
+
+from edgecl.errors import StateError
+from edgecl.learner import Learner
+from edgecl.state.reader import HISTORY
 
 SIZE = Size(24576, 118, 50, 4, 65536)
 
@@ -27,6 +33,46 @@ def test_random_commands_leave_what_an_oracle_knows(fast_path, seed):
         sizes.append(Size.of(life.learner))
     assert {"learn", "forget", "rollback", "merge"} <= life.done.keys()
     assert long_life.grown(sizes[0], sizes[-1], life.done["merge"]) == []
+
+
+def test_the_history_keeps_one_of_many_forgets_that_were_not_exact(fast_path):
+    learner = long_life.create(fast_path / "state", exemplars=1000)
+    learner.learn(long_life.vectors("ant", 20), "ant")
+    exact = []
+    for number in range(30):
+        learner.learn(long_life.vectors("bee", 100, number), "bee")
+        learner.learn(long_life.vectors("elk", 2500, number), "elk")    # the statistics are written, samples dropped
+        exact += [learner.forget(name)["exact"] for name in ("bee", "elk")]
+    assert exact.count(False) >= 30
+    assert len(learner.history()) <= HISTORY + 2
+    settle(learner)
+    assert [g.detail["exact"] for g in learner.history() if "exact" in g.detail] == [False]
+    assert not learner.status().exact
+    learner.close()
+    assert not Learner.open(fast_path / "state").status().exact
+
+
+def settle(learner):
+    """Make many generations, and write the statistics."""
+    for number in range(HISTORY + 5):
+        learner.learn(long_life.vectors("ant", 2, number), "ant")
+    learner.learn(long_life.vectors("ant", 2500), "ant")
+
+
+def test_the_history_lets_go_of_merges_that_were_undone(fast_path):
+    learner = long_life.create(fast_path / "state")
+    learner.learn(long_life.vectors("ant", 20), "ant")
+    with closing(long_life.create(fast_path / "other")) as other:
+        other.learn(long_life.vectors("bee", 20), "bee")
+    for _ in range(40):
+        learner.merge([fast_path / "other"])
+        learner.rollback()
+    assert len(learner.history()) <= HISTORY + 12
+    learner.merge([fast_path / "other"])
+    settle(learner)
+    assert [g.action for g in learner.history()].count("merge") == 1
+    with pytest.raises(StateError, match="merged here before"):
+        learner.merge([fast_path / "other"])
 
 
 def drifts(error):

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecl.backbones import build_identity
 from edgecl.backbones.graph import finish_backbone
+from edgecl.backbones.model_writer import ModelWriter
 from edgecl.backbones.session import METADATA_KEY as BACKBONE_KEY
 from edgecl.backbones.session import Backbone, open_session
 from edgecl.errors import BackboneError
@@ -92,6 +93,46 @@ def test_a_session_knows_labels_kind_and_threshold():
 
 def test_the_same_head_gives_the_same_bytes():
     assert build_head(taught("ridge", TRANSFORMS["both"])[0]) == build_head(taught("ridge", TRANSFORMS["both"])[0])
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_are_those_that_onnx_writes(kind, transform):
+    head, _ = taught(kind, transform)
+    model = build_head(head)
+    read = onnx.load_model_from_string(model)
+    onnx.checker.check_model(read, full_check=True)
+    assert read.SerializeToString(deterministic=True) == model
+    graph = read.graph
+    again = helper.make_model(helper.make_graph(
+        [helper.make_node(node.op_type, node.input, node.output,
+                          **{a.name: helper.get_attribute_value(a) for a in node.attribute}) for node in graph.node],
+        graph.name, *([helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, shape(v)) for v in values]
+                      for values in (graph.input, graph.output)),
+        [numpy_helper.from_array(numpy_helper.to_array(w), w.name) for w in graph.initializer]),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="edgecl")
+    helper.set_model_props(again, {p.key: p.value for p in read.metadata_props})
+    assert again.SerializeToString(deterministic=True) == model
+    weights = {w.name: numpy_helper.to_array(w) for w in graph.initializer}
+    assert np.array_equal(weights["weight"], head.weight) and np.array_equal(weights["bias"], head.bias)
+
+
+def shape(value):
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def test_a_model_of_many_megabytes_and_any_names_is_written():
+    writer = ModelWriter()
+    large = np.arange(3_000_000, dtype=np.float32).reshape(1000, 3000)
+    x = writer.node("MatMul", ["in", writer.weight("Gewicht äöü 苹果", large)])
+    writer.node("LeakyRelu", [x], "out", alpha=0.25)
+    model = writer.model("g", {"in": ("float32", ["n", 1000])}, {"out": ("float32", ["n", 3000])},
+                         {"k" * 300: "ä" * 200})
+    read = onnx.load_model_from_string(model)
+    onnx.checker.check_model(read)
+    assert np.array_equal(numpy_helper.to_array(read.graph.initializer[0]), large)
+    assert read.graph.node[1].attribute[0].f == 0.25
+    assert {p.key: p.value for p in read.metadata_props} == {"k" * 300: "ä" * 200}
 
 
 def test_another_model_is_no_head():

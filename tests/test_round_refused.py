@@ -24,7 +24,8 @@ WORSE = Check("parity", "5.0e-02, 1e-04 allowed", False)
 
 def files(learner):
     """Digests of all that a state holds beside its history."""
-    return {name: digest for name, digest in tree(learner.store.path).items() if name not in ("edgecl.db", "reserved")}
+    return {name: digest for name, digest in tree(learner.store.path).items()
+            if name not in ("edgecl.db", "edgecl.copy", "reserved")}
 
 
 def refuse(learner, *checks):

@@ -9,10 +9,10 @@ import pytest
 from helpers_state import (
     answers,
     flip,
-    refused,
     vectors,
 )
 
+from edgecl.cli import main
 from edgecl.errors import EdgeclError, StateError
 from edgecl.learner import Learner
 from edgecl.learning.repository import Repository
@@ -186,17 +186,25 @@ def test_damaged_exemplars_are_left_out(learner):
     learner.forget("wasp")  # writes the statistics, so that samples are only exemplars
     learner.close()
     state = learner.store.path
-    shown = answers(Learner.open(state))
-    flip(state / "models" / Learner.open(state).store.files("exemplars")[0][0])
+    shown, name = answers(Learner.open(state)), Learner.open(state).store.files("exemplars")[0][0]
+    assert Learner.open(state).status().exemplars == 50
+    flip(state / "models" / name)
     learner = Learner.open(state)
     assert answers(learner) == shown
+    assert name in learner.damage[0]
+    assert learner.status().warnings == learner.damage
+    assert learner.status().exemplars == sum(c.exemplars for c in learner.classes()) < 50
     learner.learn(vectors("dog", 20), "dog")
     assert {c.name: c.samples for c in learner.classes()} == {"ant": 25, "cat": 25, "dog": 20}
 
 
-def test_a_damaged_backbone_is_named_with_its_cure(state, photos, capsys):
-    flip(state / "models" / Learner.open(state).store.newest.backbone)
-    assert "restore it from a copy" in refused(capsys, "predict", "--state", state, photos)
+def test_a_damaged_backbone_is_made_again_and_the_damaged_one_is_set_aside(state, photos, capsys):
+    name, shown = Learner.open(state).store.newest.backbone, answers(Learner.open(state))
+    flip(state / "models" / name)
+    assert main(["predict", "--state", str(state), str(photos)]) == 0
+    assert "1 damaged file is set aside" in capsys.readouterr().err
+    assert aside(state) == [f"{name}.1"]
+    assert answers(Learner.open(state)) == shown
 
 
 @pytest.mark.parametrize("place", range(100))

@@ -1,6 +1,9 @@
 """Unknown samples: the distance in logits against the one written out in all dimensions."""
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,3 +80,48 @@ def test_without_two_classes_and_a_covariance_nothing_is_strange():
     pooled = same.pooled()
     found = fit(solve("slda", pooled, FeatureTransform(3, 3)), pooled)
     assert found is None or np.isfinite(found.distance(np.zeros((1, 2)))).all()
+
+
+@pytest.mark.parametrize("kind", ["slda", "ridge"])
+@pytest.mark.parametrize("factor", [1, 1 / 9, 1 / 3, 2])
+@pytest.mark.parametrize(("classes", "d"), [(6, 12), (12, 12), (30, 12), (40, 90), (150, 140)])
+def test_short_ways_give_the_distance_of_the_general_one(classes, d, factor, kind):
+    """Of a head that is solved from the covariance itself, or from one that is shrunk otherwise."""
+    pooled, data = learned(classes, d, 8 if classes > 12 else 40)
+    solved = pooled if factor == 1 else replace(pooled, penalty=min(pooled.shrinkage * factor, 0.95))
+    head = solve(kind, solved, FeatureTransform(d, d))
+    logits = head.logits(np.concatenate(list(data.values())))
+    found = fit(head, pooled, solved).distance(logits)
+    general = fit(replace(head, shrinkage=None), pooled).distance(logits)
+    assert np.abs(found - general).max() < 2e-6 * np.ptp(general)
+
+
+def test_classes_with_the_same_mean_have_distances():
+    pooled, data = learned(4, 12)
+    store = ClassStatistics(np.zeros(12))
+    for label in range(4):
+        store.add(f"a{label}", data[label])
+        store.add(f"b{label}", data[label])
+    pooled = store.pooled()
+    for factor in (1, 1 / 3):
+        solved = pooled if factor == 1 else replace(pooled, penalty=pooled.shrinkage * factor)
+        head = solve("slda", solved, FeatureTransform(12, 12))
+        found = fit(head, pooled, solved).distance(head.logits(data[0]))
+        if factor == 1:
+            assert np.abs(found - written_out(data[0], pooled)).max() < 1e-3 * np.abs(found).max()
+        assert np.isfinite(found).all()
+
+
+def test_distances_of_thousands_of_classes_need_no_square_of_their_number():
+    rng = np.random.default_rng(0)
+    store = ClassStatistics(np.zeros(16))
+    for c in range(3000):
+        store.add(f"c{c:04}", (4 * rng.standard_normal(16) + rng.standard_normal((2, 16))).astype(np.float32))
+    pooled = store.pooled()
+    tracemalloc.start()
+    head = solve("ridge", pooled, FeatureTransform(16, 16))
+    novelty = fit(head, pooled)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3000 * 3000   # bytes: a matrix of float64 would be eight times that
+    assert np.isfinite(novelty.distance(head.logits(np.zeros((2, 16), np.float32)))).all()

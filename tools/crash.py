@@ -28,7 +28,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import onnx.helper  # noqa: E402, F401
 from crash_commands import COMMANDS, Command, prepare, restore_to  # noqa: E402
-from vector_states import fingerprint, tree  # noqa: E402
+from vector_states import tree  # noqa: E402
 
 from edgecl.backbones import graph, onnx_runtime  # noqa: E402, F401  (before the forks; children open the sessions)
 
@@ -85,11 +85,11 @@ def trace(work: Callable[[], object], *options: str) -> int:
 def look(folder: Path, command: Command) -> str:
     """The fingerprints of what a command may change, each taken by a fork; "absent" for what is not there; "broken" if
     one can't be opened, or has another fingerprint when it is opened again."""
-    seen = [look_at(folder / name, command.older) for name in command.looks]
+    seen = [look_at(folder / name, command.by) for name in command.looks]
     return "broken" if "broken" in seen else " ".join(seen)
 
 
-def look_at(state: Path, older: bool) -> str:
+def look_at(state: Path, by: Callable[[Path], str]) -> str:
     if not state.exists():
         return "absent"
     answer = state.with_name("fingerprint")
@@ -99,7 +99,7 @@ def look_at(state: Path, older: bool) -> str:
         if wait(child(lambda: restore_to(unpacked, state))[0]):
             return "broken"
         state = unpacked
-    wait(child(lambda: answer.write_text(f"{fingerprint(state, older)} {fingerprint(state, older)}"))[0])
+    wait(child(lambda: answer.write_text(f"{by(state)} {by(state)}"))[0])
     first, _, second = answer.read_text().partition(" ") if answer.exists() else ("", "", "-")
     return first if first == second else "broken"
 
@@ -109,19 +109,19 @@ def content(path: Path) -> object:
     return tree(path) if path.is_dir() else path.read_bytes() if path.exists() else None
 
 
-def measure(command: Command, origin: Path, folder: Path) -> None:
+def measure(name: str, command: Command, origin: Path, folder: Path) -> None:
     """The state before and after the command, and how often it makes each call."""
     shutil.copytree(origin, folder)
     state, log = folder / "state", folder / "log"
-    if command.first:
-        wait(child(lambda: command.first(state))[0])
+    if command.first and wait(child(lambda: command.first(state))[0]) != 0:
+        raise SystemExit(f"{name}: its state could not be made")
     start = folder.with_name(f"{folder.name}-start")
     shutil.copytree(folder, start)
     command.before = look(start, command)
     shutil.rmtree(start)
     shutil.copytree(folder, folder.with_name(f"{folder.name}-origin"))
     if trace(lambda: command.run(state), "-o", str(log), "-e", f"trace={','.join(CALLS)}") != 0:
-        raise SystemExit("the command failed without a kill")
+        raise SystemExit(f"{name}: the command failed without a kill")
     for line in log.read_text().splitlines():
         words = line.split(None, 1)
         if len(words) == 2 and "(" in words[1] and "resumed" not in words[1]:
@@ -178,8 +178,8 @@ def campaign(kills: int, names: list[str], jobs: int, report: Callable[[str], ob
         root = Path(temporary)
         if wait(child(lambda: prepare(root / "prepared"))[0]) != 0:
             raise SystemExit("the initial states could not be created")
-        for number, command in enumerate(commands.values()):
-            measure(command, root / "prepared", root / str(number))
+        for number, (name, command) in enumerate(commands.items()):
+            measure(name, command, root / "prepared", root / str(number))
         tasks = plan(kills, commands)
 
         def share(job: int) -> None:

@@ -1,22 +1,27 @@
 """The commands that tools/crash.py kills, and the states that they start from."""
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from candidates import candidate, matrix, world
-from vector_states import create, vectors
+from vector_states import PROBE, create, fingerprint, vectors
 
 from edgecl.learner import Learner
+from edgecl.learning.repair import check, repair
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
 from edgecl.state.backup import backup, parts_of, restore
+from edgecl.state.reader import EXEMPLARS
 from edgecl.state.store import Store
+from edgecl.state.write_ahead_log import LOG_FILE
 
 RECORDED = Path(__file__).resolve().parents[1] / "tests/recorded/states"
 
@@ -42,10 +47,21 @@ def half_forgotten(state: Path) -> None:
     learner.forget("cat")
 
 
+def damaged_log(state: Path) -> None:
+    """Damage a record of the log that whole ones follow, so that the log is set aside and another one begins."""
+    learner = Learner.open(state)
+    for name in ("elk", "gnu", "hen"):
+        learner.learn(vectors(name, 12, seed=3), name)
+    learner.close()
+    content = bytearray((state / LOG_FILE).read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (state / LOG_FILE).write_bytes(content)
+
+
 def nearly_full(state: Path) -> None:
     """Make a state on a tight quota that is about to make its second codebook."""
     shutil.rmtree(state)
-    learner = create(state, quota=250_000, exemplars=10_000, codec="auto")
+    learner = create(state, quota=264_000, exemplars=10_000, codec="auto")
     for number in range(15):
         learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
 
@@ -106,15 +122,51 @@ def restore_to(path: Path, source: Path) -> None:
         restore(parts, source.name, path, lambda _: None)
 
 
+def damaged_files(state: Path) -> None:
+    """Flip a bit in the newest head and statistics, and in all exemplars."""
+    with closing(Learner.open(state)) as learner:
+        learner.learn(vectors("gnu", 1500), "gnu")
+        learner.predict(PROBE)
+        names = [learner.store.newest.head, learner.store.newest.snapshot, *(
+            name for name, *_ in learner.store.files(EXEMPLARS))]
+    for name in names:
+        path = state / "models" / str(name)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+def repair_state(state: Path) -> None:
+    """Repair a state."""
+    with closing(Learner.open(state)) as learner:
+        repair(learner.repository)
+
+
+def repaired(state: Path) -> str:
+    """The digest of what a state answers and knows once it is repaired, however far a repair had come before: but for
+    roundings, which another repair may add to."""
+    repair_state(state)
+    with closing(Learner.open(state)) as learner:
+        known = learner.repository.known()
+        shown = [[(each.label, each.unknown) for each in learner.predict(PROBE)], known.plain.counts,
+                 known.plain.residual, sorted((row.label, row.key) for row in known.exemplars()), check(state).intact]
+    return hashlib.sha256(repr(shown).encode()).hexdigest()
+
+
+def but_for_ways_back(state: Path) -> str:
+    """The fingerprint for a command that makes room by commits of its own, in which only ways back are lost."""
+    return fingerprint(state, older=False)
+
+
 @dataclass
 class Command:
-    """One command on a copy of the prepared folder; `first` creates the state that it starts from; older: see
-    `fingerprint`: False if the command makes room by commits of its own, in which only ways back are lost; looks: the
-    states in the folder that it may change, each of which must be as before or after."""
+    """One command on a copy of the prepared folder; `first` creates the state that it starts from; looks: the states in
+    the folder that it may change, each of which must be as before or after; by: the digest of a state that tells this.
+    """
 
     run: Callable[[Path], object]
     first: Callable[[Path], object] | None = None
-    older: bool = True
+    by: Callable[[Path], str] = fingerprint
     looks: tuple[str, ...] = ("state",)
     calls: Counter[str] = field(default_factory=Counter)
     harmless: set[tuple[str, int]] = field(default_factory=set)     # calls that open what is there
@@ -147,7 +199,8 @@ COMMANDS: dict[str, Command] = {
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
     "learn, then close": Command(learn_and_close),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
-    "learn, second codebook": Command(learn_codebook, nearly_full, older=False),
+    "learn, log damaged": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu"), damaged_log),
+    "learn, second codebook": Command(learn_codebook, nearly_full, but_for_ways_back),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
@@ -159,6 +212,7 @@ COMMANDS: dict[str, Command] = {
     "round, then rollback": Command(back_across, after_round),
     "open, of format 2": Command(lambda state: Learner.open(state), recorded("vectors")),
     "open, database damaged": Command(lambda state: Learner.open(state), damaged_database),
+    "check --repair": Command(repair_state, damaged_files, repaired),
     "backup": Command(back_up("copy"), looks=("state", "copy")),
     "backup, tar": Command(back_up("copy.tar"), looks=("state", "copy.tar")),
     "restore": Command(lambda state: restore_to(state.with_name("restored"), state.with_name("copy.tar")),

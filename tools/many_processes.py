@@ -218,7 +218,7 @@ class Campaign:
                 found.wrong.append(f"seen between generations {each['from']} and {each['until']}, but never known: "
                                    f"{each['known']}; known was {counts.get(each['from'])}")
         with closing(Learner.open(self.state)) as learner:
-            found.wrong += self.oracle.differences(learner) + (learner.damage if self.oracle.known else [])
+            found.wrong += self.oracle.differences(learner) + learner.damage
         if fingerprint(self.state) != fingerprint(self.state):
             found.wrong.append("the state is another one when it is opened again")
 

@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from edgecl.commands.predict import keep_memory_low  # noqa: E402
+from edgecl.commands import keep_memory_low  # noqa: E402
 from edgecl.learner import Learner  # noqa: E402
 from edgecl.profiling import sandbox  # noqa: E402
 from edgecl.runtime.client import Client, NoDaemon  # noqa: E402

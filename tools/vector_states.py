@@ -49,15 +49,16 @@ def knowledge(learner: Learner) -> Any:
 
 def fingerprint(path: Path, older: bool = True) -> str:
     """A digest of everything that a freshly opened state shows and knows, except ids and times of generations. older:
-    include the held-back accuracies of older generations, which are dropped when room is made for a change."""
+    include the held-back accuracies and the counts of older generations, which are dropped when room is made for a
+    change."""
     learner = Learner.open(path)
     try:
-        history = [(g.action, {key: value for key, value in g.detail.items() if older or key != "held_back"}, g.undone)
+        dropped = () if older else ("held_back", "known")
+        history = [(g.action, {key: value for key, value in g.detail.items() if key not in dropped}, g.undone)
                    for g in learner.history()]
         d = learner.foundation.dimension if learner.foundation else DIMENSION
         probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
-        damage = learner.damage if learner.store.newest.head else []
-        shown = [answers(learner, probe), knowledge(learner), history, damage]
+        shown = [answers(learner, probe), knowledge(learner), history, learner.damage]
         return hashlib.sha256(repr(shown).encode()).hexdigest()
     finally:
         learner.close()

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def daemon(options: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT."""
-    from edgecl.commands import check_memory
-    from edgecl.commands.predict import keep_memory_low
+    from edgecl.commands import check_memory, keep_memory_low
     from edgecl.learner import Learner
     from edgecl.runtime.daemon import run
     from edgecl.settings import format_size

@@ -11,6 +11,7 @@ from edgecl.commands import (
     Intake,
     ProgressBar,
     configuration,
+    keep_memory_low,
     percent,
     print_json,
     read_all,
@@ -92,6 +93,7 @@ def learn(options: argparse.Namespace) -> None:
     from edgecl.commands.direct_or_daemon import direct_or_daemon
     from edgecl.learner import Learner
 
+    keep_memory_low()
     path = state_path(options)
     if not path.exists():
         learner = Learner.create(path, settings_of(options))

@@ -58,7 +58,7 @@ def calibrate(logits: NDArray[np.floating[Any]], truth: NDArray[np.int64]) -> tu
     each sample at it, float64 [n]. The loss is convex in 1 / temperature: its slope is bracketed by secants, and the
     temperature is the first, on a grid of TEMPERATURE_STEP, at which it does not fall any more."""
     weight, rows = class_weights(truth), np.arange(len(truth))
-    below = (logits - logits.max(1, keepdims=True)).astype(np.float32)
+    below = (logits - logits.max(1, keepdims=True)).astype(np.float32, copy=False)
     spread = max(-float(below.mean(dtype=np.float64)), _coolest(logits))
     below /= np.float32(spread)
     own = below[rows, truth].astype(np.float64)

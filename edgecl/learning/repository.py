@@ -63,6 +63,7 @@ class Repository:
         self._solved: Solution | None = None
         self._latest: tuple[int, dict[str, float]] | None = None  # a generation, and its held-back accuracies
         self._changed: int | None = None    # the generation that was committed here without a head
+        self._moved = "", 0, 0      # epoch of the log, a generation, and bytes of the samples journaled in between
         self._heads, self._learned = 0, 0   # bytes of heads written, of features learned
 
     @property
@@ -97,7 +98,7 @@ class Repository:
 
     def forget_generations(self) -> None:
         """Drop all that is kept for a generation's number."""
-        self._kept = self._head = None
+        self._kept = self._solved = self._latest = self._changed = None
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError
@@ -325,15 +326,22 @@ class Repository:
                 or not store.blobs.intact(base.snapshot) or self._codebook_sizes(knowledge, change)):
             return None
         rows, names, dimension = knowledge.fresh, knowledge.names, knowledge.transforms[0].dimension
-        journaled = sum(store.blobs.bytes(name) for name, _, newest in store.files(JOURNAL) if newest > base.id)
         allowed = max(LOG_SHARE * max(store.blobs.bytes(base.snapshot), self.settings.exemplars), SHORTEST_LOG)
-        if journaled + store.log.length + packed_bytes([(rows, store.exact)]) > allowed:
+        if self._journaled(base.id) + store.log.length + packed_bytes([(rows, store.exact)]) > allowed:
             return None
         classes = len(names.labels)
         statistics = statistics_bytes(dimension, classes + 1, knowledge.form, names.longest)
         head = pages(head_bytes(dimension, classes, knowledge.form, names.text))
         change = replace(change, rows=rows, spare=pages(statistics) + head + pages(head * 9 // 8))
         return change if store.fits(change) else None
+
+    def _journaled(self, base: int) -> int:
+        """Bytes of the samples that have moved out of the log since a generation; they do so in whole files."""
+        store = self.store
+        if self._moved[:2] != (store.epoch, base):
+            self._moved = store.epoch, base, sum(
+                store.blobs.bytes(name) for name, _, newest in store.files(JOURNAL) if newest > base)
+        return self._moved[2]
 
     def _make_room(self, plans: Iterator[PlannedRewrite]) -> PlannedRewrite:
         """The first of some rewrites that fits, for which room is made. Raises BudgetError, with the figures of the

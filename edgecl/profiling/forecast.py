@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 PARSE_FACTOR, LAYOUT_FACTOR = 2.1, 2.8  # while loading: of all weights; of the largest, which is laid out for SIMD
 NODE_BYTES = 11_000                     # per operator
 ACTIVATION_FACTOR = 2.2                 # of the most live activations: first run, and the block planned from it
-KEPT_FACTOR, REUSED_FACTOR = 3.3, 1.0   # the same if malloc keeps freed memory, as in `learn`
-SQUARE_MATRICES = 4                     # float64 D x D at a time while a head is solved: G, S, S_e, and its triangle
+KEPT_FACTOR, REUSED_FACTOR = 2.0, 1.0   # held while a head is solved: of all weights; of the most live activations
+SQUARE_MATRICES = 2.5                   # float64 D x D at a time while a head is solved or written: W, S, and parts
 CLASS_MATRICES = 4                      # float64 C x D then
 STORED_BYTES = 400                      # per stored sample in memory, apart from its feature
 HEAD_COPIES = 3                         # of the head's bytes: read, parsed, held

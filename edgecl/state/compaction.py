@@ -56,7 +56,9 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
     current = alive[-1]
     kept = Kept.of(alive if erased is None else [current], heads, snapshots, state.blobs.intact)
     run, unfinished = state.connection.execute, erasing(state)
-    rounds = {state.tuned(), *(number for _, number, _ in state.files(FEATURES))}
+    needed = {state.tuned(), *(number for _, number, _ in state.files(FEATURES)),
+              max((g.id for g in alive if g.detail.get("exact") is False), default=None),  # for `Status.exact`
+              *(g.id for g in alive if "merged" in g.detail)}
     for g in every:
         if g.id == current.id:
             continue
@@ -68,8 +70,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
         if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):
             run("UPDATE generations SET backbone = ?, head = ?, snapshot = ?, detail = ? WHERE id = ?",
                 (backbone, head, snapshot, json.dumps(detail), g.id))
-        if not (head or snapshot or "merged" in detail or detail.get("exact") is False or g in unfinished
-                or g.id in rounds):
+        if not (head or snapshot or g in unfinished or g.id in needed):
             run("DELETE FROM generations WHERE id = ? AND id <= ? AND undone <> 1", (g.id, every[-1].id - HISTORY))
 
 

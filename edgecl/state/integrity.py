@@ -109,7 +109,7 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
         if read_copy(folder) is None and (folder / COPY_FILE).exists():
             yield CheckedFile(COPY_FILE, what, DAMAGED, size, "", "written again")
         elif database.stale:
-            yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "is not of the last change; the next one writes it again")
+            yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "not of the last change; the next one writes it")
         else:
             yield CheckedFile(COPY_FILE, what, INTACT, size)
     log, size = state.log, _size(folder / LOG_FILE)

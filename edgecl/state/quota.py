@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
 RESERVE = "reserved"
+SETTLED = 10**8             # nanoseconds after which a change has changed a folder's time, however coarse its clock is
 SLACK, SLACK_SHARE = 2 ** 20, 128  # bytes that may be missing from the reserve: at most, and of the quota one in ...
 PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemplars": "exemplars",
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
@@ -29,19 +31,23 @@ def pages(count: int) -> int:
     return -(-count // PAGE) * PAGE
 
 
-def _sizes(path: Path | str, seen: set[int] | None = None) -> dict[str, int]:
-    """Bytes of every file and folder below a folder, itself included; a file with two names counts once."""
+def _sizes(path: Path | str, seen: set[int], besides: str = "") -> dict[str, int]:
+    """Bytes of every file and folder below a folder, itself included, but `besides`. seen: numbers of the files that
+    were counted, each of which counts once."""
     found = {str(path): max(pages(os.stat(path).st_size), PAGE)}
-    seen = set() if seen is None else seen
     with os.scandir(path) as entries:
         for entry in entries:
-            with suppress(FileNotFoundError):  # a temporary of another process that is gone already
+            try:
+                if entry.path == besides:
+                    continue
                 about = entry.stat(follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     found |= _sizes(entry.path, seen)
                 elif about.st_ino not in seen:
                     seen.add(about.st_ino)
-                    found[entry.path] = pages(about.st_size)
+                    found[entry.path] = -(-about.st_size // PAGE) * PAGE
+            except FileNotFoundError:  # a temporary of another process that is gone already
+                continue
     return found
 
 
@@ -72,17 +78,33 @@ class Ledger:
 
     def __init__(self, folder: Path, quota: int) -> None:
         self.folder, self.quota = folder, quota
+        self._models: tuple[object, set[int], dict[str, int]] = (None, set(), {})  # time of change, numbers, sizes
 
     def usage(self) -> Usage:
         """The bytes in use now. Raises OSError."""
         used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
-        for path, size in _sizes(self.folder).items():
-            name = os.path.basename(path)
+        models = os.path.join(self.folder, "models")
+        seen, sizes = self._counted(models) if os.path.isdir(models) else (set[int](), {})
+        seen = set(seen)
+        for path, size in (*sizes.items(), *_sizes(self.folder, seen, models if sizes else "").items()):
+            name = path.rpartition(os.sep)[2]
             if path == aside or path.startswith(f"{aside}{os.sep}"):
                 used["set_aside"] += size
             elif name != RESERVE:
-                used[PURPOSES.get(name) or PURPOSES.get(os.path.splitext(name)[1], "scratch")] += size
+                used[PURPOSES.get(name) or PURPOSES.get(f".{name.rpartition('.')[2]}", "scratch")] += size
         return Usage(**used)
+
+    def _counted(self, models: str) -> tuple[set[int], dict[str, int]]:
+        """The numbers and sizes of the files of models/, which never change: it is read again only if one has come or
+        gone since."""
+        about = os.stat(models)
+        key = about.st_ino, about.st_mtime_ns
+        if self._models[0] != key:
+            seen: set[int] = set()
+            self._models = None, seen, _sizes(models, seen)
+            if time.time_ns() - about.st_mtime_ns > SETTLED:
+                self._models = key, *self._models[1:]
+        return self._models[1:]
 
     def reserved(self) -> int:
         """Bytes of the disk that are held for what is yet to come."""
@@ -102,7 +124,9 @@ class Ledger:
             raise BudgetError(
                 f"{what} needs {need} bytes but only {max(self.quota - used, 0)} of the quota of "
                 f"{format_size(self.quota)} are left",
-                f"create a state with --quota {used + need}, or, if classes are known, forget one")
+                f"create a state with --quota {used + need}, or, if classes are known, forget one" + (
+                    f"; or discard the {format_size(aside)} that are set aside with `edgecl check --discard`"
+                    if (aside := self.usage().set_aside) else ""))
 
     def ask(self, need: int, what: str) -> None:
         """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""

@@ -21,6 +21,7 @@ import json
 import sqlite3
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
@@ -48,7 +49,7 @@ JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold s
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
 MOST_SIZES = 1000   # of details that are remembered
 KEPT_HEADS = 8  # each makes a generation restorable
-HISTORY = 50  # generations that the history names; forgotten classes and merges stay in it for good
+HISTORY = 50  # generations that the history names; merges, and the last forget that was not exact, stay in it for good
 
 
 class StateReader:
@@ -143,6 +144,7 @@ class StateReader:
         self.database.close()
         self.database.open()
         self.books.clear()
+        self._detail_bytes.clear()
         self.opened_again()
 
     def _take(self, rows: Rows) -> None:
@@ -181,7 +183,7 @@ class StateReader:
                 backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
                 self._listed = key, sorted([*stored, *(
                     g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
-                    key=lambda g: g.id)
+                    key=itemgetter(0))
             return self._listed[1]
 
     def detail_bytes(self, g: Generation) -> int:
@@ -336,6 +338,13 @@ class StateReader:
                     if oldest <= (row.generation or 0) <= newest]
         except (OSError, StateError):  # StateError: its codebook is damaged
             return []
+
+    def samples_damaged(self) -> bool:
+        """Whether any stored sample, or a codebook of some, is damaged."""
+        with self.reading(), translated(self.path):
+            names = [name for kind in (EXEMPLARS, JOURNAL) for name, *_ in self.files(kind)]
+            names += [name for name, _ in self.meta.get("codebooks", [])]
+            return bool(self.log.damaged) or not all(map(self.blobs.intact, names))
 
     def samples(self, until: int) -> list[StoredSample]:
         """All intact samples stored up to generation `until`, in the order in which they came."""

@@ -31,7 +31,7 @@ from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MOST_LOGGED = 128     # generations in the log: all of it is read when a state is opened
+MOST_LOGGED = 64      # generations in the log: all of it is read when a state is opened
 REBUILDS = 3          # of a damaged database in a row, before its disk counts as broken
 ERASE_ATTEMPTS = 20   # another process may change the state between two steps of one attempt
 
@@ -146,6 +146,9 @@ class Store(Transaction):
         Commits; what is served and known stays as it is. present: see `check_room`. Raises BudgetError, before anything
         is dropped, if all that is not enough."""
         check_room(self, change, present)
+        if self.fits(change):
+            return
+        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         while not self.fits(change):
             if not compaction.prune(self):
                 if present is not None:
@@ -237,7 +240,7 @@ class Store(Transaction):
 
     def _append(self, record: bytes, used: int) -> None:
         """Append a record to the log. used: bytes of the quota. Raises OSError."""
-        self.ledger.give_way(len(record) + PAGE, used)
+        self.ledger.give_way(pages(self.log.length + len(record)) - pages(self.log.length), used)
         try:
             self.log.append(record)
         except OSError as error:

@@ -132,7 +132,6 @@ class Transaction(StateReader):
         connection, before = self.connection, self.query("PRAGMA data_version")
         epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
         log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
-        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         self.commit_rows()
         if vacuum:
             self.ledger.ask(self.journal_bytes(), "packing the database")
@@ -187,8 +186,8 @@ class Transaction(StateReader):
 
     def next_number(self) -> int:
         """The id of the next generation: past every one that was ever seen."""
-        acknowledged = self.log.acknowledged()
-        return 1 + max(max((g.id for g in self.generations()), default=0), self.value("numbered", 0),
+        acknowledged, every = self.log.acknowledged(), self.generations()
+        return 1 + max(every[-1].id if every else 0, self.value("numbered", 0),
                        acknowledged.generation if acknowledged else 0,
                        *(number for number, in self.query("SELECT seq FROM sqlite_sequence")))
 

@@ -305,10 +305,11 @@ class ClassStatistics:
             return arrays
         variances, scatter = self._variances(), self.scatter()
         size = float(np.abs(variances).sum()) or 1.0
-        error = float(np.hypot(self._error, ERROR_AT_REST * variances).sum()) / size
+        fresh = np.where(variances.astype(np.float32) == variances, 0, ERROR_AT_REST * variances)   # if not as read
+        error = float(np.hypot(self._error, fresh).sum()) / size
         arrays["rounding"] = np.array(error)
         if rank is None:
-            arrays["scatter"] = np.concatenate([scatter[i, i:] for i in range(d)]).astype(np.float32)
+            arrays["scatter"] = _packed(scatter)
         else:
             values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
             factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
@@ -353,6 +354,16 @@ def _apart(rows: NDArray[np.float64], mean: NDArray[np.float64] | None, others: 
     if others and mean is not None:
         apart += np.sqrt(others / (others + len(rows))) * (centre - mean)
     return apart
+
+
+def _packed(full: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The upper triangle of [d, d], row after row."""
+    d, start = len(full), 0
+    packed = np.empty(d * (d + 1) // 2, np.float32)
+    for i in range(d):
+        packed[start:start + d - i] = full[i, i:]
+        start += d - i
+    return packed
 
 
 def _unpack(packed: NDArray[np.float32], d: int) -> NDArray[np.float64]:
