@@ -319,6 +319,14 @@ def test_a_repair_without_room_says_how_to_get_it_and_leaves_the_state(vectors_s
     assert answers(Learner.open(vectors_state)) == shown
 
 
+def test_a_file_that_this_user_may_not_read_is_not_taken_for_damaged(vectors_state, capsys, monkeypatch):
+    access, before = os.access, tree(vectors_state)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK and access(path, mode))
+    for options in ([], ["--repair"]):
+        assert "by this user" in refused(capsys, "check", "--state", vectors_state, *options)
+    assert tree(vectors_state) == before
+
+
 def test_people_see_what_is_wrong(vectors_state, capsys):
     [victim] = (vectors_state / "models").glob("*.exemplars")
     flip(victim)

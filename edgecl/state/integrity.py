@@ -18,7 +18,7 @@ from edgecl.state.set_aside import SET_ASIDE
 from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from edgecl.state.reader import StateReader
@@ -75,11 +75,19 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
     return found | {name: NamedFile(CODEBOOK, 0, 0) for name, _ in state.meta.get("codebooks", [])}
 
 
+def check_rights(state: StateReader, names: Iterable[str]) -> None:
+    """Raise StateError if this user may not read a file in models/: it is not damaged."""
+    for path in (state.blobs.folder / name for name in names):
+        if path.exists() and not os.access(path, os.R_OK):
+            raise StateError(f"{path} can't be read by this user", "run it as its owner, or give the rights")
+
+
 def survey(state: StateReader) -> list[CheckedFile]:
-    """Every file of a state, read whole. Raises StateError."""
+    """Every file of a state, read whole. Raises StateError if this user may not."""
     with state.reading():
         state.refresh()
         named = named_files(state)
+        check_rights(state, named)
         found = [*_top(state), *(_named(state, name, about) for name, about in sorted(named.items()))]
         noted = [CheckedFile("", f"noted on {when}", NOTED, problem=what) for when, what in state.value("damage", [])]
     return [*found, *_others(state.path, set(named)), *noted]
