@@ -4,6 +4,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from helpers_daemon import serving, until
 from helpers_state import PROBE, answers, create, tree, vectors
 
 from edgecl.errors import StateError
@@ -82,3 +83,28 @@ def test_an_earlier_copy_in_its_place_is_followed(learner):
     fresh.learn(vectors("elk", 9), "elk")
     fresh.learn(vectors("fox", 9), "fox")
     assert answers(Learner.open(state), PROBE) == answers(fresh, PROBE)
+
+
+@pytest.mark.parametrize("gone", ["moved", "replaced"])
+def test_a_daemon_says_that_its_state_has_gone(tmp_path, caplog, gone):
+    state, away = tmp_path / "state", tmp_path / "away"
+    with serving(state) as (service, *_):
+        assert service.status()["warnings"] == []
+        state.rename(away)
+        if gone == "replaced":
+            create(state).close()
+        before = tree(away)
+        (warning,) = until(lambda: service.status()["warnings"])
+        assert str(state) in warning and ("another state" in warning) == (gone == "replaced")
+        with pytest.raises(StateError, match=str(state)):
+            service.learn("dog", vectors("dog", 9))
+        assert [each["label"] for each in service.predict(vectors("wasp", 2))] == ["wasp", "wasp"]
+        assert tree(away) == before
+        if gone == "replaced":
+            assert Learner.open(state).classes() == []
+            shutil.rmtree(state)
+        away.rename(state)
+        until(lambda: not service.status()["warnings"])
+        service.learn("dog", vectors("dog", 9))
+    assert shown(Learner.open(state)) == {"ant": 25, "dog": 9, "wasp": 25}
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [warning]
