@@ -332,7 +332,8 @@ class Learner:
 
     def serving(self) -> Serving:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
-        if self._serving is None or self._serving.current != self.store.current:
+        current = self.store.current    # first: if another database lies there now, what was kept is dropped
+        if self._serving is None or self._serving.current != current:
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self._backbone()

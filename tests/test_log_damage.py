@@ -110,7 +110,8 @@ LOST = {  # what is done to the log -> classes that are lost, what is said, whet
     "cut at a record": (cut(lambda log: record_of(log, "dog")[0]), NAMES[3:], "generations 5, 6 is lost", False),
     "cut in a record": (cut(lambda log: record_of(log, "dog")[0] + 600), NAMES[3:], "samples of 'dog'", False),
     "cut in half a record": (cut(lambda log: sum(record_of(log, "cat")) // 2), NAMES[2:], "learned.log has", False),
-    "cut by one byte": (cut(lambda log: record_of(log, "elk")[1] - 1), ["elk"], "80 samples of 'elk' (generation 6)", False),
+    "cut by one byte": (cut(lambda log: record_of(log, "elk")[1] - 1),
+                        ["elk"], "80 samples of 'elk' (generation 6)", False),
     **{f"flipped: {what} of a record": (
         in_record("cat", lambda log, start, end, at=at: flip(log, start + at)), ["cat"], "learned.log is damaged",
         False) for what, at in HEADER_AT.items()},
