@@ -60,6 +60,18 @@ def test_another_state_in_its_place_is_left_alone(learner, ask, looked):
     assert shown(Learner.open(state)) == {"elk": 25, "fox": 25, "gnu": 25}
 
 
+def test_what_can_not_be_gone_back_to_is_named(learner, tmp_path):
+    current = learner.store.current
+    with pytest.raises(StateError, match=f"generation {current} is the current one; restorable are: 1, 2, 3 "):
+        learner.rollback(current)
+    for number in (0, 99):
+        with pytest.raises(StateError, match=f"generation {number} can't be restored; restorable are: 1, 2, 3 "):
+            learner.rollback(number)
+    empty = create(tmp_path / "empty")
+    with pytest.raises(StateError, match="there is no generation before this one; restorable are: none "):
+        empty.rollback()
+
+
 def test_an_earlier_copy_in_its_place_is_followed(learner):
     """A person restores a backup while a process has the state open; what that one remembers is of another history."""
     state, copy = learner.store.path, learner.store.path.with_name("copy")
