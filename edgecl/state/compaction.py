@@ -105,15 +105,16 @@ def moved_rows(state: Transaction) -> list[Generation]:
             if g.id in heads or g.id > every[-1].id - HISTORY]
 
 
-def move_log(state: Transaction) -> None:
-    """Move the generations of the log into the transaction, their samples into a file of their own."""
+def move_log(state: Transaction, packed: bool = False) -> None:
+    """Move the generations of the log into the transaction, their samples into a file of their own: that of the log
+    itself, which takes no room, or a new one with all of them in one record if they are `packed`."""
     entries = state.logged()
     if not (entries or state.log.damaged):
         return
     for g in moved_rows(state):
         state.insert(g)
     state.log.trim()
-    if state.log.damaged:  # it is set aside when the next one begins
+    if packed or state.log.damaged:  # a damaged one is set aside when the next one begins
         state.add_samples([row for entry in entries for row in entry.rows or ()], JOURNAL)
     else:
         name = state.blobs.adopt(state.log.path, JOURNAL)
