@@ -64,18 +64,20 @@ class Report(NamedTuple):
 
 class Rebuilt(NamedTuple):
     """Knowledge from all that is stored. known: samples in it; taught: samples that were taught, as far as the history
-    tells; all_told: whether it tells of all."""
+    tells; all_told: whether it tells of all; gone: classes of which nothing is left."""
 
     knowledge: Knowledge
     known: int
     taught: int
     all_told: bool
+    gone: list[str]
 
     @property
     def figures(self) -> str:
         """How much of what was taught is in it."""
         more = "" if self.all_told else "at least "
-        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples"
+        gone = f"; nothing is left of {', '.join(map(repr, self.gone))}, to be taught again" if self.gone else ""
+        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples{gone}"
 
 
 def check(path: Path) -> Report:
@@ -181,7 +183,7 @@ def _rebuilt(repository: Repository) -> Rebuilt | None:
     if not found:
         return None
     known, best = max(found, key=lambda each: each[0])
-    return Rebuilt(best, known, taught, all_told)
+    return Rebuilt(best, known, taught, all_told, sorted(_classes(store) - best.plain.counts.keys()))
 
 
 def _from_samples(knowledge: Knowledge, rows: list[StoredSample]) -> Knowledge:
@@ -201,6 +203,17 @@ def _taught(store: StateReader) -> tuple[int, bool]:
     learned = [g for g in every if g.action == "learn" and not g.undone and "class" in g.detail]
     count = sum(g.detail.get("samples", 0) for g in learned if g.id > forgotten.get(g.detail["class"], 0))
     return count, len(every) == max((g.id for g in every), default=0) and not any("merged" in g.detail for g in every)
+
+
+def _classes(store: StateReader) -> set[str]:
+    """The classes that are known, as far as the history tells."""
+    found: set[str] = set()
+    for g in reversed(store.alive()):
+        if "known" in g.detail:
+            return found | set(g.detail["known"])
+        if g.action == "learn" and "class" in g.detail:
+            found.add(g.detail["class"])
+    return found
 
 
 def _let_go(store: Store) -> list[str]:
