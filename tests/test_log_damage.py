@@ -255,6 +255,28 @@ def test_a_torn_append_is_dropped_with_one_warning(made, tmp_path, size, how, kn
         assert not (state / "set-aside").exists()
 
 
+def test_a_torn_append_behind_a_damaged_record_is_dropped_too(state):
+    log = state / LOG_FILE
+    start, _ = record_of(log, "elk")
+    put(log, start + 1000, bytes(600))  # rot: it was acknowledged
+    learner = Learner.open(state)
+    told = learner.damage
+    assert ["80 samples of 'elk' (generation 6) are lost" in line for line in told] == [True]
+    learner.close()
+    whole = log.read_bytes()
+    shutil.copytree(state, state.with_name("later"))
+    learner = Learner.open(state.with_name("later"))
+    learner.learn(vectors("fox", 80), "fox")
+    record = (state.with_name("later") / LOG_FILE).read_bytes()[len(whole):]
+    for tail in (record[:20], record[:512], record[:4096] + bytes(len(record) - 4096), GARBAGE[:900], bytes(5000)):
+        log.write_bytes(whole + tail)
+        again = Learner.open(state)
+        assert [line for line in again.damage if "were not a whole record" not in line] == told
+        assert [g.id for g in again.history()] == [1, 2, 3, 4, 5, 6]
+        assert log.read_bytes() == whole
+        again.close()
+
+
 def test_what_another_process_is_writing_is_no_damage(state, made):
     reader = Learner.open(made / "before")
     assert reader.damage == []

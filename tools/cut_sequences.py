@@ -152,14 +152,25 @@ def cut_log(state: Path) -> None:
 
 def zero_record(state: Path) -> None:
     """Leave a record of which only the first block came to the disk."""
-    learner = Learner.open(state)
-    learner.close()
-    log = state / "learned.log"
-    before = log.stat().st_size
+    Learner.open(state).close()
+    log, acknowledged = state / "learned.log", state / "acknowledged"
+    before, known = log.stat().st_size, acknowledged.read_bytes()
     Learner.open(state).learn(vectors("gnu", 60), "gnu")
-    with log.open("r+b") as file:
-        file.seek(before + 512)
-        file.write(bytes(log.stat().st_size - before - 512))
+    acknowledged.write_bytes(known)
+    zero(log, before + 512)
+
+
+def damage_record(state: Path) -> None:
+    """Damage the last record of the log, which was acknowledged."""
+    Learner.open(state).close()
+    zero(state / "learned.log", (state / "learned.log").stat().st_size - 600)
+
+
+def zero(path: Path, start: int) -> None:
+    """Overwrite a file with zeros from a place on."""
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(path.stat().st_size - start))
 
 
 def big(learner: Learner) -> None:
@@ -211,6 +222,7 @@ SEQUENCES: dict[str, Sequence] = {
     "round, then rollback": Sequence(whole(back_across), after_round),
     "open after a killed forget": Sequence(one(lambda learner: None), half_forgotten),
     "open after a cut learn": Sequence(three_learns, zero_record),
+    "learn on a damaged log": Sequence(three_learns, damage_record),
     "learn on a log that was cut": Sequence(three_learns, cut_log),
     "backup": Sequence(whole(lambda copy: command("backup", "--state", copy.parent / "state", copy)), nothing, "copy"),
     "backup to a tar": Sequence(whole(lambda tar: command("backup", "--state", tar.parent / "state", tar)), nothing,
