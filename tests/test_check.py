@@ -253,6 +253,24 @@ def test_older_statistics_are_taken_if_they_know_more(made, fast_path, capsys):
     assert {each.name: each.samples for each in learner.classes()} == {"ant": 60, "bee": 60}
 
 
+def test_a_damaged_codebook_costs_the_exemplars_that_it_coded_and_nothing_else(made, fast_path, capsys):
+    state = shutil.copytree(made / "coded", fast_path / "state")
+    learner = Learner.open(state)
+    book, counts = learner.store.meta["codebooks"][-1][0], dict(learner.repository.known().plain.counts)
+    exemplars = learner.status().exemplars
+    learner.close()
+    flip(state / "models" / book, 400)
+    assert f"models/{book}" in files_of(checked(capsys, state)[1])
+    learner = Learner.open(state)
+    assert any(book in line for line in learner.damage)
+    assert learner.status().exemplars < exemplars
+    learner.learn(vectors("new", 30, dimension=64), "new")
+    assert learner.repository.known().plain.counts == {**counts, "new": 30}
+    learner.close()
+    assert checked(capsys, state, "--repair")[0] == 0
+    assert Learner.open(state).repository.known().plain.counts == {**counts, "new": 30}
+
+
 def test_set_aside_files_are_listed_and_discarded_only_when_asked(vectors_state, capsys):
     [victim] = (vectors_state / "models").glob("*.exemplars")
     flip(victim)
@@ -299,6 +317,14 @@ def test_a_repair_without_room_says_how_to_get_it_and_leaves_the_state(vectors_s
         repair(learner.repository)
     learner.close()
     assert answers(Learner.open(vectors_state)) == shown
+
+
+def test_a_file_that_this_user_may_not_read_is_not_taken_for_damaged(vectors_state, capsys, monkeypatch):
+    access, before = os.access, tree(vectors_state)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK and access(path, mode))
+    for options in ([], ["--repair"]):
+        assert "by this user" in refused(capsys, "check", "--state", vectors_state, *options)
+    assert tree(vectors_state) == before
 
 
 def test_people_see_what_is_wrong(vectors_state, capsys):

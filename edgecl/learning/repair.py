@@ -24,6 +24,7 @@ from edgecl.state.integrity import (
     WHAT,
     CheckedFile,
     NamedFile,
+    check_rights,
     named_files,
     survey,
     survey_without_rows,
@@ -95,6 +96,8 @@ def repair(repository: Repository) -> Report:
     """Restore what can be restored, and clear what was noted. Raises StateError, BudgetError; then what was done so far
     stays."""
     store, done = repository.store, list[str]()
+    with store.reading():
+        check_rights(store, named_files(store))
     with store.exclusive():     # which has set aside a damaged log, and built a damaged database again
         books = store.meta.get("codebooks", [])
         kept = [book for book in books if store.blobs.intact(book[0])]
@@ -291,4 +294,4 @@ class _Explain:
             rebuilt = _rebuilt(self.repository)
         if rebuilt is None:
             return "", f"what was learned, except for the head; {BEYOND}"
-        return f"computed again from what is stored, {rebuilt.figures}", "what the other samples have taught"
+        return f"computed again from what is stored, {rebuilt.figures}", "what the other samples taught"
