@@ -192,8 +192,10 @@ class Learner:
             wanted = max((i for i in alive if i < here), default=None) if generation is None else generation
             if wanted not in possible:
                 shown = ", ".join(map(str, possible)) or "none"
-                raise StateError(f"generation {wanted} can't be restored",
-                                 f"restorable are: {shown} (see `edgecl history`)")
+                what = "there is no generation before this one" if wanted is None else \
+                    f"generation {wanted} is the current one" if wanted == newest.id else \
+                    f"generation {wanted} can't be restored"
+                raise StateError(what, f"restorable are: {shown} (see `edgecl history`)")
             knowledge = self.repository.load(wanted)
             return self.repository.commit(knowledge, Rewrite("rollback", {"to": wanted}, undo_after=wanted))
 

@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from candidates import candidate, matrix, world
 from helpers_daemon import serving, until
+from helpers_recorded import NAMES as RECORDED
+from helpers_recorded import unpack
 from helpers_state import answers, create, directory_bytes, fingerprint, flip, knowledge, refused, tree, vectors
 
 from edgecl.cli import main
@@ -110,6 +112,19 @@ def test_a_new_state_and_one_of_a_first_class_are_copied(tmp_path):
         back(tmp_path / f"{number}.tar", tmp_path / f"restored{number}")
         assert fingerprint(tmp_path / f"restored{number}") == fingerprint(tmp_path / "state")
         learner.learn(vectors("ant", 25), "ant")
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_state_of_format_2_is_copied_as_it_is_and_restored(name, tmp_path):
+    state = Path(unpack(name, tmp_path)["state"])
+    before = tree(state)
+    copied = backup(state, tmp_path / "old.tar", quiet)
+    assert tree(state) == before and copied.damaged == []
+    made = back(tmp_path / "old.tar", tmp_path / "restored")
+    assert made.generation == copied.generation
+    one, two = Learner.open(state), Learner.open(tmp_path / "restored")
+    assert knowledge(one) == knowledge(two)
+    assert one.store.restorable() == two.store.restorable() and not two.damage
 
 
 # beside a writer ----------------------------------------------------------------------------------

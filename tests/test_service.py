@@ -12,6 +12,7 @@ from helpers_state import vectors
 
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.learner import Learner
+from edgecl.learning.knowledge import Knowledge
 from edgecl.runtime import writer
 
 
@@ -94,6 +95,62 @@ def test_teaching_from_many_threads_loses_nothing(tmp_path):
     learner = Learner.open(tmp_path / "state")
     assert {each.name: each.samples for each in learner.classes()} == counts
     learner.close()
+
+
+def test_a_burst_is_committed_one_by_one_and_solved_once_before_the_replies(tmp_path, monkeypatch):
+    with serving(tmp_path / "state") as (service, _, _):
+        hold, held, judged, judge = threading.Event(), threading.Event(), [], Knowledge.judge
+        monkeypatch.setattr(writer, "BURST_SECONDS", 240.0)
+
+        def wait(_):
+            held.set()
+            hold.wait(240)
+
+        def counted(self, *arguments, **named):
+            judged.append(threading.current_thread().name)
+            return judge(self, *arguments, **named)
+
+        service.writer.submit(wait, changes=False)
+        held.wait(240)
+        monkeypatch.setattr(Knowledge, "judge", counted)
+        told = []
+
+        def teach(number):
+            learned = service.learn(f"class {number % 3}", vectors(f"class {number % 3}", 6, number))
+            label = service.predict(vectors(f"class {number % 3}", 1, 50))[0]["label"]
+            told.append((learned["generation"], learned["label"] == label, sorted(learned["held_back"])))
+
+        threads = [threading.Thread(target=teach, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        until(lambda: service.writer._requests.qsize() == 12)
+        hold.set()
+        for thread in threads:
+            thread.join()
+        first = min(told)[0]
+        assert [generation for generation, *_ in sorted(told)] == [*range(first, first + 12)]
+        assert all(serves for _, serves, _ in told)
+        assert max(told)[2] == ["ant", "class 0", "class 1", "class 2", "wasp"]
+        assert judged == ["writer"]
+
+
+def test_one_that_fails_in_a_burst_fails_alone(tmp_path):
+    with serving(tmp_path / "state") as (service, _, _):
+        hold, held = threading.Event(), threading.Event()
+
+        def wait(_):
+            held.set()
+            hold.wait(240)
+
+        service.writer.submit(wait, changes=False)
+        held.wait(240)
+        asked = [service.writer.submit(lambda learner, count=count: learner.learn(vectors("cat", count), "cat"),
+                                       brief=True, report=lambda learned: learned.held_back) for count in (5, 0, 7)]
+        hold.set()
+        assert [sorted(each.result(240)) for each in asked[::2]] == [["ant", "cat", "wasp"]] * 2
+        with pytest.raises(BadInput):
+            asked[1].result(240)
+        assert {each["name"]: each["samples"] for each in service.classes()}["cat"] == 12
 
 
 def test_past_its_bounds_teaching_is_refused_and_never_dropped(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from helpers_state import (
     vectors,
 )
 
+from edgecl.errors import BudgetError
 from edgecl.learner import Learner
 from edgecl.settings import Settings
 from edgecl.state import compaction
@@ -77,6 +78,9 @@ def test_what_was_reserved_lets_learning_go_on_on_a_full_disk(tmp_path):
         learner.rollback() if len(learner.store.restorable()) > 2 else None
         assert learner.status().exemplar_bytes > 90_000
         assert shutil.disk_usage(disk).free < 2 * PAGE + slack
+        with pytest.raises(BudgetError, match=r"the disk that holds .*/out\.onnx is full; free some space"):
+            learner.export(disk / "out.onnx")
+        assert sorted(path.name for path in disk.iterdir()) == ["other", "state"]
         learner.close()
         assert len(Learner.open(disk / "state").classes()) == 8
     finally:

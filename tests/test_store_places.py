@@ -4,6 +4,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from helpers_daemon import serving, until
 from helpers_state import PROBE, answers, create, tree, vectors
 
 from edgecl.errors import StateError
@@ -59,6 +60,18 @@ def test_another_state_in_its_place_is_left_alone(learner, ask, looked):
     assert shown(Learner.open(state)) == {"elk": 25, "fox": 25, "gnu": 25}
 
 
+def test_what_can_not_be_gone_back_to_is_named(learner, tmp_path):
+    current = learner.store.current
+    with pytest.raises(StateError, match=f"generation {current} is the current one; restorable are: 1, 2, 3 "):
+        learner.rollback(current)
+    for number in (0, 99):
+        with pytest.raises(StateError, match=f"generation {number} can't be restored; restorable are: 1, 2, 3 "):
+            learner.rollback(number)
+    empty = create(tmp_path / "empty")
+    with pytest.raises(StateError, match="there is no generation before this one; restorable are: none "):
+        empty.rollback()
+
+
 def test_an_earlier_copy_in_its_place_is_followed(learner):
     """A person restores a backup while a process has the state open; what that one remembers is of another history."""
     state, copy = learner.store.path, learner.store.path.with_name("copy")
@@ -82,3 +95,28 @@ def test_an_earlier_copy_in_its_place_is_followed(learner):
     fresh.learn(vectors("elk", 9), "elk")
     fresh.learn(vectors("fox", 9), "fox")
     assert answers(Learner.open(state), PROBE) == answers(fresh, PROBE)
+
+
+@pytest.mark.parametrize("gone", ["moved", "replaced"])
+def test_a_daemon_says_that_its_state_has_gone(tmp_path, caplog, gone):
+    state, away = tmp_path / "state", tmp_path / "away"
+    with serving(state) as (service, *_):
+        assert service.status()["warnings"] == []
+        state.rename(away)
+        if gone == "replaced":
+            create(state).close()
+        before = tree(away)
+        (warning,) = until(lambda: service.status()["warnings"])
+        assert str(state) in warning and ("another state" in warning) == (gone == "replaced")
+        with pytest.raises(StateError, match=str(state)):
+            service.learn("dog", vectors("dog", 9))
+        assert [each["label"] for each in service.predict(vectors("wasp", 2))] == ["wasp", "wasp"]
+        assert tree(away) == before
+        if gone == "replaced":
+            assert Learner.open(state).classes() == []
+            shutil.rmtree(state)
+        away.rename(state)
+        until(lambda: not service.status()["warnings"])
+        service.learn("dog", vectors("dog", 9))
+    assert shown(Learner.open(state)) == {"ant": 25, "dog": 9, "wasp": 25}
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [warning]

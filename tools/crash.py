@@ -130,6 +130,8 @@ def measure(name: str, command: Command, origin: Path, folder: Path) -> None:
             if call == "openat" and "O_CREAT" not in words[1] and "O_TRUNC" not in words[1]:
                 command.harmless.add((call, command.calls[call]))
     command.after = look(folder, command)
+    if "broken" in (command.before, command.after):
+        raise SystemExit(f"{name}: the state is not the same when it is opened again, without a kill")
 
 
 def kill(command: Command, origin: Path, folder: Path, call: str, number: int) -> str:

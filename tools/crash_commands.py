@@ -158,6 +158,11 @@ def but_for_ways_back(state: Path) -> str:
     return fingerprint(state, older=False)
 
 
+def but_for_damage(state: Path) -> str:
+    """The fingerprint for a command whose words about damage depend on how far an earlier one came."""
+    return fingerprint(state, damage=False)
+
+
 @dataclass
 class Command:
     """One command on a copy of the prepared folder; `first` creates the state that it starts from; looks: the states in
@@ -211,7 +216,7 @@ COMMANDS: dict[str, Command] = {
     "round, then forget": Command(lambda state: Learner.open(state).forget("cat"), after_round),
     "round, then rollback": Command(back_across, after_round),
     "open, of format 2": Command(lambda state: Learner.open(state), recorded("vectors")),
-    "open, database damaged": Command(lambda state: Learner.open(state), damaged_database),
+    "open, database damaged": Command(lambda state: Learner.open(state), damaged_database, but_for_damage),
     "check --repair": Command(repair_state, damaged_files, repaired),
     "backup": Command(back_up("copy"), looks=("state", "copy")),
     "backup, tar": Command(back_up("copy.tar"), looks=("state", "copy.tar")),

@@ -47,18 +47,19 @@ def knowledge(learner: Learner) -> Any:
             sorted((row.label, row.key, row.feature.tobytes()) for row in known.exemplars())]
 
 
-def fingerprint(path: Path, older: bool = True) -> str:
+def fingerprint(path: Path, older: bool = True, damage: bool = True) -> str:
     """A digest of everything that a freshly opened state shows and knows, except ids and times of generations. older:
     include the held-back accuracies and the counts of older generations, which are dropped when room is made for a
-    change."""
+    change; damage: include what is said of damage."""
     learner = Learner.open(path)
     try:
-        dropped = () if older else ("held_back", "known")
-        history = [(g.action, {key: value for key, value in g.detail.items() if key not in dropped}, g.undone)
-                   for g in learner.history()]
         d = learner.foundation.dimension if learner.foundation else DIMENSION
         probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
-        shown = [answers(learner, probe), knowledge(learner), history, learner.damage]
+        shown = [answers(learner, probe), knowledge(learner)]   # which solves the head, if nobody had
+        shown += [line.replace(str(path), "STATE") for line in learner.damage if damage]
+        dropped = () if older else ("held_back", "known")
+        shown += [(g.action, {key: value for key, value in g.detail.items() if key not in dropped}, g.undone)
+                  for g in learner.history()]
         return hashlib.sha256(repr(shown).encode()).hexdigest()
     finally:
         learner.close()

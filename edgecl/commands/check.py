@@ -2,17 +2,18 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import asked, print_json, socket_path, state_path
 from edgecl.settings import format_size
-from edgecl.state.integrity import ASIDE, BAD, FOREIGN, LEFT_OVER, NOTED, CheckedFile
+from edgecl.state.integrity import ASIDE, BAD, FOREIGN, INTACT, LEFT_OVER, NOTED, CheckedFile
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
 
-HASH = 64       # digits of a file's name, of which people see the first
+HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")     # in a file's name, of which people see the first digits
 
 
 def check(options: argparse.Namespace) -> int:
@@ -61,19 +62,19 @@ def _discard(learner: Learner) -> int:
 def _show(report: dict[str, Any]) -> None:
     findings = [CheckedFile(**each) for each in report["files"]]
     for line in report["done"]:
-        print(f"done: {line}")
+        print(f"done: {HASH.sub(_first, line)}")
     for f in findings:
-        name = _short(f.file)
+        name = HASH.sub(_first, f.file)
         mark = "✗" if f.verdict in BAD else "·" if f.verdict in (ASIDE, LEFT_OVER, FOREIGN) or f.problem else "✓"
         if f.verdict == NOTED:
             print(f"{mark} {f.what}: {f.problem}")
             continue
-        told = "" if f.verdict == "intact" else f"{f.verdict}: " if f.problem else f.verdict
-        print(f"{mark} {name:24} {format_size(f.bytes):>9}  {f.what}; {told}{f.problem}".rstrip("; "))
+        told = "" if f.verdict in (INTACT, FOREIGN) else f.verdict.upper() if f.verdict in BAD else f.verdict
+        print(f"{mark} {name:28} {format_size(f.bytes):>9}  {'; '.join(filter(None, (f.what, told, f.problem)))}")
         if f.cure:
-            print(f"{'':38}-> {f.cure}")
+            print(f"{'':42}-> {f.cure}")
         if f.lost:
-            print(f"{'':38}lost: {f.lost}")
+            print(f"{'':42}lost: {f.lost}")
     bad = [f for f in findings if f.verdict in BAD]
     files = [f for f in findings if f.verdict != NOTED]
     print(f"{len(files)} files, {format_size(sum(f.bytes for f in files))}: "
@@ -84,9 +85,5 @@ def _show(report: dict[str, Any]) -> None:
         print("edgecl: `edgecl check --discard` deletes what is set aside", file=sys.stderr)
 
 
-def _short(name: str) -> str:
-    """A file's name with the first digits of its hash."""
-    folder, _, last = name.rpartition("/")
-    first, dot, rest = last.partition(".")
-    short = f"{first[:8]}…{dot}{rest}" if len(first) == HASH else last
-    return f"{folder}/{short}" if folder else short
+def _first(match: re.Match[str]) -> str:
+    return f"{match[1]}…"

@@ -39,9 +39,9 @@ class Buffer:
         return self.codebook.codec if self.codebook else self.codec.feature
 
     def keep(self, rows: list[StoredSample], statistics: ClassStatistics, transform: FeatureTransform,
-             decode: bool = True) -> list[StoredSample]:
+             decode: bool = True, before: Picked | None = None) -> list[StoredSample]:
         """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
-        ever learned, transformed by `transform`; decode: see `Codebook.take`."""
+        ever learned, transformed by `transform`; decode: see `Codebook.take`; before: see `held_out`."""
         labels, ranks, shared = [row.label for row in rows], self._ranks(rows, statistics, transform), _shared(rows)
         longest = int(shared.sizes.max())
         widths = Widths.of(rows, len(shared.sizes) if longest else 0)
@@ -51,7 +51,10 @@ class Buffer:
             return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room, shared)) if kept]
         room -= self.codebook.length
         each = row_bytes(self.codec.feature, transform.source, widths)
-        exact = self._exact_ones(rows, statistics, each, room // HELD_BACK_ONE_IN, shared)
+        exact = np.zeros(len(rows), np.bool_)
+        if room // HELD_BACK_ONE_IN >= MIN_HELD_BACK * each:
+            held = {id(row) for mine in held_out(rows, statistics, before).values() for row in mine}
+            exact = self._exact_ones(rows, held, each, room // HELD_BACK_ONE_IN, shared)
         theirs = np.unique(shared.of[exact])
         room -= int(exact.sum()) * each + int(shared.sizes[theirs].sum())
         sizes[exact], shared.sizes[theirs] = 0, 0
@@ -72,13 +75,10 @@ class Buffer:
                 + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
 
     @staticmethod
-    def _exact_ones(rows: list[StoredSample], statistics: ClassStatistics, size: int, room: int,
+    def _exact_ones(rows: list[StoredSample], held: set[int], size: int, room: int,
                     shared: Shared) -> NDArray[np.bool_]:
-        """Which samples, bool [n], stay as they were learned so that heads can be compared on them: the held-back ones,
-        if there is room for enough of them."""
-        if room < MIN_HELD_BACK * size:
-            return np.zeros(len(rows), np.bool_)
-        held = {id(row) for mine in held_out(rows, statistics).values() for row in mine}
+        """Which samples, bool [n], stay as they were learned so that heads can be compared on them: as many of the
+        held-back ones, given by `id`, as there is room for."""
         exact = np.array([id(row) in held for row in rows])
         places = np.flatnonzero(exact)
         fits = admitted([rows[i].label for i in places], np.array([rows[i].key for i in places], np.int64),
@@ -92,14 +92,18 @@ class Buffer:
         spare = np.array([row.spare for row in rows])
         if self.admission == "ring":
             return np.arange(len(rows), 0, -1) + len(rows) * spare
-        ranks, labels = np.empty(len(rows), np.int64), np.array([row.label for row in rows])
-        keys = np.array([row.key for row in rows], np.int64)
-        means = np.stack([statistics.mean(label) for label in statistics.labels])
-        for place, label in enumerate(statistics.labels):
-            mine = np.flatnonzero(labels == label)
-            if len(mine) and self.admission == "reservoir":
+        ranks, keys = np.empty(len(rows), np.int64), np.array([row.key for row in rows], np.int64)
+        places: dict[str, list[int]] = {}
+        for number, row in enumerate(rows):
+            places.setdefault(row.label, []).append(number)
+        known = statistics.labels if self.admission != "reservoir" else []
+        means = np.stack([statistics.mean(label) for label in known]) if known else np.zeros((0, transform.dimension))
+        if self.admission == "reservoir":
+            for mine in map(np.array, places.values()):
                 ranks[mine] = reservoir(keys[mine], spare[mine])
-            elif len(mine):
+        for place, label in enumerate(known):
+            if label in places:
+                mine = np.array(places[label])
                 h = transform(np.stack([rows[i].feature for i in mine]))
                 order = herding(h, means[place]) if self.admission == "herding" else \
                     np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))

@@ -4,17 +4,19 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecl.errors import BadInput
 from edgecl.exemplars.product_quantiser import ProductQuantiser, plan
+from edgecl.exemplars.stored import StoredSample
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterable
 
-    from edgecl.exemplars.stored import StoredSample
+    from numpy.typing import NDArray
 
 FIRST_CLASSES = 4   # the first codebook is made from so many classes,
 CLASS_GROWTH = 4    # the next one from so many times as many
@@ -63,9 +65,11 @@ class Codebook:
         decoded = [rows[i].feature for i in fresh]
         if decode:
             decoded = [*self.codec.decode(self.codec.encode(np.stack(decoded)))]
+        columns: dict[str, Iterable[Any]] = dict(zip(StoredSample._fields, zip(*(rows[i] for i in fresh))))
+        columns |= {"feature": decoded, "coded": repeat(self.name)}
         taken = list(rows)
-        for i, feature in zip(fresh, decoded):
-            taken[i] = rows[i]._replace(feature=feature, coded=self.name)
+        for i, row in zip(fresh, map(StoredSample._make, zip(*columns.values()))):
+            taken[i] = row
         return taken
 
 

@@ -1,13 +1,14 @@
 """Exports one ONNX file that works without edgecl: preprocessing, backbone, head and labels."""
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecl.backbones.session import KINDS, Backbone, open_session
-from edgecl.errors import BackboneError, BadInput
+from edgecl.errors import BackboneError, BadInput, BudgetError
 from edgecl.files.atomic import write_atomically
 from edgecl.samples import prepare
 
@@ -27,7 +28,7 @@ def export(serving: Serving, backbone: bytes, out: Path,
 
     calibration: unlabelled samples [n, ...]; if given, the backbone is quantised to int8 first, and the result also has
     "agreement", the share of them for which both models give the same class. Raises BackboneError if the outputs of the
-    fused model differ from those of its parts, BadInput if `out` can't be written.
+    fused model differ from those of its parts, BadInput if `out` can't be written, BudgetError if the disk is full.
     """
     from edgecl.backbones import quantised
     from edgecl.heads.onnx_head import fuse
@@ -76,6 +77,8 @@ def _write(out: Path, model: bytes) -> None:
     try:
         write_atomically(out, model)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BudgetError(f"the disk that holds {out} is full", "free some space, then try again") from error
         raise BadInput(f"{out} can't be written ({error.strerror})", "name a file in a writable folder") from error
 
 

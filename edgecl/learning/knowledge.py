@@ -96,7 +96,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._tally, self._picked = Tally(), Picked()
+        self._tally, self._picked, self._exact = Tally(), Picked(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -253,7 +253,7 @@ class Knowledge:
         buffer = buffer or self.buffer
         if buffer.codebook is None and self.all_fit:
             return list(self.stored)
-        return buffer.keep(self.stored, self.plain, self.transforms[0], decode)
+        return buffer.keep(self.stored, self.plain, self.transforms[0], decode, self._exact)
 
     def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
@@ -404,10 +404,10 @@ class Knowledge:
 def limited(judges: Mapping[str, list[StoredSample]]) -> Mapping[str, list[StoredSample]]:
     """At most MAX_JUDGES of the held-back samples, of each class equally many as far as it has them: evenly spread over
     them, and over the classes if there are too many of those."""
-    total, level = sum(map(len, judges.values())), MAX_JUDGES
-    if total <= MAX_JUDGES:
+    counts, level = [*map(len, judges.values())], MAX_JUDGES
+    if sum(counts) <= MAX_JUDGES:
         return judges
-    while level > 1 and sum(min(len(rows), level) for rows in judges.values()) > MAX_JUDGES:
+    while level > 1 and (level >= max(counts) or sum(min(len(rows), level) for rows in judges.values()) > MAX_JUDGES):
         level -= 1 + (level > 100) * (level // 50)
     few = {label: rows if len(rows) <= level else [rows[i * len(rows) // level] for i in range(level)]
            for label, rows in judges.items() if rows}

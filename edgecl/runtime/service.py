@@ -96,7 +96,8 @@ class Service:
     def status(self) -> dict[str, Any]:
         """`Learner.status` as a dict."""
         return {**self.view.status,
-                "warnings": list(dict.fromkeys([*self.view.status["warnings"], *self.view.warnings]))}
+                "warnings": list(dict.fromkeys([*filter(None, [self.writer.lost]), *self.view.status["warnings"],
+                                                *self.view.warnings]))}
 
     def classes(self) -> list[dict[str, Any]]:
         """[{name, samples, exemplars, held_back_accuracy}]."""

@@ -63,6 +63,7 @@ class StateWriter:
         self._stop = threading.Event()
         self._keep_until: float | None = time.monotonic()
         self._published, self._said = (-1, -1), list[str]()
+        self.lost = ""      # why the state can't be used any more
         self._next_check = self._next_outside = 0.0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -186,11 +187,23 @@ class StateWriter:
         self.rounds.poll(self.refresh)
         if now >= self._next_outside:
             self._next_outside = now + OUTSIDE_SECONDS
-            if self._generations() != self._published:
-                self.refresh()
+            self._look_outside()
         if now >= self._next_check:
             self._check_rounds()
             self.rounds.begin_if_due()
+
+    def _look_outside(self) -> None:
+        """Follow what other processes have done to the state; say it once if it can't be used any more."""
+        try:
+            self.learner.store.used_bytes()     # no generation tells that the folder is gone
+            if self._generations() != self._published:
+                self.refresh()
+            lost = ""
+        except StateError as error:
+            lost = str(error)
+        if lost and lost != self.lost:
+            log.error("%s", lost)
+        self.lost = lost
 
     def _check_rounds(self) -> None:
         self._next_check = time.monotonic() + CHECK_SECONDS

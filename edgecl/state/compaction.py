@@ -14,6 +14,8 @@ from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
     from edgecl.state.transaction import Transaction
@@ -31,10 +33,12 @@ class Kept(NamedTuple):
     backbones: set[str | None]
 
     @classmethod
-    def of(cls, alive: list[Generation], heads: int, snapshots: int) -> Kept:
-        """The newest heads and snapshots, and the backbones that go with them."""
-        kept = {g.id for g in [g for g in alive if g.head][-heads:]}, {g.id for g in [
-            g for g in alive if g.snapshot][-snapshots:]}
+    def of(cls, alive: list[Generation], heads: int, snapshots: int, intact: Callable[[str], bool]) -> Kept:
+        """The newest heads, the current snapshot and the newest intact ones before it, and the backbones that go with
+        them."""
+        named = [g.id for g in alive if g.snapshot]
+        older = [g.id for g in alive if snapshots > 1 and g.snapshot and g.id < named[-1] and intact(g.snapshot)]
+        kept = {g.id for g in [g for g in alive if g.head][-heads:]}, {*named[-1:], *older[1 - snapshots:]}
         oldest = min(kept[1], default=0)
         return cls(*kept, {g.backbone for g in alive if g.id in kept[0] or g.id >= oldest})
 
@@ -50,7 +54,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
     every = state.generations()
     alive = [g for g in every if not g.undone]
     current = alive[-1]
-    kept = Kept.of(alive if erased is None else [current], heads, snapshots)
+    kept = Kept.of(alive if erased is None else [current], heads, snapshots, state.blobs.intact)
     run, unfinished = state.connection.execute, erasing(state)
     needed = {state.tuned(), *(number for _, number, _ in state.files(FEATURES)),
               max((g.id for g in alive if g.detail.get("exact") is False), default=None),  # for `Status.exact`
@@ -101,15 +105,16 @@ def moved_rows(state: Transaction) -> list[Generation]:
             if g.id in heads or g.id > every[-1].id - HISTORY]
 
 
-def move_log(state: Transaction) -> None:
-    """Move the generations of the log into the transaction, their samples into a file of their own."""
+def move_log(state: Transaction, packed: bool = False) -> None:
+    """Move the generations of the log into the transaction, their samples into a file of their own: that of the log
+    itself, which takes no room, or a new one with all of them in one record if they are `packed`."""
     entries = state.logged()
     if not (entries or state.log.damaged):
         return
     for g in moved_rows(state):
         state.insert(g)
     state.log.trim()
-    if state.log.damaged:  # it is set aside when the next one begins
+    if packed or state.log.damaged:  # a damaged one is set aside when the next one begins
         state.add_samples([row for entry in entries for row in entry.rows or ()], JOURNAL)
     else:
         name = state.blobs.adopt(state.log.path, JOURNAL)

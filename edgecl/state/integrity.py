@@ -18,7 +18,7 @@ from edgecl.state.set_aside import SET_ASIDE
 from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from edgecl.state.reader import StateReader
@@ -75,11 +75,19 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
     return found | {name: NamedFile(CODEBOOK, 0, 0) for name, _ in state.meta.get("codebooks", [])}
 
 
+def check_rights(state: StateReader, names: Iterable[str]) -> None:
+    """Raise StateError if this user may not read a file in models/: it is not damaged."""
+    for path in (state.blobs.folder / name for name in names):
+        if path.exists() and not os.access(path, os.R_OK):
+            raise StateError(f"{path} can't be read by this user", "run it as its owner, or give the rights")
+
+
 def survey(state: StateReader) -> list[CheckedFile]:
-    """Every file of a state, read whole. Raises StateError."""
+    """Every file of a state, read whole. Raises StateError if this user may not."""
     with state.reading():
         state.refresh()
         named = named_files(state)
+        check_rights(state, named)
         found = [*_top(state), *(_named(state, name, about) for name, about in sorted(named.items()))]
         noted = [CheckedFile("", f"noted on {when}", NOTED, problem=what) for when, what in state.value("damage", [])]
     return [*found, *_others(state.path, set(named)), *noted]
@@ -107,33 +115,34 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     what, size = "the same once more", _size(folder / COPY_FILE)
     if database.rows.format == FORMAT:
         if read_copy(folder) is None and (folder / COPY_FILE).exists():
-            yield CheckedFile(COPY_FILE, what, DAMAGED, size, "is damaged", "written again")
+            yield CheckedFile(COPY_FILE, what, DAMAGED, size, "", "written again")
         elif database.stale:
-            yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "is not of the last change; the next one writes it again")
+            yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "not of the last change; the next one writes it")
         else:
             yield CheckedFile(COPY_FILE, what, INTACT, size)
     log, size = state.log, _size(folder / LOG_FILE)
     problems = state.log_problems()
+    what = "samples learned last"
     for problem in problems:
-        yield CheckedFile(LOG_FILE, "samples learned last", DAMAGED, size, problem.line, "set aside; what is intact stays")
+        yield CheckedFile(LOG_FILE, what, DAMAGED, size, problem.line, "set aside; what is intact stays")
     if not problems:
         note = f"its last {log.tail} bytes are not a whole record, and were never acknowledged" if log.tail else ""
-        yield CheckedFile(LOG_FILE, "samples learned last", INTACT, size, note)
+        yield CheckedFile(LOG_FILE, what, INTACT, size, note)
     if (folder / ACKNOWLEDGED_FILE).exists():
-        verdict = INTACT if log.acknowledged() else DAMAGED
-        yield CheckedFile(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, _size(folder / ACKNOWLEDGED_FILE),
-                      "" if log.acknowledged() else "is damaged", "" if log.acknowledged() else "written again")
+        verdict, cure = (INTACT, "") if log.acknowledged() else (DAMAGED, "written again")
+        size = _size(folder / ACKNOWLEDGED_FILE)
+        yield CheckedFile(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, size, cure=cure)
 
 
 def _named(state: StateReader, name: str, about: NamedFile) -> CheckedFile:
     path = state.blobs.folder / name
     size = _size(path)
     if not os.path.lexists(path):
-        return CheckedFile(f"{MODELS}/{name}", about.what, MISSING, 0, "is missing")
+        return CheckedFile(f"{MODELS}/{name}", about.what, MISSING, 0)
     try:
         state.blobs.path(name, "")
     except StateError as error:
-        problem = error.what.removeprefix(f"{path} ")
+        problem = error.what.removeprefix(f"{path} ").removeprefix("is damaged: ")
         return CheckedFile(f"{MODELS}/{name}", about.what, DAMAGED, size, problem, lost=_lost(state, name))
     return CheckedFile(f"{MODELS}/{name}", about.what, INTACT, size)
 
@@ -154,7 +163,7 @@ def _others(folder: Path, named: set[str]) -> Iterator[CheckedFile]:
     """What is set aside, left over, or not edgecl's."""
     aside = folder / SET_ASIDE
     for path in sorted(aside.iterdir()) if aside.is_dir() else []:
-        yield CheckedFile(f"{SET_ASIDE}/{path.name}", f"was {path.name.rpartition('.')[0]}", ASIDE, _size(path))
+        yield CheckedFile(f"{SET_ASIDE}/{path.name}", "was damaged", ASIDE, _size(path))
     models = folder / MODELS
     for path in sorted(models.iterdir()) if models.is_dir() else []:
         if path.name not in named:
@@ -165,7 +174,7 @@ def _others(folder: Path, named: set[str]) -> Iterator[CheckedFile]:
     for path in sorted(folder.iterdir()):
         with suppress(OSError):
             if path.name == f"{DATABASE_FILE}-journal":
-                yield CheckedFile(path.name, "of a change that was interrupted or is being made", LEFT_OVER, _size(path))
+                yield CheckedFile(path.name, "of a change that was cut off, or goes on", LEFT_OVER, _size(path))
             elif path.name not in known and not stat.S_ISSOCK(path.lstat().st_mode):
                 yield CheckedFile(path.name, "not made by edgecl", FOREIGN, _size(path))
 

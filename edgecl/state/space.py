@@ -116,7 +116,8 @@ def pruned(state: Transaction, space: Space) -> Space | None:
     if used + journal_of(database) > state.ledger.quota:
         return None
     alive = state.alive()
-    last, named = Kept.of(alive, 1, 1), {name for g in alive for name in (g.backbone, g.head, g.snapshot) if name}
+    last = Kept.of(alive, 1, 1, state.blobs.intact)
+    named = {name for g in alive for name in (g.backbone, g.head, g.snapshot) if name}
     dropped = named - {name for g in alive for name in last.files(g)}
     freed = sum(pages(state.blobs.bytes(name)) for name in dropped if state.blobs.intact(name))
     return Space(used - freed - (database - packed), space.exemplars,

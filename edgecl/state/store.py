@@ -197,8 +197,8 @@ class Store(Transaction):
             if gone:
                 self._erase(marked)
             if len(self.logged()) >= MOST_LOGGED:
-                self.ledger.ask(Space.now(self).transaction(PAGE), "moving the log")
-                compaction.move_log(self)
+                self.ledger.ask(Space.now(self).transaction(PAGE) + pages(self.log.length), "moving the log")
+                compaction.move_log(self, packed=True)
                 compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS)
                 self.step()
             self.ledger.hold()

@@ -188,26 +188,30 @@ class WriteAheadLog:
     def _take_all(self, data: bytes, acknowledged: Acknowledged | None) -> None:
         """Take in what stands behind the last whole record. acknowledged: as it was before that was read."""
         offset, begin, end = self._end, 0, 0
-        hurt: list[dict[str, Any]] = []  # since the last whole record: the JSON of those whose samples are damaged
+        hurt: list[tuple[int, dict[str, Any]]] = []  # those since then whose samples are damaged: start and JSON
         for start, after, record in unpack(data, self._codec):
             if not record.intact and record.about["codecs"]:
-                hurt.append(record.about)
+                hurt.append((start, record.about))
             elif self._belongs(record.about):
                 if start != end:
-                    self._lose(offset + end, offset + start, hurt, _following(record.about))
+                    self._lose(offset + end, offset + start, [about for _, about in hurt], _following(record.about))
                 begin, end, hurt = start, after, []
                 self._take(record)
         if end:
             self._marks = {0: self._marks[0], offset + begin: data[begin:begin + HEADER.size]}
         if len(data) > end and acknowledged and acknowledged.tag == self._tag and acknowledged.length > offset + end:
-            self._lose(offset + end, offset + len(data), hurt, acknowledged.generation + 1)
-            end = len(data)
+            known = min(len(data), acknowledged.length - offset)
+            lost = [about for start, about in hurt if start < known]
+            self._lose(offset + end, offset + known, lost, acknowledged.generation + 1)
+            end = known
         self._end, self._tail = offset + end, data[end:]
 
     def _belongs(self, about: dict[str, Any]) -> bool:
         """Whether a record is of this log, and new."""
         if "epoch" in about:
             return not self._tag
+        if not (about.keys() >= {"head_of", "head"} or about.keys() >= {"id", "created", "action", "detail"}):
+            return False    # of a file of samples
         return about.get("log", self._tag) == (self._tag or about.get("log", "")) and about.get(
             "id", self._newest + 1) > self._newest
 
