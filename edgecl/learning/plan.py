@@ -49,7 +49,7 @@ def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_
     """Bytes of the file of statistics, at most, without Gaussians. name: characters of the longest class name."""
     lengths = [dimension, *([form.projected] if form.projected else [])]
     arrays = sum(ClassStatistics.bytes_at_rest(d, classes, form.second_moment, form.rank) for d in lengths)
-    moments = 0 if not form.second_moment else 1 if form.rank is None else 2
+    moments = 0 if not form.second_moment else 2 if form.rank is None else 3   # its rounding among them
     return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + MOMENT_FRAME_BYTES * moments)
 
 
