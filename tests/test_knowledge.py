@@ -258,6 +258,21 @@ def test_at_most_a_thousand_samples_judge_evenly_over_classes():
     assert limited({"a": rows(1000)}) == {"a": rows(1000)}
 
 
+@pytest.mark.parametrize("form", [Form(True), Form(True, 2), Form(True, None, 32), Form(False)])
+def test_nothing_is_left_of_the_last_class_even_if_few_of_its_samples_were_stored(form):
+    known = knowledge({"large": cloud(60, 1) * np.float32(1000)}, form, 6)
+    known.stored = known.exemplars()
+    assert known.forget("large")
+    known.load(known.snapshot(), [], known.exemplars())
+    clean = knowledge({}, form)
+    for c in "ab":
+        for each in (known, clean):
+            each.add(c, [*range(40)], cloud(40, ord(c), ord(c)))
+    if form.second_moment:
+        found, truth = (each.plain.pooled().covariance for each in (known, clean))
+        assert np.abs(found - truth).max() < 1e-3 * np.abs(truth).max()
+
+
 # forgetting what drowned the others ----------------------------------------------------------------------------------
 
 SHAPES = {"wrong unit": lambda x, s: x * s, "one outlier": lambda x, s: np.r_[x[:1] * s, x[1:]],
