@@ -9,7 +9,8 @@ FLIPS = int(os.environ.get("EDGECL_FLIPS", "300"))
 VIEW = {"answers": [["ant", 0.9, False]], "classes": [["ant", 20, 5]], "means": {"ant": [1.0]}, "moment": [1.0],
         "residual": 0, "exemplars": 5, "stored": "digest", "history": [], "damage": [], "warnings": [],
         "learn": "new class", "then": {"ant": 20, "new class": 20}, "close": None,
-        "again": {"ant": 20, "new class": 20}, "broken": []}
+        "again": {"ant": 20, "new class": 20}, "broken": [],
+        "repaired": {"counts": {"ant": 20}, "learn": "new class"}}
 
 
 @pytest.mark.slow
@@ -18,8 +19,8 @@ def test_damage_is_harmless_or_said(fast_path):
 
     found = corrupt.campaign(fast_path, FLIPS, FLIPS // 3, os.cpu_count() or 1)
     assert len(found) == FLIPS + FLIPS // 3
-    assert [row for row in found if row[-2] in corrupt.BAD] == []
-    newest = sum(row[-2] in corrupt.NEWEST for row in found)
+    assert [row for row in found if row[-3] in corrupt.BAD] == []
+    newest = sum(row[-3] in corrupt.NEWEST for row in found)
     assert newest >= 0.5 * len(found), "\n".join(corrupt.table(found))
 
 
@@ -31,6 +32,8 @@ def test_damage_is_harmless_or_said(fast_path):
     ({"seen": {**VIEW, "stored": "other"}}, "SILENT"),
     ({"seen": {**VIEW, "stored": "other", "damage": ["x"]}}, "harmless"),
     ({"seen": {"refused": "x"}}, "harmless"), ({"broken": ["looking has changed edgecl.copy"]}, "BROKEN"),
+    ({"repaired": {"counts": {"ant": 19}, "learn": "new class"}}, "BROKEN"),
+    ({"repaired": {"counts": {"ant": 20}, "learn": "refused: x"}}, "BROKEN"), ({"repaired": "refused: x"}, "harmless"),
     ({"again": {"ant": 20}}, "BROKEN"), ({"again": {"ant": 20}, "damage": ["x"]}, "BROKEN"),
     ({"refused": "x"}, "refused"), ({"crashed": "x"}, "CRASHED")])
 def test_what_a_damaged_state_shows_is_compared_with_a_whole_one(changed, word):

@@ -93,6 +93,11 @@ def write(content):
     return lambda state, made: (state / LOG_FILE).write_bytes(content((state / LOG_FILE).read_bytes()))
 
 
+def exemplars(folder):
+    """A file of samples of a state."""
+    return next((folder / "state" / "models").glob("*.exemplars")).read_bytes()
+
+
 HEADER_AT = {"magic": 1, "bytes of JSON": 5, "bytes of samples": 9, "bytes of samples, high": 11, "digest of JSON": 20,
              "digest of samples": 40}
 LOST = {  # what is done to the log -> classes that are lost, what is said, whether the log is set aside
@@ -101,6 +106,8 @@ LOST = {  # what is done to the log -> classes that are lost, what is said, whet
     "zeros": (write(lambda log: bytes(len(log))), NAMES[1:], "is not a log that can be read", True),
     "garbage": (write(lambda log: GARBAGE[:len(log)]), NAMES[1:], "is not a log that can be read", True),
     "a folder": (to_folder, NAMES[1:], "is not a log that can be read", True),
+    "a file of samples": (lambda state, made: (state / LOG_FILE).write_bytes(exemplars(made)), NAMES[1:],
+                          "is not a log that can be read", True),
     "of another state": (copied("other", LOG_FILE), NAMES[1:], "not the log of this database", True),
     "of another state, with what it acknowledged": (copied("other", LOG_FILE, ACKNOWLEDGED_FILE), NAMES[1:],
                                                     "not the log of this database", True),
@@ -146,6 +153,8 @@ HARMLESS = {  # what changes nothing, and what is said of it
     "garbage before": (write(lambda log: GARBAGE[:900] + log), "no samples are lost"),
     "garbage within": (in_record("cat", lambda log, start, end: log.write_bytes(
         log.read_bytes()[:start] + GARBAGE[:900] + log.read_bytes()[start:])), "no samples are lost"),
+    "a file of samples within": (in_record("cat", lambda log, start, end: log.write_bytes(
+        log.read_bytes()[:start] + exemplars(log.parents[1]) + log.read_bytes()[start:])), "no samples are lost"),
     "a log within": (in_record("cat", lambda log, start, end: log.write_bytes(
         log.read_bytes()[:start] + log.read_bytes())), "no samples are lost"),
     "garbage behind": (write(lambda log: log + GARBAGE), "were not a whole record"),

@@ -6,8 +6,9 @@ import pytest
 from candidates import candidate, linear, matrix, world
 from helpers_state import DIMENSION, answers, create, flip, knowledge, refused, vectors
 
-from edgecl.errors import StateError
+from edgecl.errors import BudgetError, StateError
 from edgecl.learner import Learner
+from edgecl.learning.repair import repair
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
 from edgecl.settings import Settings
@@ -172,6 +173,9 @@ def test_a_backbone_without_room_to_be_written_back_serves_from_memory(learner, 
     assert answers(learner) == shown
     assert path.read_bytes() == hurt
     assert any(name in line for line in learner.damage)
+    with pytest.raises(BudgetError, match="--discard"):
+        repair(learner.repository)
+    assert path.read_bytes() == hurt
 
 
 def test_the_cache_gives_a_backbone_by_its_hash(adopted, tmp_path, monkeypatch):

@@ -5,16 +5,17 @@
 
 The files of five kinds of state (tools/corruptions.py) are damaged one at a time: a bit is flipped, or a file is cut,
 zeroed, overwritten, swapped, deleted, appended to, replaced by an older version or by a folder. Then the state is
-opened, asked, taught, opened again, and looked at by `doctor` and `check`, in a fork of this process, which has
-imported everything. What came of it is one of:
+looked at by `check`, opened, asked, taught, opened again, and looked at by `doctor`, in a fork of this process, which
+has imported everything; a copy is repaired by `check --repair`. What came of it is one of:
 
     harmless    the newest generation answers, everything is known, and it learns on
     said        the same, but something is lost, and `damage` says so
     no learning the newest generation answers; `learn` is refused, with words
     older       an older generation answers, and `damage` says so
     refused     it can't be opened or asked, with words
-    SILENT      answers or knowledge differ, and nothing says so
-    BROKEN      what was learned since is lost, the quota is passed, or looking has changed a file
+    SILENT      answers or knowledge differ, and nothing says so; or `check` calls all files intact
+    BROKEN      what was learned since is lost, the quota is passed, looking has changed a file, or repairing has lost
+                more
     CRASHED     a traceback, or no end after minutes of processor time
 
 Prints a table, a row for each kind of file, with the share in which the newest generation still answers; exits with 1
@@ -34,12 +35,14 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from corruptions import STATES, Damage, files_of, flip, other
 from crash import child, wait
 from state_view import NEW, View, counts, differences, in_fork, look, only_look, over_quota, part, samples
+from vector_states import tree
 
 from edgecl.cli import main as command
 from edgecl.commands import doctor
@@ -49,16 +52,20 @@ NEWEST = ("harmless", "said", "no learning")
 WORDS = (*NEWEST, "older", "refused", "SILENT", "BROKEN", "CRASHED")
 BAD = ("SILENT", "BROKEN", "CRASHED")
 KNOWN = ("answers", "classes", "means", "moment", "residual", "exemplars", "stored", "history")
-CHECKED = ("edgecl.db", "learned.log", ".npz", ".journal", ".exemplars", ".features", ".parts", ".codebook", "backbone",
-           "head")      # what `check` reads
 
 
 def trial(state: Path) -> View:
     """What a state shows, whether it learns, and what it knows when it is opened again; first what a process without
-    write access sees."""
-    seen, broken = only_look(state)
+    write access sees, and what `check` says; at last what is there if it is repaired at once."""
+    before = tree(state)
+    shutil.copytree(state, copy := state.with_name(f"{state.name}-repaired"))
+    code, (seen, broken) = run("check", "--state", state), only_look(state)
+    if tree(state) != before:
+        broken.append("`check` has changed a file")
+    view = {"check": code, "seen": seen, "broken": broken, "repaired": part(lambda: repaired(copy))}
+    shutil.rmtree(copy)
     learner = Learner.open(state)
-    view = look(learner)
+    view |= look(learner)
     view["warnings"] = part(lambda: learner.status().warnings)
     view["learn"] = part(lambda: learner.learn(samples(learner, NEW, 20), NEW).label)
     view["then"] = part(lambda: counts(learner))
@@ -70,13 +77,20 @@ def trial(state: Path) -> View:
     broken += over_quota(state)
     found = doctor.state(argparse.Namespace(state=state, config=None))
     view["doctor"] = [each.level for each in found if each.check == "state"]
-    return {**view, "seen": seen, "broken": broken}
+    return view
 
 
-def checked(state: Path) -> int:
-    """The exit code of `edgecl check`."""
+def repaired(state: Path) -> View:
+    """What a repaired state knows, and whether it learns."""
+    run("check", "--repair", "--state", state)
+    with closing(Learner.open(state)) as learner:
+        return {"counts": counts(learner), "learn": part(lambda: learner.learn(samples(learner, NEW, 20), NEW).label)}
+
+
+def run(*words: object) -> int:
+    """The exit code of a command line."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return command(["check", "--state", str(state)])
+        return command([str(word) for word in words])
 
 
 def judge(found: View, whole: View) -> tuple[str, str]:
@@ -98,6 +112,11 @@ def judge(found: View, whole: View) -> tuple[str, str]:
     seen = [name for name in KNOWN if name in differences(found["seen"], whole)]
     if seen and not alarms_in(found["seen"]):
         return "SILENT", f"to a reader other {', '.join(seen)}"
+    if isinstance(found["repaired"], dict) and isinstance(found["classes"], list):
+        after = found["repaired"]
+        if any(after["counts"].get(name, 0) < count for name, count, _ in found["classes"]) or (
+                learned and after["learn"] != NEW):
+            return "BROKEN", f"repaired, it knows {after['counts']}, not {found['classes']}; learn: {after['learn']}"
     if learned and isinstance(found["classes"], list):
         should = {NEW: 20, **{name: count for name, count, _ in found["classes"]}}
         if found["then"] != should or found["again"] != should:
@@ -155,10 +174,17 @@ def share(folder: Path, numbers: list[int], seed: int, flips: int, job: int) -> 
     with (folder / "results").open("a") as results:
         for number in numbers:
             kind, damage = damaged(folder, copy, seed, number, flips)
-            word, detail = judge(in_fork(lambda: trial(copy), answer), whole[kind])
-            results.write(json.dumps([number, kind, *damage, word, detail]) + "\n")
+            changed = tree(copy) != tree(folder / kind / "state")
+            found = in_fork(lambda: trial(copy), answer)
+            word, detail = judge(found, whole[kind])
+            if changed and damage.name.startswith("models/") and found.get("check") == 0 and word not in BAD:
+                word, detail = "SILENT", "`edgecl check` calls everything intact"
+            after = found.get("repaired")
+            learns = isinstance(after, dict) and after["learn"] == NEW
+            results.write(json.dumps([number, kind, *damage, word, learns, detail]) + "\n")
             results.flush()
-    shutil.rmtree(copy, ignore_errors=True)
+            for path in (copy, copy.with_name(f"{copy.name}-repaired")):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def campaign(folder: Path, flips: int, others: int, jobs: int, seed: int = 0) -> list[list[Any]]:
@@ -184,7 +210,7 @@ def rows(results: Path) -> list[list[Any]]:
 def table(found: list[list[Any]]) -> list[str]:
     """A row for each kind of file, and one for all."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
-    for _, _, what, _, kind, word, _ in found:
+    for _, _, what, _, kind, word, *_ in found:
         for name in (f"{kind}, {'flips' if what.startswith('bit') else 'others'}", "all"):
             kinds[name][word] += 1
     lines = [f"{'file':26}{'trials':>7}{''.join(f'{word:>12}' for word in WORDS)}{'newest':>9}"]
@@ -208,12 +234,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as temporary:
         found = campaign(given.folder or Path(temporary), given.flips, given.others, given.jobs, given.seed)
     shown = Counter[tuple[str, str]]()
-    for number, kind, what, name, of, word, detail in found:
+    for number, kind, what, name, of, word, _, detail in found:
         shown[of, word] += 1
         if word in BAD and shown[of, word] <= 3:
             print(f"{number}: {kind}, {name}: {what}: {word}: {detail}")
     print("\n".join(table(found)))
-    bad = sum(word in BAD for *_, word, _ in found)
+    stuck = [learns for *_, word, learns, _ in found if word in ("no learning", "refused")]
+    print(f"{sum(stuck)} of {len(stuck)} that were refused or did not learn do so after `edgecl check --repair`")
+    bad = sum(word in BAD for *_, word, _, _ in found)
     print(f"{len(found)} trials, {bad} silent, broken or crashed, in {time.monotonic() - started:.0f} s")
     return 1 if bad else 0
 

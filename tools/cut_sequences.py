@@ -16,11 +16,15 @@ from typing import Any
 from crash_commands import (
     after_round,
     back_across,
+    damaged_database,
+    damaged_files,
+    damaged_log,
     half_forgotten,
     learn_codebook,
     nearly_full,
     recorded,
     refuse_round,
+    repair_state,
     take_round,
 )
 from state_view import samples
@@ -35,13 +39,15 @@ Acknowledge = Callable[..., None]   # the name of a step, then the classes that 
 @dataclass(frozen=True)
 class Sequence:
     """Steps on the state at `place` in a folder; `first` makes the state that they start from. tight: the quota may
-    have no room for one more class; unpack: makes a state of what is at `place`, which is not one itself."""
+    have no room for one more class; unpack: makes a state of what is at `place`, which is not one itself; repeats: by
+    doing again what the sequence does, so that the history may name it twice."""
 
     run: Callable[[Path, Acknowledge], object]
     first: Callable[[Path], object] | None = None
     place: str = "state"
     tight: bool = False
     unpack: Callable[[Path], Path] = lambda path: path
+    repeats: bool = False
 
 
 def one(change: Callable[[Learner], Any], *gone: str) -> Callable[[Path, Acknowledge], None]:
@@ -199,6 +205,12 @@ def unpacked(tar: Path) -> Path:
     return tar.with_suffix(".restored")
 
 
+def repaired(state: Path) -> Path:
+    """A state, repaired however far a repair had come before."""
+    repair_state(state)
+    return state
+
+
 def nothing(state: Path) -> None:
     """Start from the prepared folder as it is."""
 
@@ -222,7 +234,10 @@ SEQUENCES: dict[str, Sequence] = {
     "round, then rollback": Sequence(whole(back_across), after_round),
     "open after a killed forget": Sequence(one(lambda learner: None), half_forgotten),
     "open after a cut learn": Sequence(three_learns, zero_record),
-    "learn on a damaged log": Sequence(three_learns, damage_record),
+    "learn on a log damaged at its end": Sequence(three_learns, damage_record),
+    "learn on a log damaged inside": Sequence(three_learns, damaged_log),
+    "learn on a damaged database": Sequence(three_learns, damaged_database),
+    "check --repair": Sequence(whole(repair_state), damaged_files, unpack=repaired, repeats=True),
     "learn on a log that was cut": Sequence(three_learns, cut_log),
     "backup": Sequence(whole(lambda copy: command("backup", "--state", copy.parent / "state", copy)), nothing, "copy"),
     "backup to a tar": Sequence(whole(lambda tar: command("backup", "--state", tar.parent / "state", tar)), nothing,

@@ -13,7 +13,7 @@ LOG_SHARE = 2               # the log may grow to this many times the statistics
 SHORTEST_LOG = 2 ** 16      # and always to this many bytes
 ARRAY_FRAME_BYTES, MOMENT_FRAME_BYTES = 1_280, 250  # of the statistics per transform, apart from numbers
 NAME_LENGTH = 16            # characters of a class name, if none is known
-DATABASE = 28 * PAGE        # tables and history, and as much again for the rollback journal
+DATABASE = 40 * PAGE        # tables and history after a long life, and as much again for each of two rollback journals
 PLANNED_CLASSES = 50        # classes that a plan has room for; a state accepts more as long as they fit
 
 
@@ -49,7 +49,7 @@ def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_
     """Bytes of the file of statistics, at most, without Gaussians. name: characters of the longest class name."""
     lengths = [dimension, *([form.projected] if form.projected else [])]
     arrays = sum(ClassStatistics.bytes_at_rest(d, classes, form.second_moment, form.rank) for d in lengths)
-    moments = 0 if not form.second_moment else 2 if form.rank is None else 3   # its rounding among them
+    moments = 0 if not form.second_moment else 2 if form.rank is None else 3    # arrays, with their rounding
     return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + MOMENT_FRAME_BYTES * moments)
 
 

@@ -5,7 +5,7 @@ written again as one new generation, so that a kill leaves the state as it was b
 """
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from edgecl.state.generations import Generation
     from edgecl.state.store import Store
 
+ROOM = "copy set-aside/ elsewhere and delete it with `edgecl check --discard`, or forget a class, then try again"
 BEYOND = "`edgecl restore` of a backup is what is left"
 
 
@@ -63,18 +64,20 @@ class Report(NamedTuple):
 
 class Rebuilt(NamedTuple):
     """Knowledge from all that is stored. known: samples in it; taught: samples that were taught, as far as the history
-    tells; all_told: whether it tells of all."""
+    tells; all_told: whether it tells of all; gone: classes of which nothing is left."""
 
     knowledge: Knowledge
     known: int
     taught: int
     all_told: bool
+    gone: list[str]
 
     @property
     def figures(self) -> str:
         """How much of what was taught is in it."""
         more = "" if self.all_told else "at least "
-        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples"
+        gone = f"; nothing is left of {', '.join(map(repr, self.gone))}, to be taught again" if self.gone else ""
+        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples{gone}"
 
 
 def check(path: Path) -> Report:
@@ -93,8 +96,8 @@ def check(path: Path) -> Report:
 
 
 def repair(repository: Repository) -> Report:
-    """Restore what can be restored, and clear what was noted. Raises StateError, BudgetError; then what was done so far
-    stays."""
+    """Restore what can be restored, and clear what was noted; what is left is in the report. Raises StateError for a
+    state that may not be written, BudgetError; then what was done so far stays."""
     store, done = repository.store, list[str]()
     with store.reading():
         check_rights(store, named_files(store))
@@ -110,10 +113,13 @@ def repair(repository: Repository) -> Report:
     if foundation is not None:
         backbone = store.newest.backbone
         if backbone is not None and not store.blobs.intact(backbone):
-            backbone_file(store, foundation, backbone)
-            done.append(f"{MODELS}/{backbone}, the backbone, was had again")
-        if done or _touched(store):
-            done.append(_write_again(repository))
+            with suppress(StateError):  # the report says so
+                if isinstance(backbone_file(store, foundation, backbone), bytes):
+                    raise BudgetError(f"the quota has no room for the backbone beside the damaged one ({backbone})",
+                                      ROOM)
+                done.append(f"{MODELS}/{backbone}, the backbone, was had again")
+        if kept != books or _touched(store):
+            done += _write_again(repository)
     done += _let_go(store)
     return check(store.path)._replace(done=done)
 
@@ -137,25 +143,24 @@ def _touched(store: Store) -> bool:
             or (about.kind == WHAT[JOURNAL] and about.newest > base) for name, about in hurt.items())
 
 
-def _write_again(repository: Repository) -> str:
-    """Write statistics, exemplars and head again as a new generation; what was done. Raises StateError if nothing that
-    is stored gives the statistics, BudgetError."""
+def _write_again(repository: Repository) -> list[str]:
+    """Write statistics, exemplars and head again as a new generation; what was done: nothing if nothing that is stored
+    gives the statistics. Raises BudgetError."""
     store = repository.store
     try:
         with store.exclusive():
             try:
                 knowledge, detail, how = repository.known(), {}, "from what is intact"
-            except StateError as damage:
+            except StateError:
                 rebuilt = _rebuilt(repository)
                 if rebuilt is None:
-                    raise StateError(f"{damage.what}, and nothing that is stored gives them again", BEYOND) from damage
+                    return []
                 knowledge, how = rebuilt.knowledge, rebuilt.figures
                 detail = {"exact": False, "known_samples": rebuilt.known, "taught_samples": rebuilt.taught}
             repository.commit(knowledge, Rewrite("repair", detail))
     except BudgetError as error:
-        raise BudgetError(error.what, "copy set-aside/ elsewhere and delete it with `edgecl check --discard`, or free "
-                          "some space, then try again") from error
-    return f"statistics, exemplars and head were written again, {how}"
+        raise BudgetError(error.what, ROOM) from error
+    return [f"statistics, exemplars and head were written again, {how}"]
 
 
 def _rebuilt(repository: Repository) -> Rebuilt | None:
@@ -178,7 +183,7 @@ def _rebuilt(repository: Repository) -> Rebuilt | None:
     if not found:
         return None
     known, best = max(found, key=lambda each: each[0])
-    return Rebuilt(best, known, taught, all_told)
+    return Rebuilt(best, known, taught, all_told, sorted(_classes(store) - best.plain.counts.keys()))
 
 
 def _from_samples(knowledge: Knowledge, rows: list[StoredSample]) -> Knowledge:
@@ -198,6 +203,17 @@ def _taught(store: StateReader) -> tuple[int, bool]:
     learned = [g for g in every if g.action == "learn" and not g.undone and "class" in g.detail]
     count = sum(g.detail.get("samples", 0) for g in learned if g.id > forgotten.get(g.detail["class"], 0))
     return count, len(every) == max((g.id for g in every), default=0) and not any("merged" in g.detail for g in every)
+
+
+def _classes(store: StateReader) -> set[str]:
+    """The classes that are known, as far as the history tells."""
+    found: set[str] = set()
+    for g in reversed(store.alive()):
+        if "known" in g.detail:
+            return found | set(g.detail["known"])
+        if g.action == "learn" and "class" in g.detail:
+            found.add(g.detail["class"])
+    return found
 
 
 def _let_go(store: Store) -> list[str]:

@@ -207,6 +207,8 @@ class WriteAheadLog:
         """Whether a record is of this log, and new."""
         if "epoch" in about:
             return not self._tag
+        if not (about.keys() >= {"head_of", "head"} or about.keys() >= {"id", "created", "action", "detail"}):
+            return False    # of a file of samples
         return about.get("log", self._tag) == (self._tag or about.get("log", "")) and about.get(
             "id", self._newest + 1) > self._newest
 
