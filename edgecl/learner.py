@@ -286,9 +286,7 @@ class Learner:
     def status(self) -> Status:
         """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet, or to
         count exemplars if some are damaged."""
-        summary: dict[str, Any] = self.store.newest.detail
-        with suppress(StateError):  # samples are damaged: an older head serves
-            summary = self.repository.summary()
+        summary = self.repository.summary()
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
         head, threshold = summary.get("head"), summary.get("unknown_above")
         warnings, (exemplars, exemplar_bytes) = self.store.damage(), self._intact_exemplars(summary)

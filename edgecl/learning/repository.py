@@ -188,7 +188,16 @@ class Repository:
 
     def summary(self) -> dict[str, Any]:
         """What the history keeps of the current generation, worked out if need be: see `Judgement.summary`; "known":
-        class -> [samples, exemplars]. What is damaged does not count. Raises StateError."""
+        class -> [samples, exemplars]. Damaged exemplars do not count. If the statistics are damaged, it is what was
+        written down last."""
+        try:
+            return self._summary()
+        except StateError:  # an older generation answers
+            alive = self.store.alive()
+            return next((g.detail for g in reversed(alive) if "held_back" in g.detail), alive[-1].detail)
+
+    def _summary(self) -> dict[str, Any]:
+        """The same. Raises StateError if statistics are damaged."""
         if "held_back" not in self.store.newest.detail:
             self.solve()
         summary = self.store.newest.detail
