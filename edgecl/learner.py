@@ -20,7 +20,7 @@ from edgecl.heads.solvers import KINDS
 from edgecl.learning.backbone_file import backbone_bytes, backbone_file
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
-from edgecl.learning.knowledge import ON
+from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving

@@ -12,7 +12,8 @@ from edgecl.exemplars.stored import packed_bytes, unpack
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
-from edgecl.learning.knowledge import KEPT_OF_JUDGEMENT, Choice, Judgement, Knowledge
+from edgecl.learning.judging import KEPT_OF_JUDGEMENT, Choice, Judgement
+from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
 from edgecl.state.compaction import needed_since
 from edgecl.state.database import LOCK_TIMEOUT
