@@ -12,7 +12,7 @@ from helpers_state import DIMENSION, answers, create, fingerprint, knowledge, tr
 
 from edgecl.errors import BudgetError
 from edgecl.learner import Learner
-from edgecl.learning import repository
+from edgecl.learning import solved_heads
 from edgecl.rounds.candidate import take_in, workshop_prefix
 from edgecl.rounds.gate import BOUNDS, Check
 from edgecl.state import compaction
@@ -35,6 +35,7 @@ def refuse(learner, *checks):
 
 def test_a_refused_round_leaves_nothing_but_a_row_of_the_history(learner):
     store = learner.store
+    learner.serving()   # which writes the head
     before = files(learner), answers(learner), knowledge(learner), store.restorable(), store.current
     status = replace(learner.status(), used_bytes=0, reserved_bytes=0, purposes={})
     took = refuse(learner)
@@ -61,8 +62,8 @@ def test_a_round_whose_accuracy_is_worse_is_refused_by_the_figures(learner):
 
 
 def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(learner, monkeypatch):
-    monkeypatch.setattr(repository, "FREE_HEADS", 0)
-    monkeypatch.setattr(repository, "HEAD_SHARE", 10**9)
+    monkeypatch.setattr(solved_heads, "FREE_HEADS", 0)
+    monkeypatch.setattr(solved_heads, "HEAD_SHARE", 10**9)
     learner.learn(vectors("dog", 25), "dog")
     assert learner.store.newest.head is None, "its head was left for later"
     before, held = knowledge(learner), learner.store.newest.detail["held_back"]
