@@ -10,7 +10,8 @@ import json
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.history import HISTORY
+from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:

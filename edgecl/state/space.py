@@ -16,8 +16,9 @@ from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since
 from edgecl.state.database import DATABASE_FILE, connect
 from edgecl.state.exemplar_files import replacing_bytes, split
 from edgecl.state.generations import Append, Rewrite
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import EXEMPLARS, HISTORY, JOURNAL
+from edgecl.state.reader import EXEMPLARS, JOURNAL
 from edgecl.state.transaction import insert_generation, journal_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from edgecl.state import compaction, database
 from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.recovery import bring_over, rebuild
 from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
