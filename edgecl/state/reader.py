@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
 from edgecl.files.regular import read_regular
+from edgecl.state.acknowledged import TAG
 from edgecl.state.database import translated
 from edgecl.state.history import History
 from edgecl.state.log_damage import LogProblem, cut_log, damaged_part, wrong_log
-from edgecl.state.write_ahead_log import TAG
 
 if TYPE_CHECKING:
 
