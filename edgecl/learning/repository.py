@@ -24,7 +24,7 @@ from edgecl.state.space import Present
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.exemplars.buffer import Buffer
+    from edgecl.exemplars.buffer import Buffer, Kept
     from edgecl.exemplars.stored import StoredSample
     from edgecl.settings import Settings
     from edgecl.state.generations import Generation
@@ -152,9 +152,9 @@ class Repository:
     def _rewrite(self, knowledge: Knowledge, change: Rewrite,
                  judgement: Judgement | None) -> tuple[int, dict[str, float]]:
         """Commit a rewrite: its generation, and the held-back accuracies."""
-        fresh, exemplars = _feature_bytes(knowledge.fresh), knowledge.exemplars(decode=False)
-        judgement, summary, head = self._judge(knowledge, exemplars, change, judgement)
-        plan = self._plan(knowledge, replace(change, head=head, detail={**change.detail, **summary}), exemplars)
+        fresh, kept = _feature_bytes(knowledge.fresh), knowledge.kept()
+        judgement, summary, head = self._judge(knowledge, kept, change, judgement)
+        plan = self._plan(knowledge, replace(change, head=head, detail={**change.detail, **summary}), kept)
         generation, rows = self.store.commit(self._with_way_back(plan.change))
         numbered = dict(zip(map(id, plan.change.rows), rows))
         knowledge.become(plan.form, plan.buffer, [numbered.get(id(row), row) for row in plan.stored])
@@ -199,7 +199,7 @@ class Repository:
         damaged = bool(self.store.damage())
         if damaged or "known" not in summary:   # which an older edgecl has not written
             knowledge = self.known()
-            found = _about(knowledge.buffer, knowledge.exemplars(decode=False), knowledge)
+            found = _about(knowledge.buffer, knowledge.kept(), knowledge)
             summary = {**summary, **found} if damaged else {**found, **summary}
         return summary
 
@@ -252,15 +252,15 @@ class Repository:
                     store.commit_rows()
                 self._heads += len(solved.head)
 
-    def _solution(self, g: Generation, knowledge: Knowledge, exemplars: list[StoredSample] | None = None) -> Solution:
-        """The head of a generation that has none. exemplars: if they are known."""
-        exemplars = knowledge.exemplars(decode=False) if exemplars is None else exemplars
-        judgement = knowledge.judge(self.settings.head, knowledge.judges(exemplars), chosen=self._chosen(g.id))
+    def _solution(self, g: Generation, knowledge: Knowledge, kept: Kept | None = None) -> Solution:
+        """The head of a generation that has none. kept: of `knowledge.kept()`, if it is known."""
+        kept = kept or knowledge.kept()
+        judgement = knowledge.judge(self.settings.head, knowledge.judges(kept), chosen=self._chosen(g.id))
         assert judgement.head is not None
         return Solution(g.id, build_head(judgement.head),
-                        {**judgement.summary(), **_about(knowledge.buffer, exemplars, knowledge)})
+                        {**judgement.summary(), **_about(knowledge.buffer, kept, knowledge)})
 
-    def _judge(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Rewrite,
+    def _judge(self, knowledge: Knowledge, kept: Kept, change: Rewrite,
                judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
         """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
         then, and None if that is written."""
@@ -271,7 +271,7 @@ class Repository:
                 return Judgement(None, then.detail.get("held_back", {})), summary, None
         since = change.undo_after if change.undo_after is not None else self.store.current
         judgement = judgement or knowledge.judge(
-            self.settings.head, knowledge.judges(exemplars),
+            self.settings.head, knowledge.judges(kept),
             chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
         return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
 
@@ -307,14 +307,14 @@ class Repository:
         if sizes is None:
             return None
         full = not knowledge.all_fit if buffer.codebook is None else \
-            len(knowledge.exemplars(decode=False)) < len(knowledge.stored)
+            len(knowledge.kept().places) < len(knowledge.stored)
         return sizes if full else None
 
-    def _plan(self, knowledge: Knowledge, change: Rewrite, exemplars: list[StoredSample]) -> PlannedRewrite:
+    def _plan(self, knowledge: Knowledge, change: Rewrite, kept: Kept) -> PlannedRewrite:
         """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
         if change.undo_after is not None:  # statistics and samples are there
-            detail = {**change.detail, **_about(knowledge.buffer, exemplars, knowledge)}
-            return PlannedRewrite(replace(change, detail=detail), exemplars, knowledge.stored, knowledge.form,
+            detail = {**change.detail, **_about(knowledge.buffer, kept, knowledge)}
+            return PlannedRewrite(replace(change, detail=detail), [], knowledge.stored, knowledge.form,
                                   knowledge.buffer)
         return self._make_room(self._rewrites(knowledge, change, self._codebook_sizes(knowledge, change)))
 
@@ -364,8 +364,9 @@ class Repository:
                                        self.settings.seed)
         choices = [(replace(knowledge.buffer, codebook=made[0]), (made[1], made[0].classes))] if made else []
         for buffer, codebook in [*choices, (knowledge.buffer, None)]:
-            exemplars = knowledge.exemplars(buffer)
-            detail = {**change.detail, **_about(buffer, exemplars, knowledge)}
+            kept = knowledge.kept(buffer)
+            exemplars = knowledge.exemplars(buffer, kept)
+            detail = {**change.detail, **_about(buffer, kept, knowledge)}
             others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
             for form in (knowledge.form, *others):
                 meta = change.meta if form == knowledge.form else {
@@ -387,10 +388,11 @@ class Repository:
         """What is served now, and must survive when samples are dropped."""
         newest = self.store.newest
         knowledge = self.load(newest.id)
-        exemplars = knowledge.exemplars()
+        kept = knowledge.kept()
+        exemplars = knowledge.exemplars(kept=kept)
         if newest.head is not None or not newest.detail.get("classes"):
             return Present(exemplars, None, {})
-        return Present(exemplars, *self._solution(newest, knowledge, exemplars)[1:])
+        return Present(exemplars, *self._solution(newest, knowledge, kept)[1:])
 
     def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[StoredSample]) -> None:
         """Bring disk and memory to what a snapshot leaves: the exemplars, and what a rollback needs."""
@@ -441,8 +443,8 @@ def _feature_bytes(rows: list[StoredSample]) -> int:
     return sum(row.feature.nbytes for row in rows if row.id is None)
 
 
-def _about(buffer: Buffer, exemplars: list[StoredSample], knowledge: Knowledge) -> dict[str, Any]:
+def _about(buffer: Buffer, kept: Kept, knowledge: Knowledge) -> dict[str, Any]:
     """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
-    kept = Counter(row.label for row in exemplars)
-    return {"exemplars": len(exemplars), "exemplar_bytes": buffer.bytes_of(exemplars),
-            "known": {label: [knowledge.plain.counts[label], kept[label]] for label in knowledge.labels}}
+    exemplars, size = kept.columns.of_class(), buffer.bytes_of(kept.columns, knowledge.transforms[0].source)
+    return {"exemplars": len(kept.places), "exemplar_bytes": size,
+            "known": {label: [knowledge.plain.counts[label], exemplars.get(label, 0)] for label in knowledge.labels}}
