@@ -50,7 +50,7 @@ class Buffer:
         sizes = row_bytes(self.common, transform.source, widths) + columns.rows["input"]
         if self.codebook is None:
             places = np.flatnonzero(admitted(classes, ranks, sizes, room, shared))
-            return Kept(places, np.ones(len(places), np.bool_), columns._replace(rows=columns.rows[places]))
+            return Kept(columns._replace(rows=columns.rows[places]), np.ones(len(places), np.bool_))
         room -= self.codebook.length
         each = row_bytes(self.codec.feature, transform.source, widths)
         exact = np.zeros(len(rows), np.bool_)
@@ -68,11 +68,11 @@ class Buffer:
         if self.codebook.name not in books:
             books.append(self.codebook.name)
         kept["coded"][~exact[places]] = books.index(self.codebook.name)
-        return Kept(places, exact[places], columns._replace(rows=kept, books=books))
+        return Kept(columns._replace(rows=kept, books=books), exact[places])
 
     def as_kept(self, rows: list[StoredSample], kept: Kept) -> list[StoredSample]:
         """The samples that are kept of `rows`, as they are kept."""
-        chosen = [rows[place] for place in kept.places.tolist()]
+        chosen = [rows[place] for place in kept.columns.rows["place"].tolist()]
         return chosen if self.codebook is None else self.codebook.take(chosen, kept.exact)
 
     def bytes_of(self, columns: Columns, dimension: int) -> int:
@@ -107,12 +107,11 @@ class Buffer:
 
 
 class Kept(NamedTuple):
-    """What a buffer keeps of a list of samples: their places in it, int64 [n], in order; exact: which stay as they were
-    learned, bool [n]; columns: of them as they are kept."""
+    """What a buffer keeps of a list of samples: columns of them as they are kept; exact: which stay as they were
+    learned, bool [n]."""
 
-    places: NDArray[np.int64]
-    exact: NDArray[np.bool_]
     columns: Columns
+    exact: NDArray[np.bool_]
 
 
 Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
@@ -120,28 +119,28 @@ Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
 
 def held_places(rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
                 before: Picked | None = None) -> dict[str, list[int]]:
-    """The places of the exemplars that no head is learned from, by class. rows, columns: of the exemplars; statistics:
-    of all samples ever learned; before: what was picked the last time, class -> keys, samples of the class, classes and
+    """The places of the exemplars that no head is learned from, by class. columns: of the exemplars, which are among
+    `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys, samples of the class, classes and
     the picked ones, which is brought up to date: only classes for which one of these has changed are gone through."""
     before = {} if before is None else before
     labels, table = statistics.labels, columns.rows
     chosen: dict[str, list[int]] = {label: [] for label in labels}
-    for place in np.flatnonzero(table["judges"]).tolist():
-        chosen[columns.labels[table["label"][place]]].append(place)
-    able = np.flatnonzero(~(table["judges"] | table["trained"] | (table["coded"] != 0)))
-    # those can be subtracted from the statistics, and are new to the backbone
-    able = able[np.lexsort((table["key"][able], table["label"][able]))]
-    of, keys = table["label"][able], table["key"][able]
-    ends = [*np.flatnonzero(np.diff(of)) + 1, len(able)] if len(able) else []
+    for label, place in table[["label", "place"]][table["judges"]].tolist():
+        chosen[columns.labels[label]].append(place)
+    # what can be subtracted from the statistics, and is new to the backbone
+    able = table[~(table["judges"] | table["trained"] | (table["coded"] != 0))]
+    able = able[np.lexsort((able["key"], able["label"]))]
+    keys, places = np.ascontiguousarray(able["key"]), np.ascontiguousarray(able["place"])
+    ends = [*(np.flatnonzero(np.diff(able["label"])) + 1).tolist(), len(able)] if len(able) else []
     for start, end in zip([0, *ends], ends):
-        label = columns.labels[of[start]]
+        label = columns.labels[able["label"][start]]
         count = end - start if chosen[label] else statistics.counts[label]      # a round has already held some back
         mine = keys[start:end]
-        known = mine.tobytes(), int(count), len(labels)
+        known = mine.tobytes(), count, len(labels)
         if label not in before or before[label][:3] != known:
-            features = np.stack([rows[i].feature for i in able[start:end].tolist()])
-            before[label] = *known, held_back(features, mine, int(count), len(labels))
-        chosen[label] += able[start + before[label][3]].tolist()
+            features = np.stack([rows[place].feature for place in places[start:end].tolist()])
+            before[label] = *known, held_back(features, mine, count, len(labels))
+        chosen[label] += places[start + before[label][3]].tolist()
     return {label: mine for label, mine in chosen.items() if mine}
 
 

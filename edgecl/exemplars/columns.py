@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from edgecl.exemplars.origin import Origin
     from edgecl.exemplars.stored import StoredSample
 
-FIELDS = [("label", np.int64), ("key", np.int64), ("input", np.int64), ("origin", np.int64), ("tick", np.int64),
-          ("coded", np.int64), ("spare", np.bool_), ("trained", np.bool_), ("judges", np.bool_)]
+FIELDS = [("place", np.int64), ("label", np.int64), ("key", np.int64), ("input", np.int64), ("origin", np.int64),
+          ("tick", np.int64), ("coded", np.int64), ("spare", np.bool_), ("trained", np.bool_), ("judges", np.bool_)]
 
 
 class Columns(NamedTuple):
-    """Samples as `rows` [n] of FIELDS: label, origin and coded are places in `labels`, `origins` and `books`; input is
+    """Some samples of a list as `rows` [n] of FIELDS: place in the list; label, origin and coded are places in `labels`, `origins` and `books`; input is
     the length of the encoded input. books[0] is "", for features as they were learned."""
 
     rows: NDArray[Any]
@@ -81,6 +81,7 @@ class ColumnsOf:
             for name, column, known in (("label", labels, self._labels), ("origin", origins, self._origins),
                                         ("coded", coded, self._books)):
                 part[name] = [known.setdefault(value, len(known)) for value in column]
+            part["place"] = np.arange(self._count, len(rows))
             part["input"] = [*map(len, inputs)]
             for name, column in (("key", keys), ("tick", ticks), ("spare", spare), ("trained", trained),
                                  ("judges", judges)):

@@ -250,10 +250,9 @@ class Knowledge:
         """Which of the stored samples the exemplar buffer, or another one, keeps."""
         columns, buffer = self._columns(self.stored), buffer or self.buffer
         if not self.stored or self.gaussians is not None:
-            none = np.zeros(0, np.int64)
-            return Kept(none, none > 0, columns._replace(rows=columns.rows[:0]))
+            return Kept(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
         if buffer.codebook is None and self.all_fit:
-            return Kept(np.arange(len(self.stored)), np.ones(len(self.stored), np.bool_), columns)
+            return Kept(columns, np.ones(len(self.stored), np.bool_))
         return buffer.keep(self.stored, columns, self.plain, self.transforms[0], self._exact)
 
     def exemplars(self, buffer: Buffer | None = None, kept: Kept | None = None) -> list[StoredSample]:
@@ -269,10 +268,8 @@ class Knowledge:
             there = {label: [row for row in self.stored if row.judges and row.label == label]
                      or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
             return {label: rows for label, rows in there.items() if rows}
-        kept = kept or self.kept()
-        rows = [self.stored[place] for place in kept.places.tolist()]
-        held = held_places(rows, kept.columns, self.plain, self._picked)
-        return {label: [rows[place] for place in mine] for label, mine in held.items()}
+        held = held_places(self.stored, (kept or self.kept()).columns, self.plain, self._picked)
+        return {label: [self.stored[place] for place in mine] for label, mine in held.items()}
 
     def pseudo_samples(self) -> list[StoredSample]:
         """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""

@@ -307,7 +307,7 @@ class Repository:
         if sizes is None:
             return None
         full = not knowledge.all_fit if buffer.codebook is None else \
-            len(knowledge.kept().places) < len(knowledge.stored)
+            len(knowledge.kept().columns.rows) < len(knowledge.stored)
         return sizes if full else None
 
     def _plan(self, knowledge: Knowledge, change: Rewrite, kept: Kept) -> PlannedRewrite:
@@ -445,6 +445,7 @@ def _feature_bytes(rows: list[StoredSample]) -> int:
 
 def _about(buffer: Buffer, kept: Kept, knowledge: Knowledge) -> dict[str, Any]:
     """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
-    exemplars, size = kept.columns.of_class(), buffer.bytes_of(kept.columns, knowledge.transforms[0].source)
-    return {"exemplars": len(kept.places), "exemplar_bytes": size,
-            "known": {label: [knowledge.plain.counts[label], exemplars.get(label, 0)] for label in knowledge.labels}}
+    exemplars, counts = kept.columns.of_class(), knowledge.plain.counts if knowledge.statistics else {}
+    return {"exemplars": len(kept.columns.rows),
+            "exemplar_bytes": buffer.bytes_of(kept.columns, knowledge.transforms[0].source),
+            "known": {label: [counts[label], exemplars.get(label, 0)] for label in knowledge.labels}}
