@@ -20,7 +20,7 @@ from edgecl.heads.solvers import KINDS
 from edgecl.learning.backbone_file import backbone_bytes, backbone_file
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
-from edgecl.learning.knowledge import ON
+from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
@@ -82,7 +82,7 @@ class Learner:
 
     def close(self) -> None:
         """Release the state; the head that was left for later is solved and written first."""
-        self.repository.settle()
+        self.repository.heads.settle()
         self.store.close()
 
     @property
@@ -135,13 +135,13 @@ class Learner:
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
-            before = self.repository.last_accuracy()
+            before = self.repository.heads.last_accuracy()
             knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs, origins)
             generation, labels = self.repository.commit(knowledge, change), knowledge.labels
 
         def held_back() -> dict[str, tuple[float | None, float | None]]:
-            after = self.repository.accuracy_since(generation)
+            after = self.repository.heads.accuracy_since(generation)
             return {name: (before.get(name), after.get(name)) for name in labels}
 
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
@@ -274,7 +274,7 @@ class Learner:
         """The known classes in alphabetical order."""
         if self.foundation is None:
             return []
-        summary = self.repository.summary()
+        summary = self.repository.heads.summary()
         accuracy = summary.get("held_back", {})
         return [ClassSummary(label, samples, exemplars, accuracy.get(label))
                 for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
@@ -286,9 +286,7 @@ class Learner:
     def status(self) -> Status:
         """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet, or to
         count exemplars if some are damaged."""
-        summary: dict[str, Any] = self.store.newest.detail
-        with suppress(StateError):  # samples are damaged: an older head serves
-            summary = self.repository.summary()
+        summary = self.repository.heads.summary()
         generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
         head, threshold = summary.get("head"), summary.get("unknown_above")
         warnings, (exemplars, exemplar_bytes) = self.store.damage(), self._intact_exemplars(summary)
@@ -340,8 +338,8 @@ class Learner:
                 if self.store.newest.backbone:
                     self._backbone()
             with suppress(StateError):  # a head is written outside of it as well
-                self.repository.solve()
-            self._serving = Serving(self.store, self._backbone, self.repository.head)
+                self.repository.heads.solve()
+            self._serving = Serving(self.store, self._backbone, self.repository.heads.model)
         return self._serving
 
     def _intact_exemplars(self, summary: dict[str, Any]) -> tuple[int, int]:

@@ -97,9 +97,9 @@ class Filled(RuleBasedStateMachine):
         assert usage.exemplars == sum(pages(p.stat().st_size) for p in (self.state / "models").iterdir()
                                       if p.suffix in (".exemplars", ".codebook"))
         assert usage.total + ledger.reserved() > 600_000 - PAGE - ledger.slack
-        status = self.learner.status()
+        status = self.learner.status()  # which may write the head
         assert status.exemplar_bytes <= self.limit
-        assert status.purposes == usage._asdict()
+        assert status.purposes == ledger.usage()._asdict()
         Filled.fullest = max(Filled.fullest, real / self.limit)
 
     def teardown(self):

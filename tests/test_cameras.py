@@ -107,7 +107,7 @@ def test_a_camera_teaches_and_is_answered(tmp_path, capsys):
         assert main(["learn", "--state", state, "--class", name, f"fake:{tmp_path / name}?fps=50", "--seconds",
                      "0.2"]) == 0
     capsys.readouterr()
-    assert main(["predict", "--state", state, f"fake:{tmp_path / 'blue'}?fps=50", "--seconds", "0.3",
+    assert main(["predict", "--state", state, f"fake:{tmp_path / 'blue'}?fps=50", "--seconds", "2",
                  "--debounce", "2"]) == 0
     assert capsys.readouterr().out.count('"label": "blue"') == 1
 

@@ -12,7 +12,6 @@ from helpers_state import answers, create, in_a_child, knowledge, vectors
 
 from edgecl.cli import main
 from edgecl.learner import Learner
-from edgecl.learning import repository
 from edgecl.learning.knowledge import Knowledge
 from edgecl.results import Learned
 from edgecl.state import quota, store
@@ -273,4 +272,3 @@ def test_knowledge_that_another_process_has_changed_is_read_again(tmp_path):
     assert answers(one) == answers(other)
     assert {c.name: c.samples for c in one.classes()} == {"ant": 25, "cat": 30}
     assert one.learn(vectors("cat", 1), "cat").generation == 9
-    assert repository.FREE_HEADS > 0

@@ -13,7 +13,7 @@ from edgecl.backbones import build_identity
 from edgecl.backbones.adapters import with_adapter
 from edgecl.backbones.graph import GraphBuilder, finish_backbone, set_metadata
 from edgecl.backbones.session import METADATA_KEY, Backbone
-from edgecl.learning.knowledge import Judgement
+from edgecl.learning.judging import Judgement
 from edgecl.rounds.gate import BOUNDS, LARGER_BY, Bounds, check_accuracy, check_file
 
 SERVING, GOOD = linear(matrix(0)), linear(matrix(1))

@@ -13,7 +13,8 @@ from edgecl.exemplars.stored import row_bytes
 from edgecl.heads.calibration import Trial, calibrate, class_weights
 from edgecl.heads.onnx_head import HeadSession, build_head
 from edgecl.heads.solvers import KINDS, solve
-from edgecl.learning.knowledge import Choice, Knowledge, limited
+from edgecl.learning.judging import Choice, Judge, limited
+from edgecl.learning.knowledge import Knowledge
 from edgecl.samples import sample_keys
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
@@ -122,14 +123,15 @@ def test_the_penalty_is_chosen_on_held_back_samples(monkeypatch):
             x = (mean + noise * rng.standard_normal((160, 20))).astype(np.float32)
             known.add(c, sample_keys(x), x)
         held = {c: np.stack([r.feature for r in rows]) for c, rows in held_out(known.exemplars(), known.plain).items()}
-        return known.judge("slda").head.weight, known._rest(held, known.transforms[0])[0], known
+        rest, _ = Judge(known.statistics, known.form).rest(held, known.transforms[0])
+        return known.judge("slda").head.weight, rest, known
 
     even, rest, known = taught(np.ones(20))
     assert (even == solve("slda", rest, known.transforms[0]).weight).all()
     monkeypatch.setattr("edgecl.statistics.covariance.oas_shrinkage", lambda *_: 0.99)
     _, _, known = taught(np.r_[np.full(6, 40.0), np.full(14, 0.3)])  # noise that must be whitened
     assert np.mean(list(known.judge("slda").accuracy.values())) > 0.9
-    monkeypatch.setattr("edgecl.learning.knowledge.PENALTIES", ())
+    monkeypatch.setattr("edgecl.learning.judging.PENALTIES", ())
     assert np.mean(list(known.judge("slda").accuracy.values())) < 0.3
 
 
@@ -227,8 +229,8 @@ def test_other_heads_are_tried_again_when_a_tenth_more_is_held_back(monkeypatch)
 def test_a_chosen_penalty_is_kept_relative_to_the_analytic_one(penalty):
     known = knowledge({c: cloud(100, i, i) for i, c in enumerate("abcd")}, Form(True))
     judged = known.judge("auto", chosen=Choice("slda", penalty, 1000))
-    rest = known._rest({label: np.stack([row.feature for row in rows]) for label, rows in known.judges().items()},
-                       known.transforms[0])[0]
+    held = {label: np.stack([row.feature for row in rows]) for label, rows in known.judges().items()}
+    rest, _ = Judge(known.statistics, known.form).rest(held, known.transforms[0])
     assert judged.head.shrinkage == pytest.approx(min(rest.shrinkage * penalty, 1))
     assert judged.choice == Choice("slda", penalty, 1000)
 
@@ -256,6 +258,33 @@ def test_at_most_a_thousand_samples_judge_evenly_over_classes():
         level = max(map(len, few.values()))
         assert all(len(mine) == min(sizes[label], level) for label, mine in few.items())
     assert limited({"a": rows(1000)}) == {"a": rows(1000)}
+    few = limited({f"{i:05}": rows(2) for i in range(5000)}, 200)
+    assert len(few) == 200 and all(len(mine) == 1 for mine in few.values())
+    assert [int(label) // 25 for label in few] == list(range(200))
+
+
+@pytest.mark.parametrize(("classes", "judges"), [(40, 40), (1200, 833)])
+def test_with_many_classes_fewer_samples_judge(classes, judges):
+    rng, known = np.random.default_rng(0), Knowledge([FeatureTransform(2, 2)], Form(True), buffer(10 ** 7, dimension=2))
+    for number in range(classes):
+        known.add(f"{number:05}", list(range(10)), rng.standard_normal((10, 2)).astype(np.float32))
+    assert sum(map(len, known.judges().values())) == classes
+    assert sum(known.judge("nearest-mean", known.judges()).held.values()) == judges
+
+
+@pytest.mark.parametrize("form", [Form(True), Form(True, 2), Form(True, None, 32), Form(False)])
+def test_nothing_is_left_of_the_last_class_even_if_few_of_its_samples_were_stored(form):
+    known = knowledge({"large": cloud(60, 1) * np.float32(1000)}, form, 6)
+    known.stored = known.exemplars()
+    assert known.forget("large")
+    known.load(known.snapshot(), [], known.exemplars())
+    clean = knowledge({}, form)
+    for c in "ab":
+        for each in (known, clean):
+            each.add(c, [*range(40)], cloud(40, ord(c), ord(c)))
+    if form.second_moment:
+        found, truth = (each.plain.pooled().covariance for each in (known, clean))
+        assert np.abs(found - truth).max() < 1e-3 * np.abs(truth).max()
 
 
 # forgetting what drowned the others ----------------------------------------------------------------------------------

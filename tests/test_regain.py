@@ -11,6 +11,8 @@ from edgecl.learner import Learner
 from edgecl.learning.repair import repair
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
+from edgecl.runtime.service import Service
+from edgecl.runtime.settings import DaemonSettings
 from edgecl.settings import Settings
 
 NAMES = ("ant", "bee", "cat")
@@ -76,6 +78,28 @@ def test_statistics_are_not_computed_from_older_ones_if_samples_are_missing(tmp_
     with pytest.raises(StateError, match="check --repair"):
         learner.learn(vectors("elk", 25), "elk")
     assert answers(learner) == shown
+
+
+def test_beside_damaged_statistics_what_answers_is_shown(tmp_path):
+    learner = create(tmp_path / "state", exemplars=8_000)
+    for name in ("ant", "bee"):
+        learner.learn(vectors(name, 25), name)
+    learner.learn(vectors("dog", 1500), "dog")
+    shown = answers(learner), learner.classes(), learner.status().head
+    learner.learn(vectors("elk", 5), "elk")     # nobody asks for its head
+    learner.store.close()
+    flip(tmp_path / "state/models" / snapshots(Learner.open(tmp_path / "state"))[-1].snapshot)
+    learner = Learner.open(tmp_path / "state")
+    assert (answers(learner), learner.classes(), learner.status().head) == shown
+    assert learner.status().warnings
+    learner.close()
+    service = Service(Learner.open(tmp_path / "state"), DaemonSettings(tmp_path / "state"))
+    service.start()
+    try:
+        assert [each["name"] for each in service.classes()] == ["ant", "bee", "dog"]
+        assert service.predict(vectors("ant", 2))[0]["label"] == "ant"
+    finally:
+        assert service.stop(60)
 
 
 def test_statistics_are_not_computed_from_those_by_another_backbone(rewritten, monkeypatch):

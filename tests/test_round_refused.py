@@ -12,7 +12,7 @@ from helpers_state import DIMENSION, answers, create, fingerprint, knowledge, tr
 
 from edgecl.errors import BudgetError
 from edgecl.learner import Learner
-from edgecl.learning import repository
+from edgecl.learning import solved_heads
 from edgecl.rounds.candidate import take_in, workshop_prefix
 from edgecl.rounds.gate import BOUNDS, Check
 from edgecl.state import compaction
@@ -61,8 +61,8 @@ def test_a_round_whose_accuracy_is_worse_is_refused_by_the_figures(learner):
 
 
 def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(learner, monkeypatch):
-    monkeypatch.setattr(repository, "FREE_HEADS", 0)
-    monkeypatch.setattr(repository, "HEAD_SHARE", 10**9)
+    monkeypatch.setattr(solved_heads, "FREE_HEADS", 0)
+    monkeypatch.setattr(solved_heads, "HEAD_SHARE", 10**9)
     learner.learn(vectors("dog", 25), "dog")
     assert learner.store.newest.head is None, "its head was left for later"
     before, held = knowledge(learner), learner.store.newest.detail["held_back"]

@@ -158,6 +158,23 @@ def test_forgetting_the_last_class_leaves_an_empty_store_that_learns_again():
             assert (again.labels, again.total) == ([], 0)
             again.add("c001", data["c001"])
             assert np.isfinite(again.pooled().means).all()
+            if second_moment:   # nothing of the forgotten class is in it
+                assert again.residual == 0
+                assert relative(again.pooled().covariance, textbook({"c001": data["c001"]})) < 1e-6
+
+
+def test_what_rounding_leaves_of_a_forgotten_class_is_no_scatter_of_classes_of_one_sample():
+    data = clouds(5, 9, 4)
+    large = data["c004"] * np.float32(1e7)
+    store = collected({label: data[label][:1] for label in ("c000", "c001")})
+    store.add("large", large[:4])
+    store = rewritten(store)
+    store.add("large", large[4:])
+    left = store.without("large", large)
+    assert (left.degrees_of_freedom, left.rounding(), np.abs(left.scatter()).max()) == (0, 0, 0)
+    left.add("c000", data["c000"][1:])
+    few = {"c000": data["c000"], "c001": data["c001"][:1]}
+    assert relative(left.pooled().covariance, textbook(few)) < 1e-6
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e16])

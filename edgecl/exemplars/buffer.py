@@ -96,7 +96,8 @@ class Buffer:
             return reservoir(columns.rows["key"], spare, columns.rows["label"])
         ranks, known = np.empty(len(rows), np.int64), statistics.labels
         means = np.stack([statistics.mean(label) for label in known])
-        of, order = {label: place for place, label in enumerate(known)}, np.argsort(columns.rows["label"], kind="stable")
+        of = {label: place for place, label in enumerate(known)}
+        order = np.argsort(columns.rows["label"], kind="stable")
         for mine in np.split(order, np.flatnonzero(np.diff(columns.rows["label"][order])) + 1):
             place = of[columns.labels[columns.rows["label"][mine[0]]]]
             h = transform(np.stack([rows[i].feature for i in mine]))
@@ -120,8 +121,9 @@ Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
 def held_places(rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
                 before: Picked | None = None) -> dict[str, list[int]]:
     """The places of the exemplars that no head is learned from, by class. columns: of the exemplars, which are among
-    `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys, samples of the class, classes and
-    the picked ones, which is brought up to date: only classes for which one of these has changed are gone through."""
+    `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys, samples of
+    the class, classes and the picked ones, which is brought up to date: only classes for which one of these has changed
+    are gone through."""
     before = {} if before is None else before
     labels, table = statistics.labels, columns.rows
     chosen: dict[str, list[int]] = {label: [] for label in labels}

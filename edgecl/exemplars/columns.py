@@ -20,8 +20,9 @@ FIELDS = [("place", np.int64), ("label", np.int64), ("key", np.int64), ("input",
 
 
 class Columns(NamedTuple):
-    """Some samples of a list as `rows` [n] of FIELDS: place in the list; label, origin and coded are places in `labels`, `origins` and `books`; input is
-    the length of the encoded input. books[0] is "", for features as they were learned."""
+    """Some samples of a list as `rows` [n] of FIELDS: place in the list; label, origin and coded are places in
+    `labels`, `origins` and `books`; input is the length of the encoded input. books[0] is "", for features as they were
+    learned."""
 
     rows: NDArray[Any]
     labels: list[str]

@@ -39,7 +39,8 @@ def admitted(labels: Sequence[str] | NDArray[np.int64], ranks: NDArray[np.int64]
     """Which samples a buffer of `room` bytes keeps, bool [n]: in each class those with the lowest ranks, and of each
     class equally many bytes as far as it has them (ties by name), so the largest class gives up what does not fit.
 
-    labels [n]: names, or numbers in the order of the names; ranks int64 [n]; sizes: bytes of each sample, int64 [n]; shared: what comes on top.
+    labels [n]: names, or numbers in the order of the names; ranks int64 [n]; sizes: bytes of each sample, int64 [n];
+    shared: what comes on top.
     """
     names, codes = np.unique(np.asarray(labels), return_inverse=True)
     order = np.lexsort((ranks, codes))
@@ -126,7 +127,8 @@ def near_duplicates(h: NDArray[np.float32], spread: float) -> NDArray[np.bool_]:
     return spare
 
 
-def held_back(features: NDArray[np.float32], keys: Sequence[int], count: int, classes: int) -> NDArray[np.int64]:
+def held_back(features: NDArray[np.float32], keys: Sequence[int] | NDArray[np.int64], count: int,
+              classes: int) -> NDArray[np.int64]:
     """Indices of the held-back exemplars of a class [n, d], sorted by key: no head is learned from them, so that heads
     can be evaluated on them.
 

@@ -43,7 +43,7 @@ def give_owner(descriptor: int, folder: Path) -> None:
         mine, wanted = os.fstat(descriptor), folder.stat()
         only_here = mine.st_nlink < 2 or stat.S_ISDIR(mine.st_mode)     # else it may be a file of root's own
         if (mine.st_uid, mine.st_gid) != (wanted.st_uid, wanted.st_gid) and only_here:
-            with suppress(PermissionError):     # a file system without owners
+            with suppress(OSError):     # a file system without owners, or an owner that this container does not know
                 os.fchown(descriptor, wanted.st_uid, wanted.st_gid)
 
 

@@ -1,26 +1,23 @@
-"""What a learner knows while it writes: class statistics per transform, stored samples, and the head."""
+"""What a learner knows while it writes: class statistics per transform, and stored samples."""
 from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, field, replace
 from itertools import groupby, repeat, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import MIN_HELD_BACK, Buffer, Kept, Picked, held_places
+from edgecl.exemplars.buffer import Buffer, Kept, Picked, held_places
 from edgecl.exemplars.columns import ColumnsOf
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
-from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN, near_duplicates
+from edgecl.exemplars.selection import near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
-from edgecl.heads import unknown
-from edgecl.heads.calibration import Trial, class_weights
-from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
 from edgecl.learning.forgetting import after_forgetting
+from edgecl.learning.judging import Judge, Judgement
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
 
@@ -31,51 +28,10 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.origin import Origin
     from edgecl.exemplars.pseudo_samples import ClassGaussians
-    from edgecl.heads.head import Head, Novelty
-    from edgecl.statistics.covariance import PooledCovariance
+    from edgecl.heads.head import Head
+    from edgecl.learning.judging import Choice
     from edgecl.statistics.form import Form
     from edgecl.statistics.transform import FeatureTransform
-
-ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
-PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
-LEAST_SHRINKAGE = 1e-4
-MAX_JUDGES = 1000       # held-back samples that judge; more would make a judgement slower, but not much surer
-TRIED_AGAIN = 1.1       # times as many samples are held back: heads of other kinds and penalties are tried again
-
-
-KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "choice"  # of `Judgement.summary`, by a rollback
-
-
-class Choice(NamedTuple):
-    """What was chosen when heads were last compared: kind; penalty: times the analytic shrinkage; judges: samples held
-    back then, 0 if there were too few to compare heads."""
-
-    kind: str
-    penalty: float = 1.0
-    judges: int = 0
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
-    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are;
-    choice: for the next judgement (None if a learning round trained the head)."""
-
-    head: Head | None
-    accuracy: dict[str, float]
-    held: dict[str, int] = field(default_factory=dict)
-    loss: float | None = None
-    on: str = ON[True]
-    choice: Choice | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """What a generation's history keeps of it."""
-        threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
-        drawn = {"judged_on": self.on} if self.on != ON[True] else {}
-        return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn,
-                **({"choice": list(self.choice)} if self.choice else {})}
-
 
 class Names(NamedTuple):
     """The class names: in alphabetical order, characters of the longest one, and bytes: of all in JSON, and of what the
@@ -256,8 +212,8 @@ class Knowledge:
         return buffer.keep(self.stored, columns, self.plain, self.transforms[0], self._exact)
 
     def exemplars(self, buffer: Buffer | None = None, kept: Kept | None = None) -> list[StoredSample]:
-        """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. kept: of `kept(buffer)`,
-        if it is known."""
+        """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. kept: of
+        `kept(buffer)`, if it is known."""
         return (buffer or self.buffer).as_kept(self.stored, kept or self.kept(buffer))
 
     def judges(self, kept: Kept | None = None) -> dict[str, list[StoredSample]]:
@@ -277,100 +233,11 @@ class Knowledge:
 
     def judge(self, head: str, judges: Mapping[str, list[StoredSample]] | None = None,
               trained: Head | None = None, chosen: Choice | None = None) -> Judgement:
-        """The head for all that is known, chosen and calibrated on held-back exemplars. judges: of `judges()`, of which
-        at most MAX_JUDGES are used; trained: by a learning round on what is not held back, on trial like any other;
-        chosen: when heads were last compared. They are compared again once TRIED_AGAIN times as many samples are held
-        back; leave it out if classes have gone or came from elsewhere.
-
-        The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
-        those that are tried nor the one that serves. head: "auto" or a kind.
-        """
+        """The head for all that is known, see `Judge.choose`. judges: of `judges()`."""
         if not self.labels:
             return Judgement(None, {})
-        every = self.judges() if judges is None else judges
-        judges, kept = limited(every), self.gaussians is None
-        sizes = {label: len(rows) for label, rows in judges.items()}
-        features = np.array([row.feature for rows in judges.values() for row in rows], np.float32)
-        features = features.reshape(-1, self.transforms[0].source)
-        ends = np.cumsum(list(sizes.values()), dtype=np.int64)
-        held = {label: features[end - sizes[label]:end] for label, end in zip(sizes, ends)}
-        places = {label: place for place, label in enumerate(self.labels)}
-        truth = np.repeat(np.array([places[label] for label in held], np.int64), list(sizes.values()))
-        told = sum(map(len, every.values()))
-        told = told if kept else min(told, self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
-        kinds = self._candidates(head, told)
-        settled = chosen if chosen is not None and trained is None and chosen.kind in kinds \
-            and told < TRIED_AGAIN * chosen.judges else None
-        rests: dict[FeatureTransform, tuple[PooledCovariance, NDArray[np.float32]]] = {}
-        best: Trial | None = None
-        for kind in kinds if settled is None else [settled.kind]:
-            transform = next(transform for transform in self.transforms if transform.projected == KINDS[kind].projected)
-            if transform not in rests:
-                rests[transform] = self._rest(held, transform)
-            rest = rests[transform]
-            trial = _tried(kind, transform, rest, truth, 1.0 if settled is None else settled.penalty)
-            if best is None or trial.beats(best):
-                best = trial
-        assert best is not None
-        rest = rests.pop(best.head.transform)
-        rests.clear()
-        if trained is not None and len(truth) and trained.labels == tuple(self.labels):
-            trial = Trial.run(trained, rest[0], trained.transform(features), truth)
-            best = trial if trial.beats(best) else best
-        penalty = 1.0
-        if settled is None and kept:     # draws are of the covariance that is to be shrunk
-            best, penalty = self._penalised(best, rest)
-        choice = settled or Choice(best.head.kind, penalty, told if told >= MIN_HELD_BACK else 0)
-        hits = np.diff(np.cumsum(best.logits.argmax(1) == truth)[ends - 1], prepend=0)
-        accuracy = {label: round(hit / sizes[label], 4) for label, hit in zip(held, hits.tolist())}
-        loss = float(class_weights(truth) @ best.losses) if len(truth) else None
-        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy, sizes, loss, ON[kept],
-                         choice if choice.kind in KINDS else None)
-
-    def _penalised(self, best: Trial, rest: tuple[PooledCovariance, NDArray[np.float32]]) -> tuple[Trial, float]:
-        """The same kind of head with another penalty, if held-back samples call for it, and how many times the analytic
-        shrinkage that is."""
-        kind, penalty = best.head.kind, 1.0
-        if len(best.truth) < MIN_HELD_BACK or not SERVED[kind].second_moment:
-            return best, penalty
-        for factor in PENALTIES:
-            there = 1.0
-            while LEAST_SHRINKAGE < rest[0].shrinkage * there * factor <= 1:
-                there *= factor
-                trial = _tried(kind, best.head.transform, rest, best.truth, there)
-                if not trial.beats(best):
-                    break
-                best, penalty = trial, there
-        return best, penalty
-
-    def _rest(self, held: Mapping[str, NDArray[np.float32]],
-              transform: FeatureTransform) -> tuple[PooledCovariance, NDArray[np.float32]]:
-        """What is known without the samples held back, and those samples [n, d], both transformed. Pseudo-samples were
-        never part of it."""
-        none = np.zeros((0, self.transforms[0].source), np.float32)
-        h = transform(np.concatenate([none, *held.values()]))
-        ends = np.cumsum([len(features) for features in held.values()], dtype=np.int64)
-        contained = {label: h[end - len(held[label]):end] for label, end in zip(held, ends)}
-        return self.statistics[transform].pooled(contained if self.gaussians is None else None), h
-
-    def _candidates(self, head: str, held: int) -> list[str]:
-        """Kinds to try: the default first, then by bytes."""
-        if head != "auto":
-            return [head]
-        default = "slda" if self.form.second_moment else "nearest-mean"
-        if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
-            default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
-        if held < MIN_HELD_BACK:
-            return [default]
-        able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
-                and any(transform.projected == needs.projected for transform in self.transforms)]
-        return [default, *(kind for kind in able if kind != default)]
-
-    def _novelty(self, trial: Trial, rest: PooledCovariance) -> Novelty | None:
-        """How the head tells unknown samples, its threshold set on held-back ones."""
-        unfit = trial.head.normalised or trial.head.kind in TRAINED
-        fitted = None if unfit else unknown.fit(trial.head, rest, trial.rest)
-        return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
+        return Judge(self.statistics, self.form, self.gaussians is None).choose(
+            head, self.judges() if judges is None else judges, trained, chosen)
 
     def become(self, form: Form, buffer: Buffer, stored: list[StoredSample]) -> None:
         """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""
@@ -404,28 +271,3 @@ class Knowledge:
             for transform, statistics in self.statistics.items():
                 statistics.add(label, transform(features))
         self.stored = stored
-
-
-def limited(judges: Mapping[str, list[StoredSample]]) -> Mapping[str, list[StoredSample]]:
-    """At most MAX_JUDGES of the held-back samples, of each class equally many as far as it has them: evenly spread over
-    them, and over the classes if there are too many of those."""
-    counts, level = [*map(len, judges.values())], MAX_JUDGES
-    if sum(counts) <= MAX_JUDGES:
-        return judges
-    while level > 1 and (level >= max(counts) or sum(min(len(rows), level) for rows in judges.values()) > MAX_JUDGES):
-        level -= 1 + (level > 100) * (level // 50)
-    few = {label: rows if len(rows) <= level else [rows[i * len(rows) // level] for i in range(level)]
-           for label, rows in judges.items() if rows}
-    names = sorted(few)
-    if len(names) > MAX_JUDGES:
-        names = [names[i * len(names) // MAX_JUDGES] for i in range(MAX_JUDGES)]
-    return {label: few[label] for label in names}
-
-
-def _tried(kind: str, transform: FeatureTransform, rest: tuple[PooledCovariance, NDArray[np.float32]],
-           truth: NDArray[np.int64], penalty: float) -> Trial:
-    """A head of a kind on trial. penalty: times the analytic shrinkage."""
-    pooled = rest[0]
-    if penalty != 1 and KINDS[kind].second_moment:
-        pooled = replace(pooled, penalty=min(max(pooled.shrinkage * penalty, LEAST_SHRINKAGE), 1.0))
-    return Trial.run(solve(kind, pooled, transform), pooled, rest[1], truth)

@@ -4,18 +4,17 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.stored import packed_bytes, unpack
-from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import coarser
 from edgecl.learning.foundation import Foundation
-from edgecl.learning.knowledge import KEPT_OF_JUDGEMENT, Choice, Judgement, Knowledge
+from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
+from edgecl.learning.solved_heads import SolvedHeads, about
 from edgecl.state.compaction import needed_since
-from edgecl.state.database import LOCK_TIMEOUT
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import pages
 from edgecl.state.reader import FEATURES, JOURNAL
@@ -26,23 +25,11 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.buffer import Buffer, Kept
     from edgecl.exemplars.stored import StoredSample
+    from edgecl.learning.judging import Judgement
     from edgecl.settings import Settings
     from edgecl.state.generations import Generation
     from edgecl.state.store import Store
     from edgecl.statistics.form import Form
-
-FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
-SAME_EVIDENCE = ("learn", "rollback")   # actions before and after which heads compare much the same
-HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
-
-
-class Solution(NamedTuple):
-    """The head of a generation that was not solved when it was committed, and what the history keeps of it."""
-
-    generation: int
-    head: bytes
-    summary: dict[str, Any]
-
 
 class PlannedRewrite(NamedTuple):
     """A rewrite that is ready to commit, and what the knowledge becomes by it."""
@@ -60,11 +47,8 @@ class Repository:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self._kept: tuple[int, Knowledge] | None = None
-        self._solved: Solution | None = None
-        self._latest: tuple[int, dict[str, float]] | None = None  # a generation, and its held-back accuracies
-        self._changed: int | None = None    # the generation that was committed here without a head
+        self.heads = SolvedHeads(store, settings.head, lambda: self.known())
         self._moved = "", 0, 0      # epoch of the log, a generation, and bytes of the samples journaled in between
-        self._heads, self._learned = 0, 0   # bytes of heads written, of features learned
 
     @property
     def foundation(self) -> Foundation | None:
@@ -98,7 +82,8 @@ class Repository:
 
     def forget_generations(self) -> None:
         """Drop all that is kept for a generation's number."""
-        self._kept = self._solved = self._latest = self._changed = None
+        self._kept = None
+        self.heads.forget_generations()
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError
@@ -139,21 +124,20 @@ class Repository:
         if isinstance(change, Append):
             append = self._append(knowledge, change)
             if append is not None:
-                self._learned += _feature_bytes(append.rows)
                 generation, rows = store.commit(append)
+                self.heads.without_head(generation, _feature_bytes(append.rows))
                 knowledge.number(rows)
-                self._kept, self._solved, self._changed = (generation, knowledge), None, generation
+                self._kept = generation, knowledge
                 return generation
             change = Rewrite(change.action, change.detail)
-        generation, accuracy = self._rewrite(knowledge, change, judgement)
-        self._kept, self._solved, self._latest = (generation, knowledge), None, (generation, accuracy)
+        generation = self._rewrite(knowledge, change, judgement)
+        self._kept = generation, knowledge
         return generation
 
-    def _rewrite(self, knowledge: Knowledge, change: Rewrite,
-                 judgement: Judgement | None) -> tuple[int, dict[str, float]]:
-        """Commit a rewrite: its generation, and the held-back accuracies."""
+    def _rewrite(self, knowledge: Knowledge, change: Rewrite, judgement: Judgement | None) -> int:
+        """Commit a rewrite: its generation."""
         fresh, kept = _feature_bytes(knowledge.fresh), knowledge.kept()
-        judgement, summary, head = self._judge(knowledge, kept, change, judgement)
+        judgement, summary, head = self.heads.judge(knowledge, kept, change, judgement)
         plan = self._plan(knowledge, replace(change, head=head, detail={**change.detail, **summary}), kept)
         generation, rows = self.store.commit(self._with_way_back(plan.change))
         numbered = dict(zip(map(id, plan.change.rows), rows))
@@ -161,129 +145,8 @@ class Repository:
         if plan.change.snapshot is not None:
             knowledge.load(plan.change.snapshot, [], knowledge.stored)  # as it will be read: float32
             self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in plan.exemplars])
-        self._heads, self._learned = self._heads + len(plan.change.head or b""), self._learned + fresh
-        return generation, judgement.accuracy
-
-    # the head, which is solved when it is asked for ------------------------------------------------
-
-    def solve(self) -> None:
-        """Work out the head of the current generation, how accurate it is and which exemplars are kept, if nobody has
-        or the file is damaged; it is written down if that is worth its bytes. Raises StateError."""
-        store = self.store
-        with store.reading():
-            newest = store.newest
-            if not newest.detail.get("classes") or self._solved_now or self._written(newest):
-                return
-            self._solved = self._solution(newest, self.known())
-            self._latest = newest.id, self._solved.summary["held_back"]
-        if self._heads + len(self._solved.head) <= FREE_HEADS + self._learned // HEAD_SHARE:
-            with suppress(EdgeclError):
-                self._write_head(0)
-
-    def head(self) -> bytes:
-        """The head of the current generation, which was not written or is damaged. Raises StateError."""
-        self.solve()
-        assert self._solved is not None
-        return self._solved.head
-
-    def summary(self) -> dict[str, Any]:
-        """What the history keeps of the current generation, worked out if need be: see `Judgement.summary`; "known":
-        class -> [samples, exemplars]. What is damaged does not count. Raises StateError."""
-        if "held_back" not in self.store.newest.detail:
-            self.solve()
-        summary = self.store.newest.detail
-        if self._solved and self._solved_now:
-            summary = {**summary, **self._solved.summary}
-        if not summary.get("classes"):
-            return summary
-        damaged = bool(self.store.damage())
-        if damaged or "known" not in summary:   # which an older edgecl has not written
-            knowledge = self.known()
-            found = _about(knowledge.buffer, knowledge.kept(), knowledge)
-            summary = {**summary, **found} if damaged else {**found, **summary}
-        return summary
-
-    def last_accuracy(self) -> dict[str, float]:
-        """The held-back accuracy of each class by the head that was solved last."""
-        if self._latest is not None and self._latest[0] == self.store.current:
-            return self._latest[1]
-        solved = next((g for g in reversed(self.store.alive()) if "held_back" in g.detail), None)
-        if self._latest is not None and (solved is None or solved.id < self._latest[0] < self.store.current):
-            return self._latest[1]
-        return dict(solved.detail["held_back"]) if solved else {}
-
-    def accuracy_since(self, generation: int) -> dict[str, float]:
-        """The same by the head that serves now, which is of that generation or a later one; also after `settle`.
-        Raises StateError."""
-        if self._latest is None or self._latest[0] < generation:
-            self._latest = generation, dict(self.summary().get("held_back", {}))
-        return self._latest[1]
-
-    def settle(self) -> None:
-        """Write the head of the current generation, if there is room, so that no other process solves it."""
-        if self._changed is None and self._solved is None:
-            return
-        with suppress(EdgeclError):
-            mine = self.store.writable and self._changed == self.store.current
-            if mine:
-                self.solve()
-            self._write_head(LOCK_TIMEOUT if mine else 0)
-        self._changed = self._solved = None
-
-    def _written(self, g: Generation) -> bool:
-        """Whether the head of a generation was written, and is intact."""
-        return g.head is not None and self.store.blobs.intact(g.head)
-
-    @property
-    def _solved_now(self) -> bool:
-        return self._solved is not None and self._solved.generation == self.store.current
-
-    def _write_head(self, patience: int) -> None:
-        """Write the head that was solved, if it still is the current one and nobody has. patience: see
-        `Store.exclusive`. Raises StateError, BudgetError."""
-        store, solved = self.store, self._solved
-        if solved is None or not store.writable or store.newest.id != solved.generation or self._written(store.newest):
-            return
-        with store.exclusive(patience):
-            newest = store.newest
-            if newest.id == solved.generation and not self._written(newest):
-                store.name_head(newest, solved.head, solved.summary)
-                if not newest.logged:
-                    store.commit_rows()
-                self._heads += len(solved.head)
-
-    def _solution(self, g: Generation, knowledge: Knowledge, kept: Kept | None = None) -> Solution:
-        """The head of a generation that has none. kept: of `knowledge.kept()`, if it is known."""
-        kept = kept or knowledge.kept()
-        judgement = knowledge.judge(self.settings.head, knowledge.judges(kept), chosen=self._chosen(g.id))
-        assert judgement.head is not None
-        return Solution(g.id, build_head(judgement.head),
-                        {**judgement.summary(), **_about(knowledge.buffer, kept, knowledge)})
-
-    def _judge(self, knowledge: Knowledge, kept: Kept, change: Rewrite,
-               judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
-        """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
-        then, and None if that is written."""
-        if change.undo_after is not None:
-            then = next(g for g in self.store.generations() if g.id == change.undo_after)
-            if self._written(then) or not knowledge.labels:
-                summary = {key: then.detail[key] for key in KEPT_OF_JUDGEMENT if key in then.detail}
-                return Judgement(None, then.detail.get("held_back", {})), summary, None
-        since = change.undo_after if change.undo_after is not None else self.store.current
-        judgement = judgement or knowledge.judge(
-            self.settings.head, knowledge.judges(kept),
-            chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
-        return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
-
-    def _chosen(self, generation: int) -> Choice | None:
-        """What was chosen when heads were last compared for a generation or one before it; None if that is not known or
-        the classes were others. What was not written down does not count, so that solving again gives the same."""
-        for g in reversed(self.store.alive()):
-            if g.id <= generation and "choice" in g.detail:
-                return Choice(*g.detail["choice"])
-            if g.id <= generation and g.action not in SAME_EVIDENCE:
-                return None
-        return None
+        self.heads.with_head(generation, judgement.accuracy, plan.change.head, fresh)
+        return generation
 
     def _with_way_back(self, change: Rewrite) -> Rewrite:
         """A rewrite with the head of the generation before, if that has none and there is room: which exemplars it had
@@ -292,7 +155,7 @@ class Repository:
         if newest.head is not None or not newest.detail.get("classes") or change.erase or change.undo_after is not None:
             return change
         with suppress(EdgeclError):
-            full = replace(change, way_back=self._solution(newest, self.load(newest.id))[1:])
+            full = replace(change, way_back=self.heads.solution(newest, self.load(newest.id))[1:])
             return full if self.store.fits(full) else change
         return change
 
@@ -313,7 +176,7 @@ class Repository:
     def _plan(self, knowledge: Knowledge, change: Rewrite, kept: Kept) -> PlannedRewrite:
         """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
         if change.undo_after is not None:  # statistics and samples are there
-            detail = {**change.detail, **_about(knowledge.buffer, kept, knowledge)}
+            detail = {**change.detail, **about(knowledge.buffer, kept, knowledge)}
             return PlannedRewrite(replace(change, detail=detail), [], knowledge.stored, knowledge.form,
                                   knowledge.buffer)
         return self._make_room(self._rewrites(knowledge, change, self._codebook_sizes(knowledge, change)))
@@ -366,7 +229,7 @@ class Repository:
         for buffer, codebook in [*choices, (knowledge.buffer, None)]:
             kept = knowledge.kept(buffer)
             exemplars = knowledge.exemplars(buffer, kept)
-            detail = {**change.detail, **_about(buffer, kept, knowledge)}
+            detail = {**change.detail, **about(buffer, kept, knowledge)}
             others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
             for form in (knowledge.form, *others):
                 meta = change.meta if form == knowledge.form else {
@@ -392,7 +255,7 @@ class Repository:
         exemplars = knowledge.exemplars(kept=kept)
         if newest.head is not None or not newest.detail.get("classes"):
             return Present(exemplars, None, {})
-        return Present(exemplars, *self._solution(newest, knowledge, kept)[1:])
+        return Present(exemplars, *self.heads.solution(newest, knowledge, kept)[1:])
 
     def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[StoredSample]) -> None:
         """Bring disk and memory to what a snapshot leaves: the exemplars, and what a rollback needs."""
@@ -441,11 +304,3 @@ class Repository:
 def _feature_bytes(rows: list[StoredSample]) -> int:
     """Bytes of the features that are not committed yet."""
     return sum(row.feature.nbytes for row in rows if row.id is None)
-
-
-def _about(buffer: Buffer, kept: Kept, knowledge: Knowledge) -> dict[str, Any]:
-    """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
-    exemplars, counts = kept.columns.of_class(), knowledge.plain.counts if knowledge.statistics else {}
-    return {"exemplars": len(kept.columns.rows),
-            "exemplar_bytes": buffer.bytes_of(kept.columns, knowledge.transforms[0].source),
-            "known": {label: [counts[label], exemplars.get(label, 0)] for label in knowledge.labels}}

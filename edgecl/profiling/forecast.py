@@ -26,9 +26,9 @@ HEAD_COPIES = 3                         # of the head's bytes: read, parsed, hel
 FOLDED_OPERATORS = {"DequantizeLinear"}     # merged into the next operator: the output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
 HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers
-FRAME_BYTES = 13 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
-DATABASE_EMPTY = 6 * PAGE               # bytes of the database, fitted: before anything is learned,
-GENERATION_BYTES, CLASS_BYTES = 360, 144    # per generation, and per class that it lists
+FRAME_BYTES = 14 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
+DATABASE_EMPTY, GENERATION_BYTES = 5 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
+KNOWN_BYTES, HELD_BACK_BYTES = 12, 9    # and of each class in a generation's counts and accuracies, beside its name
 
 
 class GraphCosts(NamedTuple):
@@ -195,8 +195,9 @@ class Room(NamedTuple):
         def fits(classes: int) -> bool:
             head = pages(head_bytes(kind, dimension, classes, form, name))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
-            listed = CLASS_BYTES * classes if self.samples else 0
-            database = pages(DATABASE_EMPTY + GENERATION_BYTES * min(classes, HISTORY) + listed)
+            rows, listed = min(classes, HISTORY), name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0)
+            row = min(GENERATION_BYTES + listed * (classes - rows / 2), PAGE)   # which keeps its place as it shrinks
+            database = pages(DATABASE_EMPTY + round(rows * row))
             taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME_BYTES + 3 * database
             waiting = max(LOG_SHARE * max(statistics, self.samples), SHORTEST_LOG) + head if log else 0
             return taken + waiting + 2 * (statistics + head) <= self.quota

@@ -94,7 +94,7 @@ class CommandLines(NamedTuple):
 
 def measure_memory(learner: Learner, folder: Path) -> Iterator[Resident]:
     """Peaks of processes that run `edgecl predict` and `edgecl learn`: forecast, then measured."""
-    learner.repository.settle()  # writes a deferred head, as closing it does
+    learner.repository.heads.settle()  # writes a deferred head, as closing it does
     foundation = learner.foundation
     assert foundation is not None
     forecasts = forecast_memory(learner, folder)

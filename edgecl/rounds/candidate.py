@@ -11,7 +11,7 @@ import numpy as np
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.origin import NOWHERE
-from edgecl.learning.knowledge import ON
+from edgecl.learning.judging import ON
 from edgecl.rounds import gate
 from edgecl.state.generations import Rewrite
 

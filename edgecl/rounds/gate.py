@@ -14,7 +14,7 @@ from edgecl.backbones.session import Backbone
 from edgecl.errors import BackboneError
 
 if TYPE_CHECKING:
-    from edgecl.learning.knowledge import Judgement
+    from edgecl.learning.judging import Judgement
 
 PARITY = 1e-4       # largest difference between the two runtimes, relative to the largest feature
 SLOWER = 1.25       # times the time per sample of the backbone that serves, or

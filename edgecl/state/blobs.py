@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.files.atomic import sync_folder, write_atomically
+from edgecl.files.regular import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ class Blobs:
         altered."""
         path, digest = self.folder / name, hashlib.sha256()
         try:
-            with path.open("rb") as file:
+            with open(open_regular(path), "rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
         except OSError as error:

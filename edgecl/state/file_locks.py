@@ -5,13 +5,11 @@ import errno
 import fcntl
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edgecl.errors import StateError
+from edgecl.files.regular import open_regular
 from edgecl.state.write_ahead_log import LOG_FILE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 REFUSALS = (errno.ENOLCK, errno.EACCES, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 CURE = ("keep the state on a local disk, or mount with locks that are kept on this machine (NFS: option nolock, "
@@ -25,7 +23,7 @@ def check_locks(folder: Path) -> None:
     all locks that this process has on it.
     """
     try:
-        descriptor = os.open(folder / LOG_FILE, os.O_RDONLY)
+        descriptor = open_regular(folder / LOG_FILE)
     except OSError:
         return
     try:
@@ -44,7 +42,7 @@ def file_system(folder: Path) -> tuple[str, str]:
     with suppress(OSError, ValueError, IndexError):
         device = os.stat(folder).st_dev
         wanted, found = f"{os.major(device)}:{os.minor(device)}", []
-        for line in open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape"):
+        for line in Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines():
             before, _, after = line.partition(" - ")
             if before.split()[2] == wanted:
                 found.append((after.split()[0], before.split()[4]))

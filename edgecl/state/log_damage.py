@@ -1,6 +1,7 @@
 """What is wrong with a log, in words, and what is lost by it."""
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: in
     """The problem of a log that is not the current one, nor the one that moved into the database last. current: the
     newest generation of the database."""
     name, numbers = log.path.name, log.numbers
-    if not log.path.exists():
+    if not os.path.lexists(log.path):
         what = f"{name} is missing"
-    elif not log.length:
+    elif log.path.is_file() and not log.length:
         what = f"{name} is empty"
-    elif log.path.is_dir() or log.unreadable:
+    elif log.unreadable:
         what = f"{name} is not a log that can be read"
     else:
         what = f"{name} is not the log of this database, but an older or newer one, or of another state"

@@ -11,6 +11,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
+from edgecl.files.regular import read_regular
 from edgecl.state.database import DATABASE_FILE, RESTORE, connect, is_damage
 from edgecl.state.file_locks import check_locks
 from edgecl.state.rows import (
@@ -48,7 +49,7 @@ class OpenDatabase:
         self._key: object = None    # and the rows from later ones
         self.damage: str | None = None
         self._begun = self._clean = 0
-        self.connection = sqlite3.connect(":memory:")   # to nothing yet
+        self.connection = _nothing()
         self.open()
 
     def open(self) -> None:
@@ -85,22 +86,29 @@ class OpenDatabase:
                 self.connection = connect(self.folder, "rw" if self.writable else "ro")
                 if self._seen == self._identity():
                     break
-                self.connection.close()
+                self._connect_to_nothing()
+            else:
+                raise sqlite3.OperationalError("database is locked: it is replaced again and again")
             self.begin()
             rows = _intact(self.connection, self.folder)
             if self.connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
-                self.connection.close()
+                self._connect_to_nothing()
                 return rows if rows.format == FORMAT else None, "its pages contradict each other"
             self.connection.execute("ROLLBACK")
             return rows, None
         except (sqlite3.Error, *SENSELESS) as error:
-            self.connection.close()
+            self._connect_to_nothing()
             if not is_damage(error):
                 raise
             return None, str(error) or type(error).__name__
         except BaseException:
-            self.connection.close()
+            self._connect_to_nothing()
             raise
+
+    def _connect_to_nothing(self) -> None:
+        """Close the file; what is asked then is answered by an error of SQLite, until it is opened again."""
+        self.connection.close()
+        self.connection = _nothing()
 
     def _outdated(self, rows: Rows, copy: Rows) -> str | None:
         """Why the copy counts, not the intact database; None if it does not."""
@@ -114,7 +122,7 @@ class OpenDatabase:
 
     def serve_from_memory(self, problem: str) -> None:
         """Have the rows read last serve from memory, because of a problem with the file."""
-        self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._connect_to_nothing()
         write_rows(self.connection, self.rows)
         self._key, self.damage, self._seen = None, problem, self._identity(whole=True)
 
@@ -133,7 +141,7 @@ class OpenDatabase:
 
     def close(self) -> None:
         """Close the file; `moved` is true from then on."""
-        self.connection.close()
+        self._connect_to_nothing()
         self._seen = ()
 
     def begin(self, how: str = "") -> None:
@@ -176,10 +184,15 @@ class OpenDatabase:
         return True
 
 
+def _nothing() -> sqlite3.Connection:
+    """A connection to an empty database in memory."""
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
 def read_copy(folder: Path) -> Rows | None:
     """The rows that edgecl.copy holds; None if it is missing or damaged."""
     try:
-        return rows_of_copy((folder / COPY_FILE).read_bytes())
+        return rows_of_copy(read_regular(folder / COPY_FILE, os.O_NOFOLLOW))
     except (OSError, *SENSELESS):
         return None
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner
+from edgecl.files.regular import NotRegular, open_regular
 from edgecl.settings import format_size
 from edgecl.state.rows import COPY_FILE
 from edgecl.state.set_aside import SET_ASIDE
@@ -108,8 +110,11 @@ class Ledger:
 
     def reserved(self) -> int:
         """Bytes of the disk that are held for what is yet to come."""
-        path = self.folder / RESERVE
-        return path.stat().st_size if path.exists() else 0
+        try:
+            about = os.lstat(self.folder / RESERVE)
+        except FileNotFoundError:
+            return 0
+        return about.st_size if stat.S_ISREG(about.st_mode) else 0
 
     def copied(self) -> int:
         """Bytes of the database's copy, which gives way if a change needs its room, and is written again after it."""
@@ -163,15 +168,18 @@ class Ledger:
         return max(self.quota - used, 0) // PAGE * PAGE
 
     def _shrink(self, size: int) -> None:
-        with suppress(FileNotFoundError):
-            if os.stat(self.folder / RESERVE).st_size > max(size, 0):
+        if self.reserved() > max(size, 0):
+            with suppress(FileNotFoundError):
                 os.truncate(self.folder / RESERVE, max(size, 0))
 
     def hold(self) -> None:
         """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
         state's lock. Raises OSError on a full disk."""
         left = self._left(self.usage().total) // self.slack * self.slack
-        descriptor = os.open(self.folder / RESERVE, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = open_regular(self.folder / RESERVE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except NotRegular:  # left alone: then nothing is reserved
+            return
         try:
             give_owner(descriptor, self.folder)
             have = os.fstat(descriptor).st_size

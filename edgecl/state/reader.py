@@ -28,6 +28,7 @@ from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.codebook import Codebook
 from edgecl.exemplars.codecs import Float32, Int8
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
+from edgecl.files.regular import read_regular
 from edgecl.settings import Settings
 from edgecl.state.blobs import Blobs
 from edgecl.state.database import damaged, is_damage, translated
@@ -333,7 +334,7 @@ class StateReader:
         """The samples of a file's whole records that are of generations `oldest` to `newest`; none if it can't be read.
         What is left out is told by `damage`."""
         try:
-            data = (self.blobs.folder / name).read_bytes()
+            data = read_regular(self.blobs.folder / name)
             return [row for _, _, record in unpack(data, self.codec) for row in record.rows or ()
                     if oldest <= (row.generation or 0) <= newest]
         except (OSError, StateError):  # StateError: its codebook is damaged

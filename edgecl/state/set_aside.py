@@ -8,6 +8,7 @@ import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from edgecl.errors import StateError
 from edgecl.files.atomic import make_folder, sync_folder
 from edgecl.settings import format_size
 
@@ -25,10 +26,12 @@ class SetAside:
 
     def keep(self, path: Path) -> Path | None:
         """Move a file or folder of the state here as NAME.1, NAME.2, ..., and sync; its new path, None if there was
-        nothing to move. Raises OSError."""
+        nothing to move. Raises StateError if something else lies in the folder's place, OSError."""
         if not os.path.lexists(path):
             return None
-        if not self.folder.is_dir():
+        if not self._is_there:
+            if os.path.lexists(self.folder):
+                raise StateError(f"{self.folder} is not a folder, so nothing can be set aside", "move it elsewhere")
             make_folder(self.folder)
         number = 1
         while os.path.lexists(target := self.folder / f"{path.name}.{number}"):
@@ -40,7 +43,12 @@ class SetAside:
 
     def files(self) -> list[Path]:
         """What is set aside, sorted by name."""
-        return sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        return sorted(self.folder.iterdir()) if self._is_there else []
+
+    @property
+    def _is_there(self) -> bool:
+        """Whether there is the folder; a link in its place is none, since what it leads to is not the state's."""
+        return self.folder.is_dir() and not self.folder.is_symlink()
 
     def discard(self) -> int:
         """Delete everything that is set aside, and sync; the number of files. Raises OSError."""
@@ -50,7 +58,7 @@ class SetAside:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        if self.folder.is_dir():
+        if self._is_there:
             sync_folder(self.folder)
             self.folder.rmdir()
             sync_folder(self.folder.parent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
+from edgecl.files.regular import open_regular
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.log_damage import WRONG
 from edgecl.state.quota import PAGE, pages
@@ -112,12 +114,12 @@ class Transaction(StateReader):
         there is none until there is room again: an old one may name what was forgotten."""
         path, content = self.path / COPY_FILE, copy_of(self.database.rows)
         try:
-            if path.is_dir() and not path.is_symlink():
+            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
                 self.set_aside.keep(path)
             used = self.ledger.usage().total - self.ledger.copied()
             self.ledger.check(used, pages(len(content)), COPY_FILE)
             self.ledger.release(pages(len(content)), used)
-            with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+            with open(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "r+b") as file:
                 give_owner(file.fileno(), self.path)
                 file.write(content)
                 file.truncate()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, pack, unpack
 from edgecl.files.atomic import give_owner, write_atomically
+from edgecl.files.regular import NotRegular, open_regular, read_regular
 from edgecl.state.generations import Generation
 
 if TYPE_CHECKING:
@@ -134,11 +135,13 @@ class WriteAheadLog:
 
     @property
     def length(self) -> int:
-        """Bytes of the file."""
+        """Bytes of what lies there, 0 if nothing does."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
             return 0
+        except OSError:     # a link that leads nowhere
+            return self.path.lstat().st_size
 
     @property
     def unreadable(self) -> bool:
@@ -155,7 +158,7 @@ class WriteAheadLog:
     def digest(self) -> str:
         """SHA-256 of the file, "" if it can't be read."""
         try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return hashlib.sha256(read_regular(self.path)).hexdigest()
         except OSError:
             return ""
 
@@ -166,7 +169,7 @@ class WriteAheadLog:
         length and time of change can all be those of an earlier log: ext4 gives numbers out again.
         """
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with open(open_regular(self.path), "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < self._end or any(
                         os.pread(file.fileno(), HEADER.size, place) != mark for place, mark in self._marks.items()):
@@ -177,7 +180,7 @@ class WriteAheadLog:
                 acknowledged = self.acknowledged()  # before the bytes, which may grow
                 file.seek(self._end)
                 data = file.readall()
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, NotRegular):
             self._forget()
             return
         self._take_all(data, acknowledged)
@@ -266,8 +269,9 @@ class WriteAheadLog:
     def whole(self) -> bytes:
         """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
         self._read()
-        with suppress(FileNotFoundError, IsADirectoryError), self.path.open("rb") as file:
-            return file.read(self._end) if self._tag else file.read()
+        with suppress(FileNotFoundError, NotRegular):
+            content = read_regular(self.path)
+            return content[:self._end] if self._tag else content
         return b""
 
     def trim(self) -> None:
@@ -288,7 +292,7 @@ class WriteAheadLog:
     def acknowledged(self) -> Acknowledged | None:
         """How far the log was acknowledged; None if that is not known."""
         try:
-            data = (self.path.parent / ACKNOWLEDGED_FILE).read_bytes()[:ACKNOWLEDGED.size]
+            data = read_regular(self.path.parent / ACKNOWLEDGED_FILE, os.O_NOFOLLOW)[:ACKNOWLEDGED.size]
             tag, length, generation, digest = ACKNOWLEDGED.unpack(data)
         except (OSError, struct.error):
             return None
@@ -314,11 +318,16 @@ class WriteAheadLog:
         """Write down how long the log is. newest: the newest generation that is known."""
         before = self.acknowledged()
         data = struct.pack("<12sQQ", self._tag.encode(), self._end, max(newest, before.generation if before else 0))
+        data, path = data + _digest(data), self.path.parent / ACKNOWLEDGED_FILE
         with suppress(OSError):  # then less is known, and nothing is lost
-            descriptor = os.open(self.path.parent / ACKNOWLEDGED_FILE, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
+            except NotRegular:
+                write_atomically(path, data, sync=False)    # in the place of a link or a FIFO
+                return
             try:
                 give_owner(descriptor, self.path.parent)
-                os.pwrite(descriptor, data + _digest(data), 0)
+                os.pwrite(descriptor, data, 0)
             finally:
                 os.close(descriptor)
 

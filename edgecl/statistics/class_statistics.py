@@ -142,12 +142,14 @@ class ClassStatistics:
             self._error = np.hypot(self._error, ERROR_OF_SUMS * self._variances())
             apart = _apart(rows, self.sums[label] / left if left else None, left)
             updated(self._within, [], [apart], out=self._within)
+        if self.degrees_of_freedom < 1:
+            self._clear_scatter()   # what is left of it is rounding
 
     def without(self, label: str, samples: NDArray[np.float32] | None = None) -> ClassStatistics:
         """A copy without one class.
 
-        Exact but for rounding if `samples` [n_c, d] are all samples of the class; otherwise its mean is gone, and its
-        scatter about the mean remains part of W, as `residual` degrees of freedom.
+        Exact but for rounding if `samples` [n_c, d] are all samples of the class, or if no other class is left;
+        otherwise its mean is gone, and its scatter about the mean remains part of W, as `residual` degrees of freedom.
         """
         left = self.copy()
         if samples is not None and self.diagonal is None:
@@ -155,7 +157,15 @@ class ClassStatistics:
             return left
         n, _ = left.counts.pop(label), left.sums.pop(label)
         left.residual += n - 1 if left._within is not None else 0
+        if not left.counts:
+            left._clear_scatter()
         return left
+
+    def _clear_scatter(self) -> None:
+        """W = 0, since no class has more than one sample."""
+        self.residual, self.diagonal, self._filled = 0, None, 0
+        self._within = None if self._within is None else np.zeros_like(self._within)
+        self._error = np.zeros(self.dimension)
 
     def affine(self, weight: NDArray[np.float64], shifts: Mapping[str, NDArray[np.float64]],
                noise: NDArray[np.float64]) -> ClassStatistics:

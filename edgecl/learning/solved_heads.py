@@ -1,0 +1,191 @@
+"""The head of a generation, which is solved when it is asked for, and written down if that is worth its bytes."""
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgecl.errors import EdgeclError, StateError
+from edgecl.heads.onnx_head import build_head
+from edgecl.learning.judging import KEPT_OF_JUDGEMENT, Choice, Judgement
+from edgecl.state.database import LOCK_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgecl.exemplars.buffer import Buffer, Kept
+    from edgecl.learning.knowledge import Knowledge
+    from edgecl.state.generations import Generation, Rewrite
+    from edgecl.state.store import Store
+
+FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
+HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
+SAME_EVIDENCE = ("learn", "rollback")   # actions before and after which heads compare much the same
+
+
+class Solution(NamedTuple):
+    """The head of a generation that was not solved when it was committed, and what the history keeps of it."""
+
+    generation: int
+    head: bytes
+    summary: dict[str, Any]
+
+
+class SolvedHeads:
+    """Solves heads for a state. known: gives what is known now; kind: "auto" or a kind of head."""
+
+    def __init__(self, store: Store, kind: str, known: Callable[[], Knowledge]) -> None:
+        self.store, self.kind, self._known = store, kind, known
+        self._solved: Solution | None = None
+        self._latest: tuple[int, dict[str, float]] | None = None  # a generation, and its held-back accuracies
+        self._changed: int | None = None    # the generation that was committed here without a head
+        self._written_bytes, self._learned = 0, 0   # bytes of heads written, of features learned
+
+    def forget_generations(self) -> None:
+        """Drop all that is kept for a generation's number."""
+        self._solved = self._latest = self._changed = None
+
+    def without_head(self, generation: int, features: int) -> None:
+        """A generation was committed without a head. features: bytes of those learned by it."""
+        self._learned += features
+        self._solved, self._changed = None, generation
+
+    def with_head(self, generation: int, accuracy: dict[str, float], head: bytes | None, features: int) -> None:
+        """A generation was committed with its head, or with an older one that is written already (None)."""
+        self._written_bytes, self._learned = self._written_bytes + len(head or b""), self._learned + features
+        self._solved, self._latest = None, (generation, accuracy)
+
+    def solve(self) -> None:
+        """Work out the head of the current generation, how accurate it is and which exemplars are kept, if nobody has
+        or the file is damaged; it is written down if that is worth its bytes. Raises StateError."""
+        store = self.store
+        with store.reading():
+            newest = store.newest
+            if not newest.detail.get("classes") or self._solved_now or self._written(newest):
+                return
+            self._solved = self.solution(newest, self._known())
+            self._latest = newest.id, self._solved.summary["held_back"]
+        if self._written_bytes + len(self._solved.head) <= FREE_HEADS + self._learned // HEAD_SHARE:
+            with suppress(EdgeclError):
+                self._write(0)
+
+    def model(self) -> bytes:
+        """The head of the current generation, which was not written or is damaged. Raises StateError."""
+        self.solve()
+        assert self._solved is not None
+        return self._solved.head
+
+    def summary(self) -> dict[str, Any]:
+        """What the history keeps of the current generation, worked out if need be: see `Judgement.summary`; "known":
+        class -> [samples, exemplars]. Damaged exemplars do not count. If the statistics are damaged, it is what was
+        written down last."""
+        try:
+            return self._summary()
+        except StateError:  # an older generation answers
+            alive = self.store.alive()
+            return next((g.detail for g in reversed(alive) if "held_back" in g.detail), alive[-1].detail)
+
+    def _summary(self) -> dict[str, Any]:
+        """The same. Raises StateError if statistics are damaged."""
+        if "held_back" not in self.store.newest.detail:
+            self.solve()
+        summary = self.store.newest.detail
+        if self._solved and self._solved_now:
+            summary = {**summary, **self._solved.summary}
+        if not summary.get("classes"):
+            return summary
+        damaged = bool(self.store.damage())
+        if damaged or "known" not in summary:   # which an older edgecl has not written
+            knowledge = self._known()
+            found = about(knowledge.buffer, knowledge.kept(), knowledge)
+            summary = {**summary, **found} if damaged else {**found, **summary}
+        return summary
+
+    def last_accuracy(self) -> dict[str, float]:
+        """The held-back accuracy of each class by the head that was solved last."""
+        if self._latest is not None and self._latest[0] == self.store.current:
+            return self._latest[1]
+        solved = next((g for g in reversed(self.store.alive()) if "held_back" in g.detail), None)
+        if self._latest is not None and (solved is None or solved.id < self._latest[0] < self.store.current):
+            return self._latest[1]
+        return dict(solved.detail["held_back"]) if solved else {}
+
+    def accuracy_since(self, generation: int) -> dict[str, float]:
+        """The same by the head that serves now, which is of that generation or a later one; also after `settle`.
+        Raises StateError."""
+        if self._latest is None or self._latest[0] < generation:
+            self._latest = generation, dict(self.summary().get("held_back", {}))
+        return self._latest[1]
+
+    def settle(self) -> None:
+        """Write the head of the current generation, if there is room, so that no other process solves it."""
+        if self._changed is None and self._solved is None:
+            return
+        with suppress(EdgeclError):
+            mine = self.store.writable and self._changed == self.store.current
+            if mine:
+                self.solve()
+            self._write(LOCK_TIMEOUT if mine else 0)
+        self._changed = self._solved = None
+
+    def _written(self, g: Generation) -> bool:
+        """Whether the head of a generation was written, and is intact."""
+        return g.head is not None and self.store.blobs.intact(g.head)
+
+    @property
+    def _solved_now(self) -> bool:
+        return self._solved is not None and self._solved.generation == self.store.current
+
+    def _write(self, patience: int) -> None:
+        """Write the head that was solved, if it still is the current one and nobody has. patience: see
+        `Store.exclusive`. Raises StateError, BudgetError."""
+        store, solved = self.store, self._solved
+        if solved is None or not store.writable or store.newest.id != solved.generation or self._written(store.newest):
+            return
+        with store.exclusive(patience):
+            newest = store.newest
+            if newest.id == solved.generation and not self._written(newest):
+                store.name_head(newest, solved.head, solved.summary)
+                if not newest.logged:
+                    store.commit_rows()
+                self._written_bytes += len(solved.head)
+
+    def solution(self, g: Generation, knowledge: Knowledge, kept: Kept | None = None) -> Solution:
+        """The head of a generation that has none. kept: of `knowledge.kept()`, if it is known."""
+        kept = kept or knowledge.kept()
+        judgement = knowledge.judge(self.kind, knowledge.judges(kept), chosen=self._chosen(g.id))
+        assert judgement.head is not None
+        return Solution(g.id, build_head(judgement.head),
+                        {**judgement.summary(), **about(knowledge.buffer, kept, knowledge)})
+
+    def judge(self, knowledge: Knowledge, kept: Kept, change: Rewrite,
+              judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
+        """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
+        then, and None if that is written."""
+        if change.undo_after is not None:
+            then = next(g for g in self.store.generations() if g.id == change.undo_after)
+            if self._written(then) or not knowledge.labels:
+                summary = {key: then.detail[key] for key in KEPT_OF_JUDGEMENT if key in then.detail}
+                return Judgement(None, then.detail.get("held_back", {})), summary, None
+        since = change.undo_after if change.undo_after is not None else self.store.current
+        judgement = judgement or knowledge.judge(
+            self.kind, knowledge.judges(kept),
+            chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
+        return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
+
+    def _chosen(self, generation: int) -> Choice | None:
+        """What was chosen when heads were last compared for a generation or one before it; None if that is not known or
+        the classes were others. What was not written down does not count, so that solving again gives the same."""
+        for g in reversed(self.store.alive()):
+            if g.id <= generation and "choice" in g.detail:
+                return Choice(*g.detail["choice"])
+            if g.id <= generation and g.action not in SAME_EVIDENCE:
+                return None
+        return None
+
+
+def about(buffer: Buffer, kept: Kept, knowledge: Knowledge) -> dict[str, Any]:
+    """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
+    exemplars, counts = kept.columns.of_class(), knowledge.plain.counts if knowledge.statistics else {}
+    return {"exemplars": len(kept.columns.rows),
+            "exemplar_bytes": buffer.bytes_of(kept.columns, knowledge.transforms[0].source),
+            "known": {label: [counts[label], exemplars.get(label, 0)] for label in knowledge.labels}}
