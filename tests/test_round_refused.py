@@ -35,6 +35,7 @@ def refuse(learner, *checks):
 
 def test_a_refused_round_leaves_nothing_but_a_row_of_the_history(learner):
     store = learner.store
+    learner.serving()   # which writes the head
     before = files(learner), answers(learner), knowledge(learner), store.restorable(), store.current
     status = replace(learner.status(), used_bytes=0, reserved_bytes=0, purposes={})
     took = refuse(learner)
