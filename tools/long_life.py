@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -134,7 +135,7 @@ class Life:
             getattr(self, f"_{kind.replace(' ', '_')}")(label)
             self.done[kind] += 1
         except EdgeclError as error:
-            self.refused[f"{kind}: {error.what}"[:60]] += 1
+            self.refused[re.sub(r"\d+", "N", f"{kind}: {error.what}".replace(str(self.folder), ""))[:60]] += 1
 
     def _learn(self, label: str, count: int | None = None) -> None:
         count, seed = count or self.random.randrange(1, 6), self.random.randrange(1000)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Many processes change one state at once and are killed at random; what is left must equal an oracle.
 
-    tools/many_processes.py [--processes 8] [--minutes 10] [--folder FOLDER] [--quota 300KB] [--seed 0]
+    tools/many_processes.py [--processes 8] [--minutes 10] [--folder FOLDER] [--quota 600KB] [--seed 0]
 
 Each process learns, forgets, rolls back, merges, asks, looks, copies and reopens, and notes what it begins and what was
 acknowledged. One at a time is killed with SIGKILL and started again: a generation that nobody was acknowledged for is
@@ -229,7 +229,7 @@ def main() -> int:
     options.add_argument("--processes", type=int, default=8, metavar="N")
     options.add_argument("--minutes", type=float, default=10, metavar="M")
     options.add_argument("--folder", type=Path, default=Path.cwd(), help="where the state is made (default: here)")
-    options.add_argument("--quota", type=parse_size, default=300_000)
+    options.add_argument("--quota", type=parse_size, default=600_000)
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     started = time.monotonic()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-OTHERS = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)     # a folder, a link, a socket, a device without driver
+OTHERS = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV)  # folder, link, socket, no such device
 
 
 class NotRegular(OSError):

@@ -2,19 +2,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sqlite3
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from edgecl.errors import StateError
 from edgecl.learner import Learner
 from edgecl.settings import Settings
-from edgecl.state.database import DATABASE_FILE
-from edgecl.state.quota import RESERVE
+from edgecl.state.backup import backup
 
 EACH = 20                   # samples per class, as people teach it
 TAUGHT = 5                  # classes that a fresh state is taught, to measure it
@@ -37,27 +32,12 @@ def twin(state: Path | None, settings: Settings, path: Path) -> tuple[Learner, i
             settings = Settings(**{**settings.__dict__, "backbone": "rocket" if windows else "efficientnet-lite0"})
         learner = Learner.create(path, settings)
     else:
-        _copy(state, path)
+        backup(state, path, lambda _: None)
         learner = Learner.open(path)
     known: int = learner.store.newest.detail.get("classes", 0)
     for number in range(known, TAUGHT if known < 2 else known):
         learner.learn(samples(*shape_of(learner), EACH, number), free_name(learner))
     return learner, known
-
-
-def _copy(state: Path, path: Path) -> None:
-    """Copy a state while no other process commits. Raises StateError."""
-    if not (state / DATABASE_FILE).is_file():
-        raise StateError(f"there is no edgecl state in {state}", "name one with --state, or create it with "
-                         "`edgecl init`")
-    try:
-        with closing(sqlite3.connect(f"{(state / DATABASE_FILE).absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            connection.execute("BEGIN")
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            shutil.copytree(state, path, ignore=shutil.ignore_patterns(RESERVE, "*.tmp"))
-    except (sqlite3.Error, OSError, shutil.Error) as error:
-        raise StateError(f"{state} can't be copied to measure it ({str(error)[:120]})",
-                         "see `edgecl status`, and free some space") from error
 
 
 def free_name(learner: Learner) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.files import tar
 from edgecl.files.atomic import appearing, make_parents, sync_folder
+from edgecl.files.regular import NotRegular, open_regular, read_regular
 from edgecl.settings import format_size
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE, translated
@@ -90,7 +91,7 @@ class Frozen:
         self.parts += [_of_bytes(ACKNOWLEDGED_FILE, acknowledged)] if acknowledged and not moved else []
         for name, file in opened.items():
             if file is None:
-                self.damaged.append(f"{MODELS}/{name} is missing")
+                self.damaged.append(f"{MODELS}/{name} is missing, or is not a file")
             else:
                 size = os.fstat(file).st_size
                 self.parts.append(StateFile(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
@@ -327,8 +328,8 @@ def into(out: Path | str) -> Iterator[None]:
 
 def _opened(path: Path, files: ExitStack) -> int | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        file = open_regular(path)
+    except (FileNotFoundError, NotRegular):
         return None
     files.callback(os.close, file)
     return file
@@ -336,8 +337,8 @@ def _opened(path: Path, files: ExitStack) -> int | None:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+        return read_regular(path)
+    except (FileNotFoundError, NotRegular):
         return b""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import described, unpack
+from edgecl.files.regular import read_regular
 from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.open_database import read_copy
@@ -152,7 +153,7 @@ def _lost(state: StateReader, name: str) -> str:
     if name.rpartition(".")[2] not in (EXEMPLARS, JOURNAL, FEATURES):
         return ""
     try:
-        records = [record for _, _, record in unpack((state.blobs.folder / name).read_bytes(), state.codec)]
+        records = [record for _, _, record in unpack(read_regular(state.blobs.folder / name), state.codec)]
         lost = [described(record.about) for record in records if record.rows is None]
     except (OSError, StateError):
         lost = []
