@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from itertools import repeat
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -190,7 +191,7 @@ def file_bytes(limit: int, segment: int, labels: list[str], longest: int = 0) ->
 
 
 def _name_bytes(label: str) -> int:
-    return len(_json(label)) + 1
+    return len(encode_basestring(label).encode()) + 1   # for 1,000 classes, `_json` takes 10 ms
 
 
 def _json(value: object) -> bytes:
