@@ -23,7 +23,7 @@ from edgecl.state.space import Present
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.exemplars.buffer import Buffer, Kept
+    from edgecl.exemplars.buffer import Buffer, KeptSamples
     from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.judging import Judgement
     from edgecl.settings import Settings
@@ -173,7 +173,7 @@ class Repository:
             len(knowledge.kept().columns.rows) < len(knowledge.stored)
         return sizes if full else None
 
-    def _plan(self, knowledge: Knowledge, change: Rewrite, kept: Kept) -> PlannedRewrite:
+    def _plan(self, knowledge: Knowledge, change: Rewrite, kept: KeptSamples) -> PlannedRewrite:
         """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
         if change.undo_after is not None:  # statistics and samples are there
             detail = {**change.detail, **about(knowledge.buffer, kept, knowledge)}
