@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import Buffer, Kept, Picked, held_places
-from edgecl.exemplars.columns import ColumnsOf
+from edgecl.exemplars.buffer import Buffer, KeptSamples, Picked, held_places
+from edgecl.exemplars.columns import GrowingColumns
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import near_duplicates
@@ -53,7 +53,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._tally, self._columns, self._picked, self._exact = Tally(), ColumnsOf(), Picked(), Picked()
+        self._tally, self._columns, self._picked, self._exact = Tally(), GrowingColumns(), Picked(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -202,21 +202,21 @@ class Knowledge:
         else:
             self.gaussians.widths[label] = 1.0
 
-    def kept(self, buffer: Buffer | None = None) -> Kept:
+    def kept(self, buffer: Buffer | None = None) -> KeptSamples:
         """Which of the stored samples the exemplar buffer, or another one, keeps."""
         columns, buffer = self._columns(self.stored), buffer or self.buffer
         if not self.stored or self.gaussians is not None:
-            return Kept(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
+            return KeptSamples(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
         if buffer.codebook is None and self.all_fit:
-            return Kept(columns, np.ones(len(self.stored), np.bool_))
+            return KeptSamples(columns, np.ones(len(self.stored), np.bool_))
         return buffer.keep(self.stored, columns, self.plain, self.transforms[0], self._exact)
 
-    def exemplars(self, buffer: Buffer | None = None, kept: Kept | None = None) -> list[StoredSample]:
+    def exemplars(self, buffer: Buffer | None = None, kept: KeptSamples | None = None) -> list[StoredSample]:
         """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. kept: of
         `kept(buffer)`, if it is known."""
         return (buffer or self.buffer).as_kept(self.stored, kept or self.kept(buffer))
 
-    def judges(self, kept: Kept | None = None) -> dict[str, list[StoredSample]]:
+    def judges(self, kept: KeptSamples | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. kept: of `kept()`."""
         if not self.labels:
             return {}
