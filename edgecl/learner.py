@@ -348,8 +348,8 @@ class Learner:
         if self.store.samples_damaged():
             with suppress(StateError):
                 knowledge = self.repository.known()
-                rows = knowledge.exemplars(decode=False)
-                return len(rows), knowledge.buffer.bytes_of(rows)
+                columns = knowledge.kept().columns
+                return len(columns.rows), knowledge.buffer.bytes_of(columns, knowledge.transforms[0].source)
         return summary.get("exemplars", 0), summary.get("exemplar_bytes", 0)
 
 

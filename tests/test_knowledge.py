@@ -258,6 +258,18 @@ def test_at_most_a_thousand_samples_judge_evenly_over_classes():
         level = max(map(len, few.values()))
         assert all(len(mine) == min(sizes[label], level) for label, mine in few.items())
     assert limited({"a": rows(1000)}) == {"a": rows(1000)}
+    few = limited({f"{i:05}": rows(2) for i in range(5000)}, 200)
+    assert len(few) == 200 and all(len(mine) == 1 for mine in few.values())
+    assert [int(label) // 25 for label in few] == list(range(200))
+
+
+@pytest.mark.parametrize(("classes", "judges"), [(40, 40), (1200, 833)])
+def test_with_many_classes_fewer_samples_judge(classes, judges):
+    rng, known = np.random.default_rng(0), Knowledge([FeatureTransform(2, 2)], Form(True), buffer(10 ** 7, dimension=2))
+    for number in range(classes):
+        known.add(f"{number:05}", list(range(10)), rng.standard_normal((10, 2)).astype(np.float32))
+    assert sum(map(len, known.judges().values())) == classes
+    assert sum(known.judge("nearest-mean", known.judges()).held.values()) == judges
 
 
 @pytest.mark.parametrize("form", [Form(True), Form(True, 2), Form(True, None, 32), Form(False)])

@@ -66,7 +66,7 @@ def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(l
     monkeypatch.setattr(solved_heads, "HEAD_SHARE", 10**9)
     learner.learn(vectors("dog", 25), "dog")
     assert learner.store.newest.head is None, "its head was left for later"
-    before, held = knowledge(learner), learner.store.newest.detail["held_back"]
+    before, held = knowledge(learner), learner.repository.heads.summary()["held_back"]
     sizes = []
     for number in range(130):
         with learner.store.exclusive():
@@ -76,7 +76,7 @@ def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(l
     assert len(learner.history()) < 70
     with learner.store.exclusive():
         compaction.prune(learner.store)
-    assert learner.store.newest.detail["held_back"] == held
+    assert learner.repository.heads.summary()["held_back"] == held
     assert knowledge(learner) == before
     learner.learn(vectors("elk", 1500), "elk")
     assert [c.name for c in learner.classes()] == ["ant", "cat", "dog", "elk", "wasp"]

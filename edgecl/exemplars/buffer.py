@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from edgecl.exemplars.columns import Columns, ColumnsOf
 from edgecl.exemplars.selection import Shared, admitted, held_back, herding, margins, reservoir
-from edgecl.exemplars.stored import Widths, file_bytes, row_bytes
+from edgecl.exemplars.stored import file_bytes, row_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,109 +39,114 @@ class Buffer:
         """The codec of most features."""
         return self.codebook.codec if self.codebook else self.codec.feature
 
-    def keep(self, rows: list[StoredSample], statistics: ClassStatistics, transform: FeatureTransform,
-             decode: bool = True, before: Picked | None = None) -> list[StoredSample]:
-        """The stored samples that the buffer keeps, as it keeps them. rows: at least one; statistics: of all samples
-        ever learned, transformed by `transform`; decode: see `Codebook.take`; before: see `held_out`."""
-        labels, ranks, shared = [row.label for row in rows], self._ranks(rows, statistics, transform), _shared(rows)
-        longest = int(shared.sizes.max())
-        widths = Widths.of(rows, len(shared.sizes) if longest else 0)
-        room = self.limit - file_bytes(self.limit, self.segment, statistics.labels, longest)
-        sizes = row_bytes(self.common, transform.source, widths) + np.array([len(row.input) for row in rows])
+    def keep(self, rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
+             transform: FeatureTransform, before: Picked | None = None) -> Kept:
+        """What the buffer keeps of stored samples, at least one. columns: of `rows`; statistics: of all samples ever
+        learned, transformed by `transform`; before: see `held_places`."""
+        of, shares = columns.shared()
+        shared, widths, classes = Shared(of, shares), columns.widths(shares), columns.classes
+        ranks = self._ranks(rows, columns, statistics, transform)
+        room = self.limit - file_bytes(self.limit, self.segment, statistics.labels, int(shares.max()))
+        sizes = row_bytes(self.common, transform.source, widths) + columns.rows["input"]
         if self.codebook is None:
-            return [row for row, kept in zip(rows, admitted(labels, ranks, sizes, room, shared)) if kept]
+            places = np.flatnonzero(admitted(classes, ranks, sizes, room, shared))
+            return Kept(columns._replace(rows=columns.rows[places]), np.ones(len(places), np.bool_))
         room -= self.codebook.length
         each = row_bytes(self.codec.feature, transform.source, widths)
         exact = np.zeros(len(rows), np.bool_)
         if room // HELD_BACK_ONE_IN >= MIN_HELD_BACK * each:
-            held = {id(row) for mine in held_out(rows, statistics, before).values() for row in mine}
-            exact = self._exact_ones(rows, held, each, room // HELD_BACK_ONE_IN, shared)
-        theirs = np.unique(shared.of[exact])
-        room -= int(exact.sum()) * each + int(shared.sizes[theirs].sum())
-        sizes[exact], shared.sizes[theirs] = 0, 0
-        keep = admitted(labels, ranks, sizes, room, shared) | exact
-        return self.codebook.take([row for row, kept in zip(rows, keep) if kept], exact[keep], decode)
+            held = held_places(rows, columns, statistics, before)
+            some = np.sort(np.array([place for mine in held.values() for place in mine], np.int64))
+            fits = admitted(classes[some], columns.rows["key"][some], np.full(len(some), each),
+                            room // HELD_BACK_ONE_IN, shared._replace(of=of[some]))
+            exact[some[fits]] = True    # they stay as they were learned, so that heads can be compared on them
+        theirs = np.unique(of[exact])
+        room -= int(exact.sum()) * each + int(shares[theirs].sum())
+        sizes[exact], shares[theirs] = 0, 0
+        places = np.flatnonzero(admitted(classes, ranks, sizes, room, shared) | exact)
+        kept, books = columns.rows[places], [*columns.books]
+        if self.codebook.name not in books:
+            books.append(self.codebook.name)
+        kept["coded"][~exact[places]] = books.index(self.codebook.name)
+        return Kept(columns._replace(rows=kept, books=books), exact[places])
 
-    def bytes_of(self, exemplars: list[StoredSample]) -> int:
-        """Upper bound on the bytes of these exemplars in the files of the buffer."""
-        if not exemplars:
+    def as_kept(self, rows: list[StoredSample], kept: Kept) -> list[StoredSample]:
+        """The samples that are kept of `rows`, as they are kept."""
+        chosen = [rows[place] for place in kept.columns.rows["place"].tolist()]
+        return chosen if self.codebook is None else self.codebook.take(chosen, kept.exact)
+
+    def bytes_of(self, columns: Columns, dimension: int) -> int:
+        """Upper bound on the bytes of exemplars in the files of the buffer. dimension: of their features."""
+        if not len(columns.rows):
             return 0
-        d, coded = len(exemplars[0].feature), sum(bool(row.coded) for row in exemplars)
-        labels, shared = sorted({row.label for row in exemplars}), _shared(exemplars).sizes
-        longest = int(shared.max())
-        widths = Widths.of(exemplars, len(shared) if longest else 0)
-        return (file_bytes(self.limit, self.segment, labels, longest) + int(shared.sum())
-                + (self.codebook.length if self.codebook else 0) + sum(len(row.input) for row in exemplars)
-                + coded * row_bytes(self.common, d, widths)
-                + (len(exemplars) - coded) * row_bytes(self.codec.feature, d, widths))
+        coded, shares = int(np.count_nonzero(columns.rows["coded"])), columns.shared()[1]
+        widths = columns.widths(shares)
+        return (file_bytes(self.limit, self.segment, sorted(columns.of_class()), int(shares.max()))
+                + int(shares.sum()) + (self.codebook.length if self.codebook else 0) + int(columns.rows["input"].sum())
+                + coded * row_bytes(self.common, dimension, widths)
+                + (len(columns.rows) - coded) * row_bytes(self.codec.feature, dimension, widths))
 
-    @staticmethod
-    def _exact_ones(rows: list[StoredSample], held: set[int], size: int, room: int,
-                    shared: Shared) -> NDArray[np.bool_]:
-        """Which samples, bool [n], stay as they were learned so that heads can be compared on them: as many of the
-        held-back ones, given by `id`, as there is room for."""
-        exact = np.array([id(row) in held for row in rows])
-        places = np.flatnonzero(exact)
-        fits = admitted([rows[i].label for i in places], np.array([rows[i].key for i in places], np.int64),
-                        np.full(len(places), size), room, shared._replace(of=shared.of[places]))
-        exact[places[~fits]] = False
-        return exact
-
-    def _ranks(self, rows: list[StoredSample], statistics: ClassStatistics,
+    def _ranks(self, rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
                transform: FeatureTransform) -> NDArray[np.int64]:
         """The rank of each sample within its class, int64 [n]: low ranks stay longest, near-duplicates go first."""
-        spare = np.array([row.spare for row in rows])
+        spare = columns.rows["spare"]
         if self.admission == "ring":
             return np.arange(len(rows), 0, -1) + len(rows) * spare
-        ranks, keys = np.empty(len(rows), np.int64), np.array([row.key for row in rows], np.int64)
-        places: dict[str, list[int]] = {}
-        for number, row in enumerate(rows):
-            places.setdefault(row.label, []).append(number)
-        known = statistics.labels if self.admission != "reservoir" else []
-        means = np.stack([statistics.mean(label) for label in known]) if known else np.zeros((0, transform.dimension))
         if self.admission == "reservoir":
-            for mine in map(np.array, places.values()):
-                ranks[mine] = reservoir(keys[mine], spare[mine])
-        for place, label in enumerate(known):
-            if label in places:
-                mine = np.array(places[label])
-                h = transform(np.stack([rows[i].feature for i in mine]))
-                order = herding(h, means[place]) if self.admission == "herding" else \
-                    np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
-                ranks[mine] = order + len(mine) * spare[mine]
+            return reservoir(columns.rows["key"], spare, columns.rows["label"])
+        ranks, known = np.empty(len(rows), np.int64), statistics.labels
+        means = np.stack([statistics.mean(label) for label in known])
+        of = {label: place for place, label in enumerate(known)}
+        order = np.argsort(columns.rows["label"], kind="stable")
+        for mine in np.split(order, np.flatnonzero(np.diff(columns.rows["label"][order])) + 1):
+            place = of[columns.labels[columns.rows["label"][mine[0]]]]
+            h = transform(np.stack([rows[i].feature for i in mine]))
+            within = herding(h, means[place]) if self.admission == "herding" else \
+                np.argsort(np.argsort(margins(h.astype(np.float64), place, means), kind="stable"))
+            ranks[mine] = within + len(mine) * spare[mine]
         return ranks
 
 
-def _shared(rows: list[StoredSample]) -> Shared:
-    """The origins of samples, which the files keep once for each class."""
-    pairs = [(row.label, row.origin) for row in rows]
-    places = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
-    return Shared(np.array([places[pair] for pair in pairs]), np.array([origin.bytes for _, origin in places]))
+class Kept(NamedTuple):
+    """What a buffer keeps of a list of samples: columns of them as they are kept; exact: which stay as they were
+    learned, bool [n]."""
+
+    columns: Columns
+    exact: NDArray[np.bool_]
 
 
-Picked = dict[str, tuple[list[int], int, int, list[int]]]
+Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
 
 
-def held_out(rows: list[StoredSample], statistics: ClassStatistics,
-             before: Picked | None = None) -> dict[str, list[StoredSample]]:
-    """The exemplars that no head is learned from, by class. statistics: of all samples ever learned; before: what was
-    picked the last time, class -> keys, samples of the class, classes and the picked ones, which is brought up to
-    date: only classes for which one of these has changed are gone through again."""
+def held_places(rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
+                before: Picked | None = None) -> dict[str, list[int]]:
+    """The places of the exemplars that no head is learned from, by class. columns: of the exemplars, which are among
+    `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys, samples of
+    the class, classes and the picked ones, which is brought up to date: only classes for which one of these has changed
+    are gone through."""
     before = {} if before is None else before
-    chosen: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
-    eligible: dict[str, list[StoredSample]] = {label: [] for label in statistics.labels}
-    for row in rows:
-        if row.judges:
-            chosen[row.label].append(row)
-        elif not (row.coded or row.trained):  # can be subtracted from the statistics, and is new to the backbone
-            eligible[row.label].append(row)
-    for label, mine in eligible.items():
-        if mine:
-            mine.sort(key=lambda row: row.key)
-            count = len(mine) if chosen[label] else statistics.counts[label]     # a round has already held some back
-            keys = [row.key for row in mine]
-            if label not in before or before[label][:3] != (keys, count, len(eligible)):
-                picked = held_back(np.stack([row.feature for row in mine]), keys, count, len(eligible))
-                before[label] = keys, count, len(eligible), picked.tolist()
-            chosen[label] += [mine[i] for i in before[label][3]]
+    labels, table = statistics.labels, columns.rows
+    chosen: dict[str, list[int]] = {label: [] for label in labels}
+    for label, place in table[["label", "place"]][table["judges"]].tolist():
+        chosen[columns.labels[label]].append(place)
+    # what can be subtracted from the statistics, and is new to the backbone
+    able = table[~(table["judges"] | table["trained"] | (table["coded"] != 0))]
+    able = able[np.lexsort((able["key"], able["label"]))]
+    keys, places = np.ascontiguousarray(able["key"]), np.ascontiguousarray(able["place"])
+    ends = [*(np.flatnonzero(np.diff(able["label"])) + 1).tolist(), len(able)] if len(able) else []
+    for start, end in zip([0, *ends], ends):
+        label = columns.labels[able["label"][start]]
+        count = end - start if chosen[label] else statistics.counts[label]      # a round has already held some back
+        mine = keys[start:end]
+        known = mine.tobytes(), count, len(labels)
+        if label not in before or before[label][:3] != known:
+            features = np.stack([rows[place].feature for place in places[start:end].tolist()])
+            before[label] = *known, held_back(features, mine, count, len(labels))
+        chosen[label] += places[start + before[label][3]].tolist()
     return {label: mine for label, mine in chosen.items() if mine}
+
+
+def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:
+    """The exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
+    return {label: [rows[place] for place in mine]
+            for label, mine in held_places(rows, ColumnsOf()(rows), statistics).items()}

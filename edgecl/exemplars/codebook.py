@@ -4,19 +4,17 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecl.errors import BadInput
 from edgecl.exemplars.product_quantiser import ProductQuantiser, plan
-from edgecl.exemplars.stored import StoredSample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
+
+    from edgecl.exemplars.stored import StoredSample
 
 FIRST_CLASSES = 4   # the first codebook is made from so many classes,
 CLASS_GROWTH = 4    # the next one from so many times as many
@@ -56,20 +54,15 @@ class Codebook:
         data = file.getvalue()
         return cls(f"{hashlib.sha256(data).hexdigest()}.codebook", found, len(data), classes), data
 
-    def take(self, rows: list[StoredSample], whole: NDArray[np.bool_], decode: bool = True) -> list[StoredSample]:
-        """The samples as they are kept: all but those that stay `whole` [n] went through the codec; without `decode`
-        they are only marked so, which is enough to judge and to count."""
+    def take(self, rows: list[StoredSample], whole: NDArray[np.bool_]) -> list[StoredSample]:
+        """The samples as they are kept: all but those that stay `whole` [n] went through the codec."""
         fresh = [i for i, (row, exact) in enumerate(zip(rows, whole)) if not exact and row.coded != self.name]
         if not fresh:
             return rows
-        decoded = [rows[i].feature for i in fresh]
-        if decode:
-            decoded = [*self.codec.decode(self.codec.encode(np.stack(decoded)))]
-        columns: dict[str, Iterable[Any]] = dict(zip(StoredSample._fields, zip(*(rows[i] for i in fresh))))
-        columns |= {"feature": decoded, "coded": repeat(self.name)}
+        decoded = self.codec.decode(self.codec.encode(np.stack([rows[i].feature for i in fresh])))
         taken = list(rows)
-        for i, row in zip(fresh, map(StoredSample._make, zip(*columns.values()))):
-            taken[i] = row
+        for i, feature in zip(fresh, decoded):
+            taken[i] = rows[i]._replace(feature=feature, coded=self.name)
         return taken
 
 

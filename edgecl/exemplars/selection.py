@@ -34,14 +34,15 @@ class Shared(NamedTuple):
     sizes: NDArray[np.int64]
 
 
-def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.int64], room: int,
+def admitted(labels: Sequence[str] | NDArray[np.int64], ranks: NDArray[np.int64], sizes: NDArray[np.int64], room: int,
              shared: Shared | None = None) -> NDArray[np.bool_]:
     """Which samples a buffer of `room` bytes keeps, bool [n]: in each class those with the lowest ranks, and of each
     class equally many bytes as far as it has them (ties by name), so the largest class gives up what does not fit.
 
-    ranks int64 [n]; sizes: bytes of each sample, int64 [n]; shared: what comes on top.
+    labels [n]: names, or numbers in the order of the names; ranks int64 [n]; sizes: bytes of each sample, int64 [n];
+    shared: what comes on top.
     """
-    names, codes = np.unique(np.asarray(labels, np.str_), return_inverse=True)
+    names, codes = np.unique(np.asarray(labels), return_inverse=True)
     order = np.lexsort((ranks, codes))
     first = np.searchsorted(codes[order], np.arange(len(names)))
     before = np.r_[0, np.cumsum(sizes[order])]
@@ -57,17 +58,28 @@ def admitted(labels: Sequence[str], ranks: NDArray[np.int64], sizes: NDArray[np.
     return keep
 
 
-def reservoir(keys: NDArray[np.int64], spare: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The rank of each sample of a class, int64 [n]: three by their own hash (near-duplicates last), then one by the
-    hash of its recording, and so on. Of the m that stay, the first m / 4 by key have no gaps, which leaves whole
+def reservoir(keys: NDArray[np.int64], spare: NDArray[np.bool_],
+              classes: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """The rank of each sample within its class, int64 [n]: three by their own hash (near-duplicates last), then one by
+    the hash of its recording, and so on. Of the m that stay, the first m / 4 by key have no gaps, which leaves whole
     recordings to hold back, and the others are drawn from all recordings.
 
-    keys int64 [n]; spare bool [n]: near-duplicates.
+    keys int64 [n]; spare bool [n]: near-duplicates; classes int64 [n], None if there is only one.
     """
-    by_recording, by_sample = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
-    by_recording[np.argsort(keys)] = np.arange(len(keys))
-    by_sample[np.lexsort((keys, keys & 0xFFFFFFFF, spare))] = np.arange(len(keys))
+    classes = np.zeros(len(keys), np.int64) if classes is None else classes
+    own = (keys & 0xFFFFFFFF) + (spare.astype(np.int64) << GROUP_SHIFT)
+    by_recording = _places(np.lexsort((keys, classes)), classes)
+    by_sample = _places(np.lexsort((keys, own, classes)), classes)
     return np.minimum(BY_RECORDING_ONE_IN * by_recording, by_sample + by_sample // (BY_RECORDING_ONE_IN - 1) + 1)
+
+
+def _places(order: NDArray[np.intp], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each sample in its class, int64 [n], in an order that goes through one class after the other."""
+    places = np.empty(len(order), np.int64)
+    numbers = np.arange(len(order))
+    first = np.r_[True, np.diff(classes[order]) != 0][:len(order)]
+    places[order] = numbers - np.maximum.accumulate(np.where(first, numbers, 0))
+    return places
 
 
 def herding(features: NDArray[np.float32], mean: NDArray[np.float64], count: int | None = None) -> NDArray[np.int64]:
@@ -115,7 +127,8 @@ def near_duplicates(h: NDArray[np.float32], spread: float) -> NDArray[np.bool_]:
     return spare
 
 
-def held_back(features: NDArray[np.float32], keys: Sequence[int], count: int, classes: int) -> NDArray[np.int64]:
+def held_back(features: NDArray[np.float32], keys: Sequence[int] | NDArray[np.int64], count: int,
+              classes: int) -> NDArray[np.int64]:
     """Indices of the held-back exemplars of a class [n, d], sorted by key: no head is learned from them, so that heads
     can be evaluated on them.
 

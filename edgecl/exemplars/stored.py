@@ -10,12 +10,14 @@ import hashlib
 import json
 import struct
 from itertools import repeat
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edgecl.errors import StateError
 from edgecl.exemplars.origin import NOWHERE, Origin
+from edgecl.files.forms import COUNT, have_forms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +32,10 @@ INDEX = [("id", "<u8"), ("key", "<u8"), ("label", "<u2"), ("flags", "u1")]
 SPARE, TRAINED, JUDGES = 1, 2, 4
 JSON_FRAME, CODEC_NAME = 40, 96  # bytes of a record's JSON beside class names and codecs, and of a codec in it
 ORIGINS_FRAME = 48               # ... of its origins beside these themselves
+
+
+ABOUT = {"labels": [str], "d": COUNT, "codecs": [(str, COUNT)], "widths": (COUNT, COUNT, COUNT),
+         "origins": [(str, str, int, int)]}     # forms in a record's JSON
 
 
 class StoredSample(NamedTuple):
@@ -113,9 +119,13 @@ class Record:
 
     @property
     def rows(self) -> list[StoredSample] | None:
-        """Its samples; None if they are damaged."""
+        """Its samples; None if they are damaged. Raises StateError if they are not what the JSON says."""
         if self._body is not None:
-            self._rows, self._body = _rows(self._body, self.about, self._codec), None
+            try:
+                self._rows, self._body = _rows(self._body, self.about, self._codec), None
+            except (ValueError, TypeError, IndexError) as error:    # though the digests are right
+                raise StateError(f"a record of samples does not hold what its JSON says ({error})",
+                                 "go back with `edgecl rollback N`, see `edgecl history`") from error
         return self._rows
 
 
@@ -181,7 +191,7 @@ def file_bytes(limit: int, segment: int, labels: list[str], longest: int = 0) ->
 
 
 def _name_bytes(label: str) -> int:
-    return len(_json(label)) + 1
+    return len(encode_basestring(label).encode()) + 1   # for 1,000 classes, `_json` takes 10 ms
 
 
 def _json(value: object) -> bytes:
@@ -198,13 +208,24 @@ def unpack(data: bytes, codec: Callable[[str], FeatureCodec]) -> Iterator[tuple[
     while (place := data.find(MAGIC[:3], place)) >= 0 and place + HEADER.size <= len(data):
         magic, text_bytes, body_bytes, text_digest, body_digest = HEADER.unpack_from(data, place)
         start = place + HEADER.size
-        text, body = data[start:start + text_bytes], data[start + text_bytes:start + text_bytes + body_bytes]
-        if magic not in (OLD_MAGIC, MAGIC) or len(text) < text_bytes or _digest(text) != text_digest:
+        text = data[start:start + text_bytes] if start + text_bytes <= len(data) else b""
+        about = _parsed(text) if magic in (OLD_MAGIC, MAGIC) and _digest(text) == text_digest else None
+        if about is None:
             place += 1
             continue
+        body = data[start + text_bytes:start + text_bytes + body_bytes]
         whole = len(body) == body_bytes and _digest(body) == body_digest
         begin, place = place, start + text_bytes + (body_bytes if whole else 0)
-        yield begin, place, Record(json.loads(text), body if whole else None, codec)
+        yield begin, place, Record(about, body if whole else None, codec)
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """The JSON of a record; None if it does not say what its samples are."""
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return about if have_forms(about, ABOUT) and {"labels", "d", "codecs"} <= set(about) else None
 
 
 def described(about: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
 from edgecl.backbones.session import KINDS, Backbone
-from edgecl.errors import BadInput, BudgetError
+from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import Int8, codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
@@ -18,6 +18,7 @@ from edgecl.heads.solvers import forms
 from edgecl.learning.plan import plan_statistics, state_bytes
 from edgecl.samples import kind_of, prepare
 from edgecl.sources.spec import Spec
+from edgecl.state.database import RESTORE
 from edgecl.state.quota import segment_bytes
 from edgecl.statistics.class_statistics import MAX_FEATURE
 from edgecl.statistics.form import Form
@@ -59,8 +60,11 @@ class Foundation:
 
     @classmethod
     def from_meta(cls, values: dict[str, Any]) -> Foundation:
-        """The inverse of `to_meta`."""
-        return cls(**{**values, "input_shape": tuple(values["input_shape"]), "form": Form(*values["form"])})
+        """The inverse of `to_meta`. Raises StateError if a value is missing."""
+        try:
+            return cls(**{**values, "input_shape": tuple(values["input_shape"]), "form": Form(*values["form"])})
+        except (KeyError, TypeError) as error:
+            raise StateError(f"what the state says of its backbone can't be read ({error})", RESTORE) from error
 
     def buffer(self, settings: Settings, codebook: Codebook | None = None) -> Buffer:
         """The exemplar buffer."""

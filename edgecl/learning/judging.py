@@ -31,6 +31,8 @@ ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged o
 PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
 LEAST_SHRINKAGE = 1e-4
 MAX_JUDGES = 1000       # held-back samples that judge; more would make a judgement slower, but not much surer
+MOST_LOGITS = 10 ** 6   # of all judges: with over 1,000 classes there are fewer of them ...
+FEWEST_JUDGES = 100     # ... but no fewer than this
 TRIED_AGAIN = 1.1       # times as many samples are held back: heads of other kinds and penalties are tried again
 KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "choice"  # of `Judgement.summary`, by a rollback
 
@@ -93,14 +95,14 @@ class Judge:
     def choose(self, head: str, every: Mapping[str, list[StoredSample]], trained: Head | None = None,
                chosen: Choice | None = None) -> Judgement:
         """The head for all that is known, chosen and calibrated on the samples that are held back (`every`, by class),
-        of which at most MAX_JUDGES are used. trained: by a learning round on what is not held back, on trial like any
-        other; chosen: when heads were last compared. They are compared again once TRIED_AGAIN times as many samples are
-        held back; leave it out if classes have gone or came from elsewhere.
+        of which at most MAX_JUDGES are used, fewer with over 1,000 classes. trained: by a learning round on what is not
+        held back, on trial like any other; chosen: when heads were last compared. They are compared again once
+        TRIED_AGAIN times as many samples are held back; leave it out if classes have gone or came from elsewhere.
 
         The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
         those that are tried nor the one that serves. head: "auto" or a kind.
         """
-        judges = limited(every)
+        judges = limited(every, min(MAX_JUDGES, max(MOST_LOGITS // max(len(self.labels), 1), FEWEST_JUDGES)))
         sizes = {label: len(rows) for label, rows in judges.items()}
         features = np.array([row.feature for rows in judges.values() for row in rows], np.float32)
         features = features.reshape(-1, self.source)
@@ -185,19 +187,19 @@ class Judge:
         return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
 
 
-def limited(judges: Mapping[str, list[StoredSample]]) -> Mapping[str, list[StoredSample]]:
-    """At most MAX_JUDGES of the held-back samples, of each class equally many as far as it has them: evenly spread over
+def limited(judges: Mapping[str, list[StoredSample]], most: int = MAX_JUDGES) -> Mapping[str, list[StoredSample]]:
+    """At most so many of the held-back samples, of each class equally many as far as it has them: evenly spread over
     them, and over the classes if there are too many of those."""
-    counts, level = [*map(len, judges.values())], MAX_JUDGES
-    if sum(counts) <= MAX_JUDGES:
+    counts, level = [*map(len, judges.values())], most
+    if sum(counts) <= most:
         return judges
-    while level > 1 and (level >= max(counts) or sum(min(len(rows), level) for rows in judges.values()) > MAX_JUDGES):
+    while level > 1 and (level >= max(counts) or sum(min(len(rows), level) for rows in judges.values()) > most):
         level -= 1 + (level > 100) * (level // 50)
     few = {label: rows if len(rows) <= level else [rows[i * len(rows) // level] for i in range(level)]
            for label, rows in judges.items() if rows}
     names = sorted(few)
-    if len(names) > MAX_JUDGES:
-        names = [names[i * len(names) // MAX_JUDGES] for i in range(MAX_JUDGES)]
+    if len(names) > most:
+        names = [names[i * len(names) // most] for i in range(most)]
     return {label: few[label] for label in names}
 
 

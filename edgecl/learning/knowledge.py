@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import Buffer, Picked, held_out
+from edgecl.exemplars.buffer import Buffer, Kept, Picked, held_places
+from edgecl.exemplars.columns import ColumnsOf
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import near_duplicates
@@ -52,7 +53,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._tally, self._picked, self._exact = Tally(), Picked(), Picked()
+        self._tally, self._columns, self._picked, self._exact = Tally(), ColumnsOf(), Picked(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -201,26 +202,30 @@ class Knowledge:
         else:
             self.gaussians.widths[label] = 1.0
 
-    def exemplars(self, buffer: Buffer | None = None, decode: bool = True) -> list[StoredSample]:
-        """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. decode: see
-        `Codebook.take`."""
+    def kept(self, buffer: Buffer | None = None) -> Kept:
+        """Which of the stored samples the exemplar buffer, or another one, keeps."""
+        columns, buffer = self._columns(self.stored), buffer or self.buffer
         if not self.stored or self.gaussians is not None:
-            return []
-        buffer = buffer or self.buffer
+            return Kept(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
         if buffer.codebook is None and self.all_fit:
-            return list(self.stored)
-        return buffer.keep(self.stored, self.plain, self.transforms[0], decode, self._exact)
+            return Kept(columns, np.ones(len(self.stored), np.bool_))
+        return buffer.keep(self.stored, columns, self.plain, self.transforms[0], self._exact)
 
-    def judges(self, exemplars: list[StoredSample] | None = None) -> dict[str, list[StoredSample]]:
-        """The exemplars that are held back, by class, or pseudo-samples where none are kept. exemplars: of
-        `exemplars()`."""
+    def exemplars(self, buffer: Buffer | None = None, kept: Kept | None = None) -> list[StoredSample]:
+        """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. kept: of
+        `kept(buffer)`, if it is known."""
+        return (buffer or self.buffer).as_kept(self.stored, kept or self.kept(buffer))
+
+    def judges(self, kept: Kept | None = None) -> dict[str, list[StoredSample]]:
+        """The exemplars that are held back, by class, or pseudo-samples where none are kept. kept: of `kept()`."""
         if not self.labels:
             return {}
         if self.gaussians is not None:
             there = {label: [row for row in self.stored if row.judges and row.label == label]
                      or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
             return {label: rows for label, rows in there.items() if rows}
-        return held_out(self.exemplars(decode=False) if exemplars is None else exemplars, self.plain, self._picked)
+        held = held_places(self.stored, (kept or self.kept()).columns, self.plain, self._picked)
+        return {label: [self.stored[place] for place in mine] for label, mine in held.items()}
 
     def pseudo_samples(self) -> list[StoredSample]:
         """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""

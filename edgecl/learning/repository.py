@@ -23,7 +23,7 @@ from edgecl.state.space import Present
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.exemplars.buffer import Buffer
+    from edgecl.exemplars.buffer import Buffer, Kept
     from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.judging import Judgement
     from edgecl.settings import Settings
@@ -136,9 +136,9 @@ class Repository:
 
     def _rewrite(self, knowledge: Knowledge, change: Rewrite, judgement: Judgement | None) -> int:
         """Commit a rewrite: its generation."""
-        fresh, exemplars = _feature_bytes(knowledge.fresh), knowledge.exemplars(decode=False)
-        judgement, summary, head = self.heads.judge(knowledge, exemplars, change, judgement)
-        plan = self._plan(knowledge, replace(change, head=head, detail={**change.detail, **summary}), exemplars)
+        fresh, kept = _feature_bytes(knowledge.fresh), knowledge.kept()
+        judgement, summary, head = self.heads.judge(knowledge, kept, change, judgement)
+        plan = self._plan(knowledge, replace(change, head=head, detail={**change.detail, **summary}), kept)
         generation, rows = self.store.commit(self._with_way_back(plan.change))
         numbered = dict(zip(map(id, plan.change.rows), rows))
         knowledge.become(plan.form, plan.buffer, [numbered.get(id(row), row) for row in plan.stored])
@@ -170,14 +170,14 @@ class Repository:
         if sizes is None:
             return None
         full = not knowledge.all_fit if buffer.codebook is None else \
-            len(knowledge.exemplars(decode=False)) < len(knowledge.stored)
+            len(knowledge.kept().columns.rows) < len(knowledge.stored)
         return sizes if full else None
 
-    def _plan(self, knowledge: Knowledge, change: Rewrite, exemplars: list[StoredSample]) -> PlannedRewrite:
+    def _plan(self, knowledge: Knowledge, change: Rewrite, kept: Kept) -> PlannedRewrite:
         """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
         if change.undo_after is not None:  # statistics and samples are there
-            detail = {**change.detail, **about(knowledge.buffer, exemplars, knowledge)}
-            return PlannedRewrite(replace(change, detail=detail), exemplars, knowledge.stored, knowledge.form,
+            detail = {**change.detail, **about(knowledge.buffer, kept, knowledge)}
+            return PlannedRewrite(replace(change, detail=detail), [], knowledge.stored, knowledge.form,
                                   knowledge.buffer)
         return self._make_room(self._rewrites(knowledge, change, self._codebook_sizes(knowledge, change)))
 
@@ -227,8 +227,9 @@ class Repository:
                                        self.settings.seed)
         choices = [(replace(knowledge.buffer, codebook=made[0]), (made[1], made[0].classes))] if made else []
         for buffer, codebook in [*choices, (knowledge.buffer, None)]:
-            exemplars = knowledge.exemplars(buffer)
-            detail = {**change.detail, **about(buffer, exemplars, knowledge)}
+            kept = knowledge.kept(buffer)
+            exemplars = knowledge.exemplars(buffer, kept)
+            detail = {**change.detail, **about(buffer, kept, knowledge)}
             others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
             for form in (knowledge.form, *others):
                 meta = change.meta if form == knowledge.form else {
@@ -250,10 +251,11 @@ class Repository:
         """What is served now, and must survive when samples are dropped."""
         newest = self.store.newest
         knowledge = self.load(newest.id)
-        exemplars = knowledge.exemplars()
+        kept = knowledge.kept()
+        exemplars = knowledge.exemplars(kept=kept)
         if newest.head is not None or not newest.detail.get("classes"):
             return Present(exemplars, None, {})
-        return Present(exemplars, *self.heads.solution(newest, knowledge, exemplars)[1:])
+        return Present(exemplars, *self.heads.solution(newest, knowledge, kept)[1:])
 
     def _settle_exemplars(self, knowledge: Knowledge, exemplars: list[StoredSample]) -> None:
         """Bring disk and memory to what a snapshot leaves: the exemplars, and what a rollback needs."""

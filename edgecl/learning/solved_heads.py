@@ -1,7 +1,6 @@
 """The head of a generation, which is solved when it is asked for, and written down if that is worth its bytes."""
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +12,7 @@ from edgecl.state.database import LOCK_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgecl.exemplars.buffer import Buffer
-    from edgecl.exemplars.stored import StoredSample
+    from edgecl.exemplars.buffer import Buffer, Kept
     from edgecl.learning.knowledge import Knowledge
     from edgecl.state.generations import Generation, Rewrite
     from edgecl.state.store import Store
@@ -98,7 +96,7 @@ class SolvedHeads:
         damaged = bool(self.store.damage())
         if damaged or "known" not in summary:   # which an older edgecl has not written
             knowledge = self._known()
-            found = about(knowledge.buffer, knowledge.exemplars(decode=False), knowledge)
+            found = about(knowledge.buffer, knowledge.kept(), knowledge)
             summary = {**summary, **found} if damaged else {**found, **summary}
         return summary
 
@@ -151,16 +149,16 @@ class SolvedHeads:
                     store.commit_rows()
                 self._written_bytes += len(solved.head)
 
-    def solution(self, g: Generation, knowledge: Knowledge, exemplars: list[StoredSample] | None = None) -> Solution:
-        """The head of a generation that has none. exemplars: if they are known."""
-        exemplars = knowledge.exemplars(decode=False) if exemplars is None else exemplars
-        judgement = knowledge.judge(self.kind, knowledge.judges(exemplars), chosen=self._chosen(g.id))
+    def solution(self, g: Generation, knowledge: Knowledge, kept: Kept | None = None) -> Solution:
+        """The head of a generation that has none. kept: of `knowledge.kept()`, if it is known."""
+        kept = kept or knowledge.kept()
+        judgement = knowledge.judge(self.kind, knowledge.judges(kept), chosen=self._chosen(g.id))
         assert judgement.head is not None
         return Solution(g.id, build_head(judgement.head),
-                        {**judgement.summary(), **about(knowledge.buffer, exemplars, knowledge)})
+                        {**judgement.summary(), **about(knowledge.buffer, kept, knowledge)})
 
-    def judge(self, knowledge: Knowledge, exemplars: list[StoredSample], change: Rewrite,
-               judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
+    def judge(self, knowledge: Knowledge, kept: Kept, change: Rewrite,
+              judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
         """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
         then, and None if that is written."""
         if change.undo_after is not None:
@@ -170,7 +168,7 @@ class SolvedHeads:
                 return Judgement(None, then.detail.get("held_back", {})), summary, None
         since = change.undo_after if change.undo_after is not None else self.store.current
         judgement = judgement or knowledge.judge(
-            self.kind, knowledge.judges(exemplars),
+            self.kind, knowledge.judges(kept),
             chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
         return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
 
@@ -185,8 +183,9 @@ class SolvedHeads:
         return None
 
 
-def about(buffer: Buffer, exemplars: list[StoredSample], knowledge: Knowledge) -> dict[str, Any]:
+def about(buffer: Buffer, kept: Kept, knowledge: Knowledge) -> dict[str, Any]:
     """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
-    kept = Counter(row.label for row in exemplars)
-    return {"exemplars": len(exemplars), "exemplar_bytes": buffer.bytes_of(exemplars),
-            "known": {label: [knowledge.plain.counts[label], kept[label]] for label in knowledge.labels}}
+    exemplars, counts = kept.columns.of_class(), knowledge.plain.counts if knowledge.statistics else {}
+    return {"exemplars": len(kept.columns.rows),
+            "exemplar_bytes": buffer.bytes_of(kept.columns, knowledge.transforms[0].source),
+            "known": {label: [counts[label], exemplars.get(label, 0)] for label in knowledge.labels}}

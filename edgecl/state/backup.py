@@ -26,7 +26,6 @@ from edgecl.settings import format_size
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE, translated
 from edgecl.state.integrity import MODELS, named_files
-from edgecl.state.quota import PAGE
 from edgecl.state.reader import StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, copy_of
 from edgecl.state.store import Store
@@ -208,7 +207,7 @@ def restore(parts: Iterable[StateFile], source: str, path: Path, progress: Progr
             files, size = _checked(making, source)
             with closing(Store(making)) as state:
                 generation = state.current
-                unreserved = max(state.ledger.quota - state.used_bytes() - state.ledger.reserved(), 0) // PAGE * PAGE
+                unreserved = state.ledger.unreserved()
     return Restored(generation, files, size, unreserved)
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from edgecl.exemplars.stored import StoredSample
+from edgecl.files.forms import COUNT
+
+DETAIL = {"class": str, "classes": COUNT, "samples": COUNT, "held_back": dict, "refused": [str]}   # forms of details
 
 
 class Generation(NamedTuple):

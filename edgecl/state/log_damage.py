@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edgecl.state.write_ahead_log import Acknowledged, DamagedPart, WriteAheadLog
 
 WRONG = "wrong "  # begins the key of a problem of the whole log
+MOST_NAMED = 20  # generations that a line names one by one
 UNKNOWN = 1000  # numbers of generations that are skipped if nothing tells which were given
 
 
@@ -48,7 +49,7 @@ def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: in
 
 def damaged_part(log: WriteAheadLog, part: DamagedPart, known: Set[int]) -> LogProblem:
     """The problem of damaged bytes in the current log. known: the generations that are known."""
-    lost = [number for number in range(part.first, part.last + 1) if part.held or number not in known]
+    lost = _missing(part.first, part.last, set() if part.held else known)
     loss = f"{part.held} are lost" if part.held else f"what was learned in {_numbered(lost)} is lost" if lost else \
         "no samples are lost"
     return LogProblem(f"{part.begin} {part.end}",
@@ -58,12 +59,19 @@ def damaged_part(log: WriteAheadLog, part: DamagedPart, known: Set[int]) -> LogP
 def cut_log(log: WriteAheadLog, acknowledged: Acknowledged, moved: int, known: Set[int]) -> LogProblem:
     """The problem of a log that is shorter than what was acknowledged. moved: the newest generation that is not in the
     log; known: the generations that are known."""
-    lost = [number for number in range(moved + 1, acknowledged.generation + 1) if number not in known]
+    lost = _missing(moved + 1, acknowledged.generation, known)
     loss = f"what was learned in {_numbered(lost)} is lost" if lost else "no samples are lost"
     return LogProblem(f"cut {log.length} {acknowledged.length}",
                       f"{log.path.name} has {log.length} bytes of {acknowledged.length}: {loss}", lost,
                       acknowledged.generation)
 
 
+def _missing(first: int, last: int, known: Set[int]) -> list[int]:
+    """The numbers that are not known, of at most UNKNOWN."""
+    return [number for number in range(first, min(last, first + UNKNOWN) + 1) if number not in known]
+
+
 def _numbered(numbers: list[int]) -> str:
+    if len(numbers) > MOST_NAMED:
+        return f"{len(numbers)} generations from {numbers[0]} to {numbers[-1]}"
     return f"generation{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

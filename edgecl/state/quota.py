@@ -164,6 +164,13 @@ class Ledger:
             return used - copied
         return used
 
+    def unreserved(self) -> int:
+        """Bytes that `hold` could not reserve. Raises OSError."""
+        return max(self._wanted() - self.reserved(), 0)
+
+    def _wanted(self) -> int:
+        return self._left(self.usage().total) // self.slack * self.slack
+
     def _left(self, used: int) -> int:
         return max(self.quota - used, 0) // PAGE * PAGE
 
@@ -175,7 +182,7 @@ class Ledger:
     def hold(self) -> None:
         """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
         state's lock. Raises OSError on a full disk."""
-        left = self._left(self.usage().total) // self.slack * self.slack
+        left = self._wanted()
         try:
             descriptor = open_regular(self.folder / RESERVE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except NotRegular:  # left alone: then nothing is reserved

@@ -49,7 +49,9 @@ def rebuild(state: Transaction, patience: int) -> None:
             try:
                 state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged; building it again")
             except BudgetError as error:
-                raise BudgetError(error.what, "see `edgecl check`, or use `edgecl restore`") from error
+                raise BudgetError(error.what, "delete what is set aside with `edgecl check --discard`; or use `edgecl "
+                                  "backup OUT` and `edgecl restore OUT --state NEW`, which leave out the damaged file"
+                                  ) from error
             state.ledger.release(size + PAGE, used)
             temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
             try:

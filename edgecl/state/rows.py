@@ -12,7 +12,8 @@ from contextlib import closing
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from edgecl.state.generations import Generation
+from edgecl.files.forms import COUNT, has_form, have_forms
+from edgecl.state.generations import DETAIL, Generation
 
 COPY_FILE = "edgecl.copy"
 FORMAT = 3          # of a state directory
@@ -29,6 +30,9 @@ MASTER = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 TEXT, NAME, NUMBER = (str,), (str, type(None)), (int,)
 GENERATION = (NUMBER, TEXT, TEXT, TEXT, NAME, NAME, NAME, NUMBER, NUMBER)   # types of the columns
 FILE = (TEXT, NUMBER, NUMBER, NAME)
+META = {"id": str, "epoch": str, "settings": dict, "foundation": dict, "damage": [(str, str)], "lost": [(COUNT, COUNT)],
+        "numbered": COUNT, "log_noted": (str, [str]), "codebooks": [(str, COUNT)], "evicted": COUNT,
+        "before": (str, str)}   # forms of the values of meta
 SENSELESS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
@@ -73,10 +77,10 @@ class Rows(NamedTuple):
             raise ValueError("its rows do not match their digest")
         if self.format < FORMAT and {"digest", "revision"} & set(self.meta):
             raise ValueError("its format does not match its rows")
-        meta = self.parsed_meta()
-        if not (isinstance(meta["id"], str) and isinstance(meta.get("epoch", ""), str)):
+        meta, ids = self.parsed_meta(), [row[0] for row in self.generations]
+        if "id" not in meta or not have_forms(meta, META) or not has_form([*ids, self.last], [COUNT]):
             raise TypeError("a value is of another type")
-        if not all(isinstance(g.detail, dict) for g in self.parsed_generations()):
+        if not all(have_forms(g.detail, DETAIL) for g in self.parsed_generations()):
             raise TypeError("a detail is of another type")
         return self
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, pack, unpack
 from edgecl.files.atomic import give_owner, write_atomically
+from edgecl.files.forms import COUNT, have_forms
 from edgecl.files.regular import NotRegular, open_regular, read_regular
-from edgecl.state.generations import Generation
+from edgecl.state.generations import DETAIL, Generation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 LOG_FILE, ACKNOWLEDGED_FILE = "learned.log", "acknowledged"
 ACKNOWLEDGED = struct.Struct("<12sQQ16s")  # tag of the epoch, length of the log, newest generation, digest of these
+ABOUT = {"epoch": str, "log": str, "id": COUNT, "created": str, "action": str, "head_of": COUNT,
+         "head": str | None, "summary": dict, "detail": dict}      # forms in the JSON of records
+KINDS = {"epoch"}, {"head_of", "head"}, {"id", "created", "action", "detail"}   # what a record of each kind has
 TAG = 12                                   # digits of an epoch that each record of its log carries
 
 
@@ -208,6 +212,9 @@ class WriteAheadLog:
 
     def _belongs(self, about: dict[str, Any]) -> bool:
         """Whether a record is of this log, and new."""
+        if not (have_forms(about, ABOUT) and have_forms(about.get("detail", {}), DETAIL)) or not any(
+                keys <= set(about) for keys in KINDS):
+            return False
         if "epoch" in about:
             return not self._tag
         if not (about.keys() >= {"head_of", "head"} or about.keys() >= {"id", "created", "action", "detail"}):
@@ -296,7 +303,7 @@ class WriteAheadLog:
             tag, length, generation, digest = ACKNOWLEDGED.unpack(data)
         except (OSError, struct.error):
             return None
-        known = digest == _digest(data[:-len(digest)])
+        known = digest == _digest(data[:-len(digest)]) and tag.isascii() and generation in COUNT
         return Acknowledged(tag.decode(), length, generation) if known else None
 
     @property

@@ -261,7 +261,7 @@ class ClassStatistics:
             np.zeros((0, self.dimension))
         if places:
             sizes = np.array([len(held[labels[place]]) for place in places])
-            own = np.add.reduceat(removed, np.cumsum(sizes) - sizes)
+            own = np.add.reduceat(removed, np.cumsum(sizes) - sizes) if sizes.max() > 1 else removed.copy()
             counts[places] -= sizes
             sums[places] -= own
             left, size = counts[places][:, None], sizes[:, None]
