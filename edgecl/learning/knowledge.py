@@ -18,7 +18,7 @@ from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
 from edgecl.learning.forgetting import after_forgetting
 from edgecl.learning.judging import Judge, Judgement
-from edgecl.statistics.class_statistics import ClassStatistics, check_features
+from edgecl.statistics.class_statistics import UPDATE_BLOCK, ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
 
 if TYPE_CHECKING:
@@ -266,8 +266,24 @@ class Knowledge:
                     self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
                                          if name.startswith("gaussians.")},
                                         {label: self.plain.mean(label) for label in self.plain.labels})
-        for (_, label), rows in groupby(since, key=lambda row: (row.generation, row.label)):
-            features = np.stack([row.feature for row in rows])
-            for transform, statistics in self.statistics.items():
-                statistics.add(label, transform(features))
+        taught = [[*rows] for _, rows in groupby(since, key=lambda row: (row.generation, row.label))]
+        for alone, groups in groupby(taught, key=lambda rows: len(rows) == 1):
+            if alone:   # many corrections of one sample
+                rows = [row for group in groups for row in group]
+                for start in range(0, len(rows), UPDATE_BLOCK):
+                    block = rows[start:start + UPDATE_BLOCK]
+                    self._add_again([row.label for row in block], block)
+            else:
+                for group in groups:
+                    self._add_again(group[0].label, group)
         self.stored = stored
+
+    def _add_again(self, label: str | list[str], rows: list[StoredSample]) -> None:
+        """Add stored samples to the statistics, which lack them: of one class at once, or each of its class by itself.
+        """
+        features = np.stack([row.feature for row in rows])
+        for transform, statistics in self.statistics.items():
+            if isinstance(label, str):
+                statistics.add(label, transform(features))
+            else:
+                statistics.add_each(label, transform(features))

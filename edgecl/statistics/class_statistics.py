@@ -12,7 +12,7 @@ from edgecl.statistics.row_blocks import RowBlocks
 from edgecl.statistics.triangle import packed, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -103,6 +103,24 @@ class ClassStatistics:
             self._lacking.take(_apart(rows, self.sums[label] / n if n else None, n), self._within)
         self.counts[label] = n + len(rows)
         self.sums[label] = self.sums[label] + total if n else total
+
+    def add_each(self, labels: Sequence[str], h: NDArray[np.float32]) -> None:
+        """Add samples h [n, d] one at a time, each of its own class: the same bits as n calls of `add`, in less time.
+        Raises BadInput as `check_features` does; then nothing has changed."""
+        check_features(", ".join(sorted({*labels})), h)
+        rows, places = self._centred(h), dict[str, list[int]]()
+        for place, label in enumerate(labels):
+            places.setdefault(label, []).append(place)
+        apart = np.zeros_like(rows)
+        for label, mine in places.items():
+            n, own = self.counts.get(label, 0), rows[mine]
+            sums = np.cumsum(np.concatenate([self.sums[label][None], own]) if n else own, 0)
+            self.counts[label], self.sums[label] = n + len(mine), sums[-1].copy()
+            first = 0 if n else 1       # of a class that is new, the first sample is its mean
+            others = np.arange(n + first, n + len(mine))[:, None]
+            apart[mine[first:]] = np.sqrt(others / (others + 1)) * (own[first:] - sums[:-1] / others)
+        if self._within is not None:
+            self._lacking.take(apart, self._within)
 
     def remove(self, label: str, h: NDArray[np.float32]) -> None:
         """Remove samples h [n, d] of one class, exactly but for rounding (`rounding`). A class disappears with its last
