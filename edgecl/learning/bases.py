@@ -1,15 +1,20 @@
-"""Bases of generations: the statistics that a generation's knowledge is computed from, with the samples since."""
+"""Bases of generations: the statistics that a generation's knowledge is computed from, with the samples since; or the
+samples alone, if they are all stored."""
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import unpack
 from edgecl.state.reader import JOURNAL
+from edgecl.statistics.class_statistics import ClassStatistics
 
 if TYPE_CHECKING:
     from edgecl.exemplars.stored import StoredSample
+    from edgecl.learning.knowledge import Knowledge
     from edgecl.state.generations import Generation
     from edgecl.state.store import Store
 
@@ -48,3 +53,31 @@ def _complete(store: Store, since: int, until: int, rows: list[StoredSample]) ->
         taught[g.id] = (0 if g.undone or g.action == "rollback" else
                         g.detail.get("samples") if g.action == "learn" else None)
     return all(taught.get(number) == stored[number] for number in range(since + 1, until + 1))
+
+
+def all_stored(store: Store, generation: int, rows: list[StoredSample]) -> bool:
+    """Whether `rows` are all samples that a generation knows, each as it was learned."""
+    counts: Counter[str] = Counter()
+    since: list[Generation] = []
+    for g in reversed([g for g in store.alive() if g.id <= generation]):
+        if "known" in g.detail:
+            counts.update({label: samples for label, (samples, _) in g.detail["known"].items()})
+            break
+        since.append(g)
+    else:
+        return False
+    for g in since:
+        if g.action != "learn":
+            return False
+        counts[g.detail["class"]] += g.detail["samples"]
+    return counts == Counter(row.label for row in rows) and not any(row.coded for row in rows)
+
+
+def from_samples(knowledge: Knowledge, rows: list[StoredSample]) -> Knowledge:
+    """What is known if nothing but these samples was ever taught."""
+    features = np.stack([row.feature for row in rows])
+    for transform in knowledge.transforms:
+        knowledge.statistics[transform] = ClassStatistics(transform(features).mean(0, np.float64),
+                                                          knowledge.form.second_moment)
+    knowledge.load(None, rows, rows)
+    return knowledge

@@ -1,14 +1,11 @@
-"""Knowledge from what is stored, if the statistics are damaged and can't be computed again exactly."""
+"""Knowledge from what is stored, if the statistics are damaged."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.learning.bases import from_samples
 
 if TYPE_CHECKING:
-    from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
     from edgecl.state.reader import StateReader
@@ -48,21 +45,11 @@ def rebuilt_from_stored(repository: Repository) -> Rebuilt | None:
                            [row for row in rows if (row.generation or 0) > older.id], rows)
             found.append((knowledge.plain.total, knowledge))
         if rows:
-            found.append((len(rows), _from_samples(repository.nothing(foundation), rows)))
+            found.append((len(rows), from_samples(repository.nothing(foundation), rows)))
     if not found:
         return None
     known, best = max(found, key=lambda each: each[0])
     return Rebuilt(best, known, taught, all_told, sorted(_classes(store) - best.plain.counts.keys()))
-
-
-def _from_samples(knowledge: Knowledge, rows: list[StoredSample]) -> Knowledge:
-    """What is known if nothing but these samples was ever taught."""
-    features = np.stack([row.feature for row in rows])
-    for transform in knowledge.transforms:
-        knowledge.statistics[transform] = ClassStatistics(transform(features).mean(0, np.float64),
-                                                          knowledge.form.second_moment)
-    knowledge.load(None, rows, rows)
-    return knowledge
 
 
 def _taught(store: StateReader) -> tuple[int, bool]:

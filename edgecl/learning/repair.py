@@ -230,7 +230,7 @@ class _Explain:
             return "", way_back
         try:
             self.repository.load(self.newest.id)
-            return "computed again from older ones and all samples since, exactly", ""
+            return "computed again from what is stored, exactly", ""
         except StateError:
             rebuilt = rebuilt_from_stored(self.repository)
         if rebuilt is None:

@@ -9,7 +9,7 @@ from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.heads.solvers import coarser
-from edgecl.learning.bases import base_of, intact_base
+from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
@@ -87,7 +87,7 @@ class Repository:
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError
-        if the statistics are damaged, and an older base does not give the same."""
+        if the statistics are damaged, and neither an older base nor the samples alone give the same."""
         foundation = self.foundation or foundation
         assert foundation is not None
         knowledge = self.nothing(foundation)
@@ -95,7 +95,12 @@ class Repository:
             base = base_of(self.store, generation)
             if base is not None and base.snapshot is not None:
                 rows = self.store.samples(generation)
-                base = intact_base(self.store, base, generation, rows)
+                try:
+                    base = intact_base(self.store, base, generation, rows)
+                except StateError:
+                    if foundation.form.rank is None and all_stored(self.store, generation, rows):
+                        return from_samples(knowledge, rows)
+                    raise
                 assert base.snapshot is not None
                 knowledge.load(self.store.blob_path(base.snapshot).read_bytes(),
                                [row for row in rows if (row.generation or 0) > base.id], rows)
