@@ -28,8 +28,8 @@ HEAD_COPIES = 3                         # of the head's bytes: read, parsed, hel
 FOLDED_OPERATORS = {"DequantizeLinear"}     # merged into the next operator: the output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
 HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers
-FRAME_BYTES = 6 * PAGE                  # two folders, an empty log, how far it was acknowledged, samples of a commit
-DATABASE_EMPTY, GENERATION_BYTES = 5 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
+FRAME_BYTES = 4 * PAGE                  # two folders, an empty log, and how far it was acknowledged
+DATABASE_EMPTY, GENERATION_BYTES = 6 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
 KNOWN_BYTES, HELD_BACK_BYTES = 12, 9    # and of each class in a generation's counts and accuracies, beside its name
 
 
@@ -197,12 +197,13 @@ class Room(NamedTuple):
         def fits(classes: int) -> bool:
             head = pages(head_bytes(kind, dimension, classes, form, name))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
-            listed = name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0)
-            row = GENERATION_BYTES + listed * classes   # of a generation that has a head
-            database = pages(DATABASE_EMPTY + min(classes, HISTORY) * GENERATION_BYTES + row)
-            grown = growth(row)
+            listed = classes * (name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0))
+            database = pages(DATABASE_EMPTY + min(classes, HISTORY) * GENERATION_BYTES + 2 * listed)    # of two heads
+            grown = growth(GENERATION_BYTES + listed)
+            files = -(-self.samples // self.segment)    # of which the last page is half empty
+            samples = pages(self.samples + files * PAGE // 2)
             taken = pages(self.backbone) + FRAME_BYTES + database + grown + journal_of(database + grown)
-            taken += max(pages(self.samples) + self.segment + 2 * PAGE, pages(self.samples) + grown)
+            taken += samples + max(self.segment + 2 * PAGE, grown)
             waiting = max(LOG_SHARE * max(statistics, self.samples), SHORTEST_LOG) + head if log else 0
             return taken + waiting + 2 * (statistics + head) <= self.quota
 
