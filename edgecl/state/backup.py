@@ -91,7 +91,7 @@ class Frozen:
         self.parts += [_of_bytes(ACKNOWLEDGED_FILE, acknowledged)] if acknowledged and not moved else []
         for name, file in opened.items():
             if file is None:
-                self.damaged.append(f"{MODELS}/{name} is missing, or is not a file")
+                self.damaged.append(f"{MODELS}/{name} is missing, or is not a file, and is not in the copy")
             else:
                 size = os.fstat(file).st_size
                 self.parts.append(StateFile(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
@@ -219,7 +219,7 @@ def _checked(making: Path, source: str) -> tuple[int, int]:
         with closing(StateReader(making)) as state, state.reading():
             named = named_files(state)
             wrong = [f"{MODELS}/{name} ({about.what})" for name, about in named.items() if not state.blobs.intact(name)]
-            wrong += [problem.line for problem in state.log_problems()]
+            wrong += [LOG_FILE] if state.log_problems() else []
             wrong += [DATABASE_FILE] if state.database.damage else []
             wrong += [COPY_FILE] if (making / COPY_FILE).exists() and state.database.stale else []
             if state.used_bytes() > state.ledger.quota:

@@ -94,18 +94,20 @@ class Blobs:
         path = self.folder / name
         return path.stat().st_size if path.exists() else 0
 
-    def sweep(self, named: set[str], keep_damaged: bool = True) -> None:
-        """Delete every file of ours that is not named, or set it aside if it is damaged. What has another name than
-        edgecl gives, and folders, are left alone. Raises OSError."""
+    def sweep(self, named: set[str], keep: bool = False) -> None:
+        """Delete every file of ours that is not named, or set it aside if it is damaged or `keep` is set. What has
+        another name than edgecl gives, and folders, are left alone. Raises OSError."""
         for path in self.folder.iterdir():
             if path.name in named or path.is_dir():
                 continue
             if TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
             elif OURS.fullmatch(path.name):
-                if keep_damaged:
+                if keep:
+                    self._aside.keep(path)
+                else:
                     self._clear(path.name)
-                path.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def _clear(self, name: str) -> None:
         """Set a file aside if it is there and damaged, unless it has another name, too: of the log, which has grown."""
