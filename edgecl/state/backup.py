@@ -45,6 +45,7 @@ MOST_FILES = 4096       # of a state: it has some dozens
 COMPRESSED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}
 CURE = ("give another backup, or unpack this one with `tar`, and restore what `edgecl check --repair --state FOLDER` "
         "makes of it")
+NOT_OURS = "name a folder or a .tar that `edgecl backup` wrote"
 
 
 class StateFile(NamedTuple):
@@ -201,6 +202,9 @@ def restore(parts: Iterable[StateFile], source: str, path: Path, progress: Progr
     backup is not whole and intact, BudgetError, StateError.
     """
     check_new(path)
+    for outer in path.resolve().parents:
+        if (outer / DATABASE_FILE).is_file() and (outer / MODELS).is_dir():
+            raise BadInput(f"{path} is inside the state {outer}", "choose a place outside")
     with into(path):
         make_parents(path)
         with appearing(path) as making:
@@ -244,14 +248,15 @@ def parts_of(source: Path, stream: BinaryIO | None = None) -> Iterator[Iterable[
     if stream is not None:
         yield _from_tar(stream.read, "the backup on stdin")
     elif source.is_dir():
+        if not any((source / name).exists() for name in (DATABASE_FILE, COPY_FILE)):
+            raise BadInput(f"{source} is not a backup: there is no {DATABASE_FILE} in it", NOT_OURS)
         with frozen(source) as state:
             yield state.parts
     else:
         try:
             file = source.open("rb")
         except OSError as error:
-            raise BadInput(f"{source} can't be read ({error.strerror})", "name a folder or a .tar that `edgecl backup` "
-                           "wrote") from error
+            raise BadInput(f"{source} can't be read ({error.strerror})", NOT_OURS) from error
         with file:
             yield _from_tar(file.read, str(source))
 

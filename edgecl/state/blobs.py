@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
-from edgecl.files.atomic import sync_folder, write_atomically
+from edgecl.files.atomic import make_folder, sync_folder, write_atomically
 from edgecl.files.regular import open_regular
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ class Blobs:
     def __init__(self, folder: Path, aside: SetAside) -> None:
         self.folder, self._aside = folder, aside
         self._intact: dict[str, tuple[int, ...]] = {}  # name -> what told the file from others when it was checked
+
+    def make_folder(self) -> None:
+        """Make the folder if it is missing, or a file lies in its place, which is set aside. Raises OSError."""
+        if not self.folder.exists() or self.folder.is_file():
+            self._aside.keep(self.folder)
+            make_folder(self.folder)
 
     def write(self, blob: bytes, suffix: str) -> str:
         """Write, sync, rename, sync the folder; the file's name. Raises OSError."""

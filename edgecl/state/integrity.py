@@ -78,8 +78,9 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
 
 
 def check_rights(state: StateReader, names: Iterable[str]) -> None:
-    """Raise StateError if this user may not read a file in models/: it is not damaged."""
-    for path in (state.blobs.folder / name for name in names):
+    """Raise StateError if this user may not read a file in models/, or one beside it: it is not damaged."""
+    beside = [state.path / name for name in (COPY_FILE, ACKNOWLEDGED_FILE)]
+    for path in [*beside, *(state.blobs.folder / name for name in names)]:
         if path.exists() and not os.access(path, os.R_OK):
             raise StateError(f"{path} can't be read by this user", "run it as its owner, or give the rights")
 

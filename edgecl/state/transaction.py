@@ -16,6 +16,7 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
 from edgecl.files.regular import open_regular
+from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.log_damage import WRONG
@@ -167,6 +168,8 @@ class Transaction(StateReader):
                                 "a kill leaves them; nothing that was acknowledged was lost, and they were dropped")
         if not log.is_acknowledged:
             self.ledger.release(PAGE)
+            if (self.path / ACKNOWLEDGED_FILE).is_dir():
+                self.set_aside.keep(self.path / ACKNOWLEDGED_FILE)
             log.acknowledge()
         keys = self.noted_keys()
         if left := [key for key in keys if key.startswith(WRONG)]:  # the next wrong log is another problem
