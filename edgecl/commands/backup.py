@@ -115,7 +115,7 @@ def _stdout(options: argparse.Namespace) -> BinaryIO:
 def _pour(blocks: Iterator[bytes], stdout: BinaryIO, bar: ByteBar) -> None:
     """Write blocks to stdout. Raises BudgetError, StateError if that fails: what was written is not a whole tar."""
     try:
-        with into(STREAM):
+        with into("stdout"):
             for block in blocks:
                 stdout.write(block)
                 bar(len(block))

@@ -175,7 +175,7 @@ def write_folder(parts: Iterable[StateFile], making: Path, progress: Progress) -
     making.mkdir(mode=0o700)
     (making / MODELS).mkdir()
     for name, size, blocks in parts:
-        _check_room(making, size)
+        _check_room(making.parent, size)
         with open(os.open(making / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for block in blocks:
                 file.write(block)
