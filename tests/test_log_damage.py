@@ -255,6 +255,7 @@ def test_a_torn_append_is_dropped_with_one_warning(made, tmp_path, size, how, kn
         assert [c.name for c in learner.classes()] == NAMES[:-1]
         [told] = learner.damage
         assert told.startswith(f"the last {len(tail)} bytes of learned.log were not a whole record, as a power cut")
+        assert ("nothing that was acknowledged was lost" in told) == known
         assert learner.store.restorable() == {1, 2, 3, 4, 5}
         learner.learn(vectors("elk", 80), "elk")
         learner.close()

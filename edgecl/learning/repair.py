@@ -188,7 +188,7 @@ class _Explain:
     def __init__(self, repository: Repository, named: dict[str, NamedFile]) -> None:
         self.repository, self.named = repository, named
         alive = repository.store.alive()
-        self.newest = alive[-1]
+        self.newest, self.restorable = alive[-1], repository.store.restorable()
         self.base: Generation | None = next((g for g in reversed(alive) if g.snapshot), None)
 
     def __call__(self, finding: CheckedFile) -> CheckedFile:
@@ -206,7 +206,9 @@ class _Explain:
         if about.kind == STATISTICS:
             return self._statistics(name, way_back)
         if about.kind == HEAD:
-            return ("solved again from what is known", "") if about.newest == self.newest.id else ("", way_back)
+            if about.newest == self.newest.id:
+                return "solved again from what is known", ""
+            return "", way_back + (", which works until the repair" if about.newest in self.restorable else "")
         if about.kind == CODEBOOK:
             return "dropped; another one is made if exemplars need it", "the exemplars that it coded"
         if about.kind == WHAT[EXEMPLARS]:

@@ -129,7 +129,7 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     for problem in problems:
         yield CheckedFile(LOG_FILE, what, DAMAGED, size, problem.line, "set aside; what is intact stays")
     if not problems:
-        note = f"its last {log.tail} bytes are not a whole record, and were never acknowledged" if log.tail else ""
+        note = f"its last {log.tail} bytes are not a whole record; {log.tail_is_lost}" if log.tail else ""
         yield CheckedFile(LOG_FILE, what, INTACT, size, note)
     if (folder / ACKNOWLEDGED_FILE).exists():
         verdict, cure = (INTACT, "") if log.acknowledged() else (DAMAGED, "written again")

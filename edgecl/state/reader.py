@@ -77,8 +77,7 @@ class StateReader(History):
             lines += [problem.line for problem in self.log_problems()]
             if not self.writable and self.log.odd_tail:
                 lines.append(f"the last {self.log.tail} bytes of {self.log.path.name} are not a whole record, as a "
-                             "power cut or a kill leaves them; nothing that was acknowledged was lost, and they are "
-                             "left out")
+                             f"power cut or a kill leaves them; {self.log.tail_is_lost}, and they are left out")
             lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
         return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
 

@@ -163,9 +163,9 @@ class Transaction(StateReader):
                 self.set_aside.keep(log.path)
             log.begin(self.epoch, self.next_number() - 1)
         elif tail := log.tail:
-            log.trim()
             self.dropped.append(f"the last {tail} bytes of {log.path.name} were not a whole record, as a power cut or "
-                                "a kill leaves them; nothing that was acknowledged was lost, and they were dropped")
+                                f"a kill leaves them; {log.tail_is_lost}, and they were dropped")
+            log.trim()
         if not log.is_acknowledged:
             self.ledger.release(PAGE)
             if (self.path / ACKNOWLEDGED_FILE).is_dir():

@@ -287,6 +287,13 @@ class WriteAheadLog:
         return read_acknowledged(self.path.parent)
 
     @property
+    def tail_is_lost(self) -> str:
+        """What it means, in words, that the tail is left out."""
+        now = self.acknowledged()   # none of a state of format 2
+        return ("nothing that was acknowledged was lost" if now is not None and now.tag == self._tag
+                else "it is not known whether they were acknowledged")
+
+    @property
     def is_acknowledged(self) -> bool:
         """Whether it is written down that all of the log is acknowledged."""
         self._read()
