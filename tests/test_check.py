@@ -1,6 +1,7 @@
 """`edgecl check`: everything is read; what is damaged is named, repaired, and compared with what is right."""
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -326,6 +327,31 @@ def test_the_folder_of_models_is_made_again(vectors_state, capsys, place):
     learner = Learner.open(vectors_state)
     assert learner.store.blobs.intact(learner.store.newest.backbone)
     learner.close()
+
+
+def test_a_database_is_built_again_while_a_daemon_holds_the_lock_of_the_folder(vectors_state, capsys):
+    lock = os.open(vectors_state, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (vectors_state / DATABASE_FILE).unlink()
+        assert checked(capsys, vectors_state, "--repair")[0] == 0
+        assert (vectors_state / DATABASE_FILE).is_file()
+    finally:
+        os.close(lock)
+
+
+def test_a_log_that_rots_after_it_was_read_is_written_again_with_all_that_was_read(vectors_state):
+    learner = Learner.open(vectors_state)
+    learner.learn(vectors("new", 30, dimension=16), "new")
+    counts = learner.repository.known().plain.counts
+    flip(vectors_state / "learned.log", 300)
+    assert not check(vectors_state).intact
+    report = repair(learner.repository)
+    assert report.intact and report.done
+    learner.close()
+    again = Learner.open(vectors_state)
+    assert again.repository.known().plain.counts == counts and again.damage == []
+    again.close()
 
 
 def test_a_folder_in_the_place_of_acknowledged_is_set_aside(vectors_state, capsys):

@@ -97,7 +97,7 @@ def repair(repository: Repository) -> Report:
                     raise BudgetError(f"the quota has no room for the backbone beside the damaged one ({backbone})",
                                       ROOM)
                 done.append(f"{MODELS}/{backbone}, the backbone, was had again")
-        if kept != books or _touched(store):
+        if kept != books or _touched(store) or _log_rotted(store):
             done += _write_again(repository)
     done += _let_go(store)
     return check(store.path)._replace(done=done)
@@ -120,6 +120,12 @@ def _touched(store: Store) -> bool:
             name in logged or about.kind in (WHAT[EXEMPLARS], WHAT[FEATURES])
             or (about.kind in (HEAD, STATISTICS) and about.newest in (store.current, base))
             or (about.kind == WHAT[JOURNAL] and about.newest > base) for name, about in hurt.items())
+
+
+def _log_rotted(store: Store) -> bool:
+    """Whether the log was damaged after this process has read it: what it has read is written again."""
+    with closing(StateReader(store.path)) as fresh:
+        return bool(fresh.log_problems()) and not store.log_problems()
 
 
 def _write_again(repository: Repository) -> list[str]:

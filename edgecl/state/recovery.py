@@ -34,7 +34,7 @@ def rebuild(state: Transaction, patience: int) -> None:
     if the quota has no room for both files; then nothing has changed.
     """
     database = state.database
-    with translated(state.path), _alone(state.path, patience):
+    with translated(state.path), _alone(state.blobs.folder, patience):
         database.open()
         if database.damage is None:     # another process was faster
             return
@@ -89,7 +89,8 @@ def _build(path: Path, rows: Rows) -> None:
 
 @contextmanager
 def _alone(folder: Path, patience: int) -> Iterator[None]:
-    """Have no other process build the same database, where the file system can lock a folder."""
+    """Have no other process build the same database, where the file system can lock a folder: the one of models, since
+    a daemon holds the lock of the state's own as long as it runs."""
     descriptor, until = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + patience / 1000
     try:
         while True:
