@@ -18,8 +18,9 @@ from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
 from edgecl.learning.forgetting import after_forgetting
 from edgecl.learning.judging import Judge, Judgement
-from edgecl.statistics.class_statistics import UPDATE_BLOCK, ClassStatistics, check_features
+from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
+from edgecl.statistics.row_blocks import UPDATE_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set

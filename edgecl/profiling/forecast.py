@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.heads.solvers import SERVED, coarser, forms
 from edgecl.learning.plan import LOG_SHARE, NAME_LENGTH, SHORTEST_LOG, statistics_bytes
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import HISTORY
+from edgecl.state.space import growth
+from edgecl.state.transaction import journal_of
 
 if TYPE_CHECKING:
     from edgecl.statistics.form import Form
@@ -26,8 +28,8 @@ HEAD_COPIES = 3                         # of the head's bytes: read, parsed, hel
 FOLDED_OPERATORS = {"DequantizeLinear"}     # merged into the next operator: the output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
 HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers
-FRAME_BYTES = 14 * PAGE                 # folders, an empty log, and what a commit may add to them and the database
-DATABASE_EMPTY, GENERATION_BYTES = 5 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
+FRAME_BYTES = 4 * PAGE                  # two folders, an empty log, and how far it was acknowledged
+DATABASE_EMPTY, GENERATION_BYTES = 6 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
 KNOWN_BYTES, HELD_BACK_BYTES = 12, 9    # and of each class in a generation's counts and accuracies, beside its name
 
 
@@ -189,16 +191,19 @@ class Room(NamedTuple):
     segment: int
 
     def classes(self, kind: str, dimension: int, form: Form, name: int = NAME_LENGTH, log: bool = False) -> int:
-        """How many classes fit with that head. log: with a full log and a deferred head; else with an empty log.
-        During a commit, statistics and head exist twice, and the database three times: itself, its journal, and the
-        journal of packing the exemplars."""
+        """How many classes fit with that head. log: with a full log and a head that is not solved yet; else with an
+        empty log. At a commit, statistics and head exist twice. Beside them, it leaves room to pack the exemplars, or
+        for another change: the database may grow by each, and SQLite's journal is a copy of it."""
         def fits(classes: int) -> bool:
             head = pages(head_bytes(kind, dimension, classes, form, name))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
-            rows, listed = min(classes, HISTORY), name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0)
-            row = min(GENERATION_BYTES + listed * (classes - rows / 2), PAGE)   # which keeps its place as it shrinks
-            database = pages(DATABASE_EMPTY + round(rows * row))
-            taken = pages(self.backbone) + pages(self.samples) + PAGE + self.segment + FRAME_BYTES + 3 * database
+            listed = classes * (name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0))
+            database = pages(DATABASE_EMPTY + min(classes, HISTORY) * GENERATION_BYTES + 2 * listed)    # of two heads
+            grown = growth(GENERATION_BYTES + listed)
+            files = -(-self.samples // self.segment)    # of which the last page is half empty
+            samples = pages(self.samples + files * PAGE // 2)
+            taken = pages(self.backbone) + FRAME_BYTES + database + grown + journal_of(database + grown)
+            taken += samples + max(self.segment + 2 * PAGE, grown)
             waiting = max(LOG_SHARE * max(statistics, self.samples), SHORTEST_LOG) + head if log else 0
             return taken + waiting + 2 * (statistics + head) <= self.quota
 

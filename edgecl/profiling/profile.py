@@ -59,9 +59,10 @@ class Latency:
 class LearnCost:
     """Cost of learning one class of EACH decoded samples.
 
-    milliseconds: with commit and sync; backbone: the backbone's part of them; grown: bytes by which the directory grew;
-    flash: bytes written per sample, over COMMITS commits of PER_COMMIT samples; counted: by the kernel, else they are
-    those passed to `write`; features: bytes of a sample's float32 features.
+    milliseconds: with commit and sync; backbone: the backbone's part of them; grown: bytes by which the directory grew,
+    with the head that the next answer writes; flash: bytes written per sample, over COMMITS commits of PER_COMMIT
+    samples and an answer after each; counted: by the kernel, else they are those passed to `write`; features: bytes of
+    a sample's float32 features.
     """
 
     milliseconds: float
@@ -218,7 +219,7 @@ def _learning(learner: Learner) -> LearnCost:
         started = time.perf_counter()
         learner.learn(fresh, name)
         took.append(1000 * (time.perf_counter() - started))
-    learner.serving()   # which writes the head
+        learner.serving()   # the next answer, which writes the head
     grown = (learner.store.ledger.usage().total - before) // len(took)
     started = time.perf_counter()
     learner.features(data)
@@ -227,6 +228,7 @@ def _learning(learner: Learner) -> LearnCost:
     written, asked = _io()
     for start in range(0, len(few), PER_COMMIT):
         learner.learn(few[start:start + PER_COMMIT], name)
+        learner.serving()
     written, asked = (after - then for after, then in zip(_io(), (written, asked)))
     foundation = learner.foundation
     assert foundation is not None

@@ -7,10 +7,16 @@ of a class that a `forget` still names, count as gone.
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgecl.state.database import connect
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.history import HISTORY
+from edgecl.state.quota import PAGE
+from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.transaction import insert_generation
 from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 KEPT_SNAPSHOTS = 2  # the current one, and the one to go back to if that is damaged
 ERASED = 2          # `undone` of a generation whose samples are deleted
-WORTH_VACUUM = 4    # free pages of the database that are worth a vacuum
+WORTH_VACUUM = 2    # pages by which a vacuum must make the database smaller
 
 
 class Kept(NamedTuple):
@@ -48,14 +54,16 @@ class Kept(NamedTuple):
                 g.snapshot if g.id in self.snapshots else None)
 
 
-def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = None) -> None:
+def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = None,
+           connection: sqlite3.Connection | None = None) -> None:
     """Drop all but the newest heads and snapshots, backbones that go with none of these, and old history; with
-    `erased`, also everything that is older than the current generation, and that class's name."""
+    `erased`, also everything that is older than the current generation, and that class's name. connection: to a copy of
+    the database, in which this is to be tried out."""
     every = state.generations()
     alive = [g for g in every if not g.undone]
     current = alive[-1]
     kept = Kept.of(alive if erased is None else [current], heads, snapshots, state.blobs.intact)
-    run, unfinished = state.connection.execute, erasing(state)
+    run, unfinished = (connection or state.connection).execute, erasing(state)
     needed = {state.tuned(), *(number for _, number, _ in state.files(FEATURES)),
               max((g.id for g in alive if g.detail.get("exact") is False), default=None),  # for `Status.exact`
               *(g.id for g in alive if "merged" in g.detail)}
@@ -90,10 +98,33 @@ def prune(state: Transaction) -> bool:
         retire(state, heads, 1)
     elif heads > 1:
         retire(state, 1, 1)
-    elif state.query("PRAGMA freelist_count")[0][0] < WORTH_VACUUM:
+    elif not worth_packing(*packed_database(state)):
         return False
     state.step(vacuum=heads < 2 and snapshots < 2)
     return True
+
+
+def packed_database(state: Transaction, pruned: bool = False) -> tuple[int, int]:
+    """Bytes of the database as it is and after a vacuum, tried out on a copy in memory; pruned: when the log has moved
+    into it and all that only rollbacks need is dropped."""
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    with closing(connect(state.path, "ro")) as source, closing(memory) as copy:
+        source.backup(copy)  # SQLite refuses this to the connection that holds the lock
+        if pruned and (rows := moved_rows(state)):
+            for g in rows:
+                insert_generation(copy, g)
+            copy.execute("INSERT INTO files (name, oldest, newest) VALUES (?, ?, ?)",
+                         (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
+        length = copy.execute("PRAGMA page_count").fetchone()[0] * PAGE
+        if pruned:
+            retire(state, 1, 1, connection=copy)
+        copy.execute("VACUUM")
+        return length, copy.execute("PRAGMA page_count").fetchone()[0] * PAGE
+
+
+def worth_packing(length: int, packed: int) -> bool:
+    """Whether a vacuum of the database is worth what it writes."""
+    return length - packed >= WORTH_VACUUM * PAGE
 
 
 def moved_rows(state: Transaction) -> list[Generation]:

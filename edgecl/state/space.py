@@ -7,18 +7,17 @@ exemplars (`compact`). Every figure is an upper bound of what these steps leave.
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import packed_bytes
-from edgecl.state.compaction import WORTH_VACUUM, Kept, moved_rows, needed_since, replacements
-from edgecl.state.database import DATABASE_FILE, connect
+from edgecl.state.compaction import Kept, needed_since, packed_database, replacements, worth_packing
+from edgecl.state.database import DATABASE_FILE
 from edgecl.state.exemplar_files import replacing_bytes, split
 from edgecl.state.generations import Append, Rewrite
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import EXEMPLARS, HISTORY, JOURNAL
-from edgecl.state.transaction import insert_generation, journal_of
+from edgecl.state.reader import EXEMPLARS
+from edgecl.state.transaction import journal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +63,7 @@ class Space(NamedTuple):
 
     def transaction(self, text: int) -> int:
         """Bytes of a transaction that writes `text` bytes and moves the log into the database."""
-        return pages(text + self.logged) + 5 * PAGE + self.journal
+        return growth(text + self.logged) + self.journal
 
     def packing(self, state: Transaction) -> int:
         """Bytes that it may take to bring all exemplars into their files."""
@@ -88,8 +87,16 @@ class Space(NamedTuple):
         moved = sum(pages(packed_bytes(state.by_codec(part))) + PAGE for part in split(state, change.moved))
         files = _files(change.backbone, change.head, change.snapshot, change.codebook and change.codebook[0],
                        change.parts, before)
-        spare = 0 if change.spare is None else change.spare + self.packing(state)
-        return files + samples + moved + self.transaction(text) + spare
+        grown = growth(text + self.logged)
+        after, later = self._replace(database=self.database + grown, logged=0), 0
+        if change.spare is not None:    # for packing the exemplars, and then for another rewrite
+            later = change.spare + max(after.packing(state), after.transaction(text))
+        return files + samples + moved + grown + max(self.journal, later)
+
+
+def growth(text: int) -> int:
+    """Bytes by which the database grows, at most, when `text` bytes are written into it."""
+    return pages(text) + 5 * PAGE
 
 
 def _files(*blobs: bytes | None) -> int:
@@ -109,7 +116,8 @@ def check_room(state: Transaction, change: Append | Rewrite, present: Callable[[
 
 def pruned(state: Transaction, space: Space) -> Space | None:
     """What is left when `prune` has nothing left to drop; None if the quota has no room to get there."""
-    database, packed = _database_bytes(state)
+    database, packed = packed_database(state, pruned=True)
+    packed = packed if worth_packing(database, packed) else database
     used = space.used + database - space.database
     if space.logged:  # the file of the log becomes one of samples, and another log begins
         used += PAGE + (pages(state.log.length) + 2 * PAGE if state.log.damaged else 0)
@@ -122,24 +130,6 @@ def pruned(state: Transaction, space: Space) -> Space | None:
     freed = sum(pages(state.blobs.bytes(name)) for name in dropped if state.blobs.intact(name))
     return Space(used - freed - (database - packed), space.exemplars,
                  packed, 0)
-
-
-def _database_bytes(state: Transaction) -> tuple[int, int]:
-    """Length of the database when the log has moved into it, and after the vacuum that `prune` makes if it is worth it:
-    tried on a copy in memory."""
-    memory = sqlite3.connect(":memory:", isolation_level=None)
-    with closing(connect(state.path, "ro")) as source, closing(memory) as copy:
-        source.backup(copy)  # SQLite refuses this to the connection that holds the lock
-        if rows := moved_rows(state):
-            for g in rows:
-                insert_generation(copy, g)
-            copy.execute("INSERT INTO files (name, oldest, newest) VALUES (?, ?, ?)",
-                         (f"{'0' * 64}.{JOURNAL}", rows[0].id, rows[-1].id))
-        length, free = (copy.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count"))
-        if free < WORTH_VACUUM:
-            return length * PAGE, length * PAGE
-        copy.execute("VACUUM")
-        return length * PAGE, copy.execute("PRAGMA page_count").fetchone()[0] * PAGE
 
 
 def compacted(state: Transaction, space: Space, present: Present) -> Space | None:
