@@ -24,6 +24,7 @@ from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
+from edgecl.learning.status import status_of
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare, sample_keys
@@ -286,26 +287,7 @@ class Learner:
     def status(self) -> Status:
         """Where the state stands; reads no statistics, except to solve a head that nobody has asked for yet, or to
         count exemplars if some are damaged."""
-        summary = self.repository.heads.summary()
-        generations, foundation, current = self.store.generations(), self.foundation, self.store.newest
-        head, threshold = summary.get("head"), summary.get("unknown_above")
-        warnings, (exemplars, exemplar_bytes) = self.store.damage(), self._intact_exemplars(summary)
-        form = None
-        if foundation:
-            form = foundation.form.describe(foundation.dimension)
-            if not foundation.calibrated and foundation.name == "rocket":
-                warnings.append("rocket's scales and biases come from the first thing taught; "
-                                "`edgecl init --calibrate RECORDING` takes them from a mix")
-        usage, codec = self.store.usage(), foundation.codec if foundation else self.settings.codec
-        if foundation and codec in ("auto", "pq"):
-            codec = "pq" if self.store.codebook else "int8-feature"
-        return Status(current.id, foundation.name if foundation else self.settings.backbone, head,
-                      summary.get("classes", 0), self.settings.quota, usage.total, exemplar_bytes,
-                      self.settings.exemplars, exemplars, codec, usage._asdict(), self.store.ledger.reserved(),
-                      foundation.precision if foundation else None, form,
-                      foundation.calibrated if foundation else None,
-                      all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
-                      sorted(self.store.restorable()), warnings, self.settings.memory)
+        return status_of(self.repository)
 
     @property
     def damage(self) -> list[str]:
@@ -334,6 +316,7 @@ class Learner:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         current = self.store.current    # first: if another database lies there now, what was kept is dropped
         if self._serving is None or self._serving.current != current:
+            self._serving = None        # so that its head does not take memory while the next one is solved
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self._backbone()
@@ -341,16 +324,6 @@ class Learner:
                 self.repository.heads.solve()
             self._serving = Serving(self.store, self._backbone, self.repository.heads.model)
         return self._serving
-
-    def _intact_exemplars(self, summary: dict[str, Any]) -> tuple[int, int]:
-        """How many exemplars are intact, and their bytes: as the current generation counts them, or, if some are
-        damaged, counted again."""
-        if self.store.samples_damaged():
-            with suppress(StateError):
-                knowledge = self.repository.known()
-                columns = knowledge.kept().columns
-                return len(columns.rows), knowledge.buffer.bytes_of(columns, knowledge.transforms[0].source)
-        return summary.get("exemplars", 0), summary.get("exemplar_bytes", 0)
 
 
 def _known_classes(labels: Sequence[str]) -> str:

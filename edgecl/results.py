@@ -21,8 +21,8 @@ class Prediction:
     milliseconds: float
 
 
-INNER = frozenset({"known", "choice"})  # of what a generation keeps, that the history does not show
-Pairs = dict[str, tuple[float | None, float | None]]
+NOT_SHOWN = frozenset({"known", "choice"})     # in the history, of what a generation keeps
+Accuracies = dict[str, tuple[float | None, float | None]]    # of each class, before and after
 
 
 class WorkedOut:
@@ -31,7 +31,7 @@ class WorkedOut:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type) -> Pairs:
+    def __get__(self, instance: object, owner: type) -> Accuracies:
         if instance is None:
             raise AttributeError(self._name)  # it has no default
         value = instance.__dict__[self._name]
@@ -39,7 +39,7 @@ class WorkedOut:
             value = instance.__dict__[self._name] = value()
         return value  # type: ignore[no-any-return]
 
-    def __set__(self, instance: object, value: Pairs | Callable[[], Pairs] | WorkedOut) -> None:
+    def __set__(self, instance: object, value: Accuracies | Callable[[], Accuracies] | WorkedOut) -> None:
         instance.__dict__[self._name] = {} if isinstance(value, WorkedOut) else value  # the default
 
 
@@ -138,4 +138,4 @@ def history_rows(generations: Iterable[Generation], restorable: Set[int], curren
     the one that serves."""
     return [{"generation": g.id, "created": g.created, "action": g.action, "current": g.id == current,
              "restorable": g.id in restorable, "undone": g.undone,
-             **{key: value for key, value in g.detail.items() if key not in INNER}} for g in generations]
+             **{key: value for key, value in g.detail.items() if key not in NOT_SHOWN}} for g in generations]

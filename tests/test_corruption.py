@@ -33,6 +33,8 @@ def test_damage_is_harmless_or_said(fast_path):
     ({"seen": {**VIEW, "stored": "other", "damage": ["x"]}}, "harmless"),
     ({"seen": {"refused": "x"}}, "harmless"), ({"broken": ["looking has changed edgecl.copy"]}, "BROKEN"),
     ({"repaired": {"counts": {"ant": 19}, "learn": "new class"}}, "BROKEN"),
+    ({"repaired": {"counts": {"ant": 19}, "learn": "new class"}, "means": "refused: x", "learn": "refused: x"},
+     "no learning"),     # the statistics were lost, and `classes` counts from the history
     ({"repaired": {"counts": {"ant": 20}, "learn": "refused: x"}}, "BROKEN"), ({"repaired": "refused: x"}, "harmless"),
     ({"again": {"ant": 20}}, "BROKEN"), ({"again": {"ant": 20}, "damage": ["x"]}, "BROKEN"),
     ({"refused": "x"}, "refused"), ({"crashed": "x"}, "CRASHED")])

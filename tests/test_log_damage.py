@@ -15,7 +15,8 @@ from edgecl.cli import main
 from edgecl.exemplars.codecs import Float32
 from edgecl.exemplars.stored import HEADER, unpack
 from edgecl.learner import Learner
-from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE
+from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
+from edgecl.state.write_ahead_log import LOG_FILE
 
 NAMES = ["ant", "bee", "cat", "dog", "elk"]  # ant lies in a snapshot (generation 2), the others in the log (3 to 6)
 QUOTA = 700_000

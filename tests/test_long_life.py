@@ -9,7 +9,7 @@ from long_life import Drift, Life, Size
 
 from edgecl.errors import StateError
 from edgecl.learner import Learner
-from edgecl.state.reader import HISTORY
+from edgecl.state.history import HISTORY
 
 SIZE = Size(24576, 118, 50, 4, 65536)
 

@@ -6,6 +6,9 @@ from collections import Counter
 import many_processes
 import pytest
 from oracle import Oracle
+from vector_states import create, vectors
+
+from edgecl.state.quota import Ledger
 
 KILLS, GENERATIONS = 6, 60
 
@@ -51,6 +54,19 @@ def judged(tmp_path, *changes, seen=()):
     return campaign.found.wrong
 
 
+def test_nobody_fills_the_reserve_while_one_process_packs_the_database(tmp_path):
+    learner = create(tmp_path / "state")
+    learner.learn(vectors("ant", 20), "ant")
+    ledger, other = learner.store.ledger, Ledger(tmp_path / "state", 1_000_000)
+    full = ledger.reserved()
+    with ledger.kept_small():
+        ledger.release(100_000)
+        other.hold()
+        assert ledger.reserved() <= full - 100_000
+    other.hold()
+    assert ledger.reserved() == full
+
+
 LEARNED = {"do": "learn", "class": "class 0", "count": 1, "seed": 0}
 
 
@@ -66,7 +82,8 @@ def test_a_campaign_tells_what_was_lost_and_what_was_made_twice(tmp_path):
 def test_a_generation_of_nobody_is_told(tmp_path):
     campaign = many_processes.Campaign(tmp_path, processes=0, quota=300_000, seed=0)
     row = {"do": "learn", "class": "class 1", "samples": 3}
-    campaign.settle({3: row, 4: {"do": "forget"}}, {"do": "forget", "class": "class 1"})
+    campaign.unsure.append({"do": "forget", "class": "class 1"})
+    campaign.settle({3: row, 4: {"do": "forget"}})
     assert campaign.found.wrong == [f"generation 3 is nobody's: {row}"]
     assert campaign.found.changes[4] == [{"do": "forget", "class": "class 1", "to": None}]
     assert campaign.found.unacknowledged == 1

@@ -66,6 +66,27 @@ def test_damaged_statistics_are_computed_from_older_ones_if_every_sample_since_i
     assert {each.name: each.samples for each in learner.classes()} == samples | {"fox": 25}
 
 
+@pytest.mark.parametrize("hurt", HURT, ids=IDS)
+def test_the_only_statistics_are_learned_again_from_the_samples_if_all_are_stored(tmp_path, hurt):
+    learner = create(tmp_path / "state", exemplars=100_000)
+    for name in NAMES:
+        learner.learn(vectors(name, 25), name)
+    learner.forget("bee")       # no older statistics are left
+    learner.learn(vectors("elk", 25), "elk")
+    shown, before, newest = answers(learner), statistics(learner), snapshots(learner)[-1]
+    learner.close()
+    hurt(tmp_path / "state/models" / newest.snapshot)
+    learner = Learner.open(tmp_path / "state")
+    after = statistics(learner)
+    assert {name: n for name, (n, _) in after[0].items()} == {"ant": 25, "cat": 25, "elk": 25}
+    assert np.allclose(before[1], after[1], rtol=1e-4, atol=1e-3)
+    assert answers(learner) == shown
+    learner.learn(vectors("fox", 25), "fox")
+    known = knowledge(learner)
+    learner.close()
+    assert knowledge(Learner.open(tmp_path / "state")) == known
+
+
 def test_statistics_are_not_computed_from_older_ones_if_samples_are_missing(tmp_path, capsys):
     learner = create(tmp_path / "state", exemplars=8_000)
     for name in ("ant", "bee"):

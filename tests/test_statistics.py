@@ -324,3 +324,26 @@ def test_rounding_tells_how_far_what_is_left_was_moved(shape, scale):
         assert told > 0.1
     values = np.linalg.eigvalsh(left.scatter())
     assert values[0] >= -1e-9 * values[-1]
+
+
+@pytest.mark.parametrize("second_moment", [True, False])
+@pytest.mark.parametrize("begun", [True, False])
+def test_samples_added_one_at_a_time_and_in_bulk_give_the_same_bits(second_moment, begun):
+    rng = np.random.default_rng(3)
+    h = rng.standard_normal((700, 9)).astype(np.float32)
+    labels = [f"class {number}" for number in rng.integers(0, 6, 700)]
+    single, bulk = (ClassStatistics(h[0], second_moment) for _ in range(2))
+    if begun:
+        for statistics in (single, bulk):
+            statistics.add("class 0", h[:5])
+            statistics.add("class 1", h[5:6])
+    for label, sample in zip(labels, h):
+        single.add(label, sample)
+    for start, end in ((0, 1), (1, 300), (300, 300), (300, 700)):
+        bulk.add_each(labels[start:end], h[start:end])
+    assert single.counts == bulk.counts
+    assert all(np.array_equal(single.sums[label], bulk.sums[label]) for label in single.labels)
+    assert not second_moment or np.array_equal(single.scatter(), bulk.scatter())
+    with pytest.raises(BadInput, match="class 7"):
+        bulk.add_each(["class 7"], np.full((1, 9), np.nan, np.float32))
+    assert single.counts == bulk.counts

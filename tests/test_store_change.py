@@ -24,7 +24,7 @@ from edgecl.exemplars.stored import StoredSample, pack, packed_bytes, rows_of
 from edgecl.heads.solvers import forms
 from edgecl.learner import Learner
 from edgecl.learning.plan import state_bytes
-from edgecl.state.reader import HISTORY
+from edgecl.state.history import HISTORY
 from edgecl.state.store import Store
 
 

@@ -15,8 +15,8 @@ from edgecl.exemplars.stored import HEADER, MAGIC, unpack
 from edgecl.exemplars.stored import _digest as digest_of
 from edgecl.learner import Learner
 from edgecl.learning.repair import check
+from edgecl.state.acknowledged import _digest
 from edgecl.state.rows import copy_of, read_rows, write_rows
-from edgecl.state.write_ahead_log import _digest
 
 DEEP = "[" * 5000 + "]" * 5000
 

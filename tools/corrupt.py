@@ -112,7 +112,7 @@ def judge(found: View, whole: View) -> tuple[str, str]:
     seen = [name for name in KNOWN if name in differences(found["seen"], whole)]
     if seen and not alarms_in(found["seen"]):
         return "SILENT", f"to a reader other {', '.join(seen)}"
-    if isinstance(found["repaired"], dict) and isinstance(found["classes"], list):
+    if isinstance(found["repaired"], dict) and isinstance(found["classes"], list) and isinstance(found["means"], dict):
         after = found["repaired"]
         if any(after["counts"].get(name, 0) < count for name, count, _ in found["classes"]) or (
                 learned and after["learn"] != NEW):

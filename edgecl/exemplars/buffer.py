@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgecl.exemplars.columns import Columns, ColumnsOf
+from edgecl.exemplars.columns import GrowingColumns, SampleColumns
 from edgecl.exemplars.selection import Shared, admitted, held_back, herding, margins, reservoir
 from edgecl.exemplars.stored import file_bytes, row_bytes
 
@@ -39,8 +39,8 @@ class Buffer:
         """The codec of most features."""
         return self.codebook.codec if self.codebook else self.codec.feature
 
-    def keep(self, rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
-             transform: FeatureTransform, before: Picked | None = None) -> Kept:
+    def keep(self, rows: list[StoredSample], columns: SampleColumns, statistics: ClassStatistics,
+             transform: FeatureTransform, before: Picked | None = None) -> KeptSamples:
         """What the buffer keeps of stored samples, at least one. columns: of `rows`; statistics: of all samples ever
         learned, transformed by `transform`; before: see `held_places`."""
         of, shares = columns.shared()
@@ -50,7 +50,7 @@ class Buffer:
         sizes = row_bytes(self.common, transform.source, widths) + columns.rows["input"]
         if self.codebook is None:
             places = np.flatnonzero(admitted(classes, ranks, sizes, room, shared))
-            return Kept(columns._replace(rows=columns.rows[places]), np.ones(len(places), np.bool_))
+            return KeptSamples(columns._replace(rows=columns.rows[places]), np.ones(len(places), np.bool_))
         room -= self.codebook.length
         each = row_bytes(self.codec.feature, transform.source, widths)
         exact = np.zeros(len(rows), np.bool_)
@@ -68,14 +68,14 @@ class Buffer:
         if self.codebook.name not in books:
             books.append(self.codebook.name)
         kept["coded"][~exact[places]] = books.index(self.codebook.name)
-        return Kept(columns._replace(rows=kept, books=books), exact[places])
+        return KeptSamples(columns._replace(rows=kept, books=books), exact[places])
 
-    def as_kept(self, rows: list[StoredSample], kept: Kept) -> list[StoredSample]:
+    def as_kept(self, rows: list[StoredSample], kept: KeptSamples) -> list[StoredSample]:
         """The samples that are kept of `rows`, as they are kept."""
         chosen = [rows[place] for place in kept.columns.rows["place"].tolist()]
         return chosen if self.codebook is None else self.codebook.take(chosen, kept.exact)
 
-    def bytes_of(self, columns: Columns, dimension: int) -> int:
+    def bytes_of(self, columns: SampleColumns, dimension: int) -> int:
         """Upper bound on the bytes of exemplars in the files of the buffer. dimension: of their features."""
         if not len(columns.rows):
             return 0
@@ -86,7 +86,7 @@ class Buffer:
                 + coded * row_bytes(self.common, dimension, widths)
                 + (len(columns.rows) - coded) * row_bytes(self.codec.feature, dimension, widths))
 
-    def _ranks(self, rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
+    def _ranks(self, rows: list[StoredSample], columns: SampleColumns, statistics: ClassStatistics,
                transform: FeatureTransform) -> NDArray[np.int64]:
         """The rank of each sample within its class, int64 [n]: low ranks stay longest, near-duplicates go first."""
         spare = columns.rows["spare"]
@@ -107,18 +107,18 @@ class Buffer:
         return ranks
 
 
-class Kept(NamedTuple):
+class KeptSamples(NamedTuple):
     """What a buffer keeps of a list of samples: columns of them as they are kept; exact: which stay as they were
     learned, bool [n]."""
 
-    columns: Columns
+    columns: SampleColumns
     exact: NDArray[np.bool_]
 
 
 Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
 
 
-def held_places(rows: list[StoredSample], columns: Columns, statistics: ClassStatistics,
+def held_places(rows: list[StoredSample], columns: SampleColumns, statistics: ClassStatistics,
                 before: Picked | None = None) -> dict[str, list[int]]:
     """The places of the exemplars that no head is learned from, by class. columns: of the exemplars, which are among
     `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys, samples of
@@ -149,4 +149,4 @@ def held_places(rows: list[StoredSample], columns: Columns, statistics: ClassSta
 def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:
     """The exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
     return {label: [rows[place] for place in mine]
-            for label, mine in held_places(rows, ColumnsOf()(rows), statistics).items()}
+            for label, mine in held_places(rows, GrowingColumns()(rows), statistics).items()}

@@ -19,7 +19,7 @@ FIELDS = [("place", np.int64), ("label", np.int64), ("key", np.int64), ("input",
           ("tick", np.int64), ("coded", np.int64), ("spare", np.bool_), ("trained", np.bool_), ("judges", np.bool_)]
 
 
-class Columns(NamedTuple):
+class SampleColumns(NamedTuple):
     """Some samples of a list as `rows` [n] of FIELDS: place in the list; label, origin and coded are places in
     `labels`, `origins` and `books`; input is the length of the encoded input. books[0] is "", for features as they were
     learned."""
@@ -55,7 +55,7 @@ class Columns(NamedTuple):
         return Widths.most(int(self.rows["input"].max()), len(shared), int(self.rows["tick"].max()))
 
 
-class ColumnsOf:
+class GrowingColumns:
     """The columns of a list of samples, read on as it grows at its end; another list is read from its beginning."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class ColumnsOf:
         self._origins: dict[Origin, int] = {}
         self._books = {"": 0}
 
-    def __call__(self, rows: list[StoredSample]) -> Columns:
+    def __call__(self, rows: list[StoredSample]) -> SampleColumns:
         """The columns of these samples, not to be changed."""
         if rows is not self._rows or len(rows) < self._count:
             self._read(rows)
@@ -88,4 +88,4 @@ class ColumnsOf:
                                  ("judges", judges)):
                 part[name] = column
             self._count = len(rows)
-        return Columns(self._room[:self._count], [*self._labels], [*self._origins], [*self._books])
+        return SampleColumns(self._room[:self._count], [*self._labels], [*self._origins], [*self._books])

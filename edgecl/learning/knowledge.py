@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecl.errors import StateError
-from edgecl.exemplars.buffer import Buffer, Kept, Picked, held_places
-from edgecl.exemplars.columns import ColumnsOf
+from edgecl.exemplars.buffer import Buffer, KeptSamples, Picked, held_places
+from edgecl.exemplars.columns import GrowingColumns
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import near_duplicates
@@ -20,6 +20,7 @@ from edgecl.learning.forgetting import after_forgetting
 from edgecl.learning.judging import Judge, Judgement
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
+from edgecl.statistics.row_blocks import UPDATE_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
@@ -53,7 +54,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._tally, self._columns, self._picked, self._exact = Tally(), ColumnsOf(), Picked(), Picked()
+        self._tally, self._columns, self._picked, self._exact = Tally(), GrowingColumns(), Picked(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -202,21 +203,21 @@ class Knowledge:
         else:
             self.gaussians.widths[label] = 1.0
 
-    def kept(self, buffer: Buffer | None = None) -> Kept:
+    def kept(self, buffer: Buffer | None = None) -> KeptSamples:
         """Which of the stored samples the exemplar buffer, or another one, keeps."""
         columns, buffer = self._columns(self.stored), buffer or self.buffer
         if not self.stored or self.gaussians is not None:
-            return Kept(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
+            return KeptSamples(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
         if buffer.codebook is None and self.all_fit:
-            return Kept(columns, np.ones(len(self.stored), np.bool_))
+            return KeptSamples(columns, np.ones(len(self.stored), np.bool_))
         return buffer.keep(self.stored, columns, self.plain, self.transforms[0], self._exact)
 
-    def exemplars(self, buffer: Buffer | None = None, kept: Kept | None = None) -> list[StoredSample]:
+    def exemplars(self, buffer: Buffer | None = None, kept: KeptSamples | None = None) -> list[StoredSample]:
         """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. kept: of
         `kept(buffer)`, if it is known."""
         return (buffer or self.buffer).as_kept(self.stored, kept or self.kept(buffer))
 
-    def judges(self, kept: Kept | None = None) -> dict[str, list[StoredSample]]:
+    def judges(self, kept: KeptSamples | None = None) -> dict[str, list[StoredSample]]:
         """The exemplars that are held back, by class, or pseudo-samples where none are kept. kept: of `kept()`."""
         if not self.labels:
             return {}
@@ -266,8 +267,24 @@ class Knowledge:
                     self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
                                          if name.startswith("gaussians.")},
                                         {label: self.plain.mean(label) for label in self.plain.labels})
-        for (_, label), rows in groupby(since, key=lambda row: (row.generation, row.label)):
-            features = np.stack([row.feature for row in rows])
-            for transform, statistics in self.statistics.items():
-                statistics.add(label, transform(features))
+        taught = [[*rows] for _, rows in groupby(since, key=lambda row: (row.generation, row.label))]
+        for alone, groups in groupby(taught, key=lambda rows: len(rows) == 1):
+            if alone:   # many corrections of one sample
+                rows = [row for group in groups for row in group]
+                for start in range(0, len(rows), UPDATE_BLOCK):
+                    block = rows[start:start + UPDATE_BLOCK]
+                    self._add_again([row.label for row in block], block)
+            else:
+                for group in groups:
+                    self._add_again(group[0].label, group)
         self.stored = stored
+
+    def _add_again(self, label: str | list[str], rows: list[StoredSample]) -> None:
+        """Add stored samples to the statistics, which lack them: of one class at once, or each of its class by itself.
+        """
+        features = np.stack([row.feature for row in rows])
+        for transform, statistics in self.statistics.items():
+            if isinstance(label, str):
+                statistics.add(label, transform(features))
+            else:
+                statistics.add_each(label, transform(features))

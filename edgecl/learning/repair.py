@@ -8,10 +8,9 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import numpy as np
-
 from edgecl.errors import BudgetError, StateError
 from edgecl.learning.backbone_file import backbone_file, had_again
+from edgecl.learning.rebuilding import rebuilt_from_stored
 from edgecl.learning.repository import Repository
 from edgecl.state.generations import Rewrite
 from edgecl.state.integrity import (
@@ -30,13 +29,10 @@ from edgecl.state.integrity import (
     survey_without_rows,
 )
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS, StateReader
-from edgecl.statistics.class_statistics import ClassStatistics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgecl.exemplars.stored import StoredSample
-    from edgecl.learning.knowledge import Knowledge
     from edgecl.state.generations import Generation
     from edgecl.state.store import Store
 
@@ -60,24 +56,6 @@ class Report(NamedTuple):
         """The same, ready for JSON."""
         return {"intact": self.intact, "generation": self.generation, "done": self.done,
                 "files": [finding._asdict() for finding in self.findings]}
-
-
-class Rebuilt(NamedTuple):
-    """Knowledge from all that is stored. known: samples in it; taught: samples that were taught, as far as the history
-    tells; all_told: whether it tells of all; gone: classes of which nothing is left."""
-
-    knowledge: Knowledge
-    known: int
-    taught: int
-    all_told: bool
-    gone: list[str]
-
-    @property
-    def figures(self) -> str:
-        """How much of what was taught is in it."""
-        more = "" if self.all_told else "at least "
-        gone = f"; nothing is left of {', '.join(map(repr, self.gone))}, to be taught again" if self.gone else ""
-        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples{gone}"
 
 
 def check(path: Path) -> Report:
@@ -152,7 +130,7 @@ def _write_again(repository: Repository) -> list[str]:
             try:
                 knowledge, detail, how = repository.known(), {}, "from what is intact"
             except StateError:
-                rebuilt = _rebuilt(repository)
+                rebuilt = rebuilt_from_stored(repository)
                 if rebuilt is None:
                     return []
                 knowledge, how = rebuilt.knowledge, rebuilt.figures
@@ -161,59 +139,6 @@ def _write_again(repository: Repository) -> list[str]:
     except BudgetError as error:
         raise BudgetError(error.what, ROOM) from error
     return [f"statistics, exemplars and head were written again, {how}"]
-
-
-def _rebuilt(repository: Repository) -> Rebuilt | None:
-    """The most that older statistics and stored samples give; None if there is neither."""
-    store, foundation = repository.store, repository.foundation
-    assert foundation is not None
-    with store.reading():
-        current, tuned = store.current, store.tuned() or 0
-        rows, (taught, all_told) = store.samples(current), _taught(store)
-        older = next((g for g in reversed(store.alive()) if g.snapshot and g.id >= tuned
-                      and store.blobs.intact(g.snapshot)), None)
-        found: list[tuple[int, Knowledge]] = []
-        if older is not None and older.snapshot is not None:
-            knowledge = repository.nothing(foundation)
-            knowledge.load(store.blob_path(older.snapshot).read_bytes(),
-                           [row for row in rows if (row.generation or 0) > older.id], rows)
-            found.append((knowledge.plain.total, knowledge))
-        if rows:
-            found.append((len(rows), _from_samples(repository.nothing(foundation), rows)))
-    if not found:
-        return None
-    known, best = max(found, key=lambda each: each[0])
-    return Rebuilt(best, known, taught, all_told, sorted(_classes(store) - best.plain.counts.keys()))
-
-
-def _from_samples(knowledge: Knowledge, rows: list[StoredSample]) -> Knowledge:
-    """What is known if nothing but these samples was ever taught."""
-    features = np.stack([row.feature for row in rows])
-    for transform in knowledge.transforms:
-        knowledge.statistics[transform] = ClassStatistics(transform(features).mean(0, np.float64),
-                                                          knowledge.form.second_moment)
-    knowledge.load(None, rows, rows)
-    return knowledge
-
-
-def _taught(store: StateReader) -> tuple[int, bool]:
-    """Samples of known classes that were taught, as far as the history tells, and whether it tells of all."""
-    every = store.generations()
-    forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
-    learned = [g for g in every if g.action == "learn" and not g.undone and "class" in g.detail]
-    count = sum(g.detail.get("samples", 0) for g in learned if g.id > forgotten.get(g.detail["class"], 0))
-    return count, len(every) == max((g.id for g in every), default=0) and not any("merged" in g.detail for g in every)
-
-
-def _classes(store: StateReader) -> set[str]:
-    """The classes that are known, as far as the history tells."""
-    found: set[str] = set()
-    for g in reversed(store.alive()):
-        if "known" in g.detail:
-            return found | set(g.detail["known"])
-        if g.action == "learn" and "class" in g.detail:
-            found.add(g.detail["class"])
-    return found
 
 
 def _let_go(store: Store) -> list[str]:
@@ -305,9 +230,9 @@ class _Explain:
             return "", way_back
         try:
             self.repository.load(self.newest.id)
-            return "computed again from older ones and all samples since, exactly", ""
+            return "computed again from what is stored, exactly", ""
         except StateError:
-            rebuilt = _rebuilt(self.repository)
+            rebuilt = rebuilt_from_stored(self.repository)
         if rebuilt is None:
             return "", f"what was learned, except for the head; {BEYOND}"
         return f"computed again from what is stored, {rebuilt.figures}", "what the other samples taught"

@@ -1,15 +1,15 @@
 """From knowledge to generations and back: snapshots of the statistics, and the journal of samples since."""
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
-from edgecl.exemplars.stored import packed_bytes, unpack
+from edgecl.exemplars.stored import packed_bytes
 from edgecl.heads.solvers import coarser
+from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
@@ -23,13 +23,13 @@ from edgecl.state.space import Present
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.exemplars.buffer import Buffer, Kept
+    from edgecl.exemplars.buffer import Buffer, KeptSamples
     from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.judging import Judgement
     from edgecl.settings import Settings
-    from edgecl.state.generations import Generation
     from edgecl.state.store import Store
     from edgecl.statistics.form import Form
+
 
 class PlannedRewrite(NamedTuple):
     """A rewrite that is ready to commit, and what the knowledge becomes by it."""
@@ -87,15 +87,20 @@ class Repository:
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:
         """What was known at a generation: the statistics of its base, and all intact samples since. Raises StateError
-        if the statistics are damaged, and an older base does not give the same."""
+        if the statistics are damaged, and neither an older base nor the samples alone give the same."""
         foundation = self.foundation or foundation
         assert foundation is not None
         knowledge = self.nothing(foundation)
         with self.store.reading():
-            base = self._base(generation)
+            base = base_of(self.store, generation)
             if base is not None and base.snapshot is not None:
                 rows = self.store.samples(generation)
-                base = self._intact(base, generation, rows)
+                try:
+                    base = intact_base(self.store, base, generation, rows)
+                except StateError:
+                    if foundation.form.rank is None and all_stored(self.store, generation, rows):
+                        return from_samples(knowledge, rows)
+                    raise
                 assert base.snapshot is not None
                 knowledge.load(self.store.blob_path(base.snapshot).read_bytes(),
                                [row for row in rows if (row.generation or 0) > base.id], rows)
@@ -173,7 +178,7 @@ class Repository:
             len(knowledge.kept().columns.rows) < len(knowledge.stored)
         return sizes if full else None
 
-    def _plan(self, knowledge: Knowledge, change: Rewrite, kept: Kept) -> PlannedRewrite:
+    def _plan(self, knowledge: Knowledge, change: Rewrite, kept: KeptSamples) -> PlannedRewrite:
         """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
         if change.undo_after is not None:  # statistics and samples are there
             detail = {**change.detail, **about(knowledge.buffer, kept, knowledge)}
@@ -184,7 +189,7 @@ class Repository:
     def _append(self, knowledge: Knowledge, change: Append) -> Append | None:
         """The new samples, to be appended to the log; None if the change must be a rewrite. What is journaled must stay
         short, and leave room to write the head, and then it and the statistics once more, with one more class."""
-        store, base = self.store, self._base(self.store.current)
+        store, base = self.store, base_of(self.store, self.store.current)
         if (knowledge.gaussians is not None or base is None or base.snapshot is None  # what is journaled are samples
                 or not store.blobs.intact(base.snapshot) or self._codebook_sizes(knowledge, change)):
             return None
@@ -243,7 +248,7 @@ class Repository:
     def _spare(self, head: bytes | None, snapshot: bytes) -> int:
         """Room that new statistics and head must leave so that they can be written once more."""
         store, newest = self.store, self.store.newest
-        base = self._base(newest.id)
+        base = base_of(store, newest.id)
         old = sum(pages(store.blobs.bytes(name)) for name in (newest.head, base.snapshot if base else None) if name)
         return max(pages(len(head or b"")) + pages(len(snapshot)) - old, 0)
 
@@ -264,41 +269,6 @@ class Repository:
         left = {row.id: row for row in exemplars}
         left |= {row.id: row for row in knowledge.stored if row.id is not None and (row.generation or 0) > since}
         knowledge.stored = [left[number] for number in sorted(left)]  # type: ignore[type-var]
-
-    def _intact(self, base: Generation, generation: int, rows: list[StoredSample]) -> Generation:
-        """The base of a generation or, if its statistics are damaged, an older one since which every sample is among
-        `rows` as it was learned. Raises StateError if there is none."""
-        store = self.store
-        assert base.snapshot is not None
-        try:
-            store.blob_path(base.snapshot)
-            return base
-        except StateError as error:
-            damage = error
-        for older in reversed([g for g in store.alive() if g.snapshot and g.id < base.id]):
-            if older.snapshot and store.blobs.intact(older.snapshot):
-                if self._complete(older.id, generation, rows):
-                    return older
-                break
-        raise StateError(f"{damage.what}, and the statistics can't be computed again exactly",
-                         "`edgecl check --repair` computes them from all that is stored, `edgecl rollback N` goes back")
-
-    def _complete(self, since: int, until: int, rows: list[StoredSample]) -> bool:
-        """Whether `rows` hold all that has changed the statistics in the generations after `since`, up to `until`."""
-        store, stored = self.store, Counter(row.generation for row in rows if not row.coded)
-        taught = {record.about["id"]: record.about["detail"].get("samples") for name, *_ in store.files(JOURNAL)
-                  if (store.blobs.folder / name).exists()
-                  for _, _, record in unpack((store.blobs.folder / name).read_bytes(), store.codec)
-                  if record.about.get("action") == "learn"}
-        for g in store.generations():   # which names fewer of the old ones
-            taught[g.id] = (0 if g.undone or g.action == "rollback" else
-                            g.detail.get("samples") if g.action == "learn" else None)
-        return all(taught.get(number) == stored[number] for number in range(since + 1, until + 1))
-
-    def _base(self, generation: int) -> Generation | None:
-        """The latest generation up to this one whose statistics are kept."""
-        kept = [g for g in self.store.alive() if g.snapshot and g.id <= generation]
-        return kept[-1] if kept else None
 
 
 def _feature_bytes(rows: list[StoredSample]) -> int:

@@ -12,7 +12,7 @@ from edgecl.state.database import LOCK_TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgecl.exemplars.buffer import Buffer, Kept
+    from edgecl.exemplars.buffer import Buffer, KeptSamples
     from edgecl.learning.knowledge import Knowledge
     from edgecl.state.generations import Generation, Rewrite
     from edgecl.state.store import Store
@@ -149,7 +149,7 @@ class SolvedHeads:
                     store.commit_rows()
                 self._written_bytes += len(solved.head)
 
-    def solution(self, g: Generation, knowledge: Knowledge, kept: Kept | None = None) -> Solution:
+    def solution(self, g: Generation, knowledge: Knowledge, kept: KeptSamples | None = None) -> Solution:
         """The head of a generation that has none. kept: of `knowledge.kept()`, if it is known."""
         kept = kept or knowledge.kept()
         judgement = knowledge.judge(self.kind, knowledge.judges(kept), chosen=self._chosen(g.id))
@@ -157,7 +157,7 @@ class SolvedHeads:
         return Solution(g.id, build_head(judgement.head),
                         {**judgement.summary(), **about(knowledge.buffer, kept, knowledge)})
 
-    def judge(self, knowledge: Knowledge, kept: Kept, change: Rewrite,
+    def judge(self, knowledge: Knowledge, kept: KeptSamples, change: Rewrite,
               judgement: Judgement | None) -> tuple[Judgement, dict[str, Any], bytes | None]:
         """The judgement, what the history keeps of it, and the head to serve; at a rollback it is the one that served
         then, and None if that is written."""
@@ -183,7 +183,7 @@ class SolvedHeads:
         return None
 
 
-def about(buffer: Buffer, kept: Kept, knowledge: Knowledge) -> dict[str, Any]:
+def about(buffer: Buffer, kept: KeptSamples, knowledge: Knowledge) -> dict[str, Any]:
     """What the history keeps of the exemplars, and how many samples and exemplars each class has."""
     exemplars, counts = kept.columns.of_class(), knowledge.plain.counts if knowledge.statistics else {}
     return {"exemplars": len(kept.columns.rows),

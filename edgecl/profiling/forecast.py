@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.heads.solvers import SERVED, coarser, forms
 from edgecl.learning.plan import LOG_SHARE, NAME_LENGTH, SHORTEST_LOG, statistics_bytes
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import HISTORY
 from edgecl.state.space import growth
 from edgecl.state.transaction import journal_of
 

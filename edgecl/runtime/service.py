@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
-from edgecl.learning import repair as integrity
+from edgecl.learning import repair
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
@@ -219,15 +219,15 @@ class Service:
 
     def check(self) -> dict[str, Any]:
         """`edgecl check --json`: every file is read."""
-        return integrity.check(self.path).to_json()
+        return repair.check(self.path).to_json()
 
     def repair(self) -> dict[str, Any]:
         """The same after what can be restored was restored. Raises BudgetError, StateError."""
-        return self.writer.submit(lambda learner: integrity.repair(learner.repository).to_json()).result()
+        return self.writer.submit(lambda learner: repair.repair(learner.repository).to_json()).result()
 
     def discard(self) -> int:
         """Delete what is set aside; the number of files. Raises StateError."""
-        return self.writer.submit(lambda learner: integrity.discard(learner.store)).result()
+        return self.writer.submit(lambda learner: repair.discard(learner.store)).result()
 
     # rounds -------------------------------------------------------------------------------------
 

@@ -23,13 +23,14 @@ from edgecl.files import tar
 from edgecl.files.atomic import appearing, make_parents, sync_folder
 from edgecl.files.regular import NotRegular, open_regular, read_regular
 from edgecl.settings import format_size
+from edgecl.state.acknowledged import ACKNOWLEDGED_FILE, first_record
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE, translated
 from edgecl.state.integrity import MODELS, named_files
 from edgecl.state.reader import StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, copy_of
 from edgecl.state.store import Store
-from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE, first_record
+from edgecl.state.write_ahead_log import LOG_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.state.database import connect
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.transaction import insert_generation
 from edgecl.state.write_ahead_log import new_epoch
 

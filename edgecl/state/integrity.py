@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import described, unpack
 from edgecl.files.regular import read_regular
+from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.open_database import read_copy
@@ -16,7 +17,7 @@ from edgecl.state.quota import RESERVE
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.rows import COPY_FILE, FORMAT
 from edgecl.state.set_aside import SET_ASIDE
-from edgecl.state.write_ahead_log import ACKNOWLEDGED_FILE, LOG_FILE
+from edgecl.state.write_ahead_log import LOG_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from edgecl.state.write_ahead_log import Acknowledged, DamagedPart, WriteAheadLog
+    from edgecl.state.acknowledged import Acknowledged
+    from edgecl.state.write_ahead_log import DamagedPart, WriteAheadLog
 
 WRONG = "wrong "  # begins the key of a problem of the whole log
 MOST_NAMED = 20  # generations that a line names one by one

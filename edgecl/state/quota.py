@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError
@@ -16,6 +17,7 @@ from edgecl.state.rows import COPY_FILE
 from edgecl.state.set_aside import SET_ASIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
@@ -179,6 +181,19 @@ class Ledger:
             with suppress(FileNotFoundError):
                 os.truncate(self.folder / RESERVE, max(size, 0))
 
+    @contextmanager
+    def kept_small(self) -> Iterator[None]:
+        """Have no other process reserve anything meanwhile, if the file system can lock a file."""
+        descriptor = None
+        with suppress(OSError, NotRegular):
+            descriptor = open_regular(self.folder / RESERVE, os.O_RDWR | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
     def hold(self) -> None:
         """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
         state's lock. Raises OSError on a full disk."""
@@ -188,6 +203,8 @@ class Ledger:
         except NotRegular:  # left alone: then nothing is reserved
             return
         try:
+            if _locked(descriptor):
+                return
             give_owner(descriptor, self.folder)
             have = os.fstat(descriptor).st_size
             if have > left:
@@ -199,6 +216,15 @@ class Ledger:
                 raise
         finally:
             os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Whether another process keeps the reserve small; if none does, this one has the lock from now on."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN)
+    return False
 
 
 def segment_bytes(exemplars: int) -> int:

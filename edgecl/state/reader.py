@@ -18,213 +18,27 @@ b-tree does when it rebalances, `secure_delete` or not (1 of 800 deleted rows, m
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import contextmanager
-from dataclasses import replace
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgecl.errors import BadInput, StateError
-from edgecl.exemplars.codebook import Codebook
-from edgecl.exemplars.codecs import Float32, Int8
+from edgecl.errors import StateError
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
 from edgecl.files.regular import read_regular
-from edgecl.settings import Settings
-from edgecl.state.blobs import Blobs
-from edgecl.state.database import damaged, is_damage, translated
-from edgecl.state.generations import Generation
+from edgecl.state.acknowledged import TAG
+from edgecl.state.database import translated
+from edgecl.state.history import History
 from edgecl.state.log_damage import LogProblem, cut_log, damaged_part, wrong_log
-from edgecl.state.open_database import OpenDatabase
-from edgecl.state.quota import Ledger, Usage, segment_bytes
-from edgecl.state.rows import COPY_FILE, SENSELESS, Rows
-from edgecl.state.set_aside import SetAside
-from edgecl.state.write_ahead_log import TAG, LoggedGeneration, WriteAheadLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from edgecl.exemplars.codecs import FeatureCodec
+    pass
 
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
-MOST_SIZES = 1000   # of details that are remembered
 KEPT_HEADS = 8  # each makes a generation restorable
-HISTORY = 50  # generations that the history names; merges, and the last forget that was not exact, stay in it for good
 
 
-class StateReader:
+class StateReader(History):
     """An open state directory, to be read. Raises StateError if there is none, or it is damaged."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.set_aside = path, SetAside(path)
-        self.blobs = Blobs(path / "models", self.set_aside)
-        self.log = WriteAheadLog(path, self.codec)
-        self.writing = False
-        self.opened_again: Callable[[], None] = lambda: None  # for who keeps what a generation of that number knew
-        self.dropped: list[str] = []  # what this open has cut off the log, one line each
-        self._taken: Rows | None = None
-        self.meta: dict[str, Any] = {}
-        self._listed: tuple[object, list[Generation]] = (None, [])
-        self._parsed: tuple[Rows | None, list[Generation]] = (None, [])
-        self._alive: tuple[object, list[Generation]] = (None, [])
-        self._held: object = None   # what the history was listed of inside a change
-        self._detail_bytes: dict[tuple[int, str | None], int] = {}
-        self.books: dict[str, Codebook] = {}
-        with translated(path):
-            self.database = OpenDatabase(path)
-        try:
-            self.refresh()
-            self.settings = self._settings()
-        except BaseException:
-            self.close()
-            raise
-        self.ledger, self.segment = Ledger(path, self.settings.quota), segment_bytes(self.settings.exemplars)
-
-    def _settings(self) -> Settings:
-        try:
-            return Settings(**{"quota": None, **self.meta["settings"]})
-        except (TypeError, BadInput) as error:
-            raise damaged(self.path, "its settings can't be read") from error
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The connection to the database, or to its rows in memory."""
-        return self.database.connection
-
-    @property
-    def writable(self) -> bool:
-        """Whether this process may write the state."""
-        return self.database.writable
-
-    @property
-    def found(self) -> list[str]:
-        """Damage that opening has found, one line each."""
-        if self.database.damage is None:
-            return self.dropped
-        return [*self.dropped,
-                f"{self.database.path} can't be used: {self.database.damage}; {COPY_FILE} serves in its place"]
-
-    def close(self) -> None:
-        """Close the database; the store must not be used afterwards."""
-        self.database.close()
-
-    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """All rows of a statement. Raises StateError, BudgetError."""
-        with translated(self.path):
-            return self.connection.execute(statement, values).fetchall()
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A read transaction: files that are named now stay until it ends."""
-        outermost = not self.connection.in_transaction
-        if outermost:
-            self.begin()
-        try:
-            yield
-        finally:
-            if outermost and self.connection.in_transaction:
-                self.query("ROLLBACK")
-
-    def begin(self, how: str = "") -> None:
-        """Begin a transaction on the newest intact rows, wherever they are. Raises StateError, BudgetError."""
-        with translated(self.path):
-            if self.database.moved():
-                self._open_again()
-            self.database.begin(how)
-            try:
-                self._take(self.database.read())
-            except (sqlite3.Error, *SENSELESS) as error:
-                if not is_damage(error):
-                    raise
-                self._open_again()      # the file was damaged meanwhile
-                self.database.begin(how)
-                self._take(self.database.read())
-
-    def _open_again(self) -> None:
-        self.database.close()
-        self.database.open()
-        self.books.clear()
-        self._detail_bytes.clear()
-        self.opened_again()
-
-    def _take(self, rows: Rows) -> None:
-        """Have rows count from now on. Raises StateError if they are of another state."""
-        if rows is self._taken:
-            return
-        meta = rows.parsed_meta()
-        if self._taken is not None and meta["id"] != self.meta["id"]:
-            self.connection.execute("ROLLBACK")
-            raise StateError(f"{self.path} holds another state than the one that was opened",
-                             "restart what uses it, so that it opens this one")
-        self._taken, self.meta = rows, meta
-
-    def refresh(self) -> None:
-        """Read again what another process may have set."""
-        if self.connection.in_transaction:
-            with translated(self.path):
-                self._take(self.database.read())
-        else:
-            with self.reading():
-                pass
-
-    def generations(self) -> list[Generation]:
-        """The history, the oldest generation first, as a list that is not to be changed. Raises StateError if it is
-        damaged."""
-        if self.writing and self._held == (self.connection.total_changes, self.log.seen):
-            return self._listed[1]      # nobody else can have changed it
-        with self.reading(), translated(self.path):
-            entries, rows = self.logged(), self.database.read()
-            key = id(rows), self.log.seen
-            self._held = (self.connection.total_changes, self.log.seen) if self.writing else None
-            if self._parsed[0] is not rows or self._listed[0] != key:
-                if self._parsed[0] is not rows:
-                    self._parsed = rows, rows.parsed_generations()
-                stored, logged = self._parsed[1], [entry.generation for entry in entries]
-                backbone = next((g.backbone for g in reversed(stored) if g.backbone and not g.undone), None)
-                self._listed = key, sorted([*stored, *(
-                    g._replace(backbone=backbone) for g in logged if g.head or g.id > logged[-1].id - HISTORY)],
-                    key=itemgetter(0))
-            return self._listed[1]
-
-    def detail_bytes(self, g: Generation) -> int:
-        """Bytes of a logged generation's detail as the database will hold it."""
-        key = g.id, g.head
-        if key not in self._detail_bytes:
-            if len(self._detail_bytes) > MOST_SIZES:
-                self._detail_bytes.clear()
-            self._detail_bytes[key] = len(json.dumps(g.detail))
-        return self._detail_bytes[key]
-
-    def logged(self) -> list[LoggedGeneration]:
-        """The generations that stand in the log, with their samples."""
-        if self.writing and self._held == (self.connection.total_changes, self.log.seen):
-            return self.log.entries_seen
-        with self.reading():
-            epoch = self.query("SELECT value FROM meta WHERE key = 'epoch'")
-            with translated(self.path):
-                return self.log.entries(json.loads(epoch[0][0])) if epoch else []
-
-    @property
-    def current(self) -> int:
-        """Id of the current generation: the newest that was not rolled back."""
-        alive = self.alive()
-        return alive[-1].id if alive else 0
-
-    @property
-    def newest(self) -> Generation:
-        """The current generation."""
-        alive = self.alive()
-        if not alive:
-            raise damaged(self.path, "it names no generation")
-        return alive[-1]
-
-    def alive(self) -> list[Generation]:
-        """The generations that were not rolled back, the oldest first, as a list that is not to be changed."""
-        every = self.generations()
-        if self._alive[0] is not every:
-            self._alive = every, [g for g in every if not g.undone]
-        return self._alive[1]
 
     def restorable(self) -> set[int]:
         """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
@@ -271,16 +85,6 @@ class StateReader:
     def _noted(self) -> list[tuple[str, str]]:
         """What `Transaction.note_damage` has noted: when, and what."""
         return [(when, what) for when, what in self.value("damage", [])]
-
-    def value(self, key: str, default: Any) -> Any:
-        """A value of the table meta as it is now."""
-        found = self.query("SELECT value FROM meta WHERE key = ?", key)
-        return json.loads(found[0][0]) if found else default
-
-    @property
-    def epoch(self) -> str:
-        """The epoch of the current log."""
-        return str(self.value("epoch", ""))
 
     def log_has_moved(self) -> bool:
         """Whether the log on the disk is the one that moved into the database last, byte for byte."""
@@ -364,78 +168,11 @@ class StateReader:
         return [_moved(row, moved[row.id]) if row.id in moved else row for row in rows
                 if row.id in moved or (row.generation or 0) > tuned]
 
-    def tuned(self, until: int | None = None) -> int | None:
-        """The newest generation, up to `until`, to which a backbone came from a learning round; None without any."""
-        rounds = [g.id for g in self.alive() if g.action == "round" or "tuned" in g.detail]
-        return max((number for number in rounds if until is None or number <= until), default=None)
-
     def parts(self) -> bytes | None:
         """What the method of the latest learning round keeps; None if there is none, or it is damaged."""
         tuned = self.tuned()
         names = [name for name, number, _ in self.files(PARTS) if number == tuned]
         return (self.blobs.folder / names[0]).read_bytes() if names and self.blobs.intact(names[0]) else None
-
-    def codec(self, name: str) -> FeatureCodec:
-        """The feature codec of a name, as this state uses it. Raises StateError if its codebook is damaged."""
-        if name == "raw":
-            return Float32()
-        if "foundation" not in self.meta:
-            self.refresh()
-        if name == "int8-feature":
-            return Int8(self.meta["foundation"]["power"])
-        return self._codebook(name, 0).codec
-
-    @property
-    def codebook(self) -> Codebook | None:
-        """The codebook of exemplars that are not held back; None if there is none, or it is damaged."""
-        books = self.meta.get("codebooks")
-        return self._codebook(*books[-1]) if books and self.blobs.intact(books[-1][0]) else None
-
-    def _codebook(self, name: str, classes: int) -> Codebook:
-        if name not in self.books:
-            data = self.blob_path(name).read_bytes()
-            self.books[name] = Codebook.read(name, data, self.meta["foundation"]["power"], classes)
-        return replace(self.books[name], classes=classes)
-
-    @property
-    def exact(self) -> FeatureCodec:
-        """The codec in which features are learned, and can be forgotten exactly."""
-        return self.exact_codec()
-
-    def exact_codec(self, foundation: dict[str, Any] | None = None) -> FeatureCodec:
-        """The same for a foundation that is not committed yet."""
-        about = foundation or self.meta["foundation"]
-        return Float32() if (about["codec"], about["kind"]) == ("raw", "feature") else Int8(about["power"])
-
-    def by_codec(self, rows: list[StoredSample]) -> list[tuple[list[StoredSample], FeatureCodec]]:
-        """The samples that are as they were learned, and those of each codebook, with their codec."""
-        return [([row for row in rows if row.coded == name], self.codec(name) if name else self.exact)
-                for name in sorted({row.coded for row in rows})]
-
-    def living(self) -> Callable[[StoredSample], bool]:
-        """A function: whether a stored sample was neither rolled back nor forgotten."""
-        every = self.generations()
-        undone = {g.id for g in every if g.undone}
-        forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
-        return lambda row: row.generation not in undone and (row.generation or 0) > forgotten.get(row.label, 0)
-
-    def blob_path(self, name: str) -> Path:
-        """The path of a content-addressed file. Raises StateError if it is missing or altered."""
-        try:
-            return self.blobs.path(name, "go back with `edgecl rollback N`, see `edgecl history`")
-        except StateError as error:
-            if any(g.backbone == name for g in self.generations()):
-                raise StateError(error.what, "restore it from a copy, or create a new state") from error
-            raise
-
-    def used_bytes(self) -> int:
-        """Bytes of the whole directory, counted in pages; what is only reserved does not count."""
-        return self.usage().total
-
-    def usage(self) -> Usage:
-        """The same by what they are for. Raises StateError if the directory is gone."""
-        with translated(self.path):
-            return self.ledger.usage()
 
 
 def _moved(row: StoredSample, after: StoredSample) -> StoredSample:

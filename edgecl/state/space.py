@@ -14,8 +14,9 @@ from edgecl.state.compaction import Kept, needed_since, packed_database, replace
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.exemplar_files import replacing_bytes, split
 from edgecl.state.generations import Append, Rewrite
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import EXEMPLARS, HISTORY
+from edgecl.state.reader import EXEMPLARS
 from edgecl.state.transaction import journal_of
 
 if TYPE_CHECKING:

@@ -17,16 +17,18 @@ from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
+from edgecl.state.acknowledged import first_record
 from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
+from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
-from edgecl.state.reader import FEATURES, HISTORY, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.recovery import bring_over, rebuild
 from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
 from edgecl.state.transaction import SMALL_CHANGE, Transaction
-from edgecl.state.write_ahead_log import LOG_FILE, first_record, new_epoch, tagged
+from edgecl.state.write_ahead_log import LOG_FILE, new_epoch, tagged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

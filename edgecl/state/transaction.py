@@ -136,9 +136,11 @@ class Transaction(StateReader):
         log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
         self.commit_rows()
         if vacuum:
-            self.ledger.ask(self.journal_bytes(), "packing the database")
-            connection.execute("VACUUM")
+            with self.ledger.kept_small():      # no transaction can hold the lock around it
+                self.ledger.ask(self.journal_bytes(), "packing the database")
+                connection.execute("VACUUM")
         self.begin("IMMEDIATE")
+        self.ledger.release(self.journal_bytes() + SMALL_CHANGE)    # another process may have filled the reserve
         if (self.connection is not connection or self.query("PRAGMA data_version") != before
                 or (self.logged() if log is None else self.log.version != log)):
             raise StateError(f"{self.path} was changed by another edgecl process", "try again")

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, pack, unpack
-from edgecl.files.atomic import give_owner, write_atomically
+from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, unpack
+from edgecl.files.atomic import write_atomically
 from edgecl.files.forms import COUNT, have_forms
 from edgecl.files.regular import NotRegular, open_regular, read_regular
+from edgecl.state.acknowledged import TAG, Acknowledged, first_record, read_acknowledged, write_acknowledged
 from edgecl.state.generations import DETAIL, Generation
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.codecs import FeatureCodec
 
-LOG_FILE, ACKNOWLEDGED_FILE = "learned.log", "acknowledged"
-ACKNOWLEDGED = struct.Struct("<12sQQ16s")  # tag of the epoch, length of the log, newest generation, digest of these
+LOG_FILE = "learned.log"
 ABOUT = {"epoch": str, "log": str, "id": COUNT, "created": str, "action": str, "head_of": COUNT,
          "head": str | None, "summary": dict, "detail": dict}      # forms in the JSON of records
 KINDS = {"epoch"}, {"head_of", "head"}, {"id", "created", "action", "detail"}   # what a record of each kind has
-TAG = 12                                   # digits of an epoch that each record of its log carries
 
 
 class LoggedGeneration:
@@ -60,18 +58,6 @@ class DamagedPart(NamedTuple):
     first: int
     last: int
     held: str
-
-
-class Acknowledged(NamedTuple):
-    """How far a log was acknowledged. tag: of its epoch; generation: the newest."""
-
-    tag: str
-    length: int
-    generation: int
-
-    def goes_on(self, epoch: str) -> bool:
-        """Whether a log of that epoch was acknowledged with more than its first record."""
-        return self.tag == epoch[:TAG] and self.length > len(first_record(epoch))
 
 
 class WriteAheadLog:
@@ -298,13 +284,7 @@ class WriteAheadLog:
 
     def acknowledged(self) -> Acknowledged | None:
         """How far the log was acknowledged; None if that is not known."""
-        try:
-            data = read_regular(self.path.parent / ACKNOWLEDGED_FILE, os.O_NOFOLLOW)[:ACKNOWLEDGED.size]
-            tag, length, generation, digest = ACKNOWLEDGED.unpack(data)
-        except (OSError, struct.error):
-            return None
-        known = digest == _digest(data[:-len(digest)]) and tag.isascii() and generation in COUNT
-        return Acknowledged(tag.decode(), length, generation) if known else None
+        return read_acknowledged(self.path.parent)
 
     @property
     def is_acknowledged(self) -> bool:
@@ -324,19 +304,8 @@ class WriteAheadLog:
     def _acknowledge(self, newest: int) -> None:
         """Write down how long the log is. newest: the newest generation that is known."""
         before = self.acknowledged()
-        data = struct.pack("<12sQQ", self._tag.encode(), self._end, max(newest, before.generation if before else 0))
-        data, path = data + _digest(data), self.path.parent / ACKNOWLEDGED_FILE
-        with suppress(OSError):  # then less is known, and nothing is lost
-            try:
-                descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
-            except NotRegular:
-                write_atomically(path, data, sync=False)    # in the place of a link or a FIFO
-                return
-            try:
-                give_owner(descriptor, self.path.parent)
-                os.pwrite(descriptor, data, 0)
-            finally:
-                os.close(descriptor)
+        write_acknowledged(self.path.parent, Acknowledged(
+            self._tag, self._end, max(newest, before.generation if before else 0)))
 
 
 def _following(about: dict[str, Any]) -> int:
@@ -344,18 +313,9 @@ def _following(about: dict[str, Any]) -> int:
     return int(about["id"]) if "id" in about else int(about.get("head_of", 0)) + 1
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
 def new_epoch() -> str:
     """A name that no other epoch has."""
     return uuid.uuid4().hex
-
-
-def first_record(epoch: str) -> bytes:
-    """What a log begins with."""
-    return pack([], {"epoch": epoch})
 
 
 def tagged(epoch: str, about: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Where a state stands: what `edgecl status` shows."""
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from edgecl.errors import StateError
+from edgecl.results import Status
+
+if TYPE_CHECKING:
+    from edgecl.learning.repository import Repository
+
+
+def status_of(repository: Repository) -> Status:
+    """See `Learner.status`."""
+    store, settings = repository.store, repository.settings
+    summary = repository.heads.summary()
+    generations, foundation, current = store.generations(), repository.foundation, store.newest
+    head, threshold = summary.get("head"), summary.get("unknown_above")
+    warnings, (exemplars, exemplar_bytes) = store.damage(), _intact_exemplars(repository, summary)
+    form = None
+    if foundation:
+        form = foundation.form.describe(foundation.dimension)
+        if not foundation.calibrated and foundation.name == "rocket":
+            warnings.append("rocket's scales and biases come from the first thing taught; "
+                            "`edgecl init --calibrate RECORDING` takes them from a mix")
+    usage, codec = store.usage(), foundation.codec if foundation else settings.codec
+    if foundation and codec in ("auto", "pq"):
+        codec = "pq" if store.codebook else "int8-feature"
+    return Status(current.id, foundation.name if foundation else settings.backbone, head,
+                  summary.get("classes", 0), settings.quota, usage.total, exemplar_bytes,
+                  settings.exemplars, exemplars, codec, usage._asdict(), store.ledger.reserved(),
+                  foundation.precision if foundation else None, form,
+                  foundation.calibrated if foundation else None,
+                  all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
+                  sorted(store.restorable()), warnings, settings.memory)
+
+
+def _intact_exemplars(repository: Repository, summary: dict[str, Any]) -> tuple[int, int]:
+    """How many exemplars are intact, and their bytes: as the current generation counts them, or, if some are
+    damaged, counted again."""
+    if repository.store.samples_damaged():
+        with suppress(StateError):
+            knowledge = repository.known()
+            columns = knowledge.kept().columns
+            return len(columns.rows), knowledge.buffer.bytes_of(columns, knowledge.transforms[0].source)
+    return summary.get("exemplars", 0), summary.get("exemplar_bytes", 0)
