@@ -236,12 +236,22 @@ def test_a_damaged_file_is_told_copied_as_it_is_and_not_restored(taught, tmp_pat
         printed, err = capsys.readouterr()
         [told] = json.loads(printed)["damaged"]
         assert victim.name in told and victim.name in err
+        assert ("is not in the copy" in told) == (not victim.exists())
         assert victim.name in refused(capsys, "restore", tmp_path / out, "--state", tmp_path / "restored")
         assert not (tmp_path / "restored").exists()
     assert victim.exists() == (tmp_path / "out" / "models" / victim.name).exists()
     if victim.exists():
         assert victim.read_bytes() == (tmp_path / "out" / "models" / victim.name).read_bytes()
     Learner.open(tmp_path / "out").close()
+
+
+def test_what_is_no_backup_and_a_place_inside_a_state_are_refused(taught, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    err = refused(capsys, "restore", tmp_path / "photos", "--state", tmp_path / "restored")
+    assert "is not a backup" in err and "edgecl init" not in err
+    for inside in (taught / "inside", taught / "models" / "deep" / "er"):
+        assert "is inside the state" in refused(capsys, "restore", taught, "--state", inside)
+    assert not (taught / "inside").exists() and not (taught / "models" / "deep").exists()
 
 
 def test_what_the_disk_does_not_give_back_is_zeros(taught, tmp_path, monkeypatch):

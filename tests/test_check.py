@@ -316,6 +316,44 @@ def test_what_is_not_edgecls_is_named_and_left_alone(vectors_state, capsys):
     assert (vectors_state / "models" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", [shutil.rmtree, lambda path: (shutil.rmtree(path), path.write_text("x"))])
+def test_the_folder_of_models_is_made_again(vectors_state, capsys, place):
+    place(vectors_state / "models")
+    code, report = checked(capsys, vectors_state)
+    assert code == 1 and set(files_of(report)) >= {f["file"] for f in report["files"] if "backbone" in f["what"]}
+    checked(capsys, vectors_state, "--repair")
+    assert (vectors_state / "models").is_dir()
+    learner = Learner.open(vectors_state)
+    assert learner.store.blobs.intact(learner.store.newest.backbone)
+    learner.close()
+
+
+def test_a_folder_in_the_place_of_acknowledged_is_set_aside(vectors_state, capsys):
+    path = vectors_state / "acknowledged"
+    path.unlink()
+    path.mkdir()
+    (path / "mine").write_text("x")
+    assert checked(capsys, vectors_state)[0] == 1
+    assert checked(capsys, vectors_state, "--repair")[0] == 0
+    assert path.is_file() and (vectors_state / "set-aside" / "acknowledged.1" / "mine").read_text() == "x"
+
+
+def test_a_link_in_the_place_of_set_aside_is_not_followed(vectors_state, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").write_text("x")
+    (vectors_state / "set-aside").symlink_to(tmp_path / "elsewhere")
+    code, report = checked(capsys, vectors_state)
+    assert code == 0 and files_of(report, "set aside") == set() and files_of(report, "foreign") == {"set-aside"}
+
+
+def test_it_is_said_which_samples_a_missing_file_has_cost(vectors_state, capsys):
+    [victim] = (vectors_state / "models").glob("*.exemplars")
+    victim.unlink()
+    report = checked(capsys, vectors_state)[1]
+    assert all("samples" in f["lost"] for f in report["files"] if f["what"].startswith("exemplars"))
+    assert any(f["verdict"] == "missing" for f in report["files"])
+
+
 def test_database_and_copy_damaged_is_told_with_the_cure_and_touches_nothing(vectors_state, capsys):
     for name in (DATABASE_FILE, "edgecl.copy"):
         zeros(vectors_state / name)
@@ -323,6 +361,8 @@ def test_database_and_copy_damaged_is_told_with_the_cure_and_touches_nothing(vec
     code, report = checked(capsys, vectors_state)
     assert code == 1 and files_of(report) == {DATABASE_FILE}
     assert "edgecl restore" in report["files"][0]["lost"]
+    assert main(["check", "--state", str(vectors_state)]) == 1
+    assert "--repair" not in capsys.readouterr().err    # it has no rows to repair from
     assert "edgecl restore" in refused(capsys, "check", "--repair", "--state", vectors_state)
     assert tree(vectors_state) == before
     refused(capsys, "check", "--state", vectors_state.parent / "nothing")

@@ -315,11 +315,27 @@ def test_an_older_database_erases_nothing(state):
     again.close()
     for name, content in old.items():
         (state / name).write_bytes(content)
+    files = {path.name: path.read_bytes() for path in (state / "models").iterdir()}
     again = Learner.open(state)
+    kept = [path.read_bytes() for name in ("models", "set-aside") for path in (state / name).iterdir()]
+    assert all(content in kept for content in files.values())   # the newer statistics among them
     assert any("learned.log is not the log of this database" in line for line in again.damage)
     assert any(f"generations {numbers[0]} to {numbers[1]} are in it" in line for line in again.damage)
     assert again.learn(vectors("ibis", 20), "ibis").generation > numbers[1]
     assert (state / "set-aside" / f"{LOG_FILE}.1").read_bytes() == log
+
+
+def test_an_older_database_and_log_erase_nothing(state):
+    old = {name: (state / name).read_bytes() for name in ("edgecl.db", "edgecl.copy", LOG_FILE, ACKNOWLEDGED_FILE)}
+    learner = Learner.open(state)
+    learner.forget("ant")   # which leaves none of the files that the old rows name
+    learner.close()
+    for name, content in old.items():
+        (state / name).write_bytes(content)
+    files = {path.name: path.read_bytes() for path in (state / "models").iterdir()}
+    Learner.open(state).close()
+    kept = [path.read_bytes() for name in ("models", "set-aside") for path in (state / name).iterdir()]
+    assert files and all(content in kept for content in files.values())
 
 
 def test_a_log_of_the_epoch_before_is_replaced_only_if_it_is_what_moved(state, tmp_path):

@@ -42,7 +42,9 @@ def backup(options: argparse.Namespace) -> int:
     else:
         print(f"{text}, to {out}")
     for line in copied.damaged:
-        print(f"edgecl: {line}; it was copied as it is, `edgecl check` says what can be restored", file=sys.stderr)
+        print(f"edgecl: {line}", file=sys.stderr)
+    if copied.damaged:
+        print("edgecl: what is damaged was copied as it is; `edgecl check` says what can be restored", file=sys.stderr)
     return int(bool(copied.damaged))
 
 
@@ -113,7 +115,7 @@ def _stdout(options: argparse.Namespace) -> BinaryIO:
 def _pour(blocks: Iterator[bytes], stdout: BinaryIO, bar: ByteBar) -> None:
     """Write blocks to stdout. Raises BudgetError, StateError if that fails: what was written is not a whole tar."""
     try:
-        with into(STREAM):
+        with into("stdout"):
             for block in blocks:
                 stdout.write(block)
                 bar(len(block))

@@ -79,7 +79,7 @@ def _show(report: dict[str, Any]) -> None:
     files = [f for f in findings if f.verdict != NOTED]
     print(f"{len(files)} files, {format_size(sum(f.bytes for f in files))}: "
           + ("intact" if not bad else f"{len(bad)} damaged, missing or noted"))
-    if bad and not report["done"]:
+    if bad and report["generation"] and not report["done"]:     # 0: without rows there is nothing to repair from
         print("edgecl: `edgecl check --repair` restores what can be restored; it deletes nothing", file=sys.stderr)
     if any(f.verdict == ASIDE for f in findings):
         print("edgecl: `edgecl check --discard` deletes what is set aside", file=sys.stderr)

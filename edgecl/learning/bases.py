@@ -39,7 +39,8 @@ def intact_base(store: Store, base: Generation, generation: int, rows: list[Stor
                 return older
             break
     raise StateError(f"{damage.what}, and the statistics can't be computed again exactly",
-                     "`edgecl check --repair` computes them from all that is stored, `edgecl rollback N` goes back")
+                     "`edgecl check` says what `--repair` makes of what is stored; or go back with `edgecl rollback N`, or "
+                     "to a backup with `edgecl restore`")
 
 
 def _complete(store: Store, since: int, until: int, rows: list[StoredSample]) -> bool:

@@ -77,6 +77,7 @@ def repair(repository: Repository) -> Report:
     """Restore what can be restored, and clear what was noted; what is left is in the report. Raises StateError for a
     state that may not be written, BudgetError; then what was done so far stays."""
     store, done = repository.store, list[str]()
+    store.blobs.make_folder()
     with store.reading():
         check_rights(store, named_files(store))
     with store.exclusive():     # which has set aside a damaged log, and built a damaged database again

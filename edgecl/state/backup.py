@@ -45,6 +45,7 @@ MOST_FILES = 4096       # of a state: it has some dozens
 COMPRESSED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"}
 CURE = ("give another backup, or unpack this one with `tar`, and restore what `edgecl check --repair --state FOLDER` "
         "makes of it")
+NOT_OURS = "name a folder or a .tar that `edgecl backup` wrote"
 
 
 class StateFile(NamedTuple):
@@ -91,7 +92,7 @@ class Frozen:
         self.parts += [_of_bytes(ACKNOWLEDGED_FILE, acknowledged)] if acknowledged and not moved else []
         for name, file in opened.items():
             if file is None:
-                self.damaged.append(f"{MODELS}/{name} is missing, or is not a file")
+                self.damaged.append(f"{MODELS}/{name} is missing, or is not a file, and is not in the copy")
             else:
                 size = os.fstat(file).st_size
                 self.parts.append(StateFile(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
@@ -174,7 +175,7 @@ def write_folder(parts: Iterable[StateFile], making: Path, progress: Progress) -
     making.mkdir(mode=0o700)
     (making / MODELS).mkdir()
     for name, size, blocks in parts:
-        _check_room(making, size)
+        _check_room(making.parent, size)
         with open(os.open(making / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for block in blocks:
                 file.write(block)
@@ -201,6 +202,9 @@ def restore(parts: Iterable[StateFile], source: str, path: Path, progress: Progr
     backup is not whole and intact, BudgetError, StateError.
     """
     check_new(path)
+    for outer in path.resolve().parents:
+        if (outer / DATABASE_FILE).is_file() and (outer / MODELS).is_dir():
+            raise BadInput(f"{path} is inside the state {outer}", "choose a place outside")
     with into(path):
         make_parents(path)
         with appearing(path) as making:
@@ -219,7 +223,7 @@ def _checked(making: Path, source: str) -> tuple[int, int]:
         with closing(StateReader(making)) as state, state.reading():
             named = named_files(state)
             wrong = [f"{MODELS}/{name} ({about.what})" for name, about in named.items() if not state.blobs.intact(name)]
-            wrong += [problem.line for problem in state.log_problems()]
+            wrong += [LOG_FILE] if state.log_problems() else []
             wrong += [DATABASE_FILE] if state.database.damage else []
             wrong += [COPY_FILE] if (making / COPY_FILE).exists() and state.database.stale else []
             if state.used_bytes() > state.ledger.quota:
@@ -244,14 +248,15 @@ def parts_of(source: Path, stream: BinaryIO | None = None) -> Iterator[Iterable[
     if stream is not None:
         yield _from_tar(stream.read, "the backup on stdin")
     elif source.is_dir():
+        if not any((source / name).exists() for name in (DATABASE_FILE, COPY_FILE)):
+            raise BadInput(f"{source} is not a backup: there is no {DATABASE_FILE} in it", NOT_OURS)
         with frozen(source) as state:
             yield state.parts
     else:
         try:
             file = source.open("rb")
         except OSError as error:
-            raise BadInput(f"{source} can't be read ({error.strerror})", "name a folder or a .tar that `edgecl backup` "
-                           "wrote") from error
+            raise BadInput(f"{source} can't be read ({error.strerror})", NOT_OURS) from error
         with file:
             yield _from_tar(file.read, str(source))
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
-from edgecl.files.atomic import sync_folder, write_atomically
+from edgecl.files.atomic import make_folder, sync_folder, write_atomically
 from edgecl.files.regular import open_regular
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ class Blobs:
         self.folder, self._aside = folder, aside
         self._folder = str(folder)
         self._intact: dict[str, tuple[int, ...]] = {}  # name -> what told the file from others when it was checked
+
+    def make_folder(self) -> None:
+        """Make the folder if it is missing, or a file lies in its place, which is set aside. Raises OSError."""
+        if not self.folder.exists() or self.folder.is_file():
+            self._aside.keep(self.folder)
+            make_folder(self.folder)
 
     def write(self, blob: bytes, suffix: str) -> str:
         """Write, sync, rename, sync the folder; the file's name. Raises OSError."""
@@ -95,18 +101,20 @@ class Blobs:
         path = self.folder / name
         return path.stat().st_size if path.exists() else 0
 
-    def sweep(self, named: set[str], keep_damaged: bool = True) -> None:
-        """Delete every file of ours that is not named, or set it aside if it is damaged. What has another name than
-        edgecl gives, and folders, are left alone. Raises OSError."""
+    def sweep(self, named: set[str], keep: bool = False) -> None:
+        """Delete every file of ours that is not named, or set it aside if it is damaged or `keep` is set. What has
+        another name than edgecl gives, and folders, are left alone. Raises OSError."""
         for path in self.folder.iterdir():
             if path.name in named or path.is_dir():
                 continue
             if TEMPORARY.fullmatch(path.name):
                 path.unlink(missing_ok=True)
             elif OURS.fullmatch(path.name):
-                if keep_damaged:
+                if keep:
+                    self._aside.keep(path)
+                else:
                     self._clear(path.name)
-                path.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def _clear(self, name: str) -> None:
         """Set a file aside if it is there and damaged, unless it has another name, too: of the log, which has grown."""

@@ -16,7 +16,7 @@ from edgecl.state.open_database import read_copy
 from edgecl.state.quota import RESERVE
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.rows import COPY_FILE, FORMAT
-from edgecl.state.set_aside import SET_ASIDE
+from edgecl.state.set_aside import SET_ASIDE, SetAside
 from edgecl.state.write_ahead_log import LOG_FILE
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
 
 
 def check_rights(state: StateReader, names: Iterable[str]) -> None:
-    """Raise StateError if this user may not read a file in models/: it is not damaged."""
-    for path in (state.blobs.folder / name for name in names):
+    """Raise StateError if this user may not read a file in models/, or one beside it: it is not damaged."""
+    beside = [state.path / name for name in (COPY_FILE, ACKNOWLEDGED_FILE)]
+    for path in [*beside, *(state.blobs.folder / name for name in names)]:
         if path.exists() and not os.access(path, os.R_OK):
             raise StateError(f"{path} can't be read by this user", "run it as its owner, or give the rights")
 
@@ -140,7 +141,7 @@ def _named(state: StateReader, name: str, about: NamedFile) -> CheckedFile:
     path = state.blobs.folder / name
     size = _size(path)
     if not os.path.lexists(path):
-        return CheckedFile(f"{MODELS}/{name}", about.what, MISSING, 0)
+        return CheckedFile(f"{MODELS}/{name}", about.what, MISSING, 0, lost=_lost(state, name))
     try:
         state.blobs.path(name, "")
     except StateError as error:
@@ -163,9 +164,9 @@ def _lost(state: StateReader, name: str) -> str:
 
 def _others(folder: Path, named: set[str]) -> Iterator[CheckedFile]:
     """What is set aside, left over, or not edgecl's."""
-    aside = folder / SET_ASIDE
-    for path in sorted(aside.iterdir()) if aside.is_dir() else []:
-        yield CheckedFile(f"{SET_ASIDE}/{path.name}", "was damaged", ASIDE, _size(path))
+    aside = SetAside(folder)
+    for path in aside.files():
+        yield CheckedFile(f"{SET_ASIDE}/{path.name}", "was damaged, or not named", ASIDE, _size(path))
     models = folder / MODELS
     for path in sorted(models.iterdir()) if models.is_dir() else []:
         if path.name not in named:
@@ -175,7 +176,10 @@ def _others(folder: Path, named: set[str]) -> Iterator[CheckedFile]:
     known = {DATABASE_FILE, COPY_FILE, LOG_FILE, ACKNOWLEDGED_FILE, RESERVE, MODELS, SET_ASIDE}
     for path in sorted(folder.iterdir()):
         with suppress(OSError):
-            if path.name == f"{DATABASE_FILE}-journal":
+            if path == aside.folder and (path.is_symlink() or not path.is_dir()):
+                yield CheckedFile(path.name, "not made by edgecl, and not a folder: nothing can be set aside", FOREIGN,
+                                  _size(path))
+            elif path.name == f"{DATABASE_FILE}-journal":
                 yield CheckedFile(path.name, "of a change that was cut off, or goes on", LEFT_OVER, _size(path))
             elif path.name not in known and not stat.S_ISSOCK(path.lstat().st_mode):
                 yield CheckedFile(path.name, "not made by edgecl", FOREIGN, _size(path))

@@ -59,6 +59,8 @@ class OpenDatabase:
             raise StateError(f"there is no edgecl state in {self.folder}", "name one with --state, or create it with "
                              "`edgecl init`")
         there = self.path if self.path.exists() else self.folder
+        if not os.access(there, os.R_OK):
+            raise StateError(f"{there} can't be read by this user", "run it as its owner, or give the rights")
         self.writable = os.access(self.folder, os.W_OK) and os.access(there, os.W_OK)
         check_locks(self.folder)
         rows, problem = self._read_file()

@@ -16,6 +16,8 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
 from edgecl.files.regular import open_regular
+from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
+from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.log_damage import WRONG
 from edgecl.state.quota import PAGE, pages
@@ -97,6 +99,7 @@ class Transaction(StateReader):
             self.step()
 
     _swept: tuple[Rows | None, object] = None, None    # the rows and the files when these were swept
+    _wrong_log = False  # whether the log was not that of the database, and files were not swept since
 
     def commit_rows(self) -> None:
         """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
@@ -165,6 +168,8 @@ class Transaction(StateReader):
                                 "a kill leaves them; nothing that was acknowledged was lost, and they were dropped")
         if not log.is_acknowledged:
             self.ledger.release(PAGE)
+            if (self.path / ACKNOWLEDGED_FILE).is_dir():
+                self.set_aside.keep(self.path / ACKNOWLEDGED_FILE)
             log.acknowledge()
         keys = self.noted_keys()
         if left := [key for key in keys if key.startswith(WRONG)]:  # the next wrong log is another problem
@@ -176,6 +181,7 @@ class Transaction(StateReader):
         problems = self.log_problems()
         if not problems:
             return False
+        self._wrong_log |= any(problem.key.startswith(WRONG) for problem in problems)
         newest = self.next_number() - 1
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         for problem in problems:
@@ -196,11 +202,15 @@ class Transaction(StateReader):
                        *(number for number, in self.query("SELECT seq FROM sqlite_sequence")))
 
     def sweep(self) -> None:
-        """Delete every file that no row and no generation of the log names. Raises OSError."""
+        """Delete every file that no row and no generation of the log names. They are set aside if the rows seem to be
+        older than the files, and statistics or samples are among them: nothing else may hold these. Raises OSError."""
         rows = self.database.read()
         if self._swept[0] is not rows or self._swept[1] != self.blobs.version:
-            self.blobs.sweep(self._named())
-            self._swept = rows, self.blobs.version
+            named, there = self._named(), set(os.listdir(self.blobs.folder))
+            strange = self._wrong_log or (self._swept[0] is None and not named <= there)
+            knowledge = any(OURS.fullmatch(name) and not name.endswith(".onnx") for name in there - named)
+            self.blobs.sweep(named, keep=strange and knowledge)
+            self._swept, self._wrong_log = (rows, self.blobs.version), False
 
 
 def insert_generation(connection: sqlite3.Connection, g: Generation) -> None:
