@@ -54,16 +54,17 @@ def write_acknowledged(folder: Path, now: Acknowledged, sync: bool = False) -> N
     data, path = struct.pack("<12sQQ", now.tag.encode(), now.length, now.generation), folder / ACKNOWLEDGED_FILE
     data += _digest(data)
     with suppress(OSError):
+        if sync:
+            write_atomically(path, data, scratch=folder / "models")     # which is swept
+            return
         try:
             descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
         except NotRegular:
-            write_atomically(path, data, sync=sync)     # in the place of a link or a FIFO
+            write_atomically(path, data, sync=False)    # in the place of a link or a FIFO
             return
         try:
             give_owner(descriptor, folder)
             os.pwrite(descriptor, data, 0)
-            if sync:
-                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
