@@ -316,6 +316,7 @@ class Learner:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         current = self.store.current    # first: if another database lies there now, what was kept is dropped
         if self._serving is None or self._serving.current != current:
+            self._serving = None        # so that its head does not take memory while the next one is solved
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self._backbone()

@@ -1,6 +1,7 @@
 """Codecs of the exemplar buffer: what they keep, what it costs, and what they say of damaged bytes."""
 from __future__ import annotations
 
+import contextlib
 from contextlib import suppress
 
 import numpy as np
@@ -345,8 +346,9 @@ def test_damaged_windows_are_state_errors(data):
     for damaged in (cut, WINDOW + b"x", data.draw(st.binary(max_size=40))):
         with pytest.raises(StateError, match="damaged"):
             Delta16((20, 3)).decode(damaged)
-    with pytest.raises(StateError, match="damaged"):
-        Delta16((20, 3)).decode(bytes([*WINDOW[:place], WINDOW[place] ^ bit, *WINDOW[place + 1:]]))
+    with contextlib.suppress(StateError):   # deflate has headers that say the same in two ways
+        found = Delta16((20, 3)).decode(bytes([*WINDOW[:place], WINDOW[place] ^ bit, *WINDOW[place + 1:]]))
+        assert (found == Delta16((20, 3)).decode(WINDOW)).all()
     for shape in ((20, 2), (21, 3), (1, 1), (2000, 3)):
         with pytest.raises(StateError, match="damaged"):
             Delta16(shape).decode(WINDOW)

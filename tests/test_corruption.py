@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-FLIPS = int(os.environ.get("EDGECL_FLIPS", "300"))
+FLIPS = int(os.environ.get("EDGECL_FLIPS", "200"))
 VIEW = {"answers": [["ant", 0.9, False]], "classes": [["ant", 20, 5]], "means": {"ant": [1.0]}, "moment": [1.0],
         "residual": 0, "exemplars": 5, "stored": "digest", "history": [], "damage": [], "warnings": [],
         "learn": "new class", "then": {"ant": 20, "new class": 20}, "close": None,

@@ -5,6 +5,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecl.exemplars.columns import GrowingColumns
+from edgecl.exemplars.origin import Origin
 from edgecl.exemplars.selection import (
     BY_RECORDING_ONE_IN,
     GROUP_SHIFT,
@@ -16,6 +18,7 @@ from edgecl.exemplars.selection import (
     near_duplicates,
     reservoir,
 )
+from edgecl.exemplars.stored import StoredSample
 from edgecl.samples import sample_keys
 
 SAMPLES = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2 ** 62)), unique=True, max_size=60)
@@ -239,3 +242,23 @@ def test_a_recording_that_goes_on_in_the_next_batch_is_one_recording():
     data = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
     whole, known = sample_keys(data, ["a"] * 6), {}
     assert [*sample_keys(data[:4], ["a"] * 4, known), *sample_keys(data[4:], ["a"] * 2, known)] == whole
+
+
+def test_columns_of_a_growing_list_are_those_of_the_whole_list():
+    rng = np.random.default_rng(1)
+    every = [StoredSample(None, None, f"class {rng.integers(5)}", int(rng.integers(2 ** 40)), np.zeros(2, np.float32),
+                          b"x" * int(rng.integers(9)), bool(rng.integers(2)), ["", "book"][rng.integers(2)],
+                          origin=Origin(f"file {rng.integers(3)}", "index", 5), tick=int(rng.integers(300)))
+             for _ in range(200)]
+    growing, rows = GrowingColumns(), []
+    for start, end in ((0, 1), (1, 90), (90, 90), (90, 200)):
+        rows += every[start:end]
+        grown, whole = growing(rows), GrowingColumns()(rows)
+        assert grown.rows.tolist() == whole.rows.tolist()
+        assert grown[1:] == whole[1:]
+    for row, (label, place) in zip(rows, zip(grown.classes.tolist(), grown.rows["place"].tolist())):
+        assert (sorted(grown.labels)[label], rows[place]) == (row.label, row)
+    assert grown.of_class() == {label: sum(row.label == label for row in rows) for label in grown.labels}
+    pairs = {(row.label, row.origin) for row in rows}
+    assert sorted(grown.shared()[1].tolist()) == sorted(origin.bytes for _, origin in pairs)
+    assert growing(every[:7]).rows["key"].tolist() == [row.key for row in every[:7]]

@@ -150,9 +150,10 @@ def test_bytes_a_class_are_as_forecast(kind, dimension):
     assert sum(told) / more == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize(("head", "dimension", "quota", "exemplars"), [
-    ("nearest-mean", 400, 450_000, 30_000), ("cosine", 200, 350_000, 0), ("slda", 100, 400_000, 20_000)])
-def test_as_many_classes_fit_as_forecast(fast_path, head, dimension, quota, exemplars):
+@pytest.mark.parametrize(("head", "dimension", "quota", "exemplars", "least"), [
+    ("nearest-mean", 400, 450_000, 30_000, 31), ("cosine", 200, 350_000, 0, 42), ("slda", 100, 400_000, 20_000, 48)])
+def test_as_many_classes_fit_as_forecast(fast_path, head, dimension, quota, exemplars, least):
+    """least: as many as fitted state directories of format 2."""
     learner = create(fast_path / "state", quota, exemplars, head)
     learner.learn(vectors("class-000", 6, dimension=dimension), "class-000")
     form = forecast.coarsest(learner.foundation.form, dimension)
@@ -167,6 +168,7 @@ def test_as_many_classes_fit_as_forecast(fast_path, head, dimension, quota, exem
             taught += 1
     learner.close()
     assert abs(told - taught) <= max(1, 0.05 * taught)
+    assert taught >= least
 
 
 def test_no_class_fits_where_not_even_one_does():

@@ -8,7 +8,7 @@ from edgecl.errors import BudgetError
 from edgecl.learner import Learner
 from edgecl.settings import Settings
 
-DIMENSION, PER_CLASS, QUOTA = 120, 12, 420_000
+DIMENSION, PER_CLASS, QUOTA = 120, 12, 480_000
 
 
 def test_statistics_become_coarser_before_a_class_is_refused(fast_path):

@@ -20,7 +20,9 @@ from edgecl.heads.solvers import forms
 from edgecl.learner import Learner
 from edgecl.learning.plan import state_bytes
 from edgecl.learning.repository import Repository
+from edgecl.state.compaction import packed_database, prune
 from edgecl.state.quota import PAGE
+from edgecl.state.space import Space, pruned
 from edgecl.state.store import Store
 
 EXAMPLES = 10 * int(os.environ.get("EDGECL_TIMES", "1"))
@@ -63,10 +65,10 @@ class Watched:
 def small(folder, data):
     """A state on a quota that has little more than what its plan takes."""
     head = data.draw(st.sampled_from(["slda", "auto", "nearest-mean", "cosine"]), "head")
-    dimension = data.draw(st.sampled_from([24, 64, 128, 300]), "dimension")
+    dimension = data.draw(st.sampled_from([128, 200, 300, 500]), "dimension")
     exemplars = data.draw(st.sampled_from([0, 8_000, 10_000, 20_000, 30_000]), "exemplars")
     form = data.draw(st.sampled_from(forms(head, dimension)), "form")
-    quota = state_bytes(400, exemplars, dimension, 2, form) + PAGE * data.draw(st.integers(0, 12), "pages")
+    quota = state_bytes(400, exemplars, dimension, 2, form) + PAGE * data.draw(st.integers(0, 5), "pages")
     codec = data.draw(st.sampled_from(["auto", "pq", "raw"]), "codec")
     return create(folder / "state", quota, exemplars, head, codec=codec), dimension
 
@@ -221,3 +223,26 @@ def test_codebooks_that_still_code_something_are_kept(fast_path, monkeypatch):
         assert min(centres, key=lambda label: np.square(centres[label] - row.feature).sum()) == row.label
     assert {row.coded for row in rows} >= {again.store.codebook.name}
     again.close()
+
+
+@pytest.mark.parametrize("head", ["slda", "cosine"])
+def test_what_prune_leaves_is_known_before(fast_path, head):
+    """A full log moves into the database, whose rows shrink when their heads are dropped: no page stays half empty."""
+    learner = create(fast_path / "state", 3_000_000, 20_000, head)
+    for number in range(45):
+        learner.learn(vectors(LABELS[number], 6), LABELS[number])
+        if number % 4 == 0:
+            learner.serving()
+    store = learner.store
+    with store.exclusive():
+        told, before = pruned(store, Space.now(store)), Space.now(store)
+        assert told is not None
+        while prune(store):
+            pass
+        left = Space.now(store)
+        assert (left.used, left.database) == (told.used, told.database)
+        assert left.used < before.used
+        length, packed = packed_database(store)
+        assert length == packed
+        assert {each.label for each in learner.repository.known().exemplars()} == set(LABELS[:45])
+    learner.close()

@@ -13,7 +13,7 @@ LOG_SHARE = 2               # the log may grow to this many times the statistics
 SHORTEST_LOG = 2 ** 16      # and always to this many bytes
 ARRAY_FRAME_BYTES, MOMENT_FRAME_BYTES = 1_280, 250  # of the statistics per transform, apart from numbers
 NAME_LENGTH = 16            # characters of a class name, if none is known
-DATABASE = 38 * PAGE        # tables and history after a long life, what a change adds, and a rollback journal of both
+DATABASE = 36 * PAGE        # tables and history after a long life, what a change adds, and a rollback journal of both
 PLANNED_CLASSES = 50        # classes that a plan has room for; a state accepts more as long as they fit
 
 

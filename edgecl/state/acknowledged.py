@@ -1,7 +1,8 @@
 """STATE/acknowledged: how long the log was when its last append was acknowledged.
 
-It is written in place after that append was synced, and never synced itself, so it may say less than the disk holds,
-but never more. Its loss is harmless: it is written again.
+It is written in place after that append was synced, and not synced itself, so it may say less than the disk holds, but
+never more. Its loss is harmless: it is written again. Only if damage has made the log shorter is it synced: an older
+one would call what a power cut leaves of the next append acknowledged.
 """
 from __future__ import annotations
 
@@ -47,12 +48,15 @@ def read_acknowledged(folder: Path) -> Acknowledged | None:
     return Acknowledged(tag.decode(), length, generation) if known else None
 
 
-def write_acknowledged(folder: Path, now: Acknowledged) -> None:
+def write_acknowledged(folder: Path, now: Acknowledged, sync: bool = False) -> None:
     """Write down how far the log of a state is acknowledged, if the disk lets it: else less is known, and nothing is
     lost."""
     data, path = struct.pack("<12sQQ", now.tag.encode(), now.length, now.generation), folder / ACKNOWLEDGED_FILE
     data += _digest(data)
     with suppress(OSError):
+        if sync:
+            write_atomically(path, data, scratch=folder / "models")     # which is swept
+            return
         try:
             descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
         except NotRegular:

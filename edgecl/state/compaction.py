@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 KEPT_SNAPSHOTS = 2  # the current one, and the one to go back to if that is damaged
 ERASED = 2          # `undone` of a generation whose samples are deleted
-WORTH_VACUUM = 2    # pages by which a vacuum must make the database smaller
 
 
 class Kept(NamedTuple):
@@ -98,8 +97,10 @@ def prune(state: Transaction) -> bool:
         retire(state, heads, 1)
     elif heads > 1:
         retire(state, 1, 1)
-    elif not worth_packing(*packed_database(state)):
-        return False
+    else:
+        length, packed = packed_database(state)
+        if packed == length:
+            return False
     state.step(vacuum=heads < 2 and snapshots < 2)
     return True
 
@@ -120,11 +121,6 @@ def packed_database(state: Transaction, pruned: bool = False) -> tuple[int, int]
             retire(state, 1, 1, connection=copy)
         copy.execute("VACUUM")
         return length, copy.execute("PRAGMA page_count").fetchone()[0] * PAGE
-
-
-def worth_packing(length: int, packed: int) -> bool:
-    """Whether a vacuum of the database is worth what it writes."""
-    return length - packed >= WORTH_VACUUM * PAGE
 
 
 def moved_rows(state: Transaction) -> list[Generation]:

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import packed_bytes
-from edgecl.state.compaction import Kept, needed_since, packed_database, replacements, worth_packing
+from edgecl.state.compaction import Kept, needed_since, packed_database, replacements
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.exemplar_files import replacing_bytes, split
 from edgecl.state.generations import Append, Rewrite
@@ -117,7 +117,6 @@ def check_room(state: Transaction, change: Append | Rewrite, present: Callable[[
 def pruned(state: Transaction, space: Space) -> Space | None:
     """What is left when `prune` has nothing left to drop; None if the quota has no room to get there."""
     database, packed = packed_database(state, pruned=True)
-    packed = packed if worth_packing(database, packed) else database
     used = space.used + database - space.database
     if space.logged:  # the file of the log becomes one of samples, and another log begins
         used += PAGE + (pages(state.log.length) + 2 * PAGE if state.log.damaged else 0)

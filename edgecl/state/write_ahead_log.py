@@ -5,7 +5,7 @@ under which name the head of one was written. The database holds the current epo
 moved into the database, a new epoch begins.
 
 STATE/acknowledged says how long the log was when its last append was acknowledged. It is written after that append was
-synced and is never synced itself, so it may say less than the disk holds, but never more. Bytes behind the last whole
+synced and not synced itself, so it may say less than the disk holds, but never more. Bytes behind the last whole
 record that were acknowledged are damage: they stay where they are, and the log goes on behind them. Those that were not
 are what a kill or a power cut leaves of an append: they are dropped. A damaged record loses its own samples only.
 """
@@ -311,8 +311,9 @@ class WriteAheadLog:
     def _acknowledge(self, newest: int) -> None:
         """Write down how long the log is. newest: the newest generation that is known."""
         before = self.acknowledged()
+        shorter = before is not None and before.tag == self._tag and before.length > self._end
         write_acknowledged(self.path.parent, Acknowledged(
-            self._tag, self._end, max(newest, before.generation if before else 0)))
+            self._tag, self._end, max(newest, before.generation if before else 0)), sync=shorter)
 
 
 def _following(about: dict[str, Any]) -> int:
