@@ -310,6 +310,20 @@ def test_a_database_older_than_its_copy_is_set_aside_and_the_newest_state_goes_o
     assert not Learner.open(state).store.found
 
 
+def test_a_database_and_its_copy_whose_names_were_exchanged(state):
+    wanted = shown(Learner.open(state))
+    database, copy = (state / "edgecl.db").read_bytes(), (state / "edgecl.copy").read_bytes()
+    (state / "edgecl.db").write_bytes(copy)
+    (state / "edgecl.copy").write_bytes(database)
+    again = Learner.open(state)
+    assert shown(again) == wanted
+    assert again.damage
+    again.learn(vectors("dog", 5), "dog")
+    again.close()
+    assert read_copy(state) is not None
+    assert "dog" in {each.name for each in Learner.open(state).classes()}
+
+
 def test_a_database_of_another_state_does_not_win(state, tmp_path):
     wanted = shown(Learner.open(state))
     other = create(tmp_path / "another")

@@ -31,6 +31,7 @@ from edgecl.state.rows import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+SQLITE = b"SQLite format 3\0"
 ATTEMPTS = 10   # to open a file that other processes replace at the same time
 
 
@@ -194,7 +195,10 @@ def _nothing() -> sqlite3.Connection:
 def read_copy(folder: Path) -> Rows | None:
     """The rows that edgecl.copy holds; None if it is missing or damaged."""
     try:
-        return rows_of_copy(read_regular(folder / COPY_FILE, os.O_NOFOLLOW))
+        data = read_regular(folder / COPY_FILE, os.O_NOFOLLOW)
+        if data.startswith(SQLITE):     # somebody has exchanged the two
+            data = read_regular(folder / DATABASE_FILE, os.O_NOFOLLOW)
+        return rows_of_copy(data)
     except (OSError, *SENSELESS):
         return None
 
