@@ -97,11 +97,15 @@ def but_history(view: View) -> View:
     return {name: value for name, value in view.items() if name != "history"}
 
 
+NOT_KNOWN = "it is not known whether they were acknowledged"    # of a cut tail, before a new log's first append
+
+
 def compare(found: View, allowed: list[View]) -> tuple[str, str]:
     """Which of the views before and after a step a view is: see `judge`."""
     for word, view in zip(FINE, allowed):
         apart = differences(found, view)
-        if not apart or (apart == ["damage"] and bool(view["damage"]) == bool(found["damage"])):
+        said = [line for line in found["damage"] if NOT_KNOWN not in line]
+        if not apart or (apart == ["damage"] and bool(view["damage"]) == bool(said)):
             return word, ""
         if apart == ["damage"]:
             return "alarm", "; ".join(map(str, found["damage"]))
