@@ -104,7 +104,7 @@ def compare(found: View, allowed: list[View]) -> tuple[str, str]:
     """Which of the views before and after a step a view is: see `judge`."""
     for word, view in zip(FINE, allowed):
         apart = differences(found, view)
-        said = [line for line in found["damage"] if NOT_KNOWN not in line]
+        said = [line for line in found.get("damage", []) if NOT_KNOWN not in str(line)]
         if not apart or (apart == ["damage"] and bool(view["damage"]) == bool(said)):
             return word, ""
         if apart == ["damage"]:
