@@ -134,16 +134,22 @@ def test_a_burst_is_committed_one_by_one_and_solved_once_before_the_replies(tmp_
         assert judged == ["writer"]
 
 
+def held_up(service):
+    """Keep the writer busy until the event is set."""
+    hold, held = threading.Event(), threading.Event()
+
+    def wait(_):
+        held.set()
+        hold.wait(240)
+
+    service.writer.submit(wait, changes=False)
+    held.wait(240)
+    return hold
+
+
 def test_one_that_fails_in_a_burst_fails_alone(tmp_path):
     with serving(tmp_path / "state") as (service, _, _):
-        hold, held = threading.Event(), threading.Event()
-
-        def wait(_):
-            held.set()
-            hold.wait(240)
-
-        service.writer.submit(wait, changes=False)
-        held.wait(240)
+        hold = held_up(service)
         asked = [service.writer.submit(lambda learner, count=count: learner.learn(vectors("cat", count), "cat"),
                                        brief=True, report=lambda learned: learned.held_back) for count in (5, 0, 7)]
         hold.set()
@@ -156,14 +162,7 @@ def test_one_that_fails_in_a_burst_fails_alone(tmp_path):
 def test_past_its_bounds_teaching_is_refused_and_never_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "WAITING_BYTES", 20_000)
     with serving(tmp_path / "state") as (service, _, _):
-        hold, held = threading.Event(), threading.Event()
-
-        def wait(_):
-            held.set()
-            hold.wait(240)
-
-        service.writer.submit(wait, changes=False)
-        held.wait(240)
+        hold = held_up(service)
         first = service.writer.submit(lambda learner: learner.learn(vectors("cat", 200), "cat"), nbytes=12_800)
         with pytest.raises(BudgetError, match="nothing was saved"):
             service.learn("dog", vectors("dog", 200))

@@ -154,24 +154,30 @@ def report_damage(damage: Iterable[str]) -> None:
 
 
 class ProgressBar:
-    """A bar on stderr, shown if stderr is a terminal and the work takes over a second."""
+    """A bar on stderr, shown if stderr is a terminal and the work takes over a second. total: None if not known."""
 
-    def __init__(self, title: str) -> None:
-        self._title, self._started, self._done = title, time.monotonic(), 0
+    def __init__(self, title: str, total: int | None = None) -> None:
+        self._title, self._total, self._started, self._done = title, total, time.monotonic(), 0
+        self._shown = sys.stderr is not None and sys.stderr.isatty()
         self._bar: Any = None
 
-    def __call__(self, count: int) -> None:
-        """`count` more samples are done."""
-        self._done += count
-        if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._started > 1:
-            from rich.console import Console
-            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    def columns(self) -> list[Any]:
+        """What rich shows: here, how many samples are done."""
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            self._bar = Progress(SpinnerColumn(), TextColumn("{task.description}"),
-                                 TextColumn("{task.completed} samples"), TimeElapsedColumn(),
-                                 console=Console(stderr=True), transient=True)
+        return [SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} samples"),
+                TimeElapsedColumn()]
+
+    def __call__(self, count: int) -> None:
+        """`count` more are done."""
+        self._done += count
+        if self._shown and self._bar is None and time.monotonic() - self._started > 1:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(*self.columns(), console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._bar.add_task(self._title)
+            self._bar.add_task(self._title, total=self._total)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
 

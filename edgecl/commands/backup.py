@@ -5,10 +5,9 @@ import argparse
 import contextlib
 import os
 import sys
-import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from edgecl.commands import print_json, socket_path, state_path
+from edgecl.commands import ProgressBar, print_json, socket_path, state_path
 from edgecl.errors import BadInput, StateError
 from edgecl.settings import format_size
 from edgecl.state.backup import Copied, check_new, frozen, into, parts_of, save, tar_of
@@ -112,7 +111,7 @@ def _stdout(options: argparse.Namespace) -> BinaryIO:
     return sys.stdout.buffer
 
 
-def _pour(blocks: Iterator[bytes], stdout: BinaryIO, bar: ByteBar) -> None:
+def _pour(blocks: Iterator[bytes], stdout: BinaryIO, bar: ProgressBar) -> None:
     """Write blocks to stdout. Raises BudgetError, StateError if that fails: what was written is not a whole tar."""
     try:
         with into("stdout"):
@@ -127,31 +126,11 @@ def _pour(blocks: Iterator[bytes], stdout: BinaryIO, bar: ByteBar) -> None:
         raise
 
 
-class ByteBar:
-    """A bar on stderr, shown if stderr is a terminal and the work takes over a second. total: bytes, None: unknown."""
+class ByteBar(ProgressBar):
+    """A progress bar that counts bytes."""
 
-    def __init__(self, title: str, total: int | None = None) -> None:
-        self._title, self._total, self._started, self._done = title, total, time.monotonic(), 0
-        self._shown = sys.stderr is not None and sys.stderr.isatty()
-        self._bar: Any = None
+    def columns(self) -> list[Any]:
+        """What rich shows."""
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
-    def __call__(self, count: int) -> None:
-        """`count` more bytes are done."""
-        self._done += count
-        if self._shown and self._bar is None and time.monotonic() - self._started > 1:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-            self._bar = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                                 console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._bar.add_task(self._title, total=self._total)
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done)
-
-    def __enter__(self) -> ByteBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        return [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]

@@ -135,7 +135,7 @@ class StateReader(History):
 
     def intact_rows(self, name: str, oldest: int, newest: int) -> list[StoredSample]:
         """The samples of a file's whole records that are of generations `oldest` to `newest`; none if it can't be read.
-        What is left out is told by `damage`."""
+        `damage` names what is left out."""
         try:
             data = read_regular(self.blobs.folder / name)
             return [row for _, _, record in unpack(data, self.codec) for row in record.rows or ()
