@@ -198,12 +198,12 @@ def test_settings_are_read_again(folder):
         until(lambda: daemon.ask("counters")["frames_total"].get("eye"))
         assert [s["name"] for s in daemon.ask("info")["sources"]] == ["eye"]
         threads = lambda: len(os.listdir(f"/proc/{daemon.process.pid}/task"))  # noqa: E731
-        before = until(lambda: threads())
+        before = threads()  # may hold one of an old source, or of a question, that is about to end
         for number in range(6):
             (folder / "robot.toml").write_text(BASE.replace('"cam"', f'"eye {number}"'))
             daemon.process.send_signal(signal.SIGHUP)
             until(lambda: daemon.ask("counters")["frames_total"].get(f"eye {number}"))  # noqa: B023
-        until(lambda: threads() == before)
+        until(lambda: threads() <= before)  # six sources came, and six went
         assert daemon.end()[1] == 0
 
 
