@@ -98,8 +98,9 @@ class Learner:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
-        Sample, whose places are stored with them; groups: the recording that each is part of; progress: called with the
-        number of samples done.
+        Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
+        is part of, which is the same session in other classes and later; progress: called with the number of samples
+        done.
         Raises BadInput, BudgetError, StateError; then nothing has changed.
         """
         started = time.perf_counter()
@@ -116,7 +117,7 @@ class Learner:
         for batch in batches:
             fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
             features.append(backbone.features(fitted))
-            keys += sample_keys(fitted, batch.groups, recordings)
+            keys += sample_keys(fitted, batch.groups, recordings, batch.sessions)
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
             places += batch.places
             if progress:

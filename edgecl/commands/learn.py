@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
+from edgecl.samples import Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from edgecl.commands.direct_or_daemon import Direct, ViaDaemon
     from edgecl.results import Learned
+    from edgecl.sources.spec import Item
 
 CALIBRATION_SECONDS = 20.0  # of a stream
 
@@ -82,6 +85,7 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
 
 def learn(options: argparse.Namespace) -> None:
     """Learn a class, a folder of classes, or the last seconds of a daemon source."""
+    options.session = check_session(options.session)
     if options.last is not None or options.source is not None:
         learn_last(options)
         return
@@ -101,8 +105,8 @@ def learn(options: argparse.Namespace) -> None:
         learner.close()
     with direct_or_daemon(options) as one:
         if options.label is not None:
-            learn_class(one, options, options.label,
-                        Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label)))
+            items = read_all(options.sources, one.spec(options.seconds), options.label)
+            learn_class(one, options, options.label, Intake(one.shape, of_session(options.session, items)))
         else:
             learn_folder(one, options)
 
@@ -118,7 +122,7 @@ def learn_last(options: argparse.Namespace) -> None:
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
-                                           source=options.source))
+                                           source=options.source, session=options.session))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
     except NoDaemon:
         raise BadInput(f"--last {options.last}: no daemon serves {state_path(options)}",
@@ -146,7 +150,22 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
     for name in places:
         check_class_name(name)
     for name, place in places.items():
-        learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
+        items = read(place, one.spec(options.seconds), name)
+        learn_class(one, options, name, Intake(one.shape, of_session(options.session, items)))
+
+
+def check_session(name: str | None) -> str:
+    """The name of a session; "" for none. Raises BadInput if it is blank."""
+    if name is not None and not name.strip():
+        raise BadInput("the name of the session is empty",
+                       "name what the samples have in common, for example --session monday")
+    return (name or "").strip()
+
+
+def of_session(session: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The samples as part of a session, if it has a name; those of an .npz file that names its own stay as they are."""
+    for item in items:
+        yield replace(item, session=item.session or session) if isinstance(item, Sample) else item
 
 
 def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> None:
