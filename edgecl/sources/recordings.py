@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import warnings
 from collections.abc import Iterator
 from itertools import groupby
@@ -57,7 +58,7 @@ def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read()
         dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
-        header, *rows = csv.reader(text.splitlines(), dialect)
+        header, *rows = csv.reader(io.StringIO(text, ""), dialect)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise BadInput(f"{path} can't be read as a table with a header ({error})", CSV_CURE) from error
     names = [name.strip().lower() for name in header]
