@@ -24,6 +24,7 @@ from helpers_backup import quiet  # noqa: E402
 from helpers_state import PROBE, create, vectors  # noqa: E402
 
 from edgecl.evaluation import bench  # noqa: E402
+from edgecl.learner import Learner  # noqa: E402
 from edgecl.rounds import worker  # noqa: E402
 from edgecl.state.backup import backup  # noqa: E402
 
@@ -69,12 +70,21 @@ def disk(tmp_path):
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-def learner(tmp_path):
-    """Three classes, the second one's statistics and samples journaled."""
-    made = create(tmp_path / "state")
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory):
+    """A state of three classes, the second one's statistics and samples journaled; `learner` opens a copy of it."""
+    path = tmp_path_factory.mktemp("three") / "state"
+    made = create(path)
     for name in ("ant", "wasp", "cat"):
         made.learn(vectors(name, 25), name)
+    made.close()
+    return path
+
+
+@pytest.fixture
+def learner(three_classes, tmp_path):
+    """Three classes, the second one's statistics and samples journaled."""
+    made = Learner.open(shutil.copytree(three_classes, tmp_path / "state"))
     yield made
     made.close()
 
