@@ -17,9 +17,14 @@ if "EDGECL_CACHE" not in os.environ:
     os.environ["EDGECL_CACHE"] = tempfile.mkdtemp(prefix="edgecl-cache-")
     atexit.register(shutil.rmtree, os.environ["EDGECL_CACHE"], ignore_errors=True)
 
+from folders import fast_folder, on_a_disk  # noqa: E402
+
+# `tmp_path` lies in memory if there is room: syncs would take longer than the tests. On a disk: --basetemp DIR
+if memory := fast_folder(room=2 * 10**9):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from folders import fast_folder, on_a_disk  # noqa: E402
 from helpers_backup import quiet  # noqa: E402
 from helpers_state import PROBE, create, vectors  # noqa: E402
 
@@ -53,7 +58,7 @@ def warm(monkeypatch, torch_process):
 
 @pytest.fixture
 def fast_path():
-    """Like `tmp_path`, in memory: for states that take hundreds of commands."""
+    """Like `tmp_path`, in memory even with --basetemp: for states that take hundreds of commands."""
     with tempfile.TemporaryDirectory(prefix="edgecl-test-", dir=fast_folder()) as folder:
         yield Path(folder)
 
@@ -61,7 +66,7 @@ def fast_path():
 @pytest.fixture
 def disk(tmp_path):
     """An empty folder on a disk."""
-    places = [tmp_path, Path(__file__).parent, Path("/var/tmp"), Path.home()]
+    places = [tmp_path, Path("/var/tmp"), Path(__file__).parent, Path.home()]
     place = on_a_disk(places)
     if place is None:
         pytest.skip(f"none of {', '.join(map(str, places))} is on a disk")

@@ -9,11 +9,11 @@ from pathlib import Path
 IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 
-def fast_folder() -> str | None:
-    """A file system in memory for states that thousands of commands change, where there is room; else the default.
-    What a disk makes of them is for the tests that keep their states in `tmp_path`."""
+def fast_folder(room: int = 200_000_000) -> str | None:
+    """A file system in memory for states that thousands of commands change, if it has `room` bytes; else None, for the
+    default. What a disk makes of them is for the tests that take the fixture `disk`."""
     memory = "/dev/shm"
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < room:
         return None
     return memory
 
