@@ -19,8 +19,9 @@ if "EDGECL_CACHE" not in os.environ:
 
 from folders import fast_folder, on_a_disk  # noqa: E402
 
-# `tmp_path` lies in memory if there is room: syncs would take longer than the tests. On a disk: --basetemp DIR
-if memory := fast_folder(room=2 * 10**9):
+# `tmp_path` lies in memory if there is room, for rounds too: syncs would take longer than the tests. On a disk:
+# --basetemp DIR
+if memory := fast_folder(room=4 * 10**9):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 import numpy as np  # noqa: E402
