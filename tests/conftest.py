@@ -37,6 +37,13 @@ from edgecl.state.backup import backup  # noqa: E402
 WARM = str(Path(__file__).with_name("warm_process.py"))
 
 
+def pytest_collection_modifyitems(items):
+    """Modules with long tests first: the last tests, of which a worker may have one more than the others, are short."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+
 @pytest.fixture(scope="session")
 def torch_process(tmp_path_factory):
     """The socket of a process that has imported torch, see warm_process.py."""
