@@ -44,13 +44,18 @@ class StateReader(History):
         """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
         was not written, or is damaged, is solved again, as long as no exemplar was evicted since."""
         with self.reading():
+            whole, last = self.computable(), self._last_eviction()
+            return {g.id for g in self.alive() if g.id in whole and (
+                not g.detail.get("classes") or g.id > last or (g.head is not None and self.blobs.intact(g.head)))}
+
+    def computable(self) -> set[int]:
+        """Ids of the generations whose statistics and backbone are there, whatever has become of their heads."""
+        with self.reading():
             found: set[int] = set()
             alive = self.alive()
             hurt = [span for name, *span in self.files(JOURNAL) if not self.blobs.intact(name)]
             lost = [*self.value("lost", []), *([problem.lost[0], alive[-1].id] for problem in self.log_problems()
                                                if problem.lost)]
-            last = max((g.id for g in alive if g.snapshot), default=0)
-            last = max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
             base: int | None = None
             backbones = {name: self.blobs.intact(name) for name in {g.backbone for g in alive} if name}
             tuned = self.tuned()
@@ -63,11 +68,14 @@ class StateReader(History):
                     base = None
                 complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in hurt)
                 complete = complete and not any(base < first <= g.id <= last for first, last in lost)
-                complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
-                solvable = not g.detail.get("classes") or g.id > last
-                if complete and (solvable or (g.head is not None and self.blobs.intact(g.head))):
+                if complete and (backbones[g.backbone] if g.backbone else tuned is None):
                     found.add(g.id)
             return found
+
+    def _last_eviction(self) -> int:
+        """The newest generation since which exemplars may have been evicted."""
+        last = max((g.id for g in self.alive() if g.snapshot), default=0)
+        return max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
 
     def damage(self) -> list[str]:
         """What is damaged, one line each: what was noted, what is set aside, what this open has found, and every named
