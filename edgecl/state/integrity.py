@@ -14,7 +14,7 @@ from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.open_database import read_copy
 from edgecl.state.quota import RESERVE
-from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS
 from edgecl.state.rows import COPY_FILE, FORMAT
 from edgecl.state.set_aside import SET_ASIDE, SetAside
 from edgecl.state.write_ahead_log import LOG_FILE
@@ -67,7 +67,7 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
     """Every file in models/ that a state names. To be called in `StateReader.reading`."""
     found: dict[str, NamedFile] = {}
     alive = state.alive()
-    logged = [g.head for g in alive if g.logged and g.head][-KEPT_HEADS:]
+    logged = state.logged_heads()
     for g in alive:
         for name, kind in ((g.backbone, BACKBONE), (g.snapshot, STATISTICS), (g.head, HEAD)):
             if name and (kind != HEAD or not g.logged or name in logged):

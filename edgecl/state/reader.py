@@ -18,6 +18,7 @@ b-tree does when it rebalances, `secure_delete` or not (1 of 800 deleted rows, m
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
@@ -127,9 +128,21 @@ class StateReader(History):
 
     def _named(self) -> set[str]:
         """The names of all files that a row or a generation names."""
-        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
         with translated(self.path):
-            return self.database.read().names() | set(heads[-KEPT_HEADS:])
+            return self.database.read().names() | self.logged_heads()
+
+    def logged_heads(self) -> set[str]:
+        """The names of the newest heads that the log names. If a part of it is lost, later names may have been in it,
+        so one from before the damage that is missing was swept, and does not count."""
+        heads = [(entry.generation.id, entry.generation.head) for entry in self.logged() if entry.generation.head]
+        missing = [name for _, name in heads[-KEPT_HEADS:] if not os.path.lexists(self.blobs.folder / name)]
+        hidden = self._newest_before_damage() if missing else 0
+        return {name for number, name in heads[-KEPT_HEADS:] if number > hidden or name not in missing}
+
+    def _newest_before_damage(self) -> int:
+        """The newest generation that may have been given when the current log was damaged; 0 if it never was."""
+        noted = [self.value("numbered", 0)] if self.noted_keys() else []
+        return max([0, *noted, *(problem.newest for problem in self.log_problems())])
 
     def files(self, kind: str) -> list[tuple[str, int, int]]:
         """The files of samples of a kind: name, and the oldest and newest generation in it."""
