@@ -195,9 +195,14 @@ class StateWriter:
     def _look_outside(self) -> None:
         """Follow what other processes have done to the state; say it once if it can't be used any more."""
         try:
-            self.learner.store.used_bytes()     # no generation tells that the folder is gone
+            store = self.learner.store
+            store.used_bytes()      # no generation tells that the folder is gone
             if self._generations() != self._published:
                 self.refresh()
+            if store.database.damage and store.writable:
+                store.tidy(patience=0)      # which writes the database again
+                if not store.database.damage:
+                    self.refresh()
             lost = ""
         except StateError as error:
             lost = str(error)

@@ -87,7 +87,10 @@ class StateReader(History):
             if not self.writable and self.log.odd_tail:
                 lines.append(f"the last {self.log.tail} bytes of {self.log.path.name} are not a whole record, as a "
                              f"power cut or a kill leaves them; {self.log.tail_is_lost}, and they are left out")
-            lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
+            if self.blobs.folder.exists():
+                lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
+            else:
+                lines.append(f"{self.blobs.folder} is missing, and with it all that was learned and is not in the log")
         return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
 
     def _noted(self) -> list[tuple[str, str]]:

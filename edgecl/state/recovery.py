@@ -39,8 +39,9 @@ def rebuild(state: Transaction, patience: int) -> None:
         if database.damage is None:     # another process was faster
             return
         with _held(state.path, patience):
-            rows = _with_note(database.rows, f"{DATABASE_FILE} was damaged ({database.damage}); it was built again "
-                              "from intact rows").sealed()
+            what = f"was damaged ({database.damage})" if database.path.exists() else "was lost"
+            rows = _with_note(database.rows, f"{DATABASE_FILE} {what}; it was built again from {database.served_by}"
+                              ).sealed()
             memory = sqlite3.connect(":memory:", isolation_level=None)
             with closing(memory):
                 write_rows(memory, rows)
