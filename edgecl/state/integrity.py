@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import described, unpack
-from edgecl.files.regular import read_regular
+from edgecl.files.regular import is_something_else, read_regular
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE
@@ -111,14 +111,14 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     what = "settings, history, names of files"
     size = _size(folder / DATABASE_FILE)
     if database.damage is not None:
-        verdict = DAMAGED if (folder / DATABASE_FILE).exists() else MISSING
-        yield CheckedFile(DATABASE_FILE, what, verdict, size, database.damage, f"built again from {COPY_FILE}")
+        verdict, wrong = (DAMAGED, database.damage) if os.path.lexists(folder / DATABASE_FILE) else (MISSING, "")
+        yield CheckedFile(DATABASE_FILE, what, verdict, size, wrong, f"built again from {database.served_by}")
     else:
         yield CheckedFile(DATABASE_FILE, what, INTACT, size)
     what, size = "the same once more", _size(folder / COPY_FILE)
     if database.rows.format == FORMAT:
-        if read_copy(folder) is None and (folder / COPY_FILE).exists():
-            yield CheckedFile(COPY_FILE, what, DAMAGED, size, "", "written again")
+        if read_copy(folder) is None and os.path.lexists(folder / COPY_FILE):
+            yield CheckedFile(COPY_FILE, what, DAMAGED, size, _kind(folder / COPY_FILE), "written again")
         elif database.stale:
             yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "not of the last change; the next one writes it")
         else:
@@ -131,10 +131,18 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     if not problems:
         note = f"its last {log.tail} bytes are not a whole record; {log.tail_is_lost}" if log.tail else ""
         yield CheckedFile(LOG_FILE, what, INTACT, size, note)
-    if (folder / ACKNOWLEDGED_FILE).exists():
+    if wrong := _kind(folder / RESERVE):
+        yield CheckedFile(RESERVE, "room that the quota has left", DAMAGED, _size(folder / RESERVE), wrong,
+                          "set aside, and made again")
+    if os.path.lexists(folder / ACKNOWLEDGED_FILE):
         verdict, cure = (INTACT, "") if log.acknowledged() else (DAMAGED, "written again")
-        size = _size(folder / ACKNOWLEDGED_FILE)
-        yield CheckedFile(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, size, cure=cure)
+        path = folder / ACKNOWLEDGED_FILE
+        yield CheckedFile(path.name, "how far the log is acknowledged", verdict, _size(path), _kind(path), cure)
+
+
+def _kind(path: Path) -> str:
+    """What is wrong with something else than a regular file; "" for one."""
+    return "not a regular file" if is_something_else(path) else ""
 
 
 def _named(state: StateReader, name: str, about: NamedFile) -> CheckedFile:

@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgecl.files.regular import is_something_else
+
 if TYPE_CHECKING:
     from collections.abc import Set
 
@@ -32,7 +34,9 @@ def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: in
     name, numbers = log.path.name, log.numbers
     if not os.path.lexists(log.path):
         what = f"{name} is missing"
-    elif log.path.is_file() and not log.length:
+    elif is_something_else(log.path):
+        what = f"{name} is not a regular file, and not a log that can be read"
+    elif not log.length:
         what = f"{name} is empty"
     elif log.unreadable:
         what = f"{name} is not a log that can be read"

@@ -64,10 +64,10 @@ class OpenDatabase:
     def open(self) -> None:
         """Open what lies on the disk now; see `__init__`."""
         copy = read_copy(self.folder)   # first: it is written after the database, so it is not newer
-        if copy is None and not self.path.is_file():
+        if copy is None and not self._is_file:
             self._serve_without_files()
             return
-        there = self.path if self.path.exists() else self.folder
+        there = self.path if self._is_file else self.folder
         if not os.access(there, os.R_OK):
             raise StateError(f"{there} can't be read by this user", "run it as its owner, or give the rights")
         self.writable = os.access(self.folder, os.W_OK) and os.access(there, os.W_OK)
@@ -109,13 +109,13 @@ class OpenDatabase:
     def only_in_memory(self) -> bool:
         """Whether neither the database nor its copy is there, so that what this process has read is all that is left.
         """
-        return not (self.path.exists() or (self.folder / COPY_FILE).exists())
+        return not (os.path.lexists(self.path) or os.path.lexists(self.folder / COPY_FILE))
 
     def _read_file(self) -> tuple[Rows | None, str | None]:
         """The rows of the file, and what is wrong with it. It stays open if nothing is."""
-        if not self.path.is_file():
+        if not self._is_file:
             self._seen = self._identity()
-            return None, MISSING
+            return None, MISSING if not os.path.lexists(self.path) else "it is not a regular file"
         try:
             for _ in range(ATTEMPTS):
                 self._seen = self._identity()
@@ -140,6 +140,11 @@ class OpenDatabase:
         except BaseException:
             self._connect_to_nothing()
             raise
+
+    @property
+    def _is_file(self) -> bool:
+        """Whether there is a file; a link is none, since what it leads to is not the state's."""
+        return self.path.is_file() and not self.path.is_symlink()
 
     def _connect_to_nothing(self) -> None:
         """Close the file; what is asked then is answered by an error of SQLite, until it is opened again."""
@@ -176,7 +181,7 @@ class OpenDatabase:
     def _identity(self, whole: bool = False) -> object:
         """What tells the file from others; whole: also from what it was before a change."""
         try:
-            about = self.path.stat()
+            about = self.path.lstat()
         except OSError:
             return None
         return (about.st_dev, about.st_ino, *((about.st_size, about.st_mtime_ns) if whole else ()))

@@ -39,7 +39,7 @@ def rebuild(state: Transaction, patience: int) -> None:
         if database.damage is None:     # another process was faster
             return
         with _held(state.path, patience):
-            what = f"was damaged ({database.damage})" if database.path.exists() else "was lost"
+            what = f"was damaged ({database.damage})" if os.path.lexists(database.path) else "was lost"
             rows = _with_note(database.rows, f"{DATABASE_FILE} {what}; it was built again from {database.served_by}"
                               ).sealed()
             memory = sqlite3.connect(":memory:", isolation_level=None)
@@ -113,7 +113,7 @@ def _alone(folder: Path, patience: int) -> Iterator[None]:
 def _held(folder: Path, patience: int) -> Iterator[None]:
     """Hold the lock of the damaged file, so that no process that still has it open writes; a file that is no database
     any more has none. Raises sqlite3.Error if another process keeps it."""
-    if not (folder / DATABASE_FILE).is_file():
+    if not (folder / DATABASE_FILE).is_file() or (folder / DATABASE_FILE).is_symlink():
         yield
         return
     connection = None

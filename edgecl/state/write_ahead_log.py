@@ -127,11 +127,9 @@ class WriteAheadLog:
     def length(self) -> int:
         """Bytes of what lies there, 0 if nothing does."""
         try:
-            return self.path.stat().st_size
+            return self.path.lstat().st_size
         except FileNotFoundError:
             return 0
-        except OSError:     # a link that leads nowhere
-            return self.path.lstat().st_size
 
     @property
     def unreadable(self) -> bool:
@@ -148,7 +146,7 @@ class WriteAheadLog:
     def digest(self) -> str:
         """SHA-256 of the file, "" if it can't be read."""
         try:
-            return hashlib.sha256(read_regular(self.path)).hexdigest()
+            return hashlib.sha256(read_regular(self.path, os.O_NOFOLLOW)).hexdigest()
         except OSError:
             return ""
 
@@ -159,7 +157,7 @@ class WriteAheadLog:
         length and time of change can all be those of an earlier log: ext4 gives numbers out again.
         """
         try:
-            with open(open_regular(self.path), "rb", buffering=0) as file:
+            with open(open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size < self._end or any(
                         os.pread(file.fileno(), HEADER.size, place) != mark for place, mark in self._marks.items()):
@@ -263,7 +261,7 @@ class WriteAheadLog:
         """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
         self._read()
         with suppress(FileNotFoundError, NotRegular):
-            content = read_regular(self.path)
+            content = read_regular(self.path, os.O_NOFOLLOW)
             return content[:self._end] if self._tag else content
         return b""
 
