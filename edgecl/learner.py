@@ -28,7 +28,7 @@ from edgecl.learning.status import status_of
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare, sample_keys
-from edgecl.settings import Settings
+from edgecl.settings import Settings, counted
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.store import Store
 
@@ -122,7 +122,7 @@ class Learner:
             if progress:
                 progress(len(fitted))
         if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
-            raise BadInput(f"{len(keys)} sample{'s' * (len(keys) > 1)} of {label!r}: the statistics of so few are the "
+            raise BadInput(f"{counted(len(keys), 'sample')} of {label!r}: the statistics of so few are the "
                            "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
         detail = {"class": label, "samples": len(keys)}
         change = Append("learn", detail) if model is None else Rewrite(

@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.errors import BadInput
+from edgecl.settings import counted
 
 TAPS = 9
 KERNELS = np.array([[2 if tap in three else -1 for tap in range(TAPS)]
@@ -31,7 +32,7 @@ BIAS_MARGIN = 1e-3                  # in units of the scaled signal, see `_biase
 def usable_dimension(limit: int) -> int:
     """The largest dimension <= `limit` that rocket can have. Raises BadInput if `limit` is below 84."""
     if limit < KERNEL_COUNT:
-        raise BadInput(f"rocket can't have {limit} features",
+        raise BadInput(f"rocket can't have {counted(limit, 'feature')}",
                        f"ask for at least {KERNEL_COUNT}, one for each kernel")
     return limit // KERNEL_COUNT * KERNEL_COUNT
 
@@ -85,7 +86,7 @@ def _sample(windows: np.ndarray) -> np.ndarray:
         raise BadInput(f"the calibration windows have shape {windows.shape}",
                        "give [n, time, channels], none of them 0")
     if windows.shape[1] < MIN_WINDOW_SAMPLES:
-        raise BadInput(f"windows have {windows.shape[1]} samples, rocket needs at least {MIN_WINDOW_SAMPLES}",
+        raise BadInput(f"windows have {counted(windows.shape[1], 'sample')}, rocket needs {MIN_WINDOW_SAMPLES} or more",
                        "choose a longer --window or a higher --rate")
     windows = np.ascontiguousarray(windows, np.float32)
     if not np.isfinite(windows).all():

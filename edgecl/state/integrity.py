@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import described, unpack
 from edgecl.files.regular import is_something_else, read_regular
+from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE
@@ -129,7 +130,7 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     for problem in problems:
         yield CheckedFile(LOG_FILE, what, DAMAGED, size, problem.line, "set aside; what is intact stays")
     if not problems:
-        note = f"its last {log.tail} bytes are not a whole record; {log.tail_is_lost}" if log.tail else ""
+        note = f"no whole record at its end ({counted(log.tail, 'byte')}); {log.tail_is_lost}" if log.tail else ""
         yield CheckedFile(LOG_FILE, what, INTACT, size, note)
     if wrong := _kind(folder / RESERVE):
         yield CheckedFile(RESERVE, "room that the quota has left", DAMAGED, _size(folder / RESERVE), wrong,

@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.files.regular import is_something_else
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -67,7 +68,7 @@ def cut_log(log: WriteAheadLog, acknowledged: Acknowledged, moved: int, known: S
     lost = _missing(moved + 1, acknowledged.generation, known)
     loss = f"what was learned in {_numbered(lost)} is lost" if lost else "no samples are lost"
     return LogProblem(f"cut {log.length} {acknowledged.length}",
-                      f"{log.path.name} has {log.length} bytes of {acknowledged.length}: {loss}", lost,
+                      f"{log.path.name} has {counted(log.length, 'byte')} of {acknowledged.length}: {loss}", lost,
                       acknowledged.generation)
 
 
@@ -78,5 +79,5 @@ def _missing(first: int, last: int, known: Set[int]) -> list[int]:
 
 def _numbered(numbers: list[int]) -> str:
     if len(numbers) > MOST_NAMED:
-        return f"{len(numbers)} generations from {numbers[0]} to {numbers[-1]}"
+        return f"{counted(len(numbers), 'generation')} from {numbers[0]} to {numbers[-1]}"
     return f"generation{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

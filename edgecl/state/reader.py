@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
 from edgecl.files.regular import read_regular
+from edgecl.settings import counted
 from edgecl.state.acknowledged import TAG
 from edgecl.state.database import translated
 from edgecl.state.history import History
@@ -85,8 +86,8 @@ class StateReader(History):
             lines = [f"{when}: {what}" for when, what in self._noted()]
             lines += [problem.line for problem in self.log_problems()]
             if not self.writable and self.log.odd_tail:
-                lines.append(f"the last {self.log.tail} bytes of {self.log.path.name} are not a whole record, as a "
-                             f"power cut or a kill leaves them; {self.log.tail_is_lost}, and they are left out")
+                lines.append(f"{self.log.path.name} does not end with a whole record, as after a power cut or a kill; "
+                             f"{self.log.tail_is_lost}; left out: {counted(self.log.tail, 'byte')}")
             if self.blobs.folder.exists():
                 lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
             else:

@@ -15,6 +15,7 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
 from edgecl.files.regular import is_something_else, open_regular
+from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
@@ -163,8 +164,8 @@ class Transaction(StateReader):
                 self.set_aside.keep(log.path)   # a missing or empty one leaves nothing to keep
             log.begin(self.epoch, self.next_number() - 1)
         elif tail := log.tail:
-            self.dropped.append(f"the last {tail} bytes of {log.path.name} were not a whole record, as a power cut or "
-                                f"a kill leaves them; {log.tail_is_lost}, and they were dropped")
+            self.dropped.append(f"{log.path.name} did not end with a whole record, as after a power cut or a kill; "
+                                f"{log.tail_is_lost}; dropped: {counted(tail, 'byte')}")
             log.trim()
         if not log.is_acknowledged:
             self.ledger.release(PAGE)

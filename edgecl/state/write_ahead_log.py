@@ -289,7 +289,7 @@ class WriteAheadLog:
         """What it means, in words, that the tail is left out."""
         now = self.acknowledged()   # none of a state of format 2
         return ("nothing that was acknowledged was lost" if now is not None and now.tag == self._tag
-                else "it is not known whether they were acknowledged")
+                else "it is not known whether that was acknowledged")
 
     @property
     def is_acknowledged(self) -> bool:
