@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from edgecl.errors import BudgetError, StateError
+from edgecl.errors import BudgetError, ChangedMeanwhile
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
 from edgecl.files.regular import is_something_else, open_regular
@@ -133,7 +133,7 @@ class Transaction(StateReader):
 
     def step(self, vacuum: bool = False) -> None:
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
-        Raises StateError if another process came in between."""
+        Raises ChangedMeanwhile if another process came in between."""
         connection, before = self.connection, self.query("PRAGMA data_version")
         epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
         log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
@@ -146,7 +146,7 @@ class Transaction(StateReader):
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)    # another process may have filled the reserve
         if (self.connection is not connection or self.query("PRAGMA data_version") != before
                 or (self.logged() if log is None else self.log.version != log)):
-            raise StateError(f"{self.path} was changed by another edgecl process", "try again")
+            raise ChangedMeanwhile(f"{self.path} was changed by another edgecl process", "try again")
         self.start_log()
         self.sweep()
 
