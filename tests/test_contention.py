@@ -11,7 +11,8 @@ from edgecl.state.store import Store
 
 QUOTA = 1_000_000
 CHANGES = {"learn": lambda learner: learner.learn(vectors("new", 120), "new"),
-           "rollback": lambda learner: learner.rollback(2), "merge": lambda learner: learner.merge([other_state(learner)]),
+           "rollback": lambda learner: learner.rollback(2),
+           "merge": lambda learner: learner.merge([other_state(learner)]),
            "forget": lambda learner: learner.forget("class 1")}
 
 

@@ -127,9 +127,11 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     log, size = state.log, _size(folder / LOG_FILE)
     problems = state.log_problems()
     what = "samples learned last"
+    if log.failure:
+        yield CheckedFile(LOG_FILE, what, DAMAGED, size, f"it can't be read ({log.failure})")
     for problem in problems:
         yield CheckedFile(LOG_FILE, what, DAMAGED, size, problem.line, "set aside; what is intact stays")
-    if not problems:
+    if not (problems or log.failure):
         note = f"no whole record at its end ({counted(log.tail, 'byte')}); {log.tail_is_lost}" if log.tail else ""
         yield CheckedFile(LOG_FILE, what, INTACT, size, note)
     if wrong := _kind(folder / RESERVE):

@@ -84,6 +84,9 @@ class StateReader(History):
         file that is not intact. Changes nothing."""
         with self.reading():
             lines = [f"{when}: {what}" for when, what in self._noted()]
+            if self.log.failure:
+                lines.append(f"{self.log.path} can't be read ({self.log.failure}): what can't be read is left out, and "
+                             "nothing can be learned")
             lines += [problem.line for problem in self.log_problems()]
             if not self.writable and self.log.odd_tail:
                 lines.append(f"{self.log.path.name} does not end with a whole record, as after a power cut or a kill; "

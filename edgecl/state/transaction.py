@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from edgecl.errors import BudgetError, ChangedMeanwhile
+from edgecl.errors import BudgetError, ChangedMeanwhile, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
 from edgecl.files.regular import is_something_else, open_regular
@@ -155,6 +155,9 @@ class Transaction(StateReader):
         if another one is there: one that has not moved, or that has damaged parts, is set aside. Commits what it notes,
         and comes here again. Raises OSError, StateError."""
         self._clear_the_way()
+        if self.log.failure:    # which may pass: nothing is noted, moved or cut off
+            raise StateError(f"{self.log.path} can't be read ({self.log.failure}), so nothing can be learned",
+                             "check the disk and its cable; `edgecl backup` copies what can still be read")
         if self._note_log():
             return
         log = self.log
