@@ -13,6 +13,7 @@ from edgecl.learning.backbone_file import backbone_file, had_again
 from edgecl.learning.rebuilding import rebuilt_from_stored
 from edgecl.learning.repository import Repository
 from edgecl.learning.solved_again import solve_again
+from edgecl.state.database import LOCK_TIMEOUT
 from edgecl.state.generations import Rewrite
 from edgecl.state.integrity import (
     BACKBONE,
@@ -30,6 +31,7 @@ from edgecl.state.integrity import (
     survey_without_rows,
 )
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS, StateReader
+from edgecl.state.recovery import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,9 +108,13 @@ def repair(repository: Repository) -> Report:
 
 
 def discard(store: Store) -> int:
-    """Delete everything that is set aside; the number of files. Raises StateError."""
+    """Delete everything that is set aside, and a damaged database if the quota has no room for an intact one beside it;
+    the number of files. Raises StateError, BudgetError."""
+    deleted = 0
+    if store.writable and store.database.damage is not None:
+        deleted = rebuild(store, LOCK_TIMEOUT, discard=True)
     with store.exclusive():
-        return store.set_aside.discard()
+        return deleted + store.set_aside.discard()
 
 
 def _touched(store: Store) -> bool:
