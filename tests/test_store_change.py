@@ -209,7 +209,7 @@ def test_a_quota_too_small_is_refused_with_the_bytes_that_suffice(tmp_path, head
 
 
 def test_what_is_not_an_exemplar_stays_for_a_bounded_time_only(fast_path):
-    """The bound that docs/state.md gives: twice the exemplar limit, twice the statistics or 64 KB, for two snapshots."""
+    """The bound in docs/state.md: twice the exemplar limit, twice the statistics or 64 KB, for two snapshots."""
     limit = 20_000
     learner, largest = create(fast_path / "state", quota=2_000_000, exemplars=limit), 0
     for number in range(120):

@@ -12,7 +12,6 @@ import numpy as np
 
 from edgecl.errors import BadInput
 from edgecl.samples import Refusal, Sample
-from edgecl.settings import counted
 from edgecl.sources.timeline import Gap, Timeline
 
 if TYPE_CHECKING:
@@ -196,7 +195,7 @@ def _channel(stream: Stream, link: Link) -> str:
     if wanted not in names:
         shown = ", ".join(names) or "none"
         raise BadInput(f"{stream.text}: " + (f"the device has no channel {wanted!r}" if wanted else
-                                             f"the device has {counted(len(names), 'channel')}"),
+                                             f"the device has {len(names)} channel{'s' * (len(names) != 1)}"),
                        f"name one with ?channel=; the device has {shown}")
     return wanted
 
