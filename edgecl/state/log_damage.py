@@ -36,7 +36,7 @@ def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: in
     if not os.path.lexists(log.path):
         what = f"{name} is missing"
     elif is_something_else(log.path):
-        what = f"{name} is not a regular file, and not a log that can be read"
+        what = f"{name} is not a log that can be read, since it is not a regular file"
     elif not log.length:
         what = f"{name} is empty"
     elif log.unreadable:
