@@ -78,6 +78,12 @@ class Store(Transaction):
                 sync_folder(making)
         return cls(path)
 
+    def close(self) -> None:
+        """Close the database, which is written first if its rows are nowhere but in memory."""
+        if self.writable and self.database.only_in_memory:
+            self.tidy(patience=0)
+        super().close()
+
     @contextmanager
     def exclusive(self, patience: int | None = None) -> Iterator[None]:
         """Hold the state for writing; what is not committed at the end is rolled back. patience: milliseconds to wait
