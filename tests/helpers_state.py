@@ -23,6 +23,9 @@ from vector_states import vectors as vectors
 from edgecl.cli import main
 from edgecl.errors import EdgeclError
 
+# how many processes a campaign of kills, cuts or damage uses: under xdist, whose workers use all cores, one
+JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
+
 
 def refused(capsys, *arguments):
     """The one line with which the command line refuses."""

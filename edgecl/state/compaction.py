@@ -127,8 +127,8 @@ def moved_rows(state: Transaction) -> list[Generation]:
     """The generations of the log as `move_log` writes them into the database."""
     entries, backbone = state.logged(), state.newest.backbone
     heads = [g.id for g in state.alive() if g.head][-KEPT_HEADS:]
-    every = [entry.generation for entry in entries]
-    return [g._replace(backbone=backbone, head=g.head if g.id in heads else None) for g in every
+    every, named = [entry.generation for entry in entries], state.logged_heads()
+    return [g._replace(backbone=backbone, head=g.head if g.id in heads and g.head in named else None) for g in every
             if g.id in heads or g.id > every[-1].id - HISTORY]
 
 
