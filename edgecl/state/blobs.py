@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OURS = re.compile(r"[0-9a-f]{64}\.(onnx|npz|journal|exemplars|features|parts|codebook)")
 TEMPORARY = re.compile(rf"\.({OURS.pattern}|learned\.log|edgecl\.[a-z]+)\.[0-9]+\.tmp")
+BLOCK = 2 ** 18     # bytes that are read at once
 SETTLED = 10**8  # nanoseconds after which a change of a file has changed its times, however coarse their clock is
 
 
@@ -58,16 +59,28 @@ class Blobs:
     def path(self, name: str, cure: str) -> Path:
         """The path of a file whose content matches its name. Raises StateError, with the cure, if it is missing or
         altered."""
+        self._read(name, cure)
+        return self.folder / name
+
+    def content(self, name: str) -> bytes:
+        """The content of a file. Raises StateError if it is missing or altered."""
+        blocks: list[bytes] = []
+        self._read(name, "", blocks)
+        return b"".join(blocks)
+
+    def _read(self, name: str, cure: str, kept: list[bytes] | None = None) -> None:
+        """Read a file in blocks, which are `kept`. Raises StateError if it is missing or altered."""
         path, digest = self.folder / name, hashlib.sha256()
         try:
-            with open(open_regular(path), "rb") as file:
-                while block := file.read(1 << 20):
+            with open(open_regular(path), "rb", buffering=0) as file:
+                while block := file.read(BLOCK):
                     digest.update(block)
+                    if kept is not None:
+                        kept.append(block)
         except OSError as error:
             raise StateError(f"{path} can't be read ({error.strerror})", cure) from error
         if digest.hexdigest() != name.partition(".")[0]:
             raise StateError(f"{path} is damaged: its SHA-256 does not match its name", cure)
-        return path
 
     def problem(self, name: str) -> str | None:
         """What is wrong with a file, None if it is there and true to its name. It is read again only if its length or
