@@ -148,7 +148,8 @@ def test_without_room_in_the_quota_the_log_moves_alone(fast_path, monkeypatch):
     learner = create(fast_path / "s", 4 * MB, exemplars=MB // 2)
     room = []
     move = journals.add_journal
-    monkeypatch.setattr(store.compaction, "add_journal", lambda *values: (room.append(values[-1]), move(*values[:-1], 0)))
+    monkeypatch.setattr(store.compaction, "add_journal",
+                        lambda *values: (room.append(values[-1]), move(*values[:-1], 0)))
     for number in range(30):
         learner.learn(vectors("ant", 2, number), "ant")
     assert len(journal_files(learner)) >= 14
@@ -201,7 +202,6 @@ def test_status_costs_no_more_after_many_commits(fast_path, monkeypatch):
                 calls[number] = [calls_of(looking.status), calls_of(looking.status)]
             learner = Learner.open(fast_path / "s")
     assert len(journal_files(learner)) <= 12
-    print(calls)
     assert calls[500][0] <= 1.2 * calls[60][0]
     assert calls[500][1] <= 1.2 * calls[60][1]
     learner.close()
