@@ -10,6 +10,7 @@ from helpers_state import answers, calls_of, create, knowledge, vectors
 from edgecl.errors import BudgetError
 from edgecl.exemplars.stored import unpack
 from edgecl.learner import Learner
+from edgecl.learning.repair import repair
 from edgecl.state import journals, store
 from edgecl.state.quota import pages
 from edgecl.state.reader import JOURNAL
@@ -205,3 +206,23 @@ def test_status_costs_no_more_after_many_commits(fast_path, monkeypatch):
     assert calls[500][0] <= 1.2 * calls[60][0]
     assert calls[500][1] <= 1.2 * calls[60][1]
     learner.close()
+
+
+def test_what_a_repair_lets_go_of_is_no_exact_way_back(fast_path, monkeypatch):
+    monkeypatch.setattr(store, "MOST_LOGGED", 2)
+    learner = create(fast_path / "s", 4 * MB, exemplars=MB // 2)
+    for number in range(6):
+        learner.learn(vectors("ant", 5, number), "ant")
+        learner.predict(vectors("ant", 2))
+    learner.close()
+    path, oldest, _ = journal_files(learner := Learner.open(fast_path / "s"))[0]
+    learner.close()
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with closing(Learner.open(fast_path / "s")) as learner:
+        repair(learner.repository)
+        ways_back = sorted(learner.store.restorable())
+        assert ways_back[-1] == learner.store.current
+        assert [number for number in ways_back[:-1] if number >= oldest] == []
+        assert learner.store.alive()[-2].id > oldest

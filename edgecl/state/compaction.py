@@ -160,8 +160,14 @@ def compact(state: Transaction, kept: list[StoredSample] | None = None) -> None:
 
     Commits. Raises BudgetError if the quota has no room for one more file.
     """
-    for replacement in replacements(state, needed_since(state), kept):
-        replace_files(state, replacement)
+    steps = replacements(state, needed_since(state), kept)
+    dropped = {name for step in steps if not step.parts for name in step.names}
+    lost = [[oldest, state.current] for name, oldest, _ in state.files(JOURNAL)
+            if name in dropped and not state.blobs.intact(name)]
+    if lost:    # what is built on these samples can't be gone back to exactly
+        state.set_meta("lost", [*state.value("lost", []), *lost])
+    for step in steps:
+        replace_files(state, step)
     state.drop_codebooks()
 
 
