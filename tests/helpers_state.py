@@ -1,4 +1,4 @@
-"""What tests do with the small states of tools/vector_states.py: damage, trace, refuse, fork."""
+"""What tests do with the small states of tools/vector_states.py: damage, trace, refuse, fork, count calls."""
 from __future__ import annotations
 
 import json
@@ -113,3 +113,19 @@ def traces(state, features, names):
                       or json.dumps(name)[1:-1].encode() in data]
             found += [(file.name, number) for number, feature in enumerate(features) if feature[:3].tobytes() in data]
     return found
+
+
+def calls_of(action):
+    """How many Python functions an action calls."""
+    count = 0
+
+    def seen(_, event, __):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(seen)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count

@@ -86,14 +86,16 @@ class OpenState:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A read transaction: files that are named now stay until it ends."""
-        outermost = not self.connection.in_transaction
-        if outermost:
-            self.begin()
-        try:
+        """A read transaction: files that are named now stay until it ends, and each is looked at once at most."""
+        if self.connection.in_transaction:
             yield
+            return
+        self.begin()
+        try:
+            with self.blobs.one_look():
+                yield
         finally:
-            if outermost and self.connection.in_transaction:
+            if self.connection.in_transaction:
                 self.query("ROLLBACK")
 
     def begin(self, how: str = "") -> None:

@@ -206,8 +206,10 @@ class Store(Transaction):
             if gone:
                 self._erase(marked)
             if len(self.logged()) >= MOST_LOGGED:
-                self.ledger.ask(Space.now(self).transaction(PAGE) + pages(self.log.length), "moving the log")
-                compaction.move_log(self, packed=True)
+                space = Space.now(self)
+                need = space.transaction(PAGE) + pages(self.log.length)
+                self.ledger.ask(need, "moving the log")
+                compaction.move_log(self, max(self.ledger.quota - space.used - need, 0))
                 compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS)
                 self.step()
             self.ledger.hold()
