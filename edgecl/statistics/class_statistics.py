@@ -285,7 +285,8 @@ class ClassStatistics:
         elif self._within is not None:
             covariance = updated(self._within, [self._lacking.rows], [removed])
             covariance /= freedom
-        return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom)
+        return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom,
+                                exact=self.diagonal is None)
 
     def _variances(self) -> NDArray[np.float64]:
         """The diagonal of W, float64 [d]."""
