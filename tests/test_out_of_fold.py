@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgecl.heads.out_of_fold import LeftOut, OutOfFold, Rows, left_out
+from edgecl.heads.left_out import LeftOut, Rows, left_out
+from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import cosine, nearest_mean, ridge, slda
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform

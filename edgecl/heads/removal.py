@@ -1,4 +1,4 @@
-"""The algebra of `edgecl.heads.out_of_fold`: inner products of whitened samples and class means without some samples."""
+"""The algebra of `edgecl.heads.out_of_fold`: products of whitened samples and class means without some samples."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
