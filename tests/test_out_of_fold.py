@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgecl.heads.left_out import LeftOut, Rows, left_out
+from edgecl.heads.left_out import LeftOut, Rows, by_sessions, left_out
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import cosine, nearest_mean, ridge, slda
 from edgecl.statistics.class_statistics import ClassStatistics
@@ -24,6 +24,12 @@ def rows_of(x, y, sessions=None, own=None, whole=True):
     sessions = np.arange(len(x)) if sessions is None else np.asarray(sessions)
     return Rows([*x], FeatureTransform(x.shape[1], x.shape[1]), y.astype(np.int64), sessions.astype(np.int64),
                 np.arange(len(x)) if own is None else own, np.full(len(x), whole))
+
+
+def leave_out(rows, counts, spread):
+    """What is left out if all rows judge."""
+    judging = np.flatnonzero(counts[rows.classes] > 1)
+    return left_out(rows, judging, counts, spread, by_sessions(rows, judging))
 
 
 def statistics_of(x, y, **settings):
@@ -77,7 +83,7 @@ def test_it_is_what_a_head_solved_again_says(kind, n, d, classes, by, e):
     rows = rows_of(x, y, sessions if by != "ball" else None)
     counts = np.bincount(y, minlength=classes).astype(float)
     known = statistics_of(x, y)
-    left = left_out(rows, np.arange(n), counts, known.spread(x))
+    left = leave_out(rows, counts, known.spread(x))
     assert left.sessions == (by != "ball")
     assert max(map(len, left.of)) > 1
     pooled, logits = judged(kind, x, y, rows, left, e)
@@ -95,7 +101,7 @@ def test_a_row_whose_class_would_be_gone_is_judged_without_its_near_copies():
     x, y, _ = data(60, 12, 4)
     sessions = np.where(y == 2, 99, np.arange(60) % 5)
     counts = np.bincount(y).astype(float)
-    left = left_out(rows_of(x, y, sessions), np.arange(60), counts, 1.0)
+    left = leave_out(rows_of(x, y, sessions), counts, 1.0)
     assert left.sessions
     for row, out in zip(left.rows, left.of):
         assert len(out) == 1 if y[row] == 2 else set(out) == set(np.flatnonzero(sessions == sessions[row]))
@@ -106,7 +112,7 @@ def test_a_row_whose_class_would_be_gone_is_judged_without_its_near_copies():
 def test_a_class_that_goes_with_another_ones_session_is_no_answer():
     x, y, _ = data(60, 12, 4)
     sessions = np.where(y == 2, 0, np.arange(60) % 5)
-    left = left_out(rows_of(x, y, sessions), np.arange(60), np.bincount(y).astype(float), 1.0)
+    left = leave_out(rows_of(x, y, sessions), np.bincount(y).astype(float), 1.0)
     _, logits = judged("slda", x, y, rows_of(x, y, sessions), left, 0.1)
     lost = np.isneginf(logits[:, 2])
     assert (lost == ((sessions == 0) & (y != 2))).all() and lost.any()
@@ -118,9 +124,9 @@ def test_what_is_stored_in_part_stays_in_the_statistics():
     stored = np.flatnonzero(np.arange(90) % 3 < 2)
     counts = np.bincount(y).astype(float)
     few = replace(rows_of(x[stored], y[stored], sessions[stored]), whole=np.zeros(len(stored), bool))
-    left = left_out(few, np.arange(len(stored)), counts, 1.0)
+    left = leave_out(few, counts, 1.0)
     assert not left.sessions
-    left = left_out(replace(few, whole=sessions[stored] < 4), np.arange(len(stored)), counts, 1.0)
+    left = leave_out(replace(few, whole=sessions[stored] < 4), counts, 1.0)
     assert left.sessions
     pooled = statistics_of(x, y).pooled()
     logits = OutOfFold.of(pooled, few, left, 0.2).logits("slda")
@@ -135,10 +141,10 @@ def test_near_copies_are_taken_out_together_but_never_more_than_half_of_a_class(
     x = np.random.default_rng(1).normal(size=(40, 30)).astype(np.float32)
     y = np.repeat([0, 1], 20)
     x[1:15] = x[0] + 0.01 * x[1:15]
-    left = left_out(rows_of(x, y), np.arange(40), np.bincount(y).astype(float), statistics_of(x, y).spread(x))
+    left = leave_out(rows_of(x, y), np.bincount(y).astype(float), statistics_of(x, y).spread(x))
     assert [len(out) for out in left.of] == [10] * 15 + [1] * 25
     assert all(row in out and (out < 15).all() for row, out in zip(left.rows[:15], left.of))
-    alone = left_out(rows_of(x[:3], np.array([0, 0, 1])), np.arange(3), np.array([2., 1.]), 1.0)
+    alone = leave_out(rows_of(x[:3], np.array([0, 0, 1])), np.array([2., 1.]), 1.0)
     assert alone.rows.tolist() == [0, 1]    # a class of one sample can't be judged
 
 
@@ -158,7 +164,7 @@ def test_of_a_low_rank_form_only_the_means_are_without_it():
     known = ClassStatistics.from_arrays(statistics_of(x, y).to_arrays(rank=3))
     pooled = known.pooled()
     assert not pooled.exact
-    left = left_out(rows_of(x, y), np.arange(60), np.bincount(y).astype(float), 0.0)
+    left = leave_out(rows_of(x, y), np.bincount(y).astype(float), 0.0)
     found = OutOfFold.of(pooled, rows_of(x, y), left, 0.2).distances()
     inverse = np.linalg.inv(pooled.shrunk(0.2))
     for row in range(60):
@@ -170,7 +176,7 @@ def test_of_a_low_rank_form_only_the_means_are_without_it():
 def test_the_head_that_serves_needs_no_other_factor(monkeypatch):
     x, y, _ = data(60, 12, 4)
     pooled = replace(statistics_of(x, y).pooled(), penalty=0.2)
-    left = left_out(rows_of(x, y), np.arange(60), np.bincount(y).astype(float), 1.0)
+    left = leave_out(rows_of(x, y), np.bincount(y).astype(float), 1.0)
     OutOfFold.of(pooled, rows_of(x, y), left, 0.2)
     expected = slda(replace(pooled))
     monkeypatch.setattr("edgecl.statistics.covariance.factored", None)

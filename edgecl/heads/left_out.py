@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,8 +34,9 @@ class Rows:
 
     def h(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """The transformed features of some of them, float32 [k, d]."""
-        chosen = np.array([self.features[place] for place in places.tolist()], np.float32)
-        return self.transform(chosen.reshape(-1, self.transform.source))
+        chosen = [self.features[place] for place in places.tolist()]
+        joined = np.concatenate(chosen) if chosen else np.zeros(0, np.float32)
+        return self.transform(joined.reshape(-1, self.transform.source))
 
     def on(self, transform: FeatureTransform) -> Rows:
         """The same through another transform."""
@@ -57,69 +58,92 @@ class LeftOut(NamedTuple):
         return np.repeat(np.arange(len(self.of)), [*map(len, self.of)]), np.concatenate(self.of)
 
 
-def left_out(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64], spread: float) -> LeftOut:
-    """What is taken out for each of the rows `judging` [m], in the order in which they are judged.
-
-    Whole sessions over all classes if there are MIN_SESSIONS of two or more samples, which hold at least half of the
-    judging rows. Otherwise, and for a row whose class would be gone, the rows of its class that are nearer than NEAR of
-    `spread` (the mean squared distance of two samples of a class). counts: samples of each class ever learned; a class
-    of one can't be judged.
-    """
-    judging = judging[counts[rows.classes[judging]] > 1]
-    usable = rows.whole[judging]
-    mates: dict[int, NDArray[np.int64]] = {}
+def by_sessions(rows: Rows, judging: NDArray[np.int64]) -> bool:
+    """Whether whole sessions are left out: there are MIN_SESSIONS of two or more samples, which hold at least half of
+    the judging rows."""
     sessions, sizes = np.unique(rows.sessions[rows.whole], return_counts=True)
     several = sessions[sizes > 1]
-    by_session = len(several) >= MIN_SESSIONS and \
-        2 * int((np.isin(rows.sessions[judging], several) & usable).sum()) >= len(judging) > 0
+    held = int((np.isin(rows.sessions[judging], several) & rows.whole[judging]).sum())
+    return len(several) >= MIN_SESSIONS and 2 * held >= len(judging) > 0
+
+
+def left_out(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64], spread: float,
+             sessions: bool) -> LeftOut:
+    """What is taken out for each of the rows `judging` [m], int64, of classes of two samples or more.
+
+    sessions: whole ones over all classes. Without, and for a row whose class would be gone: the rows of its class that
+    are nearer than NEAR of `spread` (the mean squared distance of two samples of a class). counts: samples of each
+    class ever learned.
+    """
+    mates: dict[int, NDArray[np.int64]] = {}
     alone = np.ones(len(judging), np.bool_)
-    if by_session:
+    if sessions:
         order = np.argsort(rows.sessions, kind="stable")
-        ends = np.searchsorted(rows.sessions[order], sessions, "right")
+        sorted_sessions = rows.sessions[order]
+        usable = rows.whole[judging]
         for number in np.unique(rows.sessions[judging[usable]]).tolist():
-            end = int(ends[np.searchsorted(sessions, number)])
-            start = int(np.searchsorted(rows.sessions[order], number))
+            start, end = np.searchsorted(sorted_sessions, [number, number + 1])
             mates[number] = np.sort(order[start:end])
             gone = np.bincount(rows.classes[mates[number]], minlength=len(counts)) >= counts
             mine = usable & (rows.sessions[judging] == number)
             alone[mine] = gone[rows.classes[judging[mine]]]
-    balls = dict(zip(judging[alone].tolist(), _balls(rows, judging[alone], counts, spread)))
-    of = [balls[row] if one else mates[session] for row, session, one in zip(
-        judging.tolist(), rows.sessions[judging].tolist(), alone.tolist())]
-    return LeftOut(judging, of, by_session)
+    balls = iter(_balls(rows, judging[alone], counts, spread))
+    of = [next(balls) if one else mates[session] for session, one in zip(
+        rows.sessions[judging].tolist(), alone.tolist())]
+    return LeftOut(judging, of, sessions)
 
 
 def _balls(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64],
            spread: float) -> list[NDArray[np.int64]]:
     """The rows of its class near each of the rows `judging`, the nearest first, itself included."""
-    found: list[NDArray[np.int64]] = [row[None] for row in judging]
+    found: list[NDArray[np.int64]] = [*judging[:, None]]
+    most = np.minimum(counts // 2, MAX_BALL).astype(np.int64)
     order = np.lexsort((rows.own, rows.classes))
-    theirs = rows.classes[order]
+    starts = np.searchsorted(rows.classes[order], np.arange(len(counts) + 1))
     judged = np.argsort(rows.classes[judging], kind="stable")
-    for mine in np.split(judged, np.flatnonzero(np.diff(rows.classes[judging[judged]])) + 1):
-        if not len(mine):
-            continue
-        own = int(rows.classes[judging[mine[0]]])
-        most = min(int(counts[own]) // 2, MAX_BALL)
-        if most < 2:
-            continue
-        x = rows.h(judging[mine])
-        x, centre = x - x[0], x[0]
-        size = np.einsum("nd,nd->n", x, x)
-        members = order[np.searchsorted(theirs, own):np.searchsorted(theirs, own, "right")]
-        near: list[tuple[NDArray[np.intp], NDArray[np.int64], NDArray[np.float32]]] = []
-        step = max(AT_ONCE // max(x.shape[1], len(x)), 1)
-        for start in range(0, len(members), step):
-            part = members[start:start + step]
-            y = rows.h(part) - centre
-            apart = size[:, None] + np.einsum("nd,nd->n", y, y) - 2 * (x @ y.T)
-            at, to = np.nonzero(apart < NEAR * spread)
-            near.append((at, part[to], apart[at, to]))
-        at, to, apart = (np.concatenate(each) for each in zip(*near))
-        apart = np.where(judging[mine][at] == to, -np.inf, apart)   # itself is never dropped
-        ranked = np.lexsort((np.arange(len(at)), apart, at))
-        ends = np.searchsorted(at[ranked], np.arange(len(mine)), "right")
-        for place, start, end in zip(mine.tolist(), [0, *ends.tolist()], ends.tolist()):
-            if end > start:
-                found[place] = to[ranked[start:min(end, start + most)]]
+    begins = np.searchsorted(rows.classes[judging[judged]], np.arange(len(counts) + 1))
+    classes = np.flatnonzero((np.diff(begins) > 0) & (most > 1))
+    for some in _alike(classes, np.diff(begins), np.diff(starts), rows.transform.dimension):
+        ours = _padded(judged, begins, some)        # [g, j], as places in `judging`
+        theirs = _padded(order, starts, some)       # [g, n]
+        x, d = rows.h(judging[ours].ravel()), rows.transform.dimension
+        x = x.reshape(*ours.shape, d)
+        centre = x[:, :1].copy()
+        x -= centre
+        size = np.einsum("gjd,gjd->gj", x, x)
+        pairs: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+        step = max(AT_ONCE // (len(some) * max(d, ours.shape[1])), 1)
+        for start in range(0, theirs.shape[1], step):
+            part = theirs[:, start:start + step]
+            y = rows.h(part.ravel()).reshape(*part.shape, d) - centre
+            apart = size[:, :, None] + np.einsum("gnd,gnd->gn", y, y)[:, None] - 2 * (x @ y.swapaxes(1, 2))
+            group, at, to = np.nonzero(apart < NEAR * spread)
+            pairs.append((ours[group, at], part[group, to], apart[group, at, to]))
+        at, to, apart = (np.concatenate(each) for each in zip(*pairs))
+        _, first = np.unique(at * len(order) + to, return_index=True)   # padding has repeated some
+        at, to, apart = at[first], to[first], apart[first]
+        apart = np.where(judging[at] == to, -np.inf, apart)             # itself is never dropped
+        ranked = np.lexsort((rows.own[to], apart, at))
+        at, to = at[ranked], to[ranked]
+        cuts = np.flatnonzero(np.diff(at)) + 1
+        for place, near in zip(at[np.r_[0, cuts]].tolist() if len(at) else [], np.split(to, cuts)):
+            if len(near) > 1:
+                found[place] = near[:most[rows.classes[judging[place]]]]
     return found
+
+
+def _alike(classes: NDArray[np.int64], judging: NDArray[np.int64], stored: NDArray[np.int64],
+           d: int) -> Iterator[NDArray[np.int64]]:
+    """Classes that are worked on together: much alike in judging and in stored rows, within a factor of two."""
+    kind = np.ceil(np.log2(np.maximum(np.stack([judging[classes], stored[classes]]), 1)))
+    for each in np.unique(kind, axis=1).T:
+        mine = classes[(kind == each[:, None]).all(0)]
+        size = max(AT_ONCE // int(2 ** each[0] * max(2 ** each[1], d)), 1)
+        yield from (mine[start:start + size] for start in range(0, len(mine), size))
+
+
+def _padded(places: NDArray[np.int64], starts: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of each of some classes [g, n], those of the smaller ones repeated; starts [C + 1]: where the places
+    of a class begin."""
+    sizes = starts[some + 1] - starts[some]
+    return np.asarray(places[starts[some][:, None] + np.arange(sizes.max()) % sizes[:, None]], np.int64)

@@ -71,6 +71,11 @@ class ClassStatistics:
         return self.total - len(self.counts) + self.residual
 
     @property
+    def second_moment(self) -> bool:
+        """Whether W is kept."""
+        return self._within is not None
+
+    @property
     def moment(self) -> NDArray[np.float64] | None:
         """G = sum (h - r)(h - r)^T, float64 [d, d], or None if no second moment is kept."""
         return None if self._within is None else updated(self.scatter(), [self._weighted_means()])
