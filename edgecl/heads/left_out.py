@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from edgecl.heads.head import chunks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 NEAR = 0.4              # of the mean squared distance of two samples of a class: nearer ones are taken out together ...
 MAX_BALL = 64           # ... but never more than this, the nearest, nor half of the class
 MIN_SESSIONS = 3        # of 2 samples or more, so that sessions are left out as a whole
-AT_ONCE = 2 ** 20       # numbers of features that are compared at a time
+AT_ONCE = 2 ** 18       # numbers of features that are compared at a time
+EMPTY = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,11 @@ class Rows:
 
     def h(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """The transformed features of some of them, float32 [k, d]."""
-        chosen = [self.features[place] for place in places.tolist()]
-        joined = np.concatenate(chosen) if chosen else np.zeros(0, np.float32)
-        return self.transform(joined.reshape(-1, self.transform.source))
+        found = np.empty((len(places), self.transform.dimension), np.float32)
+        for part in chunks(*found.shape):
+            some = np.concatenate([self.features[place] for place in places[part].tolist()] or [EMPTY])
+            found[part] = self.transform(some.reshape(-1, self.transform.source))
+        return found
 
     def on(self, transform: FeatureTransform) -> Rows:
         """The same through another transform."""

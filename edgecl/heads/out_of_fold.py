@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from edgecl.heads.removal import Left
     from edgecl.statistics.covariance import PooledCovariance
 
-BLOCK = 2 ** 20     # numbers of whitened rows that are worked on at a time
+BLOCK = 2 ** 18     # numbers of whitened rows that are worked on at a time, of sets of rows ...
+SETS = 2 ** 16      # ... and of what is added up for some of these, so that it stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class OutOfFold:
         gone = [found.gone]
         with pooled.metric(e) as metric:
             smoother = Smoother(pooled, metric.means, e) if ridge and e is not None else None
-            for judging, involved, together in _blocks(left, rows, len(pooled.centre)):
+            for judging, involved, together in _blocks(left, rows, max(pooled.means.shape)):
                 x = metric.whiten(rows.h(involved) - metric.origin)
                 removed = Removed(x, rows.classes[involved], metric, pooled, smoother)
                 places = np.searchsorted(involved, left.rows[judging])
@@ -78,7 +79,7 @@ class OutOfFold:
             mine = np.flatnonzero(sizes == size)
             sets = np.array([left.of[row] for row in judging[mine].tolist()], np.int64).reshape(len(mine), size)
             out = np.searchsorted(involved, sets)
-            step = max(BLOCK // (max(size, 1) * max(self.inner.shape[1], removed.x.shape[1])), 1)
+            step = max(SETS // (max(size, 1) * max(self.inner.shape[1], removed.x.shape[1])), 1)
             for start in range(0, len(mine), step):
                 part = slice(start, start + step)
                 self._take(judging[mine[part]], removed.without_each(places[mine[part]], out[part]))
@@ -113,9 +114,10 @@ class OutOfFold:
         return found
 
 
-def _blocks(left: LeftOut, rows: Rows, d: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
+def _blocks(left: LeftOut, rows: Rows, columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
     """Judging rows, as places in `left.rows`, and the samples that are involved, as sorted places in `rows`: those that
-    have one set together (True), and as many that have small sets of their own class as BLOCK allows (False)."""
+    have one set together (True), and as many that have small sets of their own class as BLOCK allows (False). columns:
+    numbers of one row."""
     alike: dict[int, list[int]] = {}
     for place, out in enumerate(left.of):
         alike.setdefault(id(out), []).append(place)
@@ -126,13 +128,9 @@ def _blocks(left: LeftOut, rows: Rows, d: int) -> Iterator[tuple[NDArray[np.int6
             yield np.array(mine, np.int64), np.union1d(out, left.rows[mine]), True
         else:
             waiting += mine
-    waiting.sort(key=rows.classes[left.rows].tolist().__getitem__)
-    start, involved = 0, set[int]()
-    for end, place in enumerate(waiting):
-        more = {int(left.rows[place]), *left.of[place].tolist()}
-        if end > start and len(involved | more) * d > BLOCK:
-            yield np.array(waiting[start:end], np.int64), np.array(sorted(involved), np.int64), False
-            start, involved = end, set()
-        involved |= more
-    if waiting:
-        yield np.array(waiting[start:], np.int64), np.array(sorted(involved), np.int64), False
+    order = np.array(waiting, np.int64)
+    order = order[np.argsort(rows.classes[left.rows[order]], kind="stable")]
+    sizes = np.array([max(len(left.of[place]), 1) for place in order.tolist()], np.int64)
+    blocks = np.cumsum(sizes) // max(BLOCK // columns, 1)
+    for mine in np.split(order, np.flatnonzero(np.diff(blocks)) + 1) if len(order) else ():
+        yield mine, np.unique(np.concatenate([left.rows[mine], *(left.of[place] for place in mine.tolist())])), False

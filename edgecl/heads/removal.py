@@ -93,27 +93,37 @@ class Removed:
     def __init__(self, x: Floats, classes: NDArray[np.int64], metric: Metric, pooled: PooledCovariance,
                  smoother: Smoother | None) -> None:
         self.x, self.classes, self.metric, self.counts = x, classes, metric, pooled.counts
-        means = metric.means
-        self.inner = x @ means.T
-        self.apart = x - means[classes]
-        some, of = np.unique(classes, return_inverse=True)
-        self.to_means = self.inner - (means[some] @ means.T)[of]       # apart . means
+        self.inner = x @ metric.means.T
+        self.lengths = np.einsum("br,br->b", x, x)
+        self.own = self.inner[np.arange(len(x)), classes]       # of each sample and the mean of its class
+        some, self._of = np.unique(classes, return_inverse=True)
+        self._gram = metric.means[some] @ metric.means.T
         self.ridge = smoother(x, self.inner) if smoother else None
+
+    def to_means(self, places: NDArray[np.int64]) -> Floats:
+        """The inner products [..., C] of samples, less the mean of their class, with all means."""
+        found = self.inner[places]
+        found -= self._gram[self._of[places]]
+        return found
 
     def without_each(self, rows: NDArray[np.int64], out: NDArray[np.int64]) -> Left:
         """Each of `rows` [j] without its own samples out [j, k], all of its class, which keeps some."""
-        x, y, k = self.x[rows], self.classes[rows], out.shape[1]
-        own = np.einsum("jr,jr->j", x, x)
+        y, k, at = self.classes[rows], out.shape[1], np.arange(len(rows))
+        own, inner = self.lengths[rows], self.inner[rows]
         squares = np.repeat(self.metric.squares[None], len(rows), 0)
-        inner, at = self.inner[rows], np.arange(len(rows))
         if not k:
             return Left(own, inner, squares, None if self.ridge is None else self.ridge.logits[rows], NOTHING)
-        left = 1 / (self.counts[y] - k)
-        apart = self.apart[out]
-        gram = apart @ apart.swapaxes(1, 2)
-        u = np.einsum("jkr,jr->jk", apart, x)
-        del apart
-        v = self.to_means[out]
+        left, length = 1 / (self.counts[y] - k), self.metric.squares[y]
+        theirs = self.own[out]      # [j, k]
+        if k == 1 and (out[:, 0] == rows).all():
+            u, gram = (own - theirs[:, 0])[:, None], (own - 2 * theirs[:, 0] + length)[:, None, None]
+        else:
+            x = self.x[out]
+            gram = x @ x.swapaxes(1, 2)
+            gram -= theirs[:, None] + theirs[:, :, None] - length[:, None, None]
+            u = np.einsum("jkr,jr->jk", x, self.x[rows]) - self.own[rows][:, None]
+            del x
+        v = self.to_means(out)
         squares[at, y] += left ** 2 * gram.sum((1, 2)) - 2 * left * v[at, :, y].sum(1)
         inner[at, y] -= left * u.sum(1)
         v[at, :, y] -= left[:, None] * gram.sum(2)
@@ -122,22 +132,23 @@ class Removed:
             gram -= 1 / self.counts[y][:, None, None]
             gram += np.eye(k)
             if k == 1:
-                q = (weight / np.maximum(gram[:, 0], LEAST))
-                inner += (q * u) * v[:, 0]
+                q, v = weight / np.maximum(gram[:, 0], LEAST), v[:, 0]
+                inner += (q * u) * v
                 own += (q * u * u)[:, 0]
                 v *= v
-                squares += q * v[:, 0]
+                v *= q
+                squares += v
             else:
-                q = weight * inverted(gram)
-                qu = np.einsum("jkl,jl->jk", q, u)
-                inner += np.einsum("jk,jkc->jc", qu, v)
-                own += np.einsum("jk,jk->j", qu, u)
-                squares += ((q @ v) * v).sum(1)
+                w = weight * inverted(gram)
+                wu = np.einsum("jkl,jl->jk", w, u)
+                inner += np.einsum("jk,jkc->jc", wu, v)
+                own += np.einsum("jk,jk->j", wu, u)
+                squares += np.einsum("jkc,jkc->jc", w @ v, v)
         self._scale(own, inner, squares, k)
         ridge = None
         if self.ridge is not None:
-            at = np.argmax(out == rows[:, None], 1)[:, None]
-            ridge = self.ridge.without(out, self.classes[out], at)[:, 0]
+            place = np.argmax(out == rows[:, None], 1)[:, None]
+            ridge = self.ridge.without(out, self.classes[out], place)[:, 0]
         return Left(own, inner, squares, ridge, NOTHING)
 
     def without_all(self, rows: NDArray[np.int64]) -> Left:
@@ -150,11 +161,12 @@ class Removed:
         left = np.where(rest > 0, 1 / np.maximum(rest, 1), 0)
         place = np.searchsorted(used, y)
         sums = np.zeros((len(used), self.x.shape[1]))
-        np.add.at(sums, place, self.apart)
+        apart = self.x - metric.means[y]
+        np.add.at(sums, place, apart)
         x, means = self.x[rows], metric.means
         moved = -left[:, None] * sums
         if metric.weight and k > self.x.shape[1]:
-            centred = np.concatenate([self.apart, np.sqrt(left)[:, None] * sums])
+            centred = np.concatenate([apart, np.sqrt(left)[:, None] * sums])
             scatter = centred.T @ centred
             scatter *= -metric.weight
             scatter.flat[::len(scatter) + 1] += 1
@@ -170,13 +182,13 @@ class Removed:
             single = metric.squares.copy()
             single[used] += np.einsum("cr,cr->c", 2 * means[used] + moved, moved)
             if metric.weight:
-                v = self.to_means.copy()
-                v[:, used] += self.apart @ moved.T
-                gram = self.apart @ self.apart.T
+                v = self.to_means(np.arange(k))
+                v[:, used] += apart @ moved.T
+                gram = apart @ apart.T
                 gram *= -metric.weight
                 gram -= (place[:, None] == place) * np.where(rest > 0, 1 / self.counts[used], 0)[place]
                 gram.flat[::k + 1] += 1
-                u = self.apart @ x.T
+                u = apart @ x.T
                 q = metric.weight * inverted(gram)
                 qu = q @ u
                 inner += qu.T @ v
