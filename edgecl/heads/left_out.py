@@ -50,7 +50,8 @@ class LearnedRows:
 
 class LeftOut(NamedTuple):
     """Which rows judge, int64 [m], and what is taken out for each of them: of[i], places in `LearnedRows`, itself
-    included; nothing (length 0) for samples that the statistics do not contain. sessions: whether these are whole sessions."""
+    included; nothing (length 0) for samples that the statistics do not contain. sessions: whether these are whole
+    sessions."""
 
     rows: NDArray[np.int64]
     of: list[NDArray[np.int64]]
