@@ -24,6 +24,7 @@ from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
+from edgecl.learning.solved_heads import figures_of
 from edgecl.learning.status import status_of
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
@@ -141,19 +142,19 @@ class Learner:
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
             if self.settings.memory != "statistics":
                 origins = origins_of(places, taught_at)
-            before = self.repository.heads.last_accuracy()
+            before = self.repository.heads.last_figures().accuracy
             knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs, origins)
             return self.repository.commit(knowledge, change), knowledge.labels, before
 
         generation, labels, before = self._change(commit)
 
-        def held_back() -> dict[str, tuple[float | None, float | None]]:
-            after = self.repository.heads.accuracy_since(generation)
+        def accuracy() -> dict[str, tuple[float | None, float | None]]:
+            after = self.repository.heads.figures_since(generation).accuracy
             return {name: (before.get(name), after.get(name)) for name in labels}
 
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
-                       self.store.used_bytes(), held_back, ON[self.settings.memory != "statistics"])
+                       self.store.used_bytes(), accuracy, ON[self.settings.memory != "statistics"])
 
     def _change(self, work: Callable[[], T]) -> T:
         """Do a change that holds the state for writing, and do it again if another process came in between. Raises
@@ -296,8 +297,8 @@ class Learner:
         if self.foundation is None:
             return []
         summary = self.repository.heads.summary()
-        accuracy = summary.get("held_back", {})
-        return [ClassSummary(label, samples, exemplars, accuracy.get(label))
+        figures = figures_of(summary)
+        return [ClassSummary(label, samples, exemplars, figures.accuracy.get(label), *figures.judged.get(label, (0, 0)))
                 for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
 
     def history(self) -> list[Generation]:
