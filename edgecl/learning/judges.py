@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MAX_JUDGES = 4000       # samples that judge; more would make a judgement slower, but not much surer
 MOST_LOGITS = 2 ** 19   # of all judges: with over 131 classes there are fewer of them ...
-FEWEST_JUDGES = 100     # ... but no fewer than this
+MOST_NUMBERS = 2 ** 21  # of the features of judges without sessions, each of which is whitened, which takes most time ...
+FEWEST_JUDGES = 100     # ... but there are no fewer than this
 OWN = (1 << GROUP_SHIFT) - 1
 MIX = 0x9E3779B97F4A7C15    # 2^64 / golden ratio: hashes of recordings (Knuth, The Art of Computer Programming, 6.4)
 
@@ -70,6 +71,8 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
     most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
+    if not whole_sessions:
+        most = min(most, max(MOST_NUMBERS // transform.dimension, FEWEST_JUDGES))
     judging = _sessions(able, rows, most) if whole_sessions else _alike_of_each(able, classes, most)
     left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
     sizes = left.sizes()
