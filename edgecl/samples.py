@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -103,7 +104,8 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
             raise BadInput(f"the samples have shape {list(samples.shape)}",
                            "give a batch [n, ...], even for a single sample")
         if groups is not None and len(groups) != len(samples):
-            raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
+            raise BadInput(f"{counted(len(groups), 'group')} for {counted(len(samples), 'sample')}",
+                           "give one group per sample")
         for start in range(0, len(samples), CHUNK_SAMPLES):
             data = samples[start:start + CHUNK_SAMPLES]
             yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK_SAMPLES],

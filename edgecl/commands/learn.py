@@ -19,7 +19,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
-from edgecl.settings import Settings, format_size, parse_seconds
+from edgecl.settings import Settings, counted, format_size, parse_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,11 +73,11 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
     spec = Spec(rate=settings.rate, window=settings.window, hop=settings.hop, vectors=settings.backbone == "identity",
                 seconds=CALIBRATION_SECONDS if is_stream(source) else None)
     with ProgressBar("calibrating") as bar:
-        def counted() -> Any:
+        def shown() -> Any:
             for item in read(source, spec):
                 bar(1)
                 yield item
-        return stack(counted(), CALIBRATION_SAMPLES)
+        return stack(shown(), CALIBRATION_SAMPLES)
 
 
 def learn(options: argparse.Namespace) -> None:
@@ -178,7 +178,8 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
 
 def summary(learned: Learned, refused: int, quota: int) -> str:
     """The report of a `learn` for people: accuracies that fell, that did not, and the new class's."""
-    lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
+    lines = [f"{learned.label}: {counted(learned.samples, 'sample')} learned"
+             + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
     old = {name: pair for name, pair in learned.accuracy.items() if name != learned.label and None not in pair}

@@ -5,6 +5,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import asked, opened, print_json
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -38,7 +39,7 @@ def rollback(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
     else:
-        print(f"restored generation {answer['restored']} with {answer['classes']} classes as generation "
+        print(f"restored generation {answer['restored']} with {counted(answer['classes'], 'class')} as generation "
               f"{answer['generation']}")
 
 
@@ -51,4 +52,5 @@ def merge(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"generation": generation, "classes": len(known), "samples": samples})
     else:
-        print(f"merged {len(options.others)} states: {len(known)} classes, {samples} samples; generation {generation}")
+        print(f"merged {counted(len(options.others), 'state')}: {counted(len(known), 'class')}, "
+              f"{counted(samples, 'sample')}; generation {generation}")

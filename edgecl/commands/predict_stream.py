@@ -10,6 +10,7 @@ from edgecl.commands import print_json, report_damage
 from edgecl.errors import BadInput
 from edgecl.runtime.debounce import DEBOUNCE, Debounce
 from edgecl.samples import Refusal
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -36,7 +37,7 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
             if changed(None if answer.unknown else answer.label):
                 print_json({**asdict(answer), "source": item.source})
     except KeyboardInterrupt:
-        print(f"edgecl: stopped after {windows} windows", file=sys.stderr)
+        print(f"edgecl: stopped after {counted(windows, 'window')}", file=sys.stderr)
         return
     if not windows:
         raise BadInput(f"{source} gave no whole window", "let it run longer, or use a state with a shorter --window")
