@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
-from edgecl.heads.head import Head
+from edgecl.heads.head import ACCEPTED_SHARE, Head
 from edgecl.learning.knowledge import Knowledge
 from edgecl.settings import Settings
 from edgecl.state.quota import segment_bytes
@@ -26,7 +26,6 @@ from edgecl.statistics.covariance import PooledCovariance, solve_positive
 from edgecl.statistics.form import Form
 
 DRAWS = 5
-ACCEPTED_SHARE = 0.95   # of known test samples, for scores without a threshold of their own
 TAUGHT = {"grocery_store": 60, "digits": 7, "watch_dataset": 5}
 MINE = "edgecl (relative Mahalanobis in logit space)"
 
@@ -62,7 +61,7 @@ def scores(head: Head, pooled: PooledCovariance, known: Knowledge, x: np.ndarray
     total = pooled.shrunk(pooled.shrinkage) + (pooled.means.T * pooled.share) @ pooled.means
     far = _squared(plain(x) - pooled.centre, total)
     unit, kept = (_unit(plain(each)) for each in (x, np.stack([row.feature for row in known.stored])))
-    found = {MINE: head.novelty.score(head.transform.plain(x), logits)} if head.novelty else {}
+    found = {MINE: head.novelty.distance(logits)} if head.novelty else {}
     return found | {"max-softmax (calibrated)": spread, "max-logit": -logits.max(1), "energy": -top - np.log(spread),
                     "Mahalanobis (feature space)": near, "relative Mahalanobis (feature space)": near - far,
                     "cosine to the nearest exemplar": -(unit @ kept.T).max(1)}
@@ -103,8 +102,7 @@ def draw(task: data.Task, labels: list[str]) -> Draw:
         told[name] = float((values[~inside] > limit).mean()), auroc(values[inside], values[~inside])
     product = None
     if head.novelty is not None and np.isfinite(head.novelty.threshold):
-        found_new = head.novelty.score(transform.plain(task.x_test), head.logits(transform(task.x_test)))
-        flagged = found_new > head.novelty.threshold
+        flagged = head.novelty.distance(head.logits(transform(task.x_test))) > head.novelty.threshold
         product = 1 - float(flagged[inside].mean()), float(flagged[~inside].mean())
     return Draw(told, product)
 
