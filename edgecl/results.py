@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from edgecl.samples import NOTHING
 
 if TYPE_CHECKING:
     from edgecl.state.generations import Generation
@@ -11,14 +13,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the most likely class; confidence: its calibrated probability; unknown: whether the sample belongs to none
-    of the known classes; milliseconds: backbone and head together, per sample."""
+    """label: the most likely class, None if that is `nothing` or the sample shows nothing; confidence: its calibrated
+    probability, 1 if the sample shows nothing; unknown: whether the sample belongs to none of the known classes, None
+    if too few samples were taught to tell; milliseconds: backbone and head together, per sample; reason: why there is
+    no label, or why `unknown` is None."""
 
     source: str
-    label: str
+    label: str | None
     confidence: float
-    unknown: bool
+    unknown: bool | None
     milliseconds: float
+    reason: str | None = None
+
+    def right(self, truth: str) -> bool:
+        """Whether this is the right answer for a sample of a class: the right one for `nothing` is unknown."""
+        return bool(self.unknown) if truth == NOTHING else self.label == truth
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, without a `reason` that there is not."""
+        return {name: value for name, value in asdict(self).items() if name != "reason" or value is not None}
 
 
 NOT_SHOWN = frozenset({"known", "choice"})     # in the history, of what a generation keeps
@@ -48,7 +61,9 @@ class Learned:
     """Result of a `learn`: samples learned, milliseconds per sample (all work but solving the head included), new
     generation, bytes used, and the held-back accuracy of each class by the head that was solved last before it, and by
     the one that serves when this is first read, which solves it (None if no sample of it is held back). judged_on: what
-    that accuracy is measured on, held-back samples, or pseudo-samples if the state keeps no samples."""
+    that accuracy is measured on, held-back samples, or pseudo-samples if the state keeps no samples. left_out: samples
+    that show nothing and were not learned; blank: samples that show nothing and were learned; see `samples.blank`; new:
+    whether the class was not known before."""
 
     label: str
     samples: int
@@ -57,6 +72,9 @@ class Learned:
     used_bytes: int
     held_back: WorkedOut = field(default=WorkedOut(), repr=False)
     judged_on: str = "held-back samples"
+    left_out: int = 0
+    blank: int = 0
+    new: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
+from edgecl.samples import NOTHING
 from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from edgecl.results import Learned
 
 CALIBRATION_SECONDS = 20.0  # of a stream
+NORMAL = "normal"           # the one class of an anomaly detector
+TO_TEACH = {"window": "windows of rest and of other things halve false alarms",  # as `nothing`
+            "image": "with photos of the background and of other things there are fewer false alarms"}
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -62,6 +66,9 @@ def init(options: argparse.Namespace) -> None:
         chosen += "; no samples will be kept"
     print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
           f"{format_size(status.used_bytes)} used; backbone {chosen}")
+    if options.anomaly:
+        print(f"next, teach what is normal: edgecl learn --state {learner.store.path} --class {NORMAL} SOURCE; what is "
+              f"unlike it is then answered with \"unknown\": true; see docs/anomaly.md")
 
 
 def calibration_of(source: Path, settings: Settings) -> np.ndarray:
@@ -101,10 +108,11 @@ def learn(options: argparse.Namespace) -> None:
         learner.close()
     with direct_or_daemon(options) as one:
         if options.label is not None:
-            learn_class(one, options, options.label,
-                        Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label)))
+            intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label))
+            learned = [learn_class(one, options, options.label, intake)]
         else:
-            learn_folder(one, options)
+            learned = learn_folder(one, options)
+        suggest_nothing(options, learned, one.kind)
 
 
 def learn_last(options: argparse.Namespace) -> None:
@@ -120,6 +128,7 @@ def learn_last(options: argparse.Namespace) -> None:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
                                            source=options.source))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
+            suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
         raise BadInput(f"--last {options.last}: no daemon serves {state_path(options)}",
                        "start `edgecl daemon`, or name a source such as camera:/dev/video0 --seconds 5") from None
@@ -133,7 +142,7 @@ def check_streams(options: argparse.Namespace) -> None:
         raise BadInput("a stream has no end", "say how much of it shows the class, for example --seconds 20")
 
 
-def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
+def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[Learned]:
     """One generation per class, in the order of the names."""
     from edgecl.samples import check_class_name
     from edgecl.sources import class_folders, read
@@ -145,11 +154,11 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
         places = {folder.name: folder for folder in class_folders(options.folder)}
     for name in places:
         check_class_name(name)
-    for name, place in places.items():
-        learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
+    return [learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
+            for name, place in places.items()]
 
 
-def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> None:
+def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> Learned:
     """Learn one class and report it."""
     from edgecl.samples import check_class_name
 
@@ -163,12 +172,22 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
         raise cause from None
     intake.report()
     tell(options, learned, len(intake.refused), one.quota)
+    return learned
+
+
+def suggest_nothing(options: argparse.Namespace, learned: list[Learned], kind: str | None) -> None:
+    """A line for people once the second class is known, if `nothing` is not among them."""
+    known = set(learned[-1].held_back) if learned else set()
+    before = len(known) - sum(each.new for each in learned)
+    if not options.json and kind in TO_TEACH and before < 2 <= len(known) and NOTHING not in known:
+        print(f"teach `{NOTHING}` too: {TO_TEACH[kind]}")
 
 
 def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
     """Report a `learn`."""
     if options.json:
         print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
+                    **{name: count for name in ("left_out", "blank") if (count := getattr(learned, name))},
                     "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
                     "held_back": {name: list(pair) for name, pair in learned.held_back.items()}})
@@ -181,6 +200,11 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
     lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
+    if learned.left_out:
+        lines.append(f"  left out: {learned.left_out} that show nothing (of one colour, or constant)")
+    if learned.blank:
+        lines.append(f"  {learned.blank} of them show nothing (of one colour, or constant)"
+                     + ("" if learned.label == NOTHING else f": answered as {learned.label} from now on"))
     old = {name: pair for name, pair in learned.held_back.items() if name != learned.label and None not in pair}
     lost = {name: (before, after) for name, (before, after) in old.items()
             if before is not None and after is not None and after < before - 1e-9}

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,8 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
             answer = learner.predict(item.data[None])[0]
             if windows == 1:
                 report_damage(learner.damage)
-            if changed(None if answer.unknown else answer.label):
-                print_json({**asdict(answer), "source": item.source})
+            if changed(None if answer.unknown else answer.label, answer.confidence):
+                print_json({**answer.to_json(), "source": item.source})
     except KeyboardInterrupt:
         print(f"edgecl: stopped after {windows} windows", file=sys.stderr)
         return

@@ -138,7 +138,7 @@ class SourceThread:
 
     def answered(self, prediction: Prediction) -> tuple[Answer, bool]:
         """Take the prediction for a sample; the answer, and whether it makes another label stable."""
-        changed = self._debounce(None if prediction.unknown else prediction.label)
+        changed = self._debounce(None if prediction.unknown else prediction.label, prediction.confidence)
         if changed:
             self.stable = prediction
         stable = None if self.stable is None or self.stable.unknown else self.stable.label

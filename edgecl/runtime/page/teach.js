@@ -7,6 +7,8 @@ const ACCEPT = {image: 'image/*', window: '.csv,.npz,.json', feature: '.csv,.npz
 const MOST_UPLOAD = 8 * 2 ** 20; // bytes
 const SHORTEST = .3;             // seconds; shorter presses do not count
 
+export const NOTHING = 'nothing'; // the class that is answered as unknown, see edgecl/samples.py
+
 export function say(text, bad = false) {
   $('said').textContent = text;
   $('said').className = bad ? 'said bad' : 'said';
@@ -107,6 +109,7 @@ function holds(done) {
 export function teaching(done) {
   holds(done);
   takesFiles($('teach'), name, done);
+  $('nothing').addEventListener('click', () => { $('name').value = NOTHING; $('hold').focus(); });
   $('choose').addEventListener('click', () => { if (name()) $('files').click(); });
   $('files').addEventListener('change', event => {
     const files = [...event.target.files];
@@ -129,4 +132,5 @@ export function offer(info) {
   $('which').hidden = names.length < 2;
   $('hold').disabled = !names.length;
   $('hold-help').hidden = !names.length;
+  $('rest').hidden = info.kind === 'feature' || info.classes.length < 2 || info.classes.includes(NOTHING);
 }
