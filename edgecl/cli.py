@@ -100,7 +100,7 @@ def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
     command.add_argument("--debounce", type=int, metavar="N",
-                         help="for a stream, print a label once N windows in a row "
+                         help="for a stream, print a label once N sure windows in a row, or more that are less sure, "
                          "agree on a new one (default 3; 0: print every window)")
 
 

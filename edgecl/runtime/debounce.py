@@ -2,18 +2,23 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgecl.results import Prediction
 
 DEBOUNCE = 3        # sure answers that make a label stable
-SURE = 0.9          # confidence of an answer that counts as one
+SURE = 0.7          # confidence from which an answer is sure; chosen on people who are neither taught nor tested
+UNKNOWN = 0.6       # of an answer "unknown", which counts half, since it is wrong more often; chosen likewise
 
 
 class Debounce:
     """Tells when the label of a source changes: a cumulative sum of evidence for each label (Page 1954).
 
-    An answer of confidence p is log(p / (1 - p)) of evidence for its label and as much against every other one, in
-    units of an answer of confidence SURE; for a label it counts as one unit at most. A sum is never below 0, and a label
-    is stable once its sum comes to `times`: after so many sure answers in a row, or more unsure ones. With 0 every label
-    counts.
+    An answer of confidence p is evidence of log(p / (1 - p)), in units of an answer of confidence SURE. It is added to
+    the sum of its own label, one unit at most, and taken off that of every other label. No sum is below 0, and a label
+    is stable once its sum is `times`: after so many sure answers in a row, or after more that are not; a doubtful one
+    in between takes little away. With 0 every answer counts.
     """
 
     def __init__(self, times: int = DEBOUNCE) -> None:
@@ -23,12 +28,19 @@ class Debounce:
 
     def __call__(self, label: object, confidence: float = 1.0) -> bool:
         """Take the next label (None: unknown) and its confidence. True if it is the new stable label."""
-        odds = confidence / max(1 - confidence, 1e-9)
-        evidence = max(math.log(max(odds, 1e-9)) / math.log(SURE / (1 - SURE)), 0.0)
-        for_it = min(self._sums.get(label, 0.0) + min(evidence, 1.0), self._times)
-        self._sums = {other: total - evidence for other, total in self._sums.items() if total > evidence}
-        self._sums[label] = for_it
-        if self._times and (for_it < self._times - 1e-9 or label == self._stable):
+        odds = max(confidence, 1e-9) / max(1 - confidence, 1e-9)
+        evidence = max(math.log(odds) / math.log(SURE / (1 - SURE)), 0.0)
+        total = min(self._sums.get(label, 0.0) + min(evidence, 1.0), self._times)
+        self._sums = {other: each - evidence for other, each in self._sums.items() if each > evidence}
+        self._sums[label] = total
+        if self._times and (total < self._times - 1e-6 or label == self._stable):
             return False
         self._stable = label
         return True
+
+
+def evidence_of(answer: Prediction) -> tuple[str | None, float]:
+    """The label (None: unknown) and the confidence of an answer, for `Debounce`."""
+    if not answer.unknown:
+        return answer.label, answer.confidence
+    return None, UNKNOWN if answer.label is not None else answer.confidence
