@@ -24,8 +24,9 @@ from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
+from edgecl.learning.solved_heads import figures_of
 from edgecl.learning.status import status_of
-from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
+from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import (
     NOTHING,
@@ -158,19 +159,21 @@ class Learner:
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
-            before = self.repository.heads.last_accuracy()
+            before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
             new = label not in knowledge.labels
             knowledge.add(label, keys, learned, inputs, origins)
             generation, labels = self.repository.commit(knowledge, change), knowledge.labels
 
-        def held_back() -> dict[str, tuple[float | None, float | None]]:
-            after = self.repository.heads.accuracy_since(generation)
-            return {name: (before.get(name), after.get(name)) for name in labels}
+        def figures(name: str) -> Callable[[], BeforeAndAfter]:
+            def worked_out() -> BeforeAndAfter:
+                was, now = (getattr(each, name) for each in (before, self.repository.heads.figures_since(generation)))
+                return {each: (was.get(each), now.get(each)) for each in labels}
+            return worked_out
 
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / given, generation,
-                       self.store.used_bytes(), held_back, ON[self.settings.memory != "statistics"], left_out,
-                       blanks - left_out, new)
+                       self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"], left_out,
+                       blanks - left_out, new, figures("judged"))
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
@@ -303,8 +306,8 @@ class Learner:
         if self.foundation is None:
             return []
         summary = self.repository.heads.summary()
-        accuracy = summary.get("held_back", {})
-        return [ClassSummary(label, samples, exemplars, accuracy.get(label))
+        figures = figures_of(summary)
+        return [ClassSummary(label, samples, exemplars, figures.accuracy.get(label), *figures.judged.get(label, (0, 0)))
                 for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
 
     def history(self) -> list[Generation]:

@@ -34,8 +34,8 @@ class Prediction:
         return {name: value for name, value in asdict(self).items() if name != "reason" or value is not None}
 
 
-NOT_SHOWN = frozenset({"known", "choice"})     # in the history, of what a generation keeps
-Accuracies = dict[str, tuple[float | None, float | None]]    # of each class, before and after
+NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
+BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 
 
 class WorkedOut:
@@ -44,7 +44,7 @@ class WorkedOut:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type) -> Accuracies:
+    def __get__(self, instance: object, owner: type) -> BeforeAndAfter:
         if instance is None:
             raise AttributeError(self._name)  # it has no default
         value = instance.__dict__[self._name]
@@ -52,35 +52,37 @@ class WorkedOut:
             value = instance.__dict__[self._name] = value()
         return value  # type: ignore[no-any-return]
 
-    def __set__(self, instance: object, value: Accuracies | Callable[[], Accuracies] | WorkedOut) -> None:
+    def __set__(self, instance: object, value: BeforeAndAfter | Callable[[], BeforeAndAfter] | WorkedOut) -> None:
         instance.__dict__[self._name] = {} if isinstance(value, WorkedOut) else value  # the default
 
 
 @dataclass(frozen=True)
 class Learned:
     """Result of a `learn`: samples learned, milliseconds per sample (all work but solving the head included), new
-    generation, bytes used, and the held-back accuracy of each class by the head that was solved last before it, and by
-    the one that serves when this is first read, which solves it (None if no sample of it is held back). judged_on: what
-    that accuracy is measured on, held-back samples, or pseudo-samples if the state keeps no samples. left_out: samples
-    that show nothing and were not learned; blank: samples that show nothing and were learned; see `samples.blank`; new:
-    whether the class was not known before."""
+    generation, bytes used, and the accuracy of each class by the head that was solved last before it, and by the one
+    that serves when this is first read, which solves it (None for a class of fewer than four samples). judged_on: what
+    that accuracy is measured on, stored samples, each left out of the head that judges it, or pseudo-samples if the
+    state keeps no samples. left_out: samples that show nothing and were not learned; blank: samples that show nothing
+    and were learned; see `samples.blank`; new: whether the class was not known before; judged: like accuracy, how many
+    of the judging samples are right, and how many they are."""
 
     label: str
     samples: int
     milliseconds: float
     generation: int
     used_bytes: int
-    held_back: WorkedOut = field(default=WorkedOut(), repr=False)
-    judged_on: str = "held-back samples"
+    accuracy: WorkedOut = field(default=WorkedOut(), repr=False)
+    judged_on: str = "left-out samples"
     left_out: int = 0
     blank: int = 0
     new: bool = False
+    judged: WorkedOut = field(default=WorkedOut(), repr=False)
 
 
 @dataclass(frozen=True)
 class RoundResult:
     """Result of a learning round. accepted: whether its candidate now serves, as `generation`; checks: of the gate,
-    (name, finding, whether it passed); held_back: as in `Learned`; steps: taken, out of planned_steps; samples: tuned
+    (name, finding, whether it passed); accuracy: as in `Learned`; steps: taken, out of planned_steps; samples: tuned
     on; seconds: of the whole round, train_seconds: of training; peak_rss_bytes: of the worker, allowed
     memory_limit_bytes; blocks: of the backbone that were tuned, fewer than wished_blocks if memory was short."""
 
@@ -88,7 +90,7 @@ class RoundResult:
     method: str
     generation: int | None
     checks: tuple[tuple[str, str, bool], ...]
-    held_back: dict[str, tuple[float | None, float | None]]
+    accuracy: dict[str, tuple[float | None, float | None]]
     steps: int
     planned_steps: int
     samples: int
@@ -115,12 +117,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """A known class: samples learned, exemplars kept, and accuracy on its held-back exemplars (None without any)."""
+    """A known class: samples learned, exemplars kept; right: how many of `judged` exemplars are told, each left out of
+    the head that judges it; accuracy: from those, smoothed towards that of all classes (None below four)."""
 
     name: str
     samples: int
     exemplars: int
-    held_back_accuracy: float | None
+    accuracy: float | None
+    right: int
+    judged: int
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from edgecl.results import Learned
 
 CALIBRATION_SECONDS = 20.0  # of a stream
+MIN_JUDGED = 4              # samples of a class before and after a `learn`, so that they are compared
+STANDARD_ERRORS = 2         # by which they must differ
+MOST_NAMED = 12             # classes in a line
 NORMAL = "normal"           # the one class of an anomaly detector
 TO_TEACH = {"window": "windows of rest and of other things halve false alarms",  # as `nothing`
             "image": "with photos of the background and of other things there are fewer false alarms"}
@@ -177,7 +182,7 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
 
 def suggest_nothing(options: argparse.Namespace, learned: list[Learned], kind: str | None) -> None:
     """A line for people once the second class is known, if `nothing` is not among them."""
-    known = set(learned[-1].held_back) if learned else set()
+    known = set(learned[-1].accuracy) if learned else set()
     before = len(known) - sum(each.new for each in learned)
     if not options.json and kind in TO_TEACH and before < 2 <= len(known) and NOTHING not in known:
         print(f"teach `{NOTHING}` too: {TO_TEACH[kind]}")
@@ -190,13 +195,13 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
                     **{name: count for name in ("left_out", "blank") if (count := getattr(learned, name))},
                     "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
-                    "held_back": {name: list(pair) for name, pair in learned.held_back.items()}})
+                    "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
     else:
         print(summary(learned, refused, quota))
 
 
 def summary(learned: Learned, refused: int, quota: int) -> str:
-    """The report of a `learn` for people: held-back accuracies that fell, that did not, and the new class's."""
+    """The report of a `learn` for people: what was learned, how accurate it is, and which other classes it changed."""
     lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
@@ -205,17 +210,33 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
     if learned.blank:
         lines.append(f"  {learned.blank} of them show nothing (of one colour, or constant)"
                      + ("" if learned.label == NOTHING else f": answered as {learned.label} from now on"))
-    old = {name: pair for name, pair in learned.held_back.items() if name != learned.label and None not in pair}
-    lost = {name: (before, after) for name, (before, after) in old.items()
-            if before is not None and after is not None and after < before - 1e-9}
-    if lost:
-        lines.append("  less accurate on: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
-                                                    for name, (before, after) in lost.items()))
-    if len(lost) < len(old):
-        rest = [name for name in old if name not in lost]
-        lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
-                     + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
-    new = learned.held_back.get(learned.label, (None, None))[1]
-    lines.append(f"  {learned.label} on {learned.judged_on}: {percent(new)}" if new is not None
-                 else f"  {learned.label}: too few samples to hold any back yet")
-    return "\n".join(lines)
+    new = learned.accuracy.get(learned.label, (None, None))[1]
+    right = learned.judged.get(learned.label, (None, None))[1]
+    lines.append(f"  {learned.label}: {percent(new)} ({right[0]} of {right[1]}) right on {learned.judged_on}"
+                 if new is not None and right is not None else
+                 f"  {learned.label}: too few samples to tell its accuracy yet")
+    return "\n".join(lines + changes(learned))
+
+
+def changes(learned: Learned) -> list[str]:
+    """One line about the other classes: whose accuracy has changed beyond noise; none if nothing can be compared."""
+    told = {name: pair for name, pair in learned.judged.items() if name != learned.label and enough(*pair)}
+    if not told:
+        return []
+    moved = [f"{name} {percent(before[0] / before[1])} -> {percent(after[0] / after[1])} ({after[0]} of {after[1]})"
+             for name, (before, after) in told.items() if beyond_noise(before, after)]
+    most = f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
+    others = f"the other {len(told)} classes" if len(told) > 1 else next(iter(told))
+    return [f"  changed: {', '.join(moved[:MOST_NAMED])}{most}" if moved else f"  no change beyond noise: {others}"]
+
+
+def enough(before: Sequence[int] | None, after: Sequence[int] | None) -> bool:
+    """Whether two counts (right, of) can be compared."""
+    return before is not None and after is not None and min(before[1], after[1]) >= MIN_JUDGED
+
+
+def beyond_noise(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether two shares, each as (right, of), differ by more than two standard errors of their difference."""
+    pooled = (before[0] + after[0]) / (before[1] + after[1])
+    error = math.sqrt(pooled * (1 - pooled) * (1 / before[1] + 1 / after[1]))
+    return abs(after[0] / after[1] - before[0] / before[1]) > STANDARD_ERRORS * error

@@ -70,7 +70,7 @@ def ridge(pooled: PooledCovariance, penalty: float | None = None) -> Affine:
         return root * solve_positive(gain, weight * (scale * root)), pooled.share
     gain = (pooled.means * (scale * counts)).T @ weight
     gain.flat[::len(gain) + 1] += 1
-    return np.linalg.solve(gain.T, weight.T).T * (scale * counts), pooled.share
+    return (weight @ np.linalg.inv(gain)) * (scale * counts), pooled.share
 
 
 def ridge_scale(pooled: PooledCovariance, e: float) -> float:
@@ -98,6 +98,7 @@ KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
     "cosine": HeadKind(cosine, second_moment=False, normalised=True),
     "slda": HeadKind(slda),
     "ridge": HeadKind(ridge),
+    "slda-projected": HeadKind(slda, projected=True),
     "ridge-projected": HeadKind(ridge, projected=True),
 }
 TRAINED = {  # by a learning round. What is learned next is not part of it, so another kind serves from then on

@@ -20,13 +20,21 @@ function name() {
   return value;
 }
 
+// Whether two shares, each as [right, of], differ by more than two standard errors; see edgecl/commands/learn.py.
+function beyondNoise(before, after) {
+  if (!before || !after || Math.min(before[1], after[1]) < 4) return false;
+  const pooled = (before[0] + after[0]) / (before[1] + after[1]);
+  return Math.abs(after[0] / after[1] - before[0] / before[1]) > 2 * Math.sqrt(pooled * (1 - pooled) * (1 / before[1] + 1 / after[1]));
+}
+
 // The result of a `learn`, in words.
 export function told(learned, samples = learned.samples) {
-  const after = learned.held_back?.[learned.label]?.[1];
-  const less = Object.entries(learned.held_back ?? {}).filter(([other, [was, now]]) =>
-    other !== learned.label && was !== null && now !== null && now < was - 1e-9);
-  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct on held-back samples.`)
-    + (less.length ? ` Less accurate now: ${less.slice(0, 3).map(([other, [was, now]]) => `${other} (${percent(was)} → ${percent(now)})`).join(', ')}.` : '');
+  const share = ([right, of]) => percent(right / of), judged = learned.judged ?? {};
+  const after = learned.accuracy?.[learned.label]?.[1], [right, of] = judged[learned.label]?.[1] ?? [];
+  const changed = Object.entries(judged).filter(([other, [was, now]]) => other !== learned.label && beyondNoise(was, now));
+  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct (${right} of ${of}).`)
+    + (learned.left_out ? ` Left out: ${count(learned.left_out, 'sample')} of one colour or constant.` : '')
+    + (changed.length ? ` Changed: ${changed.slice(0, 3).map(([other, [was, now]]) => `${other} (${share(was)} → ${share(now)})`).join(', ')}.` : '');
 }
 
 // A photo that fits an upload: larger ones are scaled down here.
