@@ -34,6 +34,13 @@ class Prediction:
         return {name: value for name, value in asdict(self).items() if name != "reason" or value is not None}
 
 
+def untold(needs: int | None) -> str:
+    """Why it can't be told what is unknown. needs: samples of one class that are missing; None: no number would do."""
+    if needs is None:
+        return "can't tell unknown: this state keeps no samples to tell it by"
+    return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
+
+
 NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
 BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 
@@ -132,7 +139,8 @@ class ClassSummary:
 class Status:
     """Status of a state. quota_bytes, used_bytes: of the whole directory; exemplar_bytes: of the exemplar buffer;
     purposes: bytes by purpose, see `edgecl.state.quota.Usage`; reserved_bytes: disk space reserved for later writes;
-    memory: "exemplars", or "statistics" if no sample is ever kept."""
+    memory: "exemplars", or "statistics" if no sample is ever kept; unknown_threshold: None if it can't be told yet what
+    is unknown; unknown_needs: samples of one class that are missing then, None if no number would do."""
 
     generation: int
     backbone: str
@@ -154,6 +162,7 @@ class Status:
     restorable: list[int]
     warnings: list[str]
     memory: str = "exemplars"
+    unknown_needs: int | None = None
 
 
 def history_rows(generations: Iterable[Generation], restorable: Set[int], current: int) -> list[dict[str, Any]]:

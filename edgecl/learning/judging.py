@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgecl.heads.head import Head, Novelty
+    from edgecl.heads.head import Head
     from edgecl.learning.judges import Judges
     from edgecl.statistics.class_statistics import ClassStatistics
     from edgecl.statistics.covariance import PooledCovariance
@@ -32,7 +32,8 @@ CLIMBERS = 1000             # samples that a larger shrinkage is tried on
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
 MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
 PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
-KEPT_OF_JUDGEMENT = "judged", "accuracy", "head", "unknown_above", "judged_on"  # of `Judgement.summary`, by a rollback
+KEPT_OF_JUDGEMENT = ("judged", "accuracy", "head", "unknown_above", "unknown_needs",    # of `Judgement.summary`, by a
+                     "judged_on")                                                       # rollback
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class Judgement:
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
-        threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
+        novelty = self.head.novelty if self.head else None
+        threshold = novelty.threshold if novelty else float("inf")
+        needs = {"unknown_needs": novelty.needs} if novelty and novelty.needs and not np.isfinite(threshold) else {}
         drawn = {"judged_on": self.on} if self.on != ON[True] else {}
         return {"judged": {label: list(pair) for label, pair in self.judged.items()}, "accuracy": self.accuracy,
                 "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
+                "unknown_above": threshold if np.isfinite(threshold) else None, **needs, **drawn}
 
 
 class Trial(NamedTuple):
@@ -70,11 +73,13 @@ class Trial(NamedTuple):
 @dataclass(frozen=True)
 class Judge:
     """Class statistics by transform, those of the features themselves first. photos: whether samples are photos; kept:
-    whether the samples that judge are stored ones, which the statistics contain; pseudo-samples are not."""
+    whether the samples that judge are stored ones, which the statistics contain; pseudo-samples are not; room: bytes
+    for exemplars."""
 
     statistics: Mapping[FeatureTransform, ClassStatistics]
     photos: bool = False
     kept: bool = True
+    room: int = 0
 
     @property
     def plain(self) -> ClassStatistics:
@@ -98,8 +103,12 @@ class Judge:
             best = _better(best, self._tried("slda-projected", judges), judges)
         if trained is not None and len(judges.truth) and trained.labels == tuple(self.labels):
             best = _better(best, self._of_round(trained, judges), judges)
+        plain = self.plain.pooled() if best.head.transform.projected else best.pooled
+        judged = unknown.Judged(judges.rows, judges.left, judges.groups, plain, self.photos,
+                                self.room if self.kept else 0)
         head_found = replace(best.head, temperature=best.calibration.temperature,
-                             smoothing=best.calibration.smoothing, novelty=self._novelty(best, judges))
+                             smoothing=best.calibration.smoothing,
+                             novelty=unknown.fit(best.head, best.pooled, best.out, judged))
         return Judgement(head_found, *_figures(self.labels, best.logits, judges.truth),
                          _alike(best.calibration.losses, judges.truth), ON[self.kept])
 
@@ -154,15 +163,6 @@ class Judge:
         counts = self.plain.counts
         usable = np.array([counts[label] >= MIN_JUDGED for label in self.labels])
         return calibration.fit(logits, judges.truth, usable[judges.truth], known)
-
-    def _novelty(self, trial: Trial, judges: Judges) -> Novelty | None:
-        """How the head tells unknown samples, its threshold set on judging ones."""
-        if trial.out is None or trial.head.normalised or not KINDS[trial.head.kind].second_moment:
-            return None
-        fitted = unknown.fit(trial.head, trial.pooled)
-        if fitted is None or not trial.head.kind.startswith("slda"):
-            return fitted
-        return fitted.with_threshold(fitted.distance(trial.out.inner + fitted.centre))
 
 
 def _better(one: Trial, other: Trial, judges: Judges) -> Trial:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.heads.onnx_head import HeadSession
-from edgecl.results import Prediction
+from edgecl.results import Prediction, untold
 from edgecl.samples import NOTHING, blank, prepare
 
 if TYPE_CHECKING:
@@ -85,10 +85,12 @@ class Serving:
         probabilities, unknown = self.head(features)
         shows = [""] * len(batch) if self._blank_taught else blank(fitted, info.kind)
         each = 1000 * (time.perf_counter() - started) / len(batch)
-        return [self._answer(source, row, bool(strange), why, each) for source, row, strange, why in
-                zip(sources or [""] * len(batch), probabilities, unknown, shows)], features
+        strange = [None] * len(batch) if unknown is None else unknown.tolist()
+        return [self._answer(source, row, new, why, each) for source, row, new, why in
+                zip(sources or [""] * len(batch), probabilities, strange, shows)], features
 
-    def _answer(self, source: str, row: NDArray[np.float32], unknown: bool, shows: str, each: float) -> Prediction:
+    def _answer(self, source: str, row: NDArray[np.float32], unknown: bool | None, shows: str,
+                each: float) -> Prediction:
         """The answer for one sample. row: its probabilities [C]; shows: why it shows nothing, or ""; each:
         milliseconds."""
         place = int(row.argmax())
@@ -97,4 +99,5 @@ class Serving:
             return Prediction(source, None, 1.0, True, each, shows)
         if label == NOTHING:
             return Prediction(source, None, confidence, True, each, f"it is like the class `{NOTHING}`")
-        return Prediction(source, label, confidence, unknown, each)
+        why = untold(self.head.unknown_needs) if unknown is None else None
+        return Prediction(source, label, confidence, unknown, each, why)
