@@ -92,6 +92,9 @@ def _learn(command: argparse.ArgumentParser) -> None:
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--session", metavar="NAME",
+                         help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
+                         "is estimated by leaving out whole sessions, so use the same name for all classes of one")
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 

@@ -109,8 +109,9 @@ class Learner:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
-        Sample, whose places are stored with them; groups: the recording that each is part of; progress: called with the
-        number of samples done.
+        Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
+        is part of, which is the same session in other classes and later; progress: called with the number of samples
+        done.
         A few samples among others that show nothing, see `samples.blank`, are not learned, unless the class is
         `nothing`; if half of them or more show nothing, that is what the class looks like.
         Raises BadInput, BudgetError, StateError; then nothing has changed.
@@ -130,8 +131,8 @@ class Learner:
         for batch in batches:
             fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
             features.append(backbone.features(fitted))
+            keys += sample_keys(fitted, batch.groups, recordings, batch.sessions)
             shows += blank(fitted, foundation.kind)
-            keys += sample_keys(fitted, batch.groups, recordings)
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
             places += batch.places
             if progress:

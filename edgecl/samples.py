@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput
@@ -49,7 +50,7 @@ class Sample:
     """One raw sample: uint8 image [height, width, 3], float32 window [time, channels] or feature vector [d].
 
     name, at, unit: where it came from, see `Place`; group: the recording it is part of; label: its class, if the
-    source names one.
+    source names one; session: the name of the session it is part of, which may have several recordings and classes.
     """
 
     data: np.ndarray
@@ -58,6 +59,7 @@ class Sample:
     label: str | None = None
     at: int | float | None = None
     unit: str = ""
+    session: str = ""
 
     @property
     def place(self) -> Place:
@@ -80,13 +82,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """data [n, ...], with the recording, place and class of each sample. A sample whose group is "", or of a batch
-    without groups, is a recording of its own."""
+    """data [n, ...], with the recording, place, class and session of each sample. A sample whose group is "" is a
+    recording of its own; one whose session is "" is of the session that its recording is."""
 
     data: np.ndarray
-    groups: Sequence[str] | None
+    groups: Sequence[str]
     places: Sequence[Place]
     labels: Sequence[str | None]
+    sessions: Sequence[str]
 
     @property
     def sources(self) -> list[str]:
@@ -95,7 +98,7 @@ class SampleBatch:
 
 
 def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterator[SampleBatch]:
-    """Batches of at most CHUNK_SAMPLES samples of one shape, in order.
+    """Batches of at most CHUNK_SAMPLES samples of one shape, in order. groups: the session of each sample of an array.
 
     Raises BadInput if an array lacks the batch axis, or if `groups` has another length or comes without an array.
     """
@@ -109,8 +112,9 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
             raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
         for start in range(0, len(samples), CHUNK_SAMPLES):
             data = samples[start:start + CHUNK_SAMPLES]
-            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK_SAMPLES],
-                              [Place("")] * len(data), [None] * len(data))
+            none = [""] * len(data)
+            yield SampleBatch(data, none, [Place("")] * len(data), [None] * len(data),
+                              none if groups is None else [*map(str, groups[start:start + CHUNK_SAMPLES])])
         return
     if groups is not None:
         raise BadInput("groups were given for samples that name their own", "give groups only with an array")
@@ -129,7 +133,8 @@ def _batch(samples: list[Sample]) -> SampleBatch:
     import numpy as np
 
     return SampleBatch(np.stack([sample.data for sample in samples]), [sample.group for sample in samples],
-                       [sample.place for sample in samples], [sample.label for sample in samples])
+                       [sample.place for sample in samples], [sample.label for sample in samples],
+                       [sample.session for sample in samples])
 
 
 def check_class_name(name: str) -> str:
@@ -215,16 +220,25 @@ def _one_colour(image: np.ndarray) -> str:
     return f"the picture is {'grey' if mean.max() - mean.min() < FLAT else 'of one colour'}"
 
 
-def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None,
-                known: dict[str, int] | None = None) -> list[int]:
-    """A key for each sample, the same on every board and in every order: 31 bits name its recording, 32 bits itself.
+def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None, known: dict[str, int] | None = None,
+                sessions: Sequence[str] | None = None) -> list[int]:
+    """A key for each sample, the same on every board and in every order: 31 bits name its session, 32 bits itself.
 
-    groups: the recording (or burst, or session) that each sample is part of; a sample with "", or without groups, is a
+    sessions: the name of the session that each sample is part of, which holds in all classes and commands; "", or none
+    at all: its recording is a session. groups: the recording that each is part of; "", or none at all: it is a
     recording of its own. A recording is identified by its first sample, not by its name; `known` carries the names
     from batch to batch.
     """
     own = [int.from_bytes(hashlib.blake2b(memoryview(x).cast("B"), digest_size=8).digest(), "big") for x in data]
     known = {} if known is None else known
-    names = [""] * len(own) if groups is None else groups
-    heads = [known.setdefault(name, key) if name else key for name, key in zip(names, own)]
+    none = [""] * len(own)
+    heads = [_named(session) if session else known.setdefault(group, key) if group else key
+             for session, group, key in zip(sessions or none, groups or none, own)]
     return [(head >> 33) << 32 | (key & 0xFFFFFFFF) for head, key in zip(heads, own)]
+
+
+@lru_cache(maxsize=CHUNK_SAMPLES)
+def _named(session: str) -> int:
+    """64 bits for a session of this name."""
+    name = unicodedata.normalize("NFC", session).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8, person=b"session").digest(), "big")

@@ -4,8 +4,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
-from edgecl.samples import NOTHING
+from edgecl.samples import NOTHING, Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from edgecl.commands.direct_or_daemon import Direct, ViaDaemon
     from edgecl.results import Learned
+    from edgecl.sources.spec import Item
 
 CALIBRATION_SECONDS = 20.0  # of a stream
 MIN_JUDGED = 4              # samples of a class before and after a `learn`, so that they are compared
@@ -94,6 +95,7 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
 
 def learn(options: argparse.Namespace) -> None:
     """Learn a class, a folder of classes, or the last seconds of a daemon source."""
+    options.session = check_session(options.session)
     if options.last is not None or options.source is not None:
         learn_last(options)
         return
@@ -113,7 +115,8 @@ def learn(options: argparse.Namespace) -> None:
         learner.close()
     with direct_or_daemon(options) as one:
         if options.label is not None:
-            intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label))
+            items = read_all(options.sources, one.spec(options.seconds), options.label)
+            intake = Intake(one.shape, of_session(options.session, items))
             learned = [learn_class(one, options, options.label, intake)]
         else:
             learned = learn_folder(one, options)
@@ -131,7 +134,7 @@ def learn_last(options: argparse.Namespace) -> None:
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
-                                           source=options.source))
+                                           source=options.source, session=options.session))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
             suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
@@ -159,8 +162,22 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[L
         places = {folder.name: folder for folder in class_folders(options.folder)}
     for name in places:
         check_class_name(name)
-    return [learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
-            for name, place in places.items()]
+    return [learn_class(one, options, name, Intake(one.shape, of_session(
+        options.session, read(place, one.spec(options.seconds), name)))) for name, place in places.items()]
+
+
+def check_session(name: str | None) -> str:
+    """The name of a session; "" for none. Raises BadInput if it is blank."""
+    if name is not None and not name.strip():
+        raise BadInput("the name of the session is empty",
+                       "name what the samples have in common, for example --session monday")
+    return (name or "").strip()
+
+
+def of_session(session: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The samples as part of a session, if it has a name; those of an .npz file that names its own stay as they are."""
+    for item in items:
+        yield replace(item, session=item.session or session) if isinstance(item, Sample) else item
 
 
 def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> Learned:

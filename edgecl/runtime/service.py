@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,10 +175,10 @@ class Service:
         """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
         return self._learn(label, samples, 0, size)
 
-    def learn_last(self, label: str, seconds: float, source: str | None = None) -> dict[str, Any]:
-        """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one. Raises as
-        `learn`."""
-        samples = self.sources.last(seconds, source)
+    def learn_last(self, label: str, seconds: float, source: str | None = None, session: str = "") -> dict[str, Any]:
+        """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one; session:
+        see `edgecl.samples.Sample`. Raises as `learn`."""
+        samples = [replace(sample, session=session) for sample in self.sources.last(seconds, source)]
         size = sum(sample.data.nbytes for sample in samples)
         return self._learn(label, samples, size, size)
 
