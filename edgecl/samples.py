@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +110,8 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
             raise BadInput(f"the samples have shape {list(samples.shape)}",
                            "give a batch [n, ...], even for a single sample")
         if groups is not None and len(groups) != len(samples):
-            raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
+            raise BadInput(f"{counted(len(groups), 'group')} for {counted(len(samples), 'sample')}",
+                           "give one group per sample")
         for start in range(0, len(samples), CHUNK_SAMPLES):
             data = samples[start:start + CHUNK_SAMPLES]
             none = [""] * len(data)

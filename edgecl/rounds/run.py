@@ -23,6 +23,7 @@ from edgecl.rounds.candidate import Candidate, clear_killed, decoded, take_in, w
 from edgecl.rounds.job import PROBES, Job, Stored
 from edgecl.rounds.limits import Limits, Need, may_run
 from edgecl.rounds.method import method_names, read_method
+from edgecl.settings import counted
 from edgecl.statistics.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def _rows(stored: list[StoredSample], inputs: bool) -> list[StoredSample]:
     labels = [row.label for row in rows]
     able = [label for label in set(labels) if labels.count(label) >= FEWEST]
     if len(able) < FEWEST:
-        raise StateError(f"samples of {len(able)} classes are stored, a round needs {FEWEST} classes with {FEWEST} "
-                         "samples each",
+        raise StateError(f"samples of {counted(len(able), 'class')} are stored, a round needs {FEWEST} classes with "
+                         f"{FEWEST} samples each",
                          "teach more, or create a state with more --exemplars")
     return rows
 
