@@ -57,5 +57,5 @@ def merge(options: argparse.Namespace) -> None:
         print(f"merged {counted(len(options.others), 'state')}: {counted(len(known), 'class')}, "
               f"{counted(samples, 'sample')}; generation {generation}")
         if left_out:
-            print(f"left out: {counted(left_out, 'sample')} of their class `{NOTHING}`, since what is nothing there may "
-                  "be something here; --nothing merges it too")
+            print(f"left out: {counted(left_out, 'sample')} of their class `{NOTHING}`, since what is nothing there "
+                  "may be something here; --nothing merges it too")
