@@ -235,7 +235,8 @@ def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None, known: di
     known = {} if known is None else known
     none = [""] * len(own)
     heads = [_named(session) if session else known.setdefault(group, key) if group else key
-             for session, group, key in zip(sessions or none, groups or none, own)]
+             for session, group, key in zip(none if sessions is None else sessions, none if groups is None else groups,
+                                            own)]
     return [(head >> 33) << 32 | (key & 0xFFFFFFFF) for head, key in zip(heads, own)]
 
 
