@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CHUNK_SAMPLES = 64    # samples decoded and held at a time
 MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
 NOTHING = "nothing"   # the class of rest, background and other things: a sample of it is answered as unknown
-FLAT = 6.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
+FLAT = 4.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
 DARK, LIGHT = 48, 208 # mean of a flat picture that is black, or white
 
 
