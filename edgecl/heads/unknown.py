@@ -44,7 +44,8 @@ SCORED = 1024           # judging samples that means and deviations are of; more
 ROW_BYTES = 8           # of a row besides its numbers
 SMALL = 64              # rows of a triangular matrix that is inverted as any other
 ROWS_SHARE = 4          # the bytes for exemplars divided by this are the most for the rows of a head, ...
-ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 18}  # ... and this: 1 % of the time of a photo, 3 % of that of a window
+ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 17}  # ... so many numbers of photos and of anything else, ...
+MOST_ROWS = {True: 2 ** 10, False: 2 ** 9}      # ... and so many rows: 1 % of the time of a photo, 5 % of a window's
 
 
 class Judged(NamedTuple):
@@ -63,7 +64,7 @@ class Judged(NamedTuple):
 def rows_held(exemplars: int, photos: bool, dimension: int, classes: int) -> int:
     """The most rows of a head, if exemplars may take so many bytes: one of each class at least, or none. dimension: of
     features."""
-    rows = min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES)
+    rows = min(min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES), MOST_ROWS[photos])
     return rows if rows >= classes else 0
 
 

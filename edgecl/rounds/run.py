@@ -82,7 +82,7 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
     drawn = knowledge.gaussians is not None
     before = None if drawn else before      # all that is known is drawn again
     rows = _rows(knowledge.pseudo_samples() if drawn else knowledge.stored, codec.input is not None)
-    held = {row.id for row in (rows if drawn else knowledge.held_back()) if row.judges or not drawn}
+    held = {row.id for row in ([row for row in rows if row.judges] if drawn else knowledge.held_back())}
     with workshop(store.path) as folder:
         classes, known = _classes(rows, before)
         places = {name: place for place, name in enumerate(classes)}
