@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecl.heads.head import Head
-    from edgecl.heads.left_out import LeftOut, Rows
+    from edgecl.heads.left_out import LearnedRows, LeftOut
     from edgecl.heads.out_of_fold import OutOfFold
     from edgecl.statistics.covariance import PooledCovariance
 
     Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 MIN_JUDGES = 3          # samples: of fewer no deviation can be told
+MANY_JUDGES, ACCEPTED = 20, 0.95    # without rows: from so many samples on, this share of them stays known
 CAREFUL = 1.25          # times a one-sided 95 % interval: what is taught next differs more than what was taught
 MANY_CLASSES = 20       # with fewer, `near` finds nothing that `like` does not, and only raises the threshold, measured
 PER_SESSION = 3         # samples of a session, or near-copies, tell as much as that many independent ones, at most
@@ -53,7 +54,7 @@ class Judged(NamedTuple):
     near-copies of each; plain: statistics before any projection; photos: whether samples are photos; room: bytes for
     exemplars, 0 if no row may be kept."""
 
-    rows: Rows
+    rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
     plain: PooledCovariance
@@ -102,7 +103,10 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
         least = max(math.exp(scale.mean - LOWEST * scale.deviation), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
         largest = np.maximum(largest, (like_scores[able] - scale.mean) / scale.deviation)
-    return replace(novelty, threshold=_threshold(largest, len(np.unique(judged.groups))))
+    threshold = _threshold(largest, len(np.unique(judged.groups)))
+    if stored is None and len(largest) >= MANY_JUDGES:  # `near` is skewed: a deviation is too careful for it alone
+        threshold = min(threshold, float(np.quantile(largest, ACCEPTED)))
+    return replace(novelty, threshold=threshold)
 
 
 def _missing(pooled: PooledCovariance, judges: int) -> int:
@@ -112,7 +116,7 @@ def _missing(pooled: PooledCovariance, judges: int) -> int:
     return 0 if judges >= MIN_JUDGES else max(MIN_JUDGES - judges - alone, 1)
 
 
-def _kept(rows: Rows, most: int) -> NDArray[np.int64]:
+def _kept(rows: LearnedRows, most: int) -> NDArray[np.int64]:
     """The rows that a head holds, at most so many: of each class equally many as far as it has them, those with the
     smallest own hashes."""
     order = np.lexsort((rows.sessions, rows.own, rows.classes))
@@ -133,7 +137,7 @@ def _units(judged: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]] | 
     return plain.centre.astype(np.float32), weight.astype(np.float32)
 
 
-def _leave_out(rows: Rows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
+def _leave_out(rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
                nearest: NearestRow) -> NDArray[np.float64]:
     """`like` of some judging samples, float64 [m]: to the nearest of the rows that is not left out with them; infinite
     if there is none."""
