@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 CHUNK_SAMPLES = 64    # samples decoded and held at a time
 MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
+NOTHING = "nothing"   # the class of rest, background and other things: a sample of it is answered as unknown
+FLAT = 4.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
+DARK, LIGHT = 48, 208 # mean of a flat picture that is black, or white
 
 
 class Unit(NamedTuple):
@@ -195,6 +198,28 @@ def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.nda
         first = int(np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(1))[0])
         raise BadInput(f"sample {first} contains NaN or infinity", "clean the recording, or leave that part out")
     return data
+
+
+def blank(data: np.ndarray, kind: str) -> list[str]:
+    """Why each sample of a batch [n, ...] of `prepare` shows nothing: a picture of one colour, or a window in which no
+    channel changes; "" if it shows something, as a vector always does."""
+    if kind == "window":
+        low, high = data.min(1), data.max(1)
+        still = (high - low <= 1e-6 * abs(data).max(1)).all(1) & (data.shape[1] > 1)
+        return ["the window is constant" if each else "" for each in still.tolist()]
+    return [_one_colour(image) for image in data] if kind == "image" else [""] * len(data)
+
+
+def _one_colour(image: np.ndarray) -> str:
+    """The same of one picture, uint8 [height, width, channels]."""
+    rows, columns = (max(side // 32, 1) for side in image.shape[:2])
+    for pixels in (image[::rows, ::columns], image):    # a few pixels tell for nearly every picture
+        if float(pixels.var((0, 1)).mean()) > FLAT ** 2:
+            return ""
+    mean = image.mean((0, 1))
+    if mean.max() < DARK or mean.min() > LIGHT:
+        return f"the picture is {'black' if mean.max() < DARK else 'white'}"
+    return f"the picture is {'grey' if mean.max() - mean.min() < FLAT else 'of one colour'}"
 
 
 def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None, known: dict[str, int] | None = None,

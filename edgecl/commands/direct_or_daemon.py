@@ -42,6 +42,11 @@ class Direct:
         foundation = self.learner.foundation
         return None if foundation is None or foundation.kind == "image" else foundation.input_shape
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of sample; None before the first `learn`."""
+        return self.learner.foundation.kind if self.learner.foundation else None
+
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """See `Learner.learn`."""
         return self.learner.learn(samples, label, progress=progress)
@@ -79,6 +84,12 @@ class ViaDaemon:
         """The shape of a window or vector; None for photos, and before the first `learn`."""
         info = self._client.ask("info")
         return None if info["kind"] in (None, "image") else tuple(info["input_shape"])
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of sample; None before the first `learn`."""
+        kind: str | None = self._client.ask("info")["kind"]
+        return kind
 
     @property
     def known(self) -> list[str]:

@@ -13,15 +13,15 @@ from edgecl.commands import (
     ProgressBar,
     configuration,
     keep_memory_low,
-    percent,
     print_json,
     read_all,
     socket_path,
     state_path,
 )
+from edgecl.commands.learned import suggest_nothing, tell
 from edgecl.errors import BadInput
 from edgecl.samples import Sample
-from edgecl.settings import Settings, counted, format_size, parse_seconds
+from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgecl.sources.spec import Item
 
 CALIBRATION_SECONDS = 20.0  # of a stream
+NORMAL = "normal"           # the one class of an anomaly detector
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -65,6 +66,9 @@ def init(options: argparse.Namespace) -> None:
         chosen += "; no samples will be kept"
     print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
           f"{format_size(status.used_bytes)} used; backbone {chosen}")
+    if options.anomaly:
+        print(f"next, teach what is normal: edgecl learn --state {learner.store.path} --class {NORMAL} SOURCE; what is "
+              f"unlike it is then answered with \"unknown\": true; see docs/anomaly.md")
 
 
 def calibration_of(source: Path, settings: Settings) -> np.ndarray:
@@ -106,9 +110,11 @@ def learn(options: argparse.Namespace) -> None:
     with direct_or_daemon(options) as one:
         if options.label is not None:
             items = read_all(options.sources, one.spec(options.seconds), options.label)
-            learn_class(one, options, options.label, Intake(one.shape, of_session(options.session, items)))
+            intake = Intake(one.shape, of_session(options.session, items))
+            learned = [learn_class(one, options, options.label, intake)]
         else:
-            learn_folder(one, options)
+            learned = learn_folder(one, options)
+        suggest_nothing(options, learned, one.kind)
 
 
 def learn_last(options: argparse.Namespace) -> None:
@@ -124,6 +130,7 @@ def learn_last(options: argparse.Namespace) -> None:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
                                            source=options.source, session=options.session))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
+            suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
         raise BadInput(f"--last {options.last}: no daemon serves {state_path(options)}",
                        "start `edgecl daemon`, or name a source such as camera:/dev/video0 --seconds 5") from None
@@ -137,7 +144,7 @@ def check_streams(options: argparse.Namespace) -> None:
         raise BadInput("a stream has no end", "say how much of it shows the class, for example --seconds 20")
 
 
-def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
+def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[Learned]:
     """One generation per class, in the order of the names."""
     from edgecl.samples import check_class_name
     from edgecl.sources import class_folders, read
@@ -149,9 +156,8 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
         places = {folder.name: folder for folder in class_folders(options.folder)}
     for name in places:
         check_class_name(name)
-    for name, place in places.items():
-        items = read(place, one.spec(options.seconds), name)
-        learn_class(one, options, name, Intake(one.shape, of_session(options.session, items)))
+    return [learn_class(one, options, name, Intake(one.shape, of_session(
+        options.session, read(place, one.spec(options.seconds), name)))) for name, place in places.items()]
 
 
 def check_session(name: str | None) -> str:
@@ -168,7 +174,7 @@ def of_session(session: str, items: Iterable[Item]) -> Iterator[Item]:
         yield replace(item, session=item.session or session) if isinstance(item, Sample) else item
 
 
-def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> None:
+def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> Learned:
     """Learn one class and report it."""
     from edgecl.samples import check_class_name
 
@@ -182,36 +188,4 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
         raise cause from None
     intake.report()
     tell(options, learned, len(intake.refused), one.quota)
-
-
-def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
-    """Report a `learn`."""
-    if options.json:
-        print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
-                    "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
-                    "generation": learned.generation, "used_bytes": learned.used_bytes,
-                    "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
-    else:
-        print(summary(learned, refused, quota))
-
-
-def summary(learned: Learned, refused: int, quota: int) -> str:
-    """The report of a `learn` for people: accuracies that fell, that did not, and the new class's."""
-    lines = [f"{learned.label}: {counted(learned.samples, 'sample')} learned"
-             + (f", {refused} refused" if refused else "")
-             + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
-             f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
-    old = {name: pair for name, pair in learned.accuracy.items() if name != learned.label and None not in pair}
-    lost = {name: (before, after) for name, (before, after) in old.items()
-            if before is not None and after is not None and after < before - 1e-9}
-    if lost:
-        lines.append("  less accurate on: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
-                                                    for name, (before, after) in lost.items()))
-    if len(lost) < len(old):
-        rest = [name for name in old if name not in lost]
-        lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
-                     + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
-    new = learned.accuracy.get(learned.label, (None, None))[1]
-    lines.append(f"  {learned.label} on {learned.judged_on}: {percent(new)}" if new is not None
-                 else f"  {learned.label}: too few samples to tell its accuracy yet")
-    return "\n".join(lines)
+    return learned

@@ -54,7 +54,8 @@ class Review:
         self._spread += FEATURE_WEIGHT * (2 * float(gap @ gap) - self._spread)
         self._mean += FEATURE_WEIGHT * gap
         now = time.monotonic()
-        uncertain = answer.unknown or answer.confidence < self._below
+        strange = answer.unknown and answer.label is not None   # `nothing` and a black picture need no name
+        uncertain = strange or answer.confidence < self._below
         if not uncertain or now - self._last.get(answer.source, -PAUSE_SECONDS) < PAUSE_SECONDS:
             return
         with self._lock:

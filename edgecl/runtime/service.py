@@ -115,8 +115,8 @@ class Service:
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """{source: {label, confidence, unknown, milliseconds, age_seconds, stable}}; stable: the label that came
-        `debounce` times in a row, or None."""
+        """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
+        the label that `Debounce` holds for stable, or None."""
         return self.sources.latest()
 
     def stable(self) -> list[Prediction]:
@@ -154,13 +154,13 @@ class Service:
     # answering and learning ---------------------------------------------------------------------
 
     def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """A `Prediction` as a dict for each sample of a batch [n, ...]. Raises BadInput, StateError."""
+        """`Prediction.to_json` for each sample of a batch [n, ...]. Raises BadInput, StateError."""
         self._check(batch)
         answers = []
         for answer in self.classifier.predict(batch):   # one by one: the loop gets its turn in between
             if self.writer.stopping:
                 raise stopping()
-            answers.append(asdict(answer))
+            answers.append(answer.to_json())
         return answers
 
     def learn(self, label: str, batch: np.ndarray, name: str = "") -> dict[str, Any]:
