@@ -50,3 +50,11 @@ def test_a_difference_is_found():
     assert differences({"a": 1.0}, {"a": 1.01}) == [".a: 1.0, recorded 1.01"]
     for found, wanted in (({"a": 1}, {"b": 1}), ([1], [1, 1]), (1, 1.0), (True, 1), (0.5, 0.6), ("a", "b"), ([], None)):
         assert differences(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["windows", "round"])
+def test_a_head_of_an_earlier_edgecl_is_judged_again_before_it_answers(name, tmp_path):
+    named = unpack(name, tmp_path)
+    lines = (["predict", "{ask}"], ["status"], ["predict", "{ask}"])
+    (_, first), _, (_, last) = play(lines, named)
+    assert first == last
