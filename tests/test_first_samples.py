@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers_state import error_of, vectors
 
+from edgecl.cli import main
 from edgecl.errors import FoundedMeanwhile
 from edgecl.learner import Learner
 from edgecl.settings import Settings
@@ -12,6 +13,11 @@ from edgecl.settings import Settings
 
 def windows(seed, length=40):
     return np.random.default_rng(seed).normal(seed, 1 + seed, (12, length, 3)).astype(np.float32)
+
+
+def vectors_file(path, labels):
+    x, y = np.concatenate([vectors(label, 20) for label in labels]), np.repeat(labels, 20)
+    np.savez(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
 
 
 def correlation(learner):
@@ -91,3 +97,47 @@ def test_a_state_with_another_backbone_is_not_merged_into_what_another_process_h
     assert [each.name for each in learner.classes()] == ["first"]
     learner.close()
     other.close()
+
+
+def test_a_state_that_another_shell_creates_meanwhile_is_learned_into(tmp_path, monkeypatch, capsys):
+    vectors_file(tmp_path / "samples.npz", ["ant", "bee"])
+    create = Learner.create
+
+    def slower(path, *rest):
+        monkeypatch.setattr(Learner, "create", create)
+        assert main(["learn", "--state", str(tmp_path / "state"), "--class", "ant", str(tmp_path / "samples.npz")]) == 0
+        return create(path, *rest)
+
+    monkeypatch.setattr(Learner, "create", slower)
+    assert main(["learn", "--state", str(tmp_path / "state"), "--class", "bee", str(tmp_path / "samples.npz")]) == 0
+    assert capsys.readouterr().err.count("edgecl: created") == 1
+    learner = Learner.open(tmp_path / "state")
+    assert [each.name for each in learner.classes()] == ["ant", "bee"]
+    learner.close()
+
+
+def test_ctrl_c_does_not_say_that_nothing_was_kept_of_the_classes_before(tmp_path, monkeypatch, capsys):
+    vectors_file(tmp_path / "samples.npz", ["ant", "bee", "cat"])
+    learn = Learner.learn
+
+    def interrupted(self, samples, label, *rest, **named):
+        if label == "cat":
+            raise KeyboardInterrupt
+        return learn(self, samples, label, *rest, **named)
+
+    monkeypatch.setattr(Learner, "learn", interrupted)
+    assert main(["learn", "--state", str(tmp_path / "state"), "--from", str(tmp_path / "samples.npz")]) == 130
+    err = capsys.readouterr().err
+    assert "interrupted; what was finished before is kept, see `edgecl history`" in err and "Traceback" not in err
+    learner = Learner.open(tmp_path / "state")
+    assert [each.name for each in learner.classes()] == ["ant", "bee"]
+    learner.close()
+
+
+def test_ctrl_c_while_a_command_is_loaded_is_no_traceback(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgecl.cli.import_module", interrupted)
+    assert main(["status"]) == 130
+    assert "interrupted" in capsys.readouterr().err
