@@ -320,8 +320,10 @@ class Learner:
     @property
     def damage(self) -> list[str]:
         """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
-        taught = bool(self.store.newest.detail.get("classes"))
-        return self.serving().warnings if taught else self.store.damage()
+        try:
+            return self.serving().warnings if self.store.newest.detail.get("classes") else self.store.damage()
+        except StateError as error:     # no generation can answer
+            return [*self.store.damage(), error.what]
 
     # within -------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from edgecl.errors import FoundedMeanwhile
 from edgecl.learner import Learner
 from edgecl.settings import Settings
 
+SIZES = {"quota": 4_000_000, "exemplars": 100_000}
+
 
 def windows(seed, length=40):
     return np.random.default_rng(seed).normal(seed, 1 + seed, (12, length, 3)).astype(np.float32)
@@ -48,7 +50,8 @@ def racing(learner, monkeypatch, first):
     ("auto", windows(2), windows(3))], ids=["same", "another codec", "rocket", "auto"])
 def test_the_second_learns_on_the_backbone_of_the_first(tmp_path, monkeypatch, kind, first, second):
     first, second = first.astype(np.float32), second.astype(np.float32)
-    settings = Settings(quota=4_000_000, exemplars=100_000, backbone=kind, **({} if kind == "identity" else {"window": 1, "rate": 40}))
+    rate = {} if kind == "identity" else {"window": 1, "rate": 40}
+    settings = Settings(**SIZES, **rate, backbone=kind)
     learner = Learner.create(tmp_path / "state", settings)
     racing(learner, monkeypatch, first)
     learned = learner.learn(second, "second")
@@ -68,7 +71,7 @@ def test_the_second_learns_on_the_backbone_of_the_first(tmp_path, monkeypatch, k
 
 
 def test_samples_that_do_not_fit_the_backbone_of_the_first_are_refused(tmp_path, monkeypatch):
-    learner = Learner.create(tmp_path / "state", Settings(quota=4_000_000, exemplars=100_000, backbone="auto", window=1, rate=40))
+    learner = Learner.create(tmp_path / "state", Settings(**SIZES, backbone="auto", window=1, rate=40))
     racing(learner, monkeypatch, windows(0))
     error = error_of(lambda: learner.learn(vectors("second", 20), "second"))
     assert error is not None and "another edgecl process" not in str(error)
@@ -77,9 +80,9 @@ def test_samples_that_do_not_fit_the_backbone_of_the_first_are_refused(tmp_path,
 
 
 def test_a_state_with_another_backbone_is_not_merged_into_what_another_process_has_just_founded(tmp_path, monkeypatch):
-    learner, source = Learner.create(tmp_path / "state", Settings(quota=4_000_000, exemplars=100_000, backbone="auto")), None
+    learner = Learner.create(tmp_path / "state", Settings(**SIZES, backbone="auto"))
     for name, samples in (("first", windows(0)), ("second", windows(1))):
-        source = Learner.create(tmp_path / name, Settings(quota=4_000_000, exemplars=100_000, backbone="rocket", window=1, rate=40))
+        source = Learner.create(tmp_path / name, Settings(**SIZES, backbone="rocket", window=1, rate=40))
         source.learn(samples, name)
         source.close()
     assert learner.foundation is None

@@ -13,7 +13,7 @@ from edgecl.exemplars.codecs import Float32, Int8
 from edgecl.exemplars.stored import StoredSample
 from edgecl.settings import Settings
 from edgecl.state.blobs import Blobs
-from edgecl.state.database import damaged, is_damage, translated
+from edgecl.state.database import MODELS, damaged, is_damage, translated
 from edgecl.state.open_database import OpenDatabase
 from edgecl.state.quota import Ledger, Usage, segment_bytes
 from edgecl.state.rows import SENSELESS, Rows
@@ -32,7 +32,7 @@ class OpenState:
 
     def __init__(self, path: Path) -> None:
         self.path, self.set_aside = path, SetAside(path)
-        self.blobs = Blobs(path / "models", self.set_aside)
+        self.blobs = Blobs(path / MODELS, self.set_aside)
         self.log = WriteAheadLog(path, self.codec)
         self.writing = False
         self.opened_again: Callable[[], None] = lambda: None  # for who keeps what a generation of that number knew

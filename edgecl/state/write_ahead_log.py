@@ -15,7 +15,6 @@ import errno
 import hashlib
 import os
 import uuid
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, unpack
@@ -291,12 +290,17 @@ class WriteAheadLog:
         self._acknowledge(self._newest)
 
     def whole(self) -> bytes:
-        """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
+        """What lies on the disk, up to the end of the last whole record if it is a log; zeros for what the disk does
+        not give back. Raises OSError."""
         self._read()
-        with suppress(FileNotFoundError, NotRegular):
-            content = read_regular(self.path, os.O_NOFOLLOW)
-            return content[:self._end] if self._tag else content
-        return b""
+        try:
+            with open(open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+                content = self._bytes(file, 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, NotRegular)) or error.errno == errno.EIO:
+                return b""
+            raise
+        return content[:self._end] if self._tag else content
 
     def trim(self) -> None:
         """Cut off what lies behind the last whole record and was not acknowledged, and sync. Raises OSError."""
