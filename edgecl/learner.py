@@ -56,7 +56,7 @@ class Learner:
         self.repository = Repository(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
-        store.opened_again = self._forget
+        store.started_over = self._forget
 
     # opening ------------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class Learner:
     # within -------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        """Drop what is known of generations by their numbers: the folder was replaced by an earlier copy of it."""
+        """Drop what is known of generations by their numbers, see `OpenState.started_over`."""
         self.repository.forget_generations()
         self._serving = None
 

@@ -135,3 +135,18 @@ def test_a_backup_leaves_out_a_file_that_cannot_be_opened(state, tmp_path, monke
     copied = backup(state, tmp_path / "out", lambda _: None)
     assert [line for line in copied.damaged if victim.name in line and "is not in the copy" in line] == copied.damaged
     assert not (tmp_path / "out" / "models" / victim.name).exists()
+
+
+def test_what_could_not_be_read_for_a_while_is_not_left_out_of_what_is_written_then(state, bad_blocks):
+    first, last = blocks_of(state, "cat")
+    bad_blocks |= {first + 1 if first + 1 < last else last}
+    learner = Learner.open(state)
+    assert set(shown(learner)) == {"ant", "bee", "dog"}
+    bad_blocks.clear()
+    learner.learn(vectors("elk", 5), "elk")
+    learner.forget("elk")
+    assert shown(learner) == dict.fromkeys(NAMES, 80)
+    learner.close()
+    learner = Learner.open(state)
+    assert shown(learner) == dict.fromkeys(NAMES, 80)
+    learner.close()

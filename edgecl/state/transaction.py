@@ -104,7 +104,7 @@ class Transaction(StateReader):
     def commit_rows(self) -> None:
         """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
         if self.database.commit():
-            self._take(self.database.rows)
+            self._take(self.database.rows, mine=True)
             self.write_copy()
 
     def roll_back(self) -> None:
