@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from edgecl.backbones.session import Backbone
-from edgecl.errors import BadInput, ChangedMeanwhile, StateError
+from edgecl.errors import BadInput, ChangedMeanwhile, FoundedMeanwhile, StateError
 from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
@@ -56,7 +56,7 @@ class Learner:
         self.repository = Repository(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
-        store.opened_again = self._forget
+        store.started_over = self._forget
 
     # opening ------------------------------------------------------------------------------------
 
@@ -107,9 +107,12 @@ class Learner:
         done. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError,
         StateError; then nothing has changed.
         """
+        return self._learn(batches_of(samples, groups), check_class_name(label), progress)
+
+    def _learn(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None) -> Learned:
+        """See `learn`."""
         started = time.perf_counter()
-        label = check_class_name(label)
-        foundation, model, batches = self._founded(batches_of(samples, groups), label)
+        foundation, model, batches, again = self._founded(batches, label)
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
         used, tuned = self._session[0] if self._session and not model else None, self.store.tuned()
         codec = foundation.buffer(self.settings).codec
@@ -139,7 +142,12 @@ class Learner:
             knowledge.add(label, given.keys, learned, given.inputs, origins)
             return self.repository.commit(knowledge, change), knowledge.labels, before, new
 
-        generation, labels, before, new = self._change(commit)
+        try:
+            generation, labels, before, new = self._change(commit)
+        except FoundedMeanwhile:
+            if not again:
+                raise
+            return self._learn(iter(again), label)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -161,19 +169,20 @@ class Learner:
             return work()
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
-                 ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
-        """The foundation, a new backbone's bytes where this is the first thing taught, and all batches."""
+                 ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch], list[SampleBatch]]:
+        """The foundation, a new backbone's bytes where this is the first thing taught, and all batches; these again as
+        a list if they are held in memory anyway, else []."""
         first = next(batches, None)
         if first is None:
             raise BadInput(f"there is no sample of {label!r}", "give at least one photo, recording or array")
         batches = chain([first], batches)
         if self.foundation is not None:
-            return self.foundation, None, batches
-        probe = first.data
+            return self.foundation, None, batches, []
+        probe, everything = first.data, list[SampleBatch]()
         if kind_of(probe) != "image":  # scales and biases come from all of it
             everything = list(batches)
             probe, batches = np.concatenate([batch.data for batch in everything]), iter(everything)
-        return *create_foundation(self.settings, probe), batches
+        return *create_foundation(self.settings, probe), batches, everything
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
@@ -311,13 +320,15 @@ class Learner:
     @property
     def damage(self) -> list[str]:
         """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
-        taught = bool(self.store.newest.detail.get("classes"))
-        return self.serving().warnings if taught else self.store.damage()
+        try:
+            return self.serving().warnings if self.store.newest.detail.get("classes") else self.store.damage()
+        except StateError as error:     # no generation can answer
+            return [*self.store.damage(), error.what]
 
     # within -------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        """Drop what is known of generations by their numbers: the folder was replaced by an earlier copy of it."""
+        """Drop what is known of generations by their numbers, see `OpenState.started_over`."""
         self.repository.forget_generations()
         self._serving = None
 
