@@ -1,0 +1,166 @@
+"""Real data as features of edgecl's own backbones, for tools/trust.py: computed once, then read from a cache."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+
+import numpy as np
+
+from edgecl.backbones import build_image
+from edgecl.backbones.rocket import build_rocket
+from edgecl.backbones.session import Backbone
+from edgecl.evaluation import datasets
+from edgecl.images import read_image
+
+ROCKETS = (84, 168, 336, 672, 1344, 2688)
+CIFAR_PHOTOS = 60   # per class, to learn from
+BATCH = 16
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Set:
+    """Features of one data set. kind, shape: of its samples, as a backbone takes them; x, y: features float32 [n, d]
+    and class numbers of the training part; sessions: the person of each sample, -1 for none; test_x, test_y: of the test
+    part; names: of the classes; strangers: name -> features [n, d] of what is no sample of any class of it."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    power: float
+    x: np.ndarray
+    y: np.ndarray
+    sessions: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    names: list[str]
+    strangers: Arrays = field(default_factory=dict)
+
+    @property
+    def with_sessions(self) -> bool:
+        """Whether samples come from people who are known by number."""
+        return bool((self.sessions >= 0).all())
+
+
+def all_sets(grocery: Path | None, cifar: Path | None, wisdm: Path | None, cache: Path) -> dict[str, Set]:
+    """The sets that are there, by name; those of windows once for each number of features. grocery, cifar: folders of
+    {train,test}/CLASS/*.jpg; wisdm: an .npz of windows with session_train; None: left out."""
+    found: dict[str, Set] = {}
+    folders = {name: folder for name, folder in (("grocery_store", grocery), ("cifar10", cifar)) if folder}
+    if folders:
+        photos = {name: cached(cache / f"{name}.npz", lambda name=name, folder=folder: photo_features(
+            folder, CIFAR_PHOTOS if name == "cifar10" else None)) for name, folder in folders.items()}
+        odd = cached(cache / "frames.npz", frames)["x"]
+        for name, arrays in photos.items():
+            others = [each["xe"][::max(len(each["xe"]) // 400, 1)] for other, each in photos.items() if other != name]
+            far = {"far": np.concatenate(others)} if others else {}
+            found[name] = _set(name, "image", (224, 224, 3), 0.5, arrays, far | {"frames": odd})
+    found["digits"] = _digits()
+    windows = {"watch": (datasets.watch_windows, None)}
+    if wisdm:
+        windows["wisdm51"] = (lambda: datasets.npz(wisdm), wisdm)
+    for name, (load, _) in windows.items():
+        file = {"watch": "watch", "wisdm51": "wisdm51_watch"}[name]
+        arrays = cached(cache / f"{file}.npz", lambda load=load: window_features(load()))
+        for size in ROCKETS:
+            mine = arrays | {"xt": arrays[f"t{size}"], "xe": arrays[f"e{size}"]}
+            strangers = {"constants": arrays[f"c{size}"], "lying still": arrays[f"s{size}"], "noise": arrays[f"n{size}"]}
+            found[f"{name} {size}"] = _set(f"{name} {size}", "window", arrays["wt"].shape[1:],
+                                           float(arrays[f"power{size}"]), mine, strangers)
+    return found
+
+
+def cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
+    """What the cache holds, made first if it holds nothing."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"part-{path.name}")
+        np.savez(part, **make())  # type: ignore[arg-type]
+        part.replace(path)
+    with np.load(path) as file:
+        return dict(file)
+
+
+def photo_features(folder: Path, per_class: int | None) -> Arrays:
+    """Features of EfficientNet-Lite0 of the photos of a folder. per_class: training photos of each class, or all."""
+    backbone = Backbone(build_image("efficientnet-lite0", None))
+    names = sorted(each.name for each in (folder / "train").iterdir())
+    made: Arrays = {"names": np.array(names)}
+    for part, short, most in (("train", "t", per_class), ("test", "e", None)):
+        files = [(number, file) for number, name in enumerate(names) if (folder / part / name).is_dir()
+                 for file in sorted((folder / part / name).iterdir())[:most]]
+        shown = (read_image(file, 224, 224) for _, file in files)
+        made[f"x{short}"] = _features(backbone, [*shown]) if len(files) < BATCH else np.concatenate(
+            [_features(backbone, [read_image(file, 224, 224) for _, file in files[i:i + BATCH]])
+             for i in range(0, len(files), BATCH)])
+        made[f"y{short}"] = np.array([number for number, _ in files])
+    return made | {"gt": np.full(len(made["yt"]), -1)}
+
+
+def frames() -> Arrays:
+    """Features of frames that show nothing: black, white, grey, one colour, noise, a lens cap, a bright wall."""
+    rng, shape, shown = np.random.default_rng(0), (224, 224, 3), []
+    y, x = np.mgrid[-1:1:224j, -1:1:224j]
+    shown += [np.full(shape, level) for level in (0, 1, 2, 4, 8, 255, 254, 252, 248, *range(16, 245, 12))]
+    shown += [rng.integers(0, 256, shape) for _ in range(12)]
+    shown += [np.repeat(rng.integers(0, 256, (224, 224, 1)), 3, 2) for _ in range(8)]
+    shown += [np.broadcast_to(rng.integers(0, 256, 3), shape) for _ in range(12)]
+    shown += [rng.normal(rng.uniform(0, 8), rng.uniform(1, 4), shape) for _ in range(12)]
+    for _ in range(8):
+        glow = rng.uniform(4, 20) * np.exp(-(y ** 2 + x ** 2) * rng.uniform(0.5, 3))
+        shown.append(glow[..., None] + rng.normal(0, 2, shape))
+    shown += [rng.normal(rng.uniform(180, 240), 3, shape) for _ in range(8)]
+    backbone = Backbone(build_image("efficientnet-lite0", None))
+    return {"x": _features(backbone, [np.clip(each, 0, 255).astype(np.uint8) for each in shown])}
+
+
+def window_features(data: datasets.Split) -> Arrays:
+    """Features of rockets of all sizes, of the windows and of some that show nothing: constants (c), a sensor that lies
+    still (s), noise (n). Biases come from a mix of training windows."""
+    from edgecl.statistics.transform import choose_power
+
+    assert data.session_train is not None
+    rng, x = np.random.default_rng(1), data.x_train
+    mean, spread = x.mean((0, 1)), x.reshape(-1, x.shape[2]).std(0)
+    frozen = [np.broadcast_to(x[i].mean(0), x.shape[1:]) for i in rng.choice(len(x), 90, replace=False)]
+    levels = [np.zeros(x.shape[1:]), *(np.broadcast_to(mean + rng.normal(0, 2, x.shape[2]) * spread, x.shape[1:])
+                                       for _ in range(31))]
+    nothing = {"c": np.stack([*levels, *frozen[:30]]), "n": mean + spread * rng.normal(size=(60, *x.shape[1:])),
+               "s": np.stack(frozen[30:]) + 1e-3 * spread * rng.normal(size=(60, *x.shape[1:]))}
+    made: Arrays = {"yt": data.y_train, "ye": data.y_test, "gt": data.session_train, "wt": x, "we": data.x_test,
+                    "names": np.array(data.class_names)}
+    for size in ROCKETS:
+        backbone = Backbone(build_rocket(x, size))
+        made[f"t{size}"], made[f"e{size}"] = _features(backbone, x), _features(backbone, data.x_test)
+        mix = made[f"t{size}"][np.linspace(0, len(x) - 1, 256).astype(int)]
+        made[f"power{size}"] = np.array(choose_power(mix))
+        made |= {f"{kind}{size}": _features(backbone, windows) for kind, windows in nothing.items()}
+    return made
+
+
+def _features(backbone: Backbone, samples: list[np.ndarray] | np.ndarray) -> np.ndarray:
+    return np.concatenate([backbone.features(np.ascontiguousarray(samples[i:i + BATCH], _kind(samples[0])))
+                           for i in range(0, len(samples), BATCH)])
+
+
+def _kind(sample: np.ndarray) -> type:
+    return np.uint8 if sample.dtype == np.uint8 else np.float32
+
+
+def _set(name: str, kind: str, shape: tuple[int, ...], power: float, arrays: Arrays, strangers: Arrays) -> Set:
+    return Set(name, kind, tuple(shape), power, arrays["xt"], arrays["yt"], arrays["gt"], arrays["xe"], arrays["ye"],
+               arrays["names"].tolist(), strangers)
+
+
+def _digits() -> Set:
+    data = datasets.digits()
+    rng = np.random.default_rng(0)
+    blank = np.stack([np.full(64, level, np.float32) for level in np.linspace(0, 1, 9)])
+    odd = {"far": data.x_train[rng.permutation(len(data.x_train))[:200]][:, rng.permutation(64)],    # pixels exchanged
+           "constants": blank, "noise": rng.random((60, 64), np.float32)}
+    return Set("digits", "feature", (64,), 1.0, data.x_train, data.y_train, np.full(len(data.y_train), -1),
+               data.x_test, data.y_test, [*data.class_names], odd)
