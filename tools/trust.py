@@ -26,7 +26,7 @@ from statistics import mean, median
 from typing import Any
 
 import trust_states as states
-from trust_measures import accuracy_and_trust, costs, differences, drawn, first, some, strangers
+from trust_measures import accuracy_and_trust, costs, differences, drawn, first, strangers
 from trust_sets import Set, all_sets
 
 from edgecl.evaluation import datasets
@@ -52,10 +52,10 @@ class Results:
         self.path = path
         self.of: dict[str, Values] = json.loads(path.read_text("utf-8")) if path and path.exists() else {}
 
-    def __call__(self, name: str, make: Callable[[], Values]) -> Values:
-        """The measurement of this name."""
+    def __call__(self, name: str, make: Callable[..., Values], *given: Any) -> Values:
+        """The measurement of this name: what `make` finds for what is given."""
         if name not in self.of:
-            self.of[name] = make()
+            self.of[name] = make(*given)
             print(name, file=sys.stderr, flush=True)
             if self.path:
                 self.path.write_text(json.dumps(self.of, indent=0), "utf-8")
@@ -72,20 +72,20 @@ def measure_accuracy(sets: dict[str, Set], results: Results, draws: int) -> None
             if name in FEWER and count not in (None, 20):
                 continue
             if count is None:
-                results(f"a {name} all first", lambda: accuracy_and_trust(data, first(data, None)))
+                results(f"a {name} all first", accuracy_and_trust, data, first(data, None))
                 continue
             if not data.with_sessions:
-                results(f"a {name} {count} first", lambda: accuracy_and_trust(data, first(data, count)))
+                results(f"a {name} {count} first", accuracy_and_trust, data, first(data, count))
             for seed in range(draws):
-                results(f"a {name} {count} {seed}", lambda: accuracy_and_trust(data, drawn(data, count, seed)))
+                results(f"a {name} {count} {seed}", accuracy_and_trust, data, drawn(data, count, seed))
 
 
 def measure_differences(sets: dict[str, Set], results: Results, quick: bool) -> None:
     draws, orders = (3, 2) if quick else (24, 10)
     for name, limit in SPREAD:
         if name in sets:
-            results(f"b {name} {limit}",
-                    lambda: differences(sets[name], first(sets[name], None), draws, orders, limit))
+            ways = draws, orders
+            results(f"b {name} {limit}", differences, sets[name], first(sets[name], None), ways, limit)
 
 
 def measure_strangers(sets: dict[str, Set], results: Results, draws: int) -> None:
@@ -94,22 +94,21 @@ def measure_strangers(sets: dict[str, Set], results: Results, draws: int) -> Non
             for per_class in TAUGHT_OF_EACH:
                 for seed in range(draws):
                     results(f"c {name} {count} {per_class} {seed}",
-                            lambda: strangers(sets[name], count, per_class, seed))
+                            strangers, sets[name], count, per_class, seed)
 
 
 def measure_states(options: argparse.Namespace, results: Results, parts: str) -> None:
     wisdm = options.wisdm and datasets.npz(options.wisdm / "data.npz")
     if "d" in parts:
         for quota in states.QUOTAS:
-            results(f"d watch {quota}", lambda: states.windows_by_quota(datasets.watch_windows(), quota))
+            results(f"d watch {quota}", states.windows_by_quota, datasets.watch_windows(), quota)
             if wisdm:
-                results(f"d wisdm51 {quota}", lambda: states.windows_by_quota(wisdm, quota))
+                results(f"d wisdm51 {quota}", states.windows_by_quota, wisdm, quota)
             if options.grocery and quota in states.PHOTO_QUOTAS:
-                results(f"d grocery_store {quota}", lambda: states.photos_by_quota(options.grocery, quota))
+                results(f"d grocery_store {quota}", states.photos_by_quota, options.grocery, quota)
     if "e" in parts and wisdm:
         for seed in range(1 if options.quick else 3):
-            results(f"e wisdm51 {seed}", lambda: states.nothing(
-                wisdm, options.wisdm / "streams" / "test", states.WISDM_WINDOW, seed))
+            results(f"e wisdm51 {seed}", states.nothing, wisdm, options.wisdm / "streams" / "test", seed)
 
 
 def measure_costs(options: argparse.Namespace, results: Results) -> None:
@@ -118,9 +117,14 @@ def measure_costs(options: argparse.Namespace, results: Results) -> None:
     checkouts = {"here": here, **({"other": options.against.resolve()} if options.against else {})}
     for turn in range(1 if options.quick else 3):
         for name, checkout in checkouts.items():
-            results(f"f {name} {turn}", lambda: json.loads(subprocess.run(
-                [sys.executable, __file__, "--grocery", str(options.grocery), "--cache", str(options.cache), "--cost"],
-                env={**os.environ, "PYTHONPATH": str(checkout)}, check=True, capture_output=True).stdout))
+            results(f"f {name} {turn}", _costs_of, checkout, options)
+
+
+def _costs_of(checkout: Path, options: argparse.Namespace) -> Values:
+    command = [sys.executable, __file__, "--grocery", str(options.grocery), "--cache", str(options.cache), "--cost"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(checkout)}, check=True, capture_output=True)
+    values: Values = json.loads(done.stdout)
+    return values
 
 
 # tables -------------------------------------------------------------------------------------------
@@ -162,8 +166,8 @@ def table_of_accuracy(now: Results, before: Results | None) -> str:
 
 
 def table_of_differences(now: Results, before: Results | None) -> str:
-    lines = ["| set, bytes of exemplars | accuracy over draws, % | answers not always the same, % | accuracy over orders, "
-             "% | answers not always the same, % |", "|---|---:|---:|---:|---:|"]
+    lines = ["| set, bytes of exemplars | accuracy over draws, % | answers that differ, % | accuracy over orders, % "
+             "| answers that differ, % |", "|---|---:|---:|---:|---:|"]
     for name, limit in SPREAD:
         found = [each.of.get(f"b {name} {limit}") for each in (before, now) if each]
         if found[-1] is None:
@@ -187,8 +191,8 @@ def averaged(results: Results | None, name: str, count: int, per_class: int, sco
 
 
 def table_of_strangers(now: Results, before: Results | None) -> str:
-    lines = ["| set, classes x samples | known refused | near | far | frames or constants | near, max-softmax | near, kNN "
-             "|", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = ["| set, classes x samples | known refused | near | far | frames or constants | near, max-softmax | near, "
+             "kNN |", "|---|---:|---:|---:|---:|---:|---:|"]
     for name, counts in CLASSES.items():
         for count in counts:
             for per_class in TAUGHT_OF_EACH:

@@ -166,21 +166,20 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def differences(data: Set, rows: np.ndarray, draws: int, orders: int, limit: int) -> dict[str, float]:
-    """Over so many draws of recordings' numbers and orders of classes: lowest and highest accuracy, test samples whose
-    answer is not the same every time, and the largest difference of a probability."""
+def differences(data: Set, rows: np.ndarray, ways: tuple[int, int], limit: int) -> dict[str, float]:
+    """ways: how many draws of recordings' numbers, and orders of classes. Over each: lowest and highest accuracy, test
+    samples whose answer is not the same every time, and the largest difference of a probability."""
     found = {}
     rng = np.random.default_rng(0)
     classes = np.unique(data.y[rows])
     truth = np.searchsorted(classes, data.test_y)
-    for name, ways in (("draws", [(None, draw) for draw in range(draws)]),
-                       ("orders", [(rng.permutation(classes).tolist(), 0) for _ in range(orders)])):
-        every = [teach(data, rows, order, draw, limit).answers(data.test_x) for order, draw in ways]
+    for name, tries in (("draws", [(None, draw) for draw in range(ways[0])]),
+                        ("orders", [(rng.permutation(classes).tolist(), 0) for _ in range(ways[1])])):
+        every = [teach(data, rows, order, draw, limit).answers(data.test_x) for order, draw in tries]
         accuracies = [float((p.argmax(1) == truth).mean()) for p, _ in every]
-        low, high = (np.array([[*np.where(u, -1, p.argmax(1))] for p, u in every]).min(0),
-                     np.array([[*np.where(u, -1, p.argmax(1))] for p, u in every]).max(0))
+        said = np.stack([np.where(unknown, -1, p.argmax(1)) for p, unknown in every])
         found |= {f"{name} lowest": min(accuracies), f"{name} highest": max(accuracies),
-                  f"{name} other answers": float((low != high).mean()),
+                  f"{name} other answers": float((said != said[0]).any(0).mean()),
                   f"{name} difference": float(max(np.abs(p - every[0][0]).max() for p, _ in every))}
     return found
 

@@ -25,8 +25,8 @@ Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class Set:
     """Features of one data set. kind, shape: of its samples, as a backbone takes them; x, y: features float32 [n, d]
-    and class numbers of the training part; sessions: the person of each sample, -1 for none; test_x, test_y: of the test
-    part; names: of the classes; strangers: name -> features [n, d] of what is no sample of any class of it."""
+    and class numbers of the training part; sessions: the person of each sample, -1 for none; test_x, test_y: of the
+    test part; names: of the classes; strangers: name -> features [n, d] of samples that belong to none of them."""
 
     name: str
     kind: str
@@ -68,9 +68,10 @@ def all_sets(grocery: Path | None, cifar: Path | None, wisdm: Path | None, cache
         arrays = cached(cache / f"{file}.npz", lambda load=load: window_features(load()))
         for size in ROCKETS:
             mine = arrays | {"xt": arrays[f"t{size}"], "xe": arrays[f"e{size}"]}
-            strangers = {"constants": arrays[f"c{size}"], "lying still": arrays[f"s{size}"], "noise": arrays[f"n{size}"]}
+            odd = {what: arrays[f"{short}{size}"] for what, short in
+                   (("constants", "c"), ("lying still", "s"), ("noise", "n"))}
             found[f"{name} {size}"] = _set(f"{name} {size}", "window", arrays["wt"].shape[1:],
-                                           float(arrays[f"power{size}"]), mine, strangers)
+                                           float(arrays[f"power{size}"]), mine, odd)
     return found
 
 
@@ -93,10 +94,8 @@ def photo_features(folder: Path, per_class: int | None) -> Arrays:
     for part, short, most in (("train", "t", per_class), ("test", "e", None)):
         files = [(number, file) for number, name in enumerate(names) if (folder / part / name).is_dir()
                  for file in sorted((folder / part / name).iterdir())[:most]]
-        shown = (read_image(file, 224, 224) for _, file in files)
-        made[f"x{short}"] = _features(backbone, [*shown]) if len(files) < BATCH else np.concatenate(
-            [_features(backbone, [read_image(file, 224, 224) for _, file in files[i:i + BATCH]])
-             for i in range(0, len(files), BATCH)])
+        made[f"x{short}"] = np.concatenate([_features(backbone, [read_image(file, 224, 224) for _, file in some])
+                                            for some in (files[i:i + BATCH] for i in range(0, len(files), BATCH))])
         made[f"y{short}"] = np.array([number for number, _ in files])
     return made | {"gt": np.full(len(made["yt"]), -1)}
 

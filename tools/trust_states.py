@@ -5,7 +5,6 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import trust_sets  # noqa: F401  sets the threads, so it comes before numpy
 import numpy as np
 
 from edgecl.evaluation import datasets
@@ -32,7 +31,7 @@ def windows_by_quota(data: datasets.Split, quota: str) -> dict[str, float | str]
         for number, label in enumerate(data.class_names):
             mine = data.y_train == number
             learner.learn(data.x_train[mine], label, [f"person {each}" for each in data.session_train[mine]])
-        said = [answer for answer in learner.predict(data.x_test)]
+        said = learner.predict(data.x_test)
         right = [each.label == data.class_names[y] for each, y in zip(said, data.y_test)]
         return {"accuracy": float(np.mean(right)), "refused": float(np.mean([bool(each.unknown) for each in said])),
                 **_form(learner)}
@@ -46,10 +45,9 @@ def photos_by_quota(folder: Path, quota: str) -> dict[str, float | str]:
         learner = Learner.create(Path(name) / "state", settings)
         for each in class_folders(folder / "train"):
             learner.learn((item for item in read(each, Spec(), each.name) if isinstance(item, Sample)), each.name)
-        found = learner.evaluate(item for each in class_folders(folder / "test") for item in read(each, Spec(), each.name)
-                                 if isinstance(item, Sample))
-        total = {"accuracy": found.accuracy, **_form(learner)}
-        return total
+        found = learner.evaluate(item for each in class_folders(folder / "test")
+                                 for item in read(each, Spec(), each.name) if isinstance(item, Sample))
+        return {"accuracy": found.accuracy, **_form(learner)}
 
 
 def _created(path: Path, quota: str, windows: np.ndarray) -> Learner:
@@ -66,11 +64,11 @@ def _form(learner: Learner) -> dict[str, str]:
             "head": str(status.head), "used": f"{status.used_bytes}"}
 
 
-def nothing(data: datasets.Split, streams: Path, window: float, seed: int) -> dict[str, dict[str, float]]:
+def nothing(data: datasets.Split, streams: Path, seed: int) -> dict[str, dict[str, float]]:
     """Two states that know TAUGHT activities, without and with a class `nothing` of NOTHING other ones: what they make
     of activities that neither knows, as windows and as streams of unseen people.
 
-    streams: folder of test recordings, CLASS/*.csv, at as many rows per `window` seconds as a window has.
+    streams: folder of test recordings, CLASS/*.csv, with as many rows in WISDM_WINDOW seconds as a window has.
     """
     order = np.random.default_rng(seed).permutation(len(data.class_names))
     taught, other, strange = order[:TAUGHT], order[TAUGHT:TAUGHT + NOTHING], order[TAUGHT + NOTHING:]
@@ -83,8 +81,7 @@ def nothing(data: datasets.Split, streams: Path, window: float, seed: int) -> di
             if way == "with":
                 rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(data.y_train, other)))
                 _teach(learner, data, np.sort(rows[:NOTHING_WINDOWS]), "nothing")
-            found[way] = _answers(learner, data, taught, strange) | _streams(learner, data, streams, taught, strange,
-                                                                             window)
+            found[way] = _answers(learner, data, taught, strange) | _streams(learner, data, streams, taught, strange)
     return found
 
 
@@ -107,8 +104,8 @@ def _answers(learner: Learner, data: datasets.Split, taught: np.ndarray, strange
     return {"known right and answered": float(np.mean(right)), "strange named": float(np.mean(wrong))}
 
 
-def _streams(learner: Learner, data: datasets.Split, streams: Path, taught: np.ndarray, strange: np.ndarray,
-             window: float) -> dict[str, float]:
+def _streams(learner: Learner, data: datasets.Split, streams: Path, taught: np.ndarray, strange: np.ndarray
+             ) -> dict[str, float]:
     """False activations per hour of strange recordings, and of taught ones the share in which the right name became
     stable, and after how many windows."""
     rows, false, hours, found, waits = data.x_test.shape[1], 0, 0.0, [], []
@@ -120,7 +117,8 @@ def _streams(learner: Learner, data: datasets.Split, streams: Path, taught: np.n
             debounce = Debounce()
             stable = [named(answer) if debounce(named(answer)) else None for answer in learner.predict(windows)]
             if number in strange:
-                false, hours = false + sum(each is not None for each in stable), hours + len(windows) * window / 3600
+                false += sum(each is not None for each in stable)
+                hours += len(windows) * WISDM_WINDOW / 3600
             else:
                 found.append(label in stable)
                 waits += [stable.index(label) + 1] if label in stable else []
