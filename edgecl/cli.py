@@ -177,8 +177,8 @@ def _round(command: argparse.ArgumentParser) -> None:
         help="tune the last N blocks of the backbone (default: those of the last feature map)")
     add("--epochs", type=int, metavar="N", help="most epochs, if the time allows (default 8)")
     add("--threads", type=int, metavar="N", help="threads of the worker (default 1)")
-    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="allowed drop in held-back "
-        "accuracy per class; a drop of fewer than 3 samples is ignored (default 0.1)")
+    add("--max-regression", type=float, default=0.1, metavar="SHARE", help="allowed drop in accuracy "
+        "per class; a drop of fewer than 3 samples is ignored (default 0.1)")
 
 
 def _methods(command: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
+from edgecl.learning.solved_heads import figures_of
 from edgecl.learning.status import status_of
 from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
@@ -136,17 +137,17 @@ class Learner:
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
-            before = self.repository.heads.last_accuracy()
+            before = self.repository.heads.last_figures().accuracy
             knowledge = self.repository.known(foundation)
             knowledge.add(label, keys, learned, inputs, origins)
             generation, labels = self.repository.commit(knowledge, change), knowledge.labels
 
-        def held_back() -> dict[str, tuple[float | None, float | None]]:
-            after = self.repository.heads.accuracy_since(generation)
+        def accuracy() -> dict[str, tuple[float | None, float | None]]:
+            after = self.repository.heads.figures_since(generation).accuracy
             return {name: (before.get(name), after.get(name)) for name in labels}
 
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
-                       self.store.used_bytes(), held_back, ON[self.settings.memory != "statistics"])
+                       self.store.used_bytes(), accuracy, ON[self.settings.memory != "statistics"])
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
@@ -276,8 +277,8 @@ class Learner:
         if self.foundation is None:
             return []
         summary = self.repository.heads.summary()
-        accuracy = summary.get("held_back", {})
-        return [ClassSummary(label, samples, exemplars, accuracy.get(label))
+        figures = figures_of(summary)
+        return [ClassSummary(label, samples, exemplars, figures.accuracy.get(label), *figures.judged.get(label, (0, 0)))
                 for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
 
     def history(self) -> list[Generation]:

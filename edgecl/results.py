@@ -21,7 +21,7 @@ class Prediction:
     milliseconds: float
 
 
-NOT_SHOWN = frozenset({"known", "choice"})     # in the history, of what a generation keeps
+NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
 Accuracies = dict[str, tuple[float | None, float | None]]    # of each class, before and after
 
 
@@ -46,23 +46,24 @@ class WorkedOut:
 @dataclass(frozen=True)
 class Learned:
     """Result of a `learn`: samples learned, milliseconds per sample (all work but solving the head included), new
-    generation, bytes used, and the held-back accuracy of each class by the head that was solved last before it, and by
-    the one that serves when this is first read, which solves it (None if no sample of it is held back). judged_on: what
-    that accuracy is measured on, held-back samples, or pseudo-samples if the state keeps no samples."""
+    generation, bytes used, and the accuracy of each class by the head that was solved last before it, and by the one
+    that serves when this is first read, which solves it (None for a class of fewer than four samples). judged_on: what
+    that accuracy is measured on, stored samples, each left out of the head that judges it, or pseudo-samples if the
+    state keeps no samples."""
 
     label: str
     samples: int
     milliseconds: float
     generation: int
     used_bytes: int
-    held_back: WorkedOut = field(default=WorkedOut(), repr=False)
-    judged_on: str = "held-back samples"
+    accuracy: WorkedOut = field(default=WorkedOut(), repr=False)
+    judged_on: str = "left-out samples"
 
 
 @dataclass(frozen=True)
 class RoundResult:
     """Result of a learning round. accepted: whether its candidate now serves, as `generation`; checks: of the gate,
-    (name, finding, whether it passed); held_back: as in `Learned`; steps: taken, out of planned_steps; samples: tuned
+    (name, finding, whether it passed); accuracy: as in `Learned`; steps: taken, out of planned_steps; samples: tuned
     on; seconds: of the whole round, train_seconds: of training; peak_rss_bytes: of the worker, allowed
     memory_limit_bytes; blocks: of the backbone that were tuned, fewer than wished_blocks if memory was short."""
 
@@ -70,7 +71,7 @@ class RoundResult:
     method: str
     generation: int | None
     checks: tuple[tuple[str, str, bool], ...]
-    held_back: dict[str, tuple[float | None, float | None]]
+    accuracy: dict[str, tuple[float | None, float | None]]
     steps: int
     planned_steps: int
     samples: int
@@ -97,12 +98,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """A known class: samples learned, exemplars kept, and accuracy on its held-back exemplars (None without any)."""
+    """A known class: samples learned, exemplars kept; right: how many of `judged` exemplars are told, each left out of
+    the head that judges it; accuracy: from those, smoothed towards that of all classes (None below four)."""
 
     name: str
     samples: int
     exemplars: int
-    held_back_accuracy: float | None
+    accuracy: float | None
+    right: int
+    judged: int
 
 
 @dataclass(frozen=True)

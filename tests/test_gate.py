@@ -108,7 +108,7 @@ def test_a_graph_that_answers_another_length_than_it_says_fails_parity():
 
 
 def judged(loss, held=100, **accuracy):
-    return Judgement(None, accuracy, dict.fromkeys(accuracy, held), loss)
+    return Judgement(None, {name: (round(share * held), held) for name, share in accuracy.items()}, loss=loss)
 
 
 @pytest.mark.parametrize(("before", "after", "bounds", "failed"), [
@@ -121,13 +121,13 @@ def judged(loss, held=100, **accuracy):
     (judged(1, a=.8, b=.5), judged(.5, a=.70, b=.9), BOUNDS, []),
     (judged(1, a=.8, b=.5), judged(.5, a=.69, b=.9), BOUNDS, ["regression"]),           # one class lost
     (judged(1, a=.8, b=.5), judged(.5, a=.69, b=.9), Bounds(.2), []),
-    (judged(1, a=.8, b=.5), judged(.5, a=.78, b=.9), Bounds(0), []),                    # two held-back samples of 100
+    (judged(1, a=.8, b=.5), judged(.5, a=.78, b=.9), Bounds(0), []),                    # two samples of 100
     (judged(1, a=.8, b=.5), judged(.5, a=.77, b=.9), Bounds(0), ["regression"]),
     (judged(1, 2, a=1., b=0.), judged(.5, 2, a=0., b=1.), BOUNDS, []),                  # two can't tell
     (judged(1, 5, a=.8, b=.4), judged(.5, 5, a=.4, b=1.), BOUNDS, []),
     (judged(1, 5, a=.8, b=.4), judged(.5, 5, a=.2, b=1.), BOUNDS, ["regression"]),
     (judged(1, a=.9, b=.9), judged(2, a=.5, b=.9), BOUNDS, ["accuracy", "regression"]),
-    (judged(None), judged(None), BOUNDS, ["accuracy"]),                                 # nothing is held back
+    (judged(None), judged(None), BOUNDS, ["accuracy"]),                                 # nothing can judge
     (judged(1, a=.8), judged(1, b=.9), BOUNDS, ["accuracy", "regression"]),             # another class
     (judged(1, a=.8, b=.8), judged(1, a=.9), BOUNDS, ["accuracy", "regression"]),       # a class that vanished
 ])
@@ -137,9 +137,9 @@ def test_the_loss_must_fall_and_no_class_may_be_lost(before, after, bounds, fail
     assert all(check.found for check in checks)
 
 
-def test_classes_count_alike_whatever_they_hold_back():
-    before = Judgement(None, {"many": .9, "few": .5}, {"many": 1000, "few": 10}, 1.0)
-    after = Judgement(None, {"many": .85, "few": .7}, {"many": 1000, "few": 10}, 0.9)
+def test_classes_count_alike_however_many_of_their_samples_judge():
+    before = Judgement(None, {"many": (900, 1000), "few": (5, 10)}, loss=1.0)
+    after = Judgement(None, {"many": (850, 1000), "few": (7, 10)}, loss=0.9)
     assert all(check.passed for check in check_accuracy(before, after, BOUNDS))
 
 

@@ -17,8 +17,9 @@ def classes(options: argparse.Namespace) -> None:
     if options.json:
         print_json(known)
         return
-    print_table(f"{len(known)} classes", ["class", "samples", "exemplars", "held-back accuracy"],
-                [[c.name, str(c.samples), str(c.exemplars), percent(c.held_back_accuracy)]
+    print_table(f"{len(known)} classes", ["class", "samples", "exemplars", "accuracy"],
+                [[c.name, str(c.samples), str(c.exemplars), percent(c.accuracy)
+                  + (f" ({c.right} of {c.judged})" if c.accuracy is not None else "")]
                  for c in (ClassSummary(**each) for each in known)])
 
 
@@ -51,7 +52,7 @@ def status(options: argparse.Namespace) -> None:
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waiting for the first samples")],
         ["statistics", s.statistics or "-"],
         ["head", s.head or "-"],
-        ["unknown", "on (distance)" if s.unknown_threshold is not None else "off: too few held-back samples"],
+        ["unknown", "on (distance)" if s.unknown_threshold is not None else "off: too few samples"],
         ["generation", f"{s.generation}, rollback can restore {', '.join(map(str, older)) or 'none'}"]]
     if info is not None:
         rows.append(["daemon", f"up {info['uptime_seconds']:.0f} s; rounds: {info['round_plan']}"])

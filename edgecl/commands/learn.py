@@ -171,17 +171,17 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
         print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
                     "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
-                    "held_back": {name: list(pair) for name, pair in learned.held_back.items()}})
+                    "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
     else:
         print(summary(learned, refused, quota))
 
 
 def summary(learned: Learned, refused: int, quota: int) -> str:
-    """The report of a `learn` for people: held-back accuracies that fell, that did not, and the new class's."""
+    """The report of a `learn` for people: accuracies that fell, that did not, and the new class's."""
     lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
-    old = {name: pair for name, pair in learned.held_back.items() if name != learned.label and None not in pair}
+    old = {name: pair for name, pair in learned.accuracy.items() if name != learned.label and None not in pair}
     lost = {name: (before, after) for name, (before, after) in old.items()
             if before is not None and after is not None and after < before - 1e-9}
     if lost:
@@ -191,7 +191,7 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
         rest = [name for name in old if name not in lost]
         lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
                      + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
-    new = learned.held_back.get(learned.label, (None, None))[1]
+    new = learned.accuracy.get(learned.label, (None, None))[1]
     lines.append(f"  {learned.label} on {learned.judged_on}: {percent(new)}" if new is not None
-                 else f"  {learned.label}: too few samples to hold any back yet")
+                 else f"  {learned.label}: too few samples to tell its accuracy yet")
     return "\n".join(lines)

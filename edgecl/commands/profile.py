@@ -112,7 +112,7 @@ def recommend(done: Profile) -> Advice:
                      f"of each of {max(LEAST_CLASSES, done.known)} classes",
         "codec": (f"{codec.codec}, {codec.each:,.0f} bytes each; shorter when space gets tight" if s.codec == "auto"
                   else f"as in the measured state, {codec.each:,.0f} bytes each"),
-        "head": f"chosen on held-back samples; here {head.kind}, {head.statistics + head.head:,} bytes per class"
+        "head": f"chosen on stored samples; here {head.kind}, {head.statistics + head.head:,} bytes per class"
                 if s.head == "auto" else "as in the measured state",
         "admission": "which exemplars stay",
         "threads": "the fewest within 10 % of the fastest measured", "rate": "Hz", "window": "seconds",

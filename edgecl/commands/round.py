@@ -66,7 +66,7 @@ def served(client: Client, options: argparse.Namespace, given: dict[str, int | N
 
 
 def show(done: RoundResult) -> None:
-    """Print the verdict, every check, and the classes whose held-back accuracy changed."""
+    """Print the verdict, every check, and the classes whose accuracy changed."""
     print(f"{done.method}: {done.steps} of {done.planned_steps} steps on {done.samples} samples, "
           f"{done.seconds:.0f} s ({done.train_seconds:.0f} s of training), peak "
           f"{format_size(done.peak_rss_bytes)} of {format_size(done.memory_limit_bytes)}, {done.device}")
@@ -74,10 +74,10 @@ def show(done: RoundResult) -> None:
         print(f"{'✓' if passed else '✗'} {name:11} {found}")
     print(f"the gate accepted it: generation {done.generation} serves" if done.accepted else
           "the gate refused it: the previous generation still serves, nothing has changed")
-    moved = [[name, percent(before), percent(after)] for name, (before, after) in done.held_back.items()
+    moved = [[name, percent(before), percent(after)] for name, (before, after) in done.accuracy.items()
              if before != after]
     if moved:
-        print_table("changes of held-back accuracy" + ("" if done.accepted else ", had it been accepted"),
+        print_table("changes of accuracy" + ("" if done.accepted else ", had it been accepted"),
                     ["class", "before", "after"], moved)
 
 

@@ -209,7 +209,7 @@ def round_parts(demo: Demo) -> list[str]:
         f"{done.method} tuned an adapter on {done.samples} stored windows in a separate process "
         f"({done.seconds:.0f} s, {format_size(done.peak_rss_bytes)} at its peak). The gate {verdict} the result; on "
         f"the unseen people, accuracy is {100 * (demo.tuned or 0):.1f} % now and was "
-        f"{100 * demo.steps[-1].edgecl:.1f} % before. The gate decides by accuracy on held-back windows, which neither "
+        f"{100 * demo.steps[-1].edgecl:.1f} % before. The gate decides by accuracy on windows that neither "
         "the backbone nor any head has learned from."),
         table(["check", "found", "passed"], [[name, found, "yes" if passed else "no"]
                                              for name, found, passed in done.checks])]

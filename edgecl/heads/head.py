@@ -58,8 +58,8 @@ class Head:
     """One affine map on h - reference, ready to serve or to export.
 
     weight float32 [C, d], bias float32 [C] in the order of `labels`; normalised: whether logits are divided by |h|;
-    temperature: confidence = softmax(logits / temperature); novelty: recognises unknown samples, or None; shrinkage: of
-    the covariance that the weight was solved from, or None.
+    temperature T and smoothing s: confidence = (1 - s) softmax(logits / T) + s / C; novelty: recognises unknown
+    samples, or None; shrinkage: of the covariance that the weight was solved from, or None.
     """
 
     kind: str
@@ -70,6 +70,7 @@ class Head:
     transform: FeatureTransform
     normalised: bool = False
     temperature: float = 1.0
+    smoothing: float = 0.0
     novelty: Novelty | None = field(default=None, repr=False)
     shrinkage: float | None = None
 

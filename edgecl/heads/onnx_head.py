@@ -44,7 +44,11 @@ def build_head(head: Head) -> bytes:
         length = g.node("ReduceL2", [x], axes=[1], keepdims=1)
         z = g.node("Div", [z, g.node("Max", [length, g.weight("least", np.array(1e-12, np.float32))])], "logits")
     cooled = g.node("Div", [z, g.weight("temperature", np.array(head.temperature, np.float32))])
-    g.node("Softmax", [cooled], "probabilities", axis=1)
+    share = g.node("Softmax", [cooled], None if head.smoothing else "probabilities", axis=1)
+    if head.smoothing:
+        kept = g.node("Mul", [share, g.weight("kept", np.array(1 - head.smoothing, np.float32))])
+        g.node("Add", [kept, g.weight("smoothing", np.array(head.smoothing / len(head.labels), np.float32))],
+               "probabilities")
     if head.novelty is None:
         zero = g.node("Mul", [z, g.weight("zero", np.zeros(1, np.float32))])
         g.node("ReduceMax", [zero], "novelty", axes=[1], keepdims=0)

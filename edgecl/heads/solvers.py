@@ -98,6 +98,7 @@ KINDS: dict[str, HeadKind] = {  # from the fewest bytes to the most
     "cosine": HeadKind(cosine, second_moment=False, normalised=True),
     "slda": HeadKind(slda),
     "ridge": HeadKind(ridge),
+    "slda-projected": HeadKind(slda, projected=True),
     "ridge-projected": HeadKind(ridge, projected=True),
 }
 TRAINED = {  # by a learning round. What is learned next is not part of it, so another kind serves from then on

@@ -1,4 +1,4 @@
-"""Chooses and calibrates the head of what is known, on held-back samples that no head is solved from."""
+"""Chooses and calibrates the head of what is known: solved from all samples, judged out of fold by those stored."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
@@ -7,74 +7,73 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgecl.exemplars.buffer import MIN_HELD_BACK
-from edgecl.exemplars.selection import HELD_BACK_MAX_ONE_IN
-from edgecl.heads import unknown
-from edgecl.heads.calibration import Trial, class_weights
-from edgecl.heads.solvers import KINDS, SERVED, TRAINED, solve
+from edgecl.heads import calibration, unknown
+from edgecl.heads.calibration import Calibration
+from edgecl.heads.out_of_fold import OutOfFold
+from edgecl.heads.solvers import KINDS, solve
+from edgecl.statistics.covariance import MAX_SHRINKAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from edgecl.exemplars.stored import StoredSample
     from edgecl.heads.head import Head, Novelty
+    from edgecl.learning.judges import Judges
     from edgecl.statistics.class_statistics import ClassStatistics
     from edgecl.statistics.covariance import PooledCovariance
-    from edgecl.statistics.form import Form
     from edgecl.statistics.transform import FeatureTransform
 
-    Rest = tuple[PooledCovariance, NDArray[np.float32]]     # see `Judge.rest`
-
-ON = {True: "held-back samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
-PENALTIES = 1 / 3, 3.0  # times the analytic shrinkage, again and again as long as that is better
-LEAST_SHRINKAGE = 1e-4
-MAX_JUDGES = 1000       # held-back samples that judge; more would make a judgement slower, but not much surer
-MOST_LOGITS = 10 ** 6   # of all judges: with over 1,000 classes there are fewer of them ...
-FEWEST_JUDGES = 100     # ... but no fewer than this
-TRIED_AGAIN = 1.1       # times as many samples are held back: heads of other kinds and penalties are tried again
-KEPT_OF_JUDGEMENT = "held_back", "head", "unknown_above", "choice"  # of `Judgement.summary`, by a rollback
-
-
-class Choice(NamedTuple):
-    """What was chosen when heads were last compared: kind; penalty: times the analytic shrinkage; judges: samples held
-    back then, 0 if there were too few to compare heads."""
-
-    kind: str
-    penalty: float = 1.0
-    judges: int = 0
+ON = {True: "left-out samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
+RIDGE_BELOW = 2             # N - C up to this many times C: three samples per class tell little of their covariance
+PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # of a gap between class means one temperature, measured; see `calibration.prior`
+SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # where there are sessions: the least, and what is tried after it
+CLIMBERS = 1000             # samples that a larger shrinkage is tried on
+STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
+MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
+PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
+KEPT_OF_JUDGEMENT = "judged", "accuracy", "head", "unknown_above", "judged_on"  # of `Judgement.summary`, by a rollback
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The head to serve (None where no class is known), the held-back accuracy of each class that has held-back
-    samples, how many it has, and the class-balanced log loss over all of them (None without any); on: what they are;
-    choice: for the next judgement (None if a learning round trained the head)."""
+    """The head to serve (None if no class is known). judged: of each class that has judging samples, how many of them
+    it gets right out of fold, and how many they are; accuracy: of each class with MIN_JUDGED or more, (right +
+    PRIOR_SAMPLES times the mean of all classes) / (of + PRIOR_SAMPLES); loss: log loss of the judging samples, of all
+    classes alike, None without any; on: what they are."""
 
     head: Head | None
-    accuracy: dict[str, float]
-    held: dict[str, int] = field(default_factory=dict)
+    judged: dict[str, tuple[int, int]] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
     loss: float | None = None
     on: str = ON[True]
-    choice: Choice | None = None
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
         threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
         drawn = {"judged_on": self.on} if self.on != ON[True] else {}
-        return {"held_back": self.accuracy, "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn,
-                **({"choice": list(self.choice)} if self.choice else {})}
+        return {"judged": {label: list(pair) for label, pair in self.judged.items()}, "accuracy": self.accuracy,
+                "head": self.head.kind if self.head else None,
+                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
+
+
+class Trial(NamedTuple):
+    """A head, its logits of the judging samples out of fold [m, C], and what those say of its confidence."""
+
+    head: Head
+    logits: NDArray[np.float64]
+    calibration: Calibration
+    pooled: PooledCovariance
+    out: OutOfFold | None
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Class statistics by transform, those of the features themselves first, and their form. kept: whether the samples
-    that judge are stored ones, which the statistics contain; pseudo-samples are not."""
+    """Class statistics by transform, those of the features themselves first. photos: whether samples are photos; kept:
+    whether the samples that judge are stored ones, which the statistics contain; pseudo-samples are not."""
 
     statistics: Mapping[FeatureTransform, ClassStatistics]
-    form: Form
+    photos: bool = False
     kept: bool = True
 
     @property
@@ -82,131 +81,116 @@ class Judge:
         """The statistics of the features themselves."""
         return next(iter(self.statistics.values()))
 
-    @property
-    def source(self) -> int:
-        """Length of a feature."""
-        return next(iter(self.statistics)).source
-
     @cached_property
     def labels(self) -> list[str]:
         """The known classes in alphabetical order."""
         return self.plain.labels
 
-    def choose(self, head: str, every: Mapping[str, list[StoredSample]], trained: Head | None = None,
-               chosen: Choice | None = None) -> Judgement:
-        """The head for all that is known, chosen and calibrated on the samples that are held back (`every`, by class),
-        of which at most MAX_JUDGES are used, fewer with over 1,000 classes. trained: by a learning round on what is not
-        held back, on trial like any other; chosen: when heads were last compared. They are compared again once
-        TRIED_AGAIN times as many samples are held back; leave it out if classes have gone or came from elsewhere.
+    def choose(self, head: str, judges: Judges, trained: Head | None = None) -> Judgement:
+        """The head for all that is known, calibrated on the judging samples. head: "auto" or a kind; trained: by a
+        learning round on samples that do not judge, on trial beside the other.
 
-        The samples that judge are subtracted from the statistics first, exactly: no head is learned from them, neither
-        those that are tried nor the one that serves. head: "auto" or a kind.
+        "auto": nearest-mean without a covariance; ridge up to three samples per class; then slda, projected if those
+        statistics are kept and its loss is lower by STANDARD_ERRORS.
         """
-        judges = limited(every, min(MAX_JUDGES, max(MOST_LOGITS // max(len(self.labels), 1), FEWEST_JUDGES)))
-        sizes = {label: len(rows) for label, rows in judges.items()}
-        features = np.array([row.feature for rows in judges.values() for row in rows], np.float32)
-        features = features.reshape(-1, self.source)
-        ends = np.cumsum(list(sizes.values()), dtype=np.int64)
-        held = {label: features[end - sizes[label]:end] for label, end in zip(sizes, ends)}
-        places = {label: place for place, label in enumerate(self.labels)}
-        truth = np.repeat(np.array([places[label] for label in held], np.int64), list(sizes.values()))
-        told = sum(map(len, every.values()))
-        told = told if self.kept else min(told, self.plain.total // HELD_BACK_MAX_ONE_IN)  # as samples would
-        kinds = self._candidates(head, told)
-        settled = chosen if chosen is not None and trained is None and chosen.kind in kinds \
-            and told < TRIED_AGAIN * chosen.judges else None
-        rests: dict[FeatureTransform, Rest] = {}
-        best: Trial | None = None
-        for kind in kinds if settled is None else [settled.kind]:
-            transform = next(transform for transform in self.statistics if transform.projected == KINDS[kind].projected)
-            if transform not in rests:
-                rests[transform] = self.rest(held, transform)
-            rest = rests[transform]
-            trial = _tried(kind, transform, rest, truth, 1.0 if settled is None else settled.penalty)
-            if best is None or trial.beats(best):
-                best = trial
-        assert best is not None
-        rest = rests.pop(best.head.transform)
-        rests.clear()
-        if trained is not None and len(truth) and trained.labels == tuple(self.labels):
-            trial = Trial.run(trained, rest[0], trained.transform(features), truth)
-            best = trial if trial.beats(best) else best
-        penalty = 1.0
-        if settled is None and self.kept:     # draws are of the covariance that is to be shrunk
-            best, penalty = self._penalised(best, rest)
-        choice = settled or Choice(best.head.kind, penalty, told if told >= MIN_HELD_BACK else 0)
-        hits = np.diff(np.cumsum(best.logits.argmax(1) == truth)[ends - 1], prepend=0)
-        accuracy = {label: round(hit / sizes[label], 4) for label, hit in zip(held, hits.tolist())}
-        loss = float(class_weights(truth) @ best.losses) if len(truth) else None
-        return Judgement(replace(best.head, novelty=self._novelty(best, rest[0])), accuracy, sizes, loss, ON[self.kept],
-                         choice if choice.kind in KINDS else None)
+        best = self._tried(head if head != "auto" else self._default(), judges)
+        if head == "auto" and best.head.kind == "slda" and any(each.projected for each in self.statistics):
+            best = _better(best, self._tried("slda-projected", judges), judges)
+        if trained is not None and len(judges.truth) and trained.labels == tuple(self.labels):
+            best = _better(best, self._of_round(trained, judges), judges)
+        head_found = replace(best.head, temperature=best.calibration.temperature,
+                             smoothing=best.calibration.smoothing, novelty=self._novelty(best, judges))
+        return Judgement(head_found, *_figures(self.labels, best.logits, judges.truth),
+                         _alike(best.calibration.losses, judges.truth), ON[self.kept])
 
-    def _penalised(self, best: Trial, rest: Rest) -> tuple[Trial, float]:
-        """The same kind of head with another penalty, if held-back samples call for it, and how many times the analytic
-        shrinkage that is."""
-        kind, penalty = best.head.kind, 1.0
-        if len(best.truth) < MIN_HELD_BACK or not SERVED[kind].second_moment:
-            return best, penalty
-        for factor in PENALTIES:
-            there = 1.0
-            while LEAST_SHRINKAGE < rest[0].shrinkage * there * factor <= 1:
-                there *= factor
-                trial = _tried(kind, best.head.transform, rest, best.truth, there)
-                if not trial.beats(best):
-                    break
-                best, penalty = trial, there
-        return best, penalty
+    def _default(self) -> str:
+        """The kind that "auto" begins with."""
+        if not self.plain.second_moment:
+            return "nearest-mean"
+        return "ridge" if self.plain.degrees_of_freedom <= RIDGE_BELOW * len(self.labels) else "slda"
 
-    def rest(self, held: Mapping[str, NDArray[np.float32]],
-              transform: FeatureTransform) -> Rest:
-        """What is known without the samples held back, and those samples [n, d], both transformed. Pseudo-samples were
-        never part of it."""
-        none = np.zeros((0, self.source), np.float32)
-        h = transform(np.concatenate([none, *held.values()]))
-        ends = np.cumsum([len(features) for features in held.values()], dtype=np.int64)
-        contained = {label: h[end - len(held[label]):end] for label, end in zip(held, ends)}
-        return self.statistics[transform].pooled(contained if self.kept else None), h
+    def _tried(self, kind: str, judges: Judges) -> Trial:
+        """A kind of head on trial, at the best shrinkage."""
+        transform = next(each for each in self.statistics if each.projected == KINDS[kind].projected)
+        pooled, judges = self.statistics[transform].pooled(), judges._replace(rows=judges.rows.on(transform))
+        if not KINDS[kind].second_moment:
+            return self._trial(kind, pooled, transform, judges)
+        least = min(pooled.shrinkage, MAX_SHRINKAGE)
+        if not judges.left.sessions:
+            return self._trial(kind, replace(pooled, penalty=least), transform, judges)
+        grid = [e for e in SHRINKAGES if e >= least] or [SHRINKAGES[-1]]
+        best = replace(pooled, penalty=grid[0])
+        if len(grid) > 1 and len(self.labels) > 1 and pooled.exact:
+            few = judges.some(CLIMBERS)
+            found = self._trial(kind, best, transform, few)
+            for e in grid[1:]:
+                found = _better(found, self._trial(kind, replace(pooled, penalty=e), transform, few), few)
+            best = found.pooled
+            if len(few.left.rows) == len(judges.left.rows):
+                return found
+        return self._trial(kind, best, transform, judges)
 
-    def _candidates(self, head: str, held: int) -> list[str]:
-        """Kinds to try: the default first, then by bytes."""
-        if head != "auto":
-            return [head]
-        default = "slda" if self.form.second_moment else "nearest-mean"
-        if self.form.second_moment and self.plain.degrees_of_freedom <= len(self.labels):
-            default = "ridge"  # two samples a class or fewer tell too little of the scatter within them
-        if held < MIN_HELD_BACK:
-            return [default]
-        able = [kind for kind, needs in KINDS.items() if (self.form.second_moment or not needs.second_moment)
-                and any(transform.projected == needs.projected for transform in self.statistics)]
-        return [default, *(kind for kind in able if kind != default)]
+    def _trial(self, kind: str, pooled: PooledCovariance, transform: FeatureTransform, judges: Judges) -> Trial:
+        """A kind of head at the shrinkage of `pooled`."""
+        e = pooled.shrinkage if KINDS[kind].second_moment else None
+        out = OutOfFold.of(pooled, judges.rows, judges.left, e, ridge=kind.startswith("ridge"))
+        head, logits = solve(kind, pooled, transform), out.logits(kind)
+        found = self._calibrated(head, (pooled.means + pooled.centre).astype(np.float32), logits, judges)
+        return Trial(head, logits, found, pooled, out)
 
-    def _novelty(self, trial: Trial, rest: PooledCovariance) -> Novelty | None:
-        """How the head tells unknown samples, its threshold set on held-back ones."""
-        unfit = trial.head.normalised or trial.head.kind in TRAINED
-        fitted = None if unfit else unknown.fit(trial.head, rest, trial.rest)
-        return None if fitted is None else fitted.with_threshold(fitted.distance(trial.logits))
+    def _of_round(self, head: Head, judges: Judges) -> Trial:
+        """A head that a learning round has trained on trial, which knows none of the judging samples."""
+        transform, plain = next(iter(self.statistics.items()))
+        pooled = plain.pooled()
+        logits = head.logits(judges.rows.on(head.transform).h(judges.left.rows))
+        found = self._calibrated(head, transform.back(pooled.means + pooled.centre), logits, judges)
+        return Trial(head, np.asarray(logits, np.float64), found, pooled, None)
+
+    def _calibrated(self, head: Head, means: NDArray[np.float32], logits: NDArray[np.floating[Any]],
+                    judges: Judges) -> Calibration:
+        """The confidence that logits of the judging samples call for. means: of the classes, as the head takes them."""
+        known = calibration.prior(head, means, PHOTO_GAP if self.photos else OTHER_GAP,
+                                  np.inf if judges.left.sessions else PHOTO_GAP)
+        counts = np.array([self.plain.counts[label] for label in self.labels])
+        return calibration.fit(logits, judges.truth, counts[judges.truth] >= MIN_JUDGED, known)
+
+    def _novelty(self, trial: Trial, judges: Judges) -> Novelty | None:
+        """How the head tells unknown samples, its threshold set on judging ones."""
+        if trial.out is None or trial.head.normalised or not KINDS[trial.head.kind].second_moment:
+            return None
+        fitted = unknown.fit(trial.head, trial.pooled)
+        if fitted is None or not trial.head.kind.startswith("slda"):
+            return fitted
+        return fitted.with_threshold(fitted.distance(trial.out.inner + fitted.centre))
 
 
-def limited(judges: Mapping[str, list[StoredSample]], most: int = MAX_JUDGES) -> Mapping[str, list[StoredSample]]:
-    """At most so many of the held-back samples, of each class equally many as far as it has them: evenly spread over
-    them, and over the classes if there are too many of those."""
-    counts, level = [*map(len, judges.values())], most
-    if sum(counts) <= most:
-        return judges
-    while level > 1 and (level >= max(counts) or sum(min(len(rows), level) for rows in judges.values()) > most):
-        level -= 1 + (level > 100) * (level // 50)
-    few = {label: rows if len(rows) <= level else [rows[i * len(rows) // level] for i in range(level)]
-           for label, rows in judges.items() if rows}
-    names = sorted(few)
-    if len(names) > most:
-        names = [names[i * len(names) // most] for i in range(most)]
-    return {label: few[label] for label in names}
+def _better(one: Trial, other: Trial, judges: Judges) -> Trial:
+    """The other trial if its loss is lower by STANDARD_ERRORS of the paired difference, summed by session or by
+    near-copies, else the one."""
+    gain = one.calibration.losses - other.calibration.losses
+    if not len(gain):
+        return one
+    of = np.unique(judges.groups, return_inverse=True)[1]
+    mean = float(gain.mean())
+    error = float(np.sqrt(((np.bincount(of, gain) - mean * np.bincount(of)) ** 2).sum())) / len(gain)
+    return other if mean > STANDARD_ERRORS * error else one
 
 
-def _tried(kind: str, transform: FeatureTransform, rest: Rest,
-           truth: NDArray[np.int64], penalty: float) -> Trial:
-    """A head of a kind on trial. penalty: times the analytic shrinkage."""
-    pooled = rest[0]
-    if penalty != 1 and KINDS[kind].second_moment:
-        pooled = replace(pooled, penalty=min(max(pooled.shrinkage * penalty, LEAST_SHRINKAGE), 1.0))
-    return Trial.run(solve(kind, pooled, transform), pooled, rest[1], truth)
+def _figures(labels: list[str], logits: NDArray[np.float64],
+             truth: NDArray[np.int64]) -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
+    """See `Judgement.judged` and `Judgement.accuracy`."""
+    of = np.bincount(truth, minlength=len(labels))
+    right = np.bincount(truth[logits.argmax(1) == truth], minlength=len(labels)) if len(truth) else of
+    there = np.flatnonzero(of)
+    mean = float((right[there] / of[there]).mean()) if len(there) else 0.0
+    judged = {labels[i]: (int(right[i]), int(of[i])) for i in there.tolist()}
+    return judged, {label: round((hits + PRIOR_SAMPLES * mean) / (count + PRIOR_SAMPLES), 4)
+                    for label, (hits, count) in judged.items() if count >= MIN_JUDGED}
+
+
+def _alike(losses: NDArray[np.float64], truth: NDArray[np.int64]) -> float | None:
+    """The mean over classes of the mean loss of their samples."""
+    if not len(truth):
+        return None
+    weight = 1 / np.bincount(truth)[truth]
+    return float(weight @ losses / weight.sum())

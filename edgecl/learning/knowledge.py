@@ -17,6 +17,7 @@ from edgecl.exemplars.selection import near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
 from edgecl.learning.forgetting import after_forgetting
+from edgecl.learning.judges import judges_of, pseudo_judges
 from edgecl.learning.judging import Judge, Judgement
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from edgecl.exemplars.origin import Origin
     from edgecl.exemplars.pseudo_samples import ClassGaussians
     from edgecl.heads.head import Head
-    from edgecl.learning.judging import Choice
+    from edgecl.learning.judges import Judges
     from edgecl.statistics.form import Form
     from edgecl.statistics.transform import FeatureTransform
 
@@ -49,8 +50,9 @@ class Knowledge:
     sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
 
     def __init__(self, transforms: Sequence[FeatureTransform], form: Form, buffer: Buffer,
-                 gaussians: ClassGaussians | None = None) -> None:
+                 gaussians: ClassGaussians | None = None, photos: bool = False) -> None:
         self.transforms, self.form, self.buffer, self.gaussians = tuple(transforms), form, buffer, gaussians
+        self.photos = photos
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
@@ -146,7 +148,7 @@ class Knowledge:
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
         """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
-        held back from it, which judge from now on."""
+        held back from it."""
         self.stored = [row._replace(trained=row.trained or row.id in tuned, judges=row.judges or row.id in held)
                        for row in self.stored]
 
@@ -159,7 +161,7 @@ class Knowledge:
         codec, rows = self.buffer.codec.feature, [row for row in self.stored if row.id in features]
         new = np.stack([features[row.id] for row in rows if row.id is not None])
         new = codec.decode(codec.encode(new))
-        known = Knowledge(self.transforms, self.form, self.buffer)
+        known = Knowledge(self.transforms, self.form, self.buffer, photos=self.photos)
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
         if self.gaussians is not None:
             known.gaussians = self.gaussians.moved({
@@ -217,28 +219,31 @@ class Knowledge:
         `kept(buffer)`, if it is known."""
         return (buffer or self.buffer).as_kept(self.stored, kept or self.kept(buffer))
 
-    def judges(self, kept: KeptSamples | None = None) -> dict[str, list[StoredSample]]:
-        """The exemplars that are held back, by class, or pseudo-samples where none are kept. kept: of `kept()`."""
-        if not self.labels:
-            return {}
-        if self.gaussians is not None:
-            there = {label: [row for row in self.stored if row.judges and row.label == label]
-                     or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
-            return {label: rows for label, rows in there.items() if rows}
-        held = held_places(self.stored, (kept or self.kept()).columns, self.plain, self._picked)
-        return {label: [self.stored[place] for place in mine] for label, mine in held.items()}
+    def held_back(self) -> list[StoredSample]:
+        """The exemplars that a learning round must not tune on, so that they can judge its backbone."""
+        if not self.labels or self.gaussians is not None:
+            return [row for row in self.stored if row.judges]
+        held = held_places(self.stored, self.kept().columns, self.plain, self._picked)
+        return [self.stored[place] for mine in held.values() for place in mine]
+
+    def judges(self, kept: KeptSamples | None = None) -> Judges:
+        """The samples that judge heads: exemplars, or pseudo-samples where none are kept. kept: of `kept()`."""
+        if self.gaussians is None:
+            return judges_of(self.stored, (kept or self.kept()).columns, self.plain, self.transforms[0],
+                             self.buffer.admission == "reservoir")
+        drawn = {label: [row for row in self.stored if row.judges and row.label == label]
+                 or self.gaussians.draw(label, self.plain, self.transforms[0], True) for label in self.labels}
+        return pseudo_judges([row for rows in drawn.values() for row in rows], self.labels, self.transforms[0])
 
     def pseudo_samples(self) -> list[StoredSample]:
         """What a learning round goes through where no sample is kept; see `ClassGaussians.samples`."""
         return self.gaussians.samples(self.plain, self.transforms[0]) if self.gaussians is not None else []
 
-    def judge(self, head: str, judges: Mapping[str, list[StoredSample]] | None = None,
-              trained: Head | None = None, chosen: Choice | None = None) -> Judgement:
-        """The head for all that is known, see `Judge.choose`. judges: of `judges()`."""
+    def judge(self, head: str, kept: KeptSamples | None = None, trained: Head | None = None) -> Judgement:
+        """The head for all that is known, see `Judge.choose`. kept: of `kept()`."""
         if not self.labels:
-            return Judgement(None, {})
-        return Judge(self.statistics, self.form, self.gaussians is None).choose(
-            head, self.judges() if judges is None else judges, trained, chosen)
+            return Judgement(None)
+        return Judge(self.statistics, self.photos, self.gaussians is None).choose(head, self.judges(kept), trained)
 
     def become(self, form: Form, buffer: Buffer, stored: list[StoredSample]) -> None:
         """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""

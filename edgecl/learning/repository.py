@@ -13,7 +13,7 @@ from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
-from edgecl.learning.solved_heads import SolvedHeads, about
+from edgecl.learning.solved_heads import Figures, SolvedHeads, about
 from edgecl.state.compaction import needed_since
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import pages
@@ -110,7 +110,7 @@ class Repository:
         """What is known before anything was taught."""
         buffer = foundation.buffer(self.settings, self.store.codebook)
         return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
-                         foundation.gaussians(self.settings))
+                         foundation.gaussians(self.settings), photos=foundation.kind == "image")
 
     def commit(self, knowledge: Knowledge, change: Append | Rewrite, judgement: Judgement | None = None) -> int:
         """Store what is known now, inside `Store.exclusive`; the generation. judgement: of a `Rewrite`, if it was made
@@ -150,7 +150,7 @@ class Repository:
         if plan.change.snapshot is not None:
             knowledge.load(plan.change.snapshot, [], knowledge.stored)  # as it will be read: float32
             self._settle_exemplars(knowledge, [numbered.get(id(row), row) for row in plan.exemplars])
-        self.heads.with_head(generation, judgement.accuracy, plan.change.head, fresh)
+        self.heads.with_head(generation, Figures(judgement.judged, judgement.accuracy), plan.change.head, fresh)
         return generation
 
     def _with_way_back(self, change: Rewrite) -> Rewrite:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.errors import EdgeclError, StateError
 from edgecl.heads.onnx_head import build_head
-from edgecl.learning.judging import KEPT_OF_JUDGEMENT, Choice, Judgement
+from edgecl.learning.judging import KEPT_OF_JUDGEMENT, Judgement
 from edgecl.state.database import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 FREE_HEADS = 2 ** 18    # bytes of heads that a process may always write; then it writes them ...
 HEAD_SHARE = 4          # ... as long as they are a quarter of the features learned
-SAME_EVIDENCE = ("learn", "rollback")   # actions before and after which heads compare much the same
 
 
 class Solution(NamedTuple):
@@ -30,13 +29,26 @@ class Solution(NamedTuple):
     summary: dict[str, Any]
 
 
+class Figures(NamedTuple):
+    """What a head gets right out of fold, see `Judgement`."""
+
+    judged: dict[str, tuple[int, int]]
+    accuracy: dict[str, float]
+
+
+def figures_of(detail: dict[str, Any]) -> Figures:
+    """The figures in a generation's history; none if an edgecl wrote it that held samples back."""
+    return Figures({label: (right, of) for label, (right, of) in detail.get("judged", {}).items()},
+                   dict(detail.get("accuracy", {})))
+
+
 class SolvedHeads:
     """Solves heads for a state. known: gives what is known now; kind: "auto" or a kind of head."""
 
     def __init__(self, store: Store, kind: str, known: Callable[[], Knowledge]) -> None:
         self.store, self.kind, self._known = store, kind, known
         self._solved: Solution | None = None
-        self._latest: tuple[int, dict[str, float]] | None = None  # a generation, and its held-back accuracies
+        self._latest: tuple[int, Figures] | None = None     # a generation, and its figures
         self._changed: int | None = None    # the generation that was committed here without a head
         self._written_bytes, self._learned = 0, 0   # bytes of heads written, of features learned
 
@@ -49,10 +61,10 @@ class SolvedHeads:
         self._learned += features
         self._solved, self._changed = None, generation
 
-    def with_head(self, generation: int, accuracy: dict[str, float], head: bytes | None, features: int) -> None:
+    def with_head(self, generation: int, figures: Figures, head: bytes | None, features: int) -> None:
         """A generation was committed with its head, or with an older one that is written already (None)."""
         self._written_bytes, self._learned = self._written_bytes + len(head or b""), self._learned + features
-        self._solved, self._latest = None, (generation, accuracy)
+        self._solved, self._latest = None, (generation, figures)
 
     def solve(self) -> None:
         """Work out the head of the current generation, how accurate it is and which exemplars are kept, if nobody has
@@ -63,7 +75,7 @@ class SolvedHeads:
             if not newest.detail.get("classes") or self._solved_now or self._written(newest):
                 return
             self._solved = self.solution(newest, self._known())
-            self._latest = newest.id, self._solved.summary["held_back"]
+            self._latest = newest.id, figures_of(self._solved.summary)
         if self._written_bytes + len(self._solved.head) <= FREE_HEADS + self._learned // HEAD_SHARE:
             with suppress(EdgeclError):
                 self._write(0)
@@ -82,11 +94,11 @@ class SolvedHeads:
             return self._summary()
         except StateError:  # an older generation answers
             alive = self.store.alive()
-            return next((g.detail for g in reversed(alive) if "held_back" in g.detail), alive[-1].detail)
+            return next((g.detail for g in reversed(alive) if "judged" in g.detail), alive[-1].detail)
 
     def _summary(self) -> dict[str, Any]:
         """The same. Raises StateError if statistics are damaged."""
-        if "held_back" not in self.store.newest.detail:
+        if "judged" not in self.store.newest.detail:
             self.solve()
         summary = self.store.newest.detail
         if self._solved and self._solved_now:
@@ -100,20 +112,20 @@ class SolvedHeads:
             summary = {**summary, **found} if damaged else {**found, **summary}
         return summary
 
-    def last_accuracy(self) -> dict[str, float]:
-        """The held-back accuracy of each class by the head that was solved last."""
+    def last_figures(self) -> Figures:
+        """The figures of the head that was solved last."""
         if self._latest is not None and self._latest[0] == self.store.current:
             return self._latest[1]
-        solved = next((g for g in reversed(self.store.alive()) if "held_back" in g.detail), None)
+        solved = next((g for g in reversed(self.store.alive()) if "judged" in g.detail), None)
         if self._latest is not None and (solved is None or solved.id < self._latest[0] < self.store.current):
             return self._latest[1]
-        return dict(solved.detail["held_back"]) if solved else {}
+        return figures_of(solved.detail) if solved else Figures({}, {})
 
-    def accuracy_since(self, generation: int) -> dict[str, float]:
+    def figures_since(self, generation: int) -> Figures:
         """The same by the head that serves now, which is of that generation or a later one; also after `settle`.
         Raises StateError."""
         if self._latest is None or self._latest[0] < generation:
-            self._latest = generation, dict(self.summary().get("held_back", {}))
+            self._latest = generation, figures_of(self.summary())
         return self._latest[1]
 
     def settle(self) -> None:
@@ -128,8 +140,8 @@ class SolvedHeads:
         self._changed = self._solved = None
 
     def _written(self, g: Generation) -> bool:
-        """Whether the head of a generation was written, and is intact."""
-        return g.head is not None and self.store.blobs.intact(g.head)
+        """Whether the head of a generation was written, by an edgecl that judged it as this one does, and is intact."""
+        return g.head is not None and "judged" in g.detail and self.store.blobs.intact(g.head)
 
     @property
     def _solved_now(self) -> bool:
@@ -152,7 +164,7 @@ class SolvedHeads:
     def solution(self, g: Generation, knowledge: Knowledge, kept: KeptSamples | None = None) -> Solution:
         """The head of a generation that has none. kept: of `knowledge.kept()`, if it is known."""
         kept = kept or knowledge.kept()
-        judgement = knowledge.judge(self.kind, knowledge.judges(kept), chosen=self._chosen(g.id))
+        judgement = knowledge.judge(self.kind, kept)
         assert judgement.head is not None
         return Solution(g.id, build_head(judgement.head),
                         {**judgement.summary(), **about(knowledge.buffer, kept, knowledge)})
@@ -165,22 +177,9 @@ class SolvedHeads:
             then = next(g for g in self.store.generations() if g.id == change.undo_after)
             if self._written(then) or not knowledge.labels:
                 summary = {key: then.detail[key] for key in KEPT_OF_JUDGEMENT if key in then.detail}
-                return Judgement(None, then.detail.get("held_back", {})), summary, None
-        since = change.undo_after if change.undo_after is not None else self.store.current
-        judgement = judgement or knowledge.judge(
-            self.kind, knowledge.judges(kept),
-            chosen=self._chosen(since) if change.action in SAME_EVIDENCE else None)
+                return Judgement(None, *figures_of(then.detail)), summary, None
+        judgement = judgement or knowledge.judge(self.kind, kept)
         return judgement, judgement.summary(), None if judgement.head is None else build_head(judgement.head)
-
-    def _chosen(self, generation: int) -> Choice | None:
-        """What was chosen when heads were last compared for a generation or one before it; None if that is not known or
-        the classes were others. What was not written down does not count, so that solving again gives the same."""
-        for g in reversed(self.store.alive()):
-            if g.id <= generation and "choice" in g.detail:
-                return Choice(*g.detail["choice"])
-            if g.id <= generation and g.action not in SAME_EVIDENCE:
-                return None
-        return None
 
 
 def about(buffer: Buffer, kept: KeptSamples, knowledge: Knowledge) -> dict[str, Any]:

@@ -46,12 +46,12 @@ class Candidate:
 
 
 class Taken(NamedTuple):
-    """The verdict on a candidate. generation: with which it serves, None if it was refused; held_back: as in
+    """The verdict on a candidate. generation: with which it serves, None if it was refused; accuracy: as in
     `results.Learned`, {} if it was not judged."""
 
     generation: int | None
     checks: tuple[gate.Check, ...]
-    held_back: dict[str, tuple[float | None, float | None]]
+    accuracy: dict[str, tuple[float | None, float | None]]
 
 
 def take_in(repository: Repository, candidate: Candidate, bounds: gate.Bounds) -> Taken:
@@ -74,12 +74,10 @@ def take_in(repository: Repository, candidate: Candidate, bounds: gate.Bounds) -
             held_out = frozenset(candidate.features) - candidate.tuned
             now.mark(candidate.tuned, held_out if candidate.tuned else frozenset())
             after = now.moved(candidate.features | _arrived(now, candidate, repository))
-            there = {row.id: row for row in after.stored}
-            held = {label: [row for row in rows if row.id in there] for label, rows in now.judges().items()}
-            judges = {label: rows for label, rows in held.items() if rows}
-            old = now.judge(repository.settings.head, judges)
-            new = after.judge(repository.settings.head, {
-                label: [there[row.id] for row in rows] for label, rows in judges.items()}, trained=candidate.head)
+            there = {row.id for row in after.stored}
+            now.stored = [row if row.id in there else row._replace(trained=True) for row in now.stored]
+            old = now.judge(repository.settings.head)
+            new = after.judge(repository.settings.head, trained=candidate.head)
             checks += gate.check_accuracy(old, new, bounds)
             pairs = {name: (old.accuracy.get(name), new.accuracy.get(name)) for name in now.labels}
         if all(check.passed for check in checks):

@@ -21,7 +21,7 @@ SLOWER = 1.25       # times the time per sample of the backbone that serves, or
 SLOWER_BY = 1e-3        # seconds more: an adapter behind a backbone that does nothing
 LARGER = 1.10       # times its bytes, or
 LARGER_BY = 8 * 10**6   # as many bytes more: an adapter
-FEWEST_LOST = 3         # held-back samples of a class that must be lost before it counts as worse
+FEWEST_LOST = 3         # left-out samples of a class that must be lost before it counts as worse
 LATENCY_RUNS = 9           # of each backbone, in turn
 
 
@@ -35,7 +35,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Bounds:
-    """max_regression: of the held-back accuracy of a class, if that is FEWEST_LOST of its held-back samples or more."""
+    """max_regression: of the accuracy of a class, if that is FEWEST_LOST of its left-out samples or more."""
 
     max_regression: float = 0.1
 
@@ -94,19 +94,22 @@ def _latency(new: Backbone, old: Backbone, sample: np.ndarray) -> tuple[float, f
 
 
 def check_accuracy(before: Judgement, after: Judgement, bounds: Bounds) -> list[Check]:
-    """The same held-back samples by both. Over all classes alike, the log loss must have fallen, and the accuracy not
-    by more than its standard error: of a few dozen samples, the loss tells more. No class may have lost
-    `max_regression`, as far as its samples can tell: two of one burst of photos can't."""
-    classes = sorted(before.accuracy)
+    """The same samples by both, left out of either head, which no backbone was tuned on. Over all classes alike, the
+    log loss must have fallen, and the accuracy not by more than its standard error: of a few dozen samples, the loss
+    tells more. No class may have lost `max_regression`, as far as its samples can tell: two of one burst of photos
+    can't."""
+    classes = sorted(before.judged)
     if not classes or before.loss is None or after.loss is None:
-        return [Check("accuracy", "no class has held-back samples", False)]
-    pairs = {name: (before.accuracy[name], after.accuracy.get(name, 0.0)) for name in classes}
+        return [Check("accuracy", "no class has samples that can be left out", False)]
+    was_of, now_of = ({name: right / of for name, (right, of) in each.judged.items()} for each in (before, after))
+    pairs = {name: (was_of[name], now_of.get(name, 0.0)) for name in classes}
+    count = {name: before.judged[name][1] for name in classes}
     was, now = (float(each) for each in np.mean([*pairs.values()], axis=0))
-    error = math.sqrt(was * (1 - was) * sum(1 / before.held[name] for name in classes)) / len(classes)
+    error = math.sqrt(was * (1 - was) * sum(1 / count[name] for name in classes)) / len(classes)
     better = after.loss < before.loss and now >= was - error - 1e-9
     lost = {name: (a, b) for name, (a, b) in pairs.items() if a - b > bounds.max_regression + 1e-3
-            and (name not in after.accuracy or (a - b) * before.held[name] > FEWEST_LOST - 0.5)}
+            and (name not in after.judged or (a - b) * count[name] > FEWEST_LOST - 0.5)}
     worst = ", ".join(f"{name} {100 * a:.0f} % -> {100 * b:.0f} %" for name, (a, b) in list(lost.items())[:5])
-    return [Check("accuracy", f"{100 * was:.1f} % -> {100 * now:.1f} % on {sum(before.held.values())} "
+    return [Check("accuracy", f"{100 * was:.1f} % -> {100 * now:.1f} % on {sum(count.values())} "
                   f"{before.on}, log loss {before.loss:.3f} -> {after.loss:.3f}", better),
             Check("regression", worst or f"no class lost more than {100 * bounds.max_regression:.0f} %", not lost)]

@@ -81,8 +81,7 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
     drawn = knowledge.gaussians is not None
     before = None if drawn else before      # all that is known is drawn again
     rows = _rows(knowledge.pseudo_samples() if drawn else knowledge.stored, codec.input is not None)
-    judges = {"": [row for row in rows if row.judges]} if drawn else knowledge.judges()
-    held = {row.id for mine in judges.values() for row in mine}
+    held = {row.id for row in (rows if drawn else knowledge.held_back()) if row.judges or not drawn}
     with workshop(store.path) as folder:
         classes, known = _classes(rows, before)
         places = {name: place for place, name in enumerate(classes)}
@@ -110,7 +109,7 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
     tuned = frozenset(found) - held
     took = take_in(repository, Candidate(Path(method).stem, begun_at, model, {} if drawn else found, tuned, parts,
                                          head, tuple(checks)), request.bounds)
-    return RoundResult(took.generation is not None, Path(method).stem, took.generation, took.checks, took.held_back,
+    return RoundResult(took.generation is not None, Path(method).stem, took.generation, took.checks, took.accuracy,
                        answer["steps"], answer["of"], len(tuned), time.monotonic() - begun, answer["train_seconds"],
                        answer["peak_rss_bytes"], request.memory, answer["device"], answer["blocks"],
                        answer["wished_blocks"])

@@ -100,7 +100,7 @@ class Service:
                                                 *self.view.warnings]))}
 
     def classes(self) -> list[dict[str, Any]]:
-        """[{name, samples, exemplars, held_back_accuracy}]."""
+        """[{name, samples, exemplars, accuracy, right, judged}]."""
         return self.view.classes
 
     def history(self) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 KEPT_SNAPSHOTS = 2  # the current one, and the one to go back to if that is damaged
 ERASED = 2          # `undone` of a generation whose samples are deleted
+OF_A_HEAD = "judged", "accuracy", "held_back", "known"     # details that tell of a generation's head: gone with it
 
 
 class Kept(NamedTuple):
@@ -71,7 +72,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = 
             continue
         backbone, head, snapshot = kept.files(g)
         detail = {key: value for key, value in g.detail.items()
-                  if (head or key not in ("held_back", "known")) and (key != "class" or value != erased)}
+                  if (head or key not in OF_A_HEAD) and (key != "class" or value != erased)}
         if erased is not None and "refused" in detail:
             detail["refused"] = [why.partition(":")[0] if erased in why else why for why in detail["refused"]]
         if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):

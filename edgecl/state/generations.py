@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from edgecl.exemplars.stored import StoredSample
 from edgecl.files.forms import COUNT
 
-DETAIL = {"class": str, "classes": COUNT, "samples": COUNT, "held_back": dict, "refused": [str]}   # forms of details
+DETAIL = {"class": str, "classes": COUNT, "samples": COUNT, "held_back": dict, "judged": dict, "accuracy": dict,
+          "refused": [str]}     # forms of details
 
 
 class Generation(NamedTuple):

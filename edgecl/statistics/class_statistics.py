@@ -71,6 +71,11 @@ class ClassStatistics:
         return self.total - len(self.counts) + self.residual
 
     @property
+    def second_moment(self) -> bool:
+        """Whether W is kept."""
+        return self._within is not None
+
+    @property
     def moment(self) -> NDArray[np.float64] | None:
         """G = sum (h - r)(h - r)^T, float64 [d, d], or None if no second moment is kept."""
         return None if self._within is None else updated(self.scatter(), [self._weighted_means()])
@@ -285,7 +290,8 @@ class ClassStatistics:
         elif self._within is not None:
             covariance = updated(self._within, [self._lacking.rows], [removed])
             covariance /= freedom
-        return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom)
+        return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom,
+                                exact=self.diagonal is None)
 
     def _variances(self) -> NDArray[np.float64]:
         """The diagonal of W, float64 [d]."""

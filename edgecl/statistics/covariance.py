@@ -11,7 +11,7 @@ import numpy as np
 from edgecl.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -29,7 +29,7 @@ class PooledCovariance:
     labels [C] in alphabetical order; counts float64 [C]; centre: the mean of all samples, float64 [d]; means mu: of the
     classes, about the centre, float64 [C, d]; covariance S: within classes, float64 [d, d], 0 if every class has only
     one sample, None if no second moment is kept; freedom: N - C, plus those that approximately forgotten classes left;
-    penalty: the shrinkage to use, None for the analytic one.
+    penalty: the shrinkage to use, None for the analytic one; exact: whether single samples can be taken out of S.
     """
 
     labels: tuple[str, ...]
@@ -39,6 +39,7 @@ class PooledCovariance:
     covariance: NDArray[np.float64] | None
     freedom: int
     penalty: float | None = None
+    exact: bool = True
 
     @property
     def share(self) -> NDArray[np.float64]:
@@ -69,25 +70,78 @@ class PooledCovariance:
         return covariance
 
     def whiten(self, e: float) -> Whitened:
-        """The means whitened by S_e."""
-        return self.solve(1 - e, self.sphere(e))
+        """The means whitened by S_e; what `metric` was last asked for costs nothing."""
+        if e not in self._solved:
+            with self.metric(e):
+                pass
+        return self._solved[e]
+
+    @contextmanager
+    def metric(self, e: float | None) -> Iterator[Metric]:
+        """S_e as a metric, factored once; meanwhile the covariance lends it room, see `factored`. None: the plain one,
+        about zero, which nothing is taken out of."""
+        if e is None:
+            yield Metric.of(self.means + self.centre, None, np.zeros(len(self.centre)), 0.0, 0)
+            return
+        shift = self.sphere(e)
+        weight = (1 - e) / max(self.freedom, 1) if self.exact else 0.0
+        with factored(self.second(), 1 - e, shift) as factor:
+            if factor is not None:
+                half = factor.forward(self.means.T).T
+                if e not in self._solved:
+                    self._solved.clear()
+                    self._solved[e] = Whitened.of(half, factor.backward(half.T.copy()).T)
+                yield Metric.of(half, lambda x: factor.forward(x.T).T, self.centre, weight, self.freedom)
+                return
+        root = _pseudo_root(self.second(), 1 - e, shift)
+        half = self.means @ root
+        self._solved.clear()
+        self._solved[e] = Whitened.of(half, half @ root.T)
+        yield Metric.of(half, lambda x: x @ root, self.centre, weight, self.freedom)
 
     def solve(self, scale: float, shift: float) -> Whitened:
         """The means whitened by scale S + shift I. Raises StateError if no second moment is kept."""
-        covariance, few = self.second(), len(self.counts) <= len(self.centre)
+        covariance = self.second()
         with factored(covariance, scale, shift) as factor:
             if factor is not None:
                 half = factor.forward(self.means.T)
-                gram = half.T @ half if few else None
-                kept = None if few else half.copy()
-                return Whitened(factor.backward(half).T, gram, kept if kept is None else kept.T)
-        whitened = self.means @ (root := _pseudo_root(covariance, scale, shift))
-        return Whitened(whitened @ root.T, whitened @ whitened.T if few else None, None if few else whitened)
+                return Whitened.of(half.T, factor.backward(half.copy()).T)
+        half = self.means @ (root := _pseudo_root(covariance, scale, shift))
+        return Whitened.of(half, half @ root.T)
+
+    @property
+    def whitened(self) -> Whitened:
+        """`whiten` at `shrinkage`: several heads need little more."""
+        return self.whiten(self.shrinkage)
 
     @cached_property
-    def whitened(self) -> Whitened:
-        """`whiten` at `shrinkage`, solved once: several heads need little more."""
-        return self.whiten(self.shrinkage)
+    def _solved(self) -> dict[float, Whitened]:
+        """What `metric` was last asked for."""
+        return {}
+
+
+class Metric(NamedTuple):
+    """A metric in which vectors of an inner product x A^-1 y have plain ones. means [C, r]: of the classes, whitened;
+    squares [C]: of their lengths; whitener: from centred [n, d] to whitened [n, r], None if that is the same; origin:
+    what features are centred by, [d]; weight: of W in A, 0 if single samples can't be taken out of it; freedom: degrees
+    of freedom in W."""
+
+    means: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    whitener: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None
+    origin: NDArray[np.float64]
+    weight: float
+    freedom: int
+
+    @classmethod
+    def of(cls, means: NDArray[np.float64], whitener: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
+           origin: NDArray[np.float64], weight: float, freedom: int) -> Metric:
+        """With the squares of these means."""
+        return cls(means, np.einsum("cr,cr->c", means, means), whitener, origin, weight, freedom)
+
+    def whiten(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Whitened [n, r] of centred x [n, d]."""
+        return x if self.whitener is None else self.whitener(x)
 
 
 class Whitened(NamedTuple):
@@ -97,6 +151,12 @@ class Whitened(NamedTuple):
     weight: NDArray[np.float64]
     gram: NDArray[np.float64] | None
     rows: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, rows: NDArray[np.float64], weight: NDArray[np.float64]) -> Whitened:
+        """rows: L^-1 mu_c, or mu_c times another root of A^-1, [C, r]."""
+        few = len(rows) <= weight.shape[1]
+        return cls(weight, rows @ rows.T if few else None, None if few else rows)
 
 
 def oas_shrinkage(covariance: NDArray[np.float64], freedom: int) -> float:

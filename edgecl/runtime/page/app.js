@@ -38,7 +38,7 @@ const classes = once(found => {
     button.setAttribute('aria-label', `Forget ${each.name}`);
     const card = el('li', {className: 'card class'}, thumbs, el('div', {className: 'head'}, el('h3', {textContent: each.name}), button),
       el('p', {className: 'quiet small', textContent: count(each.samples, 'sample')
-        + (each.held_back_accuracy === null ? '' : `, ${percent(each.held_back_accuracy)} correct`)}));
+        + (each.accuracy === null ? '' : `, ${percent(each.accuracy)} correct (${each.right} of ${each.judged})`)}));
     takesFiles(card, () => each.name, refresh);
     thumbnails(each, thumbs);
     return card;

@@ -20,10 +20,10 @@ function name() {
 
 // The result of a `learn`, in words.
 export function told(learned, samples = learned.samples) {
-  const after = learned.held_back?.[learned.label]?.[1];
-  const less = Object.entries(learned.held_back ?? {}).filter(([other, [was, now]]) =>
+  const after = learned.accuracy?.[learned.label]?.[1];
+  const less = Object.entries(learned.accuracy ?? {}).filter(([other, [was, now]]) =>
     other !== learned.label && was !== null && now !== null && now < was - 1e-9);
-  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct on held-back samples.`)
+  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct.`)
     + (less.length ? ` Less accurate now: ${less.slice(0, 3).map(([other, [was, now]]) => `${other} (${percent(was)} → ${percent(now)})`).join(', ')}.` : '');
 }
 

@@ -1,0 +1,136 @@
+"""What a closed-form head says of stored samples that it has not learned: each is judged without its session or its
+near-copies, while the head that serves is solved once, from all samples.
+
+Taking rows out of the class means and of the shrunk covariance is an update of low rank, so that no head is solved
+again. With S_e = (a / f) W + b I = L L^T, the rows D of the removed samples about their class means and
+H_ij = 1 / n_c if i and j are of the same class, the inverse of the covariance without them is
+
+    f' / f  (S_e^-1 + a / f S_e^-1 D^T (I - H - a / f D S_e^-1 D^T)^-1 D S_e^-1)
+
+(Sherman-Morrison-Woodbury; I - H since the mean of a class moves as well), f' the degrees of freedom that are left; b
+is kept. Ridge is a linear smoother: with the hat matrix A of its training samples and the residuals R = Y - Z, those
+out of fold are (I - A_RR)^-1 R (the PRESS of Allen 1974, for several rows).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgecl.heads.left_out import MAX_BALL
+from edgecl.heads.removal import Removed, Smoother
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edgecl.heads.left_out import LeftOut, Rows
+    from edgecl.heads.removal import Left
+    from edgecl.statistics.covariance import PooledCovariance
+
+BLOCK = 2 ** 18     # numbers of whitened rows that are worked on at a time, of sets of rows ...
+SETS = 2 ** 16      # ... and of what is added up for some of these, so that it stays in a processor's cache
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What heads say of the judging rows, out of fold, float64: with the inner product <a, b> = a S_e^-1 b without what
+    is taken out, a and b about the mean of all samples: own [m]: <x, x>; inner [m, C]: <x, m_c>; squares [m, C]:
+    <m_c, m_c>; ridge [m, C]: the logits of `solvers.ridge`, None if they were not asked for; gone: judging row and
+    class, int64 [g] each, of the classes that have no sample left. truth: the true classes, int64 [m]."""
+
+    own: NDArray[np.float64]
+    inner: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    truth: NDArray[np.int64]
+    gone: tuple[NDArray[np.int64], NDArray[np.int64]]
+    ridge: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, pooled: PooledCovariance, rows: Rows, left: LeftOut, e: float | None, ridge: bool = False) -> OutOfFold:
+        """The judging rows `left.rows` of `rows` by heads solved at the shrinkage e from `pooled`, which is of all
+        samples and keeps what it was factored for (`PooledCovariance.whitened_at`). e: None for heads that know no
+        covariance; then inner products are plain ones, about zero."""
+        count, classes = len(left.rows), len(pooled.counts)
+        nothing = np.zeros(0, np.int64)
+        found = cls(np.empty(count), np.empty((count, classes)), np.empty((count, classes)), rows.classes[left.rows],
+                    (nothing, nothing), np.empty((count, classes)) if ridge else None)
+        gone = [found.gone]
+        with pooled.metric(e) as metric:
+            smoother = Smoother(pooled, metric.means, e) if ridge and e is not None else None
+            for judging, involved, together in _blocks(left, rows, max(pooled.means.shape)):
+                x = metric.whiten(rows.h(involved) - metric.origin)
+                removed = Removed(x, rows.classes[involved], metric, pooled, smoother)
+                places = np.searchsorted(involved, left.rows[judging])
+                if together:
+                    lost = found._take(judging, removed.without_all(places))
+                    gone.append((np.repeat(judging, len(lost)), np.tile(lost, len(judging))))
+                else:
+                    found._each(removed, judging, places, involved, left)
+        return replace(found, gone=(np.concatenate([at for at, _ in gone]), np.concatenate([of for _, of in gone])))
+
+    def _each(self, removed: Removed, judging: NDArray[np.int64], places: NDArray[np.int64],
+              involved: NDArray[np.int64], left: LeftOut) -> None:
+        """Fill in rows that each have a set of their own, those with sets of one size at a time."""
+        sizes = np.array([len(left.of[row]) for row in judging.tolist()])
+        for size in np.unique(sizes).tolist():
+            mine = np.flatnonzero(sizes == size)
+            sets = np.array([left.of[row] for row in judging[mine].tolist()], np.int64).reshape(len(mine), size)
+            out = np.searchsorted(involved, sets)
+            step = max(SETS // (max(size, 1) * max(self.inner.shape[1], removed.x.shape[1])), 1)
+            for start in range(0, len(mine), step):
+                part = slice(start, start + step)
+                self._take(judging[mine[part]], removed.without_each(places[mine[part]], out[part]))
+
+    def _take(self, judging: NDArray[np.int64], found: Left) -> NDArray[np.int64]:
+        """Fill in some rows; the classes that are gone for them."""
+        self.own[judging], self.inner[judging], self.squares[judging] = found.own, found.inner, found.squares
+        if self.ridge is not None and found.ridge is not None:
+            self.ridge[judging] = found.ridge
+        return found.gone
+
+    def distances(self) -> NDArray[np.float64]:
+        """Squared distances to the class means [m, C]; infinite for a class that is gone."""
+        found = self.squares - 2 * self.inner
+        found += self.own[:, None]
+        found[self.gone] = np.inf
+        return found
+
+    def logits(self, kind: str) -> NDArray[np.float64]:
+        """The logits [m, C] of a kind of head, but for a number per row that all classes share; -inf for a class that
+        is gone. kind: of `solvers.KINDS`; of those without covariance only if it was solved without (e = None)."""
+        if kind.startswith("ridge"):
+            if self.ridge is None:
+                raise ValueError("ridge was not asked for")
+            found = self.ridge.copy()
+        elif kind == "cosine":
+            found = self.inner / np.maximum(np.sqrt(self.squares * self.own[:, None]), 1e-24)
+        else:
+            found = self.inner - self.squares / 2
+            found *= 2 if kind == "nearest-mean" else 1
+        found[self.gone] = -np.inf
+        return found
+
+
+def _blocks(left: LeftOut, rows: Rows, columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
+    """Judging rows, as places in `left.rows`, and the samples that are involved, as sorted places in `rows`: those that
+    have one set together (True), and as many that have small sets of their own class as BLOCK allows (False). columns:
+    numbers of one row."""
+    alike: dict[int, list[int]] = {}
+    for place, out in enumerate(left.of):
+        alike.setdefault(id(out), []).append(place)
+    waiting: list[int] = []
+    for mine in alike.values():
+        out, row = left.of[mine[0]], left.rows[mine[0]]
+        if (len(mine) > 1 and len(out)) or len(out) > MAX_BALL or (rows.classes[out] != rows.classes[row]).any():
+            yield np.array(mine, np.int64), np.union1d(out, left.rows[mine]), True
+        else:
+            waiting += mine
+    order = np.array(waiting, np.int64)
+    order = order[np.argsort(rows.classes[left.rows[order]], kind="stable")]
+    sizes = np.array([max(len(left.of[place]), 1) for place in order.tolist()], np.int64)
+    blocks = np.cumsum(sizes) // max(BLOCK // columns, 1)
+    for mine in np.split(order, np.flatnonzero(np.diff(blocks)) + 1) if len(order) else ():
+        yield mine, np.unique(np.concatenate([left.rows[mine], *(left.of[place] for place in mine.tolist())])), False

@@ -1,0 +1,155 @@
+"""Which stored samples judge a head, and what is left out for each: a function of what is known, whatever the order in
+which it was taught and however its recordings are numbered."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from edgecl.exemplars.selection import BY_RECORDING_ONE_IN, GROUP_SHIFT
+from edgecl.heads.left_out import MIN_SESSIONS, LeftOut, Rows, by_sessions, left_out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from edgecl.exemplars.columns import SampleColumns
+    from edgecl.exemplars.stored import StoredSample
+    from edgecl.statistics.class_statistics import ClassStatistics
+    from edgecl.statistics.transform import FeatureTransform
+
+MAX_JUDGES = 4000       # samples that judge; more would make a judgement slower, but not much surer
+MOST_LOGITS = 10 ** 6   # of all judges: with over 250 classes there are fewer of them ...
+FEWEST_JUDGES = 100     # ... but no fewer than this
+OWN = (1 << GROUP_SHIFT) - 1
+MIX = 0x9E3779B97F4A7C15    # 2^64 / golden ratio: hashes of recordings (Knuth, The Art of Computer Programming, 6.4)
+
+
+class Judges(NamedTuple):
+    """The stored samples that statistics contain exactly, or pseudo-samples, which they do not; which of them judge,
+    and without which. groups: a number of the session or near-copies of each judging one, int64 [m]."""
+
+    rows: Rows
+    left: LeftOut
+    groups: NDArray[np.int64]
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """The classes of those that judge, int64 [m]."""
+        return self.rows.classes[self.left.rows]
+
+    def some(self, most: int) -> Judges:
+        """Whole sessions of at most so many judging samples, but one at least; in the order in which they judge."""
+        sizes = np.bincount(np.unique(self.groups, return_inverse=True)[1])
+        _, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        kept = order[np.cumsum(sizes[order]) <= most]
+        mine = np.isin(of, kept if len(kept) else order[:1])
+        return Judges(self.rows, LeftOut(self.left.rows[mine], [out for out, one in zip(self.left.of, mine) if one],
+                                         self.left.sessions), self.groups[mine])
+
+
+def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: ClassStatistics,
+              transform: FeatureTransform, in_parts: bool) -> Judges:
+    """The judges among stored samples. columns: of those that are kept; plain: statistics of all samples ever learned,
+    transformed by `transform`; in_parts: whether a buffer that is full keeps a quarter by whole recordings.
+
+    All that is not coded can be taken out of the statistics, and judges but for what a learning round was tuned on.
+    """
+    labels = plain.labels
+    of = {label: place for place, label in enumerate(labels)}
+    counts = np.array([plain.counts[label] for label in labels], np.float64)
+    table = columns.rows[columns.rows["coded"] == 0]
+    classes = np.array([of[label] for label in columns.labels], np.int64)[table["label"]]
+    order = np.lexsort((table["key"] >> GROUP_SHIFT, table["key"] & OWN, classes))
+    table, classes = table[order], classes[order]
+    sessions, own = table["key"] >> GROUP_SHIFT, table["key"] & OWN
+    rows = Rows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
+                _whole(classes, sessions, table["key"], counts, in_parts))
+    able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
+    whole_sessions = by_sessions(rows, able)
+    most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
+    judging = _sessions(able, rows, most) if whole_sessions else _alike_of_each(able, classes, most)
+    left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
+    alone = np.array([out.min() for out in left.of], np.int64)
+    return Judges(rows, left, np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone)
+
+
+def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transform: FeatureTransform) -> Judges:
+    """Pseudo-samples as judges: nothing is taken out for them."""
+    of, n = {label: place for place, label in enumerate(labels)}, len(drawn)
+    none, numbers = np.zeros(0, np.int64), np.arange(n)
+    rows = Rows([row.feature for row in drawn], transform, np.array([of[row.label] for row in drawn], np.int64),
+                numbers, numbers, np.ones(n, np.bool_))
+    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers)
+
+
+def _whole(classes: NDArray[np.int64], sessions: NDArray[np.int64], keys: NDArray[np.int64],
+           counts: NDArray[np.float64], in_parts: bool) -> NDArray[np.bool_]:
+    """Whether all samples of the session of each row are stored, in all its classes, bool [n]."""
+    stored = np.bincount(classes, minlength=len(counts))
+    whole = (stored >= counts)[classes]
+    for own in np.flatnonzero(stored < counts) if in_parts else ():
+        mine = np.flatnonzero(classes == own)
+        mine = mine[np.argsort(keys[mine], kind="stable")]
+        ends = np.flatnonzero(np.r_[np.diff(sessions[mine]) != 0, True]) + 1
+        ends = ends[ends <= (len(mine) - 1) // BY_RECORDING_ONE_IN]
+        whole[mine[:ends.max(initial=0)]] = True
+    _, of = np.unique(sessions, return_inverse=True)
+    part = np.bincount(of, ~whole)
+    return np.asarray(part[of] == 0, np.bool_)
+
+
+def _alike_of_each(able: NDArray[np.int64], classes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, of each class equally many as far as it has them, and of the classes evenly spread
+    ones if there are too many."""
+    if len(able) <= most:
+        return able
+    starts = np.searchsorted(classes[able], classes[able])
+    rank = np.arange(len(able)) - starts
+    sizes = np.unique(classes[able], return_counts=True)[1]
+    level = np.searchsorted(np.cumsum(np.bincount(rank)), most, "right")
+    if level:
+        return able[rank < level]
+    firsts = able[rank == 0]
+    return np.asarray(firsts[np.arange(most) * len(sizes) // most], np.int64)
+
+
+def _sessions(able: NDArray[np.int64], rows: Rows, most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, by session: sessions come by a hash of their smallest own hash, in turn of each
+    class that has most of one; of a session that is longer than a share of all, the rows of the smallest own hashes."""
+    able = able[np.lexsort((rows.own[able], rows.sessions[able]))]
+    rank = np.arange(len(able)) - np.searchsorted(rows.sessions[able], rows.sessions[able])
+    able = able[rank < max(most // MIN_SESSIONS, 1)]
+    _, first, of, sizes = np.unique(rows.sessions[able], return_index=True, return_inverse=True, return_counts=True)
+    table = np.zeros((len(first), int(rows.classes.max(initial=0)) + 1), np.int32)
+    np.add.at(table, (of, rows.classes[able]), 1)
+    main, smallest = table.argmax(1), rows.own[able[first]]
+    mixed = (smallest.astype(np.uint64) * np.uint64(MIX)) >> np.uint64(GROUP_SHIFT)
+    by_class = np.lexsort((smallest, mixed, main))
+    turn = np.empty(len(first), np.int64)
+    turn[by_class] = np.arange(len(first)) - np.searchsorted(main[by_class], main[by_class])
+    order = np.lexsort((smallest, mixed, turn))
+    place = np.empty(len(first), np.int64)
+    place[order] = np.arange(len(order))
+    kept = np.searchsorted(np.cumsum(sizes[order]), most, "right")
+    mine = np.flatnonzero(place[of] < max(int(kept), 1))
+    return np.asarray(able[mine[np.argsort(place[of[mine]], kind="stable")]], np.int64)
+
+
+def _spread(rows: Rows, judging: NDArray[np.int64], plain: ClassStatistics) -> float:
+    """The mean squared distance of two samples of a class: of the judging rows to their class means if the statistics
+    do not tell."""
+    if plain.second_moment and plain.degrees_of_freedom > 0:
+        return plain.spread(np.zeros((0, plain.dimension), np.float32))
+    if not len(judging):
+        return 0.0
+    labels = plain.labels
+    counts = np.array([plain.counts[label] for label in labels], np.float64)[rows.classes[judging]]
+    total = 0.0
+    for start in range(0, len(judging), FEWEST_JUDGES):
+        part = judging[start:start + FEWEST_JUDGES]
+        means = np.stack([plain.mean(labels[own]) for own in rows.classes[part].tolist()])
+        total += float((((rows.h(part) - means) ** 2).sum(1) / (1 - 1 / counts[start:start + len(part)])).sum())
+    return 2 * total / len(judging)
