@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgecl.images import read_image
 
 ROCKETS = (84, 168, 336, 672, 1344, 2688)
 CIFAR_PHOTOS = 60   # per class, to learn from
+STRANGERS = 400     # photos of another set, or a few more
 BATCH = 16
 Arrays = dict[str, np.ndarray]
 
@@ -46,28 +47,33 @@ class Set:
         return bool((self.sessions >= 0).all())
 
 
-def all_sets(grocery: Path | None, cifar: Path | None, wisdm: Path | None, cache: Path) -> dict[str, Set]:
-    """The sets that are there, by name; those of windows once for each number of features. grocery, cifar: folders of
-    {train,test}/CLASS/*.jpg; wisdm: an .npz of windows with session_train; None: left out."""
+def all_sets(folders: dict[str, Path | None], cache: Path, only: str = "") -> dict[str, Set]:
+    """The sets that are there, by name; those of windows once for each number of features.
+
+    folders: of grocery_store and cifar10, {train,test}/CLASS/*.jpg, and of wisdm51, with data.npz, windows with
+    session_train; None: left out, as are sets whose name does not begin with `only`.
+    """
     found: dict[str, Set] = {}
-    folders = {name: folder for name, folder in (("grocery_store", grocery), ("cifar10", cifar)) if folder}
-    if folders:
-        photos = {name: cached(cache / f"{name}.npz", lambda name=name, folder=folder: photo_features(
-            folder, CIFAR_PHOTOS if name == "cifar10" else None)) for name, folder in folders.items()}
-        odd = cached(cache / "frames.npz", frames)["x"]
-        for name, arrays in photos.items():
-            others = [each["xe"][::max(len(each["xe"]) // 400, 1)] for other, each in photos.items() if other != name]
-            far = {"far": np.concatenate(others)} if others else {}
-            found[name] = _set(name, "image", (224, 224, 3), 0.5, arrays, far | {"frames": odd})
-    found["digits"] = _digits()
-    windows = {"watch": (datasets.watch_windows, None)}
-    if wisdm:
-        windows["wisdm51"] = (lambda: datasets.npz(wisdm), wisdm)
-    for name, (load, _) in windows.items():
-        file = {"watch": "watch", "wisdm51": "wisdm51_watch"}[name]
-        arrays = cached(cache / f"{file}.npz", lambda load=load: window_features(load()))
-        for size in ROCKETS:
-            mine = arrays | {"xt": arrays[f"t{size}"], "xe": arrays[f"e{size}"]}
+    photos = {name: cached(cache / f"{name}.npz", photo_features, folder, CIFAR_PHOTOS if name == "cifar10" else None)
+              for name, folder in folders.items() if folder and name != "wisdm51" and only[:2] in ("", "gr", "ci")}
+    for name, arrays in photos.items():
+        if name.startswith(only):
+            odd = {"frames": cached(cache / "frames.npz", frames)["x"]}
+            others = [each["xe"] for other, each in photos.items() if other != name]
+            if others:
+                odd["far"] = np.concatenate([x[::max(len(x) // STRANGERS, 1)] for x in others])
+            found[name] = _set(name, "image", (224, 224, 3), 0.5, arrays, odd)
+    if "digits".startswith(only):
+        found["digits"] = _digits()
+    for name in ("watch", "wisdm51"):
+        sizes = [size for size in ROCKETS if f"{name} {size}".startswith(only)]
+        folder = folders.get(name)
+        if not sizes or (name == "wisdm51" and not folder):
+            continue
+        arrays = cached(cache / f"{'wisdm51_watch' if folder else name}.npz", window_features, folder)
+        for size in sizes:
+            mine = {key: arrays[key] for key in ("yt", "ye", "gt", "names")} | {
+                "xt": arrays[f"t{size}"], "xe": arrays[f"e{size}"]}
             odd = {what: arrays[f"{short}{size}"] for what, short in
                    (("constants", "c"), ("lying still", "s"), ("noise", "n"))}
             found[f"{name} {size}"] = _set(f"{name} {size}", "window", arrays["wt"].shape[1:],
@@ -75,15 +81,14 @@ def all_sets(grocery: Path | None, cifar: Path | None, wisdm: Path | None, cache
     return found
 
 
-def cached(path: Path, make: Callable[[], Arrays]) -> Arrays:
-    """What the cache holds, made first if it holds nothing."""
+def cached(path: Path, make: Callable[..., Arrays], *given: object) -> Mapping[str, np.ndarray]:
+    """What the cache holds, made first if it holds nothing; each array is read when it is asked for."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"part-{path.name}")
-        np.savez(part, **make())  # type: ignore[arg-type]
+        np.savez(part, **make(*given))  # type: ignore[arg-type]
         part.replace(path)
-    with np.load(path) as file:
-        return dict(file)
+    return np.load(path)  # type: ignore[no-any-return]
 
 
 def photo_features(folder: Path, per_class: int | None) -> Arrays:
@@ -117,11 +122,13 @@ def frames() -> Arrays:
     return {"x": _features(backbone, [np.clip(each, 0, 255).astype(np.uint8) for each in shown])}
 
 
-def window_features(data: datasets.Split) -> Arrays:
-    """Features of rockets of all sizes, of the windows and of some that show nothing: constants (c), a sensor that lies
-    still (s), noise (n). Biases come from a mix of training windows."""
+def window_features(folder: Path | None) -> Arrays:
+    """Of data.npz in a folder, or of the smartwatch recordings of a package: features of rockets of all sizes, of the
+    windows and of some that show nothing, constants (c), a sensor that lies still (s), noise (n). Biases come from a mix
+    of training windows."""
     from edgecl.statistics.transform import choose_power
 
+    data = datasets.npz(folder / "data.npz") if folder else datasets.watch_windows()
     assert data.session_train is not None
     rng, x = np.random.default_rng(1), data.x_train
     mean, spread = x.mean((0, 1)), x.reshape(-1, x.shape[2]).std(0)
@@ -150,7 +157,8 @@ def _kind(sample: np.ndarray) -> type:
     return np.uint8 if sample.dtype == np.uint8 else np.float32
 
 
-def _set(name: str, kind: str, shape: tuple[int, ...], power: float, arrays: Arrays, strangers: Arrays) -> Set:
+def _set(name: str, kind: str, shape: tuple[int, ...], power: float, arrays: Mapping[str, np.ndarray],
+         strangers: Arrays) -> Set:
     return Set(name, kind, tuple(shape), power, arrays["xt"], arrays["yt"], arrays["gt"], arrays["xe"], arrays["ye"],
                arrays["names"].tolist(), strangers)
 
