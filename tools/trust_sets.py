@@ -123,9 +123,9 @@ def frames() -> Arrays:
 
 
 def window_features(folder: Path | None) -> Arrays:
-    """Of data.npz in a folder, or of the smartwatch recordings of a package: features of rockets of all sizes, of the
-    windows and of some that show nothing, constants (c), a sensor that lies still (s), noise (n). Biases come from a mix
-    of training windows."""
+    """Of data.npz in a folder, or of the smartwatch recordings of a package: features of rockets of all sizes. Also of
+    windows that show nothing: constants (c), a sensor that lies still (s), noise (n). Biases come from a mix of
+    training windows."""
     from edgecl.statistics.transform import choose_power
 
     data = datasets.npz(folder / "data.npz") if folder else datasets.watch_windows()
