@@ -20,10 +20,12 @@ if "EDGECL_CACHE" not in os.environ:
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from folders import fast_folder, on_a_disk  # noqa: E402
+from helpers_backup import quiet  # noqa: E402
 from helpers_state import PROBE, create, vectors  # noqa: E402
 
 from edgecl.evaluation import bench  # noqa: E402
 from edgecl.rounds import worker  # noqa: E402
+from edgecl.state.backup import backup  # noqa: E402
 
 WARM = str(Path(__file__).with_name("warm_process.py"))
 
@@ -81,6 +83,21 @@ def learner(tmp_path):
 def state(learner):
     learner.close()
     return learner.store.path
+
+
+@pytest.fixture
+def taught(learner):
+    """A state with a forgotten class, exemplars, and a class in the log."""
+    learner.forget("wasp")
+    learner.learn(vectors("dog", 25), "dog")
+    learner.close()
+    return learner.store.path
+
+
+@pytest.fixture
+def archive(taught, tmp_path):
+    backup(taught, tmp_path / "made.tar", quiet)
+    return tmp_path / "made.tar"
 
 
 @pytest.fixture

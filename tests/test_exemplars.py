@@ -10,12 +10,15 @@ from edgecl.exemplars.origin import Origin
 from edgecl.exemplars.selection import (
     BY_RECORDING_ONE_IN,
     GROUP_SHIFT,
+    OWN_BITS,
     Shared,
     admitted,
+    by_recording,
     held_back,
     herding,
     margins,
     near_duplicates,
+    recording_hashes,
     reservoir,
 )
 from edgecl.exemplars.stored import StoredSample
@@ -91,16 +94,33 @@ def test_margins_are_the_distance_to_the_nearest_border():
     assert margins(points, 0, means[:1]).tolist() == [0.0] * 4
 
 
+ONE = np.zeros(30, np.int64)
+
+
 def test_consecutive_frames_are_one():
     rng = np.random.default_rng(0)
     scenes = rng.standard_normal((6, 20)).astype(np.float32)
-    frames = np.repeat(scenes, 5, axis=0) + 0.1 * rng.standard_normal((30, 20)).astype(np.float32)
-    assert near_duplicates(frames, 2 * 20).tolist() == [i % 5 > 0 for i in range(30)]
-    assert not near_duplicates(scenes, 2 * 20).any()
-    assert near_duplicates(scenes[:0], 1.0).tolist() == []
-    drift = np.linspace(0, 3, 40)[:, None] * np.ones(20, np.float32)  # slow change is not one frame
-    spare = near_duplicates(drift.astype(np.float32), 2 * 20)
+    frames = np.repeat(scenes, 5, axis=0) * (1 + 0.05 * rng.standard_normal((30, 20)).astype(np.float32))
+    assert near_duplicates(frames, ONE, "feature").tolist() == [i % 5 > 0 for i in range(30)]
+    assert not near_duplicates(scenes, ONE[:6], "feature").any()
+    assert near_duplicates(scenes[:0], ONE[:0], "image").tolist() == []
+    assert near_duplicates(np.zeros((3, 4), np.float32), ONE[:3], "window").tolist() == [False, True, True]
+    turn = np.linspace(0, 3, 40)    # slow change is not one frame
+    spare = near_duplicates(np.stack([np.cos(turn), np.sin(turn)], 1).astype(np.float32), np.zeros(40, int), "feature")
     assert 3 <= (~spare).sum() < 40
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.randoms(), st.floats(1e-3, 1e3))
+def test_near_duplicates_are_told_by_their_own_recording_alone(recordings, random, scale):
+    rng = np.random.default_rng(len(recordings))
+    of = np.array(recordings, np.int64)
+    frames = (rng.integers(1, 3, (len(of), 6)) * scale).astype(np.float32)
+    spare = near_duplicates(frames, of, "image")
+    for name in set(recordings):
+        mine = of == name
+        assert near_duplicates(frames[mine], of[mine] + 7, "image").tolist() == spare[mine].tolist()
+        assert not spare[mine][0]
+    assert near_duplicates(frames, np.arange(len(of)), "image").tolist() == [False] * len(of)
 
 
 @given(SAMPLES, CAPACITY, st.randoms())
@@ -193,20 +213,64 @@ def test_a_recording_that_may_be_stored_in_part_is_not_held_back():
     assert held_back(features, recorded([30] * 3), 900, 4).tolist() != list(range(30))
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2 ** 31)), min_size=1, max_size=60, unique=True),
-       st.integers(1, 60), st.randoms())
-def test_a_reservoir_keeps_whole_recordings_first_and_a_draw_of_all(samples, kept, random):
-    keys = np.array([(g << GROUP_SHIFT) + k for g, k in samples], np.int64)
-    ranks = reservoir(keys, np.zeros(len(keys), bool))
+RECORDINGS = st.lists(st.lists(st.tuples(st.integers(0, 2 ** 32 - 1), st.booleans()), min_size=1, max_size=8,
+                               unique_by=lambda sample: sample[0]), min_size=1, max_size=8)
+
+
+def keyed(recordings, numbers):
+    """keys, near-duplicates and recordings of samples; the first of a recording is never a near-duplicate"""
+    keys = [(number << GROUP_SHIFT) + own for number, mine in zip(numbers, recordings) for own, _ in mine]
+    spare = [near and place > 0 for mine in recordings for place, (_, near) in enumerate(mine)]
+    return np.array(keys, np.int64), np.array(spare), np.repeat(np.arange(len(recordings)), [*map(len, recordings)])
+
+
+@given(RECORDINGS, st.integers(1, 60), st.randoms())
+def test_a_reservoir_keeps_whole_recordings_first_and_a_draw_of_all(recordings, kept, random):
+    keys, spare, of = keyed(recordings, range(len(recordings)))
+    none = np.zeros(len(keys), np.int64)
+    ranks = reservoir(keys, spare)
     assert len(set(ranks.tolist())) == len(ranks)
-    stay = np.sort(keys[np.argsort(ranks)[:kept]])
+    stay = np.argsort(ranks)[:kept]
+    order = by_recording(keys, spare, none)
     whole = (len(stay) - 1) // BY_RECORDING_ONE_IN if len(stay) < len(keys) else len(stay)
-    assert stay[:whole].tolist() == np.sort(keys)[:whole].tolist()  # no gaps by key
-    shuffled = np.array(random.sample(keys.tolist(), len(keys)))
-    again = reservoir(shuffled, np.zeros(len(keys), bool))
-    assert np.sort(shuffled[np.argsort(again)[:kept]]).tolist() == stay.tolist()
-    left = keys[np.argsort(ranks)[:kept]]  # what is left decides among itself as all did
-    assert left[np.argsort(reservoir(left, np.zeros(len(left), bool)))].tolist() == left.tolist()
+    assert set(order[:whole].tolist()) <= set(stay.tolist())
+    hashes = recording_hashes(keys, spare, none)
+    assert all(len(set(hashes[of == each].tolist())) == 1 for each in set(of.tolist()))
+    shuffled = np.array(random.sample(range(len(keys)), len(keys)))
+    again = reservoir(keys[shuffled], spare[shuffled])
+    assert set(shuffled[np.argsort(again)[:kept]].tolist()) == set(stay.tolist())
+    left = np.argsort(reservoir(keys[stay], spare[stay]))  # what is left decides among itself as all did
+    assert left.tolist() == list(range(len(stay)))
+
+
+@given(RECORDINGS, st.data())
+def test_a_full_reservoir_is_the_same_for_any_order_and_numbering_of_recordings(recordings, data):
+    """Recordings come whole, in any order; the room shrinks now and then, as other classes come."""
+    count = len(recordings)
+
+    def reservoir_of(numbers, order, room):
+        keys, spare, of = keyed(recordings, numbers)
+        have, now = np.zeros(0, np.int64), len(keys)
+        for each in order:
+            have = np.r_[have, np.flatnonzero(of == each)]
+            if data.draw(st.booleans()):
+                now = data.draw(st.integers(room, now))
+                have = have[np.argsort(reservoir(keys[have], spare[have]))[:now]]
+        return sorted((keys & OWN_BITS)[have[np.argsort(reservoir(keys[have], spare[have]))[:room]]].tolist())
+
+    room = data.draw(st.integers(1, sum(map(len, recordings))))
+    first = reservoir_of(range(count), range(count), room)
+    numbers = data.draw(st.lists(st.integers(0, 2 ** 31 - 1), min_size=count, max_size=count, unique=True))
+    assert reservoir_of(numbers, data.draw(st.permutations(range(count))), room) == first
+
+
+def test_the_length_of_a_recording_does_not_decide_when_it_goes():
+    rng = np.random.default_rng(0)
+    longer = 0
+    for _ in range(400):
+        keys = np.r_[rng.integers(0, 2 ** 32, 1), (1 << GROUP_SHIFT) + rng.integers(0, 2 ** 32, 50)]
+        longer += int(by_recording(keys, np.zeros(51, bool), np.zeros(51, np.int64))[0] > 0)
+    assert 150 < longer < 250
 
 
 def test_without_recordings_the_far_end_is_held_back():

@@ -9,61 +9,25 @@ import shutil
 import numpy as np
 import pytest
 from helpers_daemon import cli, running
-from helpers_state import answers, create, directory_bytes, flip, vectors
+from helpers_log import GARBAGE, NAMES, QUOTA, copied, log_states, put, record_of, records, remove
+from helpers_state import answers, directory_bytes, flip, vectors
 
 from edgecl.cli import main
-from edgecl.exemplars.codecs import Float32
-from edgecl.exemplars.stored import HEADER, unpack
+from edgecl.exemplars.stored import HEADER
 from edgecl.learner import Learner
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.write_ahead_log import LOG_FILE
 
-NAMES = ["ant", "bee", "cat", "dog", "elk"]  # ant lies in a snapshot (generation 2), the others in the log (3 to 6)
-QUOTA = 700_000
-GARBAGE = np.random.default_rng(5).bytes(100_000)
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Copies of one state: as it is, before its last learn, and of another state."""
-    folder = tmp_path_factory.mktemp("made")
-    for name, seed in (("state", 0), ("other", 7)):
-        learner = create(folder / name, quota=QUOTA, exemplars=40_000)
-        for label in NAMES:
-            if label == "elk" and name == "state":
-                shutil.copytree(folder / "state", folder / "before")
-            learner.learn(vectors(label, 80, seed), label)
-        learner.close()
-    return folder
+    return log_states(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
 def state(made, tmp_path):
     shutil.copytree(made / "state", tmp_path / "state")
     return tmp_path / "state"
-
-
-def records(log):
-    """Start, end and JSON of each record of a log."""
-    return [(start, end, record.about) for start, end, record in unpack(log.read_bytes(), lambda _: Float32())]
-
-
-def record_of(log, label):
-    """Start and end of the record that holds a class."""
-    return next((start, end) for start, end, about in records(log) if about["labels"] == [label])
-
-
-def put(log, place, data):
-    """Write bytes over those of a log."""
-    whole = bytearray(log.read_bytes())
-    whole[place:place + len(data)] = data
-    log.write_bytes(whole)
-
-
-def remove(log, begin, end):
-    """Take bytes out of a log."""
-    data = log.read_bytes()
-    log.write_bytes(data[:begin] + data[end:])
 
 
 def cut(place):
@@ -80,14 +44,6 @@ def to_folder(state, made):
     (state / LOG_FILE).unlink()
     (state / LOG_FILE).mkdir()
     (state / LOG_FILE / "keep").write_text("mine")
-
-
-def copied(where, *names):
-    """Put files of another copy in the place of the state's."""
-    def change(state, made):
-        for name in names:
-            shutil.copy(made / where / name, state / name)
-    return change
 
 
 def write(content):
@@ -224,168 +180,6 @@ def test_what_holds_no_samples_loses_none(state, made, hurt):
     change, said = HARMLESS[hurt]
     change(state, made)
     check(state, [], said, False)
-
-
-def torn(record, size, how):
-    """What a power cut leaves of an append: whole blocks and, for the others, zeros or garbage, or nothing."""
-    blocks = [record[start:start + size] for start in range(0, len(record), size)]
-    filled = [bytes(len(block)) if how != "garbage" else GARBAGE[:len(block)] for block in blocks]
-    parts = {"first": blocks[:1] + filled[1:], "all but the first": filled[:1] + blocks[1:],
-             "all but the last": blocks[:-1] + filled[-1:], "none": filled,
-             "every other": [(block, other)[place % 2] for place, (block, other) in enumerate(zip(blocks, filled))]}
-    if how == "short":
-        parts = {"first": blocks[:1], "all but the last": blocks[:-1]}
-    return {name: b"".join(part) for name, part in parts.items() if b"".join(part) != record}
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["acknowledged length known", "unknown"])
-@pytest.mark.parametrize("how", ["zeros", "garbage", "short"])
-@pytest.mark.parametrize("size", [512, 4096])
-def test_a_torn_append_is_dropped_with_one_warning(made, tmp_path, size, how, known):
-    whole, before = (made / name / LOG_FILE for name in ("state", "before"))
-    record = whole.read_bytes()[slice(*record_of(whole, "elk"))]
-    assert len(record) > 4096
-    for name, tail in torn(record, size, how).items():
-        state = tmp_path / name / "state"
-        shutil.copytree(made / "before", state)
-        (state / LOG_FILE).write_bytes(before.read_bytes() + tail)
-        if not known:
-            (state / ACKNOWLEDGED_FILE).unlink()
-        learner = Learner.open(state)
-        assert [c.name for c in learner.classes()] == NAMES[:-1]
-        [told] = learner.damage
-        assert told.startswith(f"the last {len(tail)} bytes of learned.log were not a whole record, as a power cut")
-        assert ("nothing that was acknowledged was lost" in told) == known
-        assert learner.store.restorable() == {1, 2, 3, 4, 5}
-        learner.learn(vectors("elk", 80), "elk")
-        learner.close()
-        again = Learner.open(state)
-        assert again.damage == []
-        assert [c.name for c in again.classes()] == NAMES
-        again.close()
-        assert not (state / "set-aside").exists()
-
-
-def test_a_torn_append_behind_a_damaged_record_is_dropped_too(state):
-    log = state / LOG_FILE
-    start, _ = record_of(log, "elk")
-    put(log, start + 1000, bytes(600))  # rot: it was acknowledged
-    learner = Learner.open(state)
-    told = learner.damage
-    assert ["80 samples of 'elk' (generation 6) are lost" in line for line in told] == [True]
-    learner.close()
-    whole = log.read_bytes()
-    shutil.copytree(state, state.with_name("later"))
-    learner = Learner.open(state.with_name("later"))
-    learner.learn(vectors("fox", 80), "fox")
-    record = (state.with_name("later") / LOG_FILE).read_bytes()[len(whole):]
-    for tail in (record[:20], record[:512], record[:4096] + bytes(len(record) - 4096), GARBAGE[:900], bytes(5000)):
-        log.write_bytes(whole + tail)
-        again = Learner.open(state)
-        assert [line for line in again.damage if "were not a whole record" not in line] == told
-        assert [g.id for g in again.history()] == [1, 2, 3, 4, 5, 6]
-        assert log.read_bytes() == whole
-        again.close()
-
-
-def test_what_another_process_is_writing_is_no_damage(state, made):
-    reader = Learner.open(made / "before")
-    assert reader.damage == []
-    whole, log = (made / "state" / LOG_FILE).read_bytes(), made / "before" / LOG_FILE
-    before = log.read_bytes()
-    try:
-        for length in (1, 30, 200, 2000, len(whole) - len(before) - 1):
-            log.write_bytes(before + whole[len(before):len(before) + length])
-            assert reader.store.damage() == []
-            assert [c.name for c in reader.classes()] == NAMES[:-1]
-    finally:
-        log.write_bytes(before)
-        reader.close()
-
-
-def test_an_older_database_erases_nothing(state):
-    old = {name: (state / name).read_bytes() for name in ("edgecl.db", "edgecl.copy")}
-    learner = Learner.open(state)
-    learner.learn(vectors("fox", 2000), "fox")  # the log moves
-    numbers = [learner.learn(vectors(name, 20), name).generation for name in ("gnu", "hen")]
-    learner.close()
-    log = (state / LOG_FILE).read_bytes()
-    (state / "edgecl.db").write_bytes(old["edgecl.db"])
-    again = Learner.open(state)
-    assert {"fox", "gnu", "hen"} < {c.name for c in again.classes()}  # the copy of its rows is newer
-    again.close()
-    for name, content in old.items():
-        (state / name).write_bytes(content)
-    files = {path.name: path.read_bytes() for path in (state / "models").iterdir()}
-    again = Learner.open(state)
-    kept = [path.read_bytes() for name in ("models", "set-aside") for path in (state / name).iterdir()]
-    assert all(content in kept for content in files.values())   # the newer statistics among them
-    assert any("learned.log is not the log of this database" in line for line in again.damage)
-    assert any(f"generations {numbers[0]} to {numbers[1]} are in it" in line for line in again.damage)
-    assert again.learn(vectors("ibis", 20), "ibis").generation > numbers[1]
-    assert (state / "set-aside" / f"{LOG_FILE}.1").read_bytes() == log
-
-
-def test_an_older_database_and_log_erase_nothing(state):
-    old = {name: (state / name).read_bytes() for name in ("edgecl.db", "edgecl.copy", LOG_FILE, ACKNOWLEDGED_FILE)}
-    learner = Learner.open(state)
-    learner.forget("ant")   # which leaves none of the files that the old rows name
-    learner.close()
-    for name, content in old.items():
-        (state / name).write_bytes(content)
-    files = {path.name: path.read_bytes() for path in (state / "models").iterdir()}
-    Learner.open(state).close()
-    kept = [path.read_bytes() for name in ("models", "set-aside") for path in (state / name).iterdir()]
-    assert files and all(content in kept for content in files.values())
-
-
-def test_a_log_of_the_epoch_before_is_replaced_only_if_it_is_what_moved(state, tmp_path):
-    log = state / LOG_FILE
-    before = log.read_bytes()
-    learner = Learner.open(state)
-    learner.learn(vectors("fox", 2000), "fox")
-    learner.close()
-    log.write_bytes(before)  # as a kill between the commit and the beginning of the next log leaves it
-    learner = Learner.open(state)
-    assert learner.damage == []
-    assert not (state / "set-aside").exists()
-    learner.close()
-    log.write_bytes(before[:-1] + b"x")
-    learner = Learner.open(state)
-    assert any("learned.log is not the log of this database" in line for line in learner.damage)
-    assert (state / "set-aside" / f"{LOG_FILE}.1").read_bytes() == before[:-1] + b"x"
-    assert [c.name for c in learner.classes()] == [*NAMES, "fox"]
-
-
-def test_a_log_of_the_epoch_before_is_damage_if_the_next_one_was_acknowledged(state):
-    log = state / LOG_FILE
-    before = log.read_bytes()
-    learner = Learner.open(state)
-    learner.learn(vectors("fox", 2000), "fox")
-    number = learner.learn(vectors("gnu", 20), "gnu").generation
-    learner.close()
-    log.write_bytes(before)  # somebody restored this one file
-    learner = Learner.open(state)
-    assert any("learned.log is not the log of this database" in line for line in learner.damage)
-    assert [c.name for c in learner.classes()] == [*NAMES, "fox"]
-    assert learner.learn(vectors("hen", 20), "hen").generation > number
-    learner.close()
-
-
-def test_the_same_damage_a_second_time_is_said_and_counted_again(state):
-    for number in range(3):
-        given = Learner.open(state).learn(vectors(f"class {number}", 20), f"class {number}").generation
-        (state / LOG_FILE).unlink()
-        learner = Learner.open(state)
-        assert sum("learned.log is missing" in line for line in learner.damage) == 1
-        assert learner.learn(vectors("fox", 20), "fox").generation > given
-        learner.close()
-
-
-def test_numbers_are_not_given_out_twice_if_nothing_tells_which_were(state):
-    (state / LOG_FILE).unlink()
-    (state / ACKNOWLEDGED_FILE).unlink()
-    assert Learner.open(state).learn(vectors("fox", 20), "fox").generation > 6
 
 
 def test_forgetting_deletes_what_is_set_aside_and_what_was_noted_of_the_class(state, made, capsys):

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecl.exemplars.columns import GrowingColumns, SampleColumns
-from edgecl.exemplars.selection import Shared, admitted, held_back, herding, margins, reservoir
+from edgecl.exemplars.selection import (
+    Shared,
+    admitted,
+    by_recording,
+    held_back,
+    herding,
+    margins,
+    own_hashes,
+    recording_hashes,
+    reservoir,
+)
 from edgecl.exemplars.stored import file_bytes, row_bytes
 
 if TYPE_CHECKING:
@@ -20,19 +30,20 @@ if TYPE_CHECKING:
     from edgecl.statistics.transform import FeatureTransform
 
 MIN_HELD_BACK = 20      # held-back samples; with fewer, heads are not compared by score
-HELD_BACK_ONE_IN = 4    # with a codebook, at most a quarter of the buffer is for held-back samples, which are not coded
+EXACT_ONE_IN = 4        # with a codebook, at most a quarter of the buffer is for samples that are not coded
 
 
 @dataclass(frozen=True)
 class Buffer:
     """The settings of an exemplar buffer. limit: bytes of its files; segment: bytes of one file; admission: see
-    `edgecl.exemplars.selection`; codec: of the samples; codebook: for features that are not held back, or None."""
+    `edgecl.exemplars.selection`; codec: of the samples; codebook: for most features, or None; kind: of the samples."""
 
     limit: int
     segment: int
     admission: str
     codec: Codec
     codebook: Codebook | None = None
+    kind: str = "feature"
 
     @property
     def common(self) -> FeatureCodec:
@@ -40,9 +51,9 @@ class Buffer:
         return self.codebook.codec if self.codebook else self.codec.feature
 
     def keep(self, rows: list[StoredSample], columns: SampleColumns, statistics: ClassStatistics,
-             transform: FeatureTransform, before: Picked | None = None) -> KeptSamples:
+             transform: FeatureTransform) -> KeptSamples:
         """What the buffer keeps of stored samples, at least one. columns: of `rows`; statistics: of all samples ever
-        learned, transformed by `transform`; before: see `held_places`."""
+        learned, transformed by `transform`."""
         of, shares = columns.shared()
         shared, widths, classes = Shared(of, shares), columns.widths(shares), columns.classes
         ranks = self._ranks(rows, columns, statistics, transform)
@@ -51,17 +62,15 @@ class Buffer:
         if self.codebook is None:
             places = np.flatnonzero(admitted(classes, ranks, sizes, room, shared))
             return KeptSamples(columns._replace(rows=columns.rows[places]), np.ones(len(places), np.bool_))
-        room -= self.codebook.length
         each = row_bytes(self.codec.feature, transform.source, widths)
         exact = np.zeros(len(rows), np.bool_)
-        if room // HELD_BACK_ONE_IN >= MIN_HELD_BACK * each:
-            held = held_places(rows, columns, statistics, before)
-            some = np.sort(np.array([place for mine in held.values() for place in mine], np.int64))
-            fits = admitted(classes[some], columns.rows["key"][some], np.full(len(some), each),
-                            room // HELD_BACK_ONE_IN, shared._replace(of=of[some]))
-            exact[some[fits]] = True    # they stay as they were learned, so that heads can be compared on them
+        if room // EXACT_ONE_IN >= MIN_HELD_BACK * each:
+            able = np.flatnonzero(columns.rows["coded"] == 0)
+            fits = admitted(classes[able], _exact_ranks(columns)[able], np.full(len(able), each), room // EXACT_ONE_IN,
+                            shared._replace(of=of[able]))
+            exact[able[fits]] = True    # they stay as they were learned, so that heads can be judged on them
         theirs = np.unique(of[exact])
-        room -= int(exact.sum()) * each + int(shares[theirs].sum())
+        room -= self.codebook.length + int(exact.sum()) * each + int(shares[theirs].sum())
         sizes[exact], shares[theirs] = 0, 0
         places = np.flatnonzero(admitted(classes, ranks, sizes, room, shared) | exact)
         kept, books = columns.rows[places], [*columns.books]
@@ -97,7 +106,7 @@ class Buffer:
         ranks, known = np.empty(len(rows), np.int64), statistics.labels
         means = np.stack([statistics.mean(label) for label in known])
         of = {label: place for place, label in enumerate(known)}
-        order = np.argsort(columns.rows["label"], kind="stable")
+        order = np.lexsort((own_hashes(columns.rows["key"]), columns.rows["label"]))
         for mine in np.split(order, np.flatnonzero(np.diff(columns.rows["label"][order])) + 1):
             place = of[columns.labels[columns.rows["label"][mine[0]]]]
             h = transform(np.stack([rows[i].feature for i in mine]))
@@ -115,6 +124,16 @@ class KeptSamples(NamedTuple):
     exact: NDArray[np.bool_]
 
 
+def _exact_ranks(columns: SampleColumns) -> NDArray[np.int64]:
+    """The order in which samples stay as they were learned where others are coded, int64 [n]: in each class by
+    recording. It does not change by what was coded already. A round held some back to judge, which come first; those
+    that it was tuned on come last."""
+    rows = columns.rows
+    ranks = np.empty(len(rows), np.int64)
+    ranks[by_recording(rows["key"], rows["spare"], rows["label"])] = np.arange(len(rows))
+    return ranks + len(rows) * np.where(rows["judges"], 0, 1 + rows["trained"])
+
+
 Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
 
 
@@ -130,8 +149,9 @@ def held_places(rows: list[StoredSample], columns: SampleColumns, statistics: Cl
     for label, place in table[["label", "place"]][table["judges"]].tolist():
         chosen[columns.labels[label]].append(place)
     # what can be subtracted from the statistics, and is new to the backbone
-    able = table[~(table["judges"] | table["trained"] | (table["coded"] != 0))]
-    able = able[np.lexsort((able["key"], able["label"]))]
+    hashes = recording_hashes(table["key"], table["spare"], table["label"])
+    able = np.flatnonzero(~(table["judges"] | table["trained"] | (table["coded"] != 0)))
+    able = table[able[np.lexsort((table["key"][able], hashes[able], table["label"][able]))]]
     keys, places = np.ascontiguousarray(able["key"]), np.ascontiguousarray(able["place"])
     ends = [*(np.flatnonzero(np.diff(able["label"])) + 1).tolist(), len(able)] if len(able) else []
     for start, end in zip([0, *ends], ends):

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecl.errors import BadInput
 from edgecl.exemplars.product_quantiser import ProductQuantiser, plan
+from edgecl.exemplars.selection import OWN_BITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Codebook:
     def make(cls, rows: list[StoredSample], sizes: tuple[int, int], power: float, classes: int, seed: int) -> tuple[
             Codebook, bytes] | None:
         """One for such samples, and its file's content; None if it gets too large. sizes: of `codebook_sizes`."""
-        order = sorted(rows, key=lambda row: row.key)
+        order = sorted(rows, key=lambda row: (row.key & OWN_BITS, row.label))
         try:
             features = np.stack([row.feature for row in order])
             found = ProductQuantiser.train(features, sizes[0], sizes[1] - FILE_FRAME, seed, power)

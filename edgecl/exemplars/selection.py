@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-GROUP_SHIFT = 32            # the high bits of a key name the recording, the low bits the sample
-NEAR_DUPLICATE = 0.1        # of the mean squared distance of two samples of a class: closer successive ones show one
-                            # scene. Frames of a slow pan have 0.04 to 0.16, photos of one product over 0.23,
-                            # half-overlapping windows over 0.1
+GROUP_SHIFT = 32            # the high bits of a key name the recording or session,
+OWN_BITS = 2 ** 32 - 1      # the low bits the sample
+MIN_NORM = np.float32(1e-30)
+# Successive samples of a recording whose features, by their square roots, have a smaller cosine distance than this show
+# one scene. It is a tenth of the mean squared distance of two samples of a class: frames of a slow pan have 0.02 to
+# 0.03, photos of one product over 0.07; of half-overlapping windows, one in twenty is nearer.
+NEAR_DUPLICATE = {"image": 0.03, "window": 0.0008, "feature": 0.01}
 BY_RECORDING_ONE_IN = 4     # one sample in four is kept by its recording
 HELD_BACK_MIN_ONE_IN = 16   # at least one sample in sixteen is held back ...
 HELD_BACK_MAX_ONE_IN = 5    # ... and at most one in five,
@@ -61,16 +64,52 @@ def admitted(labels: Sequence[str] | NDArray[np.int64], ranks: NDArray[np.int64]
 def reservoir(keys: NDArray[np.int64], spare: NDArray[np.bool_],
               classes: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """The rank of each sample within its class, int64 [n]: three by their own hash (near-duplicates last), then one by
-    the hash of its recording, and so on. Of the m that stay, the first m / 4 by key have no gaps, which leaves whole
-    recordings to hold back, and the others are drawn from all recordings.
+    its recording, and so on. Of the m that stay, the first m / 4 `by_recording` have no gaps, which leaves whole
+    recordings to judge on, and the others are drawn from all recordings. What stays decides among itself as all did.
 
     keys int64 [n]; spare bool [n]: near-duplicates; classes int64 [n], None if there is only one.
     """
     classes = np.zeros(len(keys), np.int64) if classes is None else classes
-    own = (keys & 0xFFFFFFFF) + (spare.astype(np.int64) << GROUP_SHIFT)
-    by_recording = _places(np.lexsort((keys, classes)), classes)
-    by_sample = _places(np.lexsort((keys, own, classes)), classes)
-    return np.minimum(BY_RECORDING_ONE_IN * by_recording, by_sample + by_sample // (BY_RECORDING_ONE_IN - 1) + 1)
+    whole = _places(by_recording(keys, spare, classes), classes)
+    own = _places(np.lexsort((keys, _behind(keys, spare), classes)), classes)
+    return np.minimum(BY_RECORDING_ONE_IN * whole, own + own // (BY_RECORDING_ONE_IN - 1) + 1)
+
+
+def by_recording(keys: NDArray[np.int64], spare: NDArray[np.bool_], classes: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The order of samples [n] by class, and in each class by recording, near-duplicates last. A recording has a hash
+    of its first sample in that order, so that its length and its number don't matter; that sample is the last of the
+    recording to go."""
+    own = _behind(keys, spare)
+    return np.lexsort((keys, own, recording_hashes(keys, spare, classes), classes))
+
+
+def recording_hashes(keys: NDArray[np.int64], spare: NDArray[np.bool_],
+                     classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The hash of each sample's recording in its class, int64 [n]; see `by_recording`."""
+    own, groups = _behind(keys, spare), keys >> GROUP_SHIFT
+    order = np.lexsort((own, groups, classes))
+    new = np.r_[True, (np.diff(groups[order]) != 0) | (np.diff(classes[order]) != 0)][:len(order)]
+    hashes = np.empty(len(keys), np.int64)
+    hashes[order] = _mixed(own[order[new]])[np.cumsum(new) - 1]
+    return hashes
+
+
+def own_hashes(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The hash of each sample itself, int64 [n]."""
+    return keys & OWN_BITS
+
+
+def _behind(keys: NDArray[np.int64], spare: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The own hash of each sample, near-duplicates behind all others, int64 [n]."""
+    return own_hashes(keys) + (spare.astype(np.int64) << GROUP_SHIFT)
+
+
+def _mixed(hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Other 32 bits for the low 32 bits of each number, one to one, in an unrelated order (MurmurHash3's finaliser)."""
+    bits = own_hashes(hashes).astype(np.uint32)
+    bits = (bits ^ bits >> np.uint32(16)) * np.uint32(0x85EBCA6B)
+    bits = (bits ^ bits >> np.uint32(13)) * np.uint32(0xC2B2AE35)
+    return (bits ^ bits >> np.uint32(16)).astype(np.int64)
 
 
 def _places(order: NDArray[np.intp], classes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -115,22 +154,30 @@ def margins(features: NDArray[np.float64], own: int, means: NDArray[np.float64])
     return np.asarray(np.abs((size - 2 * features @ (others - means[own]).T) / (2 * apart)).min(1))
 
 
-def near_duplicates(h: NDArray[np.float32], spread: float) -> NDArray[np.bool_]:
-    """Which samples [n, d], in order of arrival, nearly repeat the last sample that is not a near-duplicate, bool [n]:
-    those closer to it than NEAR_DUPLICATE of `spread`, the mean squared distance of two samples of one class."""
-    spare = np.zeros(len(h), bool)
-    last = 0
-    for i in range(1, len(h)):
-        gap = h[i] - h[last]
-        spare[i] = float(gap @ gap) < NEAR_DUPLICATE * spread
-        last = last if spare[i] else i
+def near_duplicates(features: NDArray[np.float32], recordings: NDArray[np.int64], kind: str) -> NDArray[np.bool_]:
+    """Which samples, in order of arrival, nearly repeat the last one of their recording that is not a near-duplicate,
+    bool [n]. It does not depend on any other sample.
+
+    features: float32 [n, d]; recordings: int64 [n]; kind: of the samples, one of NEAR_DUPLICATE.
+    """
+    spare = np.zeros(len(features), bool)
+    _, which, sizes = np.unique(recordings, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(sizes[which] > 1)
+    roots = np.sign(features[several]) * np.sqrt(np.abs(features[several]))
+    roots /= np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), MIN_NORM)
+    last: dict[int, NDArray[np.float32]] = {}
+    for place, recording, root in zip(several.tolist(), which[several].tolist(), roots):
+        gap = root - last.setdefault(recording, root)
+        spare[place] = root is not last[recording] and float(gap @ gap) < 2 * NEAR_DUPLICATE[kind]
+        if not spare[place]:
+            last[recording] = root
     return spare
 
 
 def held_back(features: NDArray[np.float32], keys: Sequence[int] | NDArray[np.int64], count: int,
               classes: int) -> NDArray[np.int64]:
-    """Indices of the held-back exemplars of a class [n, d], sorted by key: no head is learned from them, so that heads
-    can be evaluated on them.
+    """Indices of the held-back exemplars of a class [n, d], sorted by recording: no head is learned from them, so that
+    heads can be evaluated on them.
 
     count: all samples of the class; classes: number of classes. One sample in sixteen, or up to one in five while few
     are held back in total: whole recordings if there are several, but at most a quarter of the class; otherwise the

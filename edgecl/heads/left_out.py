@@ -56,11 +56,15 @@ class LeftOut(NamedTuple):
     of: list[NDArray[np.int64]]
     sessions: bool
 
+    def sizes(self) -> NDArray[np.int64]:
+        """How many rows are taken out for each judging row, int64 [m]."""
+        return np.fromiter(map(len, self.of), np.int64, len(self.of))
+
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """All pairs of a judging row, as a place in `rows`, and a row that is taken out with it: int64 [p] each."""
         if not self.of:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        return np.repeat(np.arange(len(self.of)), [*map(len, self.of)]), np.concatenate(self.of)
+        return np.repeat(np.arange(len(self.of)), self.sizes()), np.concatenate(self.of)
 
 
 def by_sessions(rows: Rows, judging: NDArray[np.int64]) -> bool:
@@ -128,12 +132,13 @@ def _balls(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64],
         _, first = np.unique(at * len(order) + to, return_index=True)   # padding has repeated some
         at, to, apart = at[first], to[first], apart[first]
         apart = np.where(judging[at] == to, -np.inf, apart)             # itself is never dropped
+        several = np.bincount(at, minlength=len(judging))[at] > 1
+        at, to, apart = at[several], to[several], apart[several]
         ranked = np.lexsort((rows.own[to], apart, at))
         at, to = at[ranked], to[ranked]
-        cuts = np.flatnonzero(np.diff(at)) + 1
-        for place, near in zip(at[np.r_[0, cuts]].tolist() if len(at) else [], np.split(to, cuts)):
-            if len(near) > 1:
-                found[place] = near[:most[rows.classes[judging[place]]]]
+        starts_of = np.flatnonzero(np.diff(at, prepend=-1))
+        for place, start, end in zip(at[starts_of].tolist(), starts_of.tolist(), [*starts_of[1:].tolist(), len(at)]):
+            found[place] = to[start:min(end, start + int(most[rows.classes[judging[place]]]))]
     return found
 
 

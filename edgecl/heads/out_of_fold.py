@@ -74,7 +74,7 @@ class OutOfFold:
     def _each(self, removed: Removed, judging: NDArray[np.int64], places: NDArray[np.int64],
               involved: NDArray[np.int64], left: LeftOut) -> None:
         """Fill in rows that each have a set of their own, those with sets of one size at a time."""
-        sizes = np.array([len(left.of[row]) for row in judging.tolist()])
+        sizes = left.sizes()[judging]
         for size in np.unique(sizes).tolist():
             mine = np.flatnonzero(sizes == size)
             sets = np.array([left.of[row] for row in judging[mine].tolist()], np.int64).reshape(len(mine), size)
@@ -118,19 +118,20 @@ def _blocks(left: LeftOut, rows: Rows, columns: int) -> Iterator[tuple[NDArray[n
     """Judging rows, as places in `left.rows`, and the samples that are involved, as sorted places in `rows`: those that
     have one set together (True), and as many that have small sets of their own class as BLOCK allows (False). columns:
     numbers of one row."""
+    sizes, (of, members) = left.sizes(), left.pairs()
+    mixed = np.zeros(len(sizes), np.bool_)
+    mixed[of[rows.classes[members] != rows.classes[left.rows[of]]]] = True
     alike: dict[int, list[int]] = {}
-    for place, out in enumerate(left.of):
-        alike.setdefault(id(out), []).append(place)
-    waiting: list[int] = []
+    for place in np.flatnonzero(sizes > 1).tolist():
+        alike.setdefault(id(left.of[place]), []).append(place)
+    alone = sizes <= 1
     for mine in alike.values():
-        out, row = left.of[mine[0]], left.rows[mine[0]]
-        if (len(mine) > 1 and len(out)) or len(out) > MAX_BALL or (rows.classes[out] != rows.classes[row]).any():
-            yield np.array(mine, np.int64), np.union1d(out, left.rows[mine]), True
+        if len(mine) > 1 or sizes[mine[0]] > MAX_BALL or mixed[mine[0]]:
+            yield np.array(mine, np.int64), np.union1d(left.of[mine[0]], left.rows[mine]), True
         else:
-            waiting += mine
-    order = np.array(waiting, np.int64)
+            alone[mine] = True
+    order = np.flatnonzero(alone)
     order = order[np.argsort(rows.classes[left.rows[order]], kind="stable")]
-    sizes = np.array([max(len(left.of[place]), 1) for place in order.tolist()], np.int64)
-    blocks = np.cumsum(sizes) // max(BLOCK // columns, 1)
+    blocks = np.cumsum(np.maximum(sizes[order], 1)) // max(BLOCK // columns, 1)
     for mine in np.split(order, np.flatnonzero(np.diff(blocks)) + 1) if len(order) else ():
         yield mine, np.unique(np.concatenate([left.rows[mine], *(left.of[place] for place in mine.tolist())])), False

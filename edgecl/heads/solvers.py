@@ -70,7 +70,7 @@ def ridge(pooled: PooledCovariance, penalty: float | None = None) -> Affine:
         return root * solve_positive(gain, weight * (scale * root)), pooled.share
     gain = (pooled.means * (scale * counts)).T @ weight
     gain.flat[::len(gain) + 1] += 1
-    return np.linalg.solve(gain.T, weight.T).T * (scale * counts), pooled.share
+    return (weight @ np.linalg.inv(gain)) * (scale * counts), pooled.share
 
 
 def ridge_scale(pooled: PooledCovariance, e: float) -> float:

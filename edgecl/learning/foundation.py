@@ -71,7 +71,8 @@ class Foundation:
         codec = codec_of(self.codec, self.kind, self.input_shape, self.power)
         if settings.memory == "statistics":
             codec = codec._replace(input=None)
-        return Buffer(settings.exemplars, segment_bytes(settings.exemplars), settings.admission, codec, codebook)
+        return Buffer(settings.exemplars, segment_bytes(settings.exemplars), settings.admission, codec, codebook,
+                      self.kind)
 
     def gaussians(self, settings: Settings) -> ClassGaussians | None:
         """The Gaussians that replace samples if none may be kept, else None. They get half of the exemplar bytes, since

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from edgecl.statistics.transform import FeatureTransform
 
 MAX_JUDGES = 4000       # samples that judge; more would make a judgement slower, but not much surer
-MOST_LOGITS = 10 ** 6   # of all judges: with over 250 classes there are fewer of them ...
-FEWEST_JUDGES = 100     # ... but no fewer than this
+MOST_LOGITS = 2 ** 19   # of all judges: with over 131 classes there are fewer of them ...
+MOST_NUMBERS = 2 ** 21  # of the features of judges without sessions, each of which is whitened, which takes most time ...
+FEWEST_JUDGES = 100     # ... but there are no fewer than this
 OWN = (1 << GROUP_SHIFT) - 1
 MIX = 0x9E3779B97F4A7C15    # 2^64 / golden ratio: hashes of recordings (Knuth, The Art of Computer Programming, 6.4)
 
@@ -70,9 +71,12 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
     most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
+    if not whole_sessions:
+        most = min(most, max(MOST_NUMBERS // transform.dimension, FEWEST_JUDGES))
     judging = _sessions(able, rows, most) if whole_sessions else _alike_of_each(able, classes, most)
     left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
-    alone = np.array([out.min() for out in left.of], np.int64)
+    sizes = left.sizes()
+    alone = np.minimum.reduceat(left.pairs()[1], np.cumsum(sizes) - sizes) if len(sizes) else judging
     return Judges(rows, left, np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone)
 
 

@@ -151,8 +151,9 @@ class Judge:
         """The confidence that logits of the judging samples call for. means: of the classes, as the head takes them."""
         known = calibration.prior(head, means, PHOTO_GAP if self.photos else OTHER_GAP,
                                   np.inf if judges.left.sessions else PHOTO_GAP)
-        counts = np.array([self.plain.counts[label] for label in self.labels])
-        return calibration.fit(logits, judges.truth, counts[judges.truth] >= MIN_JUDGED, known)
+        counts = self.plain.counts
+        usable = np.array([counts[label] >= MIN_JUDGED for label in self.labels])
+        return calibration.fit(logits, judges.truth, usable[judges.truth], known)
 
     def _novelty(self, trial: Trial, judges: Judges) -> Novelty | None:
         """How the head tells unknown samples, its threshold set on judging ones."""

@@ -13,7 +13,7 @@ from edgecl.exemplars.buffer import Buffer, KeptSamples, Picked, held_places
 from edgecl.exemplars.columns import GrowingColumns
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
-from edgecl.exemplars.selection import near_duplicates
+from edgecl.exemplars.selection import GROUP_SHIFT, near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
 from edgecl.learning.forgetting import after_forgetting
@@ -56,7 +56,7 @@ class Knowledge:
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
-        self._tally, self._columns, self._picked, self._exact = Tally(), GrowingColumns(), Picked(), Picked()
+        self._tally, self._columns, self._picked = Tally(), GrowingColumns(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
     @property
@@ -116,8 +116,7 @@ class Knowledge:
         if self.gaussians is not None:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
-        h = transformed[self.transforms[0]]
-        spare = near_duplicates(h, self.plain.spread(h) if len(h) > 1 else 0.0)
+        spare = near_duplicates(features, np.asarray(keys, np.int64) >> GROUP_SHIFT, self.buffer.kind)
         self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
                         for key, feature, data, near, (origin, tick) in zip(
                             keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]
@@ -212,7 +211,7 @@ class Knowledge:
             return KeptSamples(columns._replace(rows=columns.rows[:0]), np.zeros(0, np.bool_))
         if buffer.codebook is None and self.all_fit:
             return KeptSamples(columns, np.ones(len(self.stored), np.bool_))
-        return buffer.keep(self.stored, columns, self.plain, self.transforms[0], self._exact)
+        return buffer.keep(self.stored, columns, self.plain, self.transforms[0])
 
     def exemplars(self, buffer: Buffer | None = None, kept: KeptSamples | None = None) -> list[StoredSample]:
         """The stored samples that the exemplar buffer, or another one, keeps, as it keeps them. kept: of
