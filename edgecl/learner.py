@@ -249,7 +249,7 @@ class Learner:
                 if label is None:
                     raise BadInput("a sample to evaluate has no label", "give a folder with one subfolder per class")
                 correct.setdefault(label, []).append(answer.label == label)
-                unknown.setdefault(label, []).append(answer.unknown)
+                unknown.setdefault(label, []).append(answer.unknown is True)
         taught = {label: values for label, values in sorted(correct.items()) if label in known}
         if not taught:
             raise BadInput("none of the samples to evaluate is of a known class", _known_classes(sorted(known)))

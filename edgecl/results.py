@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Prediction:
     """label: the most likely class; confidence: its calibrated probability; unknown: whether the sample belongs to none
-    of the known classes; milliseconds: backbone and head together, per sample."""
+    of the known classes, None while too few samples were taught to tell; milliseconds: backbone and head together, per
+    sample."""
 
     source: str
     label: str
     confidence: float
-    unknown: bool
+    unknown: bool | None
     milliseconds: float
 
 

@@ -94,7 +94,7 @@ def play(samples: Iterable[Sample], learner: OnlineLearner, pace: Pace, known: I
         new = tuple(label for label in labels if label not in taught)
         taught |= set(labels)
         done += len(batch)
-        unknown = sum(answer.unknown for answer in answers)
+        unknown = sum(answer.unknown is True for answer in answers)
         yield BatchResult(done * pace.period, len(batch), right, unknown, seen, new, max(0.0, clock() - due))
     if not done:
         raise BadInput("the recording has no labelled sample", "give a FOLDER with one subfolder per class, an .npz "

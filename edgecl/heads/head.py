@@ -1,8 +1,8 @@
-"""A head: one affine map, its confidence, and its distance for unknown samples."""
+"""A head: one affine map, its confidence, and its scores for unknown samples."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,16 +13,23 @@ if TYPE_CHECKING:
 
     from edgecl.statistics.transform import FeatureTransform
 
-ACCEPTED_SHARE = 0.95   # of held-back known samples that must stay known
-MIN_FOR_THRESHOLD = 20  # held-back samples; with fewer, no threshold is set
+LEVELS = 127            # on each side of 0: numbers of a sample and of a stored row become 8-bit integers
+LEAST_STEP = 1e-30      # where all numbers are 0
+LEAST_DISTANCE = 1e-4   # of the squared length of stored rows: what rounding to 8 bits makes
 CHUNK = 2 ** 16         # numbers that are worked on at a time
 LARGE_CHUNK = 2 ** 20   # the same for matrix products
 
 
+class Scale(NamedTuple):
+    """What a score is like for known samples: its mean and its standard deviation."""
+
+    mean: float
+    deviation: float
+
+
 @dataclass(frozen=True)
-class Novelty:
-    """distance(z) = u^2 . gain + min_c (squares_c - 2 u . m_c) with u = (z - centre) map, for logits z; a sample whose
-    distance is over `threshold` is unknown.
+class RelativeDistance:
+    """distance(z) = u^2 . gain + min_c (squares_c - 2 u . m_c) with u = (z - centre) map, for logits z.
 
     centre float32 [C]; map float32 [C, k], k <= C; gain float32 [k]; means m_c float32 [C, k]; squares float32 [C].
     """
@@ -32,9 +39,8 @@ class Novelty:
     gain: NDArray[np.float32]
     means: NDArray[np.float32]
     squares: NDArray[np.float32]
-    threshold: float = float("inf")
 
-    def distance(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    def __call__(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Relative Mahalanobis distance float64 [n] of logits [n, C], in their precision; larger means less familiar.
         """
         distance, to_means = np.empty(len(logits)), -2 * self.means.T
@@ -46,11 +52,81 @@ class Novelty:
             distance[rows] = u @ self.gain + near.min(1)
         return distance
 
-    def with_threshold(self, held_back: NDArray[np.float64]) -> Novelty:
-        """With the threshold that ACCEPTED_SHARE of the held-back distances [n] stay below; infinite if
-        n < MIN_FOR_THRESHOLD."""
-        limit = float(np.quantile(held_back, ACCEPTED_SHARE)) if len(held_back) >= MIN_FOR_THRESHOLD else float("inf")
-        return replace(self, threshold=limit)
+
+@dataclass(frozen=True)
+class NearestRow:
+    """distance(x) = log(squared distance to the nearest stored row), but at least log(least). A stored row is
+    length_i rows_i: rows int8 [N, d], length float32 [N].
+
+    Without `centre` and `weight`, samples have length 1, so that only their direction counts; with them, float32 [d],
+    they are (x - centre) weight. Samples are rounded as the rows are: all products are exact integers, in any runtime
+    and any batch.
+    """
+
+    rows: NDArray[np.int8]
+    length: NDArray[np.float32]
+    centre: NDArray[np.float32] | None
+    weight: NDArray[np.float32] | None
+    least: float
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32], centre: NDArray[np.float32] | None,
+           weight: NDArray[np.float32] | None) -> NearestRow:
+        """The rows of stored samples x float32 [N, d], features before any projection."""
+        rows, length = rounded(x, centre, weight)
+        found = cls(rows, length[:, 0], centre, weight, 0.0)
+        return replace(found, least=LEAST_DISTANCE * float(found.squares.mean()) or LEAST_DISTANCE)
+
+    @property
+    def squares(self) -> NDArray[np.float64]:
+        """The squared lengths of the stored rows [N]."""
+        return np.asarray((self.rows.astype(np.float64) ** 2).sum(1) * self.length.astype(np.float64) ** 2, np.float64)
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """float64 [n] of x float32 [n, d], features before any projection."""
+        found = np.empty(len(x))
+        for mine in chunks(len(x), sum(self.rows.shape), LARGE_CHUNK):
+            found[mine] = self.apart(x[mine], np.float64).min(1)
+        return np.log(np.maximum(found, self.least))
+
+    def apart(self, x: NDArray[np.float32],
+              dtype: type[np.floating[Any]] = np.float32) -> NDArray[np.floating[Any]]:
+        """Squared distances [n, N] to every row."""
+        whole, length = rounded(x, self.centre, self.weight)
+        a = whole.astype(dtype)
+        found: NDArray[np.floating[Any]] = a @ self.rows.T.astype(dtype)
+        found *= -2 * self.length.astype(dtype)
+        found *= length
+        found += self.squares.astype(dtype)
+        found += (a * a).sum(1, keepdims=True) * length.astype(dtype) ** 2
+        return found
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """How a head tells unknown samples: the largest of its scores, each less the mean that known samples have out of
+    fold, over their standard deviation. near: from the logits; like: from the features; either may be missing.
+
+    threshold: a sample with a larger score is unknown; infinite if that can't be told yet. needs: how many samples of
+    one class are missing until it can, 0 if none, None if no number of them would do.
+    """
+
+    near: RelativeDistance | None = None
+    near_scale: Scale = Scale(0.0, 1.0)
+    like: NearestRow | None = None
+    like_scale: Scale = Scale(0.0, 1.0)
+    threshold: float = float("inf")
+    needs: int | None = 0
+
+    def score(self, x: NDArray[np.float32], logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Score float64 [n] of samples with the features x float32 [n, source], before any projection, and these
+        logits [n, C]; larger means less familiar."""
+        found = np.full(len(logits), -np.inf)
+        if self.near is not None:
+            found = (self.near(logits) - self.near_scale.mean) / self.near_scale.deviation
+        if self.like is not None:
+            found = np.maximum(found, (self.like(x) - self.like_scale.mean) / self.like_scale.deviation)
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,6 +158,19 @@ class Head:
         if self.normalised:
             z /= np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
         return z
+
+
+def rounded(x: NDArray[np.float32], centre: NDArray[np.float32] | None,
+            weight: NDArray[np.float32] | None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rows [n, d] as integers of at most LEVELS, and what to multiply them with [n, 1], as `NearestRow` takes them; the
+    exported graph does the same."""
+    if centre is not None and weight is not None:
+        x = (x - centre) * weight
+    step = np.maximum(np.abs(x).max(1, keepdims=True, initial=0) / np.float32(LEVELS), np.float32(LEAST_STEP))
+    whole = np.rint(x / step)
+    if weight is None:
+        step = 1 / np.maximum(np.linalg.norm(whole, axis=1, keepdims=True), np.float32(1))
+    return whole.astype(np.int8), step
 
 
 def chunks(n: int, columns: int, numbers: int = CHUNK) -> Iterator[slice]:

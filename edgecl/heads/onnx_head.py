@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecl.backbones.model_writer import IR_VERSION, OPSET, ModelWriter
+from edgecl.backbones.model_writer import FLOAT, IR_VERSION, OPSET, UINT8, ModelWriter
 from edgecl.backbones.session import open_session
 from edgecl.errors import BackboneError
+from edgecl.heads.head import LEAST_STEP, LEVELS, Novelty
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from edgecl.heads.head import Head
+    from edgecl.heads.head import Head, NearestRow, Scale
 
 METADATA_KEY = "edgecl.head"
 OUTPUTS = ("features", "logits", "probabilities", "novelty")
@@ -25,13 +26,15 @@ OUTPUTS = ("features", "logits", "probabilities", "novelty")
 def build_head(head: Head) -> bytes:
     """An ONNX model from features float32 [n, D] to logits [n, C], probabilities [n, C] and novelty [n].
 
-    Its metadata contain the labels, the kind, and `unknown_above`, the threshold for `novelty` (null: never unknown).
+    Its metadata contain the labels, the kind, `unknown_above`: the threshold for `novelty` (null: can't be told yet),
+    and `unknown_needs`: how many samples of one class are missing until it can (null: no number of them would do).
     """
     g, transform = ModelWriter(), head.transform
     x = "input"
     if transform.power != 1.0:
         size = g.node("Pow", [g.node("Abs", [x]), g.weight("power", np.array(transform.power, np.float32))])
         x = g.node("Mul", [g.node("Sign", [x]), size])
+    powered = x
     if transform.projected:
         signs = g.node("DequantizeLinear", [g.weight("signs", transform.signs),
                                             g.weight("scale", np.array(transform.scale, np.float32))])
@@ -49,23 +52,66 @@ def build_head(head: Head) -> bytes:
         kept = g.node("Mul", [share, g.weight("kept", np.array(1 - head.smoothing, np.float32))])
         g.node("Add", [kept, g.weight("smoothing", np.array(head.smoothing / len(head.labels), np.float32))],
                "probabilities")
-    if head.novelty is None:
-        zero = g.node("Mul", [z, g.weight("zero", np.zeros(1, np.float32))])
-        g.node("ReduceMax", [zero], "novelty", axes=[1], keepdims=0)
-    else:
-        n = head.novelty
-        u = g.node("MatMul", [g.node("Sub", [z, g.weight("centre", n.centre)]), g.weight("map", n.map)])
-        far = g.node("MatMul", [g.node("Mul", [u, u]), g.weight("gain", n.gain)])
-        squares = g.weight("squares", n.squares)
-        near = g.node("Gemm", [u, g.weight("means", -2 * n.means), squares], transB=1)
-        g.node("Add", [far, g.node("ReduceMin", [near], axes=[1], keepdims=0)], "novelty")
+    _novelty(g, head, powered, z)
     classes = len(head.labels)
-    threshold = head.novelty.threshold if head.novelty else math.inf
+    novelty = head.novelty or Novelty(needs=None)
+    threshold = novelty.threshold if math.isfinite(novelty.threshold) else None
     return g.model("edgecl_head", {"input": ("float32", ["n", transform.source])},
                    {"logits": ("float32", ["n", classes]), "probabilities": ("float32", ["n", classes]),
                     "novelty": ("float32", ["n"])},
-                   {METADATA_KEY: json.dumps({"labels": head.labels, "kind": head.kind,
-                                              "unknown_above": threshold if math.isfinite(threshold) else None})})
+                   {METADATA_KEY: json.dumps({"labels": head.labels, "kind": head.kind, "unknown_above": threshold,
+                                              "unknown_needs": novelty.needs})})
+
+
+def _novelty(g: ModelWriter, head: Head, x: str, z: str) -> None:
+    """The output `novelty` from the features x, before any projection, and the logits z; 0 without any score."""
+    n = head.novelty or Novelty()
+    scores = []
+    if n.near is not None:
+        near = n.near
+        u = g.node("MatMul", [g.node("Sub", [z, g.weight("centre", near.centre)]), g.weight("map", near.map)])
+        far = g.node("MatMul", [g.node("Mul", [u, u]), g.weight("gain", near.gain)])
+        to_means = g.node("Gemm", [u, g.weight("means", -2 * near.means), g.weight("squares", near.squares)], transB=1)
+        found = g.node("Add", [far, g.node("ReduceMin", [to_means], axes=[1], keepdims=0)])
+        scores.append(_standardised(g, "near", found, n.near_scale))
+    if n.like is not None:
+        scores.append(_standardised(g, "like", _like(g, n.like, x), n.like_scale))
+    if not scores:
+        zero = g.node("Mul", [z, g.weight("zero", np.zeros(1, np.float32))])
+        g.node("ReduceMax", [zero], "novelty", axes=[1], keepdims=0)
+    else:
+        g.node("Max", scores, "novelty")
+
+
+def _like(g: ModelWriter, like: NearestRow, x: str) -> str:
+    """See `NearestRow`. Both sides are unsigned: some processors saturate sums of signed products."""
+    if like.centre is not None and like.weight is not None:
+        x = g.node("Mul", [g.node("Sub", [x, g.weight("row_centre", like.centre)]), g.weight("row_weight", like.weight)])
+    step = g.node("Div", [g.node("ReduceMax", [g.node("Abs", [x])], axes=[1], keepdims=1), _number(g, "levels", LEVELS)])
+    step = g.node("Max", [step, _number(g, "least_step", LEAST_STEP)])
+    whole = g.node("Round", [g.node("Div", [x, step])])
+    size = g.node("ReduceL2", [whole], axes=[1], keepdims=1)
+    if like.weight is None:
+        step = g.node("Div", [_number(g, "one", 1), g.node("Max", [size, _number(g, "shortest", 1)])])
+    zero = g.weight("zero_point", np.array([LEVELS + 1], np.uint8))
+    shifted = g.node("Cast", [g.node("Add", [whole, _number(g, "shift", LEVELS + 1)])], to=UINT8)
+    rows = (like.rows.T.astype(np.int16) + LEVELS + 1).astype(np.uint8)
+    product = g.node("Cast", [g.node("MatMulInteger", [shifted, g.weight("rows", rows), zero, zero])], to=FLOAT)
+    along = g.node("Mul", [g.node("Mul", [product, g.weight("row_length", -2 * like.length)]), step])
+    apart = g.node("Add", [along, g.weight("row_squares", like.squares.astype(np.float32))])
+    length = g.node("Mul", [size, step])
+    square = g.node("Add", [g.node("ReduceMin", [apart], axes=[1], keepdims=1), g.node("Mul", [length, length])])
+    nearest = g.node("ReduceMax", [square], axes=[1], keepdims=0)
+    return g.node("Log", [g.node("Max", [nearest, _number(g, "least_distance", like.least)])])
+
+
+def _standardised(g: ModelWriter, name: str, score: str, scale: Scale) -> str:
+    centred = g.node("Sub", [score, _number(g, f"{name}_mean", scale.mean)])
+    return g.node("Div", [centred, _number(g, f"{name}_deviation", scale.deviation)])
+
+
+def _number(g: ModelWriter, name: str, value: float) -> str:
+    return g.weight(name, np.array(value, np.float32))
 
 
 class HeadSession:
@@ -79,12 +125,14 @@ class HeadSession:
         values: dict[str, Any] = json.loads(metadata)
         self.labels: list[str] = values["labels"]
         self.kind: str = values["kind"]
-        self.unknown_above = math.inf if values["unknown_above"] is None else float(values["unknown_above"])
+        self.unknown_above: float | None = values["unknown_above"]
+        self.unknown_needs: int | None = values.get("unknown_needs")
 
-    def __call__(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Probabilities float32 [n, C] and whether each sample is unknown, bool [n], of features float32 [n, D]."""
-        probabilities, distance = self.session.run(["probabilities", "novelty"], {"input": features})
-        return probabilities, distance > self.unknown_above
+    def __call__(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """Probabilities float32 [n, C] and whether each sample is unknown, bool [n] (None: can't be told yet), of
+        features float32 [n, D]."""
+        probabilities, novelty = self.session.run(["probabilities", "novelty"], {"input": features})
+        return probabilities, None if self.unknown_above is None else novelty > self.unknown_above
 
 
 def fuse(backbone: bytes, head: bytes) -> bytes:

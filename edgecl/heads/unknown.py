@@ -1,56 +1,195 @@
-"""Recognises unknown samples by relative Mahalanobis distance, computed from the logits alone.
+"""Recognises unknown samples by what known ones are like when they are left out: by the largest of two scores.
 
+`like` is the logarithm of the squared distance to the nearest of some stored rows: of photos in direction only, of
+anything else in units of the deviation within classes, both measured to be better than the other. `near` is the relative Mahalanobis distance
 MD_c(x) - MD_0(x) (Ren et al. 2021, section 2.2), with the shrunk covariance S_e for MD_c and S_e + B for MD_0, where B
-is the covariance of the class means. The two differ only in the C - 1 directions of the means, so for SLDA and ridge
-the difference is a function of the C logits, without approximation: at most 2 C x min(C, d) numbers instead of two
-d x d matrices.
+is the covariance of the class means: it tells what is between many classes, so it is used from MANY_CLASSES on, or if
+no row may be stored. The two differ only in the C - 1 directions of the means, so for SLDA and ridge `near` is a
+function of the C logits, without approximation: at most 2 C x min(C, d) numbers instead of two d x d matrices.
+
+Each score is standardised by its mean and deviation over the judging samples, out of fold, and so is the largest of
+them: what is CAREFUL times further out than 95 % of such a sample (a one-sided prediction interval) is unknown. That
+needs MIN_JUDGES samples of one class.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgecl.heads.head import Novelty
-from edgecl.heads.solvers import MAX_RIDGE_SHRINKAGE, ridge_scale
-from edgecl.statistics.covariance import factored
+from edgecl.heads.head import NearestRow, Novelty, RelativeDistance, Scale, chunks
+from edgecl.heads.solvers import KINDS, MAX_RIDGE_SHRINKAGE, ridge_scale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecl.heads.head import Head
+    from edgecl.heads.left_out import LeftOut, Rows
+    from edgecl.heads.out_of_fold import OutOfFold
     from edgecl.statistics.covariance import PooledCovariance
 
     Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
-MIN_VARIANCE = 1e-6     # relative to the largest: a direction of the logits with less is only rounding
+MIN_JUDGES = 3          # samples: of fewer no deviation can be told
+CAREFUL = 1.25          # times a one-sided 95 % interval: what is taught next differs more than what was taught
+MANY_CLASSES = 20       # with fewer, `near` finds nothing that `like` does not, and only raises the threshold, measured
+PER_SESSION = 3         # samples of a session, or near-copies, tell as much as that many independent ones, at most
+T95 = 6.314, 2.920      # the 95 % quantile of Student's t with 1 and 2 degrees of freedom
+LEAST_DEVIATION = 0.05  # of the logarithm of a squared distance: less is chance
+LOWEST = 3.0            # deviations below the mean, where `like` ends: nothing more familiar can be told apart
+SCORED = 1024           # judging samples that means and deviations are of; more would not change them much
 SMALL = 64              # rows of a triangular matrix that is inverted as any other
-NEGLIGIBLE = 1e-11      # the same in float64, relative to the average
+ROWS_SHARE = 4          # the bytes for exemplars divided by this are the most for the rows of a head, ...
+ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 18}  # ... and this: 1 % of the time of a photo, 3 % of that of a window
 
 
-def fit(head: Head, pooled: PooledCovariance, solved: PooledCovariance | None = None) -> Novelty | None:
-    """The distance in the logit space of an affine head, in O(C d min(C, d)); None with fewer than 2 classes or without
-    a covariance. solved: what the head was solved from, if not from `pooled`: the same with another shrinkage."""
-    if len(head.labels) < 2 or pooled.covariance is None or pooled.freedom < 1:
-        return None
-    solved = solved or pooled
-    e, few = solved.shrinkage, len(head.labels) <= len(pooled.centre)
-    parts: Parts | None = None
-    if head.shrinkage == e and (head.kind == "slda" or (head.kind.startswith("ridge") and e <= MAX_RIDGE_SHRINKAGE)):
-        if e == pooled.shrinkage:
-            parts = _of_few(head, pooled) if few else _of_many(head, pooled)
-        elif few and e < 1:
-            parts = _shrunk_otherwise(head, pooled, solved)
+class Judged(NamedTuple):
+    """The samples that judge a head, and what is left out for each of them. groups: a number of the session or the
+    near-copies of each; plain: statistics before any projection; photos: whether samples are photos; room: bytes for
+    exemplars, 0 if no row may be kept."""
+
+    rows: Rows
+    left: LeftOut
+    groups: NDArray[np.int64]
+    plain: PooledCovariance
+    photos: bool
+    room: int
+
+
+def rows_bytes(exemplars: int, photos: bool) -> int:
+    """The most bytes of the rows that a head holds, if exemplars may take so many."""
+    return min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos])
+
+
+def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Judged) -> Novelty:
+    """The scores of a head, and their threshold; infinite if too few samples judge or no score can be had. pooled: what
+    the head was solved from; out: what it says of the judging samples out of fold, None if it was not solved from
+    these statistics."""
+    rows, left = judged.rows.on(judged.rows.transform.plain), judged.left
+    missing = _missing(pooled, len(left.rows))
+    few = np.arange(len(left.rows)) if len(left.rows) <= SCORED else np.arange(SCORED) * len(left.rows) // SCORED
+    kept = _kept(rows, rows_bytes(judged.room, judged.photos)) if not missing else few[:0]
+    stored = NearestRow.of(rows.h(kept), *_units(judged)) if len(kept) else None
+    asked = not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
+    near = relative_distance(head, pooled) if asked and out is not None else None
+    near_scores = None if near is None or out is None else _relative(pooled, out, few)
+    like_scores = None if stored is None else _leave_out(rows, left, few, kept, stored)
+    found = [scores for scores in (near_scores, like_scores) if scores is not None]
+    able = np.isfinite(np.stack(found)).all(0) if found else np.zeros(len(few), np.bool_)
+    if int(able.sum()) < MIN_JUDGES:
+        return Novelty(needs=missing or None)
+    novelty, largest = Novelty(), np.full(int(able.sum()), -np.inf)
+    if near_scores is not None:
+        scale = _scale(near_scores[able], 1e-6 * float(np.abs(near_scores[able]).max()) or 1.0)
+        novelty = replace(novelty, near=near, near_scale=scale)
+        largest = (near_scores[able] - scale.mean) / scale.deviation
+    if like_scores is not None and stored is not None:
+        scale = _scale(like_scores[able], LEAST_DEVIATION)
+        least = max(math.exp(scale.mean - LOWEST * scale.deviation), stored.least)
+        novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
+        largest = np.maximum(largest, (like_scores[able] - scale.mean) / scale.deviation)
+    return replace(novelty, threshold=_threshold(largest, len(np.unique(judged.groups))))
+
+
+def _missing(pooled: PooledCovariance, judges: int) -> int:
+    """How many samples of one class are missing until MIN_JUDGES judge: the first of a class does not, since nothing is
+    left of it without that one, but does so from the second on."""
+    alone = int((pooled.counts == 1).any())
+    return 0 if judges >= MIN_JUDGES else max(MIN_JUDGES - judges - alone, 1)
+
+
+def _kept(rows: Rows, room: int) -> NDArray[np.int64]:
+    """The rows that a head holds, in so many bytes: of each class equally many as far as it has them, those with the
+    smallest own hashes."""
+    order = np.lexsort((rows.sessions, rows.own, rows.classes))
+    theirs = rows.classes[order]
+    rank = np.arange(len(order)) - np.searchsorted(theirs, theirs)
+    most = room // max(rows.transform.source, 1)
+    level = int(np.searchsorted(np.cumsum(np.bincount(rank, minlength=1)), most, "right"))
+    return np.sort(order[rank < level])
+
+
+def _units(judged: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]] | tuple[None, None]:
+    """Centre and weight of `NearestRow`."""
+    if judged.photos:
+        return None, None
+    plain = judged.plain
+    weight = np.ones(len(plain.centre))
+    if plain.covariance is not None and plain.freedom > 0:
+        weight = ((1 - plain.shrinkage) * np.diag(plain.covariance) + plain.sphere(plain.shrinkage)) ** -0.5
+    return plain.centre.astype(np.float32), weight.astype(np.float32)
+
+
+def _leave_out(rows: Rows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
+               nearest: NearestRow) -> NDArray[np.float64]:
+    """`like` of some judging samples, float64 [m]: to the nearest of the rows that is not left out with them; infinite
+    if there is none."""
+    column = np.full(len(rows.classes), -1, np.int64)
+    column[kept] = np.arange(len(kept))
+    found = np.empty(len(few))
+    for mine in chunks(len(few), max(len(kept), rows.transform.source), 2 ** 20):
+        apart = nearest.apart(rows.h(left.rows[few[mine]]))
+        for row, place in enumerate(few[mine].tolist()):
+            out = column[left.of[place]]
+            apart[row, out[out >= 0]] = np.inf
+        found[mine] = apart.min(1)
+    return np.log(np.maximum(found, nearest.least))
+
+
+def _relative(pooled: PooledCovariance, out: OutOfFold, few: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """`near` of some judging samples out of fold, float64 [m]."""
+    parts = _parts("slda", pooled)      # of the logits <x, m_c>, whatever head was solved
     if parts is None:
-        parts = _diagonalised(head, pooled)
+        return None
+    inner = out.inner[few]
+    closest = out.squares[few] - 2 * inner
+    place = np.full(len(out.truth), -1, np.int64)
+    place[few] = np.arange(len(few))
+    at, gone = place[out.gone[0]], out.gone[1]
+    closest[at[at >= 0], gone[at >= 0]] = np.inf
+    return np.asarray((inner @ parts[0]) ** 2 @ parts[1] + closest.min(1), np.float64)
+
+
+def _scale(scores: NDArray[np.float64], least: float) -> Scale:
+    return Scale(float(scores.mean()), max(float(scores.std(ddof=1)), least))
+
+
+def _threshold(scores: NDArray[np.float64], groups: int) -> float:
+    """The threshold for the largest of standardised scores, from those of judging samples [n] of so many groups."""
+    n = len(scores)
+    t = t95(max(min(n, PER_SESSION * groups) - 1, 1))
+    return float(scores.mean()) + CAREFUL * t * max(float(scores.std(ddof=1)), 0.5) * math.sqrt(1 + 1 / n)
+
+
+def t95(freedom: int) -> float:
+    """The 95 % quantile of Student's t: the Cornish-Fisher expansion about that of a normal distribution."""
+    return T95[freedom - 1] if freedom <= len(T95) else 1.6449 + 1.5238 / freedom + 1.4202 / freedom ** 2 + \
+        0.983 / freedom ** 3
+
+
+def relative_distance(head: Head, pooled: PooledCovariance) -> RelativeDistance | None:
+    """`near` in the logit space of a head solved from these statistics; None if its logits do not tell."""
+    parts = _parts(head.kind, pooled)
     if parts is None:
         return None
     centre = head.weight @ (pooled.centre - head.reference).astype(np.float32) + head.bias
     to_u, gain, means, squares = (part.astype(np.float32) for part in parts)
-    return Novelty(centre, to_u, gain, means, squares)
+    return RelativeDistance(centre, to_u, gain, means, squares)
 
 
-def _of_few(head: Head, pooled: PooledCovariance) -> Parts:
+def _parts(kind: str, pooled: PooledCovariance) -> Parts | None:
+    """Map, gain, means and squares of the distance, in O(C d min(C, d)); None with fewer than 2 classes, without a
+    covariance, or for a kind of head whose logits do not tell it."""
+    solved = KINDS.get(kind)
+    if len(pooled.labels) < 2 or pooled.covariance is None or pooled.freedom < 1 or solved is None \
+            or not solved.second_moment or (kind.startswith("ridge") and pooled.shrinkage > MAX_RIDGE_SHRINKAGE):
+        return None
+    return _of_few(kind, pooled) if len(pooled.labels) <= len(pooled.centre) else _of_many(kind, pooled)
+
+
+def _of_few(kind: str, pooled: PooledCovariance) -> Parts:
     """For C <= d, of a head that is solved from S_e itself, with the shares s, K = M S_e^-1 M^T and z = M S_e^-1 x:
 
     MD_0 takes z^T r (I + r K r)^-1 r z off MD_c, r = sqrt(s): with I + r K r = L L^T, that is |u|^2 of u = L^-1 r z;
@@ -64,7 +203,7 @@ def _of_few(head: Head, pooled: PooledCovariance) -> Parts:
     lower = np.asarray(np.linalg.cholesky(inner), np.float64)
     means = lower / root[:, None]
     turned = lower_inverse(lower).T
-    if head.kind == "slda":
+    if kind.startswith("slda"):
         to_u = turned * root[:, None]
     else:
         scale = ridge_scale(pooled, pooled.shrinkage) * float(pooled.counts.sum())
@@ -74,7 +213,7 @@ def _of_few(head: Head, pooled: PooledCovariance) -> Parts:
     return to_u, np.ones(len(root)), means, np.diag(gram).copy()
 
 
-def _of_many(head: Head, pooled: PooledCovariance) -> Parts | None:
+def _of_many(kind: str, pooled: PooledCovariance) -> Parts | None:
     """For C > d, of a head that is solved from S_e itself: with the whitened means Y = M L^-T, S_e = L L^T, and
     Y^T s Y = Q b Q^T, the logits are Y y = (Y Q) u, so u = (Y Q)^T s z / b. Ridge has the logits
     n c Y Q u / (1 + c N b)."""
@@ -85,74 +224,12 @@ def _of_many(head: Head, pooled: PooledCovariance) -> Parts | None:
     if not kept.any():
         return None
     between, means = between[kept], rows @ axes[:, kept]
-    if head.kind == "slda":
+    if kind.startswith("slda"):
         to_u = means * share / between
     else:
         scale = ridge_scale(pooled, pooled.shrinkage) * float(pooled.counts.sum())
         to_u = means * ((1 + scale * between) / (scale * between))
     return to_u, between / (1 + between), means, (means ** 2).sum(1)
-
-
-def _shrunk_otherwise(head: Head, pooled: PooledCovariance, solved: PooledCovariance) -> Parts | None:
-    """For C <= d, of a head that is solved from the same S shrunk to T = S_e' instead, z = V x, V = M T^-1, K = V M^T:
-
-    S_e = a T + b I, so that the logits have the covariance a K + b V V^T = F F^T, where the direction s that they do
-    not have counts as one of an average variance. In u = F^-1 z the means are H = F^-1 K, one a column; the rest is as
-    in `_of_few`, of H^T H in place of K. None if the means are dependent.
-    """
-    gram, share = solved.whitened.gram, pooled.share
-    assert gram is not None
-    a = (1 - pooled.shrinkage) / (1 - solved.shrinkage)
-    within = solved.whitened.weight @ solved.whitened.weight.T
-    within *= pooled.sphere(pooled.shrinkage) - a * solved.sphere(solved.shrinkage)
-    within += a * gram
-    average = float(np.trace(within)) / len(within)
-    within += np.outer(share, share) * (average / float(share @ share))
-    with factored(within, shift=NEGLIGIBLE * average) as factor:
-        if factor is None:
-            return None
-        seen = factor.forward(gram)
-        root = np.sqrt(share)
-        inner = seen.T @ seen
-        squares = np.diag(inner).copy()
-        inner *= root[:, None]
-        inner *= root
-        inner.flat[::len(inner) + 1] += 1
-        lower = np.asarray(np.linalg.cholesky(inner), np.float64)
-        to_u = factor.backward(seen * root) @ lower_inverse(lower).T
-    if head.kind != "slda":
-        to_u = gram @ to_u + to_u / (ridge_scale(solved, solved.shrinkage) * pooled.counts[:, None])
-    return to_u, np.ones(len(root)), lower / root[:, None], squares
-
-
-def _diagonalised(head: Head, pooled: PooledCovariance) -> Parts | None:
-    """Of any affine head: the map that makes the covariance of its logits the identity, and that of the class means
-    diagonal, in the min(C, d) directions that the logits have."""
-    w, e = head.weight.astype(np.float64), pooled.shrinkage
-    if len(w) <= w.shape[1]:
-        variance, axes = np.linalg.eigh((1 - e) * (w @ pooled.second() @ w.T) + pooled.sphere(e) * (w @ w.T))
-        kept = variance > MIN_VARIANCE * variance[-1]
-        white = axes[:, kept] / np.sqrt(variance[kept])
-    else:
-        root = w @ _root(pooled.shrunk(e))
-        variance, axes = np.linalg.eigh(root.T @ root)
-        kept = variance > MIN_VARIANCE * variance[-1]
-        white = root @ (axes[:, kept] / variance[kept])
-    if not kept.any():
-        return None
-    seen = pooled.means @ (w.T @ white)
-    between, turn = np.linalg.eigh((seen.T * pooled.share) @ seen)
-    means = seen @ turn
-    return white @ turn, 1 - 1 / (1 + np.maximum(between, 0)), means, (means ** 2).sum(1)
-
-
-def _root(a: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R [d, d] so that R R^T = a, or what of it is positive."""
-    try:
-        return np.asarray(np.linalg.cholesky(a), np.float64)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(a)
-        return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float64)
 
 
 def lower_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgecl.heads.head import Head, Novelty
+    from edgecl.heads.head import Head
     from edgecl.learning.judges import Judges
     from edgecl.statistics.class_statistics import ClassStatistics
     from edgecl.statistics.covariance import PooledCovariance
@@ -70,11 +70,13 @@ class Trial(NamedTuple):
 @dataclass(frozen=True)
 class Judge:
     """Class statistics by transform, those of the features themselves first. photos: whether samples are photos; kept:
-    whether the samples that judge are stored ones, which the statistics contain; pseudo-samples are not."""
+    whether the samples that judge are stored ones, which the statistics contain; pseudo-samples are not; room: bytes
+    for exemplars."""
 
     statistics: Mapping[FeatureTransform, ClassStatistics]
     photos: bool = False
     kept: bool = True
+    room: int = 0
 
     @property
     def plain(self) -> ClassStatistics:
@@ -98,8 +100,12 @@ class Judge:
             best = _better(best, self._tried("slda-projected", judges), judges)
         if trained is not None and len(judges.truth) and trained.labels == tuple(self.labels):
             best = _better(best, self._of_round(trained, judges), judges)
+        plain = self.plain.pooled() if best.head.transform.projected else best.pooled
+        judged = unknown.Judged(judges.rows, judges.left, judges.groups, plain, self.photos,
+                                self.room if self.kept else 0)
         head_found = replace(best.head, temperature=best.calibration.temperature,
-                             smoothing=best.calibration.smoothing, novelty=self._novelty(best, judges))
+                             smoothing=best.calibration.smoothing,
+                             novelty=unknown.fit(best.head, best.pooled, best.out, judged))
         return Judgement(head_found, *_figures(self.labels, best.logits, judges.truth),
                          _alike(best.calibration.losses, judges.truth), ON[self.kept])
 
@@ -154,15 +160,6 @@ class Judge:
         counts = self.plain.counts
         usable = np.array([counts[label] >= MIN_JUDGED for label in self.labels])
         return calibration.fit(logits, judges.truth, usable[judges.truth], known)
-
-    def _novelty(self, trial: Trial, judges: Judges) -> Novelty | None:
-        """How the head tells unknown samples, its threshold set on judging ones."""
-        if trial.out is None or trial.head.normalised or not KINDS[trial.head.kind].second_moment:
-            return None
-        fitted = unknown.fit(trial.head, trial.pooled)
-        if fitted is None or not trial.head.kind.startswith("slda"):
-            return fitted
-        return fitted.with_threshold(fitted.distance(trial.out.inner + fitted.centre))
 
 
 def _better(one: Trial, other: Trial, judges: Judges) -> Trial:

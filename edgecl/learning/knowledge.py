@@ -242,7 +242,8 @@ class Knowledge:
         """The head for all that is known, see `Judge.choose`. kept: of `kept()`."""
         if not self.labels:
             return Judgement(None)
-        return Judge(self.statistics, self.photos, self.gaussians is None).choose(head, self.judges(kept), trained)
+        judge = Judge(self.statistics, self.photos, self.gaussians is None, self.buffer.limit)
+        return judge.choose(head, self.judges(kept), trained)
 
     def become(self, form: Form, buffer: Buffer, stored: list[StoredSample]) -> None:
         """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""

@@ -83,6 +83,7 @@ class Serving:
         probabilities, unknown = self.head(features)
         best = probabilities.argmax(axis=1)
         each = 1000 * (time.perf_counter() - started) / len(batch)
-        return [Prediction(source, self.head.labels[place], float(row[place]), bool(strange), each)
-                for source, place, row, strange in zip(sources or [""] * len(batch), best.tolist(), probabilities,
-                                                       unknown)], features
+        strange = [None] * len(batch) if unknown is None else unknown.tolist()
+        return [Prediction(source, self.head.labels[place], float(row[place]), new, each)
+                for source, place, row, new in zip(sources or [""] * len(batch), best.tolist(), probabilities,
+                                                   strange)], features

@@ -1,7 +1,7 @@
 """From a backbone's feature f to the vector h whose statistics are kept: power transform and random projection."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,11 @@ class FeatureTransform:
         if self.projected:
             h = np.maximum(h @ (self.signs * np.float32(self.scale)), np.float32(0))
         return h
+
+    @property
+    def plain(self) -> FeatureTransform:
+        """The same without the projection."""
+        return replace(self, dimension=self.source, projected=False) if self.projected else self
 
     def back(self, h: NDArray[np.float64]) -> NDArray[np.float32]:
         """Features f float32 [n, source] of h [n, source]. Only without a projection."""
