@@ -10,7 +10,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgecl.backbones.rocket import CALIBRATION_SAMPLES, MIN_WINDOW_SAMPLES, build_rocket, usable_dimension
+from edgecl.backbones.rocket import (
+    CALIBRATION_SAMPLES,
+    MIN_WINDOW_SAMPLES,
+    WITH_STATISTICS,
+    build_rocket,
+    output_length,
+    usable_dimension,
+)
 from edgecl.backbones.session import Backbone
 from edgecl.errors import BadInput
 from edgecl.evaluation.datasets import watch
@@ -58,14 +65,15 @@ def test_features_are_shares_of_time_above_a_bias(time, channels, dimension):
     features = Backbone(model).features(windows)
     expected, ties = reference(model, windows)
     assert features.dtype == np.float32
-    assert features.shape == expected.shape == (5, dimension // 84 * 84)
-    assert (np.abs(features - expected) <= ties + 1e-6).all()
+    assert features.shape == (5, output_length(dimension, time, channels))
+    assert expected.shape == (5, dimension // 84 * 84)
+    assert (np.abs(features[:, :expected.shape[1]] - expected) <= ties + 1e-6).all()
     assert ties.mean() < 1e-3
 
 
 def test_biases_are_spread_quantiles_of_the_calibration_windows():
     windows = walks(64, 100, 4)
-    shares = Backbone(build_rocket(windows, 672)).features(windows).mean(axis=0)
+    shares = Backbone(build_rocket(windows, 672)).features(windows)[:, :672].mean(axis=0)
     quantiles = (5 ** .5 - 1) / 2 * np.arange(1, 673) % 1
     np.testing.assert_allclose(shares, 1 - quantiles, atol=2e-3)
 
@@ -76,14 +84,14 @@ def test_the_file_follows_from_windows_dimension_and_seed_but_not_from_their_ord
     model = build_rocket(windows, 200, seed=3)
     assert build_rocket(windows[::-1], 200, seed=3) == model
     assert build_rocket(windows, 200, seed=4) != model
-    assert len(model) < 20_000
+    assert len(model) < 30_000
 
 
 def test_units_and_offsets_of_channels_do_not_matter():
     windows = walks(32, 80, 4)
     gain, offset = np.float32([1e-3, 7, 300, .5]), np.float32([0, -50, 9.81, 4])
     a, b = (Backbone(build_rocket(w, 336)).features(w) for w in (windows, windows * gain + offset))
-    assert np.abs(a - b).mean() < 1e-3
+    assert np.abs(a - b).mean() < 1e-3 and a.shape[1] > 336
 
 
 def test_a_channel_that_never_moved_does_no_harm():
@@ -93,9 +101,44 @@ def test_a_channel_that_never_moved_does_no_harm():
     assert np.ptp(backbone.features(windows), axis=0).mean() > .1
     windows[0, :, 1] += np.linspace(0, 1000, 60, dtype=np.float32)
     features = backbone.features(windows)
-    assert ((features >= 0) & (features <= 1)).all()
+    assert ((features[:, :336] >= 0) & (features[:, :336] <= 1)).all() and (np.abs(features) <= 1).all()
     assert not Backbone(build_rocket(np.zeros((1, 60, 3), np.float32), 84)).features(
         np.zeros((1, 60, 3), np.float32)).any()
+
+
+def statistics(windows: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """The statistics of windows [n, time, channels] by their definition, without the last scaling."""
+    centre = calibration.mean((0, 1))
+    signals = [x - centre for x in (calibration.astype(float), windows.astype(float))]
+    level, change = (np.concatenate([np.zeros_like(x[:, :1]), np.diff(x, axis=1)], 1) if i else x
+                     for i, x in ((0, signals[1]), (1, signals[1])))
+    usual = np.sqrt(signals[0].var(1)).mean(0)
+    steps = np.concatenate([np.zeros_like(signals[0][:, :1]), np.diff(signals[0], axis=1)], 1)
+    level, change = level / usual, change / np.sqrt((steps ** 2).mean(1)).mean(0)
+    centred = level - level.mean(1, keepdims=True)
+    unit = centred / np.maximum(centred.std(1, keepdims=True), 1e-3)
+    time, channels = windows.shape[1:]
+    lags = np.unique(np.geomspace(1, time // 2, 8).astype(int))
+    pairs = [(i, j) for i in range(channels) for j in range(i + 1, channels)]
+    return np.concatenate([
+        level.mean(1), centred.std(1), np.abs(centred).mean(1), level.min(1), level.max(1), np.abs(change).mean(1),
+        np.sqrt((change ** 2).mean(1)), *((unit[:, lag:] * unit[:, :-lag]).mean(1) for lag in lags),
+        np.stack([(unit[:, :, i] * unit[:, :, j]).mean(1) for i, j in pairs], 1) if pairs else unit[:, 0, :0]], 1)
+
+
+@pytest.mark.parametrize(("time", "channels"), [(150, 6), (40, 3), (MIN_WINDOW_SAMPLES, 1), (64, 2)])
+def test_a_small_one_has_statistics_of_the_window_behind_its_features(time, channels):
+    known, windows = walks(60, time, channels), walks(9, time, channels, seed=1)
+    windows[0] = windows[0, 0]      # at rest
+    backbone = Backbone(build_rocket(known, 84))
+    found = backbone.features(windows)[:, 84:]
+    values = statistics(known, known)
+    moves = values.std(0) > 1e-4 * (np.abs(values).max(0) + 1e-6)
+    weight = .3 * backbone.features(known)[:, :84].std(0).mean()
+    apart = (statistics(windows, known) - values.mean(0)) / np.where(moves, values.std(0), np.inf)
+    np.testing.assert_allclose(found, np.clip(apart, -6, 6) * weight, atol=2e-3 * weight)
+    assert moves.any() and backbone.info.dimension == output_length(84, time, channels)
+    assert output_length(WITH_STATISTICS + 84, time, channels) == WITH_STATISTICS + 84
 
 
 def test_rounding_does_not_move_a_sensor_at_rest():

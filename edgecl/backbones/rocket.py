@@ -4,7 +4,8 @@ Each of the 84 kernels of length 9 with six weights -1 and three weights 2 (sect
 feature is the share of time in which a kernel's output exceeds a bias (section 3.2). Deviations from the paper were
 chosen by measurement on wrist recordings of unseen people: differences in time are further channels (MultiRocket, Tan
 et al. 2022, section 3.1), a kernel mixes its random subset of channels with Gaussian instead of unit weights, biases
-are quantiles over all calibration windows instead of one, and every convolution is zero-padded.
+are quantiles over all calibration windows instead of one, and every convolution is zero-padded. A small one has plain
+statistics of the window beside its features.
 """
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ import numpy as np
 from onnx import TensorProto
 
 from edgecl.backbones.graph import GraphBuilder, finish_backbone
+from edgecl.backbones.session import open_session
+from edgecl.backbones.window_statistics import add_statistics, statistics_count
 from edgecl.errors import BadInput
 
 TAPS = 9
@@ -26,6 +29,9 @@ MIN_WINDOW_SAMPLES = 5              # with fewer, the outer taps see only paddin
 GOLDEN_RATIO = (5 ** 0.5 - 1) / 2   # its multiples modulo 1 are evenly spread: the quantiles of section 3.1
 CALIBRATION_SAMPLES = 1 << 15       # samples in time, over all windows that are used for calibration
 BIAS_MARGIN = 1e-3                  # in units of the scaled signal, see `_biases`
+WITH_STATISTICS = 672               # features, at most: more gain nothing from statistics beside them
+STATISTICS_WEIGHT = 0.3             # their deviation, in that of a feature: 0.15 and 0.6 are no better
+STATISTICS_LIMIT = 6.0              # deviations of a statistic from its mean that count, at most
 
 
 def usable_dimension(limit: int) -> int:
@@ -36,12 +42,19 @@ def usable_dimension(limit: int) -> int:
     return limit // KERNEL_COUNT * KERNEL_COUNT
 
 
+def output_length(dimension: int, time: int, channels: int) -> int:
+    """The length d of the output of `build_rocket(windows, dimension)` for windows [n, time, channels]."""
+    shares = usable_dimension(dimension)
+    return shares + (statistics_count(time, channels) if shares <= WITH_STATISTICS else 0)
+
+
 def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
-    """Backbone `rocket`: float32 [n, time, channels] -> float32 [n, d], each feature in 0..1.
+    """Backbone `rocket`: float32 [n, time, channels] -> float32 [n, d]: `usable_dimension(dimension)` shares of time,
+    in 0..1, and behind them, if they are WITH_STATISTICS or fewer, statistics of the window, in -1..1 or little more.
 
     windows: [n, time, channels], without labels; channel scales and biases come from them, so they should be a mix of
-    all that the sensor will record. Their order does not matter. d is `usable_dimension(dimension)`. Raises BadInput if
-    there are no windows, or they are too short or not finite.
+    all that the sensor will record. Their order does not matter. Raises BadInput if there are no windows, or they are
+    too short or not finite.
     """
     dimension = usable_dimension(dimension)
     windows = _sample(windows)
@@ -73,10 +86,41 @@ def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
             above = graph.node("Cast", [graph.node("Greater", [output, bias])],
                                to=TensorProto.FLOAT)
             shares.append(graph.node("ReduceMean", [above], axes=[2], keepdims=0))
-    graph.node("Concat", shares, "features", axis=1)
-    model = graph.model("rocket", {"window": ("float32", ("n", time, channels))},
-                        {"features": ("float32", ("n", dimension))})
-    return finish_backbone(model, "rocket", "window", (time, channels), dimension)
+    ends = {"window": ("float32", ("n", time, channels))}
+    length = output_length(dimension, time, channels)
+    if length == dimension:
+        graph.node("Concat", shares, "features", axis=1)
+    else:
+        features = graph.node("Concat", shares, axis=1)
+        scaled = graph.node("Mul", [x, graph.weight("scale", scale[:, None])])
+        statistics = add_statistics(graph, scaled, time, channels)
+        trial = graph.model("rocket", ends, {features: ("float32", ("n", dimension)),
+                                             statistics: ("float32", ("n", length - dimension))})
+        graph.node("Concat", [features, _weighed(graph, statistics, *_run(trial.SerializeToString(), windows))],
+                   "features", axis=1)
+    model = graph.model("rocket", ends, {"features": ("float32", ("n", length))})
+    return finish_backbone(model, "rocket", "window", (time, channels), length)
+
+
+def _run(model: bytes, windows: np.ndarray) -> list[np.ndarray]:
+    """The outputs of a model with the input `window`, for all windows."""
+    session = open_session(model)
+    parts = [session.run(None, {"window": windows[start:start + 16]}) for start in range(0, len(windows), 16)]
+    return [np.concatenate(part) for part in zip(*parts)]
+
+
+def _weighed(graph: GraphBuilder, statistics: str, shares: np.ndarray, values: np.ndarray) -> str:
+    """Add nodes that bring statistics to STATISTICS_WEIGHT of the deviation of the features; the name of their output.
+    shares, values: both, of the calibration windows [n, ...]. Statistics that do not vary count as 0."""
+    centre, deviation = values.mean(0, np.float64), values.std(0, dtype=np.float64)
+    moves = deviation > 1e-4 * (np.abs(values).max(0) + 1e-6)
+    gain = np.divide(1, deviation, out=np.zeros_like(deviation), where=moves).astype(np.float32)
+    apart = graph.node("Mul", [graph.node("Sub", [statistics, graph.weight("centre", centre.astype(np.float32))]),
+                               graph.weight("gain", gain)])
+    limits = [graph.weight(name, np.array(value, np.float32))
+              for name, value in (("least", -STATISTICS_LIMIT), ("most", STATISTICS_LIMIT))]
+    weight = np.array(STATISTICS_WEIGHT * shares.std(0, dtype=np.float64).mean(), np.float32)
+    return graph.node("Mul", [graph.node("Clip", [apart, *limits]), graph.weight("weight", weight)])
 
 
 def _sample(windows: np.ndarray) -> np.ndarray:

@@ -137,7 +137,7 @@ def create_foundation(settings: Settings, samples: np.ndarray | None, calibratio
     foundation = Foundation(name, info.kind, info.input_shape, info.dimension, precision, form,
                             0.5 if info.kind == "image" else 1.0, calibration is not None, settings.codec,
                             os.path.abspath(weights or name) if weights or name.endswith(".onnx") else "")
-    if calibration is not None:
+    if calibration is not None and name != "rocket":    # whose features are shares of time: a root gains nothing
         fitted = prepare(calibration[:CALIBRATION_SAMPLES], info.kind, info.input_shape)
         foundation = replace(foundation, power=choose_power(Backbone(model).features(fitted)))
     if settings.codec == "auto" and info.kind == "feature" and probe is not None:
@@ -184,7 +184,7 @@ def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibrati
 def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, bytes], Form]:
     """The largest `rocket` whose exact statistics fit the quota, else the smallest. Raises BudgetError if even that
     does not fit."""
-    from edgecl.backbones.rocket import build_rocket
+    from edgecl.backbones.rocket import build_rocket, output_length
 
     if probe is None or probe.ndim != 3:
         shape = None if probe is None else list(probe.shape)
@@ -193,7 +193,8 @@ def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, byt
     windows = prepare(probe, "window", probe.shape[1:])
     exact = forms(settings.head, 84)[0].second_moment
     for size in ROCKET_SIZES:
-        if state_bytes(8 * size + 16_000, settings.exemplars, size, 20, Form(exact)) > settings.quota:
+        length = output_length(size, *windows.shape[1:])
+        if state_bytes(8 * size + 16_000, settings.exemplars, length, 20, Form(exact)) > settings.quota:
             continue
         model = build_rocket(windows, size, settings.seed)
         dimension = Backbone(model).info.dimension
