@@ -84,7 +84,7 @@ def test_photos_from_init_to_answer(run, tmp_path):
     assert code == 0
     assert "created edgecl-state" in err
     told = json.loads(out)
-    assert set(told) == {"class", "samples", "refused", "seconds", "generation", "used_bytes", "held_back"}
+    assert set(told) == {"class", "samples", "refused", "seconds", "generation", "used_bytes", "accuracy"}
     assert (told["class"], told["samples"], told["refused"]) == ("red", 8, 0)
     assert run("learn", "--class", "green", "train/green")[0] == 0
     code, out, _ = run("evaluate", "test", "--json")
@@ -121,7 +121,7 @@ def test_recordings_with_groups_and_json(run, watch):
     out = run("classes", "--state", "s", "--json")[1]
     known = json.loads(out)
     assert [(c["name"], c["samples"]) for c in known] == [("fast", 15), ("slow", 15)]
-    assert set(known[0]) == {"name", "samples", "exemplars", "held_back_accuracy"}
+    assert set(known[0]) == {"name", "samples", "exemplars", "accuracy", "right", "judged"}
     recordings(watch.parent / "new/fast", 4, 1, seed=9)
     out = run("predict", "--state", "s", "new/fast/0.csv")[1]
     assert {json.loads(line)["label"] for line in out.splitlines()} == {"fast"}

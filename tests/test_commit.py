@@ -46,9 +46,9 @@ def test_the_head_is_solved_once_when_it_is_asked_for(tmp_path, judged):
     for name in NAMES[1:]:
         learner.learn(vectors(name, 25), name)
     assert not judged
-    assert "held_back" not in learner.store.newest.detail
+    assert "judged" not in learner.store.newest.detail
     assert learner.status().head == "slda"
-    assert learner.store.newest.detail["held_back"] == dict.fromkeys(NAMES, 1.0)  # written down
+    assert learner.store.newest.detail["accuracy"] == dict.fromkeys(NAMES, 1.0)  # written down
     assert [(c.name, c.samples) for c in learner.classes()] == [(name, 25) for name in sorted(NAMES)]
     assert {answer.label for answer in learner.predict(vectors("dog", 5))} == {"dog"}
     learner.export(tmp_path / "model.onnx")
@@ -64,7 +64,7 @@ def test_the_head_is_solved_once_when_it_is_asked_for(tmp_path, judged):
 
 @pytest.mark.parametrize("ask", [Learner.status, Learner.classes, Learner.serving, Learner.close,
                                  lambda learner: learner.predict(vectors("cat", 1)),
-                                 lambda learner: learner.learn(vectors("cat", 1), "cat").held_back],
+                                 lambda learner: learner.learn(vectors("cat", 1), "cat").accuracy],
                          ids=["status", "classes", "serving", "close", "predict", "held back"])
 def test_whatever_shows_the_head_solves_it(tmp_path, ask):
     learner = taught(tmp_path / "s")
@@ -72,7 +72,7 @@ def test_whatever_shows_the_head_solves_it(tmp_path, ask):
     ask(learner)
     again = Learner.open(tmp_path / "s")
     assert again.store.newest.head
-    assert again.store.newest.detail["held_back"] == {"ant": 1.0, "cat": 1.0}
+    assert again.store.newest.detail["accuracy"] == {"ant": 1.0, "cat": 1.0}
     again.close()
     learner.close()
 
@@ -151,15 +151,15 @@ def test_accuracy_before_and_after_is_worked_out_when_it_is_read(tmp_path, judge
     second = learner.learn(vectors("cat", 2), "cat")
     judged.clear()
     assert repr(second) and not judged
-    assert second.held_back == {"ant": (1.0, 1.0), "cat": (None, None), "wasp": (None, 1.0)}
-    assert first.held_back == {"ant": (1.0, 1.0), "wasp": (None, 1.0)}     # by the head that serves now
+    assert second.accuracy == {"ant": (1.0, 1.0), "cat": (None, None), "wasp": (None, 1.0)}
+    assert first.accuracy == {"ant": (1.0, 1.0), "wasp": (None, 1.0)}     # by the head that serves now
     third = learner.learn(vectors("cat", 40, 1), "cat")
     learner.close()
-    assert third.held_back["cat"] == (None, 1.0)
-    assert third.held_back["wasp"] == (1.0, 1.0)
+    assert third.accuracy["cat"] == (None, 1.0)
+    assert third.accuracy["wasp"] == (1.0, 1.0)
     assert judged == [3, 3]
     told = asdict(third)
-    assert Learned(**json.loads(json.dumps(told))).held_back["cat"] == [None, 1.0]
+    assert Learned(**json.loads(json.dumps(told))).accuracy["cat"] == [None, 1.0]
     assert Learned("ant", 1, 1.0, 2, 3, {"ant": (None, 1.0)}) == Learned("ant", 1, 1.0, 2, 3, {"ant": (None, 1.0)})
 
 
@@ -170,10 +170,10 @@ def test_the_command_line_tells_accuracy_before_and_after(tmp_path, capsys):
         np.savez(tmp_path / f"{name}.npz", x_train=vectors(name, 25), y_train=[name] * 25)
         assert main(["learn", "--state", str(state), "--json", "--from", str(tmp_path / f"{name}.npz")]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["held_back"] == {"ant": [1.0, 1.0], "cat": [None, 1.0], "wasp": [1.0, 1.0]}
+    assert told["accuracy"] == {"ant": [1.0, 1.0], "cat": [None, 1.0], "wasp": [1.0, 1.0]}
     assert main(["history", "--state", str(state), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [len(row["held_back"]) for row in rows if row["action"] == "learn"] == [1, 2, 3]
+    assert [len(row["accuracy"]) for row in rows if row["action"] == "learn"] == [1, 2, 3]
     assert not any("known" in row for row in rows)
 
 

@@ -99,8 +99,8 @@ def assert_same(found, expected):
     assert [p.label for p in a] == [p.label for p in b]
     assert [p.unknown for p in a] == [p.unknown for p in b]
     assert max(abs(p.confidence - q.confidence) for p, q in zip(a, b)) < 1e-3
-    assert {c.name: (c.samples, c.exemplars, c.held_back_accuracy) for c in found.classes()} == \
-        {c.name: (c.samples, c.exemplars, c.held_back_accuracy) for c in expected.classes()}
+    assert {c.name: (c.samples, c.exemplars, c.accuracy) for c in found.classes()} == \
+        {c.name: (c.samples, c.exemplars, c.accuracy) for c in expected.classes()}
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,7 @@ def test_no_sample_lies_in_the_folder_of_a_round_nor_in_what_a_killed_one_leaves
     assert done.steps
     look()
     assert bool(seen) == (memory == "exemplars")
-    on = "pseudo-samples" if memory == "statistics" else "held-back samples"
+    on = "pseudo-samples" if memory == "statistics" else "left-out samples"
     assert any(on in check[1] for check in done.checks if check[0] == "accuracy")
     assert (learner.history()[-1].detail.get("judged_on") == "pseudo-samples") == (memory == "statistics")
     learner.close()
@@ -241,7 +241,7 @@ def test_statistics_answer_as_well_as_exemplars_do(tmp_path, monkeypatch, warm):
     learner = Learner.create(tmp_path / "state", Settings("identity", 16_000_000, 1_000_000, memory="statistics"))
     for number in range(7):
         learned = learner.learn(data.x_train[data.y_train == number], str(number))
-    assert learned.judged_on == "pseudo-samples" and min(after for _, after in learned.held_back.values()) > 0.7
+    assert learned.judged_on == "pseudo-samples" and min(after for _, after in learned.accuracy.values()) > 0.7
     known = data.y_test < 7
     said = learner.predict(data.x_test[known])
     right = [each.label == str(y) for each, y in zip(said, data.y_test[known])]
@@ -317,7 +317,7 @@ def test_without_room_for_a_gaussian_of_each_the_scatter_of_all_is_drawn_from(tm
         learner.learn(vectors(name, 20), name)
     gaussians = learner.repository.known().gaussians
     assert not gaussians.of and set(gaussians.widths) == {"ant", "bee", "wasp"}
-    assert all(each.held_back_accuracy > 0.8 for each in learner.classes())
+    assert all(each.accuracy > 0.8 for each in learner.classes())
 
 
 def test_the_setting_is_in_the_configuration_and_the_status_says_so(tmp_path, capsys):

@@ -33,7 +33,7 @@ def adapter(seed: int) -> bytes:
 
 def adapter_candidate(learner, model):
     known = learner.repository.known()
-    held = {row.id for rows in known.judges().values() for row in rows}
+    held = {row.id for row in known.held_back()}
     found = {row.id: adapted(model, row.feature[None])[0] for row in known.stored}
     return Candidate("er", learner.store.current, model, found, frozenset(found) - held, b"parts")
 

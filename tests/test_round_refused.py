@@ -57,8 +57,8 @@ def test_a_round_whose_accuracy_is_worse_is_refused_by_the_figures(learner):
     took = take_in(learner.repository, candidate(learner, world(*THREE), flat.astype(np.float32)), BOUNDS)
     assert took.generation is None
     assert next(check.name for check in took.checks if not check.passed) == "accuracy"
-    assert took.held_back["ant"][0] == 1.0
-    assert min(after for _, after in took.held_back.values()) < 1.0
+    assert took.accuracy["ant"][0] == 1.0
+    assert min(after for _, after in took.accuracy.values()) < 1.0
 
 
 def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(learner, monkeypatch):
@@ -66,7 +66,7 @@ def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(l
     monkeypatch.setattr(solved_heads, "HEAD_SHARE", 10**9)
     learner.learn(vectors("dog", 25), "dog")
     assert learner.store.newest.head is None, "its head was left for later"
-    before, held = knowledge(learner), learner.repository.heads.summary()["held_back"]
+    before, held = knowledge(learner), learner.repository.heads.summary()["accuracy"]
     sizes = []
     for number in range(130):
         with learner.store.exclusive():
@@ -76,7 +76,7 @@ def test_many_refused_rounds_neither_grow_the_state_nor_push_out_what_is_known(l
     assert len(learner.history()) < 70
     with learner.store.exclusive():
         compaction.prune(learner.store)
-    assert learner.repository.heads.summary()["held_back"] == held
+    assert learner.repository.heads.summary()["accuracy"] == held
     assert knowledge(learner) == before
     learner.learn(vectors("elk", 1500), "elk")
     assert [c.name for c in learner.classes()] == ["ant", "cat", "dog", "elk", "wasp"]

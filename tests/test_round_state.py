@@ -197,18 +197,19 @@ def test_a_forget_that_could_not_pack_its_exemplars_erases_the_class_from_the_ov
 
 
 def test_what_was_held_back_before_a_round_judges_after_it(learner, monkeypatch):
-    before = {row.id for rows in learner.repository.known().judges().values() for row in rows}
+    before = {row.id for row in learner.repository.known().held_back()}
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
     known = learner.repository.known()
     after = {row.id for rows in held_out(known.exemplars(), known.plain).values() for row in rows}
     assert after
     assert after <= before
     assert {row.id for row in known.stored if row.trained} == {row.id for row in known.stored} - before
-    assert set(learner.store.newest.detail["held_back"]) == {"ant", "wasp", "cat"}
+    assert set(learner.store.newest.detail["accuracy"]) == {"ant", "wasp", "cat"}
     learner.learn(vectors("ant", 30, 5), "ant")
     known = learner.repository.known()
-    for rows in known.judges().values():
-        assert not any(row.trained for row in rows)
+    judges = known.judges()
+    judging = {judges.rows.features[place].tobytes() for place in judges.left.rows.tolist()}
+    assert judging and not judging & {row.feature.tobytes() for row in known.stored if row.trained}
 
 
 def test_a_round_serves_in_every_open_process_at_the_next_prediction(learner, monkeypatch):

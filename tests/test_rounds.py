@@ -97,7 +97,7 @@ def test_a_round_makes_a_backbone_better_and_later_ones_go_on_from_it(tmp_path, 
     assert main(["round", "--state", state, "--time", "10m", "--memory", "1GB", "--epochs", "40", "--json"]) == 0
     second = json.loads(capsys.readouterr().out)
     assert second["method"] == "er"
-    assert set(second["held_back"]) == set(KINDS)
+    assert set(second["accuracy"]) == set(KINDS)
     assert main(["history", "--state", state]) == 0
     assert "first-session" in capsys.readouterr().out
     assert accuracy(Learner.open(state)) > 0.5

@@ -118,7 +118,7 @@ def test_a_burst_is_committed_one_by_one_and_solved_once_before_the_replies(tmp_
         def teach(number):
             learned = service.learn(f"class {number % 3}", vectors(f"class {number % 3}", 6, number))
             label = service.predict(vectors(f"class {number % 3}", 1, 50))[0]["label"]
-            told.append((learned["generation"], learned["label"] == label, sorted(learned["held_back"])))
+            told.append((learned["generation"], learned["label"] == label, sorted(learned["accuracy"])))
 
         threads = [threading.Thread(target=teach, args=(number,)) for number in range(12)]
         for thread in threads:
@@ -151,7 +151,7 @@ def test_one_that_fails_in_a_burst_fails_alone(tmp_path):
     with serving(tmp_path / "state") as (service, _, _):
         hold = held_up(service)
         asked = [service.writer.submit(lambda learner, count=count: learner.learn(vectors("cat", count), "cat"),
-                                       brief=True, report=lambda learned: learned.held_back) for count in (5, 0, 7)]
+                                       brief=True, report=lambda learned: learned.accuracy) for count in (5, 0, 7)]
         hold.set()
         assert [sorted(each.result(240)) for each in asked[::2]] == [["ant", "cat", "wasp"]] * 2
         with pytest.raises(BadInput):

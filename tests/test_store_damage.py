@@ -39,8 +39,8 @@ def test_a_damaged_head_is_solved_again(state, hurt):
     assert aside(state) == ([] if hurt is Path.unlink else [f"{newest.head}.1"])
     assert len(learner.damage) == len(aside(state))
     assert learner.store.blobs.intact(newest.head)
-    assert [(c.name, c.held_back_accuracy) for c in learner.classes()] == [
-        (name, newest.detail["held_back"][name]) for name in ("ant", "cat", "wasp")]
+    assert [(c.name, c.accuracy) for c in learner.classes()] == [
+        (name, newest.detail["accuracy"][name]) for name in ("ant", "cat", "wasp")]
 
 
 @pytest.mark.parametrize("hurt", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "gone", "empty"])

@@ -45,7 +45,7 @@ def world(*taught: tuple[str, int, int]) -> dict[int, np.ndarray]:
 def candidate(learner: Learner, seen: dict[int, np.ndarray], weight: np.ndarray) -> Candidate:
     """The result that a worker would have produced for the current state. seen: see `world`."""
     known = learner.repository.known()
-    held = {row.id for rows in known.judges().values() for row in rows}
+    held = {row.id for row in known.held_back()}
     features = by(weight, np.stack([seen[row.key] for row in known.stored]))
     found = {row.id: feature for row, feature in zip(known.stored, features)}
     return Candidate("er", learner.store.current, linear(weight), found, frozenset(found) - held,

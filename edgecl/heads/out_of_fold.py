@@ -125,11 +125,11 @@ def _blocks(left: LeftOut, rows: Rows, columns: int) -> Iterator[tuple[NDArray[n
     for place in np.flatnonzero(sizes > 1).tolist():
         alike.setdefault(id(left.of[place]), []).append(place)
     alone = sizes <= 1
-    for mine in alike.values():
-        if len(mine) > 1 or sizes[mine[0]] > MAX_BALL or mixed[mine[0]]:
-            yield np.array(mine, np.int64), np.union1d(left.of[mine[0]], left.rows[mine]), True
+    for group in alike.values():
+        if len(group) > 1 or sizes[group[0]] > MAX_BALL or mixed[group[0]]:
+            yield np.array(group, np.int64), np.union1d(left.of[group[0]], left.rows[group]), True
         else:
-            alone[mine] = True
+            alone[group] = True
     order = np.flatnonzero(alone)
     order = order[np.argsort(rows.classes[left.rows[order]], kind="stable")]
     blocks = np.cumsum(np.maximum(sizes[order], 1)) // max(BLOCK // columns, 1)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgecl.exemplars.selection import BY_RECORDING_ONE_IN, GROUP_SHIFT
+from edgecl.exemplars.selection import BY_RECORDING_ONE_IN, GROUP_SHIFT, by_recording, own_hashes, recording_hashes
 from edgecl.heads.left_out import MIN_SESSIONS, LeftOut, Rows, by_sessions, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
 
 MAX_JUDGES = 4000       # samples that judge; more would make a judgement slower, but not much surer
 MOST_LOGITS = 2 ** 19   # of all judges: with over 131 classes there are fewer of them ...
-MOST_NUMBERS = 2 ** 21  # of the features of judges without sessions, each of which is whitened, which takes most time ...
+MOST_NUMBERS = 2 ** 21  # of the features of judges without sessions: to whiten them takes most of the time ...
 FEWEST_JUDGES = 100     # ... but there are no fewer than this
-OWN = (1 << GROUP_SHIFT) - 1
-MIX = 0x9E3779B97F4A7C15    # 2^64 / golden ratio: hashes of recordings (Knuth, The Art of Computer Programming, 6.4)
 
 
 class Judges(NamedTuple):
@@ -63,17 +62,18 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     counts = np.array([plain.counts[label] for label in labels], np.float64)
     table = columns.rows[columns.rows["coded"] == 0]
     classes = np.array([of[label] for label in columns.labels], np.int64)[table["label"]]
-    order = np.lexsort((table["key"] >> GROUP_SHIFT, table["key"] & OWN, classes))
+    order = np.lexsort((table["key"] >> GROUP_SHIFT, own_hashes(table["key"]), classes))
     table, classes = table[order], classes[order]
-    sessions, own = table["key"] >> GROUP_SHIFT, table["key"] & OWN
+    sessions, own = table["key"] >> GROUP_SHIFT, own_hashes(table["key"])
     rows = Rows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
-                _whole(classes, sessions, table["key"], counts, in_parts))
+                _whole(classes, table, counts, in_parts))
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
     most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
     if not whole_sessions:
         most = min(most, max(MOST_NUMBERS // transform.dimension, FEWEST_JUDGES))
-    judging = _sessions(able, rows, most) if whole_sessions else _alike_of_each(able, classes, most)
+    judging = _by_session(able, rows, table["key"][able], most) if whole_sessions else \
+        _alike_of_each(able, classes, most)
     left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
     sizes = left.sizes()
     alone = np.minimum.reduceat(left.pairs()[1], np.cumsum(sizes) - sizes) if len(sizes) else judging
@@ -89,17 +89,19 @@ def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transfor
     return Judges(rows, LeftOut(numbers, [none] * n, False), numbers)
 
 
-def _whole(classes: NDArray[np.int64], sessions: NDArray[np.int64], keys: NDArray[np.int64],
-           counts: NDArray[np.float64], in_parts: bool) -> NDArray[np.bool_]:
-    """Whether all samples of the session of each row are stored, in all its classes, bool [n]."""
+def _whole(classes: NDArray[np.int64], table: NDArray[Any], counts: NDArray[np.float64],
+           in_parts: bool) -> NDArray[np.bool_]:
+    """Whether all samples of the session of each row are stored, in all its classes, bool [n]; see `reservoir`."""
+    sessions = table["key"] >> GROUP_SHIFT
     stored = np.bincount(classes, minlength=len(counts))
     whole = (stored >= counts)[classes]
-    for own in np.flatnonzero(stored < counts) if in_parts else ():
-        mine = np.flatnonzero(classes == own)
-        mine = mine[np.argsort(keys[mine], kind="stable")]
-        ends = np.flatnonzero(np.r_[np.diff(sessions[mine]) != 0, True]) + 1
-        ends = ends[ends <= (len(mine) - 1) // BY_RECORDING_ONE_IN]
-        whole[mine[:ends.max(initial=0)]] = True
+    if in_parts and not whole.all():
+        order = by_recording(table["key"], table["spare"], classes)
+        rank = np.arange(len(order)) - np.searchsorted(classes[order], classes[order])
+        first = np.r_[True, (np.diff(sessions[order]) != 0) | (np.diff(classes[order]) != 0)]
+        ends = np.r_[np.flatnonzero(first)[1:], len(order)] - 1     # the last row of each recording in its class
+        kept = rank[ends] < (stored[classes[order[ends]]] - 1) // BY_RECORDING_ONE_IN
+        whole[order] |= kept[np.cumsum(first) - 1]
     _, of = np.unique(sessions, return_inverse=True)
     part = np.bincount(of, ~whole)
     return np.asarray(part[of] == 0, np.bool_)
@@ -120,25 +122,27 @@ def _alike_of_each(able: NDArray[np.int64], classes: NDArray[np.int64], most: in
     return np.asarray(firsts[np.arange(most) * len(sizes) // most], np.int64)
 
 
-def _sessions(able: NDArray[np.int64], rows: Rows, most: int) -> NDArray[np.int64]:
-    """At most so many of the rows, by session: sessions come by a hash of their smallest own hash, in turn of each
-    class that has most of one; of a session that is longer than a share of all, the rows of the smallest own hashes."""
-    able = able[np.lexsort((rows.own[able], rows.sessions[able]))]
+def _by_session(able: NDArray[np.int64], rows: Rows, keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the rows, by session: sessions come by their hash, in turn of each class that has most of one;
+    of a session that is longer than a share of all, the rows of the smallest own hashes. keys: of the rows."""
+    order = np.lexsort((rows.own[able], rows.sessions[able]))
+    able, keys = able[order], keys[order]
     rank = np.arange(len(able)) - np.searchsorted(rows.sessions[able], rows.sessions[able])
-    able = able[rank < max(most // MIN_SESSIONS, 1)]
+    kept = rank < max(most // MIN_SESSIONS, 1)
+    able, keys = able[kept], keys[kept]
     _, first, of, sizes = np.unique(rows.sessions[able], return_index=True, return_inverse=True, return_counts=True)
     table = np.zeros((len(first), int(rows.classes.max(initial=0)) + 1), np.int32)
     np.add.at(table, (of, rows.classes[able]), 1)
-    main, smallest = table.argmax(1), rows.own[able[first]]
-    mixed = (smallest.astype(np.uint64) * np.uint64(MIX)) >> np.uint64(GROUP_SHIFT)
-    by_class = np.lexsort((smallest, mixed, main))
+    main, smallest, one = table.argmax(1), rows.own[able[first]], np.zeros(len(keys), np.int64)
+    hashes = recording_hashes(keys, one > 0, one)[first]
+    by_class = np.lexsort((smallest, hashes, main))
     turn = np.empty(len(first), np.int64)
     turn[by_class] = np.arange(len(first)) - np.searchsorted(main[by_class], main[by_class])
-    order = np.lexsort((smallest, mixed, turn))
+    order = np.lexsort((smallest, hashes, turn))
     place = np.empty(len(first), np.int64)
     place[order] = np.arange(len(order))
-    kept = np.searchsorted(np.cumsum(sizes[order]), most, "right")
-    mine = np.flatnonzero(place[of] < max(int(kept), 1))
+    taken = max(int(np.searchsorted(np.cumsum(sizes[order]), most, "right")), 1)
+    mine = np.flatnonzero(place[of] < taken)
     return np.asarray(able[mine[np.argsort(place[of[mine]], kind="stable")]], np.int64)
 
 
