@@ -80,6 +80,8 @@ def _init(command: argparse.ArgumentParser) -> None:
     add("--int8", action="store_true", help="store and run the image backbone with 8-bit integers")
     add("--weights", type=Path, metavar="FILE", help="a .pth or .safetensors checkpoint for the backbone")
     add("--threads", type=int, metavar="N", help="threads of ONNX Runtime (default 1)")
+    add("--anomaly", action="store_true", help="for an anomaly detector: one class, `normal`; what is unlike it is "
+        "unknown. Only says what to do next, see docs/anomaly.md")
     add("--seed", type=int, metavar="N", help="seed of random kernels and projections (default 0)")
 
 
@@ -90,6 +92,9 @@ def _learn(command: argparse.ArgumentParser) -> None:
                       help="one class per subfolder, in order; or an .npz file")
     command.add_argument("sources", nargs="*", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--session", metavar="NAME",
+                         help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
+                         "is estimated by leaving out whole sessions, so use the same name for all classes of one")
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
@@ -98,7 +103,7 @@ def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
     command.add_argument("--debounce", type=int, metavar="N",
-                         help="for a stream, print a label once N windows in a row "
+                         help="for a stream, print a label once N sure windows in a row, or more that are less sure, "
                          "agree on a new one (default 3; 0: print every window)")
 
 
@@ -139,6 +144,8 @@ def _rollback(command: argparse.ArgumentParser) -> None:
 
 def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("others", nargs="+", type=Path, metavar="STATE")
+    command.add_argument("--nothing", action="store_true", help="merge their class `nothing` too: what is nothing "
+                         "there may be something here, so it is left out by default")
 
 
 def _check(command: argparse.ArgumentParser) -> None:

@@ -26,9 +26,19 @@ from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
 from edgecl.learning.solved_heads import figures_of
 from edgecl.learning.status import status_of
-from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
+from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
-from edgecl.samples import Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare, sample_keys
+from edgecl.samples import (
+    NOTHING,
+    Sample,
+    SampleBatch,
+    batches_of,
+    blank,
+    check_class_name,
+    kind_of,
+    prepare,
+    sample_keys,
+)
 from edgecl.settings import Settings
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.store import Store
@@ -99,8 +109,11 @@ class Learner:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
-        Sample, whose places are stored with them; groups: the recording that each is part of; progress: called with the
-        number of samples done.
+        Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
+        is part of, which is the same session in other classes and later; progress: called with the number of samples
+        done.
+        A few samples among others that show nothing, see `samples.blank`, are not learned, unless the class is
+        `nothing`; if half of them or more show nothing, that is what the class looks like.
         Raises BadInput, BudgetError, StateError; then nothing has changed.
         """
         started = time.perf_counter()
@@ -109,6 +122,7 @@ class Learner:
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
         used, tuned = self._session[0] if self._session and not model else None, self.store.tuned()
         features: list[np.ndarray] = []
+        shows: list[str] = []
         keys: list[int] = []
         inputs: list[bytes] = []
         places: list[Place] = []
@@ -117,18 +131,27 @@ class Learner:
         for batch in batches:
             fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
             features.append(backbone.features(fitted))
-            keys += sample_keys(fitted, batch.groups, recordings)
+            keys += sample_keys(fitted, batch.groups, recordings, batch.sessions)
+            shows += blank(fitted, foundation.kind)
             inputs += [codec.encode(sample) for sample in fitted] if codec else []
             places += batch.places
             if progress:
                 progress(len(fitted))
+        learned, given, blanks = np.concatenate(features), len(keys), sum(map(bool, shows))
+        left_out = blanks if label != NOTHING and 2 * blanks < given else 0
+        if left_out:
+            taken = [i for i, why in enumerate(shows) if not why]
+            learned, keys, places = learned[taken], [keys[i] for i in taken], [places[i] for i in taken]
+            inputs = [inputs[i] for i in taken] if inputs else []
         if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
             raise BadInput(f"{len(keys)} sample{'s' * (len(keys) > 1)} of {label!r}: the statistics of so few are the "
                            "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
         detail = {"class": label, "samples": len(keys)}
-        change = Append("learn", detail) if model is None else Rewrite(
-            "learn", detail, backbone=model, meta={"foundation": foundation.to_meta()})
-        learned, origins = np.concatenate(features), None
+        meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
+        if blanks > left_out and label != NOTHING and not self.store.meta.get("blank"):
+            meta["blank"] = True
+        change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
+        origins = None
         if self.settings.memory != "statistics":
             origins = origins_of(places, int(time.time()))
         with self.store.exclusive():
@@ -137,17 +160,21 @@ class Learner:
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
-            before = self.repository.heads.last_figures().accuracy
+            before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
+            new = label not in knowledge.labels
             knowledge.add(label, keys, learned, inputs, origins)
             generation, labels = self.repository.commit(knowledge, change), knowledge.labels
 
-        def accuracy() -> dict[str, tuple[float | None, float | None]]:
-            after = self.repository.heads.figures_since(generation).accuracy
-            return {name: (before.get(name), after.get(name)) for name in labels}
+        def figures(name: str) -> Callable[[], BeforeAndAfter]:
+            def worked_out() -> BeforeAndAfter:
+                was, now = (getattr(each, name) for each in (before, self.repository.heads.figures_since(generation)))
+                return {each: (was.get(each), now.get(each)) for each in labels}
+            return worked_out
 
-        return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / len(keys), generation,
-                       self.store.used_bytes(), accuracy, ON[self.settings.memory != "statistics"])
+        return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / given, generation,
+                       self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"], left_out,
+                       blanks - left_out, new, figures("judged"))
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
@@ -201,15 +228,17 @@ class Learner:
             knowledge = self.repository.load(wanted)
             return self.repository.commit(knowledge, Rewrite("rollback", {"to": wanted}, undo_after=wanted))
 
-    def merge(self, others: Iterable[Path | str]) -> int:
-        """Add all that other states know, exactly; the new generation's id. Raises StateError where one has another
-        backbone or form of statistics, or was merged here before."""
+    def merge(self, others: Iterable[Path | str], nothing: bool = False) -> int:
+        """Add all that other states know, exactly; the new generation's id. Their class `nothing` is left out without
+        `nothing`, since what is nothing there may be something here: its samples are counted in the generation's
+        detail, as "left_out". Raises StateError if one has another backbone or form of statistics, was merged here
+        before, or has nothing to merge."""
         with ExitStack() as stack:
             opened = [stack.enter_context(closing(Learner.open(path))).repository for path in others]
             if not opened:
                 raise BadInput("no state to merge was named", "give at least one STATE folder")
             with self.store.exclusive():
-                return merge_into(self.repository, opened)
+                return merge_into(self.repository, opened, nothing)
 
     def round(self, request: RoundRequest | None = None, watch: Watch | None = None) -> RoundResult:
         """Tune the backbone in a worker process, and take it over if the gate finds it better; see
@@ -239,7 +268,8 @@ class Learner:
         return [answer for batch in batches_of(samples) for answer in serving.predict(batch.data, batch.sources)[0]]
 
     def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
-        """Accuracy on labelled samples. Raises BadInput if a sample has no label or none is of a known class."""
+        """Accuracy on labelled samples; the right answer for one of `nothing` is unknown. Raises BadInput if a sample
+        has no label or none is of a known class."""
         serving = self.serving()
         known = set(serving.head.labels)
         correct: dict[str, list[bool]] = {}
@@ -248,14 +278,14 @@ class Learner:
             for answer, label in zip(serving.predict(batch.data)[0], batch.labels):
                 if label is None:
                     raise BadInput("a sample to evaluate has no label", "give a folder with one subfolder per class")
-                correct.setdefault(label, []).append(answer.label == label)
+                correct.setdefault(label, []).append(answer.right(label))
                 unknown.setdefault(label, []).append(answer.unknown is True)
         taught = {label: values for label, values in sorted(correct.items()) if label in known}
         if not taught:
             raise BadInput("none of the samples to evaluate is of a known class", _known_classes(sorted(known)))
-        n = sum(map(len, taught.values()))
+        n, named = sum(map(len, taught.values())), [unknown[label] for label in taught if label != NOTHING]
         return Evaluation(sum(map(sum, taught.values())) / n, {k: sum(v) / len(v) for k, v in taught.items()}, n,
-                          sum(sum(unknown[label]) for label in taught) / n,
+                          sum(map(sum, named)) / max(sum(map(len, named)), 1),
                           {k: sum(v) / len(v) for k, v in sorted(unknown.items()) if k not in known})
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:

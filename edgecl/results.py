@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from edgecl.samples import NOTHING
 
 if TYPE_CHECKING:
     from edgecl.state.generations import Generation
@@ -11,19 +13,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """label: the most likely class; confidence: its calibrated probability; unknown: whether the sample belongs to none
-    of the known classes, None while too few samples were taught to tell; milliseconds: backbone and head together, per
-    sample."""
+    """label: the most likely class, None if that is `nothing` or the sample shows nothing; confidence: its calibrated
+    probability, 1 if the sample shows nothing; unknown: whether the sample belongs to none of the known classes, None
+    if too few samples were taught to tell; milliseconds: backbone and head together, per sample; reason: why there is
+    no label, or why `unknown` is None."""
 
     source: str
-    label: str
+    label: str | None
     confidence: float
     unknown: bool | None
     milliseconds: float
+    reason: str | None = None
+
+    def right(self, truth: str) -> bool:
+        """Whether this is the right answer for a sample of a class: the right one for `nothing` is unknown."""
+        return bool(self.unknown) if truth == NOTHING else self.label == truth
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, without a `reason` that there is not."""
+        return {name: value for name, value in asdict(self).items() if name != "reason" or value is not None}
+
+
+def untold(needs: int | None) -> str:
+    """Why it can't be told what is unknown. needs: samples of one class that are missing; None: no number would do."""
+    if needs is None:
+        return "can't tell unknown: this state keeps no samples to tell it by"
+    return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
 
 
 NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
-Accuracies = dict[str, tuple[float | None, float | None]]    # of each class, before and after
+BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 
 
 class WorkedOut:
@@ -32,7 +51,7 @@ class WorkedOut:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, instance: object, owner: type) -> Accuracies:
+    def __get__(self, instance: object, owner: type) -> BeforeAndAfter:
         if instance is None:
             raise AttributeError(self._name)  # it has no default
         value = instance.__dict__[self._name]
@@ -40,7 +59,7 @@ class WorkedOut:
             value = instance.__dict__[self._name] = value()
         return value  # type: ignore[no-any-return]
 
-    def __set__(self, instance: object, value: Accuracies | Callable[[], Accuracies] | WorkedOut) -> None:
+    def __set__(self, instance: object, value: BeforeAndAfter | Callable[[], BeforeAndAfter] | WorkedOut) -> None:
         instance.__dict__[self._name] = {} if isinstance(value, WorkedOut) else value  # the default
 
 
@@ -50,7 +69,9 @@ class Learned:
     generation, bytes used, and the accuracy of each class by the head that was solved last before it, and by the one
     that serves when this is first read, which solves it (None for a class of fewer than four samples). judged_on: what
     that accuracy is measured on, stored samples, each left out of the head that judges it, or pseudo-samples if the
-    state keeps no samples."""
+    state keeps no samples. left_out: samples that show nothing and were not learned; blank: samples that show nothing
+    and were learned; see `samples.blank`; new: whether the class was not known before; judged: like accuracy, how many
+    of the judging samples are right, and how many they are."""
 
     label: str
     samples: int
@@ -59,6 +80,10 @@ class Learned:
     used_bytes: int
     accuracy: WorkedOut = field(default=WorkedOut(), repr=False)
     judged_on: str = "left-out samples"
+    left_out: int = 0
+    blank: int = 0
+    new: bool = False
+    judged: WorkedOut = field(default=WorkedOut(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -114,7 +139,8 @@ class ClassSummary:
 class Status:
     """Status of a state. quota_bytes, used_bytes: of the whole directory; exemplar_bytes: of the exemplar buffer;
     purposes: bytes by purpose, see `edgecl.state.quota.Usage`; reserved_bytes: disk space reserved for later writes;
-    memory: "exemplars", or "statistics" if no sample is ever kept."""
+    memory: "exemplars", or "statistics" if no sample is ever kept; unknown_threshold: None if it can't be told yet what
+    is unknown; unknown_needs: samples of one class that are missing then, None if no number would do."""
 
     generation: int
     backbone: str
@@ -136,6 +162,7 @@ class Status:
     restorable: list[int]
     warnings: list[str]
     memory: str = "exemplars"
+    unknown_needs: int | None = None
 
 
 def history_rows(generations: Iterable[Generation], restorable: Set[int], current: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 CHUNK_SAMPLES = 64    # samples decoded and held at a time
 MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
+NOTHING = "nothing"   # the class of rest, background and other things: a sample of it is answered as unknown
+FLAT = 6.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
+DARK, LIGHT = 48, 208 # mean of a flat picture that is black, or white
 
 
 class Unit(NamedTuple):
@@ -46,7 +50,7 @@ class Sample:
     """One raw sample: uint8 image [height, width, 3], float32 window [time, channels] or feature vector [d].
 
     name, at, unit: where it came from, see `Place`; group: the recording it is part of; label: its class, if the
-    source names one.
+    source names one; session: the name of the session it is part of, which may have several recordings and classes.
     """
 
     data: np.ndarray
@@ -55,6 +59,7 @@ class Sample:
     label: str | None = None
     at: int | float | None = None
     unit: str = ""
+    session: str = ""
 
     @property
     def place(self) -> Place:
@@ -77,13 +82,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """data [n, ...], with the recording, place and class of each sample. A sample whose group is "", or of a batch
-    without groups, is a recording of its own."""
+    """data [n, ...], with the recording, place, class and session of each sample. A sample whose group is "" is a
+    recording of its own; one whose session is "" is of the session that its recording is."""
 
     data: np.ndarray
-    groups: Sequence[str] | None
+    groups: Sequence[str]
     places: Sequence[Place]
     labels: Sequence[str | None]
+    sessions: Sequence[str]
 
     @property
     def sources(self) -> list[str]:
@@ -92,7 +98,7 @@ class SampleBatch:
 
 
 def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterator[SampleBatch]:
-    """Batches of at most CHUNK_SAMPLES samples of one shape, in order.
+    """Batches of at most CHUNK_SAMPLES samples of one shape, in order. groups: the session of each sample of an array.
 
     Raises BadInput if an array lacks the batch axis, or if `groups` has another length or comes without an array.
     """
@@ -106,8 +112,9 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
             raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
         for start in range(0, len(samples), CHUNK_SAMPLES):
             data = samples[start:start + CHUNK_SAMPLES]
-            yield SampleBatch(data, None if groups is None else groups[start:start + CHUNK_SAMPLES],
-                              [Place("")] * len(data), [None] * len(data))
+            none = [""] * len(data)
+            yield SampleBatch(data, none, [Place("")] * len(data), [None] * len(data),
+                              none if groups is None else [*map(str, groups[start:start + CHUNK_SAMPLES])])
         return
     if groups is not None:
         raise BadInput("groups were given for samples that name their own", "give groups only with an array")
@@ -126,7 +133,8 @@ def _batch(samples: list[Sample]) -> SampleBatch:
     import numpy as np
 
     return SampleBatch(np.stack([sample.data for sample in samples]), [sample.group for sample in samples],
-                       [sample.place for sample in samples], [sample.label for sample in samples])
+                       [sample.place for sample in samples], [sample.label for sample in samples],
+                       [sample.session for sample in samples])
 
 
 def check_class_name(name: str) -> str:
@@ -190,16 +198,47 @@ def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.nda
     return data
 
 
-def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None,
-                known: dict[str, int] | None = None) -> list[int]:
-    """A key for each sample, the same on every board and in every order: 31 bits name its recording, 32 bits itself.
+def blank(data: np.ndarray, kind: str) -> list[str]:
+    """Why each sample of a batch [n, ...] of `prepare` shows nothing: a picture of one colour, or a window in which no
+    channel changes; "" if it shows something, as a vector always does."""
+    if kind == "window":
+        low, high = data.min(1), data.max(1)
+        still = (high - low <= 1e-6 * abs(data).max(1)).all(1) & (data.shape[1] > 1)
+        return ["the window is constant" if each else "" for each in still.tolist()]
+    return [_one_colour(image) for image in data] if kind == "image" else [""] * len(data)
 
-    groups: the recording (or burst, or session) that each sample is part of; a sample with "", or without groups, is a
+
+def _one_colour(image: np.ndarray) -> str:
+    """The same of one picture, uint8 [height, width, channels]."""
+    rows, columns = (max(side // 32, 1) for side in image.shape[:2])
+    for pixels in (image[::rows, ::columns], image):    # a few pixels tell for nearly every picture
+        if float(pixels.var((0, 1)).mean()) > FLAT ** 2:
+            return ""
+    mean = image.mean((0, 1))
+    if mean.max() < DARK or mean.min() > LIGHT:
+        return f"the picture is {'black' if mean.max() < DARK else 'white'}"
+    return f"the picture is {'grey' if mean.max() - mean.min() < FLAT else 'of one colour'}"
+
+
+def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None, known: dict[str, int] | None = None,
+                sessions: Sequence[str] | None = None) -> list[int]:
+    """A key for each sample, the same on every board and in every order: 31 bits name its session, 32 bits itself.
+
+    sessions: the name of the session that each sample is part of, which holds in all classes and commands; "", or none
+    at all: its recording is a session. groups: the recording that each is part of; "", or none at all: it is a
     recording of its own. A recording is identified by its first sample, not by its name; `known` carries the names
     from batch to batch.
     """
     own = [int.from_bytes(hashlib.blake2b(memoryview(x).cast("B"), digest_size=8).digest(), "big") for x in data]
     known = {} if known is None else known
-    names = [""] * len(own) if groups is None else groups
-    heads = [known.setdefault(name, key) if name else key for name, key in zip(names, own)]
+    none = [""] * len(own)
+    heads = [_named(session) if session else known.setdefault(group, key) if group else key
+             for session, group, key in zip(sessions or none, groups or none, own)]
     return [(head >> 33) << 32 | (key & 0xFFFFFFFF) for head, key in zip(heads, own)]
+
+
+@lru_cache(maxsize=CHUNK_SAMPLES)
+def _named(session: str) -> int:
+    """64 bits for a session of this name."""
+    name = unicodedata.normalize("NFC", session).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8, person=b"session").digest(), "big")

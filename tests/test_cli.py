@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from edgecl.cli import COMMANDS, main, parser
+from edgecl.learner import Learner
 
 PHOTO = (240, 200)
 
@@ -300,6 +301,26 @@ def test_vectors_by_csv_and_npz(run, tmp_path):
     refused(run("learn", "--state", "s", "--from", "e.npz"), "x_train")
     np.savez(tmp_path / "w.npz", x_train=x[:, :3], y_train=np.repeat([0, 1], 30))
     refused(run("learn", "--state", "s", "--from", "w.npz"), "no sample")
+
+
+def test_sessions_are_named_on_the_command_line(run, tmp_path):
+    x = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    for name, rows in (("a", x[:4]), ("b", x[4:8])):
+        (tmp_path / "v" / name).mkdir(parents=True)
+        np.savetxt(tmp_path / "v" / name / "rows.csv", rows, delimiter=",")
+    assert run("init", "--state", "s", "--backbone", "identity", "--quota", "4MB")[0] == 0
+    assert run("learn", "--state", "s", "--from", "v", "--session", "monday")[0] == 0
+    np.savetxt(tmp_path / "more.csv", x[8:9], delimiter=",")
+    assert run("learn", "--state", "s", "--class", "b", "more.csv", "--session", " monday ")[0] == 0
+    np.savez(tmp_path / "d.npz", x_train=x[9:], y_train=["a", "a", "b"], session_train=["monday", "friday", "friday"])
+    assert run("learn", "--state", "s", "--class", "a", "d.npz", "--session", "sunday")[0] == 0
+    assert run("learn", "--state", "s", "--class", "b", "more.csv")[0] == 0
+    learner = Learner.open(tmp_path / "s")
+    found = [row.key >> 32 for row in learner.repository.known().stored]
+    learner.close()
+    assert found[:10] == [found[0]] * 10
+    assert len({found[0], *found[10:]}) == 3
+    refused(run("learn", "--state", "s", "--class", "b", "more.csv", "--session", "  "), "session")
 
 
 def test_every_command_stands_in_the_readme_and_has_help():

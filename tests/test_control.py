@@ -18,12 +18,14 @@ from helpers_state import vectors
 
 from edgecl.commands.direct_or_daemon import Parcel
 from edgecl.errors import BadInput, EdgeclError, StateError
+from edgecl.learner import Learner
 from edgecl.runtime import control, control_clients
 from edgecl.runtime.client import Client, NoDaemon
 from edgecl.runtime.commands import COMMANDS
 from edgecl.runtime.control import Control
 from edgecl.runtime.control_clients import MOST_CLIENTS
 from edgecl.runtime.protocol import MOST_LINE, Refused
+from edgecl.samples import sample_keys
 
 
 @pytest.fixture
@@ -130,6 +132,26 @@ def test_recordings_stay_recordings_on_the_way(daemon):
         assert np.array_equal(np.stack([each.data for each in found[:3]]), vectors("x", 3))
         with pytest.raises(Refused, match="add up"):
             [*samples_of(made.seal(), [["1", 99]])]
+
+
+def test_sessions_keep_their_names_on_the_way(daemon):
+    from edgecl.runtime.commands import samples_of
+
+    service, path = daemon
+    with Parcel() as made:
+        for data, group, session in zip(vectors("cat", 6), ["a", "a", "", "", "b", ""], ["x", "x", "x", "", "y", "x"]):
+            made.add(data, group, session=session)
+        found = [*samples_of(made.seal(), made.groups, made.sessions)]
+        assert [each.session for each in found] == ["x", "x", "x", "", "y", "x"]
+        assert len({each.group for each in found[:2]} | {found[4].group}) == 2
+        assert found[3].group == ""
+        with Client(path) as client:
+            client.ask("learn", made.seal(), label="cat", groups=made.groups, sessions=made.sessions)
+            with pytest.raises(Refused, match="sessions"):
+                client.ask("learn", made.seal(), label="cat", groups=made.groups, sessions=["x"])
+    rows = [row for row in Learner.open(service.path).repository.known().stored if row.label == "cat"]
+    x = sample_keys(vectors("cat", 1), sessions=["x"])[0] >> 32
+    assert [row.key >> 32 == x for row in rows] == [True, True, True, False, False, True]
 
 
 @pytest.fixture

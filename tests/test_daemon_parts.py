@@ -14,7 +14,7 @@ from edgecl.results import Prediction
 from edgecl.rounds.board import Readings, Zone
 from edgecl.rounds.limits import Limits, Need, Verdict, may_run
 from edgecl.runtime.counters import Histogram
-from edgecl.runtime.debounce import Debounce
+from edgecl.runtime.debounce import SURE, UNKNOWN, Debounce, evidence_of
 from edgecl.runtime.events import MOST_LISTENERS, QUEUED_EVENTS, Hub
 from edgecl.runtime.review import MOST_ENTRIES, Review
 from edgecl.runtime.settings import read_settings
@@ -230,6 +230,38 @@ def test_a_label_counts_once_it_came_often_enough_in_a_row():
     each, every = Debounce(1), Debounce(0)
     assert [label for label in "aabba" if each(label)] == ["a", "b", "a"]
     assert [label for label in "aabba" if every(label)] == [*"aabba"]
+
+
+def changes(times, *answers):
+    """The places of the answers (label, confidence) that make a label stable."""
+    changed = Debounce(times)
+    return [place for place, answer in enumerate(answers, 1) if changed(*answer)]
+
+
+def test_a_label_needs_more_answers_that_are_less_sure():
+    sure, unsure, even = ("a", 0.95), ("a", 0.6), ("a", 0.5)
+    assert changes(3, *[sure] * 9) == changes(3, *[("a", SURE)] * 9) == [3]
+    assert changes(3, *[unsure] * 9) == [7]
+    assert changes(3, *[even] * 99, *[("a", 0.1)] * 99) == []
+    assert changes(3, sure, sure, unsure, unsure, unsure) == [5]
+    assert changes(1, even, unsure, unsure, unsure, unsure) == [4]
+    assert changes(0, even, ("b", 0.1), ("b", 0.1)) == [1, 2, 3]
+
+
+def test_a_doubtful_answer_takes_little_away_and_a_sure_one_everything():
+    sure, other = ("a", 0.9), ("b", 0.55)
+    assert changes(3, sure, sure, other, sure, sure) == [5]
+    assert changes(3, sure, sure, ("b", 0.999), sure, sure, sure) == [6]
+    assert changes(3, *[sure] * 30, *[("b", 0.9)] * 3) == [3, 33]      # nothing is saved up
+
+
+def test_unknown_is_a_label_of_less_evidence():
+    stranger, rest = Prediction("", "a", 0.99, True, 1.0), Prediction("", None, 0.99, True, 1.0, "like `nothing`")
+    sure, early = Prediction("", "a", 0.99, False, 1.0), Prediction("", "a", 0.8, None, 1.0, "too few samples")
+    assert [evidence_of(each) for each in (stranger, rest, sure, early)] == [
+        (None, UNKNOWN), (None, 0.99), ("a", 0.99), ("a", 0.8)]
+    assert changes(3, *[evidence_of(sure)] * 3, *[evidence_of(stranger)] * 9) == [3, 10]
+    assert changes(3, *[evidence_of(sure)] * 3, *[evidence_of(rest)] * 9) == [3, 6]
 
 
 def test_labels_are_debounced(tmp_path):

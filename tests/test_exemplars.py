@@ -302,6 +302,23 @@ def test_keys_name_sample_and_recording_alone():
     assert keys == sample_keys(data, ["x", "x", "y", "y", "", ""])  # a recording's name does not matter
 
 
+def test_a_named_session_is_one_session_everywhere():
+    data = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    days = ["monday", "monday", "", "tuesday", "monday", ""]
+    keys, plain = sample_keys(data, ["a", "a", "a", "b", "b", ""], sessions=days), sample_keys(data)
+    assert [key & OWN_BITS for key in keys] == [key & OWN_BITS for key in plain]
+    assert all(0 <= key < 2 ** 63 for key in keys)
+    groups = [key >> GROUP_SHIFT for key in keys]
+    assert groups[0] == groups[1] == groups[4] != groups[3]
+    assert groups[2] == plain[2] >> GROUP_SHIFT and groups[5] == plain[5] >> GROUP_SHIFT     # recordings, as ever
+    again = sample_keys(data[::-1].copy(), sessions=days[::-1])     # another class, another command, another order
+    assert [key >> GROUP_SHIFT for key in again][1] == groups[0]
+    assert again[5] == keys[0]
+    composed, apart = (sample_keys(data[:1], sessions=[name])[0] for name in ("caf\xe9", "cafe\u0301"))
+    assert composed == apart
+    assert len({key >> GROUP_SHIFT for key in sample_keys(data, sessions=[*"abcdef"])}) == 6
+
+
 def test_a_recording_that_goes_on_in_the_next_batch_is_one_recording():
     data = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
     whole, known = sample_keys(data, ["a"] * 6), {}

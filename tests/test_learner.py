@@ -47,6 +47,20 @@ def test_recordings_stay_whole_across_batches(tmp_path):
     assert sorted(np.unique(groups, return_counts=True)[1].tolist()) == [50, 100]
 
 
+def test_a_session_is_the_same_in_every_class_and_command(tmp_path):
+    learner = create(tmp_path / "s", exemplars=200_000)
+    learner.learn(vectors("walk", 150), "walk", ["ann"] * 100 + ["ben"] * 50)
+    learner.learn(vectors("run", 4), "run", ["ben", "ann", "", "ann"])
+    learner.learn((Sample(x, group="run.csv", session="ann") for x in vectors("run", 3, 1)), "run")
+    learner.learn(vectors("walk", 2, 1), "walk", np.array(["ben", "cleo"]))
+    stored = learner.repository.known().stored
+    of = {label: [row.key >> 32 for row in stored if row.label == label] for label in ("walk", "run")}
+    ann, ben = of["walk"][0], of["walk"][100]
+    assert of["walk"][:-1] == [ann] * 100 + [ben] * 51
+    assert of["run"][:2] + of["run"][3:] == [ben, ann] + [ann] * 4
+    assert len({ann, ben, of["run"][2], of["walk"][-1]}) == 4
+
+
 def test_the_package_names_its_api(tmp_path):
     assert edgecl.Learner.create(tmp_path / "s", Settings(backbone="identity")).classes() == []
     with pytest.raises(edgecl.EdgeclError, match="learned nothing"):

@@ -14,6 +14,7 @@ from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.runtime import writer
+from edgecl.samples import sample_keys
 
 
 def run(loop):
@@ -64,7 +65,10 @@ def test_what_a_source_has_just_shown_is_learned(tmp_path):
         with pytest.raises(BadInput, match="several sources"):
             service.learn_last("cat", 600.0)
         assert service.learn_last("cat", 600.0, "left")["samples"] == 12
-        assert service.learn_last("dog", 600.0, "right")["samples"] == 5
+        assert service.learn_last("dog", 600.0, "right", "monday")["samples"] == 5
+        monday = sample_keys(vectors("dog", 1), sessions=["monday"])[0] >> 32
+        rows = Learner.open(service.path).repository.known().stored
+        assert [row.key >> 32 == monday for row in rows if row.label in ("cat", "dog")] == [False] * 12 + [True] * 5
         assert {answer["label"] for answer in service.predict(vectors("cat", 5, 3))} == {"cat"}
         time.sleep(0.05)
         with pytest.raises(BadInput, match="showed nothing"):

@@ -9,7 +9,7 @@ from edgecl.errors import BadInput
 from edgecl.images import MAX_PIXELS, fit_array, read_image
 from edgecl.samples import Refusal, Sample
 from edgecl.sources import class_folders, read, read_labelled, stack
-from edgecl.sources.recordings import load_csv
+from edgecl.sources.recordings import load_csv, read_annotated
 from edgecl.sources.spec import Spec
 
 SPEC = Spec(rate=10, window=1.0, hop=0.5)
@@ -91,17 +91,42 @@ def test_arrays_by_the_contract(tmp_path):
              class_names=["p", "q"], session_train=["s", "s", "s", "t", "t", "t"])
     known = list(read(tmp_path / "d.npz", SPEC, "q"))
     assert [s.data[0] for s in known] == [4, 6, 8]
-    assert [s.group.rsplit(":", 1)[1] for s in known] == ["s", "t", "t"]
+    assert [s.session for s in known] == ["s", "t", "t"]
+    assert len({s.group for s in known}) == 2
+    assert [s.session for s in read_labelled(tmp_path / "d.npz", SPEC)] == ["", ""]
     assert [s.label for s in read_labelled(tmp_path / "d.npz", SPEC)] == ["q", "p"]
     for wrong, word in ((dict(x_train=x), "no x_train and y_train"), (dict(x_train=x, y_train=[0]), "y_train"),
                         (dict(x_train=x, y_train=[0, 0, 0, 0, 0, 7], class_names=["p"]), "class 7"),
-                        (dict(x_train=np.array([None] * 6), y_train=[0] * 6), "can't be read")):
+                        (dict(x_train=np.array([None] * 6), y_train=[0] * 6), "can't be read"),
+                        (dict(x_train=x, y_train=[0] * 6, session_train=[1]), "session_train"),
+                        (dict(x_train=x, y_train=[0] * 6, session_train=[[1]] * 6), "session_train")):
         np.savez(tmp_path / "w.npz", **wrong)
         with pytest.raises(BadInput, match=word):
             list(read(tmp_path / "w.npz", SPEC))
     (tmp_path / "t.npz").write_text("no zip")
     with pytest.raises(BadInput, match=r"can't be read as \.npz"):
         list(read(tmp_path / "t.npz", SPEC))
+
+
+@pytest.mark.parametrize("sessions", [[3, 3, 4, 4], ["3", "3", "4", "4"], np.array([b"3", b"3", b"4", b"4"])])
+def test_sessions_of_arrays_are_names(tmp_path, sessions):
+    np.savez(tmp_path / "d.npz", x_train=np.eye(4, dtype=np.float32), y_train=["a", "b", "a", "b"],
+             session_train=sessions)
+    assert [s.session for s in read_labelled(tmp_path / "d.npz", SPEC, "train")] == ["3", "3", "4", "4"]
+
+
+def test_all_classes_of_a_labelled_recording_are_one_session_named_by_its_content(tmp_path):
+    rows = "".join(f"{i},{i % 7},{'walk' if i < 30 else 'run' if i < 60 else ''}\n" for i in range(70))
+    found = {}
+    for name, text in (("a.csv", rows), ("b.csv", rows), ("c.csv", rows.replace("3,", "4,"))):
+        (tmp_path / name).write_text("x,y,label\n" + text)
+        samples = [*read_annotated(tmp_path / name, SPEC)]
+        assert [s.label for s in samples] == ["walk"] * 5 + ["run"] * 5
+        assert len({s.session for s in samples}) == 1
+        assert len({s.group for s in samples}) == 2
+        found[name] = samples[0].session
+    assert found["a.csv"] == found["b.csv"] != found["c.csv"]
+    assert "" not in found.values()
 
 
 def test_calibration_is_spread_over_the_whole_source():

@@ -145,7 +145,8 @@ def grocery(folder: Path, cache: Path) -> Task:
 
 def _part(samples: list[Sample], features: Callable[[np.ndarray], np.ndarray]) -> Part:
     data = np.stack([sample.data for sample in samples])
-    return Part(features(data), sample_keys(data, [sample.group for sample in samples]), data)
+    keys = sample_keys(data, [sample.group for sample in samples], sessions=[sample.session for sample in samples])
+    return Part(features(data), keys, data)
 
 
 # one buffer ---------------------------------------------------------------------------------------

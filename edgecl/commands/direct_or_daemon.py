@@ -42,6 +42,11 @@ class Direct:
         foundation = self.learner.foundation
         return None if foundation is None or foundation.kind == "image" else foundation.input_shape
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of sample; None before the first `learn`."""
+        return self.learner.foundation.kind if self.learner.foundation else None
+
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
         """See `Learner.learn`."""
         return self.learner.learn(samples, label, progress=progress)
@@ -81,6 +86,12 @@ class ViaDaemon:
         return None if info["kind"] in (None, "image") else tuple(info["input_shape"])
 
     @property
+    def kind(self) -> str | None:
+        """The kind of sample; None before the first `learn`."""
+        kind: str | None = self._client.ask("info")["kind"]
+        return kind
+
+    @property
     def known(self) -> list[str]:
         """Names of the known classes."""
         names: list[str] = self._client.ask("info")["classes"]
@@ -90,11 +101,12 @@ class ViaDaemon:
         """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
-                parcel.add(sample.data, sample.group, sample.place)
+                parcel.add(sample.data, sample.group, sample.place, sample.session)
                 progress(1)
             if not parcel.count:
                 raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
-            return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups))
+            return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups,
+                                              sessions=parcel.sessions))
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`. Raises the error that the daemon answers with."""
@@ -106,16 +118,17 @@ class ViaDaemon:
 
 class Parcel:
     """Samples of one shape as an .npy file in anonymous memory, written one by one, and behind it their places, if they
-    are known. groups: [[number of a recording, or "", samples of it]]."""
+    are known. groups: [[number of a recording, or "", samples of it]]; sessions: number -> name of its session, of
+    those that are part of a named one."""
 
     def __init__(self) -> None:
         self._file = open(os.memfd_create("samples", os.MFD_CLOEXEC), "w+b")
         self._form: dict[str, Any] | None = None
-        self.count, self.groups = 0, list[list[Any]]()
-        self._names: dict[str, int] = {}
+        self.count, self.groups, self.sessions = 0, list[list[Any]](), dict[str, str]()
+        self._names: dict[tuple[str, str], int] = {}
         self._places, self._named, self._end = bytearray(), False, 0
 
-    def add(self, data: np.ndarray, group: str = "", place: Place = NO_PLACE) -> None:
+    def add(self, data: np.ndarray, group: str = "", place: Place = NO_PLACE, session: str = "") -> None:
         """Add a sample. Raises BadInput if its shape or dtype differs from those before."""
         form = npy.header_data_from_array_1_0(np.ascontiguousarray(data[None]))
         if self._form is None:
@@ -129,7 +142,10 @@ class Parcel:
         self.count += 1
         self._places += json.dumps(place).encode() + b"\n"
         self._named = self._named or place != NO_PLACE
-        name = str(self._names.setdefault(group, len(self._names) + 1)) if group else ""
+        both = group, session
+        name = str(self._names.setdefault(both, len(self._names) + 1)) if any(both) else ""
+        if session:
+            self.sessions[name] = session
         if self.groups and self.groups[-1][0] == name:
             self.groups[-1][1] += 1
         else:

@@ -150,6 +150,7 @@ def state(options: argparse.Namespace) -> list[Finding]:
         return [*found, Finding("state", "note", f"{path} does not exist yet", f"edgecl init --state {path}")]
     try:
         from edgecl.learner import Learner
+        from edgecl.results import untold
 
         learner = Learner.open(path)
         status, damage = learner.status(), learner.damage
@@ -157,6 +158,9 @@ def state(options: argparse.Namespace) -> list[Finding]:
         detail = f"{classes}, {format_size(status.used_bytes)} of {format_size(status.quota_bytes)}"
         found.append(Finding("state", "bad" if damage else "ok", "; ".join([detail, *damage]),
                              "edgecl check" if damage else ""))
+        if status.classes and status.unknown_threshold is None:
+            found.append(Finding("unknown", "note", untold(status.unknown_needs),
+                                 "edgecl learn --class NAME SOURCE" if status.unknown_needs else ""))
     except EdgeclError as error:
         found.append(Finding("state", "bad", error.what, error.cure))
     return found

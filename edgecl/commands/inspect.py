@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgecl.commands import asked, opened, percent, print_json, print_table, socket_path
-from edgecl.results import ClassSummary, Status, history_rows
+from edgecl.results import ClassSummary, Status, history_rows, untold
 from edgecl.settings import format_size
 
 
@@ -52,7 +52,7 @@ def status(options: argparse.Namespace) -> None:
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waiting for the first samples")],
         ["statistics", s.statistics or "-"],
         ["head", s.head or "-"],
-        ["unknown", "on (distance)" if s.unknown_threshold is not None else "off: too few samples"],
+        ["unknown", "told" if s.unknown_threshold is not None else untold(s.unknown_needs) if s.classes else "-"],
         ["generation", f"{s.generation}, rollback can restore {', '.join(map(str, older)) or 'none'}"]]
     if info is not None:
         rows.append(["daemon", f"up {info['uptime_seconds']:.0f} s; rounds: {info['round_plan']}"])

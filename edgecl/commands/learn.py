@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.errors import BadInput
+from edgecl.samples import NOTHING, Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
@@ -26,8 +29,15 @@ if TYPE_CHECKING:
 
     from edgecl.commands.direct_or_daemon import Direct, ViaDaemon
     from edgecl.results import Learned
+    from edgecl.sources.spec import Item
 
 CALIBRATION_SECONDS = 20.0  # of a stream
+MIN_JUDGED = 4              # samples of a class before and after a `learn`, so that they are compared
+STANDARD_ERRORS = 2         # by which they must differ
+MOST_NAMED = 12             # classes in a line
+NORMAL = "normal"           # the one class of an anomaly detector
+TO_TEACH = {"window": "windows of rest and of other things halve false alarms",  # as `nothing`
+            "image": "with photos of the background and of other things there are fewer false alarms"}
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -62,6 +72,9 @@ def init(options: argparse.Namespace) -> None:
         chosen += "; no samples will be kept"
     print(f"created {learner.store.path}: quota {format_size(status.quota_bytes)}, "
           f"{format_size(status.used_bytes)} used; backbone {chosen}")
+    if options.anomaly:
+        print(f"next, teach what is normal: edgecl learn --state {learner.store.path} --class {NORMAL} SOURCE; what is "
+              f"unlike it is then answered with \"unknown\": true; see docs/anomaly.md")
 
 
 def calibration_of(source: Path, settings: Settings) -> np.ndarray:
@@ -82,6 +95,7 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
 
 def learn(options: argparse.Namespace) -> None:
     """Learn a class, a folder of classes, or the last seconds of a daemon source."""
+    options.session = check_session(options.session)
     if options.last is not None or options.source is not None:
         learn_last(options)
         return
@@ -101,10 +115,12 @@ def learn(options: argparse.Namespace) -> None:
         learner.close()
     with direct_or_daemon(options) as one:
         if options.label is not None:
-            learn_class(one, options, options.label,
-                        Intake(one.shape, read_all(options.sources, one.spec(options.seconds), options.label)))
+            items = read_all(options.sources, one.spec(options.seconds), options.label)
+            intake = Intake(one.shape, of_session(options.session, items))
+            learned = [learn_class(one, options, options.label, intake)]
         else:
-            learn_folder(one, options)
+            learned = learn_folder(one, options)
+        suggest_nothing(options, learned, one.kind)
 
 
 def learn_last(options: argparse.Namespace) -> None:
@@ -118,8 +134,9 @@ def learn_last(options: argparse.Namespace) -> None:
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
-                                           source=options.source))
+                                           source=options.source, session=options.session))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
+            suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
         raise BadInput(f"--last {options.last}: no daemon serves {state_path(options)}",
                        "start `edgecl daemon`, or name a source such as camera:/dev/video0 --seconds 5") from None
@@ -133,7 +150,7 @@ def check_streams(options: argparse.Namespace) -> None:
         raise BadInput("a stream has no end", "say how much of it shows the class, for example --seconds 20")
 
 
-def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
+def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[Learned]:
     """One generation per class, in the order of the names."""
     from edgecl.samples import check_class_name
     from edgecl.sources import class_folders, read
@@ -145,11 +162,25 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> None:
         places = {folder.name: folder for folder in class_folders(options.folder)}
     for name in places:
         check_class_name(name)
-    for name, place in places.items():
-        learn_class(one, options, name, Intake(one.shape, read(place, one.spec(options.seconds), name)))
+    return [learn_class(one, options, name, Intake(one.shape, of_session(
+        options.session, read(place, one.spec(options.seconds), name)))) for name, place in places.items()]
 
 
-def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> None:
+def check_session(name: str | None) -> str:
+    """The name of a session; "" for none. Raises BadInput if it is blank."""
+    if name is not None and not name.strip():
+        raise BadInput("the name of the session is empty",
+                       "name what the samples have in common, for example --session monday")
+    return (name or "").strip()
+
+
+def of_session(session: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The samples as part of a session, if it has a name; those of an .npz file that names its own stay as they are."""
+    for item in items:
+        yield replace(item, session=item.session or session) if isinstance(item, Sample) else item
+
+
+def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> Learned:
     """Learn one class and report it."""
     from edgecl.samples import check_class_name
 
@@ -163,12 +194,22 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
         raise cause from None
     intake.report()
     tell(options, learned, len(intake.refused), one.quota)
+    return learned
+
+
+def suggest_nothing(options: argparse.Namespace, learned: list[Learned], kind: str | None) -> None:
+    """A line for people once the second class is known, if `nothing` is not among them."""
+    known = set(learned[-1].accuracy) if learned else set()
+    before = len(known) - sum(each.new for each in learned)
+    if not options.json and kind in TO_TEACH and before < 2 <= len(known) and NOTHING not in known:
+        print(f"teach `{NOTHING}` too: {TO_TEACH[kind]}")
 
 
 def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
     """Report a `learn`."""
     if options.json:
         print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
+                    **{name: count for name in ("left_out", "blank") if (count := getattr(learned, name))},
                     "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
                     "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
@@ -177,21 +218,42 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
 
 
 def summary(learned: Learned, refused: int, quota: int) -> str:
-    """The report of a `learn` for people: accuracies that fell, that did not, and the new class's."""
+    """The report of a `learn` for people: what was learned, how accurate it is, and which other classes it changed."""
     lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
-    old = {name: pair for name, pair in learned.accuracy.items() if name != learned.label and None not in pair}
-    lost = {name: (before, after) for name, (before, after) in old.items()
-            if before is not None and after is not None and after < before - 1e-9}
-    if lost:
-        lines.append("  less accurate on: " + ", ".join(f"{name} {percent(before)} -> {percent(after)}"
-                                                    for name, (before, after) in lost.items()))
-    if len(lost) < len(old):
-        rest = [name for name in old if name not in lost]
-        lines.append(f"  forgot nothing of: {', '.join(f'{name} {percent(old[name][1])}' for name in rest[:12])}"
-                     + (f" and {len(rest) - 12} more" if len(rest) > 12 else ""))
+    if learned.left_out:
+        lines.append(f"  left out: {learned.left_out} that show nothing (of one colour, or constant)")
+    if learned.blank:
+        lines.append(f"  {learned.blank} of them show nothing (of one colour, or constant)"
+                     + ("" if learned.label == NOTHING else f": answered as {learned.label} from now on"))
     new = learned.accuracy.get(learned.label, (None, None))[1]
-    lines.append(f"  {learned.label} on {learned.judged_on}: {percent(new)}" if new is not None
-                 else f"  {learned.label}: too few samples to tell its accuracy yet")
-    return "\n".join(lines)
+    right = learned.judged.get(learned.label, (None, None))[1]
+    lines.append(f"  {learned.label}: {percent(new)} ({right[0]} of {right[1]}) right on {learned.judged_on}"
+                 if new is not None and right is not None else
+                 f"  {learned.label}: too few samples to tell its accuracy yet")
+    return "\n".join(lines + changes(learned))
+
+
+def changes(learned: Learned) -> list[str]:
+    """One line about the other classes: whose accuracy has changed beyond noise; none if nothing can be compared."""
+    told = {name: pair for name, pair in learned.judged.items() if name != learned.label and enough(*pair)}
+    if not told:
+        return []
+    moved = [f"{name} {percent(before[0] / before[1])} -> {percent(after[0] / after[1])} ({after[0]} of {after[1]})"
+             for name, (before, after) in told.items() if beyond_noise(before, after)]
+    most = f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
+    others = f"the other {len(told)} classes" if len(told) > 1 else next(iter(told))
+    return [f"  changed: {', '.join(moved[:MOST_NAMED])}{most}" if moved else f"  no change beyond noise: {others}"]
+
+
+def enough(before: Sequence[int] | None, after: Sequence[int] | None) -> bool:
+    """Whether two counts (right, of) can be compared."""
+    return before is not None and after is not None and min(before[1], after[1]) >= MIN_JUDGED
+
+
+def beyond_noise(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether two shares, each as (right, of), differ by more than two standard errors of their difference."""
+    pooled = (before[0] + after[0]) / (before[1] + after[1])
+    error = math.sqrt(pooled * (1 - pooled) * (1 / before[1] + 1 / after[1]))
+    return abs(after[0] / after[1] - before[0] / before[1]) > STANDARD_ERRORS * error

@@ -5,6 +5,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import asked, opened, print_json
+from edgecl.samples import NOTHING
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -45,10 +46,14 @@ def rollback(options: argparse.Namespace) -> None:
 def merge(options: argparse.Namespace) -> None:
     """Merge other states' statistics."""
     with opened(options) as learner:
-        generation = learner.merge(options.others)
-        known = learner.classes()
+        generation = learner.merge(options.others, options.nothing)
+        known, left_out = learner.classes(), learner.store.newest.detail.get("left_out", 0)
     samples = sum(each.samples for each in known)
     if options.json:
-        print_json({"generation": generation, "classes": len(known), "samples": samples})
+        print_json({"generation": generation, "classes": len(known), "samples": samples,
+                    **({"left_out": left_out} if left_out else {})})
     else:
         print(f"merged {len(options.others)} states: {len(known)} classes, {samples} samples; generation {generation}")
+        if left_out:
+            print(f"left out: {left_out} samples of their class `{NOTHING}`, since what is nothing there may be "
+                  "something here; --nothing merges it too")

@@ -20,7 +20,8 @@ from edgecl.settings import format_size
 
 
 def predict(options: argparse.Namespace) -> None:
-    """One JSON line per sample, for a stream per change: source, label, confidence, unknown, milliseconds."""
+    """One JSON line per sample, for a stream per change: source, label, confidence, unknown, milliseconds, and a
+    reason if there is no label, or too little was taught to tell what is unknown."""
     from edgecl.commands.direct_or_daemon import direct_or_daemon
     from edgecl.commands.predict_stream import predict_stream
     from edgecl.samples import batches_of
@@ -38,7 +39,7 @@ def predict(options: argparse.Namespace) -> None:
         intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds)))
         for batch in batches_of(intake):
             for answer, source in zip(one.predict(batch.data), batch.sources):
-                print_json({**asdict(answer), "source": source})
+                print_json({**answer.to_json(), "source": source})
         report_damage(one.damage)
         intake.report()
         if not intake.taken:

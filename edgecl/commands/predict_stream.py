@@ -2,13 +2,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecl.commands import print_json, report_damage
 from edgecl.errors import BadInput
-from edgecl.runtime.debounce import DEBOUNCE, Debounce
+from edgecl.runtime.debounce import DEBOUNCE, Debounce, evidence_of
 from edgecl.samples import Refusal
 
 if TYPE_CHECKING:
@@ -16,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def predict_stream(learner: Learner, source: Path, seconds: float | None, debounce: int | None) -> None:
-    """Print an answer when a new label has come `debounce` times in a row; with 0, every answer."""
+    """Print an answer when a new label is stable, see `Debounce`; with 0, every answer."""
     from edgecl.learning.foundation import spec_for
     from edgecl.sources import read
 
     times = DEBOUNCE if debounce is None else debounce
     if times < 0:
-        raise BadInput(f"--debounce is {times}", "give a number of windows in a row, or 0 to print every window")
+        raise BadInput(f"--debounce is {times}", "give a number of windows, or 0 to print every window")
     changed, windows = Debounce(times), 0
     try:
         for item in read(source, spec_for(learner.settings, learner.foundation, seconds)):
@@ -33,8 +32,8 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
             answer = learner.predict(item.data[None])[0]
             if windows == 1:
                 report_damage(learner.damage)
-            if changed(None if answer.unknown else answer.label):
-                print_json({**asdict(answer), "source": item.source})
+            if changed(*evidence_of(answer)):
+                print_json({**answer.to_json(), "source": item.source})
     except KeyboardInterrupt:
         print(f"edgecl: stopped after {windows} windows", file=sys.stderr)
         return

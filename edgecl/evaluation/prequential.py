@@ -85,7 +85,7 @@ def play(samples: Iterable[Sample], learner: OnlineLearner, pace: Pace, known: I
         due = begin + (done + len(batch)) * pace.period / pace.speed
         sleep(max(0.0, due - clock()))
         answers = learner.predict(np.stack([item.data for item in batch])) if taught else []
-        right = sum(answer.label == item.label for answer, item in zip(answers, batch))
+        right = sum(answer.right(str(item.label)) for answer, item in zip(answers, batch))
         seen, credit = sum(item.label in taught for item in batch), credit + pace.teach
         labels = list(dict.fromkeys(str(item.label) for item in batch)) if credit >= 1.0 else []
         credit -= credit >= 1.0

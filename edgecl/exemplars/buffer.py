@@ -149,9 +149,9 @@ def held_places(rows: list[StoredSample], columns: SampleColumns, statistics: Cl
     for label, place in table[["label", "place"]][table["judges"]].tolist():
         chosen[columns.labels[label]].append(place)
     # what can be subtracted from the statistics, and is new to the backbone
-    hashes = recording_hashes(table["key"], table["spare"], table["label"])
-    able = np.flatnonzero(~(table["judges"] | table["trained"] | (table["coded"] != 0)))
-    able = table[able[np.lexsort((table["key"][able], hashes[able], table["label"][able]))]]
+    order = np.lexsort((table["key"], recording_hashes(table["key"], table["spare"], table["label"]), table["label"]))
+    table = table[order]
+    able = table[~(table["judges"] | table["trained"] | (table["coded"] != 0))]
     keys, places = np.ascontiguousarray(able["key"]), np.ascontiguousarray(able["place"])
     ends = [*(np.flatnonzero(np.diff(able["label"])) + 1).tolist(), len(able)] if len(able) else []
     for start, end in zip([0, *ends], ends):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl.exemplars.selection import held_back
+from edgecl.exemplars.selection import held_back, recording_hashes
 from edgecl.exemplars.stored import StoredSample
 from edgecl.statistics.covariance import solve_positive
 from edgecl.statistics.gaussian import Gaussian
@@ -120,7 +120,10 @@ def width(label: str, h: NDArray[np.float32], keys: Sequence[int], statistics: C
     statistics: contain h.
     """
     least = float(np.sqrt((len(h) + 1) / max(len(h) - 1, 1)))
-    picked = held_back(h, keys, len(h), len(statistics.labels))
+    numbers = np.asarray(keys, np.int64)
+    order = np.lexsort((numbers, recording_hashes(numbers, np.zeros(len(h), np.bool_), np.zeros(len(h), np.int64))))
+    h = h[order]
+    picked = held_back(h, numbers[order], len(h), len(statistics.labels))
     if not len(picked) or len(h) - len(picked) < 2:
         return least
     rest = statistics.pooled({label: h[picked]})

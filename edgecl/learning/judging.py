@@ -32,7 +32,8 @@ CLIMBERS = 1000             # samples that a larger shrinkage is tried on
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
 MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
 PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
-KEPT_OF_JUDGEMENT = "judged", "accuracy", "head", "unknown_above", "judged_on"  # of `Judgement.summary`, by a rollback
+KEPT_OF_JUDGEMENT = ("judged", "accuracy", "head", "unknown_above", "unknown_needs",    # of `Judgement.summary`, by a
+                     "judged_on")                                                       # rollback
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class Judgement:
 
     def summary(self) -> dict[str, Any]:
         """What a generation's history keeps of it."""
-        threshold = self.head.novelty.threshold if self.head and self.head.novelty else float("inf")
+        novelty = self.head.novelty if self.head else None
+        threshold = novelty.threshold if novelty else float("inf")
+        needs = {"unknown_needs": novelty.needs} if novelty and novelty.needs and not np.isfinite(threshold) else {}
         drawn = {"judged_on": self.on} if self.on != ON[True] else {}
         return {"judged": {label: list(pair) for label, pair in self.judged.items()}, "accuracy": self.accuracy,
                 "head": self.head.kind if self.head else None,
-                "unknown_above": threshold if np.isfinite(threshold) else None, **drawn}
+                "unknown_above": threshold if np.isfinite(threshold) else None, **needs, **drawn}
 
 
 class Trial(NamedTuple):

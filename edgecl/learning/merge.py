@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import StateError
 from edgecl.learning.backbone_file import backbone_bytes
+from edgecl.samples import NOTHING
 from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
@@ -14,25 +15,44 @@ if TYPE_CHECKING:
     from edgecl.learning.repository import Repository
 
 
-def merge_into(repository: Repository, others: list[Repository]) -> int:
-    """Add all that `others` know to a state; the new generation's id. To be called in `Store.exclusive`.
+def merge_into(repository: Repository, others: list[Repository], nothing: bool = False) -> int:
+    """Add all that `others` know to a state, their class `nothing` only if asked; the new generation's id. To be called
+    in `Store.exclusive`.
 
-    Raises StateError if one has another backbone or form of statistics, or was merged here before.
+    Raises StateError if one has another backbone or form of statistics, was merged here before, or knows no class that
+    may be merged.
     """
+    left_out, exact, blanks = 0, True, False
     entries: list[dict[str, Any]] = []
     known: list[Knowledge] = []
     foundation, change = repository.foundation, Rewrite("merge", {"merged": entries})
     for other in others:
         with other.store.reading():
             entries += _new(repository, other, entries)
-            known.append(other.known())
+            known.append(theirs := other.known())
+            blanks = blanks or bool(other.store.meta.get("blank"))
+            if not nothing and NOTHING in theirs.labels:
+                left_out += theirs.plain.counts[NOTHING]
+                exact = _without_nothing(theirs, other) and exact
             if foundation is None:
                 foundation, change = _adopted(other, change)
             _check_alike(repository, other, foundation, change.backbone is not None)
+    if left_out:
+        change = replace(change, detail={**change.detail, "left_out": left_out, **({} if exact else {"exact": False})})
+    if blanks and not repository.store.meta.get("blank"):
+        change = replace(change, meta={**change.meta, "blank": True})
     knowledge = repository.known(foundation)
     for each in known:
         knowledge.merge(each)
     return repository.commit(knowledge, change)
+
+
+def _without_nothing(theirs: Knowledge, other: Repository) -> bool:
+    """Take the class `nothing` out of what another state knows, in memory; whether that was exact."""
+    if len(theirs.labels) == 1:
+        raise StateError(f"{other.store.path} knows only the class {NOTHING!r}, which is not merged",
+                         "what is nothing there may be something here; if it is not, give --nothing")
+    return theirs.forget(NOTHING)
 
 
 def _adopted(other: Repository, change: Rewrite) -> tuple[Foundation, Rewrite]:

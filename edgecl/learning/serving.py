@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.heads.onnx_head import HeadSession
-from edgecl.results import Prediction
-from edgecl.samples import prepare
+from edgecl.results import Prediction, untold
+from edgecl.samples import NOTHING, blank, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +37,7 @@ class Serving:
             self.generation, self.backbone_name, self.head_model = self._choose(store, alive, open_backbone, solve)
             self.backbone = open_backbone(self.backbone_name)
             self.head = HeadSession(self.head_model)
+            self._blank_taught = bool(store.meta.get("blank"))  # then the head tells what such a sample is
 
     def _choose(self, store: Store, alive: list[Generation], open_backbone: Callable[[str], Backbone],
                 solve: Callable[[], bytes]) -> tuple[int, str, bytes]:
@@ -79,11 +80,24 @@ class Serving:
         """
         started = time.perf_counter()
         info = self.backbone.info
-        features = self.backbone.features(prepare(batch, info.kind, info.input_shape))
+        fitted = prepare(batch, info.kind, info.input_shape)
+        features = self.backbone.features(fitted)
         probabilities, unknown = self.head(features)
-        best = probabilities.argmax(axis=1)
+        shows = [""] * len(batch) if self._blank_taught else blank(fitted, info.kind)
         each = 1000 * (time.perf_counter() - started) / len(batch)
         strange = [None] * len(batch) if unknown is None else unknown.tolist()
-        return [Prediction(source, self.head.labels[place], float(row[place]), new, each)
-                for source, place, row, new in zip(sources or [""] * len(batch), best.tolist(), probabilities,
-                                                   strange)], features
+        return [self._answer(source, row, new, why, each) for source, row, new, why in
+                zip(sources or [""] * len(batch), probabilities, strange, shows)], features
+
+    def _answer(self, source: str, row: NDArray[np.float32], unknown: bool | None, shows: str,
+                each: float) -> Prediction:
+        """The answer for one sample. row: its probabilities [C]; shows: why it shows nothing, or ""; each:
+        milliseconds."""
+        place = int(row.argmax())
+        label, confidence = self.head.labels[place], float(row[place])
+        if shows:
+            return Prediction(source, None, 1.0, True, each, shows)
+        if label == NOTHING:
+            return Prediction(source, None, confidence, True, each, f"it is like the class `{NOTHING}`")
+        why = untold(self.head.unknown_needs) if unknown is None else None
+        return Prediction(source, label, confidence, unknown, each, why)

@@ -33,7 +33,7 @@ def status_of(repository: Repository) -> Status:
                   foundation.precision if foundation else None, form,
                   foundation.calibrated if foundation else None,
                   all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
-                  sorted(store.restorable()), warnings, settings.memory)
+                  sorted(store.restorable()), warnings, settings.memory, summary.get("unknown_needs"))
 
 
 def _intact_exemplars(repository: Repository, summary: dict[str, Any]) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
@@ -45,7 +44,7 @@ class Classifier:
         said, changed = source.answered(answer)
         self._review.see(answer, sample.data, feature)
         if self._hub.heard:
-            self._hub.say({"type": "prediction", **asdict(answer), "stable": said.stable, "changed": changed})
+            self._hub.say({"type": "prediction", **answer.to_json(), "stable": said.stable, "changed": changed})
 
     def predict(self, batch: np.ndarray) -> Iterator[Prediction]:
         """An answer for each sample of a batch [n, ...], one by one. Raises BadInput, StateError."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgecl.runtime.service import Service
 
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
-TEXT, NUMBER, WHOLE, LIST = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT), Rule(list)
+TEXT, NUMBER, WHOLE = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT)
+LIST, TABLE = Rule(list), Rule(dict)
 CHUNK_SAMPLES = 16                       # read at a time
 UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
@@ -53,9 +54,11 @@ class Command:
             raise Refused("bad-request", "the request has no samples", "send a descriptor of them beside the line")
 
 
-def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
+def samples_of(file: int, groups: list[Any] | None = None,
+               sessions: Mapping[str, str] | None = None) -> Iterator[Sample]:
     """The samples of an .npy file [n, ...], read one chunk at a time, and their places behind the array, if there are
-    any. groups: [[name, samples]] of recordings. Raises BadInput, Refused."""
+    any. groups: [[name, samples]] of recordings; sessions: the session of those that are part of one. Raises BadInput,
+    Refused."""
     with os.fdopen(os.dup(file), "rb") as stream:
         try:
             stream.seek(0)
@@ -78,7 +81,8 @@ def samples_of(file: int, groups: list[Any] | None = None) -> Iterator[Sample]:
                                "send all of them")
             for number, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:]), start):
                 name, at, unit = next(places, UNNAMED)
-                yield Sample(sample, name, names[number] if names else "", None, at, unit)
+                group = names[number] if names else ""
+                yield Sample(sample, name, group, None, at, unit, str((sessions or {}).get(group, "")))
 
 
 def _places(file: int, begin: int) -> Iterator[Place]:
@@ -116,7 +120,8 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
-    return service.learn_samples(values["label"], samples_of(file, values.get("groups")), os.fstat(file).st_size)
+    return service.learn_samples(values["label"], samples_of(file, values.get("groups"), values.get("sessions")),
+                                 os.fstat(file).st_size)
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
@@ -146,9 +151,10 @@ COMMANDS = {
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
     "predict": Command(_predict, waits=True, samples=True),
-    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST}, writes=True, waits=True, samples=True),
-    "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER}, {"source": TEXT}, writes=True,
-                        waits=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE}, writes=True, waits=True,
+                     samples=True),
+    "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
+                          {"source": TEXT, "session": TEXT}, writes=True, waits=True),
     "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),

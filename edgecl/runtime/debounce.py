@@ -1,23 +1,46 @@
-"""When a label counts: only after several equal answers in a row."""
+"""When a label counts: once the answers have brought enough evidence for it."""
 from __future__ import annotations
 
-DEBOUNCE = 3   # equal answers in a row, as in Frigate
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgecl.results import Prediction
+
+DEBOUNCE = 3        # sure answers that make a label stable
+SURE = 0.7          # confidence from which an answer is sure; chosen on people who are neither taught nor tested
+UNKNOWN = 0.6       # of an answer "unknown", which counts half, since it is wrong more often; chosen likewise
 
 
 class Debounce:
-    """Tells when the label of a source changes. times: equal labels in a row that make a change; 0: every label
-    counts."""
+    """Tells when the label of a source changes: a cumulative sum of evidence for each label (Page 1954).
+
+    An answer of confidence p is evidence of log(p / (1 - p)), in units of an answer of confidence SURE. It is added to
+    the sum of its own label, one unit at most, and taken off that of every other label. No sum is below 0, and a label
+    is stable once its sum is `times`: after so many sure answers in a row, or after more that are not; a doubtful one
+    in between takes little away. With 0 every answer counts.
+    """
 
     def __init__(self, times: int = DEBOUNCE) -> None:
-        self._times, self._run = times, 0
-        self._last: object = object()
+        self._times = times
+        self._sums: dict[object, float] = {}
         self._stable: object = object()
 
-    def __call__(self, label: object) -> bool:
-        """Take the next label (None: unknown). True if it is the new stable label."""
-        self._run = self._run + 1 if label == self._last else 1
-        self._last = label
-        if self._times and (self._run < self._times or label == self._stable):
+    def __call__(self, label: object, confidence: float = 1.0) -> bool:
+        """Take the next label (None: unknown) and its confidence. True if it is the new stable label."""
+        odds = max(confidence, 1e-9) / max(1 - confidence, 1e-9)
+        evidence = max(math.log(odds) / math.log(SURE / (1 - SURE)), 0.0)
+        total = min(self._sums.get(label, 0.0) + min(evidence, 1.0), self._times)
+        self._sums = {other: each - evidence for other, each in self._sums.items() if each > evidence}
+        self._sums[label] = total
+        if self._times and (total < self._times - 1e-6 or label == self._stable):
             return False
         self._stable = label
         return True
+
+
+def evidence_of(answer: Prediction) -> tuple[str | None, float]:
+    """The label (None: unknown) and the confidence of an answer, for `Debounce`."""
+    if not answer.unknown:
+        return answer.label, answer.confidence
+    return None, UNKNOWN if answer.label is not None else answer.confidence

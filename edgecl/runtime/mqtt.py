@@ -106,7 +106,7 @@ class Publisher:
             with self._labels:
                 self._label(event["source"], event["label"], event["confidence"], event["unknown"])
 
-    def _label(self, source: str, label: str, confidence: float, unknown: bool) -> None:
+    def _label(self, source: str, label: str | None, confidence: float, unknown: bool | None) -> None:
         self._send(self._topics.source(source), {"label": "unknown" if unknown else label, "unknown": unknown,
                                                  "confidence": round(confidence, 4)})
 

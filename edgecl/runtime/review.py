@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgecl.errors import BadInput
-from edgecl.exemplars.selection import NEAR_DUPLICATE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 MOST_ENTRIES, MOST_BYTES = 24, 4 * 10**6   # the oldest are dropped
 PAUSE_SECONDS = 1.0                        # between two entries of one source
 FEATURE_WEIGHT = 1 / 256                   # of one frame in the running mean and spread of features
+NEAR_DUPLICATE = 0.1                       # of the mean squared distance between two frames: closer ones are alike
 
 
 class ReviewEntry(NamedTuple):
@@ -46,15 +46,16 @@ class Review:
         self._below = below
 
     def see(self, answer: Prediction, data: np.ndarray, feature: NDArray[np.float32]) -> None:
-        """Take a classified frame, and put it on the list if it belongs there. Near-duplicates, as in
-        `exemplars.selection`, are frames closer than NEAR_DUPLICATE of the mean squared distance between two frames."""
+        """Take a classified frame, and put it on the list if it belongs there. Frames closer than NEAR_DUPLICATE of the
+        mean squared distance between two frames are alike."""
         if self._mean is None or self._mean.shape != feature.shape:
             self._mean, self._spread = feature.copy(), 0.0
         gap = feature - self._mean
         self._spread += FEATURE_WEIGHT * (2 * float(gap @ gap) - self._spread)
         self._mean += FEATURE_WEIGHT * gap
         now = time.monotonic()
-        uncertain = answer.unknown or answer.confidence < self._below
+        strange = answer.unknown and answer.label is not None   # `nothing` and a black picture need no name
+        uncertain = strange or answer.confidence < self._below
         if not uncertain or now - self._last.get(answer.source, -PAUSE_SECONDS) < PAUSE_SECONDS:
             return
         with self._lock:

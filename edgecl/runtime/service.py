@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,8 +115,8 @@ class Service:
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """{source: {label, confidence, unknown, milliseconds, age_seconds, stable}}; stable: the label that came
-        `debounce` times in a row, or None."""
+        """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
+        the label that `Debounce` holds for stable, or None."""
         return self.sources.latest()
 
     def stable(self) -> list[Prediction]:
@@ -154,13 +154,13 @@ class Service:
     # answering and learning ---------------------------------------------------------------------
 
     def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """A `Prediction` as a dict for each sample of a batch [n, ...]. Raises BadInput, StateError."""
+        """`Prediction.to_json` for each sample of a batch [n, ...]. Raises BadInput, StateError."""
         self._check(batch)
         answers = []
         for answer in self.classifier.predict(batch):   # one by one: the loop gets its turn in between
             if self.writer.stopping:
                 raise stopping()
-            answers.append(asdict(answer))
+            answers.append(answer.to_json())
         return answers
 
     def learn(self, label: str, batch: np.ndarray, name: str = "") -> dict[str, Any]:
@@ -175,10 +175,10 @@ class Service:
         """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
         return self._learn(label, samples, 0, size)
 
-    def learn_last(self, label: str, seconds: float, source: str | None = None) -> dict[str, Any]:
-        """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one. Raises as
-        `learn`."""
-        samples = self.sources.last(seconds, source)
+    def learn_last(self, label: str, seconds: float, source: str | None = None, session: str = "") -> dict[str, Any]:
+        """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one; session:
+        see `edgecl.samples.Sample`. Raises as `learn`."""
+        samples = [replace(sample, session=session) for sample in self.sources.last(seconds, source)]
         size = sum(sample.data.nbytes for sample in samples)
         return self._learn(label, samples, size, size)
 

@@ -24,9 +24,9 @@ class SourceSettings:
     """One `[[source]]`. Raises BadInput.
 
     uri: as for `edgecl learn`; name: in answers and commands; state: directory of its own learner, None for the
-    daemon's; debounce: equal answers in a row that make a new label; keep: bytes of its last samples to keep, for
-    `learn --last`; queue: samples that may wait, None for 1 photo or 16 windows, the oldest are dropped first; fps:
-    most samples taken per second, None for all; restarts: failures in a row after which it is given up.
+    daemon's; debounce: see `Debounce`; keep: bytes of its last samples to keep, for `learn --last`; queue: samples that
+    may wait, None for 1 photo or 16 windows, the oldest are dropped first; fps: most samples taken per second, None for
+    all; restarts: failures in a row after which it is given up.
     """
 
     uri: Annotated[str, Rule(cure=URI)]

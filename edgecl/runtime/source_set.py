@@ -38,6 +38,7 @@ class SourceSet:
         now = time.monotonic()
         return {source.name: {"label": said.prediction.label, "confidence": said.prediction.confidence,
                               "unknown": said.prediction.unknown, "milliseconds": said.prediction.milliseconds,
+                              **({"reason": said.prediction.reason} if said.prediction.reason else {}),
                               "age_seconds": round(now - said.at, 3), "stable": said.stable}
                 for source in self.threads if (said := source.latest) is not None}
 

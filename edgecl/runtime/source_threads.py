@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import EdgeclError
 from edgecl.runtime.answer import Answer
-from edgecl.runtime.debounce import Debounce
+from edgecl.runtime.debounce import Debounce, evidence_of
 from edgecl.samples import Refusal, Sample
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class SourceThread:
 
     def answered(self, prediction: Prediction) -> tuple[Answer, bool]:
         """Take the prediction for a sample; the answer, and whether it makes another label stable."""
-        changed = self._debounce(None if prediction.unknown else prediction.label)
+        changed = self._debounce(*evidence_of(prediction))
         if changed:
             self.stable = prediction
         stable = None if self.stable is None or self.stable.unknown else self.stable.label

@@ -16,7 +16,7 @@ NPZ_CURE = "give x_train, y_train, x_test and y_test: uint8 images or float32 wi
 
 @dataclass(frozen=True)
 class LabelledArray:
-    """data [n, ...]; names: the class of each sample; sessions: the recording of each, or None."""
+    """data [n, ...]; names: the class of each sample; sessions: the name of the session of each, or None."""
 
     data: np.ndarray
     names: list[str]
@@ -42,16 +42,20 @@ def load_part(path: Path, part: str) -> LabelledArray:
             raise BadInput(f"{path}: y_{part} names class {classes.max()} of {len(names)}", NPZ_CURE)
         classes = names[classes]
     sessions = arrays.get(f"session_{part}")
+    if sessions is not None and sessions.shape != classes.shape:
+        raise BadInput(f"{path}: session_{part} is {list(sessions.shape)} and y_{part} {list(classes.shape)}",
+                       "give one session per sample, by name or number")
     return LabelledArray(data, [str(name) for name in classes],
-                         None if sessions is None else [str(session) for session in sessions])
+                         None if sessions is None else sessions.astype(str).tolist())
 
 
 def read_part(path: Path, part: str) -> Iterator[Sample]:
-    """Every sample of one part, with its class."""
+    """Every sample of one part, with its class and session. A session is the same in other files if its name is."""
     loaded = load_part(path, part)
     for i, data in enumerate(loaded.data):
         session = loaded.sessions[i] if loaded.sessions else ""
-        yield Sample(data, str(path), session and f"{path}:{loaded.names[i]}:{session}", loaded.names[i], i, "index")
+        yield Sample(data, str(path), session and f"{path}:{loaded.names[i]}:{session}", loaded.names[i], i, "index",
+                     session)
 
 
 def read_class(path: Path, label: str | None) -> Iterator[Sample]:

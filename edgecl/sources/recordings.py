@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import warnings
 from collections.abc import Iterator
 from itertools import groupby
@@ -50,12 +52,13 @@ def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample
 
 def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
     """The windows of a recording with one of LABEL_COLUMNS, each within a stretch of one label; rows without a label
-    are left out. Raises BadInput if the table can't be read or has no such column."""
+    are left out. All are of one session, named by the content of the file. Raises BadInput if the table can't be read
+    or has no such column."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            dialect = csv.Sniffer().sniff(file.readline(), ",;\t")
-            file.seek(0)
-            header, *rows = csv.reader(file, dialect)
+            text = file.read()
+        dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
+        header, *rows = csv.reader(io.StringIO(text, ""), dialect)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise BadInput(f"{path} can't be read as a table with a header ({error})", CSV_CURE) from error
     names = [name.strip().lower() for name in header]
@@ -67,7 +70,7 @@ def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
         raise BadInput(f"{path} is a recording, but this state has no rate and window",
                        "create the state with `edgecl init --rate 50 --window 3`")
     keep = [i for i, name in enumerate(names) if i != at and name not in CLOCK_COLUMNS]
-    hop = spec.hop or spec.window / 2
+    hop, session = spec.hop or spec.window / 2, hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     row = 0
     for label, stretch in groupby(rows, lambda cells: cells[at].strip() if len(cells) == len(names) else ""):
         cells = list(stretch)
@@ -77,7 +80,8 @@ def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
             raise BadInput(f"{path}: near row {row + 2}: {error}", CSV_CURE) from error
         if label:
             for i, window in enumerate(cut(values, spec.rate, spec.window, hop)):
-                yield Sample(window, str(path), f"{path}#{row}", label, row / spec.rate + i * hop, "s")
+                yield Sample(window, str(path), f"{path}#{row}", label, row / spec.rate + i * hop, "s",
+                             session)
         row += len(cells)
 
 

@@ -1,7 +1,7 @@
 // The page: asks once, then follows the events of the daemon.
 import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
 import {sees, sources} from './live.js';
-import {offer, say, takesFiles, teaching, told} from './teach.js';
+import {NOTHING, offer, say, takesFiles, teaching, told} from './teach.js';
 
 const REFRESH_EVERY = 5000;                     // milliseconds
 const FIRST_GENERATIONS = 6;                    // shown at first
@@ -67,14 +67,14 @@ const review = once((found, names) => {
   $('frames').replaceChildren(...found.slice(0, 12).map(each => {
     const shot = el('div', {className: 'shot'}), gone = () => { item.remove(); refresh(); };
     const named = name => tried(async () => { say(told(await post(`/api/review/${each.id}`, {class: name}))); gone(); });
-    const guesses = [each.label, ...names.filter(name => name !== each.label)].filter(Boolean).slice(0, 3);
+    const guesses = [each.label ?? NOTHING, ...names.filter(name => name !== (each.label ?? NOTHING))].filter(Boolean).slice(0, 3);
     const other = el('input', {placeholder: 'other name', maxLength: 64, autocomplete: 'off'});
     other.setAttribute('list', 'names');
     other.setAttribute('aria-label', `Another name for frame ${each.id}`);
     const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
     form.addEventListener('submit', event => { event.preventDefault(); if (other.value.trim()) named(other.value.trim()); });
     const item = el('li', {className: 'frame'}, shot, el('div', {className: 'naming'},
-      el('p', {className: 'quiet small', textContent: `${each.unknown ? 'Unknown; nearest:' : 'Perhaps'} ${each.label}, ${percent(each.confidence)}`}),
+      el('p', {className: 'quiet small', textContent: `${each.unknown && each.label ? 'Unknown; nearest:' : 'Perhaps'} ${each.label ?? NOTHING}, ${percent(each.confidence)}`}),
       el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
       form, el('button', {type: 'button', className: 'link small', textContent: 'Dismiss',
         onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })})));

@@ -21,10 +21,11 @@ export function sees(source, said) {
   if (shown.said !== text) {
     shown.said = text;
     shown.label.textContent = said.unknown ? 'Unknown' : said.label;
-    shown.label.classList.toggle('unknown', said.unknown);
+    shown.label.classList.toggle('unknown', Boolean(said.unknown));
   }
   shown.meter.replaceChildren(measure('Confidence', percent(said.confidence), said.confidence, true).lastChild);
-  shown.confidence.textContent = said.unknown ? `nearest: ${said.label}, ${percent(said.confidence)}` : `${percent(said.confidence)} sure`;
+  shown.confidence.textContent = said.label === null ? said.reason : said.unknown ? `nearest: ${said.label}, ${percent(said.confidence)}`
+    : [`${percent(said.confidence)} sure`, said.reason].filter(Boolean).join('; ');
   shown.time.textContent = `${said.milliseconds.toFixed(1)} ms`;
   if (said.changed) $('heard').textContent = `${source}: ${said.stable ?? 'unknown'}`;  // not every frame
   look(source);

@@ -7,6 +7,8 @@ const ACCEPT = {image: 'image/*', window: '.csv,.npz,.json', feature: '.csv,.npz
 const MOST_UPLOAD = 8 * 2 ** 20; // bytes
 const SHORTEST = .3;             // seconds; shorter presses do not count
 
+export const NOTHING = 'nothing'; // the class that is answered as unknown, see edgecl/samples.py
+
 export function say(text, bad = false) {
   $('said').textContent = text;
   $('said').className = bad ? 'said bad' : 'said';
@@ -18,13 +20,21 @@ function name() {
   return value;
 }
 
+// Whether two shares, each as [right, of], differ by more than two standard errors; see edgecl/commands/learn.py.
+function beyondNoise(before, after) {
+  if (!before || !after || Math.min(before[1], after[1]) < 4) return false;
+  const pooled = (before[0] + after[0]) / (before[1] + after[1]);
+  return Math.abs(after[0] / after[1] - before[0] / before[1]) > 2 * Math.sqrt(pooled * (1 - pooled) * (1 / before[1] + 1 / after[1]));
+}
+
 // The result of a `learn`, in words.
 export function told(learned, samples = learned.samples) {
-  const after = learned.accuracy?.[learned.label]?.[1];
-  const less = Object.entries(learned.accuracy ?? {}).filter(([other, [was, now]]) =>
-    other !== learned.label && was !== null && now !== null && now < was - 1e-9);
-  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct.`)
-    + (less.length ? ` Less accurate now: ${less.slice(0, 3).map(([other, [was, now]]) => `${other} (${percent(was)} → ${percent(now)})`).join(', ')}.` : '');
+  const share = ([right, of]) => percent(right / of), judged = learned.judged ?? {};
+  const after = learned.accuracy?.[learned.label]?.[1], [right, of] = judged[learned.label]?.[1] ?? [];
+  const changed = Object.entries(judged).filter(([other, [was, now]]) => other !== learned.label && beyondNoise(was, now));
+  return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct (${right} of ${of}).`)
+    + (learned.left_out ? ` Left out: ${count(learned.left_out, 'sample')} of one colour or constant.` : '')
+    + (changed.length ? ` Changed: ${changed.slice(0, 3).map(([other, [was, now]]) => `${other} (${share(was)} → ${share(now)})`).join(', ')}.` : '');
 }
 
 // A photo that fits an upload: larger ones are scaled down here.
@@ -107,6 +117,7 @@ function holds(done) {
 export function teaching(done) {
   holds(done);
   takesFiles($('teach'), name, done);
+  $('nothing').addEventListener('click', () => { $('name').value = NOTHING; $('hold').focus(); });
   $('choose').addEventListener('click', () => { if (name()) $('files').click(); });
   $('files').addEventListener('change', event => {
     const files = [...event.target.files];
@@ -129,4 +140,5 @@ export function offer(info) {
   $('which').hidden = names.length < 2;
   $('hold').disabled = !names.length;
   $('hold-help').hidden = !names.length;
+  $('rest').hidden = info.kind === 'feature' || info.classes.length < 2 || info.classes.includes(NOTHING);
 }
