@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ import numpy as np
 from edgecl.evaluation import datasets
 from edgecl.learner import Learner
 from edgecl.learning.foundation import CALIBRATION_SAMPLES
-from edgecl.runtime.debounce import Debounce
-from edgecl.samples import Sample
+from edgecl.results import Prediction
+from edgecl.runtime.debounce import Debounce, evidence_of
+from edgecl.samples import NOTHING, Sample
 from edgecl.settings import Settings, parse_size
 from edgecl.sources import class_folders, read
 from edgecl.sources.spec import Spec
@@ -20,7 +20,7 @@ QUOTAS = ("400KB", "2MB", "8MB", "64MB")
 PHOTO_QUOTAS = ("8MB", "64MB")     # smaller ones have no room for the backbone
 EXEMPLAR_SHARE = 16             # of the quota, as `edgecl init` gives
 WISDM_WINDOW = 5.0              # seconds
-TAUGHT, NOTHING, NOTHING_WINDOWS = 6, 6, 300    # activities taught, activities of `nothing`, windows of it
+TAUGHT, OTHERS, NOTHING_WINDOWS = 6, 6, 300    # activities taught, activities of `nothing`, windows of it
 
 
 def windows_by_quota(data: datasets.Split, quota: str) -> dict[str, float | str]:
@@ -65,13 +65,13 @@ def _form(learner: Learner) -> dict[str, str]:
 
 
 def nothing(data: datasets.Split, streams: Path, seed: int) -> dict[str, dict[str, float]]:
-    """Two states that know TAUGHT activities, without and with a class `nothing` of NOTHING other ones: what they make
+    """Two states that know TAUGHT activities, without and with a class `nothing` of OTHERS more: what they make
     of activities that neither knows, as windows and as streams of unseen people.
 
     streams: folder of test recordings, CLASS/*.csv, with as many rows in WISDM_WINDOW seconds as a window has.
     """
     order = np.random.default_rng(seed).permutation(len(data.class_names))
-    taught, other, strange = order[:TAUGHT], order[TAUGHT:TAUGHT + NOTHING], order[TAUGHT + NOTHING:]
+    taught, other, strange = order[:TAUGHT], order[TAUGHT:TAUGHT + OTHERS], order[TAUGHT + OTHERS:]
     found = {}
     with tempfile.TemporaryDirectory() as name:
         for way in ("without", "with"):
@@ -80,7 +80,7 @@ def nothing(data: datasets.Split, streams: Path, seed: int) -> dict[str, dict[st
                 _teach(learner, data, np.flatnonzero(data.y_train == number), data.class_names[number])
             if way == "with":
                 rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isin(data.y_train, other)))
-                _teach(learner, data, np.sort(rows[:NOTHING_WINDOWS]), "nothing")
+                _teach(learner, data, np.sort(rows[:NOTHING_WINDOWS]), NOTHING)
             found[way] = _answers(learner, data, taught, strange) | _streams(learner, data, streams, taught, strange)
     return found
 
@@ -90,10 +90,9 @@ def _teach(learner: Learner, data: datasets.Split, rows: np.ndarray, label: str)
     learner.learn(data.x_train[rows], label, [f"person {each}" for each in data.session_train[rows]])
 
 
-def named(answer: object) -> str | None:
+def named(answer: Prediction) -> str | None:
     """The taught name that an answer gives, if any."""
-    values = asdict(answer)  # type: ignore[call-overload]
-    return None if values["unknown"] or values["label"] in (None, "nothing") else values["label"]
+    return None if answer.unknown else answer.label
 
 
 def _answers(learner: Learner, data: datasets.Split, taught: np.ndarray, strange: np.ndarray) -> dict[str, float]:
@@ -115,7 +114,7 @@ def _streams(learner: Learner, data: datasets.Split, streams: Path, taught: np.n
             values = np.loadtxt(file, np.float32, delimiter=",")
             windows = values[:len(values) // rows * rows].reshape(-1, rows, values.shape[1])
             debounce = Debounce()
-            stable = [named(answer) if debounce(named(answer)) else None for answer in learner.predict(windows)]
+            stable = [named(answer) if debounce(*evidence_of(answer)) else None for answer in learner.predict(windows)]
             if number in strange:
                 false += sum(each is not None for each in stable)
                 hours += len(windows) * WISDM_WINDOW / 3600
