@@ -169,7 +169,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 def differences(data: Set, rows: np.ndarray, ways: tuple[int, int], limit: int) -> dict[str, float]:
     """ways: how many draws of recordings' numbers, and orders of classes. Over each: lowest and highest accuracy, test
     samples whose answer is not the same every time, and the largest difference of a probability."""
-    found = {}
+    found: dict[str, float] = {}
     rng = np.random.default_rng(0)
     classes = np.unique(data.y[rows])
     truth = np.searchsorted(classes, data.test_y)
