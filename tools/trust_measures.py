@@ -139,8 +139,9 @@ def calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:
 
 
 def strangers(data: Set, count: int, per_class: int, seed: int) -> dict[str, dict[str, float]]:
-    """Who is called unknown after `count` classes, drawn by the seed: shares of known and of strange samples, by edgecl
-    and by two usual scores whose threshold accepts the same share of the known test samples."""
+    """Who is called unknown after `count` classes, drawn by the seed: shares of known and of strange samples, by
+    edgecl, by its head alone, which does not see what is blank, and by two usual scores whose threshold accepts the
+    same share of the known test samples."""
     rng = np.random.default_rng(100 * count + per_class + 7 * seed)
     classes = np.sort(rng.permutation(np.unique(data.y))[:count])
     rows = some(data, per_class, seed, classes)
@@ -151,13 +152,15 @@ def strangers(data: Set, count: int, per_class: int, seed: int) -> dict[str, dic
     answers = {name: taught.answers(x) for name, x in groups.items()}
     transform = FeatureTransform(data.x.shape[1], data.x.shape[1], data.power)
     stored = _unit(transform(data.x[rows]))
-    scores = {"edgecl": {name: unknown.astype(float) for name, (_, unknown) in answers.items()},
+    scores = {"edgecl": {name: (unknown | data.blank.get(name, False)).astype(float)
+                         for name, (_, unknown) in answers.items()},
+              "head": {name: unknown.astype(float) for name, (_, unknown) in answers.items()},
               "max-softmax": {name: 1 - p.max(1) for name, (p, _) in answers.items()},
               "kNN": {name: 1 - (_unit(transform(x)) @ stored.T).max(1) for name, x in groups.items()}}
     refused = float(scores["edgecl"]["known"].mean())
     told = {}
     for score, of in scores.items():
-        limit = 0.5 if score == "edgecl" else float(np.quantile(of["known"], 1 - refused))
+        limit = 0.5 if score in ("edgecl", "head") else float(np.quantile(of["known"], 1 - refused))
         told[score] = {name: float((values > limit).mean()) for name, values in of.items()}
     return told
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
@@ -15,11 +15,13 @@ from edgecl.backbones.rocket import build_rocket
 from edgecl.backbones.session import Backbone
 from edgecl.evaluation import datasets
 from edgecl.images import read_image
+from edgecl.samples import blank
 
 ROCKETS = (84, 168, 336, 672, 1344, 2688)
 CIFAR_PHOTOS = 60   # per class, to learn from
 STRANGERS = 400     # photos of another set, or a few more
 BATCH = 16
+SHORT = {"constants": "c", "lying still": "s", "noise": "n"}     # in the names of cached arrays
 Arrays = dict[str, np.ndarray]
 
 
@@ -27,7 +29,8 @@ Arrays = dict[str, np.ndarray]
 class Set:
     """Features of one data set. kind, shape: of its samples, as a backbone takes them; x, y: features float32 [n, d]
     and class numbers of the training part; sessions: the person of each sample, -1 for none; test_x, test_y: of the
-    test part; names: of the classes; strangers: name -> features [n, d] of samples that belong to none of them."""
+    test part; names: of the classes; strangers: name -> features [n, d] of samples that belong to none of them; blank:
+    of those of a name, which show nothing, bool [n]: they are told before any head sees them."""
 
     name: str
     kind: str
@@ -40,6 +43,7 @@ class Set:
     test_y: np.ndarray
     names: list[str]
     strangers: Arrays = field(default_factory=dict)
+    blank: Arrays = field(default_factory=dict)
 
     @property
     def with_sessions(self) -> bool:
@@ -58,11 +62,13 @@ def all_sets(folders: dict[str, Path | None], cache: Path, only: str = "") -> di
               for name, folder in folders.items() if folder and name != "wisdm51" and only[:2] in ("", "gr", "ci")}
     for name, arrays in photos.items():
         if name.startswith(only):
-            odd = {"frames": cached(cache / "frames.npz", frames)["x"]}
+            shown = cached(cache / "frames.npz", frames)
+            odd = {"frames": shown["x"]}
             others = [each["xe"] for other, each in photos.items() if other != name]
             if others:
                 odd["far"] = np.concatenate([x[::max(len(x) // STRANGERS, 1)] for x in others])
-            found[name] = _set(name, "image", (224, 224, 3), 0.5, arrays, odd)
+            made = _set(name, "image", (224, 224, 3), 0.5, arrays, odd)
+            found[name] = replace(made, blank={"frames": shown["blank"]})
     if "digits".startswith(only):
         found["digits"] = _digits()
     for name in ("watch", "wisdm51"):
@@ -74,10 +80,10 @@ def all_sets(folders: dict[str, Path | None], cache: Path, only: str = "") -> di
         for size in sizes:
             mine = {key: arrays[key] for key in ("yt", "ye", "gt", "names")} | {
                 "xt": arrays[f"t{size}"], "xe": arrays[f"e{size}"]}
-            odd = {what: arrays[f"{short}{size}"] for what, short in
-                   (("constants", "c"), ("lying still", "s"), ("noise", "n"))}
-            found[f"{name} {size}"] = _set(f"{name} {size}", "window", arrays["wt"].shape[1:],
-                                           float(arrays[f"power{size}"]), mine, odd)
+            odd = {what: arrays[f"{short}{size}"] for what, short in SHORT.items()}
+            made = _set(f"{name} {size}", "window", arrays["wt"].shape[1:], float(arrays[f"power{size}"]), mine, odd)
+            found[made.name] = replace(made, blank={what: blank_ones(arrays[f"w{short}"], "window")
+                                                    for what, short in SHORT.items()})
     return found
 
 
@@ -118,8 +124,14 @@ def frames() -> Arrays:
         glow = rng.uniform(4, 20) * np.exp(-(y ** 2 + x ** 2) * rng.uniform(0.5, 3))
         shown.append(glow[..., None] + rng.normal(0, 2, shape))
     shown += [rng.normal(rng.uniform(180, 240), 3, shape) for _ in range(8)]
+    pictures = np.stack([np.clip(each, 0, 255).astype(np.uint8) for each in shown])
     backbone = Backbone(build_image("efficientnet-lite0", None))
-    return {"x": _features(backbone, [np.clip(each, 0, 255).astype(np.uint8) for each in shown])}
+    return {"x": _features(backbone, pictures), "blank": blank_ones(pictures, "image")}
+
+
+def blank_ones(data: np.ndarray, kind: str) -> np.ndarray:
+    """Which samples [n, ...] show nothing, as the product tells it, bool [n]."""
+    return np.array([bool(why) for why in blank(data, kind)])
 
 
 def window_features(folder: Path | None) -> Arrays:
@@ -145,7 +157,7 @@ def window_features(folder: Path | None) -> Arrays:
         mix = made[f"t{size}"][np.linspace(0, len(x) - 1, 256).astype(int)]
         made[f"power{size}"] = np.array(choose_power(mix))
         made |= {f"{kind}{size}": _features(backbone, windows) for kind, windows in nothing.items()}
-    return made
+    return made | {f"w{kind}": windows.astype(np.float32) for kind, windows in nothing.items()}
 
 
 def _features(backbone: Backbone, samples: list[np.ndarray] | np.ndarray) -> np.ndarray:
