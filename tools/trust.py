@@ -103,8 +103,10 @@ def measure_states(options: argparse.Namespace, results: Results, parts: str) ->
             results(f"d watch {quota}", states.windows_by_quota, datasets.watch_windows(), quota)
             if wisdm:
                 results(f"d wisdm51 {quota}", states.windows_by_quota, wisdm, quota)
-            if options.grocery and quota in states.PHOTO_QUOTAS:
-                results(f"d grocery_store {quota}", states.photos_by_quota, options.grocery, quota)
+            if options.grocery:
+                photos = all_sets({"grocery_store": options.grocery}, options.cache, "grocery")["grocery_store"]
+                given = photos.x, photos.y, photos.test_x, photos.test_y, quota
+                results(f"d grocery_store {quota}", states.vectors_by_quota, *given)
     if "e" in parts and wisdm:
         for seed in range(1 if options.quick else 3):
             results(f"e wisdm51 {seed}", states.nothing, wisdm, options.wisdm / "streams" / "test", seed)
