@@ -16,6 +16,7 @@ from edgecl.backbones.session import METADATA_KEY as BACKBONE_KEY
 from edgecl.backbones.session import Backbone, open_session
 from edgecl.errors import BackboneError
 from edgecl.heads import unknown
+from edgecl.heads.head import NearestRow, Novelty, Scale
 from edgecl.heads.onnx_head import METADATA_KEY, OUTPUTS, HeadSession, build_head, fuse
 from edgecl.heads.solvers import KINDS, solve
 from edgecl.statistics.class_statistics import ClassStatistics
@@ -38,8 +39,11 @@ def taught(kind, transform, classes=6, offset=0.0, seed=0):
     head = solve(kind, pooled, transform)
     z = np.abs(head.logits(transform(np.concatenate(list(x.values()))))).max()
     head = replace(head, temperature=float(z) / 10 or 1.0)
-    if not KINDS[kind].normalised and (fitted := unknown.fit(head, pooled)):
-        head = replace(head, novelty=fitted.with_threshold(np.linspace(0, float(np.abs(fitted.means).max()), 40)))
+    near = unknown.relative_distance(head, pooled)
+    rows = np.concatenate(list(x.values()))[::3]
+    units = (rows.mean(0), 1 / rows.std(0)) if seed else (None, None)
+    like = NearestRow.of(transform.plain(rows), *units)
+    head = replace(head, novelty=Novelty(near, Scale(-30.0, 40.0), like, Scale(-2.0, 0.5), threshold=2.5))
     return head, np.concatenate([*x.values(), rng.standard_normal((20, transform.source)).astype(np.float32)])
 
 
@@ -50,17 +54,15 @@ def softmax(z):
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_graph_answers_like_numpy(kind, transform):
-    head, features = taught(kind, transform)
+@pytest.mark.parametrize("seed", [0, 1], ids=["direction", "units"])
+def test_the_graph_answers_like_numpy(kind, transform, seed):
+    head, features = taught(kind, transform, seed=seed)
     logits, probabilities, distance = HeadSession(build_head(head)).session.run(list(OUTPUTS[1:]), {"input": features})
     expected = head.logits(transform(features))
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
     assert np.abs(probabilities - softmax(expected / head.temperature)).max() <= 1e-5
-    if head.novelty:
-        truth = head.novelty.distance(expected)
-        assert np.abs(distance - truth).max() <= 1e-5 * np.abs(truth).max()
-    else:
-        assert not distance.any()
+    truth = head.novelty.score(transform.plain(features), expected)
+    assert np.abs(distance - truth).max() <= 1e-4 * np.abs(truth).max()
 
 
 @pytest.mark.parametrize(("classes", "offset"), [(1, 0.0), (2, 0.0), (60, 0.0), (5, 1e4)])
@@ -71,9 +73,8 @@ def test_the_graph_answers_like_numpy_for_few_many_and_far_classes(kind, classes
                                                                         {"input": features + np.float32(offset)})
     expected = head.logits(features + np.float32(offset))
     assert np.abs(probabilities - softmax(expected / head.temperature)).max() <= 1e-4
-    if head.novelty:
-        truth = head.novelty.distance(expected)
-        assert np.abs(distance - truth).max() <= 1e-4 * np.abs(truth).max()
+    truth = head.novelty.score(features + np.float32(offset), expected)
+    assert np.abs(distance - truth).max() <= 1e-4 * np.abs(truth).max()
 
 
 def test_a_session_knows_labels_kind_and_threshold():
@@ -85,10 +86,24 @@ def test_a_session_knows_labels_kind_and_threshold():
     assert probabilities.shape == (len(features), 6)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     assert unknown.dtype == bool
-    assert unknown.tolist() == (head.novelty.distance(head.logits(features)) > head.novelty.threshold).tolist()
-    never = HeadSession(build_head(replace(head, novelty=None)))
-    assert never.unknown_above == float("inf")
-    assert not never(features)[1].any()
+    assert unknown.tolist() == (head.novelty.score(features, head.logits(features)) > head.novelty.threshold).tolist()
+    assert unknown.any() and not unknown.all()
+    assert session.unknown_needs == 0
+    for novelty, needs in ((None, None), (Novelty(needs=2), 2)):
+        never = HeadSession(build_head(replace(head, novelty=novelty)))
+        assert (never.unknown_above, never.unknown_needs) == (None, needs)
+        assert never(features)[1] is None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_answer_does_not_depend_on_the_other_samples_of_its_batch(seed):
+    head, features = taught("slda", TRANSFORMS["power"], seed=seed)
+    session = HeadSession(build_head(head)).session
+    features = np.concatenate([features, 1e4 * features[:5], np.zeros((2, 20), np.float32)])
+    together = session.run(["novelty"], {"input": features})[0]
+    alone = np.concatenate([session.run(["novelty"], {"input": one[None]})[0] for one in features])
+    assert np.isfinite(together).all()
+    assert np.abs(together - alone).max() <= 1e-5 * np.abs(together).max()
 
 
 def test_the_same_head_gives_the_same_bytes():

@@ -1,4 +1,4 @@
-"""Unknown samples: the distance in logits against the one written out in all dimensions."""
+"""Unknown samples: scores, their scale out of fold and their threshold, against what they are by definition."""
 from __future__ import annotations
 
 import tracemalloc
@@ -7,10 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgecl.heads.head import ACCEPTED_SHARE, MIN_FOR_THRESHOLD
-from edgecl.heads.solvers import KINDS, solve
-from edgecl.heads.unknown import fit
+from edgecl.exemplars.buffer import Buffer
+from edgecl.exemplars.codecs import codec_of
+from edgecl.exemplars.pseudo_samples import ClassGaussians
+from edgecl.heads import unknown
+from edgecl.heads.head import LEAST_DISTANCE, NearestRow
+from edgecl.heads.left_out import LeftOut, Rows
+from edgecl.heads.onnx_head import build_head
+from edgecl.heads.out_of_fold import OutOfFold
+from edgecl.heads.solvers import solve
+from edgecl.heads.unknown import MANY_CLASSES, MIN_JUDGES, Judged, fit, relative_distance, rows_bytes, rows_held
+from edgecl.learning.knowledge import Knowledge
 from edgecl.statistics.class_statistics import ClassStatistics
+from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
 
 
@@ -30,86 +39,49 @@ def written_out(x, pooled):
     within = (1 - e) * pooled.covariance + e * np.trace(pooled.covariance) / d * np.eye(d)
     total = within + sum(s * np.outer(m, m) for s, m in zip(pooled.share, pooled.means))
     x = x.astype(np.float64) - pooled.centre
-    near = [np.einsum("nd,nd->n", x - m, np.linalg.solve(within, (x - m).T).T) for m in pooled.means]
-    return np.min(near, 0) - np.einsum("nd,nd->n", x, np.linalg.solve(total, x.T).T)
+    root, whole = (np.linalg.inv(np.linalg.cholesky(a)).T for a in (within, total))
+    near = [(((x - m) @ root) ** 2).sum(1) for m in pooled.means]
+    return np.min(near, 0) - ((x @ whole) ** 2).sum(1)
 
 
-@pytest.mark.parametrize(("classes", "d"), [(2, 12), (6, 12), (30, 12), (13, 12)])
-def test_the_distance_in_logits_is_the_one_in_all_dimensions(classes, d):
-    pooled, data = learned(classes, d)
-    head = solve("slda", pooled, FeatureTransform(d, d))
+@pytest.mark.parametrize("kind", ["slda", "ridge"])
+@pytest.mark.parametrize("factor", [1, 1 / 9, 2])
+@pytest.mark.parametrize(("classes", "d"), [(2, 12), (6, 12), (12, 12), (30, 12), (40, 60)])
+def test_the_distance_in_logits_is_the_one_in_all_dimensions(classes, d, factor, kind):
+    pooled, data = learned(classes, d, 8 if classes > 12 else 40)
+    pooled = replace(pooled, penalty=min(pooled.shrinkage * factor, 0.85))
+    head = solve(kind, pooled, FeatureTransform(d, d))
     x = np.concatenate([*data.values(), 5 * np.random.default_rng(1).standard_normal((50, d)).astype(np.float32)])
-    found, expected = fit(head, pooled).distance(head.logits(x)), written_out(x, pooled)
+    found, expected = relative_distance(head, pooled)(head.logits(x)), written_out(x, pooled)
     assert np.abs(found - expected).max() < 1e-3 * np.ptp(expected)
 
 
 def test_features_far_from_zero_have_the_same_distances():
     (near, data), (far, moved) = learned(), learned(offset=1e4)
     a, b = (solve("slda", pooled, FeatureTransform(12, 12)) for pooled in (near, far))
-    here = fit(a, near).distance(a.logits(data[2]))
-    assert np.allclose(here, fit(b, far).distance(b.logits(moved[2])), atol=0.01 * np.abs(here).max())
+    here = relative_distance(a, near)(a.logits(data[2]))
+    assert np.allclose(here, relative_distance(b, far)(b.logits(moved[2])), atol=0.01 * np.abs(here).max())
 
 
-@pytest.mark.parametrize("kind", [kind for kind, needs in KINDS.items() if not needs.normalised])
-def test_another_class_is_further_than_the_known_ones(kind):
-    pooled, data = learned(8)
-    head = solve(kind, pooled, FeatureTransform(12, 12))
-    novelty = fit(head, pooled)
-    known = np.concatenate([novelty.distance(head.logits(x)) for x in data.values()])
-    strange = novelty.distance(head.logits(12 * np.random.default_rng(5).standard_normal((60, 12)).astype(np.float32)))
-    assert np.median(strange) > np.quantile(known, ACCEPTED_SHARE)
-
-
-def test_the_threshold_accepts_its_share_and_waits_for_enough_samples():
-    pooled, _ = learned()
-    novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled)
-    distances = np.arange(100.0)
-    assert np.mean(distances <= novelty.with_threshold(distances).threshold) == pytest.approx(ACCEPTED_SHARE)
-    assert novelty.with_threshold(distances[:MIN_FOR_THRESHOLD - 1]).threshold == float("inf")
-    assert novelty.with_threshold(distances[:MIN_FOR_THRESHOLD]).threshold < float("inf")
-
-
-def test_without_two_classes_and_a_covariance_nothing_is_strange():
+def test_without_two_classes_and_a_covariance_there_is_no_relative_distance():
     store = ClassStatistics(np.zeros(3))
     for label, x in (("a", np.eye(3)[:1]), ("b", np.eye(3)[1:2])):
         store.add(label, x.astype(np.float32))
-        assert fit(solve("slda", store.pooled(), FeatureTransform(3, 3)), store.pooled()) is None
-    same = ClassStatistics(np.zeros(3))
-    same.add("a", np.eye(3, dtype=np.float32))
-    same.add("b", np.eye(3, dtype=np.float32))
-    pooled = same.pooled()
-    found = fit(solve("slda", pooled, FeatureTransform(3, 3)), pooled)
-    assert found is None or np.isfinite(found.distance(np.zeros((1, 2)))).all()
-
-
-@pytest.mark.parametrize("kind", ["slda", "ridge"])
-@pytest.mark.parametrize("factor", [1, 1 / 9, 1 / 3, 2])
-@pytest.mark.parametrize(("classes", "d"), [(6, 12), (12, 12), (30, 12), (40, 90), (150, 140)])
-def test_short_ways_give_the_distance_of_the_general_one(classes, d, factor, kind):
-    """Of a head that is solved from the covariance itself, or from one that is shrunk otherwise."""
-    pooled, data = learned(classes, d, 8 if classes > 12 else 40)
-    solved = pooled if factor == 1 else replace(pooled, penalty=min(pooled.shrinkage * factor, 0.95))
-    head = solve(kind, solved, FeatureTransform(d, d))
-    logits = head.logits(np.concatenate(list(data.values())))
-    found = fit(head, pooled, solved).distance(logits)
-    general = fit(replace(head, shrinkage=None), pooled).distance(logits)
-    assert np.abs(found - general).max() < 2e-6 * np.ptp(general)
+        assert relative_distance(solve("slda", store.pooled(), FeatureTransform(3, 3)), store.pooled()) is None
+    pooled = learned()[0]
+    for kind in ("nearest-mean", "cosine"):
+        assert relative_distance(solve(kind, pooled, FeatureTransform(12, 12)), pooled) is None
 
 
 def test_classes_with_the_same_mean_have_distances():
-    pooled, data = learned(4, 12)
-    store = ClassStatistics(np.zeros(12))
+    store, data = ClassStatistics(np.zeros(12)), learned(4, 12)[1]
     for label in range(4):
         store.add(f"a{label}", data[label])
         store.add(f"b{label}", data[label])
     pooled = store.pooled()
-    for factor in (1, 1 / 3):
-        solved = pooled if factor == 1 else replace(pooled, penalty=pooled.shrinkage * factor)
-        head = solve("slda", solved, FeatureTransform(12, 12))
-        found = fit(head, pooled, solved).distance(head.logits(data[0]))
-        if factor == 1:
-            assert np.abs(found - written_out(data[0], pooled)).max() < 1e-3 * np.abs(found).max()
-        assert np.isfinite(found).all()
+    head = solve("slda", pooled, FeatureTransform(12, 12))
+    found = relative_distance(head, pooled)(head.logits(data[0]))
+    assert np.abs(found - written_out(data[0], pooled)).max() < 1e-3 * np.abs(found).max()
 
 
 def test_distances_of_thousands_of_classes_need_no_square_of_their_number():
@@ -120,8 +92,215 @@ def test_distances_of_thousands_of_classes_need_no_square_of_their_number():
     pooled = store.pooled()
     tracemalloc.start()
     head = solve("ridge", pooled, FeatureTransform(16, 16))
-    novelty = fit(head, pooled)
+    near = relative_distance(head, pooled)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 3000 * 3000   # bytes: a matrix of float64 would be eight times that
-    assert np.isfinite(novelty.distance(head.logits(np.zeros((2, 16), np.float32)))).all()
+    assert np.isfinite(near(head.logits(np.zeros((2, 16), np.float32)))).all()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_nearest_row_is_that_of_all_rows(scaled):
+    rng = np.random.default_rng(3)
+    rows, x = (3 + rng.standard_normal((n, 30)).astype(np.float32) for n in (50, 20))
+    x = np.concatenate([x, rows[:3], np.zeros((1, 30), np.float32), 1e6 * rows[:1]])
+    units = (rows.mean(0), 1 / rows.std(0)) if scaled else (None, None)
+    nearest = NearestRow.of(rows, *units)
+
+    def exact(a):
+        a = (a.astype(np.float64) - units[0]) * units[1] if scaled else a.astype(np.float64)
+        return a if scaled else a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-30)
+
+    apart = ((exact(x)[:, None] - exact(rows)) ** 2).sum(2)
+    size = (exact(rows) ** 2).sum(1).mean()
+    found = np.exp(nearest(x))
+    far = apart.min(1) > 0.01 * size
+    assert np.abs(np.sqrt(found[far] / apart.min(1)[far]) - 1).max() < 0.1
+    assert np.isfinite(nearest(x)).all()
+    assert nearest.least == pytest.approx(LEAST_DISTANCE * size, rel=0.05)
+    assert np.array_equal(nearest(x), np.concatenate([nearest(one[None]) for one in x]))
+
+
+def knowledge(data, kind="feature", limit=100_000, covariance=True, sessions=None, statistics=False):
+    """What is known after these classes of vectors (label -> [n, d])."""
+    d = next(iter(data.values())).shape[1]
+    buffer = Buffer(limit, 2 ** 14, "reservoir", codec_of("auto", "feature", (d,), 1.0))
+    known = Knowledge([FeatureTransform(d, d)], Form(covariance), buffer,
+                      ClassGaussians(limit // 2) if statistics else None, photos=kind == "image")
+    rng = np.random.default_rng(0)
+    for label, x in data.items():
+        own = rng.integers(0, 2 ** 31, len(x))
+        recordings = own if sessions is None else np.asarray(sessions[label])
+        known.add(label, [int(r) << 32 | int(o) for r, o in zip(recordings, own)], np.asarray(x, np.float32))
+    return known
+
+
+def clouds(classes, n, d=40, seed=0, width=0.4):
+    rng = np.random.default_rng(seed)
+    return {f"c{c:02}": (2 + rng.standard_normal(d) + width * rng.standard_normal((n, d))).astype(np.float32)
+            for c in range(classes)}
+
+
+def novelty_of(known):
+    head = known.judge("auto").head
+    return head, head.novelty
+
+
+def called(known, x):
+    head, novelty = novelty_of(known)
+    x = np.asarray(x, np.float32)
+    return novelty.score(head.transform.plain(x), head.logits(head.transform(x))) > novelty.threshold
+
+
+@pytest.mark.parametrize("kind", ["image", "feature"])
+@pytest.mark.parametrize(("classes", "n"), [(1, 3), (1, 30), (2, 4), (5, 10), (MANY_CLASSES + 5, 12)])
+def test_strangers_are_unknown_from_three_samples_of_one_class_on(kind, classes, n):
+    every = clouds(classes + 3, n + 40)
+    taught = {label: x[:n] for label, x in [*every.items()][:classes]}
+    known = knowledge(taught, kind)
+    near = np.concatenate([x for label, x in every.items() if label not in taught])
+    rest = np.concatenate([every[label][n:] for label in taught])
+    assert called(known, near).mean() > 0.95
+    assert called(known, rest).mean() < 0.15
+    far = np.random.default_rng(9).normal(size=(5, 40))
+    assert called(known, np.concatenate([np.full((1, 40), -50.0), np.zeros((1, 40)), 40 * far])).all()
+
+
+@pytest.mark.parametrize(("counts", "needs"), [((1,), 2), ((2,), 1), ((1, 1), 2), ((2, 1), 1), ((1, 1, 1, 1), 2),
+                                               ((3,), 0), ((2, 2), 0), ((5, 1), 0)])
+def test_before_that_it_says_how_many_samples_are_missing(counts, needs):
+    every = clouds(len(counts), 12)
+    taught = {label: x[:n] for (label, x), n in zip(every.items(), counts)}
+    novelty = novelty_of(knowledge(taught))[1]
+    assert novelty.needs == needs
+    assert np.isfinite(novelty.threshold) == (needs == 0)
+    if needs:   # so many more of the largest class are enough, one fewer is not
+        largest = max(taught, key=lambda label: len(taught[label]))
+        for more in (needs - 1, needs):
+            x = every[largest][:len(taught[largest]) + more]
+            assert np.isfinite(novelty_of(knowledge({**taught, largest: x}))[1].threshold) == (more == needs)
+
+
+@pytest.mark.parametrize("head", ["nearest-mean", "cosine"])
+def test_a_head_without_covariance_tells_strangers_too(head):
+    known = knowledge(clouds(3, 20), covariance=False)
+    found = known.judge(head).head
+    x = np.random.default_rng(8).standard_normal((50, 40)).astype(np.float32) * 3
+    assert (found.novelty.score(x, found.logits(x)) > found.novelty.threshold).all()
+    assert found.novelty.near is None
+
+
+def test_samples_that_are_all_alike_do_not_break_it():
+    x = np.ones((20, 40), np.float32)
+    known = knowledge({"a": x})
+    assert not called(known, x).any()
+    assert called(known, -x).all()
+    assert np.isfinite(novelty_of(knowledge({"a": x, "b": x, "c": 0 * x}))[1].threshold)
+
+
+def test_a_sample_is_compared_with_no_row_of_its_own_session():
+    """Each session is a copy of one window: left out as a whole, what is left is far away."""
+    rng = np.random.default_rng(0)
+    centres = 2 + rng.standard_normal((6, 40))
+    x = np.repeat(centres, 10, 0) + 0.01 * rng.standard_normal((60, 40))
+    known = knowledge({"a": x}, sessions={"a": np.repeat(np.arange(6), 10)})
+    assert called(known, 2 + rng.standard_normal((200, 40))).mean() < 0.2
+    assert called(known, 2 + 4 * rng.standard_normal((200, 40))).mean() > 0.9
+
+
+def brute_force(known, left_rows):
+    """`near` out of fold of some judging rows, all in d dimensions, from statistics without what is left out."""
+    judges, head = known.judges(), known.judge("auto").head
+    rows, labels, found = judges.rows, known.labels, []
+    x = np.array(rows.features, np.float64)
+    pooled = known.plain.pooled()
+    e, f, d = head.shrinkage, pooled.freedom, x.shape[1]
+    rho = e * np.trace(pooled.covariance) / d
+    for place in left_rows:
+        stay = np.setdiff1d(np.arange(len(x)), judges.left.of[place])
+        means = np.stack([x[stay][rows.classes[stay] == c].mean(0) for c in range(len(labels))])
+        apart = x[stay] - means[rows.classes[stay]]
+        within = (1 - e) * apart.T @ apart / f + rho * np.eye(d)
+        scale = (len(stay) - len(labels)) / f
+        inner = np.linalg.inv(within) * scale
+        own = x[judges.left.rows[place]] - pooled.centre
+        centred = means - pooled.centre
+        md = min((own - m) @ inner @ (own - m) for m in centred)
+        # MD_0 keeps the metric of all samples between the means, see `unknown._relative`
+        z = centred @ inner @ own
+        full = np.linalg.inv((1 - e) * pooled.covariance + rho * np.eye(d))
+        gram = pooled.means @ full @ pooled.means.T + np.diag(1 / pooled.share)
+        found.append(md - (own @ inner @ own - z @ np.linalg.solve(gram, z)))
+    return np.array(found)
+
+
+def test_the_relative_distance_out_of_fold_is_the_one_solved_again():
+    known = knowledge(clouds(4, 25, d=15, width=0.8))
+    judges, judged = known.judges(), known.judge("slda")
+    pooled = replace(known.plain.pooled(), penalty=judged.head.shrinkage)
+    out = OutOfFold.of(pooled, judges.rows, judges.left, judged.head.shrinkage)
+    few = np.arange(0, len(judges.left.rows), 7)
+    found, expected = unknown._relative(pooled, out, few), brute_force(known, few)
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+def test_rows_are_of_each_class_equally_many_whatever_the_order():
+    data = clouds(5, 40)
+    data["c00"] = data["c00"][:3]
+    found = [novelty_of(knowledge(dict(order), limit=100_000))[1] for order in (data.items(), [*data.items()][::-1])]
+    most = rows_held(100_000, False, 40)
+    assert len(found[0].like.rows) == min(most, 163)
+    small = novelty_of(knowledge(data, limit=8_000))[1]
+    assert 0 < len(small.like.rows) <= rows_held(8_000, False, 40) < 163
+    assert small.like.rows.nbytes < rows_bytes(8_000, False, 40)
+    rows = Rows([*np.concatenate([*data.values()])], FeatureTransform(40, 40), np.repeat(np.arange(5), [3, *[40] * 4]),
+                np.arange(163), np.random.default_rng(4).permutation(163), np.ones(163, np.bool_))
+    kept = unknown._kept(rows, 50)
+    assert np.bincount(rows.classes[kept]).tolist() == [3, 11, 11, 11, 11]
+    for c in range(5):
+        mine = rows.classes == c
+        assert set(rows.own[kept][rows.classes[kept] == c]) == set(np.sort(rows.own[mine])[:11])
+    assert len(unknown._kept(rows, 4)) == 0
+
+
+def test_more_bytes_for_exemplars_are_never_fewer_rows_and_never_pass_the_limit():
+    for photos in (False, True):
+        held = [rows_held(exemplars, photos, 672) for exemplars in range(0, 20_000_000, 50_000)]
+        assert held == sorted(held) and held[0] == 0
+        assert held[-1] * 672 <= unknown.ROWS_NUMBERS[photos]
+    assert rows_bytes(0, True, 1280) == 0
+
+
+def test_without_room_for_rows_the_relative_distance_alone_tells():
+    known = knowledge(clouds(12, 12), limit=1_900)   # some samples are kept, but not a row of each class in the head
+    assert len(known.kept().columns.rows) >= 3 and rows_held(1_900, False, 40) < 12
+    head, novelty = novelty_of(known)
+    assert novelty.like is None and novelty.near is not None and np.isfinite(novelty.threshold)
+    assert len(build_head(head)) < 12_000
+
+
+def test_no_row_is_held_where_no_sample_may_be_kept():
+    known = knowledge(clouds(3, 30), statistics=True)
+    novelty = novelty_of(known)[1]
+    assert novelty.like is None
+    assert novelty.near is not None and np.isfinite(novelty.threshold)
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 6.3138), (2, 2.9200), (3, 2.3534), (5, 2.0150), (10, 1.8125),
+                                                   (30, 1.6973), (1000, 1.6464)])
+def test_the_quantile_of_student(freedom, quantile):
+    assert unknown.t95(freedom) == pytest.approx(quantile, rel=0.004)
+
+
+def test_with_fewer_sessions_it_is_more_careful():
+    scores = np.random.default_rng(0).standard_normal(60)
+    limits = [unknown._threshold(scores, groups) for groups in (1, 2, 3, 10, 60)]
+    assert limits == sorted(limits, reverse=True) and limits[0] > limits[-1]
+
+
+def test_judges_without_any_row_left_give_no_threshold():
+    pooled = learned(2, 12)[0]
+    rows = Rows([], FeatureTransform(12, 12), *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.bool_))
+    judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), pooled, False, 10_000)
+    novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled, None, judged)
+    assert novelty.needs == MIN_JUDGES and not np.isfinite(novelty.threshold)

@@ -27,6 +27,9 @@ class Scale(NamedTuple):
     deviation: float
 
 
+STANDARD = Scale(0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class RelativeDistance:
     """distance(z) = u^2 . gain + min_c (squares_c - 2 u . m_c) with u = (z - centre) map, for logits z.
@@ -112,9 +115,9 @@ class Novelty:
     """
 
     near: RelativeDistance | None = None
-    near_scale: Scale = Scale(0.0, 1.0)
+    near_scale: Scale = STANDARD
     like: NearestRow | None = None
-    like_scale: Scale = Scale(0.0, 1.0)
+    like_scale: Scale = STANDARD
     threshold: float = float("inf")
     needs: int | None = 0
 

@@ -86,9 +86,10 @@ def _novelty(g: ModelWriter, head: Head, x: str, z: str) -> None:
 def _like(g: ModelWriter, like: NearestRow, x: str) -> str:
     """See `NearestRow`. Both sides are unsigned: some processors saturate sums of signed products."""
     if like.centre is not None and like.weight is not None:
-        x = g.node("Mul", [g.node("Sub", [x, g.weight("row_centre", like.centre)]), g.weight("row_weight", like.weight)])
-    step = g.node("Div", [g.node("ReduceMax", [g.node("Abs", [x])], axes=[1], keepdims=1), _number(g, "levels", LEVELS)])
-    step = g.node("Max", [step, _number(g, "least_step", LEAST_STEP)])
+        x = g.node("Sub", [x, g.weight("row_centre", like.centre)])
+        x = g.node("Mul", [x, g.weight("row_weight", like.weight)])
+    largest = g.node("ReduceMax", [g.node("Abs", [x])], axes=[1], keepdims=1)
+    step = g.node("Max", [g.node("Div", [largest, _number(g, "levels", LEVELS)]), _number(g, "least_step", LEAST_STEP)])
     whole = g.node("Round", [g.node("Div", [x, step])])
     size = g.node("ReduceL2", [whole], axes=[1], keepdims=1)
     if like.weight is None:

@@ -1,11 +1,12 @@
 """Recognises unknown samples by what known ones are like when they are left out: by the largest of two scores.
 
 `like` is the logarithm of the squared distance to the nearest of some stored rows: of photos in direction only, of
-anything else in units of the deviation within classes, both measured to be better than the other. `near` is the relative Mahalanobis distance
-MD_c(x) - MD_0(x) (Ren et al. 2021, section 2.2), with the shrunk covariance S_e for MD_c and S_e + B for MD_0, where B
-is the covariance of the class means: it tells what is between many classes, so it is used from MANY_CLASSES on, or if
-no row may be stored. The two differ only in the C - 1 directions of the means, so for SLDA and ridge `near` is a
-function of the C logits, without approximation: at most 2 C x min(C, d) numbers instead of two d x d matrices.
+anything else in units of the deviation within classes, each measured to be better there. `near` is the relative
+Mahalanobis distance MD_c(x) - MD_0(x) (Ren et al. 2021, section 2.2), with the shrunk covariance S_e for MD_c and
+S_e + B for MD_0, where B is the covariance of the class means: it tells what is between many classes, so it is used
+from MANY_CLASSES on, or if no row may be stored. The two differ only in the C - 1 directions of the means, so for SLDA
+and ridge `near` is a function of the C logits, without approximation: at most 2 C x min(C, d) numbers instead of two
+d x d matrices.
 
 Each score is standardised by its mean and deviation over the judging samples, out of fold, and so is the largest of
 them: what is CAREFUL times further out than 95 % of such a sample (a one-sided prediction interval) is unknown. That
@@ -40,6 +41,7 @@ T95 = 6.314, 2.920      # the 95 % quantile of Student's t with 1 and 2 degrees 
 LEAST_DEVIATION = 0.05  # of the logarithm of a squared distance: less is chance
 LOWEST = 3.0            # deviations below the mean, where `like` ends: nothing more familiar can be told apart
 SCORED = 1024           # judging samples that means and deviations are of; more would not change them much
+ROW_BYTES = 8           # of a row besides its numbers
 SMALL = 64              # rows of a triangular matrix that is inverted as any other
 ROWS_SHARE = 4          # the bytes for exemplars divided by this are the most for the rows of a head, ...
 ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 18}  # ... and this: 1 % of the time of a photo, 3 % of that of a window
@@ -58,9 +60,15 @@ class Judged(NamedTuple):
     room: int
 
 
-def rows_bytes(exemplars: int, photos: bool) -> int:
-    """The most bytes of the rows that a head holds, if exemplars may take so many."""
-    return min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos])
+def rows_held(exemplars: int, photos: bool, dimension: int) -> int:
+    """The most rows of a head, if exemplars may take so many bytes. dimension: of features."""
+    return min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES)
+
+
+def rows_bytes(exemplars: int, photos: bool, dimension: int) -> int:
+    """The most bytes of those rows in a head."""
+    rows = rows_held(exemplars, photos, dimension)
+    return rows * (dimension + ROW_BYTES) + 8 * dimension if rows else 0
 
 
 def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Judged) -> Novelty:
@@ -70,7 +78,7 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     rows, left = judged.rows.on(judged.rows.transform.plain), judged.left
     missing = _missing(pooled, len(left.rows))
     few = np.arange(len(left.rows)) if len(left.rows) <= SCORED else np.arange(SCORED) * len(left.rows) // SCORED
-    kept = _kept(rows, rows_bytes(judged.room, judged.photos)) if not missing else few[:0]
+    kept = _kept(rows, rows_held(judged.room, judged.photos, rows.transform.source)) if not missing else few[:0]
     stored = NearestRow.of(rows.h(kept), *_units(judged)) if len(kept) else None
     asked = not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
     near = relative_distance(head, pooled) if asked and out is not None else None
@@ -100,13 +108,12 @@ def _missing(pooled: PooledCovariance, judges: int) -> int:
     return 0 if judges >= MIN_JUDGES else max(MIN_JUDGES - judges - alone, 1)
 
 
-def _kept(rows: Rows, room: int) -> NDArray[np.int64]:
-    """The rows that a head holds, in so many bytes: of each class equally many as far as it has them, those with the
+def _kept(rows: Rows, most: int) -> NDArray[np.int64]:
+    """The rows that a head holds, at most so many: of each class equally many as far as it has them, those with the
     smallest own hashes."""
     order = np.lexsort((rows.sessions, rows.own, rows.classes))
     theirs = rows.classes[order]
     rank = np.arange(len(order)) - np.searchsorted(theirs, theirs)
-    most = room // max(rows.transform.source, 1)
     level = int(np.searchsorted(np.cumsum(np.bincount(rank, minlength=1)), most, "right"))
     return np.sort(order[rank < level])
 

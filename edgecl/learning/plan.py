@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from edgecl.errors import BudgetError
+from edgecl.heads.unknown import rows_bytes
 from edgecl.settings import format_size
 from edgecl.state.quota import PAGE, pages, segment_bytes
 from edgecl.statistics.class_statistics import ClassStatistics
@@ -53,11 +54,12 @@ def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_
     return arrays + len(lengths) * (classes * (8 + 4 * name) + ARRAY_FRAME_BYTES + MOMENT_FRAME_BYTES * moments)
 
 
-def head_bytes(dimension: int, classes: int, form: Form, names: int) -> int:
-    """Bytes of a head of any kind as a file, at most. names: bytes of the class names in JSON."""
+def head_bytes(dimension: int, classes: int, form: Form, names: int, rows: int = 0) -> int:
+    """Bytes of a head of any kind as a file, at most. names: bytes of the class names in JSON; rows: of
+    `unknown.rows_bytes`."""
     size = max(dimension, form.projected or 0)
     numbers = classes * (size + 2 * min(classes, size) + 4) + 2 * size
-    return 4 * numbers + dimension * (form.projected or 0) + names + PAGE
+    return 4 * numbers + dimension * (form.projected or 0) + names + rows + PAGE
 
 
 def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, form: Form) -> int:
@@ -66,5 +68,6 @@ def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, for
     head = 4 * classes * (dimension + 3 * classes + 8) + PAGE
     if form.projected:
         head = max(head, 4 * classes * (form.projected + 3 * classes) + dimension * form.projected + PAGE)
+    head += rows_bytes(exemplars, True, dimension)
     samples = pages(exemplars) + 2 * segment_bytes(exemplars)
     return pages(backbone) + samples + DATABASE + 2 * PAGE + 2 * (pages(statistics) + pages(head))

@@ -9,6 +9,7 @@ from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.heads.solvers import coarser
+from edgecl.heads.unknown import rows_bytes
 from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
@@ -199,7 +200,8 @@ class Repository:
             return None
         classes = len(names.labels)
         statistics = statistics_bytes(dimension, classes + 1, knowledge.form, names.longest)
-        head = pages(head_bytes(dimension, classes, knowledge.form, names.text))
+        held = rows_bytes(knowledge.buffer.limit, knowledge.photos, dimension)
+        head = pages(head_bytes(dimension, classes, knowledge.form, names.text, held))
         change = replace(change, rows=rows, spare=pages(statistics) + head + pages(head * 9 // 8))
         return change if store.fits(change) else None
 

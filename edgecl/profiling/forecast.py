@@ -5,6 +5,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.heads.solvers import SERVED, coarser, forms
+from edgecl.heads.unknown import MANY_CLASSES, ROW_BYTES, rows_held
 from edgecl.learning.plan import LOG_SHARE, NAME_LENGTH, SHORTEST_LOG, statistics_bytes
 from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
@@ -27,7 +28,8 @@ STORED_BYTES = 400                      # per stored sample in memory, apart fro
 HEAD_COPIES = 3                         # of the head's bytes: read, parsed, held
 FOLDED_OPERATORS = {"DequantizeLinear"}     # merged into the next operator: the output never exists
 IN_PLACE = {"Relu", "Clip", "Add", "Sub", "Mul", "Div", "Abs", "Sign", "Sqrt", "Identity", "Flatten", "Reshape"}
-HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers
+HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numbers ...
+ROWS_FRAME_BYTES = 1_050                # ... and of what finds the nearest of its stored rows
 FRAME_BYTES = 4 * PAGE                  # two folders, an empty log, and how far it was acknowledged
 DATABASE_EMPTY, GENERATION_BYTES = 6 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
 KNOWN_BYTES, HELD_BACK_BYTES = 12, 9    # and of each class in a generation's counts and accuracies, beside its name
@@ -154,15 +156,19 @@ def _item(kind: int) -> int:
 # bytes ------------------------------------------------------------------------------------------
 
 
-def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> int:
-    """Bytes of a head's file. name: characters of a class name, in the mean."""
+def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME_LENGTH,
+               rows: int | None = None) -> int:
+    """Bytes of a head's file. name: characters of a class name, in the mean; rows: stored rows that it has room for,
+    None if no samples judge it: then nothing in it tells unknown samples."""
     transformed = SERVED[kind].projected
     d = form.projected if transformed else dimension
     numbers = (classes + 1) * d + classes
-    if form.second_moment and not SERVED[kind].normalised and classes > 1:
+    near = rows is not None and (rows < classes or classes >= MANY_CLASSES)
+    if near and form.second_moment and not SERVED[kind].normalised and classes > 1:
         directions = min(classes - 1, d)  # in which the class means differ; they decide what is unknown
         numbers += 2 * classes * (directions + 1) + directions
-    return HEAD_FRAME_BYTES + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
+    size = HEAD_FRAME_BYTES + 4 * numbers + classes * (name + 4) + (dimension * d if transformed else 0)
+    return size + (rows * (dimension + ROW_BYTES) + 8 * dimension + ROWS_FRAME_BYTES if rows else 0)
 
 
 def class_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> tuple[int, int]:
@@ -183,19 +189,24 @@ def form_of(kind: str, dimension: int, present: Form) -> Form:
 
 class Room(NamedTuple):
     """A quota and what it holds apart from classes. samples: bytes of the exemplar buffer; segment: of one of its
-    files."""
+    files; photos: whether samples are photos."""
 
     quota: int
     backbone: int
     samples: int
     segment: int
+    photos: bool = False
+
+    def rows(self, dimension: int) -> int | None:
+        """Stored rows that a head has room for; None if no samples judge it."""
+        return rows_held(self.samples, self.photos, dimension) if self.samples else None
 
     def classes(self, kind: str, dimension: int, form: Form, name: int = NAME_LENGTH, log: bool = False) -> int:
         """How many classes fit with that head. log: with a full log and a head that is not solved yet; else with an
         empty log. At a commit, statistics and head exist twice. Beside them, it leaves room to pack the exemplars, or
         for another change: the database may grow by each, and SQLite's journal is a copy of it."""
         def fits(classes: int) -> bool:
-            head = pages(head_bytes(kind, dimension, classes, form, name))
+            head = pages(head_bytes(kind, dimension, classes, form, name, self.rows(dimension)))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
             listed = classes * (name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0))
             database = pages(DATABASE_EMPTY + min(classes, HISTORY) * GENERATION_BYTES + 2 * listed)    # of two heads

@@ -20,6 +20,7 @@ from edgecl.exemplars.product_quantiser import ProductQuantiser, plan
 from edgecl.exemplars.stored import file_bytes, row_bytes
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.solvers import KINDS
+from edgecl.heads.unknown import rows_held
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import NAME_LENGTH
@@ -126,9 +127,10 @@ def knowing(learner: Learner) -> forecast.Knowing:
     foundation, head = learner.foundation, learner.store.newest.head
     assert foundation is not None
     known = learner.repository.known()
+    rows = min(rows_held(learner.settings.exemplars, known.photos, foundation.dimension), len(known.stored))
     size = learner.store.blobs.bytes(head) if head else forecast.head_bytes(
         "slda" if foundation.form.second_moment else "nearest-mean", foundation.dimension, len(known.labels),
-        foundation.form)
+        foundation.form, rows=rows)
     return forecast.Knowing(tuple(transform.dimension for transform in known.transforms), len(known.labels) + 1,
                             len(known.stored) + EACH, foundation.form, size,
                             sum(len(entry.rows or ()) for entry in learner.store.logged()), head is not None)
@@ -194,7 +196,7 @@ def heads(learner: Learner, known: int) -> Iterator[HeadBytes]:
     foundation, settings = learner.foundation, learner.settings
     assert foundation is not None
     room = forecast.Room(settings.quota, len(backbone_bytes(learner)), settings.exemplars,
-                         segment_bytes(settings.exemplars))
+                         segment_bytes(settings.exemplars), foundation.kind == "image")
     d, now = foundation.dimension, max(known, 2)
     longest = max((len(c.name) for c in learner.classes() if known), default=NAME_LENGTH)
     for kind in KINDS:
