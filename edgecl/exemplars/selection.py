@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 GROUP_SHIFT = 32            # the high bits of a key name the recording or session,
 OWN_BITS = 2 ** 32 - 1      # the low bits the sample
 MIN_NORM = np.float32(1e-30)
-# Successive samples of a recording whose features, by their square roots, have a smaller cosine distance than this show
-# one scene. It is a tenth of the mean squared distance of two samples of a class: frames of a slow pan have 0.02 to
-# 0.03, photos of one product over 0.07; of half-overlapping windows, one in twenty is nearer.
-NEAR_DUPLICATE = {"image": 0.03, "window": 0.0008, "feature": 0.01}
+# Successive samples of a recording whose features have a smaller cosine distance than this show one scene: about a
+# tenth of the mean squared distance of two samples of a class, see docs/design.md.
+NEAR_DUPLICATE = {"image": 0.03, "window": 0.001, "feature": 0.01}
 BY_RECORDING_ONE_IN = 4     # one sample in four is kept by its recording
 HELD_BACK_MIN_ONE_IN = 16   # at least one sample in sixteen is held back ...
 HELD_BACK_MAX_ONE_IN = 5    # ... and at most one in five,
@@ -163,14 +162,14 @@ def near_duplicates(features: NDArray[np.float32], recordings: NDArray[np.int64]
     spare = np.zeros(len(features), bool)
     _, which, sizes = np.unique(recordings, return_inverse=True, return_counts=True)
     several = np.flatnonzero(sizes[which] > 1)
-    roots = np.sign(features[several]) * np.sqrt(np.abs(features[several]))
-    roots /= np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), MIN_NORM)
+    unit = features[several]
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), MIN_NORM)
     last: dict[int, NDArray[np.float32]] = {}
-    for place, recording, root in zip(several.tolist(), which[several].tolist(), roots):
-        gap = root - last.setdefault(recording, root)
-        spare[place] = root is not last[recording] and float(gap @ gap) < 2 * NEAR_DUPLICATE[kind]
+    for place, recording, here in zip(several.tolist(), which[several].tolist(), unit):
+        gap = here - last.setdefault(recording, here)
+        spare[place] = here is not last[recording] and float(gap @ gap) < 2 * NEAR_DUPLICATE[kind]
         if not spare[place]:
-            last[recording] = root
+            last[recording] = here
     return spare
 
 
