@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import trust
 import trust_measures as measures
 import trust_sets
+import trust_tables as trust
 
 
 @pytest.fixture(scope="module")

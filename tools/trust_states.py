@@ -14,7 +14,6 @@ from edgecl.runtime.debounce import Debounce, evidence_of
 from edgecl.samples import NOTHING
 from edgecl.settings import Settings, parse_size
 
-QUOTAS = ("400KB", "2MB", "8MB", "64MB")
 EXEMPLAR_SHARE = 16             # of the quota, as `edgecl init` gives
 WISDM_WINDOW = 5.0              # seconds
 TAUGHT, OTHERS, NOTHING_WINDOWS = 6, 6, 300    # activities taught, activities of `nothing`, windows of it
