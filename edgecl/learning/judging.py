@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 ON = {True: "left-out samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 RIDGE_BELOW = 2             # N - C up to this many times C: three samples per class tell little of their covariance
-PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # of a gap between class means one temperature, measured; see `calibration.prior`
+PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # temperatures in a gap between class means, measured; see `calibration.prior`
+RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP = 3.4, 2.35    # the same of ridge, times log(1 + C): its gap hardly depends on C
 SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # where there are sessions: the least, and what is tried after it
 CLIMBERS = 1000             # samples that a larger shrinkage is tried on
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
@@ -158,8 +159,11 @@ class Judge:
     def _calibrated(self, head: Head, means: NDArray[np.float32], logits: NDArray[np.floating[Any]],
                     judges: Judges) -> Calibration:
         """The confidence that logits of the judging samples call for. means: of the classes, as the head takes them."""
-        known = calibration.prior(head, means, PHOTO_GAP if self.photos else OTHER_GAP,
-                                  np.inf if judges.left.sessions else PHOTO_GAP)
+        photo_gap, other_gap = PHOTO_GAP, OTHER_GAP
+        if head.kind.startswith("ridge"):
+            photo_gap, other_gap = (each * np.log(1 + len(head.labels)) for each in (RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP))
+        known = calibration.prior(head, means, photo_gap if self.photos else other_gap,
+                                  np.inf if judges.left.sessions else photo_gap)
         counts = self.plain.counts
         usable = np.array([counts[label] >= MIN_JUDGED for label in self.labels])
         return calibration.fit(logits, judges.truth, usable[judges.truth], known)
