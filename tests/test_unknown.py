@@ -248,11 +248,11 @@ def test_rows_are_of_each_class_equally_many_whatever_the_order():
     data = clouds(5, 40)
     data["c00"] = data["c00"][:3]
     found = [novelty_of(knowledge(dict(order), limit=100_000))[1] for order in (data.items(), [*data.items()][::-1])]
-    most = rows_held(100_000, False, 40)
+    most = rows_held(100_000, False, 40, 5)
     assert len(found[0].like.rows) == min(most, 163)
     small = novelty_of(knowledge(data, limit=8_000))[1]
-    assert 0 < len(small.like.rows) <= rows_held(8_000, False, 40) < 163
-    assert small.like.rows.nbytes < rows_bytes(8_000, False, 40)
+    assert 0 < len(small.like.rows) <= rows_held(8_000, False, 40, 5) < 163
+    assert small.like.rows.nbytes < rows_bytes(8_000, False, 40, 5)
     rows = Rows([*np.concatenate([*data.values()])], FeatureTransform(40, 40), np.repeat(np.arange(5), [3, *[40] * 4]),
                 np.arange(163), np.random.default_rng(4).permutation(163), np.ones(163, np.bool_))
     kept = unknown._kept(rows, 50)
@@ -265,15 +265,15 @@ def test_rows_are_of_each_class_equally_many_whatever_the_order():
 
 def test_more_bytes_for_exemplars_are_never_fewer_rows_and_never_pass_the_limit():
     for photos in (False, True):
-        held = [rows_held(exemplars, photos, 672) for exemplars in range(0, 20_000_000, 50_000)]
+        held = [rows_held(exemplars, photos, 672, 9) for exemplars in range(0, 20_000_000, 50_000)]
         assert held == sorted(held) and held[0] == 0
         assert held[-1] * 672 <= unknown.ROWS_NUMBERS[photos]
-    assert rows_bytes(0, True, 1280) == 0
+    assert rows_bytes(0, True, 1280, 1) == 0
 
 
 def test_without_room_for_rows_the_relative_distance_alone_tells():
     known = knowledge(clouds(12, 12), limit=1_900)   # some samples are kept, but not a row of each class in the head
-    assert len(known.kept().columns.rows) >= 3 and rows_held(1_900, False, 40) < 12
+    assert len(known.kept().columns.rows) >= 3 and not rows_held(1_900, False, 40, 12)
     head, novelty = novelty_of(known)
     assert novelty.like is None and novelty.near is not None and np.isfinite(novelty.threshold)
     assert len(build_head(head)) < 12_000

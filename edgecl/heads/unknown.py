@@ -60,14 +60,16 @@ class Judged(NamedTuple):
     room: int
 
 
-def rows_held(exemplars: int, photos: bool, dimension: int) -> int:
-    """The most rows of a head, if exemplars may take so many bytes. dimension: of features."""
-    return min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES)
+def rows_held(exemplars: int, photos: bool, dimension: int, classes: int) -> int:
+    """The most rows of a head, if exemplars may take so many bytes: one of each class at least, or none. dimension: of
+    features."""
+    rows = min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES)
+    return rows if rows >= classes else 0
 
 
-def rows_bytes(exemplars: int, photos: bool, dimension: int) -> int:
+def rows_bytes(exemplars: int, photos: bool, dimension: int, classes: int) -> int:
     """The most bytes of those rows in a head."""
-    rows = rows_held(exemplars, photos, dimension)
+    rows = rows_held(exemplars, photos, dimension, classes)
     return rows * (dimension + ROW_BYTES) + 8 * dimension if rows else 0
 
 
@@ -78,7 +80,8 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     rows, left = judged.rows.on(judged.rows.transform.plain), judged.left
     missing = _missing(pooled, len(left.rows))
     few = np.arange(len(left.rows)) if len(left.rows) <= SCORED else np.arange(SCORED) * len(left.rows) // SCORED
-    kept = _kept(rows, rows_held(judged.room, judged.photos, rows.transform.source)) if not missing else few[:0]
+    most = rows_held(judged.room, judged.photos, rows.transform.source, len(head.labels))
+    kept = _kept(rows, 0 if missing else most)
     stored = NearestRow.of(rows.h(kept), *_units(judged)) if len(kept) else None
     asked = not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
     near = relative_distance(head, pooled) if asked and out is not None else None

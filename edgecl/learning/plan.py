@@ -68,6 +68,6 @@ def state_bytes(backbone: int, exemplars: int, dimension: int, classes: int, for
     head = 4 * classes * (dimension + 3 * classes + 8) + PAGE
     if form.projected:
         head = max(head, 4 * classes * (form.projected + 3 * classes) + dimension * form.projected + PAGE)
-    head += rows_bytes(exemplars, True, dimension)
+    head += rows_bytes(exemplars, True, dimension, classes)
     samples = pages(exemplars) + 2 * segment_bytes(exemplars)
     return pages(backbone) + samples + DATABASE + 2 * PAGE + 2 * (pages(statistics) + pages(head))

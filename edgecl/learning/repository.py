@@ -200,7 +200,7 @@ class Repository:
             return None
         classes = len(names.labels)
         statistics = statistics_bytes(dimension, classes + 1, knowledge.form, names.longest)
-        held = rows_bytes(knowledge.buffer.limit, knowledge.photos, dimension)
+        held = rows_bytes(knowledge.buffer.limit, knowledge.photos, dimension, classes)
         head = pages(head_bytes(dimension, classes, knowledge.form, names.text, held))
         change = replace(change, rows=rows, spare=pages(statistics) + head + pages(head * 9 // 8))
         return change if store.fits(change) else None

@@ -163,7 +163,7 @@ def head_bytes(kind: str, dimension: int, classes: int, form: Form, name: int = 
     transformed = SERVED[kind].projected
     d = form.projected if transformed else dimension
     numbers = (classes + 1) * d + classes
-    near = rows is not None and (rows < classes or classes >= MANY_CLASSES)
+    near = rows is not None and (not rows or classes >= MANY_CLASSES)
     if near and form.second_moment and not SERVED[kind].normalised and classes > 1:
         directions = min(classes - 1, d)  # in which the class means differ; they decide what is unknown
         numbers += 2 * classes * (directions + 1) + directions
@@ -197,16 +197,16 @@ class Room(NamedTuple):
     segment: int
     photos: bool = False
 
-    def rows(self, dimension: int) -> int | None:
+    def rows(self, dimension: int, classes: int) -> int | None:
         """Stored rows that a head has room for; None if no samples judge it."""
-        return rows_held(self.samples, self.photos, dimension) if self.samples else None
+        return rows_held(self.samples, self.photos, dimension, classes) if self.samples else None
 
     def classes(self, kind: str, dimension: int, form: Form, name: int = NAME_LENGTH, log: bool = False) -> int:
         """How many classes fit with that head. log: with a full log and a head that is not solved yet; else with an
         empty log. At a commit, statistics and head exist twice. Beside them, it leaves room to pack the exemplars, or
         for another change: the database may grow by each, and SQLite's journal is a copy of it."""
         def fits(classes: int) -> bool:
-            head = pages(head_bytes(kind, dimension, classes, form, name, self.rows(dimension)))
+            head = pages(head_bytes(kind, dimension, classes, form, name, self.rows(dimension, classes)))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
             listed = classes * (name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0))
             database = pages(DATABASE_EMPTY + min(classes, HISTORY) * GENERATION_BYTES + 2 * listed)    # of two heads

@@ -127,7 +127,8 @@ def knowing(learner: Learner) -> forecast.Knowing:
     foundation, head = learner.foundation, learner.store.newest.head
     assert foundation is not None
     known = learner.repository.known()
-    rows = min(rows_held(learner.settings.exemplars, known.photos, foundation.dimension), len(known.stored))
+    rows = min(len(known.stored), rows_held(learner.settings.exemplars, known.photos, foundation.dimension,
+                                            len(known.labels)))
     size = learner.store.blobs.bytes(head) if head else forecast.head_bytes(
         "slda" if foundation.form.second_moment else "nearest-mean", foundation.dimension, len(known.labels),
         foundation.form, rows=rows)
