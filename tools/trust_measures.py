@@ -59,7 +59,7 @@ def teach(data: Set, rows: np.ndarray, order: Sequence[int] | None = None, draw:
         transforms.append(FeatureTransform(data.x.shape[1], PROJECTION_LENGTH, data.power, projected=True))
         form = Form(True, None, PROJECTION_LENGTH)
     buffer = Buffer(limit, segment_bytes(limit), "reservoir", codec_of("auto", data.kind, data.shape, data.power))
-    known = Knowledge(transforms, form, buffer)
+    known = Knowledge(transforms, form, buffer, photos=data.kind == "image")
     classes = np.unique(data.y[rows])
     for label in classes if order is None else order:
         mine = rows[data.y[rows] == label]
