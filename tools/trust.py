@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Measures whether answers can be trusted, on real data: accuracy, confidence, class figures, unknown samples, quotas.
 
-    python tools/trust.py [--grocery FOLDER] [--cifar FOLDER] [--wisdm FOLDER] [--cache FOLDER] [--parts a,b,c,d,e,f]
+    python tools/trust.py [--grocery FOLDER] [--cifar FOLDER] [--wisdm FOLDER] [--cache FOLDER] [--parts a,b,c,d,e,f,g]
                           [--quick] [--results FILE.json] [--before FILE.json] [--against FOLDER] [--docs FOLDER]
 
 a: accuracy and trust by set and samples per class; b: differences between draws of recordings' numbers and orders of
-classes; c: unknown samples; d: accuracy by quota; e: a class `nothing`; f: processor time. Tables are printed as
-Markdown; those of c and e are also written into unknown.md of --docs, between its marks. Digits and smartwatch
-recordings come from installed packages.
+classes; c: unknown samples; d: accuracy by quota; e: a class `nothing`; f: processor time; g: shrinkage. Tables are
+printed as Markdown; those of c and e are also written into unknown.md of --docs, between its marks. Digits and
+smartwatch recordings come from installed packages.
 
 --grocery, --cifar: folders of {train,test}/CLASS/*.jpg; --wisdm: a folder of data.npz, windows with session_train, and
 streams/test/CLASS/*.csv; --results: measurements to keep, each is made once; --before: those of another commit, which
@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 
 import trust_states as states
-from trust_measures import accuracy_and_trust, costs, differences, drawn, first, strangers
+from trust_measures import accuracy_and_trust, costs, differences, drawn, first, shrinkages, strangers
 from trust_sets import Set, all_sets
 from trust_tables import (
     CLASSES,
@@ -33,6 +33,7 @@ from trust_tables import (
     MAIN,
     PER_CLASS,
     QUOTAS,
+    SHRUNK,
     SPREAD,
     TAUGHT_OF_EACH,
     Results,
@@ -69,6 +70,11 @@ def measure_differences(sets: dict[str, Set], results: Results, quick: bool) -> 
         if name in sets:
             ways = draws, orders
             results(f"b {name} {limit}", differences, sets[name], first(sets[name], None), ways, limit)
+
+
+def measure_shrinkages(sets: dict[str, Set], results: Results) -> None:
+    for name in (each for each in SHRUNK if each in sets):
+        results(f"g {name}", shrinkages, sets[name], first(sets[name], None))
 
 
 def measure_strangers(sets: dict[str, Set], results: Results, draws: int) -> None:
@@ -117,7 +123,7 @@ def main() -> int:
     for name in ("grocery", "cifar", "wisdm", "results", "before", "against", "docs"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "edgecl-features")
-    parser.add_argument("--parts", default="a,b,c,d,e,f")
+    parser.add_argument("--parts", default="a,b,c,d,e,f,g")
     parser.add_argument("--quick", action="store_true", help="one draw")
     parser.add_argument("--only", default="", help="sets whose name starts with this")
     parser.add_argument("--cost", action="store_true", help="print this checkout's processor time on photos and end")
@@ -125,7 +131,7 @@ def main() -> int:
     parts, now = options.parts.split(","), Results(options.results)
     folders = {"grocery_store": options.grocery, "cifar10": options.cifar, "wisdm51": options.wisdm}
     sets = all_sets(folders, options.cache, "grocery" if options.cost else options.only) \
-        if options.cost or {*"abc"} & {*parts} else {}
+        if options.cost or {*"abcg"} & {*parts} else {}
     if options.cost:
         data = sets["grocery_store"]
         print(json.dumps(costs(data, first(data, None))))
@@ -135,6 +141,8 @@ def main() -> int:
         measure_accuracy(sets, now, draws)
     if "c" in parts:
         measure_strangers(sets, now, draws)
+    if "g" in parts:
+        measure_shrinkages(sets, now)
     if "b" in parts:
         measure_differences(sets, now, options.quick)
     measure_states(options, now, parts)

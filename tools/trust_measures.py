@@ -14,13 +14,14 @@ from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.codecs import codec_of
 from edgecl.heads.onnx_head import HeadSession, build_head
-from edgecl.heads.solvers import PROJECTED_BELOW, PROJECTION_LENGTH
+from edgecl.heads.solvers import PROJECTED_BELOW, PROJECTION_LENGTH, solve
 from edgecl.learning.knowledge import Knowledge
 from edgecl.settings import Settings
 from edgecl.state.quota import segment_bytes
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
 
+ALL_SHRINKAGES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BINS = 10           # of the expected calibration error
 SURE = 0.9
 PASSES = 7          # over the features, to time a head
@@ -46,9 +47,9 @@ class Taught:
         return probabilities, np.zeros(len(x), bool) if above is None else novelty > above
 
 
-def teach(data: Set, rows: np.ndarray, order: Sequence[int] | None = None, draw: int = 0,
-          limit: int = Settings().exemplars) -> Taught:
-    """Learn these training samples, one class after another, as a state with the product's defaults does.
+def learned(data: Set, rows: np.ndarray, order: Sequence[int] | None = None, draw: int = 0,
+            limit: int = Settings().exemplars) -> Knowledge:
+    """What is known after these training samples, one class after another, of a state with the product's defaults.
 
     rows: places of the samples; order: of the classes; draw: of the numbers that recordings get; limit: bytes of the
     exemplar buffer.
@@ -60,8 +61,7 @@ def teach(data: Set, rows: np.ndarray, order: Sequence[int] | None = None, draw:
         form = Form(True, None, PROJECTION_LENGTH)
     buffer = Buffer(limit, segment_bytes(limit), "reservoir", codec_of("auto", data.kind, data.shape, data.power))
     known = Knowledge(transforms, form, buffer, photos=data.kind == "image")
-    classes = np.unique(data.y[rows])
-    for label in classes if order is None else order:
+    for label in np.unique(data.y[rows]) if order is None else order:
         mine = rows[data.y[rows] == label]
         known.add(f"{label:04d}", _keys(data, mine, draw), data.x[mine])
         if not known.all_fit:
@@ -69,12 +69,19 @@ def teach(data: Set, rows: np.ndarray, order: Sequence[int] | None = None, draw:
             made = Codebook.make(known.stored, sizes, data.power, len(known.labels), 0) if sizes else None
             known.buffer = replace(known.buffer, codebook=made[0]) if made else known.buffer
         known.stored = known.exemplars()
+    return known
+
+
+def teach(data: Set, rows: np.ndarray, order: Sequence[int] | None = None, draw: int = 0,
+          limit: int = Settings().exemplars) -> Taught:
+    """The same, judged, and its head as it is served; see `learned`."""
+    known = learned(data, rows, order, draw, limit)
     begun = time.process_time()
     judgement = known.judge("auto")
     seconds = time.process_time() - begun
     assert judgement.head is not None
     figures = {int(label): value for label, value in judgement.accuracy.items()}
-    return Taught(classes, HeadSession(build_head(judgement.head)), figures, judgement.head.kind,
+    return Taught(np.unique(data.y[rows]), HeadSession(build_head(judgement.head)), figures, judgement.head.kind,
                   judgement.head.shrinkage, seconds)
 
 
@@ -129,6 +136,24 @@ def accuracy_and_trust(data: Set, rows: np.ndarray, draw: int = 0) -> dict[str, 
             "sure": float((~hit & (confidence > SURE)).mean()), "figure": float(np.mean(errors)) if errors else None,
             "figures": len(errors), "refused": float(unknown.mean()), "kind": taught.kind,
             "shrinkage": taught.shrinkage}
+
+
+def shrinkages(data: Set, rows: np.ndarray) -> dict[str, float | None]:
+    """formula: the analytic shrinkage; used: the one that is served; accuracies of SLDA at both; and the best accuracy
+    over all of ALL_SHRINKAGES, which the product can't know, with its shrinkage."""
+    known = learned(data, rows)
+    head, pooled, transform = known.judge("auto").head, known.plain.pooled(), known.transforms[0]
+    assert head is not None
+    truth = np.array([f"{label:04d}" for label in data.test_y])
+
+    def accuracy(e: float) -> float:
+        solved = solve("slda", replace(pooled, penalty=e), transform)
+        return float((np.array(solved.labels)[solved.logits(transform(data.test_x)).argmax(1)] == truth).mean())
+
+    used = float(head.shrinkage or 0)
+    best = max(ALL_SHRINKAGES, key=accuracy)
+    return {"formula": pooled.shrinkage, "accuracy at it": accuracy(pooled.shrinkage), "used": used,
+            "accuracy": accuracy(used), "best": best, "best accuracy": accuracy(best)}
 
 
 def calibration_error(confidence: np.ndarray, hit: np.ndarray) -> float:

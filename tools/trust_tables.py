@@ -18,6 +18,8 @@ SPREAD = (("grocery_store", 1_000_000), ("cifar10", 4_000_000), ("cifar10", 250_
 CLASSES = {"grocery_store": (1, 2, 3, 5, 10, 30, 60), "cifar10": (1, 2, 3, 5), "digits": (1, 2, 3, 5),
            "watch 672": (1, 2, 3, 5), "wisdm51 672": (1, 2, 3, 5, 10)}
 TAUGHT_OF_EACH = (5, 20, 60)
+SHRUNK = ("grocery_store", "cifar10", "watch 168", "watch 672", "watch 1344", "watch 2688", "wisdm51 168",
+          "wisdm51 672", "wisdm51 1344", "wisdm51 2688")
 QUOTAS = ("400KB", "2MB", "8MB", "64MB")
 Values = dict[str, Any]
 
@@ -169,15 +171,26 @@ def table_of_costs(now: Results) -> str:
     return "\n".join(lines)
 
 
+def table_of_shrinkages(now: Results) -> str:
+    lines = ["| set | e of the formula | accuracy at it | e used | accuracy | best e | accuracy |",
+             "|---|---:|---:|---:|---:|---:|---:|"]
+    for name in SHRUNK:
+        if mine := now.of.get(f"g {name}"):
+            cells = [f"{mine[key]:.3f}" for key in ("formula", "accuracy at it", "used", "accuracy", "best",
+                                                    "best accuracy")]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TITLES = {"a": "Accuracy and trust", "b": "Order and numbers", "c": "Unknown", "d": "Quotas", "e": "A class `nothing`",
-          "f": "Processor time"}
+          "f": "Processor time", "g": "Shrinkage"}
 
 
 def tables(now: Results, before: Results | None) -> str:
     """All tables, as Markdown."""
     made = {"a": table_of_accuracy(now, before), "b": table_of_differences(now, before),
             "c": table_of_strangers(now, before), "d": table_of_quotas(now, before),
-            "e": table_of_nothing(now, before), "f": table_of_costs(now)}
+            "e": table_of_nothing(now, before), "f": table_of_costs(now), "g": table_of_shrinkages(now)}
     return "\n\n".join(f"## {TITLES[part]}\n\n{text}" for part, text in made.items()
                        if any(key.startswith(f"{part} ") for key in now.of)) + "\n"
 
