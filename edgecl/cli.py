@@ -234,7 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(getattr(module, options.command)(options) or 0)
     except EdgeclError as error:
-        print(f"edgecl: {error}", file=sys.stderr)
+        from edgecl.settings import short_names
+
+        print(f"edgecl: {short_names(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output is gone, as in `edgecl predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@
     ├── BadInput              a photo, recording, table, name or number that can't be used
     ├── BackboneError         a model file or its weights: missing, altered, or of the wrong shape
     ├── StateError            the state directory: missing, locked, read-only, damaged, or of a newer version
+    │   └── ChangedMeanwhile  by another process, in the middle of a change
     ├── BudgetError           not enough bytes, memory, time or disk space
     └── LinkError             a device on a wire: missing, busy, silent, or speaking another protocol
 """
@@ -29,6 +30,10 @@ class BackboneError(EdgeclError):
 
 class StateError(EdgeclError):
     """The state directory: missing, locked, read-only, damaged, or of a newer version."""
+
+
+class ChangedMeanwhile(StateError):
+    """Another process changed the state in the middle of a change, of which nothing was kept: it can be done again."""
 
 
 class BudgetError(EdgeclError):

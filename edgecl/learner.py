@@ -8,12 +8,12 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from edgecl.backbones.session import Backbone
-from edgecl.errors import BadInput, StateError
+from edgecl.errors import BadInput, ChangedMeanwhile, StateError
 from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
@@ -24,7 +24,7 @@ from edgecl.learning.judging import ON
 from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
-from edgecl.learning.solved_heads import figures_of
+from edgecl.learning.solved_heads import Figures, figures_of
 from edgecl.learning.status import status_of
 from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
@@ -39,7 +39,7 @@ from edgecl.samples import (
     prepare,
     sample_keys,
 )
-from edgecl.settings import Settings
+from edgecl.settings import Settings, counted
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.store import Store
 
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from edgecl.samples import Place, Samples
 
 Progress = Callable[[int], None]
+T = TypeVar("T")
+ATTEMPTS = 20   # to make a change while other processes change the state
 
 
 class Learner:
@@ -144,27 +146,30 @@ class Learner:
             learned, keys, places = learned[taken], [keys[i] for i in taken], [places[i] for i in taken]
             inputs = [inputs[i] for i in taken] if inputs else []
         if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
-            raise BadInput(f"{len(keys)} sample{'s' * (len(keys) > 1)} of {label!r}: the statistics of so few are the "
+            raise BadInput(f"{counted(len(keys), 'sample')} of {label!r}: the statistics of so few are the "
                            "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
         detail = {"class": label, "samples": len(keys)}
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
         if blanks > left_out and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
         change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
-        origins = None
-        if self.settings.memory != "statistics":
-            origins = origins_of(places, int(time.time()))
-        with self.store.exclusive():
-            now = self.store.newest.backbone
+        taught, taught_at = learned, int(time.time())
+
+        def commit() -> tuple[int, list[str], Figures, bool]:
+            now, learned, origins = self.store.newest.backbone, taught, None
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
                 if codec is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
+            if self.settings.memory != "statistics":
+                origins = origins_of(places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
             new = label not in knowledge.labels
             knowledge.add(label, keys, learned, inputs, origins)
-            generation, labels = self.repository.commit(knowledge, change), knowledge.labels
+            return self.repository.commit(knowledge, change), knowledge.labels, before, new
+
+        generation, labels, before, new = self._change(commit)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -175,6 +180,15 @@ class Learner:
         return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / given, generation,
                        self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"], left_out,
                        blanks - left_out, new, figures("judged"))
+
+    def _change(self, work: Callable[[], T]) -> T:
+        """Do a change that holds the state for writing, and do it again if another process came in between. Raises
+        StateError, BudgetError; then nothing has changed."""
+        for _ in range(ATTEMPTS - 1):
+            with suppress(ChangedMeanwhile), self.store.exclusive():
+                return work()
+        with self.store.exclusive():
+            return work()
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
@@ -196,7 +210,7 @@ class Learner:
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
         they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
         covariance. Raises BadInput, StateError."""
-        with self.store.exclusive():
+        def commit() -> dict[str, Any]:
             knowledge = self.repository.known()
             if label not in knowledge.labels:
                 raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
@@ -206,15 +220,18 @@ class Learner:
             change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
             discarded = len(self.store.set_aside.files())
             generation = self.repository.commit(knowledge, change)
+            return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
+
+        done = self._change(commit)
         clear_killed(self.store.path)
-        return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
+        return done
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.
 
         Raises StateError where that can't be rebuilt exactly any more.
         """
-        with self.store.exclusive():
+        def commit() -> int:
             newest, alive = self.store.newest, [g.id for g in self.store.generations() if not g.undone]
             possible = sorted(self.store.restorable() & set(alive[:-1]))
             here = newest.detail.get("to", newest.id)  # after a rollback, the step before where that led
@@ -228,6 +245,8 @@ class Learner:
             knowledge = self.repository.load(wanted)
             return self.repository.commit(knowledge, Rewrite("rollback", {"to": wanted}, undo_after=wanted))
 
+        return self._change(commit)
+
     def merge(self, others: Iterable[Path | str], nothing: bool = False) -> int:
         """Add all that other states know, exactly; the new generation's id. Their class `nothing` is left out without
         `nothing`, since what is nothing there may be something here: its samples are counted in the generation's
@@ -237,8 +256,7 @@ class Learner:
             opened = [stack.enter_context(closing(Learner.open(path))).repository for path in others]
             if not opened:
                 raise BadInput("no state to merge was named", "give at least one STATE folder")
-            with self.store.exclusive():
-                return merge_into(self.repository, opened, nothing)
+            return self._change(lambda: merge_into(self.repository, opened, nothing))
 
     def round(self, request: RoundRequest | None = None, watch: Watch | None = None) -> RoundResult:
         """Tune the backbone in a worker process, and take it over if the gate finds it better; see

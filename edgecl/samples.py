@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BadInput
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CHUNK_SAMPLES = 64    # samples decoded and held at a time
 MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
 NOTHING = "nothing"   # the class of rest, background and other things: a sample of it is answered as unknown
-FLAT = 6.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
+FLAT = 4.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
 DARK, LIGHT = 48, 208 # mean of a flat picture that is black, or white
 
 
@@ -109,7 +110,8 @@ def batches_of(samples: Samples, groups: Sequence[str] | None = None) -> Iterato
             raise BadInput(f"the samples have shape {list(samples.shape)}",
                            "give a batch [n, ...], even for a single sample")
         if groups is not None and len(groups) != len(samples):
-            raise BadInput(f"{len(groups)} groups for {len(samples)} samples", "give one group per sample")
+            raise BadInput(f"{counted(len(groups), 'group')} for {counted(len(samples), 'sample')}",
+                           "give one group per sample")
         for start in range(0, len(samples), CHUNK_SAMPLES):
             data = samples[start:start + CHUNK_SAMPLES]
             none = [""] * len(data)
@@ -233,7 +235,8 @@ def sample_keys(data: np.ndarray, groups: Sequence[str] | None = None, known: di
     known = {} if known is None else known
     none = [""] * len(own)
     heads = [_named(session) if session else known.setdefault(group, key) if group else key
-             for session, group, key in zip(sessions or none, groups or none, own)]
+             for session, group, key in zip(none if sessions is None else sessions, none if groups is None else groups,
+                                            own)]
     return [(head >> 33) << 32 | (key & 0xFFFFFFFF) for head, key in zip(heads, own)]
 
 

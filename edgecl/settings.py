@@ -1,4 +1,4 @@
-"""Settings of a learner, and sizes and times as people write them."""
+"""Settings of a learner, and sizes, times and counts as people write them."""
 from __future__ import annotations
 
 import json
@@ -15,6 +15,7 @@ BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MI
 SECONDS = {"": 1.0, "MS": 1e-3, "S": 1.0, "M": 60.0, "MIN": 60.0, "H": 3600.0}
 DEFAULT_QUOTA = 64 * 10**6
 EXEMPLAR_SHARE = 16     # the quota divided by this is the default for exemplars
+SHA256 = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 ADMISSIONS = ("reservoir", "herding", "boundary", "ring")
 MEMORIES = ("exemplars", "statistics")
 
@@ -100,6 +101,16 @@ class MemoryTable:
 
 
 SETTING_NAMES = {field.name for field in fields(Settings)}
+
+
+def counted(count: int, noun: str) -> str:
+    """A count as people read it: `1 sample`, `2 samples`, `3 classes`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def short_names(text: str) -> str:
+    """A text for people: of the SHA-256 in the name of a file, the first 12 digits."""
+    return SHA256.sub(r"\1…", text)
 
 
 def read_toml(path: Path, known: set[str]) -> dict[str, Any]:

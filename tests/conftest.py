@@ -17,17 +17,31 @@ if "EDGECL_CACHE" not in os.environ:
     os.environ["EDGECL_CACHE"] = tempfile.mkdtemp(prefix="edgecl-cache-")
     atexit.register(shutil.rmtree, os.environ["EDGECL_CACHE"], ignore_errors=True)
 
+from folders import fast_folder, on_a_disk  # noqa: E402
+
+# `tmp_path` lies in memory if there is room, for rounds too: syncs would take longer than the tests. On a disk:
+# --basetemp DIR
+if memory := fast_folder(room=4 * 10**9):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
+
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from folders import fast_folder, on_a_disk  # noqa: E402
 from helpers_backup import quiet  # noqa: E402
 from helpers_state import PROBE, create, vectors  # noqa: E402
 
 from edgecl.evaluation import bench  # noqa: E402
+from edgecl.learner import Learner  # noqa: E402
 from edgecl.rounds import worker  # noqa: E402
 from edgecl.state.backup import backup  # noqa: E402
 
 WARM = str(Path(__file__).with_name("warm_process.py"))
+
+
+def pytest_collection_modifyitems(items):
+    """Modules with long tests first: the last tests, of which a worker may have one more than the others, are short."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +66,7 @@ def warm(monkeypatch, torch_process):
 
 @pytest.fixture
 def fast_path():
-    """Like `tmp_path`, in memory: for states that take hundreds of commands."""
+    """Like `tmp_path`, in memory even with --basetemp: for states that take hundreds of commands."""
     with tempfile.TemporaryDirectory(prefix="edgecl-test-", dir=fast_folder()) as folder:
         yield Path(folder)
 
@@ -60,7 +74,7 @@ def fast_path():
 @pytest.fixture
 def disk(tmp_path):
     """An empty folder on a disk."""
-    places = [tmp_path, Path(__file__).parent, Path("/var/tmp"), Path.home()]
+    places = [tmp_path, Path("/var/tmp"), Path(__file__).parent, Path.home()]
     place = on_a_disk(places)
     if place is None:
         pytest.skip(f"none of {', '.join(map(str, places))} is on a disk")
@@ -69,12 +83,21 @@ def disk(tmp_path):
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-def learner(tmp_path):
-    """Three classes, the second one's statistics and samples journaled."""
-    made = create(tmp_path / "state")
+@pytest.fixture(scope="session")
+def three_classes(tmp_path_factory):
+    """A state of three classes, the second one's statistics and samples journaled; `learner` opens a copy of it."""
+    path = tmp_path_factory.mktemp("three") / "state"
+    made = create(path)
     for name in ("ant", "wasp", "cat"):
         made.learn(vectors(name, 25), name)
+    made.close()
+    return path
+
+
+@pytest.fixture
+def learner(three_classes, tmp_path):
+    """Three classes, the second one's statistics and samples journaled."""
+    made = Learner.open(shutil.copytree(three_classes, tmp_path / "state"))
     yield made
     made.close()
 

@@ -1,4 +1,4 @@
-"""What tests do with the small states of tools/vector_states.py: damage, trace, refuse, fork."""
+"""What tests do with the small states of tools/vector_states.py: damage, trace, refuse, fork, count calls."""
 from __future__ import annotations
 
 import json
@@ -22,6 +22,9 @@ from vector_states import vectors as vectors
 
 from edgecl.cli import main
 from edgecl.errors import EdgeclError
+
+# how many processes a campaign of kills, cuts or damage uses: under xdist, whose workers use all cores, one
+JOBS = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
 
 
 def refused(capsys, *arguments):
@@ -110,3 +113,19 @@ def traces(state, features, names):
                       or json.dumps(name)[1:-1].encode() in data]
             found += [(file.name, number) for number, feature in enumerate(features) if feature[:3].tobytes() in data]
     return found
+
+
+def calls_of(action):
+    """How many Python functions an action calls."""
+    count = 0
+
+    def seen(_, event, __):
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(seen)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count

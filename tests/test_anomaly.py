@@ -20,10 +20,10 @@ def fan(seconds, seed, worn=0.0, size=1.0):
     """Acceleration [n, 3] of a fan. worn: size of the impacts of a bearing; size: of the fan's own vibration."""
     rng = np.random.default_rng(seed)
     t = np.arange(int(seconds * RATE)) / RATE
-    turn = 2 * np.pi * TURNS * t * rng.uniform(0.97, 1.03) + rng.uniform(0, 6)
+    turn = 2 * np.pi * TURNS * t * rng.uniform(0.98, 1.02) + rng.uniform(0, 6)
     signal = np.stack([np.sin(turn), np.cos(turn), 0.3 * np.sin(2 * turn)], 1) * rng.uniform(0.9, 1.1) * size
     impacts = np.exp(-((turn * 3.58 / (2 * np.pi)) % 1) * 8) * np.sin(2 * np.pi * 80 * t)
-    return signal + worn * impacts[:, None] + 0.1 * rng.standard_normal((len(t), 3))
+    return signal + worn * impacts[:, None] + 0.15 * rng.standard_normal((len(t), 3))
 
 
 def write(path, *parts):
@@ -35,8 +35,9 @@ def write(path, *parts):
 def recorded(tmp_path, monkeypatch):
     """The recordings that the page speaks of; today, the bearing is worn from the tenth second on."""
     monkeypatch.chdir(tmp_path)
-    for number in range(4):
+    for number in range(8):
         write(Path(f"fan/normal/{number}.csv"), fan(15, number))
+    for number in range(4):
         write(Path(f"fan/worn/{number}.csv"), fan(10, 20 + number, 2.0))
         write(Path(f"fan/off/{number}.csv"), fan(10, 30 + number, 0.0, 0.0))
     write(Path("fan/today.csv"), fan(10, 50), fan(10, 51, 2.0))

@@ -24,7 +24,7 @@ def flat(*colour, side=SIDE, noise=0.0, seed=0):
 
 
 FRAMES = {"black": flat(0), "a lens cap": flat(6, noise=3), "dark": flat(30, noise=2), "white": flat(255),
-          "overexposed": flat(250, noise=4), "grey": flat(128), "grey and noisy": flat(90, noise=3),
+          "overexposed": flat(250, noise=3), "grey": flat(128), "grey and noisy": flat(90, noise=3),
           "red": flat(200, 20, 20), "blue": flat(10, 10, 180, noise=2)}
 WORDS = {"black": "black", "a lens cap": "black", "dark": "black", "white": "white", "overexposed": "white",
          "grey": "grey", "grey and noisy": "grey", "red": "of one colour", "blue": "of one colour"}

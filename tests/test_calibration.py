@@ -4,10 +4,16 @@ import math
 import numpy as np
 import pytest
 
-from edgecl.heads.calibration import SPREAD_OF_T, TRUST, Prior, confidence, fit, prior
+from edgecl.heads.calibration import SPREAD_OF_T, TRUST, Prior, fit, prior
 from edgecl.heads.solvers import solve
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform
+
+
+def confidence(logits, temperature, smoothing):
+    """The calibrated probabilities [n, C] of logits [n, C]."""
+    odds = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    return (1 - smoothing) * odds / odds.sum(1, keepdims=True) + smoothing / logits.shape[1]
 
 
 def drawn(n, classes, temperature, seed=0):

@@ -3,12 +3,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers_state import answers, create, in_a_child, knowledge, vectors
+from helpers_state import answers, calls_of, create, in_a_child, knowledge, vectors
 
 from edgecl.cli import main
 from edgecl.learner import Learner
@@ -186,22 +185,6 @@ def test_one_that_can_not_write_solves_for_itself(tmp_path):
     assert looking.store.newest.head is None
     assert answers(looking) == answers(learner)
     assert len(looking.classes()) == 2
-
-
-def calls_of(action):
-    """How many Python functions an action calls."""
-    count = 0
-
-    def seen(_, event, __):
-        nonlocal count
-        count += event == "call"
-
-    sys.setprofile(seen)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def test_a_commit_costs_no_more_when_much_was_learned(fast_path):

@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
+from helpers_state import JOBS
 
 FLIPS = int(os.environ.get("EDGECL_FLIPS", "200"))
+PARTS = 4   # of all trials, a test each, so that several processes share them
 VIEW = {"answers": [["ant", 0.9, False]], "classes": [["ant", 20, 5]], "means": {"ant": [1.0]}, "moment": [1.0],
         "residual": 0, "exemplars": 5, "stored": "digest", "history": [], "damage": [], "warnings": [],
         "learn": "new class", "then": {"ant": 20, "new class": 20}, "close": None,
@@ -13,12 +16,29 @@ VIEW = {"answers": [["ant", 0.9, False]], "classes": [["ant", 20, 5]], "means": 
         "repaired": {"counts": {"ant": 20}, "learn": "new class"}}
 
 
-@pytest.mark.slow
-def test_damage_is_harmless_or_said(fast_path):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The states that are damaged, each looked at as it is."""
     import corrupt
 
-    found = corrupt.campaign(fast_path, FLIPS, FLIPS // 3, os.cpu_count() or 1)
-    assert len(found) == FLIPS + FLIPS // 3
+    folder = tmp_path_factory.mktemp("prepared")
+    corrupt.prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, fast_path):
+    return shutil.copytree(prepared, fast_path / "prepared")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_damage_is_harmless_or_said(folder, part):
+    import corrupt
+
+    flips = FLIPS // PARTS
+    found = corrupt.campaign(folder, flips, flips // 3, JOBS, seed=part)
+    assert len(found) == flips + flips // 3
     assert [row for row in found if row[-3] in corrupt.BAD] == []
     newest = sum(row[-3] in corrupt.NEWEST for row in found)
     assert newest >= 0.5 * len(found), "\n".join(corrupt.table(found))
@@ -45,10 +65,10 @@ def test_what_a_damaged_state_shows_is_compared_with_a_whole_one(changed, word):
     assert judge({"seen": found, **found}, VIEW)[0] == word
 
 
-def test_a_run_that_was_stopped_goes_on(fast_path):
+def test_a_run_that_was_stopped_goes_on(folder):
     import corrupt
 
-    first = corrupt.campaign(fast_path, 4, 0, 1)
-    every = corrupt.campaign(fast_path, 6, 2, 1)
+    first = corrupt.campaign(folder, 4, 0, 1)
+    every = corrupt.campaign(folder, 6, 2, 1)
     assert [row for row in every if row in first] == first
     assert [row[0] for row in every] == list(range(8))

@@ -44,7 +44,8 @@ def photos_of(classes=5, each=20, d=12, seed=0, spread=1.0):
     """Samples that each are a recording of their own."""
     rng = np.random.default_rng(seed)
     return [(f"class {number}", number * each + np.arange(each), rng.integers(0, 2 ** 32, each),
-             (spread * rng.normal(size=d) + rng.normal(size=(each, d))).astype(np.float32)) for number in range(classes)]
+             (spread * rng.normal(size=d) + rng.normal(size=(each, d))).astype(np.float32))
+            for number in range(classes)]
 
 
 def answers(known, x):

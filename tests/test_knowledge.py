@@ -193,7 +193,7 @@ def test_many_forgotten_classes_add_up():
     known = knowledge(data, Form(True), 10_000)
     told = []
     for i in range(30):
-        large = cloud(40, 100 + i) * np.float32(160)
+        large = cloud(40, 100 + i) * np.float32(900)
         known.stored = [row for row in known.stored if row.label == "a"]     # cannot be learned again
         known.add("large", sample_keys(large), large)
         known.load(known.snapshot(), [], known.stored)

@@ -74,5 +74,5 @@ def test_learning_nothing_is_refused(tmp_path):
     for empty in (np.zeros((0, 16), np.float32), iter(())):
         with pytest.raises(BadInput, match="no sample"):
             learner.learn(empty, "x")
-    with pytest.raises(BadInput, match="groups"):
+    with pytest.raises(BadInput, match="1 group for 3 samples"):
         learner.learn(vectors("x", 3), "x", groups=["one"])

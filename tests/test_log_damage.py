@@ -114,11 +114,11 @@ HARMLESS = {  # what changes nothing, and what is said of it
         log.read_bytes()[:start] + exemplars(log.parents[1]) + log.read_bytes()[start:])), "no samples are lost"),
     "a log within": (in_record("cat", lambda log, start, end: log.write_bytes(
         log.read_bytes()[:start] + log.read_bytes())), "no samples are lost"),
-    "garbage behind": (write(lambda log: log + GARBAGE), "were not a whole record"),
-    "zeros behind": (write(lambda log: log + bytes(5000)), "were not a whole record"),
+    "garbage behind": (write(lambda log: log + GARBAGE), "did not end with a whole record"),
+    "zeros behind": (write(lambda log: log + bytes(5000)), "did not end with a whole record"),
     "doubled": (write(lambda log: log * 2), "no samples are lost"),
     "another log behind": (lambda state, made: (state / LOG_FILE).write_bytes(
-        (state / LOG_FILE).read_bytes() + (made / "other" / LOG_FILE).read_bytes()), "were not a whole record"),
+        (state / LOG_FILE).read_bytes() + (made / "other" / LOG_FILE).read_bytes()), "did not end with a whole record"),
     "acknowledged length missing": (lambda state, made: (state / ACKNOWLEDGED_FILE).unlink(), None),
     "acknowledged length empty": (lambda state, made: (state / ACKNOWLEDGED_FILE).write_bytes(b""), None),
     "acknowledged length garbage": (lambda state, made: (state / ACKNOWLEDGED_FILE).write_bytes(GARBAGE[:90]), None),
@@ -141,7 +141,7 @@ def check(state, lost, said, kept):
     assert all(not number > 6 for number in learner.store.restorable())
     learner.close()
     again = Learner.open(state)
-    assert again.damage == [line for line in told if "were not a whole record" not in line]
+    assert again.damage == [line for line in told if "did not end with a whole record" not in line]
     assert again.learn(vectors("fox", 80), "fox").generation > 6
     assert [c.name for c in again.classes()] == [*wanted, "fox"]
     shown, restorable = answers(again), again.store.restorable()
@@ -249,7 +249,7 @@ def test_a_daemon_starts_says_it_and_learns(state, made, tmp_path, torn):
     if torn:
         os.truncate(state / LOG_FILE, end)
         copied("before", ACKNOWLEDGED_FILE)(state, made)
-    said = "were not a whole record" if torn else "80 samples of 'elk' (generation 6) are lost"
+    said = "did not end with a whole record" if torn else "80 samples of 'elk' (generation 6) are lost"
     with running(tmp_path, BASE) as daemon:
         assert [c["name"] for c in daemon.ask("classes")] == NAMES[:-1]
         assert any(said in line for line in daemon.ask("status")["warnings"])

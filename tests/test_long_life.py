@@ -23,6 +23,13 @@ def test_a_class_that_comes_and_goes_leaves_no_bias(fast_path):
 
 
 @pytest.mark.slow
+def test_large_classes_that_come_and_go_in_turn_leave_no_more(fast_path):
+    found = list(long_life.learn_and_forget(fast_path, long_life.marks_up_to(100), 16, seed=0, scale=30))
+    assert found[-1].largest <= long_life.MAX_ERROR / 10    # after 100 of 10,000 cycles, of a random walk
+    assert long_life.slope(found, "typical") <= long_life.MAX_SLOPE
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_commands_leave_what_an_oracle_knows(fast_path, seed):
     life, sizes = Life(fast_path, 16, seed), []

@@ -239,3 +239,37 @@ def test_photos_have_a_hint_of_their_own(tmp_path, capsys):
     np.savez(tmp_path / "light.npz", x_train=shades(150, 8), y_train=np.zeros(8, int), class_names=["light"])
     assert main(["learn", "--state", str(tmp_path / "s"), "--class", "light", str(tmp_path / "light.npz")]) == 0
     assert "photos of the background" in capsys.readouterr().out
+
+
+# too early to tell ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_before_unknown_can_be_told_everybody_hears_how_many_samples_are_missing(tmp_path, capsys, count):
+    state = str(tmp_path / "s")
+    with closing(create(tmp_path / "s")) as learner:
+        learner.learn(vectors("ant", count), "ant")
+        answer = learner.predict(vectors("ant", 1, 7))[0]
+        assert (answer.label, answer.unknown) == ("ant", None)
+        assert not answer.right(NOTHING)
+        words = f"needs {3 - count} more sample{'s' * (count < 2)}"
+        assert words in answer.reason
+        found = learner.evaluate([*samples("ant", 3), *samples("wasp", 3)])
+        assert (found.unknown_rate, found.untaught) == (0.0, {"wasp": 0.0})
+    np.savez(tmp_path / "ask.npz", x_train=vectors("ant", 1, 7), y_train=[0])
+    assert main(["predict", "--state", state, str(tmp_path / "ask.npz")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["unknown"] is None
+    assert words in told["reason"]
+    assert main(["status", "--state", state]) == 0
+    assert words in capsys.readouterr().out
+    assert main(["status", "--state", state, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unknown_needs"] == 3 - count
+    main(["doctor", "--state", state])
+    assert words in capsys.readouterr().out
+    with closing(type(learner).open(tmp_path / "s")) as learner:
+        learner.learn(vectors("ant", 3 - count, 5), "ant")
+        assert learner.predict(vectors("ant", 1, 7))[0].unknown is not None
+        assert learner.status().unknown_needs is None
+    assert main(["status", "--state", state]) == 0
+    assert "needs" not in capsys.readouterr().out

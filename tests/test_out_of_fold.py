@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgecl.heads.left_out import LeftOut, Rows, by_sessions, left_out
+from edgecl.heads.left_out import LearnedRows, LeftOut, by_sessions, left_out
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import cosine, nearest_mean, ridge, slda
 from edgecl.statistics.class_statistics import ClassStatistics
@@ -12,7 +12,7 @@ from edgecl.statistics.transform import FeatureTransform
 
 
 def data(n, d, classes, seed=0, sessions=7):
-    """Rows of a few classes and sessions: features float32 [n, d], classes, sessions [n]."""
+    """LearnedRows of a few classes and sessions: features float32 [n, d], classes, sessions [n]."""
     rng = np.random.default_rng(seed)
     y = np.sort(np.r_[np.arange(classes), np.arange(classes), rng.integers(0, classes, n - 2 * classes)])
     mix = rng.normal(size=(d, d)) / np.sqrt(d)
@@ -22,7 +22,7 @@ def data(n, d, classes, seed=0, sessions=7):
 
 def rows_of(x, y, sessions=None, own=None, whole=True):
     sessions = np.arange(len(x)) if sessions is None else np.asarray(sessions)
-    return Rows([*x], FeatureTransform(x.shape[1], x.shape[1]), y.astype(np.int64), sessions.astype(np.int64),
+    return LearnedRows([*x], FeatureTransform(x.shape[1], x.shape[1]), y.astype(np.int64), sessions.astype(np.int64),
                 np.arange(len(x)) if own is None else own, np.full(len(x), whole))
 
 

@@ -122,9 +122,28 @@ def test_it_shows_what_the_camera_sees_and_what_is_known(browser, robot):
         until(lambda: find(".view .label").text == "light")
         until(lambda: driver.find_elements(By.CSS_SELECTOR, ".view .pane img"))
         assert [each.text for each in driver.find_elements(By.CSS_SELECTOR, "#known h3")] == ["dark", "light"]
+        assert "of 200 KB" in find("#bars").text    # no digit of a round number is lost
+        assert "of 3 MB" in find("#bars").text
         until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#known .thumbs img")) == 8)
         assert "KB of 3 MB" in find("#bars").text
         assert len(driver.find_elements(By.CSS_SELECTOR, "#generations li")) == 3
+        assert not clean(driver)
+
+
+def test_nothing_is_proposed_and_what_is_like_it_is_unknown(browser, robot):
+    url, service, tap, _ = robot
+    with browser() as driver:
+        find = opened(driver, url)
+        until(lambda: find("#rest").is_displayed())
+        find("#nothing").click()
+        assert find("#name").get_attribute("value") == "nothing"
+        service.learn("nothing", shades(85, 25, 5))
+        until(lambda: not find("#rest").is_displayed())
+        tap.put(*shades(85, 3))
+        until(lambda: find(".view .label").text == "Unknown" and "nothing" in find(".view .meta").text)
+        tap.put(*np.zeros((3, 16, 16, 3), np.uint8))
+        until(lambda: "the picture is black" in find(".view .meta").text)
+        assert find(".view .label").text == "Unknown"
         assert not clean(driver)
 
 

@@ -219,15 +219,13 @@ def mount(folder: Path, size: int) -> bool:
 
 
 @pytest.mark.slow
-def test_hundreds_of_random_commands_stay_within_the_quota():
-    total = refusals = 0
-    for number, shape in enumerate(SHAPES):
-        Small.shape, Small.total, Small.refusals, Small.classes, Small.peak = shape, 0, 0, 0, 0.0
-        run_state_machine_as_test(seed(number)(Small), settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=30, phases=[Phase.generate], deadline=None, database=None,
-            suppress_health_check=list(HealthCheck)))
-        print(f"{shape}: {Small.total} commands, up to {Small.classes} classes, {Small.refusals} refused, "
-              f"peak {Small.peak:.3f} of the quota")
-        total, refusals = total + Small.total, refusals + Small.refusals
-    assert total >= 60 * EXAMPLES
-    assert refusals > 20
+@pytest.mark.parametrize("shape", SHAPES)
+def test_hundreds_of_random_commands_stay_within_the_quota(shape):
+    Small.shape, Small.total, Small.refusals, Small.classes, Small.peak = shape, 0, 0, 0, 0.0
+    run_state_machine_as_test(seed(list(SHAPES).index(shape))(Small), settings=settings(
+        max_examples=EXAMPLES, stateful_step_count=30, phases=[Phase.generate], deadline=None, database=None,
+        suppress_health_check=list(HealthCheck)))
+    print(f"{shape}: {Small.total} commands, up to {Small.classes} classes, {Small.refusals} refused, "
+          f"peak {Small.peak:.3f} of the quota")
+    assert Small.total >= 10 * EXAMPLES
+    assert Small.refusals

@@ -9,6 +9,7 @@ import pytest
 from edgecl.errors import BadInput, StateError
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.rounding import dither, seed_of
+from edgecl.statistics.triangle import diagonal_at_rest, packed, unpacked
 
 RNG = np.random.default_rng
 
@@ -260,6 +261,28 @@ def test_rounding_is_unbiased_and_a_function_of_its_content():
     assert seed_of(x) == seed_of(x.copy()) != seed_of(-x)
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 65])
+def test_a_packed_scatter_is_off_by_at_most_2_to_the_minus_30_of_its_diagonal_and_packs_to_the_same_again(d):
+    rng = RNG(d)
+    for scale in (1.0, 1e-30, 1e30):
+        rows = rng.standard_normal((3 * d, d)) * np.exp(rng.uniform(-20, 20, d)) * np.sqrt(scale)
+        rows[:, :d // 3] = 0        # a feature that is always the same
+        full = rows.T @ rows
+        triangle = packed(full)
+        found, allowed = unpacked(triangle, d), np.sqrt(np.outer(np.diag(full), np.diag(full)))
+        assert (np.abs(found - full) <= 2 ** -30 * allowed).all()
+        assert np.array_equal(found, found.T) and np.array_equal(np.diag(found), diagonal_at_rest(np.diag(full)))
+        assert np.array_equal(packed(found), triangle)
+        noise = 1 + 1e-13 * rng.standard_normal((d, d))
+        assert np.array_equal(packed(found * (noise + noise.T) / 2), triangle)
+
+
+def test_triangles_of_float32_are_read():
+    rows = RNG(0).standard_normal((9, 5)).astype(np.float32)
+    full = (rows.T @ rows).astype(np.float32)
+    assert np.array_equal(unpacked(full[np.triu_indices(5)], 5), full)
+
+
 @pytest.mark.parametrize("kind", ["others", "the same", "large"])
 def test_thousands_of_forgotten_classes_leave_no_bias(kind):
     """Taught and forgotten again, with a rest in float32 after each: errors may grow as a random walk does."""
@@ -276,6 +299,22 @@ def test_thousands_of_forgotten_classes_leave_no_bias(kind):
     assert store.residual == 0
     for label, x in data.items():
         assert np.abs(store.mean(label) - x.mean(0, np.float64)).max() < 1e-5
+
+
+def test_large_classes_in_turn_leave_little_rounding():
+    """A class 30 times larger than those that stay is always there when the statistics are written."""
+    cycles, data = int(os.environ.get("EDGECL_CYCLES", "400")), clouds(4, 40, 24)
+    store, truth, before = collected(data), collected(data).scatter(), np.zeros((0, 24), np.float32)
+    for i in range(cycles):
+        x = (RNG(i).standard_normal((RNG(i).integers(1, 6), 24)) * 30 + 90).astype(np.float32)
+        store.add(f"large {i % 2}", x)
+        if i:
+            store = rewritten(store.without(f"large {1 - i % 2}", before).about_its_mean())
+        before = x
+    left = rewritten(store.without(f"large {(cycles - 1) % 2}", before).about_its_mean())
+    error = relative(left.scatter(), truth)
+    print(f"{cycles} cycles: scatter {error:.1e}")
+    assert error <= 5e-8 * np.sqrt(cycles)
 
 
 def test_what_was_read_is_written_as_the_same_bytes():

@@ -25,6 +25,7 @@ from edgecl.heads.solvers import forms
 from edgecl.learner import Learner
 from edgecl.learning.plan import state_bytes
 from edgecl.state.history import HISTORY
+from edgecl.state.quota import PAGE
 from edgecl.state.store import Store
 
 
@@ -205,3 +206,18 @@ def test_a_quota_too_small_is_refused_with_the_bytes_that_suffice(tmp_path, head
     with pytest.raises(BudgetError, match="needs"):
         create(tmp_path / "tiny", quota=5_000, exemplars=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["enough", "short", "small"]
+
+
+def test_what_is_not_an_exemplar_stays_for_a_bounded_time_only(fast_path):
+    """The bound in docs/state.md: twice the exemplar limit, twice the statistics or 64 KB, for two snapshots."""
+    limit = 20_000
+    learner, largest = create(fast_path / "state", quota=2_000_000, exemplars=limit), 0
+    for number in range(120):
+        learner.learn(vectors(f"class {number % 3}", 20, number), f"class {number % 3}")
+        snapshots = [learner.store.blobs.bytes(g.snapshot) for g in learner.store.alive() if g.snapshot]
+        allowed = max(2 * limit, 2 * max(snapshots), 65536)
+        journal = learner.store.usage().journal
+        assert journal <= 2 * allowed + 4 * PAGE
+        largest = max(largest, journal)
+    assert largest > 65536      # there were more than one log holds
+    learner.close()

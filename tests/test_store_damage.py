@@ -168,7 +168,7 @@ def test_a_cut_off_append_never_was_and_is_told_once(learner):
         log.write_bytes(whole + tail)
         again = Learner.open(learner.store.path)
         assert answers(again) == shown
-        assert [f"the last {len(tail)} bytes of learned.log were not a whole record" in line
+        assert [f"dropped: {len(tail)} byte" in line
                 for line in again.damage] == [True]
         again.close()
         assert log.read_bytes() == whole

@@ -1,6 +1,7 @@
 """edgecl.db under its digest, and edgecl.copy: damage is said, the newest intact rows serve, learning goes on."""
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from helpers_database import noted, rows_of, shown
 from helpers_needs import need
-from helpers_state import answers, create, refused, tree, vectors
+from helpers_state import answers, create, directory_bytes, refused, tree, vectors
 
+from edgecl.cli import main
 from edgecl.errors import EdgeclError, StateError
 from edgecl.learner import Learner
 from edgecl.state.open_database import read_copy
@@ -174,6 +176,38 @@ def test_no_room_to_build_it_again(state):
     with pytest.raises(EdgeclError, match="quota"):
         learner.learn(vectors("dog", 5), "dog")
     assert {name: digest for name, digest in tree(state).items() if name != "reserved"} == before
+
+
+@pytest.mark.parametrize("filled", ["set-aside", "foreign", "both"])
+def test_without_room_the_cure_is_to_discard(state, capsys, filled):
+    """The quota is full: the intact database takes the place of the damaged one, which only a person may delete."""
+    learner = Learner.open(state)
+    wanted, quota = shown(learner), learner.settings.quota
+    learner.close()
+    data = bytearray((state / "edgecl.db").read_bytes())
+    data[data.index(b"settings") + 20] ^= 1
+    (state / "edgecl.db").write_bytes(data)
+    left = quota - directory_bytes(state, reserve=False) - 2 * 4096
+    aside = 8192 if filled == "both" else left if filled == "set-aside" else 0
+    if aside:
+        (state / "set-aside").mkdir()
+        (state / "set-aside" / "old.1").write_bytes(bytes(aside // 4096 * 4096 - 4096))
+    if filled != "set-aside":
+        (state / "models" / "mine.bin").write_bytes(bytes((left - aside) // 4096 * 4096))
+    assert len(data) > quota - directory_bytes(state, reserve=False) >= 0
+    for command in (["check", "--repair"], ["forget", "--class", "ant"]):
+        assert main([*command, "--state", str(state)]) == 1
+        assert "`edgecl check --discard`" in capsys.readouterr().err
+    assert (state / "edgecl.db").read_bytes() == data
+    assert main(["check", "--discard", "--json", "--state", str(state)]) == 0
+    deleted = json.loads(capsys.readouterr().out)["discarded"]
+    assert deleted == {"set-aside": 2, "foreign": 1, "both": 2}[filled]
+    assert directory_bytes(state, reserve=False) <= quota and not (state / "set-aside").exists()
+    again = Learner.open(state)
+    assert shown(again) == wanted and again.store.database.damage is None
+    if filled == "set-aside":
+        again.forget("ant")
+    again.close()
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 
 import pytest
 from helpers_state import error_of, vectors
@@ -46,15 +47,13 @@ def zeros_without_end(path, target):
     path.symlink_to("/dev/zero")
 
 
-def place(state, what):
-    """The path of what in a state, gone."""
-    if what in ("head", "exemplars"):
-        store = StateReader(state)
-        path = store.blobs.folder / (store.newest.head if what == "head" else store.files(what)[0][0])
-        store.close()
-    else:
-        path = state / what
-    path.unlink(missing_ok=True)
+def place_of(state, what):
+    """The path of what in a state."""
+    if what not in ("head", "exemplars"):
+        return state / what
+    store = StateReader(state)
+    path = store.blobs.folder / (store.newest.head if what == "head" else store.files(what)[0][0])
+    store.close()
     return path
 
 
@@ -77,10 +76,18 @@ def no_waiting():
 def test_nothing_waits_for_it_and_nothing_is_written_through_it(state, tmp_path, no_waiting, what, kind):
     target = tmp_path / "target"
     target.write_bytes(PRECIOUS)
-    kind(place(state, what), target)
-    assert what in ("acknowledged", "edgecl.copy", "reserved") or not check(state).intact
+    here, name = place_of(state, what), what if "." in what or what in ("acknowledged", "reserved") else None
+    here.unlink(missing_ok=True)
+    kind(here, target)
+    about = os.lstat(here)
+    assert any(each.file in str(here) and each.verdict == "damaged" for each in check(state).findings)
     assert error_of(lambda: Learner.open(state).predict(vectors("ant", 3))) is None
     learner = Learner.open(state)
+    if name:    # it is set aside as it is, which is said
+        kept = os.lstat(state / "set-aside" / f"{name}.1")
+        assert (kept.st_ino, kept.st_mode) == (about.st_ino, about.st_mode)
+        assert stat.S_ISREG(os.lstat(here).st_mode)
+        assert any("set aside" in line for line in learner.damage)
     assert error_of(lambda: backup(state, tmp_path / "out", lambda _: None)) is None
     error_of(lambda: learner.learn(vectors("dog", 20), "dog"))
     error_of(lambda: learner.forget("cat"))
@@ -88,6 +95,22 @@ def test_nothing_waits_for_it_and_nothing_is_written_through_it(state, tmp_path,
     assert error_of(lambda: discard(learner.store)) is None
     learner.close()
     assert target.read_bytes() == PRECIOUS
+
+
+@pytest.mark.parametrize("what", ["acknowledged", "edgecl.copy", "edgecl.db", "reserved"])
+def test_a_link_to_what_was_there_is_not_written_through(state, tmp_path, what):
+    """Somebody has moved the file elsewhere, and left a link: it is set aside, and what it leads to stays as it was."""
+    (state / what).rename(tmp_path / "elsewhere")
+    (state / what).symlink_to(tmp_path / "elsewhere")
+    before = (tmp_path / "elsewhere").read_bytes()
+    learner = Learner.open(state)
+    learner.learn(vectors("dog", 20), "dog")
+    learner.learn(vectors("much", 400), "much")
+    learner.forget("ant")
+    learner.close()
+    assert (tmp_path / "elsewhere").read_bytes() == before
+    assert not (state / what).is_symlink()
+    assert not {each.verdict for each in check(state).findings} & {"damaged", "missing"}
 
 
 @pytest.mark.parametrize("kind", [fifo, link, link_to_itself, unix_socket, zeros_without_end])

@@ -12,7 +12,7 @@ from edgecl.exemplars.codecs import codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads import unknown
 from edgecl.heads.head import LEAST_DISTANCE, NearestRow
-from edgecl.heads.left_out import LeftOut, Rows
+from edgecl.heads.left_out import LearnedRows, LeftOut
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import solve
@@ -253,8 +253,9 @@ def test_rows_are_of_each_class_equally_many_whatever_the_order():
     small = novelty_of(knowledge(data, limit=8_000))[1]
     assert 0 < len(small.like.rows) <= rows_held(8_000, False, 40, 5) < 163
     assert small.like.rows.nbytes < rows_bytes(8_000, False, 40, 5)
-    rows = Rows([*np.concatenate([*data.values()])], FeatureTransform(40, 40), np.repeat(np.arange(5), [3, *[40] * 4]),
-                np.arange(163), np.random.default_rng(4).permutation(163), np.ones(163, np.bool_))
+    rows = LearnedRows([*np.concatenate([*data.values()])], FeatureTransform(40, 40),
+                       np.repeat(np.arange(5), [3, *[40] * 4]), np.arange(163),
+                       np.random.default_rng(4).permutation(163), np.ones(163, np.bool_))
     kept = unknown._kept(rows, 50)
     assert np.bincount(rows.classes[kept]).tolist() == [3, 11, 11, 11, 11]
     for c in range(5):
@@ -300,7 +301,7 @@ def test_with_fewer_sessions_it_is_more_careful():
 
 def test_judges_without_any_row_left_give_no_threshold():
     pooled = learned(2, 12)[0]
-    rows = Rows([], FeatureTransform(12, 12), *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.bool_))
+    rows = LearnedRows([], FeatureTransform(12, 12), *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.bool_))
     judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), pooled, False, 10_000)
     novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled, None, judged)
     assert novelty.needs == MIN_JUDGES and not np.isfinite(novelty.threshold)

@@ -7,9 +7,9 @@ learn: for each length of features D and number of classes C, milliseconds of th
 answer, for which the head is solved; beside them, in turns, a bare Cholesky factorisation D x D and a product C x D by
 D x D; the peak memory of a process that opens the state, answers, learns and answers, and of it before it learns.
 corrections: one sample per commit, the learner kept open: commits per second by clock and by processor; milliseconds of
-`learn`, of opening the state, of `status` and of the first `learn` afterwards; bytes written per commit. daemon: 100
-corrections over the control socket from 1 and from 16 clients. One thread. FOLDER: where the states lie; on a disk, the
-syncs count. Default: a folder in memory, if there is one.
+`learn`, of opening the state, of the first `status`, which reads every file, of another one, and of the first `learn`
+afterwards; bytes written per commit. daemon: 100 corrections over the control socket from 1 and from 16 clients. One
+thread. FOLDER: where the states lie; on a disk, the syncs count. Default: a folder in memory, if there is one.
 """
 from __future__ import annotations
 
@@ -113,18 +113,20 @@ def correction_case(path: Path, dimension: int, commits: list[int]) -> list[dict
         took, computed, written = time.perf_counter() - begun, time.process_time() - computed, _written() - written
         done = until
         learner.close()
-        opened, status = [], []
+        opened, status, again = [], [], []
         for _ in range(LOOKS):
             opened.append(clock(_opened, path))
             looking = Learner.open(path)
             status.append(clock(looking.status))
+            again.append(clock(looking.status))
             looking.store.close()
         learner = Learner.open(path)
         first = clock(learner.learn, pool[0][:1], "class 00000")
         rows.append({"D": dimension, "commits": until, "per_second": round(count / took, 1),
                      "per_cpu_second": round(count / computed, 1), "learn": round(median(each[-100:]), 2),
                      "open": round(median(opened), 2), "status": round(median(status), 2),
-                     "first_learn": round(first, 2), "written_bytes": round(written / count)})
+                     "again": round(median(again), 2), "first_learn": round(first, 2),
+                     "written_bytes": round(written / count)})
     learner.close()
     return rows
 

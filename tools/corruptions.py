@@ -17,7 +17,7 @@ from edgecl.settings import Settings
 
 
 def raw(state: Path, older: Path) -> None:
-    """Vectors, stored unchanged: a snapshot, a journal, a log and heads."""
+    """Vectors, stored unchanged: a snapshot, journals, of which one was merged, a log and heads."""
     learner = create(state, quota=700_000, exemplars=10_000)
     for name in ("ant", "bee", "cat"):
         learner.learn(vectors(name, 25), name)
@@ -28,6 +28,9 @@ def raw(state: Path, older: Path) -> None:
     shutil.copytree(state, older)
     learner = Learner.open(state)
     learner.learn(vectors("fox", 600), "fox")
+    with crash_commands.often_merged():
+        for name in ("hen", "ibis"):
+            learner.learn(vectors(name, 25), name)
     learner.learn(vectors("gnu", 25), "gnu")
     learner.learn(vectors("elk", 25, seed=1), "elk")
     answer_and_close(learner, vectors("elk", 2))

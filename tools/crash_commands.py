@@ -6,8 +6,8 @@ import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgecl.learner import Learner
 from edgecl.learning.repair import check, repair
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
+from edgecl.state import journals, store
 from edgecl.state.backup import backup, parts_of, restore
 from edgecl.state.reader import EXEMPLARS
 from edgecl.state.store import Store
@@ -64,6 +65,30 @@ def nearly_full(state: Path) -> None:
     learner = create(state, quota=264_000, exemplars=10_000, codec="auto")
     for number in range(15):
         learner.learn(vectors(f"class {number}", 40, dimension=64), f"class {number}")
+
+
+@contextmanager
+def often_merged() -> Iterator[None]:
+    """Have the log move with each generation, and its file be merged with the one before."""
+    before = store.MOST_LOGGED, journals.FAN
+    store.MOST_LOGGED, journals.FAN = 1, 2
+    try:
+        yield
+    finally:
+        store.MOST_LOGGED, journals.FAN = before
+
+
+def merged_journal(state: Path) -> None:
+    """Learn two classes, whose samples lie in one file that was merged."""
+    with often_merged(), closing(Learner.open(state)) as learner:
+        for name in ("fox", "gnu"):
+            learner.learn(vectors(name, 25), name)
+
+
+def merge_journals(state: Path) -> None:
+    """Learn a class, and merge the file of its samples with the one before."""
+    with often_merged():
+        Learner.open(state).learn(vectors("hen", 50), "hen")
 
 
 def learn_codebook(state: Path) -> None:
@@ -204,10 +229,12 @@ COMMANDS: dict[str, Command] = {
     "learn": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu")),
     "learn, then close": Command(learn_and_close),
     "learn, statistics rewritten": Command(lambda state: Learner.open(state).learn(vectors("gnu", 1500), "gnu")),
+    "learn, journals merged": Command(merge_journals, merged_journal),
     "learn, log damaged": Command(lambda state: Learner.open(state).learn(vectors("gnu", 25), "gnu"), damaged_log),
     "learn, second codebook": Command(learn_codebook, nearly_full, but_for_ways_back),
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
+    "rollback into a merged journal": Command(lambda state: Learner.open(state).rollback(), merged_journal),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
     "round": Command(take_round),
     "round, refused": Command(refuse_round),

@@ -21,7 +21,9 @@ from crash_commands import (
     damaged_log,
     half_forgotten,
     learn_codebook,
+    merged_journal,
     nearly_full,
+    often_merged,
     recorded,
     refuse_round,
     repair_state,
@@ -90,6 +92,12 @@ def three_learns(state: Path, acknowledge: Acknowledge, count: int = 12) -> None
         acknowledge(f"learn {number}")
     learner.close()
     acknowledge("close")
+
+
+def learns_merged(state: Path, acknowledge: Acknowledge) -> None:
+    """A daemon that is taught three times, and merges the files of samples each time."""
+    with often_merged():
+        three_learns(state, acknowledge)
 
 
 def learns_and_answers(state: Path, acknowledge: Acknowledge) -> None:
@@ -219,6 +227,9 @@ SEQUENCES: dict[str, Sequence] = {
     "init, two learns": Sequence(init_and_learn, nothing, "deep/er/state"),
     "three learns": Sequence(three_learns),
     "three learns of 150": Sequence(lambda state, told: three_learns(state, told, 150)),
+    "three learns, journals merged": Sequence(learns_merged, merged_journal),
+    "forget, journals merged": Sequence(one(lambda learner: learner.forget("fox"), "fox"), merged_journal),
+    "rollback into a merged journal": Sequence(one(lambda learner: learner.rollback()), merged_journal),
     "learns and answers": Sequence(learns_and_answers),
     "learn, statistics rewritten": Sequence(one(big)),
     "learn, second codebook": Sequence(whole(learn_codebook), nearly_full, tight=True),

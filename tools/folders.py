@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 
-def fast_folder() -> str | None:
-    """A file system in memory for states that thousands of commands change, where there is room; else the default.
-    What a disk makes of them is for the tests that keep their states in `tmp_path`."""
+def fast_folder(room: int = 200_000_000) -> str | None:
+    """A file system in memory for states that thousands of commands change, if it and the machine have `room` bytes;
+    else None, for the default. What a disk makes of them is for the tests that take the fixture `disk`."""
     memory = "/dev/shm"
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 200_000_000:
+    if not os.access(memory, os.W_OK):
         return None
-    return memory
+    available = 1024 * int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[0])
+    return memory if min(shutil.disk_usage(memory).free, available) >= room else None
 
 
 def file_system(folder: Path) -> str:

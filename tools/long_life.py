@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """What thousands of changes leave of a state: rounding errors, and what grows.
 
-    tools/long_life.py [--cycles 10000] [--commands 3000] [--dimension 64] [--seed 0] [--folder /dev/shm]
+    tools/long_life.py [--cycles 10000] [--scale 1] [--commands 3000] [--dimension 64] [--seed 0] [--folder /dev/shm]
 
 cycles: a class is learned and forgotten again and again; forgetting writes the statistics, so that they are at rest
-between two cycles. Their scatter is compared with that of a state that never had the class. The error's slope over the
-cycles, both as logarithms, is 0.5 if each rounding is as likely up as down, and 1.0 if they have a bias.
+between two cycles. With a scale, the class is that many times larger than those that stay, and one of two is always
+there when the statistics are written. Their scatter is compared with that of a state that never had the class. The
+error's slope over the cycles, both as logarithms, is 0.5 if each rounding is as likely up as down, and 1.0 if they have
+a bias.
 commands: random ones, compared with an oracle: counts, means, scatter, and the head of a state that learned the same at
 once. Database, history, log and number of files must stay flat. Exits with 1 if a check fails.
 """
@@ -79,17 +81,21 @@ def drift(learner: Learner, wanted: Learner, cycles: int) -> Drift:
     return Drift(cycles, float(np.abs(off).max()), float(np.sqrt((off ** 2).mean())), means, Size.of(learner))
 
 
-def learn_and_forget(folder: Path, marks: list[int], dimension: int, seed: int) -> Iterator[Drift]:
-    """Learn a class and forget it, and look after each number of cycles in `marks`."""
+def learn_and_forget(folder: Path, marks: list[int], dimension: int, seed: int, scale: float = 1.0) -> Iterator[Drift]:
+    """Learn a class and forget it, and look after each number of cycles in `marks`. scale: how many times larger than
+    the others it is; if not 1, it is forgotten only when another one like it has been learned."""
     rng = np.random.default_rng(seed)
     learner, wanted = (create(folder / name, quota=QUOTA, exemplars=EXEMPLARS) for name in ("state", "never"))
     for each in (learner, wanted):
         for label in CLASSES:
             each.learn(vectors(label, 40, dimension=dimension), label)
+    there = list[str]()
     for cycle in range(1, marks[-1] + 1):
-        learner.learn(vectors("passing", int(rng.integers(1, 6)), cycle, dimension), "passing")
-        if not learner.forget("passing")["exact"]:
-            raise SystemExit(f"cycle {cycle}: what is stored was not forgotten exactly")
+        there.append(f"passing {cycle}")
+        learner.learn(scale * vectors("passing", int(rng.integers(1, 6)), cycle, dimension), there[-1])
+        while len(there) > (scale != 1 and cycle not in marks):
+            if not learner.forget(there.pop(0))["exact"]:
+                raise SystemExit(f"cycle {cycle}: what is stored was not forgotten exactly")
         if cycle in marks:
             learner.close()
             learner = Learner.open(folder / "state")
@@ -195,11 +201,11 @@ def grown(first: Size, last: Size, merges: int) -> list[str]:
             in zip(Size._fields, first, last, allowed) if now > most]
 
 
-def show_cycles(cycles: int, dimension: int, seed: int, folder: Path) -> list[str]:
-    """Print how the error grows; what is wrong."""
+def show_cycles(cycles: int, dimension: int, seed: int, folder: Path, scale: float) -> list[str]:
+    """Print how the error grows; what is wrong. scale: of `learn_and_forget`."""
     print(f"{'cycles':>8}{'scatter, most':>15}{'scatter, rms':>14}{'means':>10}{'database':>10}{'history':>9}{'s':>7}")
     found, began = list[Drift](), time.monotonic()
-    for each in learn_and_forget(folder, marks_up_to(cycles), dimension, seed):
+    for each in learn_and_forget(folder, marks_up_to(cycles), dimension, seed, scale):
         found.append(each)
         print(f"{each.cycles:8}{each.largest:15.1e}{each.typical:14.1e}{each.mean:10.1e}{each.size.database:10}"
               f"{each.size.history:9}{time.monotonic() - began:7.0f}", flush=True)
@@ -230,16 +236,18 @@ def main() -> int:
     """Print both tables."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--cycles", type=int, default=10_000, metavar="N", help="100 or more, or 0 for none")
+    options.add_argument("--scale", type=float, default=1.0, metavar="S", help="of the class that comes and goes")
     options.add_argument("--commands", type=int, default=3_000, metavar="N")
     options.add_argument("--dimension", type=int, default=64, metavar="D")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--folder", type=Path, default=fast_folder(), help="where the states are made")
     given = options.parse_args()
     wrong = list[str]()
-    for count, work in ((given.cycles, show_cycles), (given.commands, show_commands)):
-        if count:
-            with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-                wrong += work(count, given.dimension, given.seed, Path(folder))
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        if given.cycles:
+            wrong += show_cycles(given.cycles, given.dimension, given.seed, Path(folder, "cycles"), given.scale)
+        if given.commands:
+            wrong += show_commands(given.commands, given.dimension, given.seed, Path(folder, "commands"))
     for line in wrong:
         print(f"WRONG: {line}")
     return 1 if wrong else 0

@@ -19,6 +19,7 @@ from edgecl.backbones.graph import GraphBuilder, finish_backbone
 from edgecl.backbones.session import open_session
 from edgecl.backbones.window_statistics import add_statistics, statistics_count
 from edgecl.errors import BadInput
+from edgecl.settings import counted
 
 TAPS = 9
 KERNELS = np.array([[2 if tap in three else -1 for tap in range(TAPS)]
@@ -37,7 +38,7 @@ STATISTICS_LIMIT = 6.0              # deviations of a statistic from its mean th
 def usable_dimension(limit: int) -> int:
     """The largest dimension <= `limit` that rocket can have. Raises BadInput if `limit` is below 84."""
     if limit < KERNEL_COUNT:
-        raise BadInput(f"rocket can't have {limit} features",
+        raise BadInput(f"rocket can't have {counted(limit, 'feature')}",
                        f"ask for at least {KERNEL_COUNT}, one for each kernel")
     return limit // KERNEL_COUNT * KERNEL_COUNT
 
@@ -129,7 +130,7 @@ def _sample(windows: np.ndarray) -> np.ndarray:
         raise BadInput(f"the calibration windows have shape {windows.shape}",
                        "give [n, time, channels], none of them 0")
     if windows.shape[1] < MIN_WINDOW_SAMPLES:
-        raise BadInput(f"windows have {windows.shape[1]} samples, rocket needs at least {MIN_WINDOW_SAMPLES}",
+        raise BadInput(f"windows have {counted(windows.shape[1], 'sample')}, rocket needs {MIN_WINDOW_SAMPLES} or more",
                        "choose a longer --window or a higher --rate")
     windows = np.ascontiguousarray(windows, np.float32)
     if not np.isfinite(windows).all():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput
 from edgecl.samples import Refusal, Sample
+from edgecl.settings import short_names
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -150,7 +151,7 @@ def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Itera
 def report_damage(damage: Iterable[str]) -> None:
     """Report damage on stderr. damage: `Learner.damage`."""
     for line in damage:
-        print(f"edgecl: note: {line}", file=sys.stderr)
+        print(f"edgecl: note: {short_names(line)}", file=sys.stderr)
 
 
 class ProgressBar:

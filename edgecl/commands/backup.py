@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edgecl.commands import ProgressBar, print_json, socket_path, state_path
 from edgecl.errors import BadInput, StateError
-from edgecl.settings import format_size
+from edgecl.settings import counted, format_size, short_names
 from edgecl.state.backup import Copied, check_new, frozen, into, parts_of, save, tar_of
 from edgecl.state.backup import restore as restored
 
@@ -33,7 +33,7 @@ def backup(options: argparse.Namespace) -> int:
         else:
             save(found.blocks, found.size, out, bar)
         copied = found.copied()
-    text = f"copied generation {copied.generation}: {copied.files} files, {format_size(copied.bytes)}"
+    text = f"copied generation {copied.generation}: {counted(copied.files, 'file')}, {format_size(copied.bytes)}"
     if to_stdout:
         print(f"edgecl: {text}", file=sys.stderr)
     elif options.json:
@@ -41,7 +41,7 @@ def backup(options: argparse.Namespace) -> int:
     else:
         print(f"{text}, to {out}")
     for line in copied.damaged:
-        print(f"edgecl: {line}", file=sys.stderr)
+        print(f"edgecl: {short_names(line)}", file=sys.stderr)
     if copied.damaged:
         print("edgecl: what is damaged was copied as it is; `edgecl check` says what can be restored", file=sys.stderr)
     return int(bool(copied.damaged))
@@ -60,7 +60,8 @@ def restore(options: argparse.Namespace) -> None:
     if options.json:
         print_json({"state": str(path), **made._asdict()})
     else:
-        print(f"restored generation {made.generation} to {path}: {made.files} files, {format_size(made.bytes)}")
+        print(f"restored generation {made.generation} to {path}: {counted(made.files, 'file')}, "
+              f"{format_size(made.bytes)}")
     if made.unreserved:
         print(f"edgecl: note: {format_size(made.unreserved)} of the quota could not be reserved on this disk; once it "
               "is full, nothing more can be learned", file=sys.stderr)

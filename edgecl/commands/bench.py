@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import print_json
 from edgecl.errors import BadInput
-from edgecl.settings import format_size, parse_size
+from edgecl.settings import counted, format_size, parse_size
 
 if TYPE_CHECKING:
     from edgecl.evaluation.bench import BenchJob, Failed
@@ -158,9 +158,9 @@ def by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
 def title(job: BenchJob, results: Sequence[Result]) -> str:
     """What was run."""
     first, seeds = results[0], len({result["seed"] for result in results})
-    epochs = f"{job.epochs} epoch{'s' * (job.epochs > 1)} a step"
-    return (f"{job.data}, {first['scenario']}: {first['classes']} classes in {first['steps']} steps, "
-            f"{format_size(job.memory)} for exemplars, {epochs}"
+    epochs = f"{counted(job.epochs, 'epoch')} per step"
+    return (f"{job.data}, {first['scenario']}: {counted(first['classes'], 'class')} in "
+            f"{counted(first['steps'], 'step')}, {format_size(job.memory)} for exemplars, {epochs}"
             + (f"; median of {seeds} seeds, range below" if seeds > 1 else ""))
 
 

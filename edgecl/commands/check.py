@@ -2,18 +2,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import asked, print_json, socket_path, state_path
-from edgecl.settings import format_size
+from edgecl.settings import counted, format_size, short_names
 from edgecl.state.integrity import ASIDE, BAD, FOREIGN, INTACT, LEFT_OVER, NOTED, CheckedFile
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
-
-HASH = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")     # in a file's name, of which people see the first digits
 
 
 def check(options: argparse.Namespace) -> int:
@@ -29,7 +26,7 @@ def check(options: argparse.Namespace) -> int:
         print_json({**(report or {}), **({"discarded": discarded} if discarded is not None else {})})
     else:
         if discarded is not None:
-            print(f"{discarded} set-aside file{'s' * (discarded != 1)} deleted")
+            print(f"{counted(discarded, 'set-aside file')} deleted")
         if report is not None:
             _show(report)
     return int(report is not None and not report["intact"])
@@ -62,28 +59,25 @@ def _discard(learner: Learner) -> int:
 def _show(report: dict[str, Any]) -> None:
     findings = [CheckedFile(**each) for each in report["files"]]
     for line in report["done"]:
-        print(f"done: {HASH.sub(_first, line)}")
+        print(f"done: {short_names(line)}")
     for f in findings:
-        name = HASH.sub(_first, f.file)
+        name = short_names(f.file)
         mark = "✗" if f.verdict in BAD else "·" if f.verdict in (ASIDE, LEFT_OVER, FOREIGN) or f.problem else "✓"
         if f.verdict == NOTED:
-            print(f"{mark} {f.what}: {f.problem}")
+            print(short_names(f"{mark} {f.what}: {f.problem}"))
             continue
         told = "" if f.verdict in (INTACT, FOREIGN) else f.verdict.upper() if f.verdict in BAD else f.verdict
-        print(f"{mark} {name:28} {format_size(f.bytes):>9}  {'; '.join(filter(None, (f.what, told, f.problem)))}")
+        about = short_names("; ".join(filter(None, (f.what, told, f.problem))))
+        print(f"{mark} {name:32} {format_size(f.bytes):>9}  {about}")
         if f.cure:
-            print(f"{'':42}-> {f.cure}")
+            print(f"{'':46}-> {short_names(f.cure)}")
         if f.lost:
-            print(f"{'':42}lost: {f.lost}")
+            print(f"{'':46}lost: {short_names(f.lost)}")
     bad = [f for f in findings if f.verdict in BAD]
     files = [f for f in findings if f.verdict != NOTED]
-    print(f"{len(files)} files, {format_size(sum(f.bytes for f in files))}: "
+    print(f"{counted(len(files), 'file')}, {format_size(sum(f.bytes for f in files))}: "
           + ("intact" if not bad else f"{len(bad)} damaged, missing or noted"))
     if bad and report["generation"] and not report["done"]:     # 0: without rows there is nothing to repair from
         print("edgecl: `edgecl check --repair` restores what can be restored; it deletes nothing", file=sys.stderr)
     if any(f.verdict == ASIDE for f in findings):
         print("edgecl: `edgecl check --discard` deletes what is set aside", file=sys.stderr)
-
-
-def _first(match: re.Match[str]) -> str:
-    return f"{match[1]}…"

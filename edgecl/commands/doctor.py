@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
 from edgecl.commands import print_json, state_path
-from edgecl.settings import format_size
+from edgecl.settings import format_size, short_names
 
 PORT_TAKERS = {  # program -> (what it does to serial ports, what stops it)
     "ModemManager": ("probes new ports for modems", "copy configs/70-edgecl.rules to /etc/udev/rules.d, or "
@@ -41,7 +41,8 @@ def doctor(options: argparse.Namespace) -> int:
     else:
         marks = {"ok": "✓", "note": "·", "bad": "✗"}
         for f in findings:
-            print(f"{marks[f.level]} {f.check:13} {f.detail}" + (f"\n{'':16}-> {f.cure}" if f.cure else ""))
+            print(f"{marks[f.level]} {f.check:13} {short_names(f.detail)}"
+                  + (f"\n{'':16}-> {f.cure}" if f.cure else ""))
     return int(any(finding.level == "bad" for finding in findings))
 
 

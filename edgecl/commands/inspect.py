@@ -8,7 +8,7 @@ from typing import Any
 
 from edgecl.commands import asked, opened, percent, print_json, print_table, socket_path
 from edgecl.results import ClassSummary, Status, history_rows, untold
-from edgecl.settings import format_size
+from edgecl.settings import counted, format_size, short_names
 
 
 def classes(options: argparse.Namespace) -> None:
@@ -17,7 +17,7 @@ def classes(options: argparse.Namespace) -> None:
     if options.json:
         print_json(known)
         return
-    print_table(f"{len(known)} classes", ["class", "samples", "exemplars", "accuracy"],
+    print_table(counted(len(known), "class"), ["class", "samples", "exemplars", "accuracy"],
                 [[c.name, str(c.samples), str(c.exemplars), percent(c.accuracy)
                   + (f" ({c.right} of {c.judged})" if c.accuracy is not None else "")]
                  for c in (ClassSummary(**each) for each in known)])
@@ -47,7 +47,7 @@ def status(options: argparse.Namespace) -> None:
         *([["memory", "statistics only, no samples kept"]] if s.memory == "statistics" else [
             ["exemplars", f"{_bar(s.exemplar_bytes / max(s.exemplar_limit_bytes, 1))} {format_size(s.exemplar_bytes)} "
                           f"of {format_size(s.exemplar_limit_bytes)}"],
-            ["", f"{s.exemplars} samples, codec {s.codec}"]]),
+            ["", f"{counted(s.exemplars, 'sample')}, codec {s.codec}"]]),
         ["classes", f"{s.classes}" + ("" if s.exact else " (approximate, see `edgecl history`)")],
         ["backbone", f"{s.backbone}" + (f", {s.precision}" if s.precision else ", waiting for the first samples")],
         ["statistics", s.statistics or "-"],
@@ -62,7 +62,7 @@ def status(options: argparse.Namespace) -> None:
     for name, value in rows:
         print(f"{name:11} {value}")
     for warning in s.warnings:
-        print(f"edgecl: note: {warning}", file=sys.stderr)
+        print(f"edgecl: note: {short_names(warning)}", file=sys.stderr)
 
 
 def _bar(share: float, width: int = 24) -> str:

@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,14 @@ from edgecl.commands import (
     ProgressBar,
     configuration,
     keep_memory_low,
-    percent,
     print_json,
     read_all,
     socket_path,
     state_path,
 )
+from edgecl.commands.learned import suggest_nothing, tell
 from edgecl.errors import BadInput
-from edgecl.samples import NOTHING, Sample
+from edgecl.samples import Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
 if TYPE_CHECKING:
@@ -32,12 +31,7 @@ if TYPE_CHECKING:
     from edgecl.sources.spec import Item
 
 CALIBRATION_SECONDS = 20.0  # of a stream
-MIN_JUDGED = 4              # samples of a class before and after a `learn`, so that they are compared
-STANDARD_ERRORS = 2         # by which they must differ
-MOST_NAMED = 12             # classes in a line
 NORMAL = "normal"           # the one class of an anomaly detector
-TO_TEACH = {"window": "windows of rest and of other things halve false alarms",  # as `nothing`
-            "image": "with photos of the background and of other things there are fewer false alarms"}
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -86,11 +80,11 @@ def calibration_of(source: Path, settings: Settings) -> np.ndarray:
     spec = Spec(rate=settings.rate, window=settings.window, hop=settings.hop, vectors=settings.backbone == "identity",
                 seconds=CALIBRATION_SECONDS if is_stream(source) else None)
     with ProgressBar("calibrating") as bar:
-        def counted() -> Any:
+        def shown() -> Any:
             for item in read(source, spec):
                 bar(1)
                 yield item
-        return stack(counted(), CALIBRATION_SAMPLES)
+        return stack(shown(), CALIBRATION_SAMPLES)
 
 
 def learn(options: argparse.Namespace) -> None:
@@ -195,65 +189,3 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
     intake.report()
     tell(options, learned, len(intake.refused), one.quota)
     return learned
-
-
-def suggest_nothing(options: argparse.Namespace, learned: list[Learned], kind: str | None) -> None:
-    """A line for people once the second class is known, if `nothing` is not among them."""
-    known = set(learned[-1].accuracy) if learned else set()
-    before = len(known) - sum(each.new for each in learned)
-    if not options.json and kind in TO_TEACH and before < 2 <= len(known) and NOTHING not in known:
-        print(f"teach `{NOTHING}` too: {TO_TEACH[kind]}")
-
-
-def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
-    """Report a `learn`."""
-    if options.json:
-        print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
-                    **{name: count for name in ("left_out", "blank") if (count := getattr(learned, name))},
-                    "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
-                    "generation": learned.generation, "used_bytes": learned.used_bytes,
-                    "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
-    else:
-        print(summary(learned, refused, quota))
-
-
-def summary(learned: Learned, refused: int, quota: int) -> str:
-    """The report of a `learn` for people: what was learned, how accurate it is, and which other classes it changed."""
-    lines = [f"{learned.label}: {learned.samples} samples learned" + (f", {refused} refused" if refused else "")
-             + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
-             f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
-    if learned.left_out:
-        lines.append(f"  left out: {learned.left_out} that show nothing (of one colour, or constant)")
-    if learned.blank:
-        lines.append(f"  {learned.blank} of them show nothing (of one colour, or constant)"
-                     + ("" if learned.label == NOTHING else f": answered as {learned.label} from now on"))
-    new = learned.accuracy.get(learned.label, (None, None))[1]
-    right = learned.judged.get(learned.label, (None, None))[1]
-    lines.append(f"  {learned.label}: {percent(new)} ({right[0]} of {right[1]}) right on {learned.judged_on}"
-                 if new is not None and right is not None else
-                 f"  {learned.label}: too few samples to tell its accuracy yet")
-    return "\n".join(lines + changes(learned))
-
-
-def changes(learned: Learned) -> list[str]:
-    """One line about the other classes: whose accuracy has changed beyond noise; none if nothing can be compared."""
-    told = {name: pair for name, pair in learned.judged.items() if name != learned.label and enough(*pair)}
-    if not told:
-        return []
-    moved = [f"{name} {percent(before[0] / before[1])} -> {percent(after[0] / after[1])} ({after[0]} of {after[1]})"
-             for name, (before, after) in told.items() if beyond_noise(before, after)]
-    most = f" and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
-    others = f"the other {len(told)} classes" if len(told) > 1 else next(iter(told))
-    return [f"  changed: {', '.join(moved[:MOST_NAMED])}{most}" if moved else f"  no change beyond noise: {others}"]
-
-
-def enough(before: Sequence[int] | None, after: Sequence[int] | None) -> bool:
-    """Whether two counts (right, of) can be compared."""
-    return before is not None and after is not None and min(before[1], after[1]) >= MIN_JUDGED
-
-
-def beyond_noise(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Whether two shares, each as (right, of), differ by more than two standard errors of their difference."""
-    pooled = (before[0] + after[0]) / (before[1] + after[1])
-    error = math.sqrt(pooled * (1 - pooled) * (1 / before[1] + 1 / after[1]))
-    return abs(after[0] / after[1] - before[0] / before[1]) > STANDARD_ERRORS * error

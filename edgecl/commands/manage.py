@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgecl.commands import asked, opened, print_json
 from edgecl.samples import NOTHING
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -39,7 +40,7 @@ def rollback(options: argparse.Namespace) -> None:
     if options.json:
         print_json(answer)
     else:
-        print(f"restored generation {answer['restored']} with {answer['classes']} classes as generation "
+        print(f"restored generation {answer['restored']} with {counted(answer['classes'], 'class')} as generation "
               f"{answer['generation']}")
 
 
@@ -53,7 +54,8 @@ def merge(options: argparse.Namespace) -> None:
         print_json({"generation": generation, "classes": len(known), "samples": samples,
                     **({"left_out": left_out} if left_out else {})})
     else:
-        print(f"merged {len(options.others)} states: {len(known)} classes, {samples} samples; generation {generation}")
+        print(f"merged {counted(len(options.others), 'state')}: {counted(len(known), 'class')}, "
+              f"{counted(samples, 'sample')}; generation {generation}")
         if left_out:
-            print(f"left out: {left_out} samples of their class `{NOTHING}`, since what is nothing there may be "
-                  "something here; --nothing merges it too")
+            print(f"left out: {counted(left_out, 'sample')} of their class `{NOTHING}`, since what is nothing there "
+                  "may be something here; --nothing merges it too")

@@ -16,7 +16,7 @@ from edgecl.commands import (
     report_damage,
 )
 from edgecl.errors import BadInput
-from edgecl.settings import format_size
+from edgecl.settings import counted, format_size
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -62,7 +62,7 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     rows = [[name, percent(value)] for name, value in result.per_class.items()]
     rows += [[f"{name} (never taught)", f"unknown {percent(value)}"] for name, value in result.untaught.items()]
-    print_table(f"accuracy {percent(result.accuracy)} on {result.n} samples, "
+    print_table(f"accuracy {percent(result.accuracy)} on {counted(result.n, 'sample')}, "
                 f"{percent(result.unknown_rate)} called unknown", ["class", "accuracy"], rows)
 
 
@@ -81,5 +81,5 @@ def export(options: argparse.Namespace) -> None:
         print_json(answer)
         return
     agreement = f", {percent(answer['agreement'])} of labels unchanged" if "agreement" in answer else ""
-    print(f"wrote {answer['path']} ({format_size(answer['bytes'])}): {len(answer['classes'])} classes, "
+    print(f"wrote {answer['path']} ({format_size(answer['bytes'])}): {counted(len(answer['classes']), 'class')}, "
           f"parity {answer['max_difference']:.1e}{agreement}")

@@ -9,6 +9,7 @@ from edgecl.commands import print_json, report_damage
 from edgecl.errors import BadInput
 from edgecl.runtime.debounce import DEBOUNCE, Debounce, evidence_of
 from edgecl.samples import Refusal
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -35,7 +36,7 @@ def predict_stream(learner: Learner, source: Path, seconds: float | None, deboun
             if changed(*evidence_of(answer)):
                 print_json({**answer.to_json(), "source": item.source})
     except KeyboardInterrupt:
-        print(f"edgecl: stopped after {windows} windows", file=sys.stderr)
+        print(f"edgecl: stopped after {counted(windows, 'window')}", file=sys.stderr)
         return
     if not windows:
         raise BadInput(f"{source} gave no whole window", "let it run longer, or use a state with a shorter --window")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgecl.commands import print_json, print_table, state_path
 from edgecl.commands.learn import settings_of
 from edgecl.errors import BadInput
-from edgecl.settings import format_size
+from edgecl.settings import counted, format_size
 
 if TYPE_CHECKING:
     from edgecl.profiling.profile import Profile
@@ -193,7 +193,7 @@ def conclusions(done: Profile, advice: Advice) -> list[str]:
     before, after = done.of("preprocess")[0], done.of("head")[0]
     total = before.p50 + own.p50 + after.p50
     lines = [f"One sample takes {total:.3g} ms from {_input(done.kind)} to answer, {own.p50:.3g} ms of that in the "
-             f"backbone, with {threads} thread{'s' * (threads > 1)} on {done.cores} core{'s' * (done.cores > 1)}."]
+             f"backbone, with {counted(threads, 'thread')} on {counted(done.cores, 'core')}."]
     if advice.int8:
         lines.append(f"int8 is {advice.int8:.2g} times as fast; its ranges come from --calibrate FOLDER.")
     elif done.of("backbone", "int8") and done.precision != "int8":
@@ -237,7 +237,7 @@ def write_page(done: Profile, advice: Advice, path: Path) -> None:
         parts += [heading(_title(title)), drawn.get(number, ""), table(columns, rows)]
     parts += [paragraph(f"Note: {note}.") for note in done.notes]
     write_report(path, "edgecl profile", f"{done.backbone} ({done.precision}), {done.dimension:,} features, "
-                 f"{done.known} classes, {done.cores} cores", parts)
+                 f"{counted(done.known, 'class')}, {counted(done.cores, 'core')}", parts)
 
 
 def _title(text: str) -> str:

@@ -10,6 +10,7 @@ from edgecl.commands import Intake, ProgressBar, percent, print_json, print_tabl
 from edgecl.commands.direct_or_daemon import direct_or_daemon
 from edgecl.errors import BadInput
 from edgecl.evaluation.prequential import BatchResult, Pace, play, recording, shares, summary
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from edgecl.sources.spec import Item, Spec
@@ -36,8 +37,9 @@ def replay(options: argparse.Namespace) -> None:
         print_json(total)
         return
     late = f"; up to {total['late_seconds']:.1f} s behind" if total["late_seconds"] > 1 else ""
-    print_table(f"{total['samples']} samples, {percent(total['accuracy'])} right before they were taught, "
-                f"{percent(total['accuracy_known'])} on known classes; {total['classes']} classes known now{late}",
+    print_table(f"{counted(total['samples'], 'sample')}, {percent(total['accuracy'])} right before they were taught, "
+                f"{percent(total['accuracy_known'])} on known classes; "
+                f"{counted(total['classes'], 'class')} known now{late}",
                 ["seconds", "samples", "right", "on known", "unknown", "first taught"],
                 [_row(row) for row in summary(heard)])
 

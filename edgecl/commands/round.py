@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgecl.commands import opened, percent, print_json, print_table, socket_path
 from edgecl.errors import BadInput, StateError
 from edgecl.runtime.client import Client, NoDaemon
-from edgecl.settings import format_size, parse_seconds, parse_size
+from edgecl.settings import counted, format_size, parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from edgecl.results import RoundResult
@@ -67,7 +67,7 @@ def served(client: Client, options: argparse.Namespace, given: dict[str, int | N
 
 def show(done: RoundResult) -> None:
     """Print the verdict, every check, and the classes whose accuracy changed."""
-    print(f"{done.method}: {done.steps} of {done.planned_steps} steps on {done.samples} samples, "
+    print(f"{done.method}: {done.steps} of {counted(done.planned_steps, 'step')} on {counted(done.samples, 'sample')}, "
           f"{done.seconds:.0f} s ({done.train_seconds:.0f} s of training), peak "
           f"{format_size(done.peak_rss_bytes)} of {format_size(done.memory_limit_bytes)}, {done.device}")
     for name, found, passed in done.checks:

@@ -18,6 +18,7 @@ import numpy as np
 from edgecl.errors import StateError
 from edgecl.exemplars.origin import NOWHERE, Origin
 from edgecl.files.forms import COUNT, have_forms
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -231,7 +232,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 def described(about: dict[str, Any]) -> str:
     """What a record holds, from its JSON, in words."""
     count = sum(number for _, number in about["codecs"])
-    return f"{count} sample{'s' * (count != 1)} of {', '.join(map(repr, about['labels']))}" if count else "no samples"
+    return f"{counted(count, 'sample')} of {', '.join(map(repr, about['labels']))}" if count else "no samples"
 
 
 def codecs_of(data: bytes) -> set[str]:

@@ -32,6 +32,14 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
     return descriptor
 
 
+def is_something_else(path: Path) -> bool:
+    """Whether a link, a folder, a FIFO, a socket or a device lies at a path."""
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
 def read_regular(path: Path, flags: int = os.O_RDONLY) -> bytes:
     """The content of a regular file. Raises NotRegular, OSError."""
     with open(open_regular(path, flags), "rb") as file:

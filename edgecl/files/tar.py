@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 BLOCK = tarfile.BLOCKSIZE          # 512: headers are one block, contents are filled up to whole ones
 CHUNK = 1 << 16                    # bytes of a content that are passed on at once
 END = bytes(2 * BLOCK)             # what a whole archive ends with
+KINDS = {tarfile.LNKTYPE: "a link", tarfile.SYMTYPE: "a link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device",
+         tarfile.FIFOTYPE: "a FIFO"}
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -62,7 +64,7 @@ def members(read: Callable[[int], bytes], name: str) -> Iterator[Member]:
         if about.type == tarfile.DIRTYPE:
             about.size = 0
         elif about.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise BadInput(f"{name} holds {shown}, which is not a regular file (type {about.type!r})",
+            raise BadInput(f"{name} holds {shown}, which is {KINDS.get(about.type, 'not a regular file')}",
                            "give what `edgecl backup` wrote")
         if about.size < 0 or "\0" in about.name or about.name.startswith("/") or ".." in about.name.split("/"):
             raise BadInput(f"{name} holds {shown}, of {about.size} bytes", "give what `edgecl backup` wrote")

@@ -86,14 +86,6 @@ def fit(logits: NDArray[np.floating[Any]], truth: NDArray[np.int64], usable: NDA
     return Calibration(temperature, smoothing, np.minimum(losses, 1e3))
 
 
-def confidence(logits: NDArray[np.floating[Any]], temperature: float, smoothing: float) -> NDArray[np.float64]:
-    """The calibrated probabilities float64 [n, C] of logits [n, C]."""
-    odds = np.array(logits, np.float64) / temperature
-    odds = np.exp(odds - odds.max(1, keepdims=True))
-    odds *= (1 - smoothing) / odds.sum(1, keepdims=True)
-    return odds + smoothing / odds.shape[1]
-
-
 def _mode(below: NDArray[np.float32], truth: NDArray[np.int64], prior: Prior) -> tuple[float, float]:
     """Temperature and smoothing of the largest posterior, searched from the prior downhill."""
     classes, centre, best = below.shape[1], math.log(prior.temperature), dict[float, float]()

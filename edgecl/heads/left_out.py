@@ -23,7 +23,7 @@ EMPTY = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
-class Rows:
+class LearnedRows:
     """Stored samples, exactly as they were learned: features, float32 [source] each; classes: their place in the order
     of the labels; sessions: numbers of the recordings; own: hashes of the samples; whole: whether every sample of the
     session is stored. All int64 or bool [n]."""
@@ -43,14 +43,15 @@ class Rows:
             found[part] = self.transform(some.reshape(-1, self.transform.source))
         return found
 
-    def on(self, transform: FeatureTransform) -> Rows:
+    def on(self, transform: FeatureTransform) -> LearnedRows:
         """The same through another transform."""
         return replace(self, transform=transform)
 
 
 class LeftOut(NamedTuple):
-    """Which rows judge, int64 [m], and what is taken out for each of them: of[i], places in `Rows`, itself included;
-    nothing (length 0) for samples that the statistics do not contain. sessions: whether these are whole sessions."""
+    """Which rows judge, int64 [m], and what is taken out for each of them: of[i], places in `LearnedRows`, itself
+    included; nothing (length 0) for samples that the statistics do not contain. sessions: whether these are whole
+    sessions."""
 
     rows: NDArray[np.int64]
     of: list[NDArray[np.int64]]
@@ -67,7 +68,7 @@ class LeftOut(NamedTuple):
         return np.repeat(np.arange(len(self.of)), self.sizes()), np.concatenate(self.of)
 
 
-def by_sessions(rows: Rows, judging: NDArray[np.int64]) -> bool:
+def by_sessions(rows: LearnedRows, judging: NDArray[np.int64]) -> bool:
     """Whether whole sessions are left out: there are MIN_SESSIONS of two or more samples, which hold at least half of
     the judging rows."""
     sessions, sizes = np.unique(rows.sessions[rows.whole], return_counts=True)
@@ -76,7 +77,7 @@ def by_sessions(rows: Rows, judging: NDArray[np.int64]) -> bool:
     return len(several) >= MIN_SESSIONS and 2 * held >= len(judging) > 0
 
 
-def left_out(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64], spread: float,
+def left_out(rows: LearnedRows, judging: NDArray[np.int64], counts: NDArray[np.float64], spread: float,
              sessions: bool) -> LeftOut:
     """What is taken out for each of the rows `judging` [m], int64, of classes of two samples or more.
 
@@ -102,7 +103,7 @@ def left_out(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64]
     return LeftOut(judging, of, sessions)
 
 
-def _balls(rows: Rows, judging: NDArray[np.int64], counts: NDArray[np.float64],
+def _balls(rows: LearnedRows, judging: NDArray[np.int64], counts: NDArray[np.float64],
            spread: float) -> list[NDArray[np.int64]]:
     """The rows of its class near each of the rows `judging`, the nearest first, itself included."""
     found: list[NDArray[np.int64]] = [*judging[:, None]]

@@ -52,7 +52,7 @@ def build_head(head: Head) -> bytes:
         kept = g.node("Mul", [share, g.weight("kept", np.array(1 - head.smoothing, np.float32))])
         g.node("Add", [kept, g.weight("smoothing", np.array(head.smoothing / len(head.labels), np.float32))],
                "probabilities")
-    _novelty(g, head, powered, z)
+    _novelty(g, head, powered, centred, z)
     classes = len(head.labels)
     novelty = head.novelty or Novelty(needs=None)
     threshold = novelty.threshold if math.isfinite(novelty.threshold) else None
@@ -63,9 +63,11 @@ def build_head(head: Head) -> bytes:
                                               "unknown_needs": novelty.needs})})
 
 
-def _novelty(g: ModelWriter, head: Head, x: str, z: str) -> None:
-    """The output `novelty` from the features x, before any projection, and the logits z; 0 without any score."""
+def _novelty(g: ModelWriter, head: Head, x: str, centred: str, z: str) -> None:
+    """The output `novelty` from the features x, before any projection, what the logits were computed from, centred, and
+    the logits z; 0 without any score."""
     n = head.novelty or Novelty()
+    alone = "novelty" if n.near is None or n.like is None else None
     scores = []
     if n.near is not None:
         near = n.near
@@ -73,21 +75,22 @@ def _novelty(g: ModelWriter, head: Head, x: str, z: str) -> None:
         far = g.node("MatMul", [g.node("Mul", [u, u]), g.weight("gain", near.gain)])
         to_means = g.node("Gemm", [u, g.weight("means", -2 * near.means), g.weight("squares", near.squares)], transB=1)
         found = g.node("Add", [far, g.node("ReduceMin", [to_means], axes=[1], keepdims=0)])
-        scores.append(_standardised(g, "near", found, n.near_scale))
+        scores.append(_standardised(g, "near", found, n.near_scale, alone))
     if n.like is not None:
-        scores.append(_standardised(g, "like", _like(g, n.like, x), n.like_scale))
+        scores.append(_standardised(g, "like", _like(g, n.like, head, x, centred), n.like_scale, alone))
     if not scores:
         zero = g.node("Mul", [z, g.weight("zero", np.zeros(1, np.float32))])
         g.node("ReduceMax", [zero], "novelty", axes=[1], keepdims=0)
-    else:
+    elif not alone:
         g.node("Max", scores, "novelty")
 
 
-def _like(g: ModelWriter, like: NearestRow, x: str) -> str:
+def _like(g: ModelWriter, like: NearestRow, head: Head, x: str, centred: str) -> str:
     """See `NearestRow`. Both sides are unsigned: some processors saturate sums of signed products."""
     if like.centre is not None and like.weight is not None:
-        x = g.node("Sub", [x, g.weight("row_centre", like.centre)])
-        x = g.node("Mul", [x, g.weight("row_weight", like.weight)])
+        if head.transform.projected or not np.array_equal(like.centre, head.reference):
+            centred = g.node("Sub", [x, g.weight("row_centre", like.centre)])
+        x = g.node("Mul", [centred, g.weight("row_weight", like.weight)])
     largest = g.node("ReduceMax", [g.node("Abs", [x])], axes=[1], keepdims=1)
     step = g.node("Max", [g.node("Div", [largest, _number(g, "levels", LEVELS)]), _number(g, "least_step", LEAST_STEP)])
     whole = g.node("Round", [g.node("Div", [x, step])])
@@ -101,14 +104,14 @@ def _like(g: ModelWriter, like: NearestRow, x: str) -> str:
     along = g.node("Mul", [g.node("Mul", [product, g.weight("row_length", -2 * like.length)]), step])
     apart = g.node("Add", [along, g.weight("row_squares", like.squares.astype(np.float32))])
     length = g.node("Mul", [size, step])
-    square = g.node("Add", [g.node("ReduceMin", [apart], axes=[1], keepdims=1), g.node("Mul", [length, length])])
-    nearest = g.node("ReduceMax", [square], axes=[1], keepdims=0)
+    apart = g.node("Add", [apart, g.node("Mul", [length, length])])
+    nearest = g.node("ReduceMin", [apart], axes=[1], keepdims=0)
     return g.node("Log", [g.node("Max", [nearest, _number(g, "least_distance", like.least)])])
 
 
-def _standardised(g: ModelWriter, name: str, score: str, scale: Scale) -> str:
+def _standardised(g: ModelWriter, name: str, score: str, scale: Scale, output: str | None) -> str:
     centred = g.node("Sub", [score, _number(g, f"{name}_mean", scale.mean)])
-    return g.node("Div", [centred, _number(g, f"{name}_deviation", scale.deviation)])
+    return g.node("Div", [centred, _number(g, f"{name}_deviation", scale.deviation)], output)
 
 
 def _number(g: ModelWriter, name: str, value: float) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgecl.heads.left_out import LeftOut, Rows
+    from edgecl.heads.left_out import LearnedRows, LeftOut
     from edgecl.heads.removal import Left
     from edgecl.statistics.covariance import PooledCovariance
 
@@ -49,9 +49,10 @@ class OutOfFold:
     ridge: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, pooled: PooledCovariance, rows: Rows, left: LeftOut, e: float | None, ridge: bool = False) -> OutOfFold:
+    def of(cls, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut, e: float | None,
+           ridge: bool = False) -> OutOfFold:
         """The judging rows `left.rows` of `rows` by heads solved at the shrinkage e from `pooled`, which is of all
-        samples and keeps what it was factored for (`PooledCovariance.whitened_at`). e: None for heads that know no
+        samples and keeps what it was factored for (`PooledCovariance.whiten`). e: None for heads that know no
         covariance; then inner products are plain ones, about zero."""
         count, classes = len(left.rows), len(pooled.counts)
         nothing = np.zeros(0, np.int64)
@@ -114,7 +115,8 @@ class OutOfFold:
         return found
 
 
-def _blocks(left: LeftOut, rows: Rows, columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
+def _blocks(left: LeftOut, rows: LearnedRows,
+            columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
     """Judging rows, as places in `left.rows`, and the samples that are involved, as sorted places in `rows`: those that
     have one set together (True), and as many that have small sets of their own class as BLOCK allows (False). columns:
     numbers of one row."""

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecl.heads.head import Head
-    from edgecl.heads.left_out import LeftOut, Rows
+    from edgecl.heads.left_out import LearnedRows, LeftOut
     from edgecl.heads.out_of_fold import OutOfFold
     from edgecl.statistics.covariance import PooledCovariance
 
     Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 MIN_JUDGES = 3          # samples: of fewer no deviation can be told
+MANY_JUDGES, ACCEPTED = 20, 0.95    # without rows: from so many samples on, this share of them stays known
 CAREFUL = 1.25          # times a one-sided 95 % interval: what is taught next differs more than what was taught
 MANY_CLASSES = 20       # with fewer, `near` finds nothing that `like` does not, and only raises the threshold, measured
 PER_SESSION = 3         # samples of a session, or near-copies, tell as much as that many independent ones, at most
@@ -44,7 +45,8 @@ SCORED = 1024           # judging samples that means and deviations are of; more
 ROW_BYTES = 8           # of a row besides its numbers
 SMALL = 64              # rows of a triangular matrix that is inverted as any other
 ROWS_SHARE = 4          # the bytes for exemplars divided by this are the most for the rows of a head, ...
-ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 18}  # ... and this: 1 % of the time of a photo, 3 % of that of a window
+ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 17}  # ... so many numbers of photos and of anything else, ...
+MOST_ROWS = {True: 2 ** 10, False: 2 ** 9}      # ... and so many rows: 1 % of the time of a photo, 5 % of a window's
 
 
 class Judged(NamedTuple):
@@ -52,7 +54,7 @@ class Judged(NamedTuple):
     near-copies of each; plain: statistics before any projection; photos: whether samples are photos; room: bytes for
     exemplars, 0 if no row may be kept."""
 
-    rows: Rows
+    rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
     plain: PooledCovariance
@@ -63,7 +65,7 @@ class Judged(NamedTuple):
 def rows_held(exemplars: int, photos: bool, dimension: int, classes: int) -> int:
     """The most rows of a head, if exemplars may take so many bytes: one of each class at least, or none. dimension: of
     features."""
-    rows = min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES)
+    rows = min(min(exemplars // ROWS_SHARE, ROWS_NUMBERS[photos]) // (dimension + ROW_BYTES), MOST_ROWS[photos])
     return rows if rows >= classes else 0
 
 
@@ -101,7 +103,10 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
         least = max(math.exp(scale.mean - LOWEST * scale.deviation), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
         largest = np.maximum(largest, (like_scores[able] - scale.mean) / scale.deviation)
-    return replace(novelty, threshold=_threshold(largest, len(np.unique(judged.groups))))
+    threshold = _threshold(largest, len(np.unique(judged.groups)))
+    if stored is None and len(largest) >= MANY_JUDGES:  # `near` is skewed: a deviation is too careful for it alone
+        threshold = min(threshold, float(np.quantile(largest, ACCEPTED)))
+    return replace(novelty, threshold=threshold)
 
 
 def _missing(pooled: PooledCovariance, judges: int) -> int:
@@ -111,7 +116,7 @@ def _missing(pooled: PooledCovariance, judges: int) -> int:
     return 0 if judges >= MIN_JUDGES else max(MIN_JUDGES - judges - alone, 1)
 
 
-def _kept(rows: Rows, most: int) -> NDArray[np.int64]:
+def _kept(rows: LearnedRows, most: int) -> NDArray[np.int64]:
     """The rows that a head holds, at most so many: of each class equally many as far as it has them, those with the
     smallest own hashes."""
     order = np.lexsort((rows.sessions, rows.own, rows.classes))
@@ -132,7 +137,7 @@ def _units(judged: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]] | 
     return plain.centre.astype(np.float32), weight.astype(np.float32)
 
 
-def _leave_out(rows: Rows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
+def _leave_out(rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
                nearest: NearestRow) -> NDArray[np.float64]:
     """`like` of some judging samples, float64 [m]: to the nearest of the rows that is not left out with them; infinite
     if there is none."""

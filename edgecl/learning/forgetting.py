@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgecl.settings import counted
 from edgecl.statistics.class_statistics import ClassStatistics
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def after_forgetting(statistics: Statistics, stored: Sequence[StoredSample], gau
         found = estimates.get(transform)
         each.take_covariance(sphere if found is None else found)
     some = sum(map(len, mine.values()))
-    return ESTIMATED.format(f"{some} stored samples" if some and gaussians is None else "what is kept of each class")
+    return ESTIMATED.format(counted(some, "stored sample") if some and gaussians is None else
+                            "what is kept of each class")
 
 
 def _learned(transform: FeatureTransform, features: dict[str, list[NDArray[np.float32]]]) -> ClassStatistics:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecl.exemplars.selection import BY_RECORDING_ONE_IN, GROUP_SHIFT, by_recording, own_hashes, recording_hashes
-from edgecl.heads.left_out import MIN_SESSIONS, LeftOut, Rows, by_sessions, left_out
+from edgecl.heads.left_out import MIN_SESSIONS, LearnedRows, LeftOut, by_sessions, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Judges(NamedTuple):
     """The stored samples that statistics contain exactly, or pseudo-samples, which they do not; which of them judge,
     and without which. groups: a number of the session or near-copies of each judging one, int64 [m]."""
 
-    rows: Rows
+    rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
 
@@ -65,7 +65,7 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     order = np.lexsort((table["key"] >> GROUP_SHIFT, own_hashes(table["key"]), classes))
     table, classes = table[order], classes[order]
     sessions, own = table["key"] >> GROUP_SHIFT, own_hashes(table["key"])
-    rows = Rows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
+    rows = LearnedRows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
                 _whole(classes, table, counts, in_parts))
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
@@ -84,7 +84,7 @@ def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transfor
     """Pseudo-samples as judges: nothing is taken out for them."""
     of, n = {label: place for place, label in enumerate(labels)}, len(drawn)
     none, numbers = np.zeros(0, np.int64), np.arange(n)
-    rows = Rows([row.feature for row in drawn], transform, np.array([of[row.label] for row in drawn], np.int64),
+    rows = LearnedRows([row.feature for row in drawn], transform, np.array([of[row.label] for row in drawn], np.int64),
                 numbers, numbers, np.ones(n, np.bool_))
     return Judges(rows, LeftOut(numbers, [none] * n, False), numbers)
 
@@ -122,7 +122,7 @@ def _alike_of_each(able: NDArray[np.int64], classes: NDArray[np.int64], most: in
     return np.asarray(firsts[np.arange(most) * len(sizes) // most], np.int64)
 
 
-def _by_session(able: NDArray[np.int64], rows: Rows, keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def _by_session(able: NDArray[np.int64], rows: LearnedRows, keys: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """At most so many of the rows, by session: sessions come by their hash, in turn of each class that has most of one;
     of a session that is longer than a share of all, the rows of the smallest own hashes. keys: of the rows."""
     order = np.lexsort((rows.own[able], rows.sessions[able]))
@@ -146,7 +146,7 @@ def _by_session(able: NDArray[np.int64], rows: Rows, keys: NDArray[np.int64], mo
     return np.asarray(able[mine[np.argsort(place[of[mine]], kind="stable")]], np.int64)
 
 
-def _spread(rows: Rows, judging: NDArray[np.int64], plain: ClassStatistics) -> float:
+def _spread(rows: LearnedRows, judging: NDArray[np.int64], plain: ClassStatistics) -> float:
     """The mean squared distance of two samples of a class: of the judging rows to their class means if the statistics
     do not tell."""
     if plain.second_moment and plain.degrees_of_freedom > 0:

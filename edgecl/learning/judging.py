@@ -134,7 +134,10 @@ class Judge:
             few = judges.some(CLIMBERS)
             found = self._trial(kind, best, transform, few)
             for e in grid[1:]:
-                found = _better(found, self._trial(kind, replace(pooled, penalty=e), transform, few), few)
+                other = self._trial(kind, replace(pooled, penalty=e), transform, few)
+                if not len(few.truth) or other.calibration.losses.mean() > found.calibration.losses.mean():
+                    break   # beyond the best; each one costs a factorisation
+                found = _better(found, other, few)
             best = found.pooled
             if len(few.left.rows) == len(judges.left.rows):
                 return found

@@ -19,6 +19,7 @@ from edgecl.exemplars.tally import Tally
 from edgecl.learning.forgetting import after_forgetting
 from edgecl.learning.judges import judges_of, pseudo_judges
 from edgecl.learning.judging import Judge, Judgement
+from edgecl.settings import counted
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
 from edgecl.statistics.row_blocks import UPDATE_BLOCK
@@ -192,8 +193,8 @@ class Knowledge:
         """Another learner's class, which this one does not know, as a Gaussian."""
         assert self.gaussians is not None
         if other.plain.counts[label] < MIN_SAMPLES:
-            raise StateError(f"class {label!r} has {other.plain.counts[label]} samples there, which its statistics "
-                             "tell, and this state keeps none",
+            raise StateError(f"class {label!r} has {counted(other.plain.counts[label], 'sample')} there, which its "
+                             "statistics tell, and this state keeps none",
                              f"teach it {MIN_SAMPLES} or more there, or forget it there")
         if other.gaussians is not None:
             self.gaussians.widths[label] = other.gaussians.widths[label]

@@ -52,6 +52,7 @@ def _without_nothing(theirs: Knowledge, other: Repository) -> bool:
     if len(theirs.labels) == 1:
         raise StateError(f"{other.store.path} knows only the class {NOTHING!r}, which is not merged",
                          "what is nothing there may be something here; if it is not, give --nothing")
+    other.release()     # what was kept is changed here
     return theirs.forget(NOTHING)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.learning.bases import from_samples
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from edgecl.learning.knowledge import Knowledge
@@ -26,7 +27,7 @@ class Rebuilt(NamedTuple):
         """How much of what was taught is in it."""
         more = "" if self.all_told else "at least "
         gone = f"; nothing is left of {', '.join(map(repr, self.gone))}, to be taught again" if self.gone else ""
-        return f"approximate, from {self.known} of {more}{max(self.taught, self.known)} samples{gone}"
+        return f"approximate, from {self.known} of {more}{counted(max(self.taught, self.known), 'sample')}{gone}"
 
 
 def rebuilt_from_stored(repository: Repository) -> Rebuilt | None:

@@ -12,6 +12,8 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.learning.backbone_file import backbone_file, had_again
 from edgecl.learning.rebuilding import rebuilt_from_stored
 from edgecl.learning.repository import Repository
+from edgecl.learning.solved_again import solve_again
+from edgecl.state.database import LOCK_TIMEOUT
 from edgecl.state.generations import Rewrite
 from edgecl.state.integrity import (
     BACKBONE,
@@ -29,6 +31,7 @@ from edgecl.state.integrity import (
     survey_without_rows,
 )
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS, StateReader
+from edgecl.state.recovery import rebuild
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +100,7 @@ def repair(repository: Repository) -> Report:
                     raise BudgetError(f"the quota has no room for the backbone beside the damaged one ({backbone})",
                                       ROOM)
                 done.append(f"{MODELS}/{backbone}, the backbone, was had again")
+        done += solve_again(repository)
         if kept != books or _touched(store) or _log_rotted(store):
             done += _write_again(repository)
     done += _let_go(store)
@@ -104,9 +108,13 @@ def repair(repository: Repository) -> Report:
 
 
 def discard(store: Store) -> int:
-    """Delete everything that is set aside; the number of files. Raises StateError."""
+    """Delete everything that is set aside, and a damaged database if the quota has no room for an intact one beside it;
+    the number of files. Raises StateError, BudgetError."""
+    deleted = 0
+    if store.writable and store.database.damage is not None:
+        deleted = rebuild(store, LOCK_TIMEOUT, discard=True)
     with store.exclusive():
-        return store.set_aside.discard()
+        return deleted + store.set_aside.discard()
 
 
 def _touched(store: Store) -> bool:
@@ -183,7 +191,7 @@ def _let_go_of_samples(store: Store, name: str, about: NamedFile) -> None:
         store.add_samples(rows, FEATURES, about.newest)     # an empty one, too: without any, older features would count
     elif about.kind == WHAT[JOURNAL]:
         store.add_samples(rows, JOURNAL)
-        store.set_meta("lost", [*store.value("lost", []), [about.oldest, about.newest]])
+        store.set_meta("lost", [*store.value("lost", []), [about.oldest, store.current]])
     else:
         store.add_samples(rows, EXEMPLARS)
 
@@ -194,7 +202,7 @@ class _Explain:
     def __init__(self, repository: Repository, named: dict[str, NamedFile]) -> None:
         self.repository, self.named = repository, named
         alive = repository.store.alive()
-        self.newest, self.restorable = alive[-1], repository.store.restorable()
+        self.newest, self.computable = alive[-1], repository.store.computable()
         self.base: Generation | None = next((g for g in reversed(alive) if g.snapshot), None)
 
     def __call__(self, finding: CheckedFile) -> CheckedFile:
@@ -214,7 +222,7 @@ class _Explain:
         if about.kind == HEAD:
             if about.newest == self.newest.id:
                 return "solved again from what is known", ""
-            return "", way_back + (", which works until the repair" if about.newest in self.restorable else "")
+            return ("solved again from what was known then", "") if about.newest in self.computable else ("", way_back)
         if about.kind == CODEBOOK:
             return "dropped; another one is made if exemplars need it", "the exemplars that it coded"
         if about.kind == WHAT[EXEMPLARS]:

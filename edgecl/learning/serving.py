@@ -98,6 +98,6 @@ class Serving:
         if shows:
             return Prediction(source, None, 1.0, True, each, shows)
         if label == NOTHING:
-            return Prediction(source, None, confidence, True, each, f"it is like the class `{NOTHING}`")
+            return Prediction(source, None, confidence, True, each, f"it is like the class {NOTHING}")
         why = untold(self.head.unknown_needs) if unknown is None else None
         return Prediction(source, label, confidence, unknown, each, why)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgecl.errors import EdgeclError, StateError
 from edgecl.heads.onnx_head import build_head
 from edgecl.learning.judging import KEPT_OF_JUDGEMENT, Judgement
-from edgecl.state.database import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +135,7 @@ class SolvedHeads:
             mine = self.store.writable and self._changed == self.store.current
             if mine:
                 self.solve()
-            self._write(LOCK_TIMEOUT if mine else 0)
+            self._write(None if mine else 0)
         self._changed = self._solved = None
 
     def _written(self, g: Generation) -> bool:
@@ -147,7 +146,7 @@ class SolvedHeads:
     def _solved_now(self) -> bool:
         return self._solved is not None and self._solved.generation == self.store.current
 
-    def _write(self, patience: int) -> None:
+    def _write(self, patience: int | None) -> None:
         """Write the head that was solved, if it still is the current one and nobody has. patience: see
         `Store.exclusive`. Raises StateError, BudgetError."""
         store, solved = self.store, self._solved

@@ -15,9 +15,11 @@ def status_of(repository: Repository) -> Status:
     """See `Learner.status`."""
     store, settings = repository.store, repository.settings
     summary = repository.heads.summary()
-    generations, foundation, current = store.generations(), repository.foundation, store.newest
     head, threshold = summary.get("head"), summary.get("unknown_above")
-    warnings, (exemplars, exemplar_bytes) = store.damage(), _intact_exemplars(repository, summary)
+    with store.reading():
+        generations, foundation, current = store.generations(), repository.foundation, store.newest
+        warnings, (exemplars, exemplar_bytes) = store.damage(), _intact_exemplars(repository, summary)
+        restorable = sorted(store.restorable())
     form = None
     if foundation:
         form = foundation.form.describe(foundation.dimension)
@@ -33,7 +35,7 @@ def status_of(repository: Repository) -> Status:
                   foundation.precision if foundation else None, form,
                   foundation.calibrated if foundation else None,
                   all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
-                  sorted(store.restorable()), warnings, settings.memory, summary.get("unknown_needs"))
+                  restorable, warnings, settings.memory, summary.get("unknown_needs"))
 
 
 def _intact_exemplars(repository: Repository, summary: dict[str, Any]) -> tuple[int, int]:

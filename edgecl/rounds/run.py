@@ -23,6 +23,7 @@ from edgecl.rounds.candidate import Candidate, clear_killed, decoded, take_in, w
 from edgecl.rounds.job import PROBES, Job, Stored
 from edgecl.rounds.limits import Limits, Need, may_run
 from edgecl.rounds.method import method_names, read_method
+from edgecl.settings import counted
 from edgecl.statistics.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def run_round(repository: Repository, request: RoundRequest, watch: worker.Watch
     drawn = knowledge.gaussians is not None
     before = None if drawn else before      # all that is known is drawn again
     rows = _rows(knowledge.pseudo_samples() if drawn else knowledge.stored, codec.input is not None)
-    held = {row.id for row in (rows if drawn else knowledge.held_back()) if row.judges or not drawn}
+    held = {row.id for row in ([row for row in rows if row.judges] if drawn else knowledge.held_back())}
     with workshop(store.path) as folder:
         classes, known = _classes(rows, before)
         places = {name: place for place, name in enumerate(classes)}
@@ -148,8 +149,8 @@ def _rows(stored: list[StoredSample], inputs: bool) -> list[StoredSample]:
     labels = [row.label for row in rows]
     able = [label for label in set(labels) if labels.count(label) >= FEWEST]
     if len(able) < FEWEST:
-        raise StateError(f"samples of {len(able)} classes are stored, a round needs {FEWEST} classes with {FEWEST} "
-                         "samples each",
+        raise StateError(f"samples of {counted(len(able), 'class')} are stored, a round needs {FEWEST} classes with "
+                         f"{FEWEST} samples each",
                          "teach more, or create a state with more --exemplars")
     return rows
 

@@ -15,6 +15,7 @@ from edgecl.errors import BadInput
 from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
 from edgecl.samples import UNITS, Place, Sample
+from edgecl.settings import counted
 from edgecl.state.backup import frozen, tar_bytes, tar_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def samples_of(file: int, groups: list[Any] | None = None,
             count = min(CHUNK_SAMPLES, shape[0] - start)
             data = stream.read(count * each)
             if len(data) < count * each:
-                raise BadInput(f"{start + len(data) // each} samples came, the header says {shape[0]}",
+                raise BadInput(f"{counted(start + len(data) // each, 'sample')} came, the header says {shape[0]}",
                                "send all of them")
             for number, sample in enumerate(np.frombuffer(data, dtype).reshape(count, *shape[1:]), start):
                 name, at, unit = next(places, UNNAMED)
@@ -114,7 +115,8 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
     except (TypeError, ValueError):
         raise Refused("bad-request", "groups are not pairs", "give [[name, samples], ...]") from None
     if any(number < 0 for _, number in pairs) or sum(number for _, number in pairs) != count:
-        raise Refused("bad-request", f"groups do not add up to {count} samples", "give [[name, samples], ...]")
+        raise Refused("bad-request", f"groups do not add up to {counted(count, 'sample')}",
+                      "give [[name, samples], ...]")
     return [name for name, number in pairs for _ in range(number)]
 
 

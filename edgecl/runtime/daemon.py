@@ -21,6 +21,7 @@ from edgecl.runtime.protocol import SOCKET
 from edgecl.runtime.service import Service
 from edgecl.runtime.source_threads import SourceThread
 from edgecl.runtime.systemd import Notifier
+from edgecl.settings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,7 +192,8 @@ class Daemon:
     def summary(self) -> str:
         """One line for the log and systemd."""
         view = self.main.view.status
-        return f"{view['classes']} classes, generation {view['generation']}, {len(self._sources)} sources"
+        return (f"{counted(view['classes'], 'class')}, generation {view['generation']}, "
+                f"{counted(len(self._sources), 'source')}")
 
 
 def run(settings: DaemonSettings, opened: Callable[[Path], Learner], again: Callable[[], DaemonSettings]) -> int:

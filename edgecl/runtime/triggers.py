@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgecl.rounds.limits import Verdict
+from edgecl.settings import counted
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ def decide(now: Situation, policy: Policy) -> StartRound | Wait:
     if now.new_samples < (1 if now.drifted else policy.samples):
         return Wait("confidence has fallen, but nothing was taught since the last round: name frames on the review list"
                     if now.drifted else
-                    f"{now.new_samples} samples taught since the last round; a round needs {policy.samples}")
+                    f"{counted(now.new_samples, 'sample')} taught since the last round; a round needs {policy.samples}")
     if now.since_taught is not None and now.since_taught < policy.idle:
         return Wait(f"taught {now.since_taught:.0f} s ago; a round waits for {policy.idle:.0f} s without teaching")
     if now.since_round is not None and now.since_round < policy.pause:
         return Wait(f"the last round ended {now.since_round:.0f} s ago; the next may start after {policy.pause:.0f} s")
     if not now.verdict:
         return Wait(str(now.verdict.reasons[0]))
-    return StartRound("confidence has fallen" if now.drifted else f"{now.new_samples} samples were taught")
+    return StartRound("confidence has fallen" if now.drifted else f"{counted(now.new_samples, 'sample')} taught")
 
 
 class PageHinkley:

@@ -16,6 +16,7 @@ from edgecl.errors import BudgetError, EdgeclError, StateError
 from edgecl.rounds.process import trim
 from edgecl.runtime.round_schedule import RoundSchedule
 from edgecl.runtime.state_view import View, view_of
+from edgecl.settings import short_names
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
@@ -195,14 +196,19 @@ class StateWriter:
     def _look_outside(self) -> None:
         """Follow what other processes have done to the state; say it once if it can't be used any more."""
         try:
-            self.learner.store.used_bytes()     # no generation tells that the folder is gone
+            store = self.learner.store
+            store.used_bytes()      # no generation tells that the folder is gone
             if self._generations() != self._published:
                 self.refresh()
+            if store.database.damage and store.writable:
+                store.tidy(patience=0)      # which writes the database again
+                if not store.database.damage:
+                    self.refresh()
             lost = ""
         except StateError as error:
             lost = str(error)
         if lost and lost != self.lost:
-            log.error("%s", lost)
+            log.error("%s", short_names(lost))
         self.lost = lost
 
     def _check_rounds(self) -> None:
@@ -223,11 +229,11 @@ class StateWriter:
             try:
                 serving = learner.serving()
             except StateError as error:  # no generation is intact: what served goes on
-                log.error("%s", error)
+                log.error("%s", short_names(str(error)))
         warnings = learner.store.damage() if serving is None else serving.warnings
         for line in warnings:
             if line not in self._said:
-                log.warning("%s", line)
+                log.warning("%s", short_names(line))
         self._said = warnings
         self.rounds.drift.reset()
         self._publish(view_of(learner, warnings), serving)

@@ -108,7 +108,7 @@ def parse_csv(text: str, path: str) -> NDArray[np.float32]:
     except (ValueError, UserWarning) as error:
         raise BadInput(f"{path}: {str(error).splitlines()[0]}", CSV_CURE) from error
     if header and len(header) != values.shape[1]:
-        raise BadInput(f"{path}: {values.shape[1]} columns under {len(header)} names", CSV_CURE)
+        raise BadInput(f"{path}: {values.shape[1]} columns under a header of {len(header)}", CSV_CURE)
     keep = [i for i, name in enumerate(header) if name.lower() not in CLOCK_COLUMNS]
     values = values[:, keep] if header else values
     bad = np.flatnonzero(~np.isfinite(values).all(1))

@@ -195,7 +195,7 @@ def _channel(stream: Stream, link: Link) -> str:
     if wanted not in names:
         shown = ", ".join(names) or "none"
         raise BadInput(f"{stream.text}: " + (f"the device has no channel {wanted!r}" if wanted else
-                                             f"the device has {len(names)} channels"),
+                                             f"the device has {len(names)} channel{'s' * (len(names) != 1)}"),
                        f"name one with ?channel=; the device has {shown}")
     return wanted
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.exemplars.stored import pack
 from edgecl.files.atomic import give_owner, write_atomically
 from edgecl.files.forms import COUNT
-from edgecl.files.regular import NotRegular, open_regular, read_regular
+from edgecl.files.regular import open_regular, read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,11 +57,7 @@ def write_acknowledged(folder: Path, now: Acknowledged, sync: bool = False) -> N
         if sync:
             write_atomically(path, data, scratch=folder / "models")     # which is swept
             return
-        try:
-            descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)
-        except NotRegular:
-            write_atomically(path, data, sync=False)    # in the place of a link or a FIFO
-            return
+        descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)   # nothing in place of a link
         try:
             give_owner(descriptor, folder)
             os.pwrite(descriptor, data, 0)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
@@ -12,12 +13,14 @@ from edgecl.files.atomic import make_folder, sync_folder, write_atomically
 from edgecl.files.regular import open_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from edgecl.state.set_aside import SetAside
 
 OURS = re.compile(r"[0-9a-f]{64}\.(onnx|npz|journal|exemplars|features|parts|codebook)")
 TEMPORARY = re.compile(rf"\.({OURS.pattern}|learned\.log|edgecl\.[a-z]+)\.[0-9]+\.tmp")
+BLOCK = 2 ** 18     # bytes that are read at once
 SETTLED = 10**8  # nanoseconds after which a change of a file has changed its times, however coarse their clock is
 
 
@@ -28,6 +31,7 @@ class Blobs:
         self.folder, self._aside = folder, aside
         self._folder = str(folder)
         self._intact: dict[str, tuple[int, ...]] = {}  # name -> what told the file from others when it was checked
+        self._looked: dict[str, str | None] | None = None   # what `problem` has found in the current look
 
     def make_folder(self) -> None:
         """Make the folder if it is missing, or a file lies in its place, which is set aside. Raises OSError."""
@@ -58,20 +62,48 @@ class Blobs:
     def path(self, name: str, cure: str) -> Path:
         """The path of a file whose content matches its name. Raises StateError, with the cure, if it is missing or
         altered."""
+        self._read(name, cure)
+        return self.folder / name
+
+    def content(self, name: str) -> bytes:
+        """The content of a file. Raises StateError if it is missing or altered."""
+        blocks: list[bytes] = []
+        self._read(name, "", blocks)
+        return b"".join(blocks)
+
+    def _read(self, name: str, cure: str, kept: list[bytes] | None = None) -> None:
+        """Read a file in blocks, which are `kept`. Raises StateError if it is missing or altered."""
         path, digest = self.folder / name, hashlib.sha256()
         try:
-            with open(open_regular(path), "rb") as file:
-                while block := file.read(1 << 20):
+            with open(open_regular(path), "rb", buffering=0) as file:
+                while block := file.read(BLOCK):
                     digest.update(block)
+                    if kept is not None:
+                        kept.append(block)
         except OSError as error:
             raise StateError(f"{path} can't be read ({error.strerror})", cure) from error
         if digest.hexdigest() != name.partition(".")[0]:
             raise StateError(f"{path} is damaged: its SHA-256 does not match its name", cure)
-        return path
+
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Look at each file once at most, while no file may come or go."""
+        self._looked = {}
+        try:
+            yield
+        finally:
+            self._looked = None
 
     def problem(self, name: str) -> str | None:
         """What is wrong with a file, None if it is there and true to its name. It is read again only if its length or
         times have changed since it was found intact."""
+        if self._looked is None:
+            return self._problem(name)
+        if name not in self._looked:
+            self._looked[name] = self._problem(name)
+        return self._looked[name]
+
+    def _problem(self, name: str) -> str | None:
         try:
             about = os.stat(f"{self._folder}/{name}")     # of each of hundreds of files, which a Path takes longer for
             mark = about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgecl.state.database import connect
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
 from edgecl.state.history import HISTORY
+from edgecl.state.journals import add_journal
 from edgecl.state.quota import PAGE
 from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.transaction import insert_generation
@@ -128,22 +129,26 @@ def moved_rows(state: Transaction) -> list[Generation]:
     """The generations of the log as `move_log` writes them into the database."""
     entries, backbone = state.logged(), state.newest.backbone
     heads = [g.id for g in state.alive() if g.head][-KEPT_HEADS:]
-    every = [entry.generation for entry in entries]
-    return [g._replace(backbone=backbone, head=g.head if g.id in heads else None) for g in every
+    every, named = [entry.generation for entry in entries], state.logged_heads()
+    return [g._replace(backbone=backbone, head=g.head if g.id in heads and g.head in named else None) for g in every
             if g.id in heads or g.id > every[-1].id - HISTORY]
 
 
-def move_log(state: Transaction, packed: bool = False) -> None:
+def move_log(state: Transaction, packed_into: int | None = None) -> None:
     """Move the generations of the log into the transaction, their samples into a file of their own: that of the log
-    itself, which takes no room, or a new one with all of them in one record if they are `packed`."""
+    itself, which takes no room, or, with `packed_into`, a new one with all of them in one record. packed_into: bytes
+    that it may take to merge that with other files."""
     entries = state.logged()
     if not (entries or state.log.damaged):
         return
     for g in moved_rows(state):
         state.insert(g)
     state.log.trim()
-    if packed or state.log.damaged:  # a damaged one is set aside when the next one begins
-        state.add_samples([row for entry in entries for row in entry.rows or ()], JOURNAL)
+    if packed_into is not None or state.log.damaged:  # a damaged one is set aside when the next one begins
+        rows = [row for entry in entries for row in entry.rows or ()]
+        spans = [row.generation for row in rows if row.generation is not None]
+        if rows:
+            add_journal(state, state.packed(rows), min(spans), max(spans), packed_into or 0)
     else:
         name = state.blobs.adopt(state.log.path, JOURNAL)
         state.name_file(name, entries[0].generation.id, entries[-1].generation.id)
@@ -156,8 +161,14 @@ def compact(state: Transaction, kept: list[StoredSample] | None = None) -> None:
 
     Commits. Raises BudgetError if the quota has no room for one more file.
     """
-    for replacement in replacements(state, needed_since(state), kept):
-        replace_files(state, replacement)
+    steps = replacements(state, needed_since(state), kept)
+    dropped = {name for step in steps if not step.parts for name in step.names}
+    lost = [[oldest, state.current] for name, oldest, _ in state.files(JOURNAL)
+            if name in dropped and not state.blobs.intact(name)]
+    if lost:    # what is built on these samples can't be gone back to exactly
+        state.set_meta("lost", [*state.value("lost", []), *lost])
+    for step in steps:
+        replace_files(state, step)
     state.drop_codebooks()
 
 

@@ -11,7 +11,7 @@ from edgecl.errors import BudgetError, StateError
 from edgecl.state.file_locks import check_locks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 DATABASE_FILE = "edgecl.db"
@@ -41,6 +41,15 @@ def connect(folder: Path, mode: str) -> sqlite3.Connection:
 def damaged(folder: Path, what: str) -> StateError:
     """The error for a damaged database."""
     return StateError(f"{folder / DATABASE_FILE} is damaged ({what})", RESTORE)
+
+
+def gone(folder: Path, missing: Sequence[str] = ()) -> StateError:
+    """The error for a state that was there when it was opened, and is not any more. missing: what is, if the folder is
+    still there."""
+    what = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing" if folder.exists() and missing else \
+        "the folder does not exist any more"
+    return StateError(f"{folder} is gone: {what}", "bring it back (is its disk mounted?), or restore a backup with "
+                      f"`edgecl restore BACKUP --state {folder}`; until then nothing can be saved")
 
 
 def is_damage(error: BaseException) -> bool:
@@ -77,6 +86,12 @@ def in_words(error: sqlite3.Error | OSError | UnicodeDecodeError, folder: Path) 
                               "make it writable and run any edgecl command once")
         if is_damage(error):
             return damaged(folder, text)
+    if number == errno.ENOENT:
+        if not folder.exists():
+            return gone(folder)
+        missing = error.filename if isinstance(error, OSError) and error.filename else "one of its files"
+        return StateError(f"{folder} can't be used: {missing} is missing", "`edgecl check` says what can be restored, "
+                          "`edgecl check --repair` does it")
     if number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in text:
         return StateError(f"{folder} can't be used ({text})", "give the rights to it, or choose another --state")
     return StateError(f"{folder} can't be used ({text})", "check the path and the disk, then try again")

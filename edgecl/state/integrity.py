@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import described, unpack
-from edgecl.files.regular import read_regular
+from edgecl.files.regular import is_something_else, read_regular
+from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.open_database import read_copy
 from edgecl.state.quota import RESERVE
-from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS
 from edgecl.state.rows import COPY_FILE, FORMAT
 from edgecl.state.set_aside import SET_ASIDE, SetAside
 from edgecl.state.write_ahead_log import LOG_FILE
@@ -67,7 +68,7 @@ def named_files(state: StateReader) -> dict[str, NamedFile]:
     """Every file in models/ that a state names. To be called in `StateReader.reading`."""
     found: dict[str, NamedFile] = {}
     alive = state.alive()
-    logged = [g.head for g in alive if g.logged and g.head][-KEPT_HEADS:]
+    logged = state.logged_heads()
     for g in alive:
         for name, kind in ((g.backbone, BACKBONE), (g.snapshot, STATISTICS), (g.head, HEAD)):
             if name and (kind != HEAD or not g.logged or name in logged):
@@ -111,14 +112,14 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     what = "settings, history, names of files"
     size = _size(folder / DATABASE_FILE)
     if database.damage is not None:
-        verdict = DAMAGED if (folder / DATABASE_FILE).exists() else MISSING
-        yield CheckedFile(DATABASE_FILE, what, verdict, size, database.damage, f"built again from {COPY_FILE}")
+        verdict, wrong = (DAMAGED, database.damage) if os.path.lexists(folder / DATABASE_FILE) else (MISSING, "")
+        yield CheckedFile(DATABASE_FILE, what, verdict, size, wrong, f"built again from {database.served_by}")
     else:
         yield CheckedFile(DATABASE_FILE, what, INTACT, size)
     what, size = "the same once more", _size(folder / COPY_FILE)
     if database.rows.format == FORMAT:
-        if read_copy(folder) is None and (folder / COPY_FILE).exists():
-            yield CheckedFile(COPY_FILE, what, DAMAGED, size, "", "written again")
+        if read_copy(folder) is None and os.path.lexists(folder / COPY_FILE):
+            yield CheckedFile(COPY_FILE, what, DAMAGED, size, _kind(folder / COPY_FILE), "written again")
         elif database.stale:
             yield CheckedFile(COPY_FILE, what, LEFT_OVER, size, "not of the last change; the next one writes it")
         else:
@@ -126,15 +127,25 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     log, size = state.log, _size(folder / LOG_FILE)
     problems = state.log_problems()
     what = "samples learned last"
+    if log.failure:
+        yield CheckedFile(LOG_FILE, what, DAMAGED, size, f"it can't be read ({log.failure})")
     for problem in problems:
         yield CheckedFile(LOG_FILE, what, DAMAGED, size, problem.line, "set aside; what is intact stays")
-    if not problems:
-        note = f"its last {log.tail} bytes are not a whole record; {log.tail_is_lost}" if log.tail else ""
+    if not (problems or log.failure):
+        note = f"no whole record at its end ({counted(log.tail, 'byte')}); {log.tail_is_lost}" if log.tail else ""
         yield CheckedFile(LOG_FILE, what, INTACT, size, note)
-    if (folder / ACKNOWLEDGED_FILE).exists():
+    if wrong := _kind(folder / RESERVE):
+        yield CheckedFile(RESERVE, "room that the quota has left", DAMAGED, _size(folder / RESERVE), wrong,
+                          "set aside, and made again")
+    if os.path.lexists(folder / ACKNOWLEDGED_FILE):
         verdict, cure = (INTACT, "") if log.acknowledged() else (DAMAGED, "written again")
-        size = _size(folder / ACKNOWLEDGED_FILE)
-        yield CheckedFile(ACKNOWLEDGED_FILE, "how far the log is acknowledged", verdict, size, cure=cure)
+        path = folder / ACKNOWLEDGED_FILE
+        yield CheckedFile(path.name, "how far the log is acknowledged", verdict, _size(path), _kind(path), cure)
+
+
+def _kind(path: Path) -> str:
+    """What is wrong with something else than a regular file; "" for one."""
+    return "not a regular file" if is_something_else(path) else ""
 
 
 def _named(state: StateReader, name: str, about: NamedFile) -> CheckedFile:

@@ -4,6 +4,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgecl.files.regular import is_something_else
+from edgecl.settings import counted
+
 if TYPE_CHECKING:
     from collections.abc import Set
 
@@ -32,7 +35,9 @@ def wrong_log(log: WriteAheadLog, acknowledged: Acknowledged | None, current: in
     name, numbers = log.path.name, log.numbers
     if not os.path.lexists(log.path):
         what = f"{name} is missing"
-    elif log.path.is_file() and not log.length:
+    elif is_something_else(log.path):
+        what = f"{name} is not a log that can be read, since it is not a regular file"
+    elif not log.length:
         what = f"{name} is empty"
     elif log.unreadable:
         what = f"{name} is not a log that can be read"
@@ -63,7 +68,7 @@ def cut_log(log: WriteAheadLog, acknowledged: Acknowledged, moved: int, known: S
     lost = _missing(moved + 1, acknowledged.generation, known)
     loss = f"what was learned in {_numbered(lost)} is lost" if lost else "no samples are lost"
     return LogProblem(f"cut {log.length} {acknowledged.length}",
-                      f"{log.path.name} has {log.length} bytes of {acknowledged.length}: {loss}", lost,
+                      f"{log.path.name} has {counted(log.length, 'byte')} of {acknowledged.length}: {loss}", lost,
                       acknowledged.generation)
 
 
@@ -74,5 +79,5 @@ def _missing(first: int, last: int, known: Set[int]) -> list[int]:
 
 def _numbered(numbers: list[int]) -> str:
     if len(numbers) > MOST_NAMED:
-        return f"{len(numbers)} generations from {numbers[0]} to {numbers[-1]}"
+        return f"{counted(len(numbers), 'generation')} from {numbers[0]} to {numbers[-1]}"
     return f"generation{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

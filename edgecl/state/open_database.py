@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.files.regular import read_regular
-from edgecl.state.database import DATABASE_FILE, RESTORE, connect, is_damage
+from edgecl.state.database import DATABASE_FILE, RESTORE, connect, gone, is_damage
 from edgecl.state.file_locks import check_locks
 from edgecl.state.rows import (
     COPY_FILE,
@@ -27,11 +28,14 @@ from edgecl.state.rows import (
     schema_of,
     write_rows,
 )
+from edgecl.state.write_ahead_log import LOG_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SQLITE = b"SQLite format 3\0"
+MODELS = "models"
+MISSING = "it is missing"
 ATTEMPTS = 10   # to open a file that other processes replace at the same time
 
 
@@ -39,8 +43,11 @@ class OpenDatabase:
     """The database of a state directory, opened.
 
     rows: all of them as they were read last; damage: what is wrong with the file, if the rows do not come from it;
-    writable: whether the file system lets this process write; stale: whether the copy on the disk is not of these rows.
+    served_by: what they come from then, in words; writable: whether the file system lets this process write; stale:
+    whether the copy on the disk is not of these rows.
     """
+
+    rows: Rows
 
     def __init__(self, folder: Path) -> None:
         """Raises StateError if there is no state, if it is of another format, or if neither the database nor its copy
@@ -49,6 +56,7 @@ class OpenDatabase:
         self._seen: object = None   # what tells the file from another one in its place,
         self._key: object = None    # and the rows from later ones
         self.damage: str | None = None
+        self.served_by = ""
         self._begun = self._clean = 0
         self.connection = _nothing()
         self.open()
@@ -56,10 +64,10 @@ class OpenDatabase:
     def open(self) -> None:
         """Open what lies on the disk now; see `__init__`."""
         copy = read_copy(self.folder)   # first: it is written after the database, so it is not newer
-        if copy is None and not self.path.is_file():
-            raise StateError(f"there is no edgecl state in {self.folder}", "name one with --state, or create it with "
-                             "`edgecl init`")
-        there = self.path if self.path.exists() else self.folder
+        if copy is None and not self._is_file:
+            self._serve_without_files()
+            return
+        there = self.path if self._is_file else self.folder
         if not os.access(there, os.R_OK):
             raise StateError(f"{there} can't be read by this user", "run it as its owner, or give the rights")
         self.writable = os.access(self.folder, os.W_OK) and os.access(there, os.W_OK)
@@ -73,16 +81,41 @@ class OpenDatabase:
             raise StateError(f"{self.path} is damaged, or is not an edgecl state ({problem})",
                              f"choose another --state, {RESTORE}")
         self._key = self.damage = None
-        self.rows = rows
+        self.rows, self.served_by = rows, COPY_FILE if rows is copy else "what can still be read of it"
         if problem is not None:
             self.serve_from_memory(problem)
         self.stale = copy is None or rows.meta.get("digest") != copy.meta["digest"]
 
+    def _serve_without_files(self) -> None:
+        """Have the rows that this process has read before serve, if the rest of the state is there. Raises StateError
+        if it is not, or if this process has read none."""
+        models, lost = self.folder / MODELS, f"{DATABASE_FILE} and {COPY_FILE} are missing or damaged"
+        rest = [name for name in (LOG_FILE, MODELS) if (self.folder / name).exists()]
+        if hasattr(self, "rows"):
+            if not (any((models / name).exists() for name in self.rows.names()) or len(rest) == 2):
+                raise gone(self.folder, [name for name in (DATABASE_FILE, COPY_FILE, LOG_FILE, MODELS)
+                                         if not (self.folder / name).exists()])
+            self.served_by, self.stale = "what this process has read before", True
+            self.writable = os.access(self.folder, os.W_OK)
+            self.serve_from_memory(f"it is missing, and so is {COPY_FILE}")
+        elif rest:
+            raise StateError(f"{self.folder} is damaged: {lost}", "bring one of them back, or restore the state with "
+                             "`edgecl restore BACKUP`")
+        else:
+            raise StateError(f"there is no edgecl state in {self.folder}", "name one with --state, or create it with "
+                             "`edgecl init`")
+
+    @property
+    def only_in_memory(self) -> bool:
+        """Whether neither the database nor its copy is there, so that what this process has read is all that is left.
+        """
+        return not (os.path.lexists(self.path) or os.path.lexists(self.folder / COPY_FILE))
+
     def _read_file(self) -> tuple[Rows | None, str | None]:
         """The rows of the file, and what is wrong with it. It stays open if nothing is."""
-        if not self.path.is_file():
+        if not self._is_file:
             self._seen = self._identity()
-            return None, "it is missing"
+            return None, MISSING if not os.path.lexists(self.path) else "it is not a regular file"
         try:
             for _ in range(ATTEMPTS):
                 self._seen = self._identity()
@@ -108,6 +141,11 @@ class OpenDatabase:
             self._connect_to_nothing()
             raise
 
+    @property
+    def _is_file(self) -> bool:
+        """Whether there is a file; a link is none, since what it leads to is not the state's."""
+        return self.path.is_file() and not self.path.is_symlink()
+
     def _connect_to_nothing(self) -> None:
         """Close the file; what is asked then is answered by an error of SQLite, until it is opened again."""
         self.connection.close()
@@ -130,14 +168,20 @@ class OpenDatabase:
         self._key, self.damage, self._seen = None, problem, self._identity(whole=True)
 
     def moved(self) -> bool:
-        """Whether another file lies there now than the one that was opened."""
+        """Whether another file lies there now than the one that was opened, or none."""
         found = self._identity(whole=self.damage is not None)
-        return found != self._seen and (found is not None or (self.folder / COPY_FILE).exists())
+        if found is None and self.damage is None and not self.connection.in_transaction:
+            with suppress(sqlite3.Error, *SENSELESS):   # what was deleted can still be read: another process may have
+                self.begin()                            # changed it before
+                self.read()
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+        return found != self._seen
 
     def _identity(self, whole: bool = False) -> object:
         """What tells the file from others; whole: also from what it was before a change."""
         try:
-            about = self.path.stat()
+            about = self.path.lstat()
         except OSError:
             return None
         return (about.st_dev, about.st_ino, *((about.st_size, about.st_mtime_ns) if whole else ()))

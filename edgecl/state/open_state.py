@@ -16,7 +16,7 @@ from edgecl.state.blobs import Blobs
 from edgecl.state.database import damaged, is_damage, translated
 from edgecl.state.open_database import OpenDatabase
 from edgecl.state.quota import Ledger, Usage, segment_bytes
-from edgecl.state.rows import COPY_FILE, SENSELESS, Rows
+from edgecl.state.rows import SENSELESS, Rows
 from edgecl.state.set_aside import SetAside
 from edgecl.state.write_ahead_log import WriteAheadLog
 
@@ -72,7 +72,8 @@ class OpenState:
         if self.database.damage is None:
             return self.dropped
         return [*self.dropped,
-                f"{self.database.path} can't be used: {self.database.damage}; {COPY_FILE} serves in its place"]
+                f"{self.database.path} can't be used: {self.database.damage}; {self.database.served_by} serves in its "
+                "place, and the next change writes it again"]
 
     def close(self) -> None:
         """Close the database; the store must not be used afterwards."""
@@ -85,14 +86,16 @@ class OpenState:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A read transaction: files that are named now stay until it ends."""
-        outermost = not self.connection.in_transaction
-        if outermost:
-            self.begin()
-        try:
+        """A read transaction: files that are named now stay until it ends, and each is looked at once at most."""
+        if self.connection.in_transaction:
             yield
+            return
+        self.begin()
+        try:
+            with self.blobs.one_look():
+                yield
         finally:
-            if outermost and self.connection.in_transaction:
+            if self.connection.in_transaction:
                 self.query("ROLLBACK")
 
     def begin(self, how: str = "") -> None:

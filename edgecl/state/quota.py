@@ -36,8 +36,8 @@ def pages(count: int) -> int:
 
 
 def _sizes(path: Path | str, seen: set[int], besides: str = "") -> dict[str, int]:
-    """Bytes of every file and folder below a folder, itself included, but `besides`. seen: numbers of the files that
-    were counted, each of which counts once."""
+    """Bytes of every file and folder below a folder, itself included, but `besides`. seen: numbers of the files with
+    several names that were counted, each of which counts once."""
     found = {str(path): max(pages(os.stat(path).st_size), PAGE)}
     with os.scandir(path) as entries:
         for entry in entries:
@@ -47,8 +47,9 @@ def _sizes(path: Path | str, seen: set[int], besides: str = "") -> dict[str, int
                 about = entry.stat(follow_symlinks=False)
                 if entry.is_dir(follow_symlinks=False):
                     found |= _sizes(entry.path, seen)
-                elif about.st_ino not in seen:
-                    seen.add(about.st_ino)
+                elif about.st_nlink < 2 or about.st_ino not in seen:
+                    if about.st_nlink > 1:
+                        seen.add(about.st_ino)
                     found[entry.path] = -(-about.st_size // PAGE) * PAGE
             except FileNotFoundError:  # a temporary of another process that is gone already
                 continue
@@ -82,15 +83,18 @@ class Ledger:
 
     def __init__(self, folder: Path, quota: int) -> None:
         self.folder, self.quota = folder, quota
-        self._models: tuple[object, set[int], dict[str, int]] = (None, set(), {})  # time of change, numbers, sizes
+        self._models: tuple[object, set[int], Usage] = (None, set(), Usage())   # time of change, numbers, bytes
 
     def usage(self) -> Usage:
         """The bytes in use now. Raises OSError."""
-        used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
         models = os.path.join(self.folder, "models")
-        seen, sizes = self._counted(models) if os.path.isdir(models) else (set[int](), {})
-        seen = set(seen)
-        for path, size in (*sizes.items(), *_sizes(self.folder, seen, models if sizes else "").items()):
+        seen, used = self._counted(models) if os.path.isdir(models) else (set[int](), Usage())
+        rest = self._by_purpose(_sizes(self.folder, {*seen}, models if used.total else ""))
+        return Usage(*map(sum, zip(used, rest)))
+
+    def _by_purpose(self, sizes: dict[str, int]) -> Usage:
+        used, aside = dict.fromkeys(Usage._fields, 0), os.path.join(self.folder, SET_ASIDE)
+        for path, size in sizes.items():
             name = path.rpartition(os.sep)[2]
             if path == aside or path.startswith(f"{aside}{os.sep}"):
                 used["set_aside"] += size
@@ -98,14 +102,14 @@ class Ledger:
                 used[PURPOSES.get(name) or PURPOSES.get(f".{name.rpartition('.')[2]}", "scratch")] += size
         return Usage(**used)
 
-    def _counted(self, models: str) -> tuple[set[int], dict[str, int]]:
-        """The numbers and sizes of the files of models/, which never change: it is read again only if one has come or
-        gone since."""
+    def _counted(self, models: str) -> tuple[set[int], Usage]:
+        """The numbers of the files of models/ that have several names, and the bytes of all, which never change: they
+        are counted again only if one has come or gone since."""
         about = os.stat(models)
         key = about.st_ino, about.st_mtime_ns
         if self._models[0] != key:
             seen: set[int] = set()
-            self._models = None, seen, _sizes(models, seen)
+            self._models = None, seen, self._by_purpose(_sizes(models, seen))
             if time.time_ns() - about.st_mtime_ns > SETTLED:
                 self._models = key, *self._models[1:]
         return self._models[1:]

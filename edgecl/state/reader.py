@@ -18,11 +18,13 @@ b-tree does when it rebalances, `secure_delete` or not (1 of 800 deleted rows, m
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
 from edgecl.files.regular import read_regular
+from edgecl.settings import counted
 from edgecl.state.acknowledged import TAG
 from edgecl.state.database import translated
 from edgecl.state.history import History
@@ -44,13 +46,18 @@ class StateReader(History):
         """Ids of the generations that can be gone back to exactly, all files that this takes being intact. A head that
         was not written, or is damaged, is solved again, as long as no exemplar was evicted since."""
         with self.reading():
+            whole, last = self.computable(), self._last_eviction()
+            return {g.id for g in self.alive() if g.id in whole and (
+                not g.detail.get("classes") or g.id > last or (g.head is not None and self.blobs.intact(g.head)))}
+
+    def computable(self) -> set[int]:
+        """Ids of the generations whose statistics and backbone are there, whatever has become of their heads."""
+        with self.reading():
             found: set[int] = set()
             alive = self.alive()
             hurt = [span for name, *span in self.files(JOURNAL) if not self.blobs.intact(name)]
             lost = [*self.value("lost", []), *([problem.lost[0], alive[-1].id] for problem in self.log_problems()
                                                if problem.lost)]
-            last = max((g.id for g in alive if g.snapshot), default=0)
-            last = max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
             base: int | None = None
             backbones = {name: self.blobs.intact(name) for name in {g.backbone for g in alive} if name}
             tuned = self.tuned()
@@ -63,22 +70,31 @@ class StateReader(History):
                     base = None
                 complete = base is not None and not any(oldest <= g.id and newest > base for oldest, newest in hurt)
                 complete = complete and not any(base < first <= g.id <= last for first, last in lost)
-                complete = complete and (backbones[g.backbone] if g.backbone else tuned is None)
-                solvable = not g.detail.get("classes") or g.id > last
-                if complete and (solvable or (g.head is not None and self.blobs.intact(g.head))):
+                if complete and (backbones[g.backbone] if g.backbone else tuned is None):
                     found.add(g.id)
             return found
+
+    def _last_eviction(self) -> int:
+        """The newest generation since which exemplars may have been evicted."""
+        last = max((g.id for g in self.alive() if g.snapshot), default=0)
+        return max([last, *(json.loads(n) for n, in self.query("SELECT value FROM meta WHERE key = 'evicted'"))])
 
     def damage(self) -> list[str]:
         """What is damaged, one line each: what was noted, what is set aside, what this open has found, and every named
         file that is not intact. Changes nothing."""
         with self.reading():
             lines = [f"{when}: {what}" for when, what in self._noted()]
+            if self.log.failure:
+                lines.append(f"{self.log.path} can't be read ({self.log.failure}): what can't be read is left out, and "
+                             "nothing can be learned")
             lines += [problem.line for problem in self.log_problems()]
             if not self.writable and self.log.odd_tail:
-                lines.append(f"the last {self.log.tail} bytes of {self.log.path.name} are not a whole record, as a "
-                             f"power cut or a kill leaves them; {self.log.tail_is_lost}, and they are left out")
-            lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
+                lines.append(f"{self.log.path.name} does not end with a whole record, as after a power cut or a kill; "
+                             f"{self.log.tail_is_lost}; left out: {counted(self.log.tail, 'byte')}")
+            if self.blobs.folder.exists():
+                lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
+            else:
+                lines.append(f"{self.blobs.folder} is missing, and with it all that was learned and is not in the log")
         return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
 
     def _noted(self) -> list[tuple[str, str]]:
@@ -119,9 +135,21 @@ class StateReader(History):
 
     def _named(self) -> set[str]:
         """The names of all files that a row or a generation names."""
-        heads = [entry.generation.head for entry in self.logged() if entry.generation.head]
         with translated(self.path):
-            return self.database.read().names() | set(heads[-KEPT_HEADS:])
+            return self.database.read().names() | self.logged_heads()
+
+    def logged_heads(self) -> set[str]:
+        """The names of the newest heads that the log names. If a part of it is lost, later names may have been in it,
+        so one from before the damage that is missing was swept, and does not count."""
+        heads = [(entry.generation.id, entry.generation.head) for entry in self.logged() if entry.generation.head]
+        missing = [name for _, name in heads[-KEPT_HEADS:] if not os.path.lexists(self.blobs.folder / name)]
+        hidden = self._newest_before_damage() if missing else 0
+        return {name for number, name in heads[-KEPT_HEADS:] if number > hidden or name not in missing}
+
+    def _newest_before_damage(self) -> int:
+        """The newest generation that may have been given when the current log was damaged; 0 if it never was."""
+        noted = [self.value("numbered", 0)] if self.noted_keys() else []
+        return max([0, *noted, *(problem.newest for problem in self.log_problems())])
 
     def files(self, kind: str) -> list[tuple[str, int, int]]:
         """The files of samples of a kind: name, and the oldest and newest generation in it."""

@@ -27,31 +27,38 @@ if TYPE_CHECKING:
     from edgecl.state.transaction import Transaction
 
 
-def rebuild(state: Transaction, patience: int) -> None:
-    """Build the database again from the rows that serve from memory, and set the damaged file aside.
+def rebuild(state: Transaction, patience: int, discard: bool = False) -> int:
+    """Build the database again from the rows that serve from memory, and set the damaged file aside; the number of
+    files that were deleted.
 
-    patience: milliseconds to wait for another process. Raises StateError if that one is not done by then, BudgetError
-    if the quota has no room for both files; then nothing has changed.
+    patience: milliseconds to wait for another process; discard: delete what is set aside first and, if there is still
+    no room, the damaged file. Raises StateError if the other process is not done by then, BudgetError if the quota has
+    no room for both files; then nothing has changed.
     """
     database = state.database
     with translated(state.path), _alone(state.blobs.folder, patience):
         database.open()
         if database.damage is None:     # another process was faster
-            return
+            return 0
         with _held(state.path, patience):
-            rows = _with_note(database.rows, f"{DATABASE_FILE} was damaged ({database.damage}); it was built again "
-                              "from intact rows").sealed()
+            what = f"was damaged ({database.damage})" if os.path.lexists(database.path) else "was lost"
+            rows = _with_note(database.rows, f"{DATABASE_FILE} {what}; it was built again from {database.served_by}"
+                              ).sealed()
             memory = sqlite3.connect(":memory:", isolation_level=None)
             with closing(memory):
                 write_rows(memory, rows)
                 size = memory.execute("PRAGMA page_count").fetchone()[0] * PAGE
+            deleted = state.set_aside.discard() if discard else 0
             used = state.ledger.usage().total
+            if discard and used + size + PAGE > state.ledger.quota and not database.stale:
+                deleted += _delete_damaged(state.path)      # a kill now leaves the copy, which is of these rows
+                used = state.ledger.usage().total
             try:
                 state.ledger.check(used, size + PAGE, f"{DATABASE_FILE} is damaged; building it again")
             except BudgetError as error:
-                raise BudgetError(error.what, "delete what is set aside with `edgecl check --discard`; or use `edgecl "
-                                  "backup OUT` and `edgecl restore OUT --state NEW`, which leave out the damaged file"
-                                  ) from error
+                raise BudgetError(error.what, "delete what is set aside, and the damaged file, with `edgecl check "
+                                  "--discard`; or use `edgecl backup OUT` and `edgecl restore OUT --state NEW`, which "
+                                  "leave out the damaged file") from error
             state.ledger.release(size + PAGE, used)
             temporary = state.blobs.folder / f".{DATABASE_FILE}.{os.getpid()}.tmp"
             try:
@@ -64,6 +71,16 @@ def rebuild(state: Transaction, patience: int) -> None:
             sync_folder(state.path)
         database.close()
         database.open()
+    return deleted
+
+
+def _delete_damaged(folder: Path) -> int:
+    """Delete the damaged database and its journal; the number of files. Raises OSError."""
+    found = [path for name in (f"{DATABASE_FILE}-journal", DATABASE_FILE) if (path := folder / name).is_file()]
+    for path in found:
+        path.unlink()
+    sync_folder(folder)
+    return len(found)
 
 
 def _with_note(rows: Rows, what: str) -> Rows:
@@ -112,7 +129,7 @@ def _alone(folder: Path, patience: int) -> Iterator[None]:
 def _held(folder: Path, patience: int) -> Iterator[None]:
     """Hold the lock of the damaged file, so that no process that still has it open writes; a file that is no database
     any more has none. Raises sqlite3.Error if another process keeps it."""
-    if not (folder / DATABASE_FILE).is_file():
+    if not (folder / DATABASE_FILE).is_file() or (folder / DATABASE_FILE).is_symlink():
         yield
         return
     connection = None

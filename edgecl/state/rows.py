@@ -96,8 +96,9 @@ class Rows(NamedTuple):
     def names(self) -> set[str]:
         """Names of the files in models/ that a row names."""
         books = json.loads(self.meta.get("codebooks", "[]"))
-        return {name for g in self.parsed_generations() if not g.undone for name in (g.backbone, g.head, g.snapshot)
-                if name} | {name for name, *_ in self.files} | {name for name, _ in books}
+        return {name for *_, backbone, head, snapshot, _, undone in self.generations if not undone
+                for name in (backbone, head, snapshot) if name} | {name for name, *_ in self.files} | {
+                    name for name, _ in books}
 
 
 def _first(row: tuple[Any, ...]) -> Any:

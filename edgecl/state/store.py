@@ -78,14 +78,21 @@ class Store(Transaction):
                 sync_folder(making)
         return cls(path)
 
+    def close(self) -> None:
+        """Close the database, which is written first if its rows are nowhere but in memory."""
+        if self.writable and self.database.only_in_memory:
+            self.tidy(patience=0)
+        super().close()
+
     @contextmanager
-    def exclusive(self, patience: int = database.LOCK_TIMEOUT) -> Iterator[None]:
+    def exclusive(self, patience: int | None = None) -> Iterator[None]:
         """Hold the state for writing; what is not committed at the end is rolled back. patience: milliseconds to wait
-        for another process. Raises StateError if the state is read-only, or in use for longer."""
+        for another process, by default LOCK_TIMEOUT. Raises StateError if the state is read-only, or in use for
+        longer."""
         if not self.writable:
             raise StateError(f"{self.path} is read-only", "make it writable, or choose another --state")
         try:
-            self.begin_writing(patience)
+            self.begin_writing(database.LOCK_TIMEOUT if patience is None else patience)
         finally:
             self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
         self.writing, self._appended, self._held, tidy = True, False, None, False
@@ -199,8 +206,10 @@ class Store(Transaction):
             if gone:
                 self._erase(marked)
             if len(self.logged()) >= MOST_LOGGED:
-                self.ledger.ask(Space.now(self).transaction(PAGE) + pages(self.log.length), "moving the log")
-                compaction.move_log(self, packed=True)
+                space = Space.now(self)
+                need = space.transaction(PAGE) + pages(self.log.length)
+                self.ledger.ask(need, "moving the log")
+                compaction.move_log(self, max(self.ledger.quota - space.used - need, 0))
                 compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS)
                 self.step()
             self.ledger.hold()

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from edgecl.errors import BudgetError, StateError
+from edgecl.errors import BudgetError, ChangedMeanwhile, StateError
 from edgecl.exemplars.stored import codecs_of, pack
 from edgecl.files.atomic import give_owner
-from edgecl.files.regular import open_regular
+from edgecl.files.regular import is_something_else, open_regular
+from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
 from edgecl.state.log_damage import WRONG
-from edgecl.state.quota import PAGE, pages
+from edgecl.state.quota import PAGE, RESERVE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, MOST_NOTES, copy_of
 
@@ -117,7 +117,7 @@ class Transaction(StateReader):
         there is none until there is room again: an old one may name what was forgotten."""
         path, content = self.path / COPY_FILE, copy_of(self.database.rows)
         try:
-            if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            if is_something_else(path):
                 self.set_aside.keep(path)
             used = self.ledger.usage().total - self.ledger.copied()
             self.ledger.check(used, pages(len(content)), COPY_FILE)
@@ -133,7 +133,7 @@ class Transaction(StateReader):
 
     def step(self, vacuum: bool = False) -> None:
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
-        Raises StateError if another process came in between."""
+        Raises ChangedMeanwhile if another process came in between."""
         connection, before = self.connection, self.query("PRAGMA data_version")
         epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
         log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
@@ -146,7 +146,7 @@ class Transaction(StateReader):
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)    # another process may have filled the reserve
         if (self.connection is not connection or self.query("PRAGMA data_version") != before
                 or (self.logged() if log is None else self.log.version != log)):
-            raise StateError(f"{self.path} was changed by another edgecl process", "try again")
+            raise ChangedMeanwhile(f"{self.path} was changed by another edgecl process", "try again")
         self.start_log()
         self.sweep()
 
@@ -154,27 +154,36 @@ class Transaction(StateReader):
         """Note what is damaged in the log, cut off what was never acknowledged, and begin the log of the current epoch
         if another one is there: one that has not moved, or that has damaged parts, is set aside. Commits what it notes,
         and comes here again. Raises OSError, StateError."""
+        self._clear_the_way()
+        if self.log.failure:    # which may pass: nothing is noted, moved or cut off
+            raise StateError(f"{self.log.path} can't be read ({self.log.failure}), so nothing can be learned",
+                             "check the disk and its cable; `edgecl backup` copies what can still be read")
         if self._note_log():
             return
         log = self.log
         if log.stale(self.epoch):
             self.ledger.release(SMALL_CHANGE)
-            if log.length and (log.damaged or not self.log_has_moved()):  # the length of a missing or empty one is 0
-                self.set_aside.keep(log.path)
+            if is_something_else(log.path) or (log.length and (log.damaged or not self.log_has_moved())):
+                self.set_aside.keep(log.path)   # a missing or empty one leaves nothing to keep
             log.begin(self.epoch, self.next_number() - 1)
         elif tail := log.tail:
-            self.dropped.append(f"the last {tail} bytes of {log.path.name} were not a whole record, as a power cut or "
-                                f"a kill leaves them; {log.tail_is_lost}, and they were dropped")
+            self.dropped.append(f"{log.path.name} did not end with a whole record, as after a power cut or a kill; "
+                                f"{log.tail_is_lost}; dropped: {counted(tail, 'byte')}")
             log.trim()
         if not log.is_acknowledged:
             self.ledger.release(PAGE)
-            if (self.path / ACKNOWLEDGED_FILE).is_dir():
-                self.set_aside.keep(self.path / ACKNOWLEDGED_FILE)
             log.acknowledge()
         keys = self.noted_keys()
         if left := [key for key in keys if key.startswith(WRONG)]:  # the next wrong log is another problem
             self.set_meta("log_noted", [self.epoch, [key for key in keys if key not in left]])
             self.step()
+
+    def _clear_the_way(self) -> None:
+        """Set aside what lies in the place of a file that is written in place and is not a regular one. Raises OSError,
+        StateError."""
+        for name in (ACKNOWLEDGED_FILE, RESERVE, COPY_FILE):
+            if is_something_else(self.path / name):
+                self.set_aside.keep(self.path / name)
 
     def _note_log(self) -> bool:
         """Note and commit what is damaged in the log and was not noted yet; whether there was anything."""

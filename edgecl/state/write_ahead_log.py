@@ -11,6 +11,7 @@ are what a kill or a power cut leaves of an append: they are dropped. A damaged 
 """
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -26,11 +27,13 @@ from edgecl.state.generations import DETAIL, Generation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import FileIO
     from pathlib import Path
 
     from edgecl.exemplars.codecs import FeatureCodec
 
 LOG_FILE = "learned.log"
+BLOCK = 4096    # bytes that a disk reads or fails to read at once
 ABOUT = {"epoch": str, "log": str, "id": COUNT, "created": str, "action": str, "head_of": COUNT,
          "head": str | None, "summary": dict, "detail": dict}      # forms in the JSON of records
 KINDS = {"epoch"}, {"head_of", "head"}, {"id", "created", "action", "detail"}   # what a record of each kind has
@@ -65,7 +68,7 @@ class WriteAheadLog:
 
     def __init__(self, folder: Path, codec: Callable[[str], FeatureCodec]) -> None:
         self.path, self._codec = folder / LOG_FILE, codec
-        self._version = 0
+        self._version, self._failure = 0, ""
         self._forget()
 
     def _forget(self) -> None:
@@ -127,11 +130,15 @@ class WriteAheadLog:
     def length(self) -> int:
         """Bytes of what lies there, 0 if nothing does."""
         try:
-            return self.path.stat().st_size
+            return self.path.lstat().st_size
         except FileNotFoundError:
             return 0
-        except OSError:     # a link that leads nowhere
-            return self.path.lstat().st_size
+
+    @property
+    def failure(self) -> str:
+        """Why the disk does not give all of the log back, "" if it does."""
+        self._read()
+        return self._failure
 
     @property
     def unreadable(self) -> bool:
@@ -148,7 +155,7 @@ class WriteAheadLog:
     def digest(self) -> str:
         """SHA-256 of the file, "" if it can't be read."""
         try:
-            return hashlib.sha256(read_regular(self.path)).hexdigest()
+            return hashlib.sha256(read_regular(self.path, os.O_NOFOLLOW)).hexdigest()
         except OSError:
             return ""
 
@@ -159,21 +166,45 @@ class WriteAheadLog:
         length and time of change can all be those of an earlier log: ext4 gives numbers out again.
         """
         try:
-            with open(open_regular(self.path), "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < self._end or any(
-                        os.pread(file.fileno(), HEADER.size, place) != mark for place, mark in self._marks.items()):
+            with open(open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+                size, failed, self._failure = os.fstat(file.fileno()).st_size, self._failure, ""
+                if failed or size < self._end or any(
+                        self._bytes(file, place, HEADER.size) != mark for place, mark in self._marks.items()):
                     self._forget()
-                    self._marks = {0: os.pread(file.fileno(), HEADER.size, 0)}
+                    self._marks = {0: self._bytes(file, 0, HEADER.size)}
                 elif size == self._end and not self._tail:
                     return
                 acknowledged = self.acknowledged()  # before the bytes, which may grow
-                file.seek(self._end)
-                data = file.readall()
+                data = self._bytes(file, self._end, os.fstat(file.fileno()).st_size - self._end)
         except (FileNotFoundError, NotRegular):
             self._forget()
             return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._failure = str(error.strerror)     # what was read before stays
+            return
         self._take_all(data, acknowledged)
+
+    def _bytes(self, file: FileIO, place: int, size: int) -> bytes:
+        """Bytes of the file; zeros for a block that the disk does not give back."""
+        found = bytearray()
+        while len(found) < size:
+            at = place + len(found)
+            try:
+                piece = os.pread(file.fileno(), size - len(found), at)
+                if not piece:
+                    break
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self._failure, rest = str(error.strerror), BLOCK - at % BLOCK
+                try:
+                    piece = os.pread(file.fileno(), min(rest, size - len(found)), at)
+                except OSError:
+                    piece = bytes(min(rest, size - len(found)))
+            found += piece
+        return bytes(found)
 
     def _take_all(self, data: bytes, acknowledged: Acknowledged | None) -> None:
         """Take in what stands behind the last whole record. acknowledged: as it was before that was read."""
@@ -263,7 +294,7 @@ class WriteAheadLog:
         """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
         self._read()
         with suppress(FileNotFoundError, NotRegular):
-            content = read_regular(self.path)
+            content = read_regular(self.path, os.O_NOFOLLOW)
             return content[:self._end] if self._tag else content
         return b""
 
@@ -291,7 +322,7 @@ class WriteAheadLog:
         """What it means, in words, that the tail is left out."""
         now = self.acknowledged()   # none of a state of format 2
         return ("nothing that was acknowledged was lost" if now is not None and now.tag == self._tag
-                else "it is not known whether they were acknowledged")
+                else "it is not known whether that was acknowledged")
 
     @property
     def is_acknowledged(self) -> bool:

@@ -9,7 +9,7 @@ from edgecl.errors import BadInput, StateError
 from edgecl.statistics.covariance import PooledCovariance, clipped, updated
 from edgecl.statistics.rounding import ERROR_AT_REST, dither, seed_of
 from edgecl.statistics.row_blocks import RowBlocks
-from edgecl.statistics.triangle import packed, unpacked
+from edgecl.statistics.triangle import ERROR_PACKED, diagonal_at_rest, packed, packed_length, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,8 +34,9 @@ class ClassStatistics:
     """Per class n_c and Q_c = sum (h - r) about a fixed reference r, and the scatter W = sum (h - mu_c)(h - mu_c)^T
     within all classes.
 
-    Accumulates in float64; stored (`to_arrays`), sums and the packed triangle of W are float32. The reference only
-    protects the precision of the means. `second_moment=False` keeps no W (for nearest-mean heads only).
+    Accumulates in float64; stored (`to_arrays`), sums are float32, and W is a packed triangle of 4 bytes per entry
+    (`edgecl.statistics.triangle`). The reference only protects the precision of the means. `second_moment=False` keeps
+    no W (for nearest-mean heads only).
     residual: degrees of freedom that approximately forgotten classes left in W; diagonal: float64 [d] if W was stored
     as a diagonal plus a low rank, so that single samples can no longer be subtracted from it, else None.
     """
@@ -306,9 +307,9 @@ class ClassStatistics:
         return np.atleast_2d(h).astype(np.float64) - self.reference
 
     def to_arrays(self, rank: int | None = None) -> dict[str, NDArray[Any]]:
-        """Everything in its stored form: float32 arrays, names and counts, and how far rounding has moved W.
+        """Everything in its stored form: arrays of 4 bytes per value, names, counts, and how far rounding has moved W.
 
-        rank: None keeps the packed triangle of W, exact; a number keeps its exact diagonal and its `rank` strongest
+        rank: None keeps the packed triangle of W; a number keeps its exact diagonal and its `rank` strongest
         directions. Sums are rounded without bias (`dither`), since each new reference changes all of them; W only
         changes by what was added or removed, and rounds back to what it was. The same statistics give the same bytes.
         """
@@ -325,16 +326,16 @@ class ClassStatistics:
             return arrays
         variances, scatter = self._variances(), self.scatter()
         size = float(np.abs(variances).sum()) or 1.0
-        fresh = np.where(variances.astype(np.float32) == variances, 0, ERROR_AT_REST * variances)   # if not as read
-        error = float(np.hypot(self._error, fresh).sum()) / size
-        arrays["rounding"] = np.array(error)
         if rank is None:
             arrays["scatter"] = packed(scatter)
+            fresh = np.where(diagonal_at_rest(variances) == variances, 0, ERROR_PACKED * variances)     # if not as read
         else:
             values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
             factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
             arrays["factor"] = factor.astype(np.float32)
             arrays["diagonal"] = np.maximum(variances - (factor ** 2).sum(0), 0).astype(np.float32)
+            fresh = ERROR_AT_REST * variances
+        arrays["rounding"] = np.array(float(np.hypot(self._error, fresh).sum()) / size)
         return arrays
 
     @classmethod
@@ -362,8 +363,8 @@ class ClassStatistics:
     @staticmethod
     def bytes_at_rest(dimension: int, classes: int, second_moment: bool = True, rank: int | None = None) -> int:
         """Bytes of the arrays of `to_arrays`, without names and container."""
-        packed = dimension * (dimension + 1) // 2 if rank is None else (rank + 1) * dimension
-        return 4 * ((packed + 2 if second_moment else 0) + (classes + 1) * dimension)
+        scatter = packed_length(dimension) if rank is None else (rank + 1) * dimension
+        return 4 * ((scatter + 2 if second_moment else 0) + (classes + 1) * dimension)
 
 
 def _apart(rows: NDArray[np.float64], mean: NDArray[np.float64] | None, others: int) -> NDArray[np.float64]:

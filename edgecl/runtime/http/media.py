@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
 from edgecl.runtime.http.replies import HttpRefusal
+from edgecl.settings import counted
 
 MOST_BODY = 8 * 2 ** 20        # bytes of an upload
 MOST_JSON = 2 ** 20            # ... of JSON, which takes 20 times as much memory while it is parsed
@@ -123,7 +124,8 @@ def _recording(body: bytes, kind: str | None, shape: list[int] | None) -> np.nda
         return values
     windows = cut(values, 1.0, shape[0], max(shape[0] // 2, 1))
     if not len(windows):
-        raise BadInput(f"the recording has {len(values)} rows, and a window has {shape[0]}", "send a longer recording")
+        raise BadInput(f"the recording has {counted(len(values), 'row')}, and a window has {shape[0]}",
+                       "send a longer recording")
     return windows
 
 

@@ -20,7 +20,7 @@ function name() {
   return value;
 }
 
-// Whether two shares, each as [right, of], differ by more than two standard errors; see edgecl/commands/learn.py.
+// Whether two shares, each as [right, of], differ by more than two standard errors; see edgecl/commands/learned.py.
 function beyondNoise(before, after) {
   if (!before || !after || Math.min(before[1], after[1]) < 4) return false;
   const pooled = (before[0] + after[0]) / (before[1] + after[1]);

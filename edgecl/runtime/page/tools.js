@@ -103,7 +103,7 @@ export function measure(title, text, share, calm = false) {
 
 export function size(bytes) {
   for (const [unit, one] of [['GB', 1e9], ['MB', 1e6], ['KB', 1e3]])
-    if (bytes >= one) return `${(bytes / one).toPrecision(3).replace(/\.?0+$/, '')} ${unit}`;
+    if (bytes >= one) return `${Number((bytes / one).toPrecision(3))} ${unit}`;
   return `${bytes} B`;
 }
 
