@@ -81,7 +81,8 @@ def test_it_measures_every_part_in_each_precision(photos):
         assert x["runs"] >= profile.LEAST_RUNS
         assert 1 <= x["threads"] <= found["cores"]
     assert [x["what"] for x in found["memory"]] == ["answering", "learning"]
-    assert [x["kind"] for x in found["heads"]] == ["nearest-mean", "cosine", "slda", "ridge", "slda-projected", "ridge-projected"]
+    assert [x["kind"] for x in found["heads"]] == [
+        "nearest-mean", "cosine", "slda", "ridge", "slda-projected", "ridge-projected"]
     assert {x["codec"] for x in found["codecs"]} >= {"raw", "jpeg", "int8-feature"}
     assert [x["codec"] for x in found["codecs"] if x["chosen"]] == ["int8-feature"]
     assert found["known"] == 2
