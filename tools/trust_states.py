@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgecl.errors import BudgetError
 from edgecl.evaluation import datasets
 from edgecl.learner import Learner
 from edgecl.learning.foundation import CALIBRATION_SAMPLES
@@ -36,11 +37,14 @@ def windows_by_quota(data: datasets.Split, quota: str) -> dict[str, float | str]
 def vectors_by_quota(x: np.ndarray, y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray,
                      quota: str) -> dict[str, float | str]:
     """Accuracy of a state that learns features of photos as vectors, so that quotas without room for a backbone of
-    photos can be compared."""
+    photos can be compared. Classes that do not fit are never right."""
     with tempfile.TemporaryDirectory() as name:
         learner = _created(Path(name) / "state", quota, x, "identity")
         for number in np.unique(y):
-            learner.learn(x[y == number], f"{number:04d}")
+            try:
+                learner.learn(x[y == number], f"{number:04d}")
+            except BudgetError:     # counted as wrong
+                break
         right = [each.label == f"{truth:04d}" for each, truth in zip(learner.predict(test_x), test_y)]
         return {"accuracy": float(np.mean(right)), **_form(learner)}
 
@@ -56,6 +60,7 @@ def _form(learner: Learner) -> dict[str, str]:
     assert foundation is not None
     rank = foundation.form.rank
     return {"features": f"{foundation.dimension}" + ("" if rank is None else f", rank {rank}"),
+            "classes": str(len(learner.classes())),
             "head": str(status.head), "used": f"{status.used_bytes}"}
 
 
