@@ -76,12 +76,12 @@ def all_sets(folders: dict[str, Path | None], cache: Path, only: str = "") -> di
         folder = folders.get(name)
         if not sizes or (name == "wisdm51" and not folder):
             continue
-        arrays = cached(cache / f"{'wisdm51_watch' if folder else name}.npz", window_features, folder)
+        arrays = cached(cache / f"windows-{name}.npz", window_features, folder)
         for size in sizes:
             mine = {key: arrays[key] for key in ("yt", "ye", "gt", "names")} | {
                 "xt": arrays[f"t{size}"], "xe": arrays[f"e{size}"]}
             odd = {what: arrays[f"{short}{size}"] for what, short in SHORT.items()}
-            made = _set(f"{name} {size}", "window", arrays["wt"].shape[1:], float(arrays[f"power{size}"]), mine, odd)
+            made = _set(f"{name} {size}", "window", arrays["wt"].shape[1:], 1.0, mine, odd)
             found[made.name] = replace(made, blank={what: blank_ones(arrays[f"w{short}"], "window")
                                                     for what, short in SHORT.items()})
     return found
@@ -138,8 +138,6 @@ def window_features(folder: Path | None) -> Arrays:
     """Of data.npz in a folder, or of the smartwatch recordings of a package: features of rockets of all sizes. Also of
     windows that show nothing: constants (c), a sensor that lies still (s), noise (n). Biases come from a mix of
     training windows."""
-    from edgecl.statistics.transform import choose_power
-
     data = datasets.npz(folder / "data.npz") if folder else datasets.watch_windows()
     assert data.session_train is not None
     rng, x = np.random.default_rng(1), data.x_train
@@ -154,8 +152,6 @@ def window_features(folder: Path | None) -> Arrays:
     for size in ROCKETS:
         backbone = Backbone(build_rocket(x, size))
         made[f"t{size}"], made[f"e{size}"] = _features(backbone, x), _features(backbone, data.x_test)
-        mix = made[f"t{size}"][np.linspace(0, len(x) - 1, 256).astype(int)]
-        made[f"power{size}"] = np.array(choose_power(mix))
         made |= {f"{kind}{size}": _features(backbone, windows) for kind, windows in nothing.items()}
     return made | {f"w{kind}": windows.astype(np.float32) for kind, windows in nothing.items()}
 
