@@ -6,8 +6,8 @@
 
 a: accuracy and trust by set and samples per class; b: differences between draws of recordings' numbers and orders of
 classes; c: unknown samples; d: accuracy by quota; e: a class `nothing`; f: processor time; g: shrinkage. Tables are
-printed as Markdown; those of c and e are also written into unknown.md of --docs, between its marks. Digits and
-smartwatch recordings come from installed packages.
+printed as Markdown, or written into --docs: all into trust.md, and some between the marks of unknown.md and design.md.
+Digits and smartwatch recordings come from installed packages.
 
 --grocery, --cifar: folders of {train,test}/CLASS/*.jpg; --wisdm: a folder of data.npz, windows with session_train, and
 streams/test/CLASS/*.csv; --results: measurements to keep, each is made once; --before: those of another commit, which
@@ -31,6 +31,7 @@ from trust_tables import (
     DRAWS,
     FEWER,
     MAIN,
+    PAGE,
     PER_CLASS,
     QUOTAS,
     SHRUNK,
@@ -39,7 +40,10 @@ from trust_tables import (
     Results,
     Values,
     between,
+    table_in_short,
     table_of_nothing,
+    table_of_quotas,
+    table_of_shrinkages,
     table_of_strangers,
     tables,
 )
@@ -151,12 +155,16 @@ def main() -> int:
     text = tables(now, Results(options.before) if options.before else None)
     print(text)
     if options.docs:
-        page = options.docs / "unknown.md"
-        written = page.read_text("utf-8")
-        for part, made in (("strangers", table_of_strangers(now, None, whole=False)),
-                           ("nothing", table_of_nothing(now, None))):
-            written = between(written, part, made)
-        page.write_text(written, "utf-8")
+        (options.docs / "trust.md").write_text(PAGE + tables(now, None), "utf-8")
+        for name, parts_of in (("unknown", {"strangers": table_of_strangers(now, None, whole=False),
+                                            "nothing": table_of_nothing(now, None)}),
+                               ("design", {"shrinkages": table_of_shrinkages(now), "trust": table_in_short(now),
+                                           "quotas": table_of_quotas(now, None)})):
+            page = options.docs / f"{name}.md"
+            written = page.read_text("utf-8")
+            for part, made in parts_of.items():
+                written = between(written, part, made)
+            page.write_text(written, "utf-8")
     return 0
 
 
