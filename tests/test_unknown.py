@@ -295,13 +295,14 @@ def test_the_quantile_of_student(freedom, quantile):
 
 def test_with_fewer_sessions_it_is_more_careful():
     scores = np.random.default_rng(0).standard_normal(60)
-    limits = [unknown._threshold(scores, groups) for groups in (1, 2, 3, 10, 60)]
+    limits = [unknown._threshold(scores, groups, 2, False) for groups in (1, 2, 3, 10, 60)]
     assert limits == sorted(limits, reverse=True) and limits[0] > limits[-1]
 
 
 def test_judges_without_any_row_left_give_no_threshold():
     pooled = learned(2, 12)[0]
     rows = LearnedRows([], FeatureTransform(12, 12), *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.bool_))
-    judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), pooled, False, 10_000)
+    judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), np.zeros(0, np.int64),
+                    pooled, False, 10_000)
     novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled, None, judged)
     assert novelty.needs == MIN_JUDGES and not np.isfinite(novelty.threshold)
