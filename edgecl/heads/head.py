@@ -112,9 +112,9 @@ class NearestRow:
 
 @dataclass(frozen=True)
 class Novelty:
-    """How a head tells unknown samples: the largest of its scores, each less the mean that known samples which are taken
-    for the same class have out of fold, over their standard deviation. near: from the logits; like: from the features;
-    either may be missing.
+    """How a head tells unknown samples: the largest of its scores, each less the mean that known samples taken for the
+    same class have out of fold, over their standard deviation. near: from the logits; like: from the features; either
+    may be missing.
 
     threshold: a sample with a larger score is unknown; infinite if that can't be told yet. needs: how many samples of
     one class are missing until it can, 0 if none, None if no number of them would do.

@@ -9,11 +9,11 @@ and ridge `near` is a function of the C logits, without approximation: at most 2
 d x d matrices.
 
 Each score is standardised by its mean and deviation over the judging samples, out of fold, that are taken for the same
-class: classes that vary much do not make it lenient for the others. These begin with those of all classes. The largest of the
-two is compared with a threshold that keeps ACCEPTED of the judging samples, if they are independent (whole sessions are
-left out, or photos have hardly any near-copies) and MANY_JUDGES; else with one that is CAREFUL times further out than
-95 % of them (a one-sided prediction interval). That needs MIN_JUDGES samples of one class. What belongs to the class
-NOTHING is unknown anyway, and has no part in it.
+class, which begin with those of all classes: a class that varies much does not make it lenient for the others. The
+largest of the two is compared with a threshold that keeps ACCEPTED of the judging samples, if they are independent
+(whole sessions are left out, or photos have hardly any near-copies) and MANY_JUDGES; else with one that is CAREFUL
+times further out than 95 % of them (a one-sided prediction interval). That needs MIN_JUDGES samples of one class. What
+belongs to the class NOTHING is unknown anyway, and has no part in it.
 """
 from __future__ import annotations
 
