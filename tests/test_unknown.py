@@ -11,13 +11,23 @@ from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads import unknown
-from edgecl.heads.head import LEAST_DISTANCE, NearestRow
+from edgecl.heads.head import LEAST_DISTANCE, NearestRow, Novelty, Scale
 from edgecl.heads.left_out import LearnedRows, LeftOut
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import solve
-from edgecl.heads.unknown import MANY_CLASSES, MIN_JUDGES, Judged, fit, relative_distance, rows_bytes, rows_held
+from edgecl.heads.unknown import (
+    MANY_CLASSES,
+    MIN_JUDGES,
+    ROW_BYTES,
+    Judged,
+    fit,
+    relative_distance,
+    rows_bytes,
+    rows_held,
+)
 from edgecl.learning.knowledge import Knowledge
+from edgecl.learning.plan import head_bytes
 from edgecl.samples import NOTHING
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.form import Form
@@ -362,3 +372,16 @@ def test_the_class_nothing_has_no_part_in_the_threshold():
         assert called(known, rest).mean() < 0.15
         limits.append(novelty.threshold)
     assert np.ptp(limits) < 0.5
+
+
+@pytest.mark.parametrize("classes", [2, 50, 900])
+def test_the_plan_of_a_head_has_room_for_its_scales(classes):
+    pooled = learned(classes, 16, 3)[0] if classes > 2 else learned(classes, 16)[0]
+    head = solve("slda", pooled, FeatureTransform(16, 16))
+    rows = NearestRow.of(np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32),
+                         np.zeros(16, np.float32), np.ones(16, np.float32))
+    scale = Scale(np.zeros(classes, np.float32), np.ones(classes, np.float32))
+    novelty = Novelty(relative_distance(head, pooled), scale, rows, scale, threshold=1.0)
+    names = sum(len(label) + 4 for label in head.labels)
+    room = head_bytes(16, classes, Form(True), names, 64 * (16 + ROW_BYTES) + 8 * 16)
+    assert len(build_head(replace(head, novelty=novelty))) <= room
