@@ -42,8 +42,6 @@ from trust_tables import (
     between,
     table_in_short,
     table_of_nothing,
-    table_of_quotas,
-    table_of_shrinkages,
     table_of_strangers,
     tables,
 )
@@ -158,8 +156,7 @@ def main() -> int:
         (options.docs / "trust.md").write_text(PAGE + tables(now, None), "utf-8")
         for name, parts_of in (("unknown", {"strangers": table_of_strangers(now, None, whole=False),
                                             "nothing": table_of_nothing(now, None)}),
-                               ("design", {"shrinkages": table_of_shrinkages(now), "trust": table_in_short(now),
-                                           "quotas": table_of_quotas(now, None)})):
+                               ("design", {"trust": table_in_short(now)})):
             page = options.docs / f"{name}.md"
             written = page.read_text("utf-8")
             for part, made in parts_of.items():
