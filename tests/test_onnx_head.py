@@ -43,7 +43,9 @@ def taught(kind, transform, classes=6, offset=0.0, seed=0):
     rows = np.concatenate(list(x.values()))[::3]
     units = (rows.mean(0), 1 / rows.std(0)) if seed else (None, None)
     like = NearestRow.of(transform.plain(rows), *units)
-    head = replace(head, novelty=Novelty(near, Scale(-30.0, 40.0), like, Scale(-2.0, 0.5), threshold=2.5))
+    apart = np.linspace(0, 1, classes, dtype=np.float32)
+    scales = Scale(apart - 30, apart + 40), Scale(apart - 2, apart / 8 + np.float32(0.5))
+    head = replace(head, novelty=Novelty(near, scales[0], like, scales[1], threshold=2.5))
     return head, np.concatenate([*x.values(), rng.standard_normal((20, transform.source)).astype(np.float32)])
 
 

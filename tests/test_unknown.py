@@ -11,13 +11,24 @@ from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads import unknown
-from edgecl.heads.head import LEAST_DISTANCE, NearestRow
+from edgecl.heads.head import LEAST_DISTANCE, NearestRow, Novelty, Scale
 from edgecl.heads.left_out import LearnedRows, LeftOut
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import solve
-from edgecl.heads.unknown import MANY_CLASSES, MIN_JUDGES, Judged, fit, relative_distance, rows_bytes, rows_held
+from edgecl.heads.unknown import (
+    MANY_CLASSES,
+    MIN_JUDGES,
+    ROW_BYTES,
+    Judged,
+    fit,
+    relative_distance,
+    rows_bytes,
+    rows_held,
+)
 from edgecl.learning.knowledge import Knowledge
+from edgecl.learning.plan import head_bytes
+from edgecl.samples import NOTHING
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
@@ -295,13 +306,82 @@ def test_the_quantile_of_student(freedom, quantile):
 
 def test_with_fewer_sessions_it_is_more_careful():
     scores = np.random.default_rng(0).standard_normal(60)
-    limits = [unknown._threshold(scores, groups) for groups in (1, 2, 3, 10, 60)]
+    limits = [unknown._threshold(scores, groups, 2, False) for groups in (1, 2, 3, 10, 60)]
     assert limits == sorted(limits, reverse=True) and limits[0] > limits[-1]
 
 
 def test_judges_without_any_row_left_give_no_threshold():
     pooled = learned(2, 12)[0]
     rows = LearnedRows([], FeatureTransform(12, 12), *(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.bool_))
-    judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), pooled, False, 10_000)
+    judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), np.zeros(0, np.int64),
+                    pooled, False, 10_000)
     novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled, None, judged)
     assert novelty.needs == MIN_JUDGES and not np.isfinite(novelty.threshold)
+
+
+def test_a_broad_class_does_not_make_it_lenient_for_a_tight_one():
+    """Strangers as far from the tight class as samples of the broad one are from theirs."""
+    rng = np.random.default_rng(5)
+    centre = np.zeros((2, 40))
+    centre[1, :] = 10
+    data = {label: (middle + width * rng.standard_normal((60, 40))).astype(np.float32)
+            for label, middle, width in zip(("tight", "broad"), centre, (0.2, 2.0))}
+    known = knowledge(data, sessions={label: np.arange(60) // 3 for label in data})
+    scale = novelty_of(known)[1].like_scale
+    assert scale.mean[1] < scale.mean[0] - 2     # alphabetical: broad, tight
+    rest = {label: middle + width * rng.standard_normal((200, 40)) for label, middle, width in
+            zip(("tight", "broad"), centre, (0.2, 2.0))}
+    assert called(known, 1.2 * rng.standard_normal((200, 40))).mean() > 0.9
+    assert called(known, rest["tight"]).mean() < 0.15 and called(known, rest["broad"]).mean() < 0.15
+
+
+def test_scales_of_classes_begin_with_that_of_all():
+    rng = np.random.default_rng(2)
+    scores = np.concatenate([rng.standard_normal(500), 5 + 3 * rng.standard_normal(500), [40.0]])
+    best = np.repeat([0, 1, 2], [500, 500, 1])
+    mean, deviation = unknown._scale(scores, best, 4, 0.05)
+    assert np.abs(mean[:2] - [0, 5]).max() < 0.3 and np.abs(deviation[:2] - [1, 3]).max() < 0.3
+    assert mean[3] == pytest.approx(scores.mean(), rel=1e-6)        # no sample was taken for it
+    assert deviation[3] == pytest.approx(scores.std(ddof=1), rel=1e-6)
+    assert mean[3] < mean[2] < mean[3] + 0.25 * (40 - mean[3])      # one sample weighs little
+    assert (unknown._scale(np.zeros(5), np.zeros(5, np.int64), 2, 0.05).deviation >= np.float32(0.05)).all()
+
+
+def test_independent_samples_are_kept_known_at_a_rate_and_others_with_more_care():
+    for n in (60, 300, 2000):
+        scores = np.random.default_rng(n).standard_normal(n)
+        sure, careful = (unknown._threshold(scores, n, 5, independent) for independent in (True, False))
+        assert 0.95 <= (scores <= sure).mean() <= 0.975 and sure < careful
+    few = np.random.default_rng(0).standard_normal(60)
+    assert unknown._threshold(few, 4, 5, True) == unknown._threshold(few, 4, 5, False)    # four sessions tell little
+    assert unknown._threshold(few, 60, 1, False) < unknown._threshold(few, 60, 2, False)
+
+
+def test_the_class_nothing_has_no_part_in_the_threshold():
+    """However far its samples are from each other."""
+    every, sessions = clouds(2, 200), np.arange(60) // 2
+    data = {label: x[:60] for label, x in every.items()}
+    far = (100 * np.random.default_rng(3).standard_normal((60, 40))).astype(np.float32)
+    limits = []
+    for broad in (far, 2 * far):
+        known = knowledge({**data, NOTHING: broad}, sessions=dict.fromkeys([*data, NOTHING], sessions))
+        head, novelty = novelty_of(known)
+        place = head.labels.index(NOTHING)
+        assert novelty.like_scale.mean[place] < 3       # of all named ones, not log(100 ** 2)
+        rest = np.concatenate([x[60:] for x in every.values()])
+        assert called(known, rest).mean() < 0.15
+        limits.append(novelty.threshold)
+    assert np.ptp(limits) < 0.5
+
+
+@pytest.mark.parametrize("classes", [2, 50, 900])
+def test_the_plan_of_a_head_has_room_for_its_scales(classes):
+    pooled = learned(classes, 16, 3)[0] if classes > 2 else learned(classes, 16)[0]
+    head = solve("slda", pooled, FeatureTransform(16, 16))
+    rows = NearestRow.of(np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32),
+                         np.zeros(16, np.float32), np.ones(16, np.float32))
+    scale = Scale(np.zeros(classes, np.float32), np.ones(classes, np.float32))
+    novelty = Novelty(relative_distance(head, pooled), scale, rows, scale, threshold=1.0)
+    names = sum(len(label) + 4 for label in head.labels)
+    room = head_bytes(16, classes, Form(True), names, 64 * (16 + ROW_BYTES) + 8 * 16)
+    assert len(build_head(replace(head, novelty=novelty))) <= room

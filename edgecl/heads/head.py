@@ -21,13 +21,18 @@ LARGE_CHUNK = 2 ** 20   # the same for matrix products
 
 
 class Scale(NamedTuple):
-    """What a score is like for known samples: its mean and its standard deviation."""
+    """What a score is like for known samples that are taken for each class: its mean and its standard deviation,
+    float32 [C]."""
 
-    mean: float
-    deviation: float
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+    def standardised(self, scores: NDArray[np.float64], best: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Scores [n] of samples that are taken for the classes `best` [n]."""
+        return np.asarray((scores - self.mean[best]) / self.deviation[best], np.float64)
 
 
-STANDARD = Scale(0.0, 1.0)
+STANDARD = Scale(np.zeros(1, np.float32), np.ones(1, np.float32))
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,9 @@ class NearestRow:
 
 @dataclass(frozen=True)
 class Novelty:
-    """How a head tells unknown samples: the largest of its scores, each less the mean that known samples have out of
-    fold, over their standard deviation. near: from the logits; like: from the features; either may be missing.
+    """How a head tells unknown samples: the largest of its scores, each less the mean that known samples taken for the
+    same class have out of fold, over their standard deviation. near: from the logits; like: from the features; either
+    may be missing.
 
     threshold: a sample with a larger score is unknown; infinite if that can't be told yet. needs: how many samples of
     one class are missing until it can, 0 if none, None if no number of them would do.
@@ -124,11 +130,11 @@ class Novelty:
     def score(self, x: NDArray[np.float32], logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Score float64 [n] of samples with the features x float32 [n, source], before any projection, and these
         logits [n, C]; larger means less familiar."""
-        found = np.full(len(logits), -np.inf)
+        found, best = np.full(len(logits), -np.inf), logits.argmax(1)
         if self.near is not None:
-            found = (self.near(logits) - self.near_scale.mean) / self.near_scale.deviation
+            found = self.near_scale.standardised(self.near(logits), best)
         if self.like is not None:
-            found = np.maximum(found, (self.like(x) - self.like_scale.mean) / self.like_scale.deviation)
+            found = np.maximum(found, self.like_scale.standardised(self.like(x), best))
         return found
 
 

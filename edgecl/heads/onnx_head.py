@@ -69,15 +69,17 @@ def _novelty(g: ModelWriter, head: Head, x: str, centred: str, z: str) -> None:
     n = head.novelty or Novelty()
     alone = "novelty" if n.near is None or n.like is None else None
     scores = []
+    best = g.node("ArgMax", [z], axis=1, keepdims=0) if n.near is not None or n.like is not None else ""
     if n.near is not None:
         near = n.near
         u = g.node("MatMul", [g.node("Sub", [z, g.weight("centre", near.centre)]), g.weight("map", near.map)])
         far = g.node("MatMul", [g.node("Mul", [u, u]), g.weight("gain", near.gain)])
         to_means = g.node("Gemm", [u, g.weight("means", -2 * near.means), g.weight("squares", near.squares)], transB=1)
         found = g.node("Add", [far, g.node("ReduceMin", [to_means], axes=[1], keepdims=0)])
-        scores.append(_standardised(g, "near", found, n.near_scale, alone))
+        scores.append(_standardised(g, ("near", found), n.near_scale, best, alone))
     if n.like is not None:
-        scores.append(_standardised(g, "like", _like(g, n.like, head, x, centred), n.like_scale, alone))
+        like = _like(g, n.like, head, x, centred)
+        scores.append(_standardised(g, ("like", like), n.like_scale, best, alone))
     if not scores:
         zero = g.node("Mul", [z, g.weight("zero", np.zeros(1, np.float32))])
         g.node("ReduceMax", [zero], "novelty", axes=[1], keepdims=0)
@@ -109,9 +111,12 @@ def _like(g: ModelWriter, like: NearestRow, head: Head, x: str, centred: str) ->
     return g.node("Log", [g.node("Max", [nearest, _number(g, "least_distance", like.least)])])
 
 
-def _standardised(g: ModelWriter, name: str, score: str, scale: Scale, output: str | None) -> str:
-    centred = g.node("Sub", [score, _number(g, f"{name}_mean", scale.mean)])
-    return g.node("Div", [centred, _number(g, f"{name}_deviation", scale.deviation)], output)
+def _standardised(g: ModelWriter, score: tuple[str, str], scale: Scale, best: str, output: str | None) -> str:
+    """A score, as (name, where it is), on the scale of the class `best`."""
+    name, found = score
+    mean, deviation = (g.node("Gather", [g.weight(f"{name}_{part}", values), best])
+                       for part, values in zip(scale._fields, scale))
+    return g.node("Div", [g.node("Sub", [found, mean]), deviation], output)
 
 
 def _number(g: ModelWriter, name: str, value: float) -> str:

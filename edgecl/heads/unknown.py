@@ -8,9 +8,12 @@ from MANY_CLASSES on, or if no row may be stored. The two differ only in the C -
 and ridge `near` is a function of the C logits, without approximation: at most 2 C x min(C, d) numbers instead of two
 d x d matrices.
 
-Each score is standardised by its mean and deviation over the judging samples, out of fold, and so is the largest of
-them: what is CAREFUL times further out than 95 % of such a sample (a one-sided prediction interval) is unknown. That
-needs MIN_JUDGES samples of one class.
+Each score is standardised by its mean and deviation over the judging samples, out of fold, that are taken for the same
+class, which begin with those of all classes: a class that varies much does not make it lenient for the others. The
+largest of the two is compared with a threshold that keeps ACCEPTED of the judging samples, if they are independent
+(whole sessions are left out, or photos have hardly any near-copies) and MANY_JUDGES; else with one that is CAREFUL
+times further out than 95 % of them (a one-sided prediction interval). That needs MIN_JUDGES samples of one class. What
+belongs to the class NOTHING is unknown anyway, and has no part in it.
 """
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ import numpy as np
 
 from edgecl.heads.head import NearestRow, Novelty, RelativeDistance, Scale, chunks
 from edgecl.heads.solvers import KINDS, MAX_RIDGE_SHRINKAGE, ridge_scale
+from edgecl.samples import NOTHING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,29 +38,34 @@ if TYPE_CHECKING:
     Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 MIN_JUDGES = 3          # samples: of fewer no deviation can be told
-MANY_JUDGES, ACCEPTED = 20, 0.95    # without rows: from so many samples on, this share of them stays known
-CAREFUL = 1.25          # times a one-sided 95 % interval: what is taught next differs more than what was taught
+MANY_JUDGES, ACCEPTED = 20, 0.95    # from so many independent samples on, this share of them stays known
+ALONE = 0.95            # of photos: if so many have no near-copies, they are independent. Vectors without sessions
+                        # never are: units that are known from themselves make them nearer than others
+CAREFUL_OF_ONE, CAREFUL = 1.25, 1.5     # times a one-sided 95 % interval, for one class and for several, whose scales
+                                        # fit them closely: near-copies hide how much samples differ
 MANY_CLASSES = 20       # with fewer, `near` finds nothing that `like` does not, and only raises the threshold, measured
 PER_SESSION = 3         # samples of a session, or near-copies, tell as much as that many independent ones, at most
 T95 = 6.314, 2.920      # the 95 % quantile of Student's t with 1 and 2 degrees of freedom
 LEAST_DEVIATION = 0.05  # of the logarithm of a squared distance: less is chance
 LOWEST = 3.0            # deviations below the mean, where `like` ends: nothing more familiar can be told apart
+MEAN_SAMPLES, VARIANCE_SAMPLES = 5, 10  # of all classes, that the mean and the variance of each one begin with
 SCORED = 1024           # judging samples that means and deviations are of; more would not change them much
 ROW_BYTES = 8           # of a row besides its numbers
 SMALL = 64              # rows of a triangular matrix that is inverted as any other
 ROWS_SHARE = 4          # the bytes for exemplars divided by this are the most for the rows of a head, ...
-ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 17}  # ... so many numbers of photos and of anything else, ...
+ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 18}  # ... so many numbers of photos and of anything else, ...
 MOST_ROWS = {True: 2 ** 10, False: 2 ** 9}      # ... and so many rows: 1 % of the time of a photo, 5 % of a window's
 
 
 class Judged(NamedTuple):
     """The samples that judge a head, and what is left out for each of them. groups: a number of the session or the
-    near-copies of each; plain: statistics before any projection; photos: whether samples are photos; room: bytes for
-    exemplars, 0 if no row may be kept."""
+    near-copies of each; best: the class that each is taken for, out of fold; plain: statistics before any projection;
+    photos: whether samples are photos; room: bytes for exemplars, 0 if no row may be kept."""
 
     rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
+    best: NDArray[np.int64]
     plain: PooledCovariance
     photos: bool
     room: int
@@ -91,22 +100,27 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     like_scores = None if stored is None else _leave_out(rows, left, few, kept, stored)
     found = [scores for scores in (near_scores, like_scores) if scores is not None]
     able = np.isfinite(np.stack(found)).all(0) if found else np.zeros(len(few), np.bool_)
+    if NOTHING in head.labels:      # what is taken for it is unknown whatever its scores
+        place = head.labels.index(NOTHING)
+        named = able & (rows.classes[left.rows[few]] != place) & (judged.best[few] != place)
+        able = named if int(named.sum()) >= MIN_JUDGES else able
     if int(able.sum()) < MIN_JUDGES:
         return Novelty(needs=missing or None)
-    novelty, largest = Novelty(), np.full(int(able.sum()), -np.inf)
+    best, classes = judged.best[few[able]], len(head.labels)
+    novelty, largest = Novelty(), np.full(len(best), -np.inf)
     if near_scores is not None:
-        scale = _scale(near_scores[able], 1e-6 * float(np.abs(near_scores[able]).max()) or 1.0)
-        novelty = replace(novelty, near=near, near_scale=scale)
-        largest = (near_scores[able] - scale.mean) / scale.deviation
+        scores = near_scores[able]
+        scale = _scale(scores, best, classes, 1e-6 * float(np.abs(scores).max()) or 1.0)
+        novelty, largest = replace(novelty, near=near, near_scale=scale), scale.standardised(scores, best)
     if like_scores is not None and stored is not None:
-        scale = _scale(like_scores[able], LEAST_DEVIATION)
-        least = max(math.exp(scale.mean - LOWEST * scale.deviation), stored.least)
+        scores = like_scores[able]
+        scale = _scale(scores, best, classes, LEAST_DEVIATION)
+        least = max(math.exp(float((scale.mean - LOWEST * scale.deviation).min())), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
-        largest = np.maximum(largest, (like_scores[able] - scale.mean) / scale.deviation)
-    threshold = _threshold(largest, len(np.unique(judged.groups)))
-    if stored is None and len(largest) >= MANY_JUDGES:  # `near` is skewed: a deviation is too careful for it alone
-        threshold = min(threshold, float(np.quantile(largest, ACCEPTED)))
-    return replace(novelty, threshold=threshold)
+        largest = np.maximum(largest, scale.standardised(scores, best))
+    groups = len(np.unique(judged.groups[few[able]]))
+    independent = left.sessions or stored is None or (judged.photos and groups >= ALONE * len(largest))
+    return replace(novelty, threshold=_threshold(largest, groups, classes, independent))
 
 
 def _missing(pooled: PooledCovariance, judges: int) -> int:
@@ -167,15 +181,27 @@ def _relative(pooled: PooledCovariance, out: OutOfFold, few: NDArray[np.int64]) 
     return np.asarray((inner @ parts[0]) ** 2 @ parts[1] + closest.min(1), np.float64)
 
 
-def _scale(scores: NDArray[np.float64], least: float) -> Scale:
-    return Scale(float(scores.mean()), max(float(scores.std(ddof=1)), least))
+def _scale(scores: NDArray[np.float64], best: NDArray[np.int64], classes: int, least: float) -> Scale:
+    """What the scores of judging samples [m] are like, by the class that each is taken for: its mean begins with
+    MEAN_SAMPLES of all classes, its variance with VARIANCE_SAMPLES."""
+    mean, variance = float(scores.mean()), max(float(scores.std(ddof=1)), least) ** 2
+    count = np.bincount(best, minlength=classes)
+    means = (np.bincount(best, scores, classes) + MEAN_SAMPLES * mean) / (count + MEAN_SAMPLES)
+    squares = np.bincount(best, (scores - means[best]) ** 2, classes) + VARIANCE_SAMPLES * variance
+    deviations = np.maximum(np.sqrt(squares / (count + VARIANCE_SAMPLES)), least)
+    return Scale(means.astype(np.float32), deviations.astype(np.float32))
 
 
-def _threshold(scores: NDArray[np.float64], groups: int) -> float:
-    """The threshold for the largest of standardised scores, from those of judging samples [n] of so many groups."""
+def _threshold(scores: NDArray[np.float64], groups: int, classes: int, independent: bool) -> float:
+    """The threshold for the largest of standardised scores, from those of judging samples [n] of so many groups and
+    classes. independent: whether these say how many of other samples it would refuse."""
     n = len(scores)
-    t = t95(max(min(n, PER_SESSION * groups) - 1, 1))
-    return float(scores.mean()) + CAREFUL * t * max(float(scores.std(ddof=1)), 0.5) * math.sqrt(1 + 1 / n)
+    told = min(n, PER_SESSION * groups)
+    times = (CAREFUL_OF_ONE if classes == 1 else CAREFUL) * t95(max(told - 1, 1)) * math.sqrt(1 + 1 / n)
+    careful = float(scores.mean()) + times * max(float(scores.std(ddof=1)), 0.5)
+    if not independent or told < MANY_JUDGES:
+        return careful
+    return min(careful, float(np.quantile(scores, ACCEPTED * (1 + 1 / told))))  # as conformal prediction has it
 
 
 def t95(freedom: int) -> float:

@@ -105,7 +105,7 @@ class Judge:
         if trained is not None and len(judges.truth) and trained.labels == tuple(self.labels):
             best = _better(best, self._of_round(trained, judges), judges)
         plain = self.plain.pooled() if best.head.transform.projected else best.pooled
-        judged = unknown.Judged(judges.rows, judges.left, judges.groups, plain, self.photos,
+        judged = unknown.Judged(judges.rows, judges.left, judges.groups, best.logits.argmax(1), plain, self.photos,
                                 self.room if self.kept else 0)
         head_found = replace(best.head, temperature=best.calibration.temperature,
                              smoothing=best.calibration.smoothing,

@@ -58,7 +58,7 @@ def head_bytes(dimension: int, classes: int, form: Form, names: int, rows: int =
     """Bytes of a head of any kind as a file, at most. names: bytes of the class names in JSON; rows: of
     `unknown.rows_bytes`."""
     size = max(dimension, form.projected or 0)
-    numbers = classes * (size + 2 * min(classes, size) + 4) + 2 * size
+    numbers = classes * (size + 2 * min(classes, size) + 8) + 2 * size
     return 4 * numbers + dimension * (form.projected or 0) + names + rows + PAGE
 
 
