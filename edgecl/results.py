@@ -37,7 +37,7 @@ class Prediction:
 def untold(needs: int | None) -> str:
     """Why it can't be told what is unknown. needs: samples of one class that are missing; None: no number would do."""
     if needs is None:
-        return "can't tell unknown: this state keeps no samples to tell it by"
+        return "can't tell unknown: this state keeps no samples as they were learned"
     return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
 
 

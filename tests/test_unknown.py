@@ -18,7 +18,6 @@ from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import solve
 from edgecl.heads.unknown import (
     MANY_CLASSES,
-    MIN_JUDGES,
     ROW_BYTES,
     Judged,
     fit,
@@ -26,9 +25,11 @@ from edgecl.heads.unknown import (
     rows_bytes,
     rows_held,
 )
+from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import head_bytes
 from edgecl.samples import NOTHING
+from edgecl.settings import Settings
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
@@ -316,7 +317,7 @@ def test_judges_without_any_row_left_give_no_threshold():
     judged = Judged(rows, LeftOut(np.zeros(0, np.int64), [], False), np.zeros(0, np.int64), np.zeros(0, np.int64),
                     pooled, False, 10_000)
     novelty = fit(solve("slda", pooled, FeatureTransform(12, 12)), pooled, None, judged)
-    assert novelty.needs == MIN_JUDGES and not np.isfinite(novelty.threshold)
+    assert novelty.needs is None and not np.isfinite(novelty.threshold)
 
 
 def test_a_broad_class_does_not_make_it_lenient_for_a_tight_one():
@@ -385,3 +386,16 @@ def test_the_plan_of_a_head_has_room_for_its_scales(classes):
     names = sum(len(label) + 4 for label in head.labels)
     room = head_bytes(16, classes, Form(True), names, 64 * (16 + ROW_BYTES) + 8 * 16)
     assert len(build_head(replace(head, novelty=novelty))) <= room
+
+
+def test_where_every_sample_is_coded_no_number_of_samples_is_said_to_be_missing(tmp_path):
+    # a quarter of the buffer is too small for samples that stay as they were learned, so that they could judge
+    learner = Learner.create(tmp_path / "state", Settings("identity", 600_000, 4_000, "pq"))
+    for seed, label in enumerate("abcd"):
+        learner.learn(np.random.default_rng(seed).normal(seed, 1, (60, 64)).astype(np.float32), label)
+    learner.learn(np.random.default_rng(9).normal(0, 1, (60, 64)).astype(np.float32), "a")
+    status, [found] = learner.status(), learner.predict(np.zeros((1, 64), np.float32))
+    assert status.unknown_needs is None
+    assert found.unknown is None
+    assert "keeps no samples as they were learned" in found.reason
+    learner.close()

@@ -89,12 +89,12 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     the head was solved from; out: what it says of the judging samples out of fold, None if it was not solved from
     these statistics."""
     rows, left = judged.rows.on(judged.rows.transform.plain), judged.left
-    missing = _missing(pooled, len(left.rows))
+    missing = _missing(pooled, len(rows.classes), len(left.rows))
     few = np.arange(len(left.rows)) if len(left.rows) <= SCORED else np.arange(SCORED) * len(left.rows) // SCORED
     most = rows_held(judged.room, judged.photos, rows.transform.source, len(head.labels))
     kept = _kept(rows, 0 if missing else most)
     stored = NearestRow.of(rows.h(kept), *_units(judged)) if len(kept) else None
-    asked = not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
+    asked = len(few) and not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
     near = relative_distance(head, pooled) if asked and out is not None else None
     near_scores = None if near is None or out is None else _relative(pooled, out, few)
     like_scores = None if stored is None else _leave_out(rows, left, few, kept, stored)
@@ -123,11 +123,13 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     return replace(novelty, threshold=_threshold(largest, groups, classes, independent))
 
 
-def _missing(pooled: PooledCovariance, judges: int) -> int:
+def _missing(pooled: PooledCovariance, stored: int, judges: int) -> int:
     """How many samples of one class are missing until MIN_JUDGES judge: the first of a class does not, since nothing is
-    left of it without that one, but does so from the second on."""
-    alone = int((pooled.counts == 1).any())
-    return 0 if judges >= MIN_JUDGES else max(MIN_JUDGES - judges - alone, 1)
+    left of it without that one, but does so from the second on. None are if what is learned stays only in codes, since
+    then no number would do. stored: samples that stay as they were learned."""
+    if judges >= MIN_JUDGES or not stored:
+        return 0
+    return max(MIN_JUDGES - judges - int((pooled.counts == 1).any()), 1)
 
 
 def _kept(rows: LearnedRows, most: int) -> NDArray[np.int64]:
