@@ -179,7 +179,7 @@ class OpenState:
 
     @property
     def codebook(self) -> Codebook | None:
-        """The codebook of exemplars that are not held back; None if there is none, or it is damaged."""
+        """The codebook of exemplars that do not stay as they were learned; None if there is none, or it is damaged."""
         books = self.meta.get("codebooks")
         return self._codebook(*books[-1]) if books and self.blobs.intact(books[-1][0]) else None
 
