@@ -118,6 +118,10 @@ def test_the_shrinkage_climbs_from_a_floor_only_where_there_are_sessions():
     assert taught(uneven).judge("slda").head.shrinkage < SHRINKAGES[0]
     sessions = [(label, np.arange(300) % 5, own, x) for label, _, own, x in uneven]
     assert taught(sessions).judge("slda").head.shrinkage == SHRINKAGES[0]
+    parts = taught(sessions)                  # of which no session is stored whole, as beside a codebook
+    parts.stored = [row._replace(coded="pq" if row.key % 4 else "") for row in parts.stored]
+    assert not parts.judges().left.sessions and parts.judges().in_sessions
+    assert parts.judge("slda").head.shrinkage == SHRINKAGES[0]
     habits = 8 * rng.normal(size=(4, 60))     # many directions, of which four people show hardly any
     means = rng.normal(size=(4, 60))
     data = [(label, np.repeat(np.arange(4), 40), rng.integers(0, 2 ** 32, 160), (

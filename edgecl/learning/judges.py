@@ -28,11 +28,13 @@ FEWEST_JUDGES = 100     # ... but there are no fewer than this
 
 class Judges(NamedTuple):
     """The stored samples that statistics contain exactly, or pseudo-samples, which they do not; which of them judge,
-    and without which. groups: a number of the session or near-copies of each judging one, int64 [m]."""
+    and without which. groups: a number of the session or near-copies of each judging one, int64 [m]; in_sessions:
+    whether half of all that is stored comes from sessions, be they left out as a whole or not."""
 
     rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
+    in_sessions: bool
 
     @property
     def truth(self) -> NDArray[np.int64]:
@@ -46,8 +48,8 @@ class Judges(NamedTuple):
         order = np.argsort(first)
         kept = order[np.cumsum(sizes[order]) <= most]
         mine = np.isin(of, kept if len(kept) else order[:1])
-        return Judges(self.rows, LeftOut(self.left.rows[mine], [out for out, one in zip(self.left.of, mine) if one],
-                                         self.left.sessions), self.groups[mine])
+        left = LeftOut(self.left.rows[mine], [out for out, one in zip(self.left.of, mine) if one], self.left.sessions)
+        return self._replace(left=left, groups=self.groups[mine])
 
 
 def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: ClassStatistics,
@@ -77,7 +79,8 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
     sizes = left.sizes()
     alone = np.minimum.reduceat(left.pairs()[1], np.cumsum(sizes) - sizes) if len(sizes) else judging
-    return Judges(rows, left, np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone)
+    groups = np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone
+    return Judges(rows, left, groups, whole_sessions or several(columns.rows["key"] >> GROUP_SHIFT))
 
 
 def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transform: FeatureTransform) -> Judges:
@@ -86,7 +89,14 @@ def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transfor
     none, numbers = np.zeros(0, np.int64), np.arange(n)
     rows = LearnedRows([row.feature for row in drawn], transform, np.array([of[row.label] for row in drawn], np.int64),
                 numbers, numbers, np.ones(n, np.bool_))
-    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers)
+    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers, False)
+
+
+def several(sessions: NDArray[np.int64]) -> bool:
+    """Whether there are MIN_SESSIONS of two or more of these samples, which hold at least half of them."""
+    sizes = np.unique(sessions, return_counts=True)[1]
+    sizes = sizes[sizes > 1]
+    return len(sizes) >= MIN_SESSIONS and 2 * int(sizes.sum()) >= len(sessions)
 
 
 def _whole(classes: NDArray[np.int64], table: NDArray[Any], counts: NDArray[np.float64],

@@ -127,7 +127,8 @@ class Judge:
             return self._trial(kind, pooled, transform, judges)
         least = min(pooled.shrinkage, MAX_SHRINKAGE)
         if not judges.left.sessions:
-            return self._trial(kind, replace(pooled, penalty=least), transform, judges)
+            floor = SHRINKAGES[0] if judges.in_sessions else least
+            return self._trial(kind, replace(pooled, penalty=max(least, floor)), transform, judges)
         grid = [e for e in SHRINKAGES if e >= least] or [SHRINKAGES[-1]]
         best = replace(pooled, penalty=grid[0])
         if len(grid) > 1 and len(self.labels) > 1 and pooled.exact:
