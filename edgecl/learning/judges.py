@@ -41,15 +41,18 @@ class Judges(NamedTuple):
         """The classes of those that judge, int64 [m]."""
         return self.rows.classes[self.left.rows]
 
-    def some(self, most: int) -> Judges:
-        """Whole sessions of at most so many judging samples, but one at least; in the order in which they judge."""
+    def some(self, most: int) -> NDArray[np.int64]:
+        """Whole sessions of at most so many judging samples, but one at least, as places among these."""
         sizes = np.bincount(np.unique(self.groups, return_inverse=True)[1])
         _, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
         order = np.argsort(first)
         kept = order[np.cumsum(sizes[order]) <= most]
-        mine = np.isin(of, kept if len(kept) else order[:1])
-        left = LeftOut(self.left.rows[mine], [out for out, one in zip(self.left.of, mine) if one], self.left.sessions)
-        return self._replace(left=left, groups=self.groups[mine])
+        return np.flatnonzero(np.isin(of, kept if len(kept) else order[:1]))
+
+    def only(self, some: NDArray[np.int64]) -> Judges:
+        """The same with some of the judging samples alone."""
+        left = LeftOut(self.left.rows[some], [self.left.of[place] for place in some.tolist()], self.left.sessions)
+        return self._replace(left=left, groups=self.groups[some])
 
 
 def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: ClassStatistics,

@@ -28,8 +28,8 @@ ON = {True: "left-out samples", False: "pseudo-samples"}     # what is judged on
 RIDGE_BELOW = 2             # N - C up to this many times C: three samples per class tell little of their covariance
 PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # temperatures in a gap between class means, measured; see `calibration.prior`
 RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP = 3.4, 2.35    # the same of ridge, times log(1 + C): its gap hardly depends on C
-SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # where there are sessions: the least, and what is tried after it
-CLIMBERS = 1000             # samples that a larger shrinkage is tried on
+SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # with sessions: the least, and what is tried as long as it is better
+CLIMBERS = 1000             # samples that another shrinkage or the random projection is tried on
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
 MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
 PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
@@ -101,7 +101,7 @@ class Judge:
         """
         best = self._tried(head if head != "auto" else self._default(), judges)
         if head == "auto" and best.head.kind == "slda" and any(each.projected for each in self.statistics):
-            best = _better(best, self._tried("slda-projected", judges), judges)
+            best = self._projected(best, judges)
         if trained is not None and len(judges.truth) and trained.labels == tuple(self.labels):
             best = _better(best, self._of_round(trained, judges), judges)
         plain = self.plain.pooled() if best.head.transform.projected else best.pooled
@@ -125,24 +125,43 @@ class Judge:
         pooled, judges = self.statistics[transform].pooled(), judges._replace(rows=judges.rows.on(transform))
         if not KINDS[kind].second_moment:
             return self._trial(kind, pooled, transform, judges)
-        least = min(pooled.shrinkage, MAX_SHRINKAGE)
-        if not judges.left.sessions:
-            floor = SHRINKAGES[0] if judges.in_sessions else least
-            return self._trial(kind, replace(pooled, penalty=max(least, floor)), transform, judges)
-        grid = [e for e in SHRINKAGES if e >= least] or [SHRINKAGES[-1]]
-        best = replace(pooled, penalty=grid[0])
-        if len(grid) > 1 and len(self.labels) > 1 and pooled.exact:
-            few = judges.some(CLIMBERS)
-            found = self._trial(kind, best, transform, few)
-            for e in grid[1:]:
+        least = max(min(pooled.shrinkage, MAX_SHRINKAGE), SHRINKAGES[0] if judges.in_sessions else 0)
+        found = self._trial(kind, replace(pooled, penalty=least), transform, judges)
+        if not judges.left.sessions or len(self.labels) < 2 or not pooled.exact:
+            return found
+        some = judges.some(CLIMBERS)
+        few, best = judges.only(some), self._only(found, some, judges)
+        for e in SHRINKAGES:
+            if e > least:
                 other = self._trial(kind, replace(pooled, penalty=e), transform, few)
-                if not len(few.truth) or other.calibration.losses.mean() > found.calibration.losses.mean():
-                    break   # beyond the best; each one costs a factorisation
-                found = _better(found, other, few)
-            best = found.pooled
-            if len(few.left.rows) == len(judges.left.rows):
-                return found
-        return self._trial(kind, best, transform, judges)
+                if _better(best, other, few) is best:   # the loss is convex in e: nor would a larger one be
+                    break
+                best = other
+        if best.pooled.shrinkage == least:
+            return found
+        return best if len(some) == len(judges.truth) else self._trial(kind, best.pooled, transform, judges)
+
+    def _projected(self, plain: Trial, judges: Judges) -> Trial:
+        """slda-projected if it is better than slda, whose shrinkage it has."""
+        kind = "slda-projected"
+        transform = next(each for each in self.statistics if each.projected)
+        pooled, judges = self.statistics[transform].pooled(), judges._replace(rows=judges.rows.on(transform))
+        pooled = replace(pooled, penalty=max(min(pooled.shrinkage, MAX_SHRINKAGE), plain.pooled.shrinkage))
+        some = judges.some(CLIMBERS)
+        few = judges.only(some)
+        other = self._trial(kind, pooled, transform, few)
+        if _better(self._only(plain, some, judges), other, few) is not other:
+            return plain
+        return other if len(some) == len(judges.truth) else self._trial(kind, pooled, transform, judges)
+
+    def _only(self, trial: Trial, some: NDArray[np.int64], judges: Judges) -> Trial:
+        """A trial on some of the judging samples alone."""
+        if len(some) == len(judges.truth):
+            return trial
+        logits, pooled = trial.logits[some], trial.pooled
+        means = (pooled.means + pooled.centre).astype(np.float32)
+        return trial._replace(logits=logits, out=None, calibration=self._calibrated(
+            trial.head, means, logits, judges.only(some)))
 
     def _trial(self, kind: str, pooled: PooledCovariance, transform: FeatureTransform, judges: Judges) -> Trial:
         """A kind of head at the shrinkage of `pooled`."""
