@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BLOCK = 2 ** 18     # numbers of whitened rows that are worked on at a time, of sets of rows ...
-MANY = 128          # samples are worked on together whatever their length, since a factor is read for each block
+MANY = 256          # samples are worked on together whatever their length, since a factor is read for each block
 FEW = 4             # samples of one class are taken out for each of them on its own: it takes no longer
 SETS = 2 ** 16      # ... and of what is added up for some of these, so that it stays in a processor's cache
 
@@ -73,11 +73,9 @@ class OutOfFold:
                     part = removed.part(end - len(out), end) if len(sets) > 1 else removed
                     lost = found._take(judging, part.without_all(np.searchsorted(out, left.rows[judging])))
                     gone.append((np.repeat(judging, len(lost)), np.tile(lost, len(judging))))
-            for some in _split(alone.tolist(), [max(len(left.of[each]), 1) for each in alone.tolist()], columns):
-                judging = np.array(some, np.int64)
-                involved = np.unique(np.concatenate([left.rows[judging], *(left.of[place] for place in some)]))
+            for some, involved in _involved(alone, left, max(BLOCK // columns, MANY)):
                 removed = found._removed(involved, rows, pooled, metric, smoother)
-                found._each(removed, judging, np.searchsorted(involved, left.rows[judging]), involved, left)
+                found._each(removed, some, np.searchsorted(involved, left.rows[some]), involved, left)
         return replace(found, gone=(np.concatenate([at for at, _ in gone]), np.concatenate([of for _, of in gone])))
 
     @staticmethod
@@ -89,6 +87,8 @@ class OutOfFold:
               involved: NDArray[np.int64], left: LeftOut) -> None:
         """Fill in rows that each have a set of their own, those with sets of one size at a time."""
         sizes = left.sizes()[judging]
+        if (sizes > 1).any() and int((sizes ** 2).sum()) > len(involved) ** 2:
+            removed.multiply()
         for size in np.unique(sizes).tolist():
             mine = np.flatnonzero(sizes == size)
             sets = np.array([left.of[row] for row in judging[mine].tolist()], np.int64).reshape(len(mine), size)
@@ -143,6 +143,22 @@ def _kinds(left: LeftOut, rows: LearnedRows) -> tuple[list[NDArray[np.int64]], N
     together = [order[end - number:end] for end, number in zip(ends[shared].tolist(), count[shared].tolist())]
     alone = np.flatnonzero(~shared[of])
     return together, alone[np.argsort(rows.classes[left.rows[alone]], kind="stable")]
+
+
+def _involved(alone: NDArray[np.int64], left: LeftOut,
+              most: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Some of the judging rows at a time, and the samples that they involve, as sorted places: at most so many, but
+    those of one judging row at least."""
+    begin, involved = 0, set[int]()
+    for place, (row, of) in enumerate(zip(left.rows[alone].tolist(), map(left.of.__getitem__, alone.tolist()))):
+        wider = involved.union(of.tolist())
+        wider.add(row)
+        if involved and len(wider) > most:
+            yield alone[begin:place], np.array(sorted(involved), np.int64)
+            begin, wider = place, {row, *of.tolist()}
+        involved = wider
+    if involved:
+        yield alone[begin:], np.array(sorted(involved), np.int64)
 
 
 def _split(items: list[T], sizes: list[int], columns: int) -> Iterator[list[T]]:

@@ -105,6 +105,11 @@ class Removed:
         some, self._of = np.unique(classes, return_inverse=True)
         self._gram = metric.means[some] @ metric.means.T
         self.ridge = smoother(x, self.inner) if smoother else None
+        self._products: Floats | None = None
+
+    def multiply(self) -> None:
+        """Multiply all samples with each other now: it takes less than set by set if the sets overlap."""
+        self._products = self.x @ self.x.T
 
     def part(self, start: int, end: int) -> Removed:
         """Some of these samples, with what is known of them."""
@@ -133,11 +138,15 @@ class Removed:
         if k == 1 and (out[:, 0] == rows).all():
             u, gram = (own - theirs[:, 0])[:, None], (own - 2 * theirs[:, 0] + length)[:, None, None]
         else:
-            x = self.x[out]
-            gram = x @ x.swapaxes(1, 2)
+            if self._products is None:
+                x = self.x[out]
+                gram, u = x @ x.swapaxes(1, 2), np.einsum("jkr,jr->jk", x, self.x[rows])
+                del x
+            else:
+                gram = self._products[out[:, :, None], out[:, None]]
+                u = self._products[out, rows[:, None]]
             gram -= theirs[:, None] + theirs[:, :, None] - length[:, None, None]
-            u = np.einsum("jkr,jr->jk", x, self.x[rows]) - self.own[rows][:, None]
-            del x
+            u -= self.own[rows][:, None]
         v = self.to_means(out)
         squares[at, y] += left ** 2 * gram.sum((1, 2)) - 2 * left * v[at, :, y].sum(1)
         inner[at, y] -= left * u.sum(1)

@@ -65,13 +65,14 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     labels = plain.labels
     of = {label: place for place, label in enumerate(labels)}
     counts = np.array([plain.counts[label] for label in labels], np.float64)
-    table = columns.rows[columns.rows["coded"] == 0]
-    classes = np.array([of[label] for label in columns.labels], np.int64)[table["label"]]
+    table, classes = columns.rows, np.array([of[label] for label in columns.labels], np.int64)[columns.rows["label"]]
+    whole = _whole(classes, table, counts, in_parts)
     order = np.lexsort((table["key"] >> GROUP_SHIFT, own_hashes(table["key"]), classes))
+    order = order[table["coded"][order] == 0]
     table, classes = table[order], classes[order]
     sessions, own = table["key"] >> GROUP_SHIFT, own_hashes(table["key"])
     rows = LearnedRows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
-                _whole(classes, table, counts, in_parts))
+                whole[order])
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
     most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
@@ -104,7 +105,8 @@ def several(sessions: NDArray[np.int64]) -> bool:
 
 def _whole(classes: NDArray[np.int64], table: NDArray[Any], counts: NDArray[np.float64],
            in_parts: bool) -> NDArray[np.bool_]:
-    """Whether all samples of the session of each row are stored, in all its classes, bool [n]; see `reservoir`."""
+    """Whether all samples of the session of each row are stored as they were learned, in all its classes, bool [n]; see
+    `reservoir`."""
     sessions = table["key"] >> GROUP_SHIFT
     stored = np.bincount(classes, minlength=len(counts))
     whole = (stored >= counts)[classes]
@@ -116,7 +118,7 @@ def _whole(classes: NDArray[np.int64], table: NDArray[Any], counts: NDArray[np.f
         kept = rank[ends] < (stored[classes[order[ends]]] - 1) // BY_RECORDING_ONE_IN
         whole[order] |= kept[np.cumsum(first) - 1]
     _, of = np.unique(sessions, return_inverse=True)
-    part = np.bincount(of, ~whole)
+    part = np.bincount(of, ~whole | (table["coded"] != 0))
     return np.asarray(part[of] == 0, np.bool_)
 
 

@@ -30,6 +30,7 @@ PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # temperatures in a gap between class means,
 RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP = 3.4, 2.35    # the same of ridge, times log(1 + C): its gap hardly depends on C
 SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # with sessions: the least, and what is tried as long as it is better
 CLIMBERS = 1000             # samples that another shrinkage or the random projection is tried on
+LONG = 1024                 # features, which call for the second of these if no session is whole, measured
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
 MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
 PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
@@ -125,21 +126,27 @@ class Judge:
         pooled, judges = self.statistics[transform].pooled(), judges._replace(rows=judges.rows.on(transform))
         if not KINDS[kind].second_moment:
             return self._trial(kind, pooled, transform, judges)
-        least = max(min(pooled.shrinkage, MAX_SHRINKAGE), SHRINKAGES[0] if judges.in_sessions else 0)
+        least = min(pooled.shrinkage, MAX_SHRINKAGE)
+        if judges.in_sessions:
+            long = not judges.left.sessions and transform.source >= LONG
+            least = max(least, SHRINKAGES[long])
         found = self._trial(kind, replace(pooled, penalty=least), transform, judges)
         if not judges.left.sessions or len(self.labels) < 2 or not pooled.exact:
             return found
         some = judges.some(CLIMBERS)
-        few, best = judges.only(some), self._only(found, some, judges)
+        few, best = judges.only(some), found
         for e in SHRINKAGES:
             if e > least:
-                other = self._trial(kind, replace(pooled, penalty=e), transform, few)
-                if _better(best, other, few) is best:   # the loss is convex in e: nor would a larger one be
+                at_e = replace(pooled, penalty=e)
+                other = self._trial(kind, at_e, transform, few)
+                if len(some) < len(judges.truth):
+                    if other.calibration.losses.mean() >= self._only(best, some, judges).calibration.losses.mean():
+                        break
+                    other = self._trial(kind, at_e, transform, judges)
+                if _better(best, other, judges) is best:    # the loss is convex in e: nor would a larger one be
                     break
                 best = other
-        if best.pooled.shrinkage == least:
-            return found
-        return best if len(some) == len(judges.truth) else self._trial(kind, best.pooled, transform, judges)
+        return best
 
     def _projected(self, plain: Trial, judges: Judges) -> Trial:
         """slda-projected if it is better than slda, whose shrinkage it has."""
