@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ON = {True: "left-out samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 RIDGE_BELOW = 2             # N - C up to this many times C: three samples per class tell little of their covariance
 PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # temperatures in a gap between class means, measured; see `calibration.prior`
+LEAKY = 1.3     # times that, at most, if sessions are not whole: what is left of one makes the judges of it look better
 RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP = 3.4, 2.35    # the same of ridge, times log(1 + C): its gap hardly depends on C
 SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # with sessions: the least, and what is tried as long as it is better
 CLIMBERS = 1000             # samples that another shrinkage or the random projection is tried on
@@ -192,8 +193,9 @@ class Judge:
         photo_gap, other_gap = PHOTO_GAP, OTHER_GAP
         if head.kind.startswith("ridge"):
             photo_gap, other_gap = (each * np.log(1 + len(head.labels)) for each in (RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP))
-        known = calibration.prior(head, means, photo_gap if self.photos else other_gap,
-                                  np.inf if judges.left.sessions else photo_gap)
+        divisor = photo_gap if self.photos else other_gap
+        floor = np.inf if judges.left.sessions else min(photo_gap, LEAKY * divisor) if judges.in_sessions else photo_gap
+        known = calibration.prior(head, means, divisor, floor)
         counts = self.plain.counts
         usable = np.array([counts[label] >= MIN_JUDGED for label in self.labels])
         return calibration.fit(logits, judges.truth, usable[judges.truth], known)
