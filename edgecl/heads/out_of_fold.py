@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from edgecl.heads.head import chunks
 from edgecl.heads.left_out import MAX_BALL, LeftOut
 from edgecl.heads.removal import Removed, Smoother
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BLOCK = 2 ** 18     # numbers of whitened rows that are worked on at a time, of sets of rows ...
-MANY = 256          # samples are worked on together whatever their length, since a factor is read for each block
+MANY = 256          # samples are whitened together whatever their length, since a factor is read each time
 FEW = 4             # samples of one class are taken out for each of them on its own: it takes no longer
 SETS = 2 ** 16      # ... and of what is added up for some of these, so that it stays in a processor's cache
 
@@ -57,25 +58,43 @@ class OutOfFold:
         """The judging rows `left.rows` of `rows` by heads solved at the shrinkage e from `pooled`, which is of all
         samples and keeps what it was factored for (`PooledCovariance.whiten`). e: None for heads that know no
         covariance; then inner products are plain ones, about zero."""
+        with pooled.metric(e) as metric:
+            return cls._of(metric, pooled, rows, left, e, ridge)
+
+    @classmethod
+    def right(cls, kind: str, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut,
+              e: float | None) -> NDArray[np.bool_]:
+        """Which of the judging rows a kind of head gets right, bool [m], without room for all of its logits; see `of`
+        and `logits`."""
+        found = np.empty(len(left.rows), np.bool_)
+        with pooled.metric(e) as metric:
+            for some in chunks(len(found), len(pooled.counts), BLOCK):
+                part = LeftOut(left.rows[some], left.of[some], left.sessions)
+                out = cls._of(metric, pooled, rows, part, e, kind.startswith("ridge"))
+                found[some] = out.logits(kind).argmax(1) == out.truth
+        return found
+
+    @classmethod
+    def _of(cls, metric: Metric, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut, e: float | None,
+            ridge: bool) -> OutOfFold:
         count, classes = len(left.rows), len(pooled.counts)
         nothing = np.zeros(0, np.int64)
         found = cls(np.empty(count), np.empty((count, classes)), np.empty((count, classes)), rows.classes[left.rows],
                     (nothing, nothing), np.empty((count, classes)) if ridge else None)
         gone = [found.gone]
-        with pooled.metric(e) as metric:
-            smoother = Smoother(pooled, metric.means, e) if ridge and e is not None else None
-            columns = max(pooled.means.shape)
-            together, alone = _kinds(left, rows)
-            for some in _split(together, [len(left.of[each[0]]) for each in together], columns):
-                sets = [np.sort(left.of[each[0]]) for each in some]
-                removed = found._removed(np.concatenate(sets), rows, pooled, metric, smoother)
-                for judging, out, end in zip(some, sets, np.cumsum([*map(len, sets)]).tolist()):
-                    part = removed.part(end - len(out), end) if len(sets) > 1 else removed
-                    lost = found._take(judging, part.without_all(np.searchsorted(out, left.rows[judging])))
-                    gone.append((np.repeat(judging, len(lost)), np.tile(lost, len(judging))))
-            for some, involved in _involved(alone, left, max(BLOCK // columns, MANY)):
-                removed = found._removed(involved, rows, pooled, metric, smoother)
-                found._each(removed, some, np.searchsorted(involved, left.rows[some]), involved, left)
+        smoother = Smoother(pooled, metric.means, e) if ridge and e is not None else None
+        most = max(BLOCK // max(pooled.means.shape), MANY if len(pooled.centre) >= classes else 1)
+        together, alone = _kinds(left, rows)
+        for some in _split(together, [len(left.of[each[0]]) for each in together], most):
+            sets = [np.sort(left.of[each[0]]) for each in some]
+            removed = found._removed(np.concatenate(sets), rows, pooled, metric, smoother)
+            for judging, out, end in zip(some, sets, np.cumsum([*map(len, sets)]).tolist()):
+                part = removed.part(end - len(out), end) if len(sets) > 1 else removed
+                lost = found._take(judging, part.without_all(np.searchsorted(out, left.rows[judging])))
+                gone.append((np.repeat(judging, len(lost)), np.tile(lost, len(judging))))
+        for few, involved in _involved(alone, left, most):
+            removed = found._removed(involved, rows, pooled, metric, smoother)
+            found._each(removed, few, np.searchsorted(involved, left.rows[few]), involved, left)
         return replace(found, gone=(np.concatenate([at for at, _ in gone]), np.concatenate([of for _, of in gone])))
 
     @staticmethod
@@ -129,8 +148,8 @@ class OutOfFold:
 
 
 def _kinds(left: LeftOut, rows: LearnedRows) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Judging rows, as places in `left.rows`: those that have one set together, and those that have a small one of their
-    own class, sorted by class."""
+    """Judging rows, as places in `left.rows`: those that have one set together, and those that each have a small one of
+    their own class, sorted by class."""
     _, first, of, count = np.unique(np.fromiter(map(id, left.of), np.int64, len(left.of)), return_index=True,
                                     return_inverse=True, return_counts=True)
     distinct = LeftOut(left.rows[first], [left.of[place] for place in first.tolist()], left.sessions)
@@ -161,10 +180,9 @@ def _involved(alone: NDArray[np.int64], left: LeftOut,
         yield alone[begin:], np.array(sorted(involved), np.int64)
 
 
-def _split(items: list[T], sizes: list[int], columns: int) -> Iterator[list[T]]:
-    """As many of the items at a time as BLOCK allows, or MANY samples; one at least. sizes: samples of each; columns:
-    numbers of one sample."""
-    most, begin, total = max(BLOCK // columns, MANY), 0, 0
+def _split(items: list[T], sizes: list[int], most: int) -> Iterator[list[T]]:
+    """As many of the items at a time as have `most` samples together; one at least. sizes: samples of each."""
+    begin, total = 0, 0
     for place, size in enumerate(sizes):
         if total and total + size > most:
             yield items[begin:place]

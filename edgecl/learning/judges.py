@@ -24,17 +24,20 @@ MAX_JUDGES = 4000       # samples that judge; more would make a judgement slower
 MOST_LOGITS = 2 ** 19   # of all judges: with over 131 classes there are fewer of them ...
 MOST_NUMBERS = 2 ** 21  # of the features of judges without sessions: to whiten them takes most of the time ...
 FEWEST_JUDGES = 100     # ... but there are no fewer than this
+MIN_JUDGED = 4          # samples of a class: with fewer it has no accuracy, and no part in the calibration
 
 
 class Judges(NamedTuple):
     """The stored samples that statistics contain exactly, or pseudo-samples, which they do not; which of them judge,
     and without which. groups: a number of the session or near-copies of each judging one, int64 [m]; in_sessions:
-    whether half of all that is stored comes from sessions, be they left out as a whole or not."""
+    whether half of all that is stored comes from sessions, be they left out as a whole or not; more: samples that only
+    count for the accuracy of their classes, since of so many classes too few judge."""
 
     rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
     in_sessions: bool
+    more: LeftOut
 
     @property
     def truth(self) -> NDArray[np.int64]:
@@ -80,11 +83,16 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
         most = min(most, max(MOST_NUMBERS // transform.dimension, FEWEST_JUDGES))
     judging = _by_session(able, rows, table["key"][able], most) if whole_sessions else \
         _alike_of_each(able, classes, most)
-    left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
+    spread, more = _spread(rows, judging, plain), judging[:0]
+    if not whole_sessions and most < MIN_JUDGED * len(labels) <= MAX_JUDGES:
+        enough = able[(np.bincount(classes[able], minlength=len(labels)) >= MIN_JUDGED)[classes[able]]]
+        more = np.setdiff1d(_alike_of_each(enough, classes, MIN_JUDGED * len(labels)), judging)
+    left = left_out(rows, judging, counts, spread, whole_sessions)
     sizes = left.sizes()
     alone = np.minimum.reduceat(left.pairs()[1], np.cumsum(sizes) - sizes) if len(sizes) else judging
     groups = np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone
-    return Judges(rows, left, groups, whole_sessions or several(columns.rows["key"] >> GROUP_SHIFT))
+    return Judges(rows, left, groups, whole_sessions or several(columns.rows["key"] >> GROUP_SHIFT),
+                  left_out(rows, more, counts, spread, False))
 
 
 def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transform: FeatureTransform) -> Judges:
@@ -93,7 +101,7 @@ def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transfor
     none, numbers = np.zeros(0, np.int64), np.arange(n)
     rows = LearnedRows([row.feature for row in drawn], transform, np.array([of[row.label] for row in drawn], np.int64),
                 numbers, numbers, np.ones(n, np.bool_))
-    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers, False)
+    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers, False, LeftOut(none, [], False))
 
 
 def several(sessions: NDArray[np.int64]) -> bool:

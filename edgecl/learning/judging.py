@@ -11,6 +11,7 @@ from edgecl.heads import calibration, unknown
 from edgecl.heads.calibration import Calibration
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import KINDS, solve
+from edgecl.learning.judges import MIN_JUDGED
 from edgecl.statistics.covariance import MAX_SHRINKAGE
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # with sessions: the least, and 
 CLIMBERS = 1000             # samples that another shrinkage or the random projection is tried on
 LONG = 1024                 # features, which call for the second of these if no session is whole, measured
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
-MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
 PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
 KEPT_OF_JUDGEMENT = ("judged", "accuracy", "head", "unknown_above", "unknown_needs",    # of `Judgement.summary`, by a
                      "judged_on")                                                       # rollback
@@ -112,7 +112,11 @@ class Judge:
         head_found = replace(best.head, temperature=best.calibration.temperature,
                              smoothing=best.calibration.smoothing,
                              novelty=unknown.fit(best.head, best.pooled, best.out, judged))
-        return Judgement(head_found, *_figures(self.labels, best.logits, judges.truth),
+        truth, right = judges.truth, best.logits.argmax(1) == judges.truth
+        if len(judges.more.rows):
+            truth = np.concatenate([truth, judges.rows.classes[judges.more.rows]])
+            right = np.concatenate([right, _more_right(best, judges)])
+        return Judgement(head_found, *_figures(self.labels, right, truth),
                          _alike(best.calibration.losses, judges.truth), ON[self.kept])
 
     def _default(self) -> str:
@@ -213,11 +217,20 @@ def _better(one: Trial, other: Trial, judges: Judges) -> Trial:
     return other if mean > STANDARD_ERRORS * error else one
 
 
-def _figures(labels: list[str], logits: NDArray[np.float64],
+def _more_right(trial: Trial, judges: Judges) -> NDArray[np.bool_]:
+    """Which of `Judges.more` the head of a trial gets right, bool [m]."""
+    rows, more = judges.rows.on(trial.head.transform), judges.more
+    if trial.out is None:   # a learning round's head, which knows none of them
+        return np.asarray(trial.head.logits(rows.h(more.rows)).argmax(1) == rows.classes[more.rows], np.bool_)
+    e = trial.pooled.shrinkage if KINDS[trial.head.kind].second_moment else None
+    return OutOfFold.right(trial.head.kind, trial.pooled, rows, more, e)
+
+
+def _figures(labels: list[str], hits: NDArray[np.bool_],
              truth: NDArray[np.int64]) -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
-    """See `Judgement.judged` and `Judgement.accuracy`."""
+    """See `Judgement.judged` and `Judgement.accuracy`. hits: which samples a head gets right, bool [m]."""
     of = np.bincount(truth, minlength=len(labels))
-    right = np.bincount(truth[logits.argmax(1) == truth], minlength=len(labels)) if len(truth) else of
+    right = np.bincount(truth[hits], minlength=len(labels))
     there = np.flatnonzero(of)
     mean = float((right[there] / of[there]).mean()) if len(there) else 0.0
     judged = {labels[i]: (int(right[i]), int(of[i])) for i in there.tolist()}
