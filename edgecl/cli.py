@@ -227,11 +227,11 @@ ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0; 1 if it was refused (one line on stderr says why and the cure); 2 for wrong usage."""
-    options = parser().parse_args(arguments)
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless set
         os.environ.setdefault(variable, "1")
-    module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
     try:
+        options = parser().parse_args(arguments)
+        module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
         return int(getattr(module, options.command)(options) or 0)
     except EdgeclError as error:
         from edgecl.settings import short_names
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("edgecl: interrupted; nothing of this command was kept", file=sys.stderr)
+        print("edgecl: interrupted; what was finished before is kept, see `edgecl history`", file=sys.stderr)
         return 130
 
 

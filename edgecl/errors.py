@@ -4,7 +4,8 @@
     ├── BadInput              a photo, recording, table, name or number that can't be used
     ├── BackboneError         a model file or its weights: missing, altered, or of the wrong shape
     ├── StateError            the state directory: missing, locked, read-only, damaged, or of a newer version
-    │   └── ChangedMeanwhile  by another process, in the middle of a change
+    │   ├── ChangedMeanwhile  by another process, in the middle of a change
+    │   └── FoundedMeanwhile  by another process, while the first samples were prepared
     ├── BudgetError           not enough bytes, memory, time or disk space
     └── LinkError             a device on a wire: missing, busy, silent, or speaking another protocol
 """
@@ -34,6 +35,10 @@ class StateError(EdgeclError):
 
 class ChangedMeanwhile(StateError):
     """Another process changed the state in the middle of a change, of which nothing was kept: it can be done again."""
+
+
+class FoundedMeanwhile(StateError):
+    """Another process gave the state its backbone first, a different one: the samples must be prepared for that."""
 
 
 class BudgetError(EdgeclError):

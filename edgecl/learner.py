@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from edgecl.backbones.session import Backbone
-from edgecl.errors import BadInput, ChangedMeanwhile, StateError
+from edgecl.errors import BadInput, ChangedMeanwhile, FoundedMeanwhile, StateError
 from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
@@ -26,19 +26,10 @@ from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
 from edgecl.learning.solved_heads import Figures, figures_of
 from edgecl.learning.status import status_of
+from edgecl.learning.teaching import taught
 from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
-from edgecl.samples import (
-    NOTHING,
-    Sample,
-    SampleBatch,
-    batches_of,
-    blank,
-    check_class_name,
-    kind_of,
-    prepare,
-    sample_keys,
-)
+from edgecl.samples import NOTHING, Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare
 from edgecl.settings import Settings, counted
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.store import Store
@@ -49,7 +40,7 @@ if TYPE_CHECKING:
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
     from edgecl.rounds.worker import Watch
-    from edgecl.samples import Place, Samples
+    from edgecl.samples import Samples
 
 Progress = Callable[[int], None]
 T = TypeVar("T")
@@ -65,7 +56,7 @@ class Learner:
         self.repository = Repository(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
-        store.opened_again = self._forget
+        store.started_over = self._forget
 
     # opening ------------------------------------------------------------------------------------
 
@@ -113,63 +104,50 @@ class Learner:
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
-        done.
-        A few samples among others that show nothing, see `samples.blank`, are not learned, unless the class is
-        `nothing`; if half of them or more show nothing, that is what the class looks like.
-        Raises BadInput, BudgetError, StateError; then nothing has changed.
+        done. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError,
+        StateError; then nothing has changed.
         """
+        return self._learn(batches_of(samples, groups), check_class_name(label), progress)
+
+    def _learn(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None) -> Learned:
+        """See `learn`."""
         started = time.perf_counter()
-        label = check_class_name(label)
-        foundation, model, batches = self._founded(batches_of(samples, groups), label)
+        foundation, model, batches, again = self._founded(batches, label)
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
         used, tuned = self._session[0] if self._session and not model else None, self.store.tuned()
-        features: list[np.ndarray] = []
-        shows: list[str] = []
-        keys: list[int] = []
-        inputs: list[bytes] = []
-        places: list[Place] = []
-        recordings: dict[str, int] = {}
-        codec = foundation.buffer(self.settings).codec.input
-        for batch in batches:
-            fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
-            features.append(backbone.features(fitted))
-            keys += sample_keys(fitted, batch.groups, recordings, batch.sessions)
-            shows += blank(fitted, foundation.kind)
-            inputs += [codec.encode(sample) for sample in fitted] if codec else []
-            places += batch.places
-            if progress:
-                progress(len(fitted))
-        learned, given, blanks = np.concatenate(features), len(keys), sum(map(bool, shows))
-        left_out = blanks if label != NOTHING and 2 * blanks < given else 0
-        if left_out:
-            taken = [i for i, why in enumerate(shows) if not why]
-            learned, keys, places = learned[taken], [keys[i] for i in taken], [places[i] for i in taken]
-            inputs = [inputs[i] for i in taken] if inputs else []
-        if self.settings.memory == "statistics" and len(keys) < MIN_SAMPLES:
-            raise BadInput(f"{counted(len(keys), 'sample')} of {label!r}: the statistics of so few are the "
+        codec = foundation.buffer(self.settings).codec
+        given = taught(batches, label, backbone, foundation, codec, progress)
+        count = len(given.keys)
+        if self.settings.memory == "statistics" and count < MIN_SAMPLES:
+            raise BadInput(f"{counted(count, 'sample')} of {label!r}: the statistics of so few are the "
                            "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
-        detail = {"class": label, "samples": len(keys)}
+        detail = {"class": label, "samples": count}
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
-        if blanks > left_out and label != NOTHING and not self.store.meta.get("blank"):
+        if given.blank and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
         change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
-        taught, taught_at = learned, int(time.time())
+        taught_at = int(time.time())
 
         def commit() -> tuple[int, list[str], Figures, bool]:
-            now, learned, origins = self.store.newest.backbone, taught, None
+            now, learned, origins = self.store.newest.backbone, given.features, None
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
-                if codec is None and tuned is not None:
+                if codec.input is None and tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
-                learned = rerun(backbone_bytes(self.store, foundation, now), learned, inputs, codec)
+                learned = rerun(backbone_bytes(self.store, foundation, now), learned, given.inputs, codec.input)
             if self.settings.memory != "statistics":
-                origins = origins_of(places, taught_at)
+                origins = origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
             new = label not in knowledge.labels
-            knowledge.add(label, keys, learned, inputs, origins)
+            knowledge.add(label, given.keys, learned, given.inputs, origins)
             return self.repository.commit(knowledge, change), knowledge.labels, before, new
 
-        generation, labels, before, new = self._change(commit)
+        try:
+            generation, labels, before, new = self._change(commit)
+        except FoundedMeanwhile:
+            if not again:
+                raise
+            return self._learn(iter(again), label)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -177,9 +155,9 @@ class Learner:
                 return {each: (was.get(each), now.get(each)) for each in labels}
             return worked_out
 
-        return Learned(label, len(keys), 1000 * (time.perf_counter() - started) / given, generation,
-                       self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"], left_out,
-                       blanks - left_out, new, figures("judged"))
+        return Learned(label, count, 1000 * (time.perf_counter() - started) / given.given, generation,
+                       self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"],
+                       given.left_out, given.blank, new, figures("judged"))
 
     def _change(self, work: Callable[[], T]) -> T:
         """Do a change that holds the state for writing, and do it again if another process came in between. Raises
@@ -191,19 +169,20 @@ class Learner:
             return work()
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
-                 ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch]]:
-        """The foundation, a new backbone's bytes where this is the first thing taught, and all batches."""
+                 ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch], list[SampleBatch]]:
+        """The foundation, a new backbone's bytes where this is the first thing taught, and all batches; these again as
+        a list if they are held in memory anyway, else []."""
         first = next(batches, None)
         if first is None:
             raise BadInput(f"there is no sample of {label!r}", "give at least one photo, recording or array")
         batches = chain([first], batches)
         if self.foundation is not None:
-            return self.foundation, None, batches
-        probe = first.data
+            return self.foundation, None, batches, []
+        probe, everything = first.data, list[SampleBatch]()
         if kind_of(probe) != "image":  # scales and biases come from all of it
             everything = list(batches)
             probe, batches = np.concatenate([batch.data for batch in everything]), iter(everything)
-        return *create_foundation(self.settings, probe), batches
+        return *create_foundation(self.settings, probe), batches, everything
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
@@ -341,13 +320,15 @@ class Learner:
     @property
     def damage(self) -> list[str]:
         """What is damaged, and whether an older generation answers, one line each; empty if all is well."""
-        taught = bool(self.store.newest.detail.get("classes"))
-        return self.serving().warnings if taught else self.store.damage()
+        try:
+            return self.serving().warnings if self.store.newest.detail.get("classes") else self.store.damage()
+        except StateError as error:     # no generation can answer
+            return [*self.store.damage(), error.what]
 
     # within -------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        """Drop what is known of generations by their numbers: the folder was replaced by an earlier copy of it."""
+        """Drop what is known of generations by their numbers, see `OpenState.started_over`."""
         self.repository.forget_generations()
         self._serving = None
 

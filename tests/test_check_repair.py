@@ -213,4 +213,4 @@ def test_people_see_what_is_wrong(vectors_state, capsys):
     out, err = capsys.readouterr()
     assert "done: " in out and "intact" in out and "--discard" in err
     assert main(["check", "--discard", "--state", str(vectors_state)]) == 0
-    assert capsys.readouterr().out == "1 set-aside file deleted\n"
+    assert capsys.readouterr().out == "1 damaged file deleted\n"

@@ -64,7 +64,7 @@ def test_the_head_is_solved_once_when_it_is_asked_for(tmp_path, judged):
 @pytest.mark.parametrize("ask", [Learner.status, Learner.classes, Learner.serving, Learner.close,
                                  lambda learner: learner.predict(vectors("cat", 1)),
                                  lambda learner: learner.learn(vectors("cat", 1), "cat").accuracy],
-                         ids=["status", "classes", "serving", "close", "predict", "held back"])
+                         ids=["status", "classes", "serving", "close", "predict", "accuracy"])
 def test_whatever_shows_the_head_solves_it(tmp_path, ask):
     learner = taught(tmp_path / "s")
     learner.learn(vectors("cat", 25), "cat")

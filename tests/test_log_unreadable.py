@@ -12,7 +12,9 @@ from edgecl.cli import main
 from edgecl.errors import StateError
 from edgecl.learner import Learner
 from edgecl.learning.repair import check
+from edgecl.state import backup as backups
 from edgecl.state import write_ahead_log
+from edgecl.state.backup import backup
 from edgecl.state.write_ahead_log import BLOCK, LOG_FILE
 
 NAMES = ["ant", "bee", "cat", "dog"]     # ant is in a snapshot, the others are in the log
@@ -98,4 +100,53 @@ def test_an_open_learner_recovers_as_soon_as_the_disk_does(state, bad_blocks, ba
     assert shown(learner) == {**dict.fromkeys(NAMES, 80), "elk": 5}
     assert {each.label for each in learner.predict(vectors("dog", 3))} == {"dog"}
     assert learner.damage == []
+    learner.close()
+
+
+@pytest.mark.parametrize("which", ["first", "last", "all", "file"])
+def test_a_backup_has_what_can_be_read(state, bad_blocks, tmp_path, which):
+    bad_blocks |= {"first": {0}, "last": {blocks_of(state, "dog")[1]}, "all": {*range(100)},
+                   "file": {None}}[which]
+    copied = backup(state, tmp_path / "out", lambda _: None)
+    assert any("learned.log can't be read (Input/output error)" in line for line in copied.damaged)
+    bad_blocks.clear()
+    learner = Learner.open(tmp_path / "out")
+    known = shown(learner)
+    assert learner.damage
+    assert known["ant"] == 80 and set(known) == {"first": {"ant", "cat", "dog"}, "last": {"ant", "bee", "cat"}}.get(
+        which, {"ant"})
+    learner.learn(vectors("elk", 5), "elk")
+    assert shown(learner) == {**known, "elk": 5}
+    learner.close()
+    learner = Learner.open(state)
+    assert shown(learner) == dict.fromkeys(NAMES, 80) and learner.damage == []
+    learner.close()
+
+
+def test_a_backup_leaves_out_a_file_that_cannot_be_opened(state, tmp_path, monkeypatch):
+    opened, victim = backups.open_regular, next((state / "models").glob("*.npz"))
+
+    def failing(path, *flags):
+        if path == victim:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *flags)
+
+    monkeypatch.setattr(backups, "open_regular", failing)
+    copied = backup(state, tmp_path / "out", lambda _: None)
+    assert [line for line in copied.damaged if victim.name in line and "is not in the copy" in line] == copied.damaged
+    assert not (tmp_path / "out" / "models" / victim.name).exists()
+
+
+def test_what_could_not_be_read_for_a_while_is_not_left_out_of_what_is_written_then(state, bad_blocks):
+    first, last = blocks_of(state, "cat")
+    bad_blocks |= {first + 1 if first + 1 < last else last}
+    learner = Learner.open(state)
+    assert set(shown(learner)) == {"ant", "bee", "dog"}
+    bad_blocks.clear()
+    learner.learn(vectors("elk", 5), "elk")
+    learner.forget("elk")
+    assert shown(learner) == dict.fromkeys(NAMES, 80)
+    learner.close()
+    learner = Learner.open(state)
+    assert shown(learner) == dict.fromkeys(NAMES, 80)
     learner.close()

@@ -6,7 +6,6 @@ import pytest
 from helpers_candidates import accept, by, candidate, linear, matrix, world
 from helpers_state import DIMENSION, PROBE, answers, create, directory_bytes, fingerprint, knowledge, traces, vectors
 
-from edgecl.exemplars.buffer import held_out
 from edgecl.learner import Learner
 from edgecl.state.store import Store
 from edgecl.statistics.class_statistics import ClassStatistics
@@ -38,7 +37,7 @@ def test_the_statistics_of_a_round_are_those_of_the_new_features(tmp_path, head,
     np.testing.assert_allclose(scatter(one)[1], scatter(afresh)[1], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(scatter(one)[2], scatter(afresh)[2], rtol=1e-4, atol=1e-4)
     asked = [(each.label, each.unknown) for each in one.predict(PROBE)]
-    if head == "slda":  # its held-back samples are others, so that only what is far from a border must agree
+    if head == "slda":  # its judging samples are others, so that only what is far from a border must agree
         assert np.mean([a == b.label for (a, _), b in zip(asked, afresh.predict(by(weight, PROBE)))]) > 0.9
     served = one.serving()
     np.testing.assert_allclose(served.backbone.features(PROBE), by(weight, PROBE), rtol=1e-4, atol=1e-4)
@@ -200,7 +199,7 @@ def test_what_was_held_back_before_a_round_judges_after_it(learner, monkeypatch)
     before = {row.id for row in learner.repository.known().held_back()}
     accept(learner, candidate(learner, world(*THREE), matrix(1)), monkeypatch)
     known = learner.repository.known()
-    after = {row.id for rows in held_out(known.exemplars(), known.plain).values() for row in rows}
+    after = {row.id for row in known.held_back()}
     assert after
     assert after <= before
     assert {row.id for row in known.stored if row.trained} == {row.id for row in known.stored} - before

@@ -158,4 +158,4 @@ def test_what_can_not_be_done_is_refused_with_the_cure(tmp_path, capsys):
 def test_too_few_samples_are_no_round(tmp_path, capsys):
     learner = taught(tmp_path, KINDS[:1])
     learner.close()
-    assert "samples of 1 classes are stored, a round needs 2" in refused(capsys, "round", "--state", tmp_path / "state")
+    assert "samples of 1 class are stored, a round needs 2" in refused(capsys, "round", "--state", tmp_path / "state")

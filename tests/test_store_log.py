@@ -82,14 +82,14 @@ def test_whatever_takes_the_place_of_a_log_is_read(disk, after):
     data, wanted = AFTER[after]
     path = disk / LOG_FILE
     path.write_bytes(first_record(E1) + record(2) + record(3))
-    log, about = WriteAheadLog(disk, lambda _: Float32()), path.stat()
+    log, about = WriteAheadLog(disk, lambda _: Float32(), lambda: None), path.stat()
     assert [entry.generation.id for entry in log.entries(E1)] == [2, 3]
     path.write_bytes(data)
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))  # what the clock of a file system is too coarse to tell
     assert path.stat().st_ino == about.st_ino
     for epoch, numbers in wanted.items():
         assert [entry.generation.id for entry in log.entries(epoch)] == numbers
-    fresh = WriteAheadLog(disk, lambda _: Float32())
+    fresh = WriteAheadLog(disk, lambda _: Float32(), lambda: None)
     for epoch in wanted:
         assert log.stale(epoch) == fresh.stale(epoch)
     assert log.damaged == fresh.damaged

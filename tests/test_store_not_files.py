@@ -12,7 +12,7 @@ from helpers_state import error_of, vectors
 
 from edgecl.errors import StateError
 from edgecl.learner import Learner
-from edgecl.learning.repair import check, discard
+from edgecl.learning.repair import check, discard, repair
 from edgecl.state.backup import backup
 from edgecl.state.reader import StateReader
 
@@ -29,6 +29,10 @@ def link(path, target):
 
 def link_to_itself(path, target):
     path.symlink_to(path.name)
+
+
+def file(path, target):
+    path.write_bytes(b"1")
 
 
 def folder(path, target):
@@ -119,6 +123,28 @@ def test_a_file_that_nobody_names_is_cleared_without_being_waited_for(state, tmp
     kind(path, tmp_path)
     Learner.open(state).close()
     assert not os.path.lexists(path) or kind is link
+
+
+@pytest.mark.parametrize("kind", [fifo, link, link_to_itself, unix_socket, file])
+def test_what_is_not_a_folder_in_place_of_models_is_named_and_a_repair_sets_it_aside(state, tmp_path, no_waiting, kind):
+    (tmp_path / "target").write_bytes(PRECIOUS)
+    models = state / "models"
+    shutil.rmtree(models)
+    kind(models, tmp_path / "target")
+    about, learner = os.lstat(models), Learner.open(state)
+    assert any(each.file == "models" and each.problem == "not a folder" for each in check(state).findings)
+    assert learner.damage[0] == f"{models} is not a folder, and with it all that was learned and is not in the log"
+    for change in (lambda: learner.learn(vectors("dog", 5), "dog"), learner.status):
+        error = error_of(change)
+        assert error is None or ("models" in error.what and "check --repair" in error.cure)
+    report = repair(learner.repository)
+    assert not any(each.file == "models" for each in report.findings)
+    kept = os.lstat(state / "set-aside" / "models.1")
+    assert (kept.st_ino, kept.st_mode) == (about.st_ino, about.st_mode)
+    learner.learn(vectors("dog", 5), "dog")
+    assert "dog" in {each.name for each in learner.classes()}
+    learner.close()
+    assert (tmp_path / "target").read_bytes() == PRECIOUS
 
 
 def test_a_link_in_place_of_the_folder_of_what_is_set_aside_leads_nowhere(state, tmp_path):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import accuracy_per_byte as bytes_table
 import numpy as np
 import pytest
-import unknown as unknown_table
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +56,3 @@ def test_the_page_names_what_falls_short(tmp_path):
     assert "| raw, slda | **50.0** (3) | **90.0** (9) |" in page
     bytes_table.plot({"digits": table}, ("16KB", "64KB"), tmp_path / "plot.svg")
     assert "automatic</text>" in (tmp_path / "plot.svg").read_text()
-
-
-def test_untaught_digits_are_told_from_taught_ones(digits):
-    found = unknown_table.draw(digits, list("0123456"))
-    assert found.scores[unknown_table.MINE][1] > 0.9
-    assert all(0 <= share <= 1 for share, _ in found.scores.values())
-    assert unknown_table.auroc(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.875
-    page = unknown_table.page({"digits": [found]})
-    assert f"**{unknown_table.MINE}**" in page

@@ -336,8 +336,8 @@ over {seeds} seeds, which determine the order of the classes and the ranks of th
 in brackets, the best row for each size in bold. (edgecl itself also keeps class statistics, which need no exemplars:
 its own accuracy is higher.)
 
-**Automatic** is `codec = "auto"` and `head = "auto"`: the kind of head is chosen as the product does, on held-back
-samples among the exemplars if there are enough, without any test sample.
+**Automatic** is `codec = "auto"` and `head = "auto"`: the kind of head is chosen as the product does, by its
+answers to exemplars that are left out of it, without any test sample.
 
 {verdict(tables, sizes)}
 {missing}

@@ -49,7 +49,7 @@ def knowledge(learner: Learner) -> Any:
 
 def fingerprint(path: Path, older: bool = True, damage: bool = True) -> str:
     """A digest of everything that a freshly opened state shows and knows, except ids and times of generations. older:
-    include the held-back accuracies and the counts of older generations, which are dropped when room is made for a
+    include the accuracies and the counts of older generations, which are dropped when room is made for a
     change; damage: include what is said of damage."""
     learner = Learner.open(path)
     try:

@@ -26,7 +26,7 @@ def check(options: argparse.Namespace) -> int:
         print_json({**(report or {}), **({"discarded": discarded} if discarded is not None else {})})
     else:
         if discarded is not None:
-            print(f"{counted(discarded, 'set-aside file')} deleted")
+            print(f"{counted(discarded, 'damaged file')} deleted")
         if report is not None:
             _show(report)
     return int(report is not None and not report["intact"])

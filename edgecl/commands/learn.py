@@ -19,7 +19,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.commands.learned import suggest_nothing, tell
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, StateError
 from edgecl.samples import Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
@@ -99,14 +99,11 @@ def learn(options: argparse.Namespace) -> None:
         raise BadInput("--from takes one folder and no other sources", "leave the other sources out")
     check_streams(options)
     from edgecl.commands.direct_or_daemon import direct_or_daemon
-    from edgecl.learner import Learner
 
     keep_memory_low()
     path = state_path(options)
     if not path.exists():
-        learner = Learner.create(path, settings_of(options))
-        print(f"edgecl: created {path} with a quota of {format_size(learner.settings.quota)}", file=sys.stderr)
-        learner.close()
+        _create(path, options)
     with direct_or_daemon(options) as one:
         if options.label is not None:
             items = read_all(options.sources, one.spec(options.seconds), options.label)
@@ -115,6 +112,21 @@ def learn(options: argparse.Namespace) -> None:
         else:
             learned = learn_folder(one, options)
         suggest_nothing(options, learned, one.kind)
+
+
+def _create(path: Path, options: argparse.Namespace) -> None:
+    """Create a state, unless another process does so at the same time."""
+    from edgecl.learner import Learner
+
+    settings = settings_of(options)
+    try:
+        learner = Learner.create(path, settings)
+    except StateError:
+        if not path.exists():
+            raise
+        return
+    print(f"edgecl: created {path} with a quota of {format_size(settings.quota)}", file=sys.stderr)
+    learner.close()
 
 
 def learn_last(options: argparse.Namespace) -> None:

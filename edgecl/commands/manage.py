@@ -25,8 +25,8 @@ def forget(options: argparse.Namespace) -> None:
         how = f"approximately: {answer.get('remains', REMAINS)}"
     print(f"forgot {answer['class']} {how}; generation {answer['generation']}")
     if count := answer["discarded"]:
-        print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since they may "
-              "have held the class")
+        print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since "
+              f"{'they' if count > 1 else 'it'} may have held the class")
 
 
 def rollback(options: argparse.Namespace) -> None:

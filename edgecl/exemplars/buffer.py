@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgecl.exemplars.columns import GrowingColumns, SampleColumns
+from edgecl.exemplars.columns import SampleColumns
 from edgecl.exemplars.selection import (
     Shared,
     admitted,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgecl.statistics.class_statistics import ClassStatistics
     from edgecl.statistics.transform import FeatureTransform
 
-MIN_HELD_BACK = 20      # held-back samples; with fewer, heads are not compared by score
+FEWEST_EXACT = 20       # samples beside a codebook that stay as they were learned, so that they can judge; else none
 EXACT_ONE_IN = 4        # with a codebook, at most a quarter of the buffer is for samples that are not coded
 
 
@@ -64,7 +64,7 @@ class Buffer:
             return KeptSamples(columns._replace(rows=columns.rows[places]), np.ones(len(places), np.bool_))
         each = row_bytes(self.codec.feature, transform.source, widths)
         exact = np.zeros(len(rows), np.bool_)
-        if room // EXACT_ONE_IN >= MIN_HELD_BACK * each:
+        if room // EXACT_ONE_IN >= FEWEST_EXACT * each:
             able = np.flatnonzero(columns.rows["coded"] == 0)
             fits = admitted(classes[able], _exact_ranks(columns)[able], np.full(len(able), each), room // EXACT_ONE_IN,
                             shared._replace(of=of[able]))
@@ -139,10 +139,10 @@ Picked = dict[str, tuple[bytes, int, int, "NDArray[np.int64]"]]
 
 def held_places(rows: list[StoredSample], columns: SampleColumns, statistics: ClassStatistics,
                 before: Picked | None = None) -> dict[str, list[int]]:
-    """The places of the exemplars that no head is learned from, by class. columns: of the exemplars, which are among
-    `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys, samples of
-    the class, classes and the picked ones, which is brought up to date: only classes for which one of these has changed
-    are gone through."""
+    """The places of the exemplars that no learning round may be tuned on, by class. columns: of the exemplars, which
+    are among `rows`; statistics: of all samples ever learned; before: what was picked the last time, class -> keys,
+    samples of the class, classes and the picked ones, which is brought up to date: only classes for which one of these
+    has changed are gone through."""
     before = {} if before is None else before
     labels, table = statistics.labels, columns.rows
     chosen: dict[str, list[int]] = {label: [] for label in labels}
@@ -164,9 +164,3 @@ def held_places(rows: list[StoredSample], columns: SampleColumns, statistics: Cl
             before[label] = *known, held_back(features, mine, count, len(labels))
         chosen[label] += places[start + before[label][3]].tolist()
     return {label: mine for label, mine in chosen.items() if mine}
-
-
-def held_out(rows: list[StoredSample], statistics: ClassStatistics) -> dict[str, list[StoredSample]]:
-    """The exemplars that no head is learned from, by class. statistics: of all samples ever learned."""
-    return {label: [rows[place] for place in mine]
-            for label, mine in held_places(rows, GrowingColumns()(rows), statistics).items()}

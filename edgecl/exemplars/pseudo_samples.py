@@ -31,7 +31,7 @@ MIN_DISTANCE = 1e-30
 class ClassGaussians:
     """The covariance of each class, for a state that keeps no samples, stored in at most `room` bytes: a diagonal and
     as many directions as fit, at most MAX_RANK; no covariance at all if not even the diagonals fit. widths: class ->
-    how many times farther from the mean held-back samples were when the class was taught."""
+    how many times farther from the mean its samples are than such draws, see `width`."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -63,8 +63,8 @@ class ClassGaussians:
     def draw(self, label: str, statistics: ClassStatistics, transform: FeatureTransform,
              judges: bool) -> list[StoredSample]:
         """Pseudo-samples of a class, the same each time, about its mean in `statistics` (of transformed features), and
-        as far from it as held-back samples were. Without a Gaussian for the class, the pooled covariance is used; []
-        if there is neither. judges: see `StoredSample`."""
+        as far from it as samples are that it was not fitted on. Without a Gaussian for the class, the pooled covariance
+        is used; [] if there is neither. judges: see `StoredSample`."""
         mean, own = statistics.mean(label), self.of.get(label)
         if own is None and statistics.moment is not None:
             pooled = statistics.pooled()

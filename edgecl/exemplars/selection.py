@@ -1,4 +1,4 @@
-"""Which stored samples stay in the exemplar buffer, and which of them are held back.
+"""Which stored samples stay in the exemplar buffer, and which of them no learning round may be tuned on.
 
 All of it is a function of the stored samples and the statistics, computed each time it is needed, so nothing can go
 stale and a reopened state decides as it did before. In the class-balanced reservoir, the rank of a sample in its class
@@ -175,8 +175,8 @@ def near_duplicates(features: NDArray[np.float32], recordings: NDArray[np.int64]
 
 def held_back(features: NDArray[np.float32], keys: Sequence[int] | NDArray[np.int64], count: int,
               classes: int) -> NDArray[np.int64]:
-    """Indices of the held-back exemplars of a class [n, d], sorted by recording: no head is learned from them, so that
-    heads can be evaluated on them.
+    """Indices of the exemplars of a class [n, d], sorted by recording, that no learning round is tuned on, so that they
+    can judge the backbone.
 
     count: all samples of the class; classes: number of classes. One sample in sixteen, or up to one in five while few
     are held back in total: whole recordings if there are several, but at most a quarter of the class; otherwise the

@@ -3,12 +3,14 @@ samples alone, if they are all stored."""
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import unpack
+from edgecl.files.regular import read_regular
 from edgecl.state.reader import JOURNAL
 from edgecl.statistics.class_statistics import ClassStatistics
 
@@ -46,10 +48,12 @@ def intact_base(store: Store, base: Generation, generation: int, rows: list[Stor
 def _complete(store: Store, since: int, until: int, rows: list[StoredSample]) -> bool:
     """Whether `rows` hold all that has changed the statistics in the generations after `since`, up to `until`."""
     stored = Counter(row.generation for row in rows if not row.coded)
-    taught = {record.about["id"]: record.about["detail"].get("samples") for name, *_ in store.files(JOURNAL)
-              if (store.blobs.folder / name).exists()
-              for _, _, record in unpack((store.blobs.folder / name).read_bytes(), store.codec)
-              if record.about.get("action") == "learn"}
+    taught: dict[int, int | None] = {}
+    for name, *_ in store.files(JOURNAL):
+        with suppress(OSError):     # of a file that is missing or damaged; its samples are not among the rows either
+            taught |= {record.about["id"]: record.about["detail"].get("samples")
+                       for _, _, record in unpack(read_regular(store.blobs.folder / name), store.codec)
+                       if record.about.get("action") == "learn"}
     for g in store.generations():   # which names fewer of the old ones
         taught[g.id] = (0 if g.undone or g.action == "rollback" else
                         g.detail.get("samples") if g.action == "learn" else None)

@@ -13,14 +13,13 @@ from edgecl.learning.backbone_file import backbone_file, had_again
 from edgecl.learning.rebuilding import rebuilt_from_stored
 from edgecl.learning.repository import Repository
 from edgecl.learning.solved_again import solve_again
-from edgecl.state.database import LOCK_TIMEOUT
+from edgecl.state.database import LOCK_TIMEOUT, MODELS
 from edgecl.state.generations import Rewrite
 from edgecl.state.integrity import (
     BACKBONE,
     BAD,
     CODEBOOK,
     HEAD,
-    MODELS,
     STATISTICS,
     WHAT,
     CheckedFile,

@@ -1,11 +1,12 @@
 """From knowledge to generations and back: snapshots of the statistics, and the journal of samples since."""
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.errors import BudgetError, EdgeclError, StateError
+from edgecl.errors import BudgetError, EdgeclError, FoundedMeanwhile, StateError
 from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.stored import packed_bytes
 from edgecl.heads.solvers import coarser
@@ -64,7 +65,7 @@ class Repository:
         may be changed, and only `commit` brings it back. Raises StateError for a state without a foundation."""
         mine = self.foundation
         if mine is not None and foundation is not None and mine != foundation:
-            raise StateError(f"{self.store.path} was taught by another edgecl process just now", "try again")
+            raise FoundedMeanwhile(f"{self.store.path} was taught by another edgecl process just now", "try again")
         foundation = mine or foundation
         if foundation is None:
             raise StateError(f"{self.store.path} has learned nothing yet", "teach it with `edgecl learn`")
@@ -125,7 +126,7 @@ class Repository:
         self._kept = None
         store = self.store
         if isinstance(change, Rewrite) and "foundation" in change.meta and self.foundation is not None:
-            raise StateError(f"{store.path} was taught by another edgecl process just now", "try again")
+            change = self._on_the_same(change)
         change = replace(change, detail={**change.detail, "classes": len(knowledge.names.labels)})
         if isinstance(change, Append):
             append = self._append(knowledge, change)
@@ -139,6 +140,16 @@ class Repository:
         generation = self._rewrite(knowledge, change, judgement)
         self._kept = generation, knowledge
         return generation
+
+    def _on_the_same(self, change: Rewrite) -> Rewrite:
+        """A change with a foundation for a state that another process has given one meanwhile, without it. Raises
+        FoundedMeanwhile unless the two are the same."""
+        store, backbone = self.store, hashlib.sha256(change.backbone or b"").hexdigest()
+        if Foundation.from_meta(change.meta["foundation"]) != self.foundation or \
+                store.newest.backbone != f"{backbone}.onnx":
+            raise FoundedMeanwhile(f"{store.path} was taught by another edgecl process just now", "try again")
+        meta = {key: value for key, value in change.meta.items() if key != "foundation"}
+        return replace(change, backbone=None, meta=meta)
 
     def _rewrite(self, knowledge: Knowledge, change: Rewrite, judgement: Judgement | None) -> int:
         """Commit a rewrite: its generation."""

@@ -62,15 +62,21 @@ class Serving:
         raise problem
 
     def _head_of(self, store: Store, generation: Generation, solve: Callable[[], bytes] | None) -> bytes:
-        """The head of a generation; solved again if it is damaged, and that is possible. Raises StateError."""
+        """The head of a generation; solved again if that is possible and it is damaged, or an earlier edgecl judged it.
+        Raises StateError."""
+        if solve is not None and "judged" not in generation.detail:
+            try:
+                return solve()
+            except StateError:
+                if generation.head is None:
+                    raise
         try:
-            if generation.head is not None:
-                return store.blob_path(generation.head).read_bytes()
+            assert generation.head is not None
+            return store.blob_path(generation.head).read_bytes()
         except StateError as error:
             self.warnings.append(error.what)
             if solve is None:
                 raise
-        assert solve is not None
         return solve()
 
     def predict(self, batch: np.ndarray, sources: Sequence[str] = ()) -> tuple[list[Prediction], NDArray[np.float32]]:

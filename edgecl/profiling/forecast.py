@@ -32,7 +32,7 @@ HEAD_FRAME_BYTES = 750                  # of a head's graph, apart from its numb
 ROWS_FRAME_BYTES = 1_050                # ... and of what finds the nearest of its stored rows
 FRAME_BYTES = 4 * PAGE                  # two folders, an empty log, and how far it was acknowledged
 DATABASE_EMPTY, GENERATION_BYTES = 6 * PAGE, 250    # bytes of the database, fitted: of none and of each generation,
-KNOWN_BYTES, HELD_BACK_BYTES = 12, 9    # and of each class in a generation's counts and accuracies, beside its name
+KNOWN_BYTES, FIGURES_BYTES = 12, 9    # and of each class in a generation's counts and figures, beside its name
 
 
 class GraphCosts(NamedTuple):
@@ -208,7 +208,7 @@ class Room(NamedTuple):
         def fits(classes: int) -> bool:
             head = pages(head_bytes(kind, dimension, classes, form, name, self.rows(dimension, classes)))
             statistics = pages(statistics_bytes(dimension, classes, form, name))
-            listed = classes * (name + KNOWN_BYTES + (name + HELD_BACK_BYTES if self.samples else 0))
+            listed = classes * (name + KNOWN_BYTES + (name + FIGURES_BYTES if self.samples else 0))
             database = pages(DATABASE_EMPTY + min(classes, HISTORY) * GENERATION_BYTES + 2 * listed)    # of two heads
             grown = growth(GENERATION_BYTES + listed)
             files = -(-self.samples // self.segment)    # of which the last page is half empty

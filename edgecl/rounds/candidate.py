@@ -71,8 +71,8 @@ def take_in(repository: Repository, candidate: Candidate, bounds: gate.Bounds) -
         if now.gaussians is not None:
             now.stored = now.pseudo_samples()
         if all(check.passed for check in checks):
-            held_out = frozenset(candidate.features) - candidate.tuned
-            now.mark(candidate.tuned, held_out if candidate.tuned else frozenset())
+            held = frozenset(candidate.features) - candidate.tuned
+            now.mark(candidate.tuned, held if candidate.tuned else frozenset())
             after = now.moved(candidate.features | _arrived(now, candidate, repository))
             there = {row.id for row in after.stored}
             now.stored = [row if row.id in there else row._replace(trained=True) for row in now.stored]

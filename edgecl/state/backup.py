@@ -25,8 +25,8 @@ from edgecl.files.regular import NotRegular, open_regular, read_regular
 from edgecl.settings import format_size
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE, first_record
 from edgecl.state.blobs import OURS
-from edgecl.state.database import DATABASE_FILE, translated
-from edgecl.state.integrity import MODELS, named_files
+from edgecl.state.database import DATABASE_FILE, MODELS, translated
+from edgecl.state.integrity import named_files
 from edgecl.state.reader import StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, copy_of
 from edgecl.state.store import Store
@@ -83,6 +83,8 @@ class Frozen:
                 files.close()
                 log, self.generation = whole, state.current
                 opened = {name: _opened(state.blobs.folder / name, files) for name in sorted(named_files(state))}
+            if why := state.log.failure:
+                self.damaged.append(f"{LOG_FILE} can't be read ({why}): what can't be read is left out of the copy")
             self.damaged += [problem.line for problem in state.log_problems()]
             moved = not self.damaged and state.log.stale(state.epoch)   # its samples are in a file by now
             log = first_record(state.epoch) if moved else whole
@@ -92,7 +94,7 @@ class Frozen:
         self.parts += [_of_bytes(ACKNOWLEDGED_FILE, acknowledged)] if acknowledged and not moved else []
         for name, file in opened.items():
             if file is None:
-                self.damaged.append(f"{MODELS}/{name} is missing, or is not a file, and is not in the copy")
+                self.damaged.append(f"{MODELS}/{name} is missing or can't be read, and is not in the copy")
             else:
                 size = os.fstat(file).st_size
                 self.parts.append(StateFile(f"{MODELS}/{name}", size, self._blocks(name, file, size)))
@@ -334,8 +336,10 @@ def into(out: Path | str) -> Iterator[None]:
 def _opened(path: Path, files: ExitStack) -> int | None:
     try:
         file = open_regular(path)
-    except (FileNotFoundError, NotRegular):
-        return None
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotRegular)) or error.errno == errno.EIO:
+            return None
+        raise
     files.callback(os.close, file)
     return file
 

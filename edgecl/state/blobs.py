@@ -34,8 +34,8 @@ class Blobs:
         self._looked: dict[str, str | None] | None = None   # what `problem` has found in the current look
 
     def make_folder(self) -> None:
-        """Make the folder if it is missing, or a file lies in its place, which is set aside. Raises OSError."""
-        if not self.folder.exists() or self.folder.is_file():
+        """Make the folder if it is missing; what lies in its place is set aside. Raises OSError."""
+        if not self.folder.is_dir():
             self._aside.keep(self.folder)
             make_folder(self.folder)
 

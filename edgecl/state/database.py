@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DATABASE_FILE = "edgecl.db"
+MODELS = "models"    # the folder of content-addressed files
 LOCK_TIMEOUT = 15_000  # milliseconds that a process waits for another one's change
 RESTORE = "restore the state with `edgecl restore BACKUP`, or create a new one"
 NO_DAMAGE = ("locked", "is full", "disk I/O error", "unable to open", "readonly", "out of memory", "permission",
@@ -90,11 +91,17 @@ def in_words(error: sqlite3.Error | OSError | UnicodeDecodeError, folder: Path) 
         if not folder.exists():
             return gone(folder)
         missing = error.filename if isinstance(error, OSError) and error.filename else "one of its files"
-        return StateError(f"{folder} can't be used: {missing} is missing", "`edgecl check` says what can be restored, "
-                          "`edgecl check --repair` does it")
+        return _broken(folder, f"{missing} is missing")
+    if number in (errno.ENOTDIR, errno.ELOOP) and folder.is_dir() and not (folder / MODELS).is_dir():
+        return _broken(folder, f"{folder / MODELS} is not a folder")
     if number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in text:
         return StateError(f"{folder} can't be used ({text})", "give the rights to it, or choose another --state")
     return StateError(f"{folder} can't be used ({text})", "check the path and the disk, then try again")
+
+
+def _broken(folder: Path, what: str) -> StateError:
+    return StateError(f"{folder} can't be used: {what}",
+                      "`edgecl check` says what can be restored, `edgecl check --repair` does it")
 
 
 def _disk_is_full(folder: Path) -> bool:

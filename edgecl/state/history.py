@@ -31,9 +31,9 @@ class History(OpenState):
         self._detail_bytes: dict[tuple[int, str | None], int] = {}
         super().__init__(path)
 
-    def _open_again(self) -> None:
+    def _start_over(self) -> None:
         self._detail_bytes.clear()
-        super()._open_again()
+        super()._start_over()
 
     def generations(self) -> list[Generation]:
         """The history, the oldest generation first, as a list that is not to be changed. Raises StateError if it is

@@ -12,7 +12,7 @@ from edgecl.files.regular import is_something_else, read_regular
 from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS, TEMPORARY
-from edgecl.state.database import DATABASE_FILE
+from edgecl.state.database import DATABASE_FILE, MODELS
 from edgecl.state.open_database import read_copy
 from edgecl.state.quota import RESERVE
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from edgecl.state.reader import StateReader
 
-MODELS = "models"
 BACKBONE, HEAD, STATISTICS, CODEBOOK = "backbone", "head", "statistics", "codebook"
 WHAT = {EXEMPLARS: "exemplars", JOURNAL: "samples", FEATURES: "features", PARTS: "memory of the method"}
 INTACT, DAMAGED, MISSING, NOTED = "intact", "damaged", "missing", "noted"    # verdicts; the next ones are no damage
@@ -137,6 +136,9 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     if wrong := _kind(folder / RESERVE):
         yield CheckedFile(RESERVE, "room that the quota has left", DAMAGED, _size(folder / RESERVE), wrong,
                           "set aside, and made again")
+    if os.path.lexists(models := folder / MODELS) and not models.is_dir():
+        yield CheckedFile(MODELS, "folder of files", DAMAGED, _size(models), "not a folder",
+                          "set aside, and another one is made")
     if os.path.lexists(folder / ACKNOWLEDGED_FILE):
         verdict, cure = (INTACT, "") if log.acknowledged() else (DAMAGED, "written again")
         path = folder / ACKNOWLEDGED_FILE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.files.regular import read_regular
-from edgecl.state.database import DATABASE_FILE, RESTORE, connect, gone, is_damage
+from edgecl.state.database import DATABASE_FILE, MODELS, RESTORE, connect, gone, is_damage
 from edgecl.state.file_locks import check_locks
 from edgecl.state.rows import (
     COPY_FILE,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SQLITE = b"SQLite format 3\0"
-MODELS = "models"
 MISSING = "it is missing"
 ATTEMPTS = 10   # to open a file that other processes replace at the same time
 
@@ -154,7 +153,7 @@ class OpenDatabase:
     def _outdated(self, rows: Rows, copy: Rows) -> str | None:
         """Why the copy counts, not the intact database; None if it does not."""
         if rows.meta["id"] != copy.meta["id"]:
-            models = self.folder / "models"
+            models = self.folder / MODELS
             complete = [all((models / name).exists() for name in each.names()) for each in (rows, copy)]
             return "it is of another state" if complete == [False, True] else None
         if rows.revision < copy.revision:

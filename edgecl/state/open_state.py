@@ -13,7 +13,7 @@ from edgecl.exemplars.codecs import Float32, Int8
 from edgecl.exemplars.stored import StoredSample
 from edgecl.settings import Settings
 from edgecl.state.blobs import Blobs
-from edgecl.state.database import damaged, is_damage, translated
+from edgecl.state.database import MODELS, damaged, is_damage, translated
 from edgecl.state.open_database import OpenDatabase
 from edgecl.state.quota import Ledger, Usage, segment_bytes
 from edgecl.state.rows import SENSELESS, Rows
@@ -32,10 +32,10 @@ class OpenState:
 
     def __init__(self, path: Path) -> None:
         self.path, self.set_aside = path, SetAside(path)
-        self.blobs = Blobs(path / "models", self.set_aside)
-        self.log = WriteAheadLog(path, self.codec)
+        self.blobs = Blobs(path / MODELS, self.set_aside)
+        self.log = WriteAheadLog(path, self.codec, lambda: self._start_over())
         self.writing = False
-        self.opened_again: Callable[[], None] = lambda: None  # for who keeps what a generation of that number knew
+        self.started_over: Callable[[], None] = lambda: None  # for who keeps what a generation of that number knew
         self.dropped: list[str] = []  # what this open has cut off the log, one line each
         self._taken: Rows | None = None
         self.meta: dict[str, Any] = {}
@@ -116,11 +116,17 @@ class OpenState:
     def _open_again(self) -> None:
         self.database.close()
         self.database.open()
-        self.books.clear()
-        self.opened_again()
+        self._start_over()
 
-    def _take(self, rows: Rows) -> None:
-        """Have rows count from now on. Raises StateError if they are of another state."""
+    def _start_over(self) -> None:
+        """Drop what is kept for the number of a generation: it may be another one's by now, as somebody may have copied
+        older files over these."""
+        self.books.clear()
+        self.started_over()
+
+    def _take(self, rows: Rows, mine: bool = False) -> None:
+        """Have rows count from now on. mine: whether this process has written them. Raises StateError if they are of
+        another state."""
         if rows is self._taken:
             return
         meta = rows.parsed_meta()
@@ -128,7 +134,10 @@ class OpenState:
             self.connection.execute("ROLLBACK")
             raise StateError(f"{self.path} holds another state than the one that was opened",
                              "restart what uses it, so that it opens this one")
+        others = self._taken is not None and not (mine or self.database.changed) and rows != self._taken
         self._taken, self.meta = rows, meta
+        if others:
+            self._start_over()
 
     def refresh(self) -> None:
         """Read again what another process may have set."""
@@ -170,7 +179,7 @@ class OpenState:
 
     @property
     def codebook(self) -> Codebook | None:
-        """The codebook of exemplars that are not held back; None if there is none, or it is damaged."""
+        """The codebook of exemplars that do not stay as they were learned; None if there is none, or it is damaged."""
         books = self.meta.get("codebooks")
         return self._codebook(*books[-1]) if books and self.blobs.intact(books[-1][0]) else None
 

@@ -125,7 +125,7 @@ class Ledger:
     def copied(self) -> int:
         """Bytes of the database's copy, which gives way if a change needs its room, and is written again after it."""
         try:
-            return pages(os.stat(self.folder / COPY_FILE).st_size)
+            return pages(os.lstat(self.folder / COPY_FILE).st_size)
         except OSError:
             return 0
 

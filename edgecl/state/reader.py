@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
@@ -29,10 +28,6 @@ from edgecl.state.acknowledged import TAG
 from edgecl.state.database import translated
 from edgecl.state.history import History
 from edgecl.state.log_damage import LogProblem, cut_log, damaged_part, wrong_log
-
-if TYPE_CHECKING:
-
-    pass
 
 JOURNAL, EXEMPLARS = "journal", "exemplars"  # suffixes of the files that hold samples,
 FEATURES, PARTS = "features", "parts"        # and of what a learning round leaves
@@ -91,10 +86,11 @@ class StateReader(History):
             if not self.writable and self.log.odd_tail:
                 lines.append(f"{self.log.path.name} does not end with a whole record, as after a power cut or a kill; "
                              f"{self.log.tail_is_lost}; left out: {counted(self.log.tail, 'byte')}")
-            if self.blobs.folder.exists():
+            if self.blobs.folder.is_dir():
                 lines += [problem for name in sorted(self._named()) if (problem := self.blobs.problem(name))]
             else:
-                lines.append(f"{self.blobs.folder} is missing, and with it all that was learned and is not in the log")
+                what = "not a folder" if os.path.lexists(self.blobs.folder) else "missing"
+                lines.append(f"{self.blobs.folder} is {what}, and with it all that was learned and is not in the log")
         return list(dict.fromkeys([*lines, *self.found, *self.set_aside.describe()]))
 
     def _noted(self) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atom
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
 from edgecl.state.acknowledged import first_record
-from edgecl.state.database import DATABASE_FILE, connect, damaged, in_words, translated
+from edgecl.state.database import DATABASE_FILE, MODELS, connect, damaged, in_words, translated
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.history import HISTORY
@@ -63,7 +63,7 @@ class Store(Transaction):
                                   "free some space, or give a smaller --quota")
             with appearing(path) as making:
                 making.mkdir(mode=0o700)
-                (making / "models").mkdir()
+                (making / MODELS).mkdir()
                 connection, epoch = connect(making, "rwc"), new_epoch()
                 write_atomically(making / LOG_FILE, first_record(epoch))
                 values = {"format": FORMAT, "epoch": epoch, **meta}

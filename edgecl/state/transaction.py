@@ -104,7 +104,7 @@ class Transaction(StateReader):
     def commit_rows(self) -> None:
         """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
         if self.database.commit():
-            self._take(self.database.rows)
+            self._take(self.database.rows, mine=True)
             self.write_copy()
 
     def roll_back(self) -> None:
@@ -135,8 +135,7 @@ class Transaction(StateReader):
         """Commit, rebuild the database without free pages if `vacuum` is set, and begin the next step of a change.
         Raises ChangedMeanwhile if another process came in between."""
         connection, before = self.connection, self.query("PRAGMA data_version")
-        epoch = json.loads(self.query("SELECT value FROM meta WHERE key = 'epoch'")[0][0])
-        log = None if self.log.stale(epoch) else self.log.version   # None: it moves with this commit
+        log = None if self.log.stale(self.epoch) else self.log.version   # None: it moves with this commit
         self.commit_rows()
         if vacuum:
             with self.ledger.kept_small():      # no transaction can hold the lock around it

@@ -15,7 +15,6 @@ import errno
 import hashlib
 import os
 import uuid
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.exemplars.stored import HEADER, MAGIC, OLD_MAGIC, Record, StoredSample, described, unpack
@@ -47,6 +46,11 @@ class LoggedGeneration:
         self.generation, self._record = generation, record
 
     @property
+    def intact(self) -> bool:
+        """Whether its samples are."""
+        return self._record is not None
+
+    @property
     def rows(self) -> list[StoredSample] | None:
         """Its samples; None if they are damaged."""
         return None if self._record is None else self._record.rows or []
@@ -64,10 +68,11 @@ class DamagedPart(NamedTuple):
 
 
 class WriteAheadLog:
-    """The log of a state directory. codec: the feature codec of a name."""
+    """The log of a state directory. codec: the feature codec of a name; replaced: called if the log does not go on from
+    what was read before, although it is of the same epoch."""
 
-    def __init__(self, folder: Path, codec: Callable[[str], FeatureCodec]) -> None:
-        self.path, self._codec = folder / LOG_FILE, codec
+    def __init__(self, folder: Path, codec: Callable[[str], FeatureCodec], replaced: Callable[[], None]) -> None:
+        self.path, self._codec, self._replaced = folder / LOG_FILE, codec, replaced
         self._version, self._failure = 0, ""
         self._forget()
 
@@ -165,11 +170,13 @@ class WriteAheadLog:
         A log is known by the headers of its first and its last record read, which hold their digests. Inode number,
         length and time of change can all be those of an earlier log: ext4 gives numbers out again.
         """
+        tag, entries = self._tag, self._entries
         try:
             with open(open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
                 size, failed, self._failure = os.fstat(file.fileno()).st_size, self._failure, ""
-                if failed or size < self._end or any(
-                        self._bytes(file, place, HEADER.size) != mark for place, mark in self._marks.items()):
+                replaced = size < self._end or any(
+                    self._bytes(file, place, HEADER.size) != mark for place, mark in self._marks.items())
+                if failed or replaced:
                     self._forget()
                     self._marks = {0: self._bytes(file, 0, HEADER.size)}
                 elif size == self._end and not self._tail:
@@ -178,6 +185,8 @@ class WriteAheadLog:
                 data = self._bytes(file, self._end, os.fstat(file.fileno()).st_size - self._end)
         except (FileNotFoundError, NotRegular):
             self._forget()
+            if entries:
+                self._replaced()
             return
         except OSError as error:
             if error.errno != errno.EIO:
@@ -185,6 +194,8 @@ class WriteAheadLog:
             self._failure = str(error.strerror)     # what was read before stays
             return
         self._take_all(data, acknowledged)
+        if tag == self._tag and (replaced or (failed and _told(entries) != _told(self._entries))):
+            self._replaced()
 
     def _bytes(self, file: FileIO, place: int, size: int) -> bytes:
         """Bytes of the file; zeros for a block that the disk does not give back."""
@@ -291,12 +302,17 @@ class WriteAheadLog:
         self._acknowledge(self._newest)
 
     def whole(self) -> bytes:
-        """What lies on the disk, up to the end of the last whole record if it is a log. Raises OSError."""
+        """What lies on the disk, up to the end of the last whole record if it is a log; zeros for what the disk does
+        not give back. Raises OSError."""
         self._read()
-        with suppress(FileNotFoundError, NotRegular):
-            content = read_regular(self.path, os.O_NOFOLLOW)
-            return content[:self._end] if self._tag else content
-        return b""
+        try:
+            with open(open_regular(self.path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+                content = self._bytes(file, 0, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            if isinstance(error, (FileNotFoundError, NotRegular)) or error.errno == errno.EIO:
+                return b""
+            raise
+        return content[:self._end] if self._tag else content
 
     def trim(self) -> None:
         """Cut off what lies behind the last whole record and was not acknowledged, and sync. Raises OSError."""
@@ -345,6 +361,11 @@ class WriteAheadLog:
         shorter = before is not None and before.tag == self._tag and before.length > self._end
         write_acknowledged(self.path.parent, Acknowledged(
             self._tag, self._end, max(newest, before.generation if before else 0)), sync=shorter)
+
+
+def _told(entries: list[LoggedGeneration]) -> list[tuple[int, bool]]:
+    """What tells whether the same could be read: each generation, and whether its samples are intact."""
+    return [(entry.generation.id, entry.intact) for entry in entries]
 
 
 def _following(about: dict[str, Any]) -> int:

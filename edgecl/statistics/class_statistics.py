@@ -276,7 +276,7 @@ class ClassStatistics:
             sums[places] -= own
             left, size = counts[places][:, None], sizes[:, None]
             own /= size
-            with np.errstate(invalid="ignore", divide="ignore"):    # a class may be held back as a whole
+            with np.errstate(invalid="ignore", divide="ignore"):    # all samples of a class may be taken out
                 apart = np.where(left > 0, np.sqrt(left / (left + size)) * (own - sums[places] / left), 0)
             removed += np.repeat(apart - own, sizes, 0)
         means = np.divide(sums, counts[:, None], out=sums)
