@@ -252,3 +252,48 @@ def test_smoothing_is_part_of_the_exported_head():
     probabilities, _ = HeadSession(build_head(head))(PROBE)
     plain, _ = HeadSession(build_head(replace(head, smoothing=0.0)))(PROBE)
     assert np.allclose(probabilities, 0.9 * plain + 0.1 / 5, atol=1e-6)
+
+
+def test_long_features_whose_sessions_are_not_whole_are_shrunk_more():
+    for d, least in ((64, SHRINKAGES[0]), (1024, SHRINKAGES[1])):
+        rng = np.random.default_rng(0)
+        spread = np.exp(-np.arange(d, dtype=np.float32) / 2)
+        known = taught([(label, np.arange(200) % 5, rng.integers(0, 2 ** 32, 200),
+                         (rng.normal(size=(200, d)) * spread + number * spread[0]).astype(np.float32))
+                        for number, label in enumerate("ab")])
+        known.stored = [row._replace(coded="pq" if row.key % 4 else "") for row in known.stored]
+        judges = known.judges()
+        assert judges.in_sessions and not judges.left.sessions
+        assert known.plain.pooled().shrinkage < least
+        assert known.judge("slda").head.shrinkage == least
+
+
+def test_sessions_that_are_not_whole_make_no_head_as_sure_as_photos_may_be():
+    """What is left of a session makes its windows easy: the same rows as photos, each on its own, may be surer."""
+    data = recordings(people=5, each=40, shift=0.2)
+    temperatures = []
+    for apart in (False, True):
+        known = taught([(label, np.arange(len(own)) + 1000 * number if apart else of, own, 4 * x)
+                        for number, (label, of, own, x) in enumerate(data)])
+        known.stored = [row._replace(coded="pq" if row.key % 4 else "") for row in known.stored]
+        temperatures.append(known.judge("slda").head.temperature)
+    assert temperatures[0] >= temperatures[1]
+
+
+@pytest.mark.parametrize(("classes", "each"), [(400, 5), (999, 4)])
+def test_every_class_of_many_has_a_figure(classes, each):
+    known = taught([*photos_of(classes, each), ("few", np.arange(2) + 10 ** 6, np.arange(2), PROBE[:2])])
+    judges, found = known.judges(), known.judge("slda")
+    assert len(judges.left.rows) < MIN_JUDGED * classes
+    assert set(found.accuracy) == {label for label in known.labels if label != "few"}
+    assert min(of for label, (_, of) in found.judged.items() if label != "few") >= MIN_JUDGED
+    assert not np.isin(judges.more.rows, judges.left.rows).any()
+
+
+def test_samples_that_only_count_for_their_class_are_judged_as_the_others(monkeypatch):
+    data = photos_of(400, 6)
+    whole = taught(data).judge("slda")
+    monkeypatch.setattr("edgecl.learning.judges.MOST_LOGITS", 4 * 400 * 400)    # four of each class judge at once
+    at_once = taught(data)
+    assert not len(at_once.judges().more.rows)
+    assert at_once.judge("slda").judged == whole.judged

@@ -14,11 +14,12 @@ out of fold are (I - A_RR)^-1 R (the PRESS of Allen 1974, for several rows).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from edgecl.heads.left_out import MAX_BALL
+from edgecl.heads.head import chunks
+from edgecl.heads.left_out import MAX_BALL, LeftOut
 from edgecl.heads.removal import Removed, Smoother
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgecl.heads.left_out import LearnedRows, LeftOut
+    from edgecl.heads.left_out import LearnedRows
     from edgecl.heads.removal import Left
-    from edgecl.statistics.covariance import PooledCovariance
+    from edgecl.statistics.covariance import Metric, PooledCovariance
 
+T = TypeVar("T")
 BLOCK = 2 ** 18     # numbers of whitened rows that are worked on at a time, of sets of rows ...
+MANY = 256          # samples are whitened together whatever their length, since a factor is read each time
+FEW = 4             # samples of one class are taken out for each of them on its own: it takes no longer
 SETS = 2 ** 16      # ... and of what is added up for some of these, so that it stays in a processor's cache
 
 
@@ -54,28 +58,56 @@ class OutOfFold:
         """The judging rows `left.rows` of `rows` by heads solved at the shrinkage e from `pooled`, which is of all
         samples and keeps what it was factored for (`PooledCovariance.whiten`). e: None for heads that know no
         covariance; then inner products are plain ones, about zero."""
+        with pooled.metric(e) as metric:
+            return cls._of(metric, pooled, rows, left, e, ridge)
+
+    @classmethod
+    def right(cls, kind: str, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut,
+              e: float | None) -> NDArray[np.bool_]:
+        """Which of the judging rows a kind of head gets right, bool [m], without room for all of its logits; see `of`
+        and `logits`."""
+        found = np.empty(len(left.rows), np.bool_)
+        with pooled.metric(e) as metric:
+            for some in chunks(len(found), len(pooled.counts), BLOCK):
+                part = LeftOut(left.rows[some], left.of[some], left.sessions)
+                out = cls._of(metric, pooled, rows, part, e, kind.startswith("ridge"))
+                found[some] = out.logits(kind).argmax(1) == out.truth
+        return found
+
+    @classmethod
+    def _of(cls, metric: Metric, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut, e: float | None,
+            ridge: bool) -> OutOfFold:
         count, classes = len(left.rows), len(pooled.counts)
         nothing = np.zeros(0, np.int64)
         found = cls(np.empty(count), np.empty((count, classes)), np.empty((count, classes)), rows.classes[left.rows],
                     (nothing, nothing), np.empty((count, classes)) if ridge else None)
         gone = [found.gone]
-        with pooled.metric(e) as metric:
-            smoother = Smoother(pooled, metric.means, e) if ridge and e is not None else None
-            for judging, involved, together in _blocks(left, rows, max(pooled.means.shape)):
-                x = metric.whiten(rows.h(involved) - metric.origin)
-                removed = Removed(x, rows.classes[involved], metric, pooled, smoother)
-                places = np.searchsorted(involved, left.rows[judging])
-                if together:
-                    lost = found._take(judging, removed.without_all(places))
-                    gone.append((np.repeat(judging, len(lost)), np.tile(lost, len(judging))))
-                else:
-                    found._each(removed, judging, places, involved, left)
+        smoother = Smoother(pooled, metric.means, e) if ridge and e is not None else None
+        most = max(BLOCK // max(pooled.means.shape), MANY if len(pooled.centre) >= classes else 1)
+        together, alone = _kinds(left, rows)
+        for some in _split(together, [len(left.of[each[0]]) for each in together], most):
+            sets = [np.sort(left.of[each[0]]) for each in some]
+            removed = found._removed(np.concatenate(sets), rows, pooled, metric, smoother)
+            for judging, out, end in zip(some, sets, np.cumsum([*map(len, sets)]).tolist()):
+                part = removed.part(end - len(out), end) if len(sets) > 1 else removed
+                lost = found._take(judging, part.without_all(np.searchsorted(out, left.rows[judging])))
+                gone.append((np.repeat(judging, len(lost)), np.tile(lost, len(judging))))
+        for few, involved in _involved(alone, left, most):
+            removed = found._removed(involved, rows, pooled, metric, smoother)
+            found._each(removed, few, np.searchsorted(involved, left.rows[few]), involved, left)
         return replace(found, gone=(np.concatenate([at for at, _ in gone]), np.concatenate([of for _, of in gone])))
+
+    @staticmethod
+    def _removed(places: NDArray[np.int64], rows: LearnedRows, pooled: PooledCovariance, metric: Metric,
+                 smoother: Smoother | None) -> Removed:
+        return Removed(metric.whiten(rows.h(places) - metric.origin), rows.classes[places], metric, pooled, smoother)
 
     def _each(self, removed: Removed, judging: NDArray[np.int64], places: NDArray[np.int64],
               involved: NDArray[np.int64], left: LeftOut) -> None:
         """Fill in rows that each have a set of their own, those with sets of one size at a time."""
         sizes = left.sizes()[judging]
+        if (sizes > 1).any() and int((sizes ** 2).sum()) > len(involved) ** 2:
+            removed.multiply()
         for size in np.unique(sizes).tolist():
             mine = np.flatnonzero(sizes == size)
             sets = np.array([left.of[row] for row in judging[mine].tolist()], np.int64).reshape(len(mine), size)
@@ -115,25 +147,46 @@ class OutOfFold:
         return found
 
 
-def _blocks(left: LeftOut, rows: LearnedRows,
-            columns: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
-    """Judging rows, as places in `left.rows`, and the samples that are involved, as sorted places in `rows`: those that
-    have one set together (True), and as many that have small sets of their own class as BLOCK allows (False). columns:
-    numbers of one row."""
-    sizes, (of, members) = left.sizes(), left.pairs()
-    mixed = np.zeros(len(sizes), np.bool_)
-    mixed[of[rows.classes[members] != rows.classes[left.rows[of]]]] = True
-    alike: dict[int, list[int]] = {}
-    for place in np.flatnonzero(sizes > 1).tolist():
-        alike.setdefault(id(left.of[place]), []).append(place)
-    alone = sizes <= 1
-    for group in alike.values():
-        if len(group) > 1 or sizes[group[0]] > MAX_BALL or mixed[group[0]]:
-            yield np.array(group, np.int64), np.union1d(left.of[group[0]], left.rows[group]), True
-        else:
-            alone[group] = True
-    order = np.flatnonzero(alone)
-    order = order[np.argsort(rows.classes[left.rows[order]], kind="stable")]
-    blocks = np.cumsum(np.maximum(sizes[order], 1)) // max(BLOCK // columns, 1)
-    for mine in np.split(order, np.flatnonzero(np.diff(blocks)) + 1) if len(order) else ():
-        yield mine, np.unique(np.concatenate([left.rows[mine], *(left.of[place] for place in mine.tolist())])), False
+def _kinds(left: LeftOut, rows: LearnedRows) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Judging rows, as places in `left.rows`: those that have one set together, and those that each have a small one of
+    their own class, sorted by class."""
+    _, first, of, count = np.unique(np.fromiter(map(id, left.of), np.int64, len(left.of)), return_index=True,
+                                    return_inverse=True, return_counts=True)
+    distinct = LeftOut(left.rows[first], [left.of[place] for place in first.tolist()], left.sessions)
+    size, (at, members) = distinct.sizes(), distinct.pairs()
+    mixed = np.zeros(len(size), np.bool_)
+    mixed[at[rows.classes[members] != rows.classes[distinct.rows[at]]]] = True
+    shared = (size > 1) & (mixed | (size > MAX_BALL) | (count > 1) & (size > FEW))
+    order = np.argsort(of, kind="stable")
+    ends = np.cumsum(count)
+    together = [order[end - number:end] for end, number in zip(ends[shared].tolist(), count[shared].tolist())]
+    alone = np.flatnonzero(~shared[of])
+    return together, alone[np.argsort(rows.classes[left.rows[alone]], kind="stable")]
+
+
+def _involved(alone: NDArray[np.int64], left: LeftOut,
+              most: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Some of the judging rows at a time, and the samples that they involve, as sorted places: at most so many, but
+    those of one judging row at least."""
+    begin, involved = 0, set[int]()
+    for place, (row, of) in enumerate(zip(left.rows[alone].tolist(), map(left.of.__getitem__, alone.tolist()))):
+        wider = involved.union(of.tolist())
+        wider.add(row)
+        if involved and len(wider) > most:
+            yield alone[begin:place], np.array(sorted(involved), np.int64)
+            begin, wider = place, {row, *of.tolist()}
+        involved = wider
+    if involved:
+        yield alone[begin:], np.array(sorted(involved), np.int64)
+
+
+def _split(items: list[T], sizes: list[int], most: int) -> Iterator[list[T]]:
+    """As many of the items at a time as have `most` samples together; one at least. sizes: samples of each."""
+    begin, total = 0, 0
+    for place, size in enumerate(sizes):
+        if total and total + size > most:
+            yield items[begin:place]
+            begin, total = place, 0
+        total += size
+    if items:
+        yield items[begin:]

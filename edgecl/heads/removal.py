@@ -1,6 +1,7 @@
 """The algebra of `edgecl.heads.out_of_fold`: products of whitened samples and class means without some samples."""
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -64,6 +65,11 @@ class Smoothed(NamedTuple):
     minus: Floats | None
     constant: float
 
+    def part(self, mine: slice) -> Smoothed:
+        """Some of these samples."""
+        return self._replace(logits=self.logits[mine], plus=self.plus[mine],
+                             minus=None if self.minus is None else self.minus[mine])
+
     def hat(self, places: NDArray[np.int64]) -> Floats:
         """A [..., k, k] of the samples `places` [..., k]."""
         plus = self.plus[places]
@@ -99,6 +105,20 @@ class Removed:
         some, self._of = np.unique(classes, return_inverse=True)
         self._gram = metric.means[some] @ metric.means.T
         self.ridge = smoother(x, self.inner) if smoother else None
+        self._products: Floats | None = None
+
+    def multiply(self) -> None:
+        """Multiply all samples with each other now: it takes less than set by set if the sets overlap."""
+        self._products = self.x @ self.x.T
+
+    def part(self, start: int, end: int) -> Removed:
+        """Some of these samples, with what is known of them."""
+        found, mine = copy(self), slice(start, end)
+        found.x, found.classes, found.inner, found._of = self.x[mine], self.classes[mine], self.inner[mine], \
+            self._of[mine]
+        found.lengths, found.own = self.lengths[mine], self.own[mine]
+        found.ridge = self.ridge.part(mine) if self.ridge else None
+        return found
 
     def to_means(self, places: NDArray[np.int64]) -> Floats:
         """The inner products [..., C] of samples, less the mean of their class, with all means."""
@@ -118,11 +138,15 @@ class Removed:
         if k == 1 and (out[:, 0] == rows).all():
             u, gram = (own - theirs[:, 0])[:, None], (own - 2 * theirs[:, 0] + length)[:, None, None]
         else:
-            x = self.x[out]
-            gram = x @ x.swapaxes(1, 2)
+            if self._products is None:
+                x = self.x[out]
+                gram, u = x @ x.swapaxes(1, 2), np.einsum("jkr,jr->jk", x, self.x[rows])
+                del x
+            else:
+                gram = self._products[out[:, :, None], out[:, None]]
+                u = self._products[out, rows[:, None]]
             gram -= theirs[:, None] + theirs[:, :, None] - length[:, None, None]
-            u = np.einsum("jkr,jr->jk", x, self.x[rows]) - self.own[rows][:, None]
-            del x
+            u -= self.own[rows][:, None]
         v = self.to_means(out)
         squares[at, y] += left ** 2 * gram.sum((1, 2)) - 2 * left * v[at, :, y].sum(1)
         inner[at, y] -= left * u.sum(1)
@@ -160,11 +184,10 @@ class Removed:
         lost = used[rest <= 0]
         left = np.where(rest > 0, 1 / np.maximum(rest, 1), 0)
         place = np.searchsorted(used, y)
-        sums = np.zeros((len(used), self.x.shape[1]))
         apart = self.x - metric.means[y]
-        np.add.at(sums, place, apart)
-        x, means = self.x[rows], metric.means
-        moved = -left[:, None] * sums
+        by_class = np.argsort(place, kind="stable")
+        sums = np.add.reduceat(apart[by_class], np.searchsorted(place[by_class], np.arange(len(used))))
+        means, moved = metric.means, -left[:, None] * sums
         if metric.weight and k > self.x.shape[1]:
             centred = np.concatenate([apart, np.sqrt(left)[:, None] * sums])
             scatter = centred.T @ centred
@@ -172,28 +195,27 @@ class Removed:
             scatter.flat[::len(scatter) + 1] += 1
             whole = means.copy()
             whole[used] += moved
-            root = positive_root(scatter)
-            x, whole = x @ root, whole @ root
+            x, whole = np.split(inverse_root(scatter, np.concatenate([self.x[rows], whole]).T).T, [len(rows)])
             own, inner = np.einsum("jr,jr->j", x, x), x @ whole.T
             squares = np.repeat(np.einsum("cr,cr->c", whole, whole)[None], len(rows), 0)
         else:
-            own, inner = np.einsum("jr,jr->j", x, x), self.inner[rows]
-            inner[:, used] += x @ moved.T
+            own, inner = self.lengths[rows], self.inner[rows]
+            inner[:, used] += self.x[rows] @ moved.T
             single = metric.squares.copy()
             single[used] += np.einsum("cr,cr->c", 2 * means[used] + moved, moved)
             if metric.weight:
-                v = self.to_means(np.arange(k))
+                v, gram = self.to_means(np.arange(k)), apart @ apart.T
+                u = gram[:, rows] + v[:, y[rows]]
                 v[:, used] += apart @ moved.T
-                gram = apart @ apart.T
                 gram *= -metric.weight
                 gram -= (place[:, None] == place) * np.where(rest > 0, 1 / self.counts[used], 0)[place]
                 gram.flat[::k + 1] += 1
-                u = apart @ x.T
-                q = metric.weight * inverted(gram)
-                qu = q @ u
-                inner += qu.T @ v
-                own += np.einsum("kj,kj->j", u, qu)
-                single += np.einsum("kc,kc->c", v, q @ v)
+                half = inverse_root(gram, np.concatenate([u, v], 1))
+                half *= np.sqrt(metric.weight)
+                of_rows, of_means = half[:, :len(rows)], half[:, len(rows):]
+                inner += of_rows.T @ of_means
+                own += np.einsum("kj,kj->j", of_rows, of_rows)
+                single += np.einsum("kc,kc->c", of_means, of_means)
             squares = np.repeat(single[None], len(rows), 0)
         self._scale(own, inner, squares, k - len(lost))
         ridge = None if self.ridge is None else self.ridge.without(np.arange(k), y, rows)
@@ -222,10 +244,11 @@ def inverted(a: Floats) -> Floats:
         return np.asarray((vectors / np.maximum(values, LEAST)[..., None, :]) @ vectors.swapaxes(-1, -2), np.float64)
 
 
-def positive_root(a: Floats) -> Floats:
-    """R [r, r] so that R R^T is the inverse of a positive definite a [r, r]; as `inverted`."""
+def inverse_root(a: Floats, b: Floats) -> Floats:
+    """R^T b [r, n] of b [r, n], where R R^T is the inverse of a positive definite a [r, r]; as `inverted`. The lower
+    triangle of a is lost."""
     try:
-        return np.asarray(np.linalg.inv(np.linalg.cholesky(a)).T, np.float64)
+        return Factor(a, 1.0, 0.0).forward(b)
     except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(a)
-        return np.asarray(vectors / np.sqrt(np.maximum(values, LEAST)), np.float64)
+        values, vectors = np.linalg.eigh(a, "U")
+        return np.asarray((vectors / np.sqrt(np.maximum(values, LEAST))).T @ b, np.float64)

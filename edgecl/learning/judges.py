@@ -24,32 +24,38 @@ MAX_JUDGES = 4000       # samples that judge; more would make a judgement slower
 MOST_LOGITS = 2 ** 19   # of all judges: with over 131 classes there are fewer of them ...
 MOST_NUMBERS = 2 ** 21  # of the features of judges without sessions: to whiten them takes most of the time ...
 FEWEST_JUDGES = 100     # ... but there are no fewer than this
+MIN_JUDGED = 4          # samples of a class: with fewer it has no accuracy, and no part in the calibration
 
 
 class Judges(NamedTuple):
     """The stored samples that statistics contain exactly, or pseudo-samples, which they do not; which of them judge,
     and without which. groups: a number of the session or near-copies of each judging one, int64 [m]; in_sessions:
-    whether half of all that is stored comes from sessions, be they left out as a whole or not."""
+    whether half of all that is stored comes from sessions, be they left out as a whole or not; more: samples that only
+    count for the accuracy of their classes, since of so many classes too few judge."""
 
     rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
     in_sessions: bool
+    more: LeftOut
 
     @property
     def truth(self) -> NDArray[np.int64]:
         """The classes of those that judge, int64 [m]."""
         return self.rows.classes[self.left.rows]
 
-    def some(self, most: int) -> Judges:
-        """Whole sessions of at most so many judging samples, but one at least; in the order in which they judge."""
+    def some(self, most: int) -> NDArray[np.int64]:
+        """Whole sessions of at most so many judging samples, but one at least, as places among these."""
         sizes = np.bincount(np.unique(self.groups, return_inverse=True)[1])
         _, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
         order = np.argsort(first)
         kept = order[np.cumsum(sizes[order]) <= most]
-        mine = np.isin(of, kept if len(kept) else order[:1])
-        left = LeftOut(self.left.rows[mine], [out for out, one in zip(self.left.of, mine) if one], self.left.sessions)
-        return self._replace(left=left, groups=self.groups[mine])
+        return np.flatnonzero(np.isin(of, kept if len(kept) else order[:1]))
+
+    def only(self, some: NDArray[np.int64]) -> Judges:
+        """The same with some of the judging samples alone."""
+        left = LeftOut(self.left.rows[some], [self.left.of[place] for place in some.tolist()], self.left.sessions)
+        return self._replace(left=left, groups=self.groups[some])
 
 
 def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: ClassStatistics,
@@ -62,13 +68,14 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     labels = plain.labels
     of = {label: place for place, label in enumerate(labels)}
     counts = np.array([plain.counts[label] for label in labels], np.float64)
-    table = columns.rows[columns.rows["coded"] == 0]
-    classes = np.array([of[label] for label in columns.labels], np.int64)[table["label"]]
+    table, classes = columns.rows, np.array([of[label] for label in columns.labels], np.int64)[columns.rows["label"]]
+    whole = _whole(classes, table, counts, in_parts)
     order = np.lexsort((table["key"] >> GROUP_SHIFT, own_hashes(table["key"]), classes))
+    order = order[table["coded"][order] == 0]
     table, classes = table[order], classes[order]
     sessions, own = table["key"] >> GROUP_SHIFT, own_hashes(table["key"])
     rows = LearnedRows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
-                _whole(classes, table, counts, in_parts))
+                whole[order])
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
     most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
@@ -76,11 +83,16 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
         most = min(most, max(MOST_NUMBERS // transform.dimension, FEWEST_JUDGES))
     judging = _by_session(able, rows, table["key"][able], most) if whole_sessions else \
         _alike_of_each(able, classes, most)
-    left = left_out(rows, judging, counts, _spread(rows, judging, plain), whole_sessions)
+    spread, more = _spread(rows, judging, plain), judging[:0]
+    if not whole_sessions and most < MIN_JUDGED * len(labels) <= MAX_JUDGES:
+        enough = able[(np.bincount(classes[able], minlength=len(labels)) >= MIN_JUDGED)[classes[able]]]
+        more = np.setdiff1d(_alike_of_each(enough, classes, MIN_JUDGED * len(labels)), judging)
+    left = left_out(rows, judging, counts, spread, whole_sessions)
     sizes = left.sizes()
     alone = np.minimum.reduceat(left.pairs()[1], np.cumsum(sizes) - sizes) if len(sizes) else judging
     groups = np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone
-    return Judges(rows, left, groups, whole_sessions or several(columns.rows["key"] >> GROUP_SHIFT))
+    return Judges(rows, left, groups, whole_sessions or several(columns.rows["key"] >> GROUP_SHIFT),
+                  left_out(rows, more, counts, spread, False))
 
 
 def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transform: FeatureTransform) -> Judges:
@@ -89,7 +101,7 @@ def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transfor
     none, numbers = np.zeros(0, np.int64), np.arange(n)
     rows = LearnedRows([row.feature for row in drawn], transform, np.array([of[row.label] for row in drawn], np.int64),
                 numbers, numbers, np.ones(n, np.bool_))
-    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers, False)
+    return Judges(rows, LeftOut(numbers, [none] * n, False), numbers, False, LeftOut(none, [], False))
 
 
 def several(sessions: NDArray[np.int64]) -> bool:
@@ -101,7 +113,8 @@ def several(sessions: NDArray[np.int64]) -> bool:
 
 def _whole(classes: NDArray[np.int64], table: NDArray[Any], counts: NDArray[np.float64],
            in_parts: bool) -> NDArray[np.bool_]:
-    """Whether all samples of the session of each row are stored, in all its classes, bool [n]; see `reservoir`."""
+    """Whether all samples of the session of each row are stored as they were learned, in all its classes, bool [n]; see
+    `reservoir`."""
     sessions = table["key"] >> GROUP_SHIFT
     stored = np.bincount(classes, minlength=len(counts))
     whole = (stored >= counts)[classes]
@@ -113,7 +126,7 @@ def _whole(classes: NDArray[np.int64], table: NDArray[Any], counts: NDArray[np.f
         kept = rank[ends] < (stored[classes[order[ends]]] - 1) // BY_RECORDING_ONE_IN
         whole[order] |= kept[np.cumsum(first) - 1]
     _, of = np.unique(sessions, return_inverse=True)
-    part = np.bincount(of, ~whole)
+    part = np.bincount(of, ~whole | (table["coded"] != 0))
     return np.asarray(part[of] == 0, np.bool_)
 
 

@@ -11,6 +11,7 @@ from edgecl.heads import calibration, unknown
 from edgecl.heads.calibration import Calibration
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.solvers import KINDS, solve
+from edgecl.learning.judges import MIN_JUDGED
 from edgecl.statistics.covariance import MAX_SHRINKAGE
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 ON = {True: "left-out samples", False: "pseudo-samples"}     # what is judged on; whether samples are kept
 RIDGE_BELOW = 2             # N - C up to this many times C: three samples per class tell little of their covariance
 PHOTO_GAP, OTHER_GAP = 7.0, 3.5     # temperatures in a gap between class means, measured; see `calibration.prior`
+LEAKY = 1.3     # times that, at most, if sessions are not whole: what is left of one makes the judges of it look better
 RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP = 3.4, 2.35    # the same of ridge, times log(1 + C): its gap hardly depends on C
-SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # where there are sessions: the least, and what is tried after it
-CLIMBERS = 1000             # samples that a larger shrinkage is tried on
+SHRINKAGES = 0.05, 0.1, 0.2, 0.35, 0.5, 0.7     # with sessions: the least, and what is tried as long as it is better
+CLIMBERS = 1000             # samples that another shrinkage or the random projection is tried on
+LONG = 1024                 # features, which call for the second of these if no session is whole, measured
 STANDARD_ERRORS = 2         # of a paired difference, summed by session, that another head must be better by
-MIN_JUDGED = 4              # samples of a class: with fewer it has no accuracy, and no part in the calibration
 PRIOR_SAMPLES = 5           # of average accuracy, that each class's accuracy begins with
 KEPT_OF_JUDGEMENT = ("judged", "accuracy", "head", "unknown_above", "unknown_needs",    # of `Judgement.summary`, by a
                      "judged_on")                                                       # rollback
@@ -101,7 +103,7 @@ class Judge:
         """
         best = self._tried(head if head != "auto" else self._default(), judges)
         if head == "auto" and best.head.kind == "slda" and any(each.projected for each in self.statistics):
-            best = _better(best, self._tried("slda-projected", judges), judges)
+            best = self._projected(best, judges)
         if trained is not None and len(judges.truth) and trained.labels == tuple(self.labels):
             best = _better(best, self._of_round(trained, judges), judges)
         plain = self.plain.pooled() if best.head.transform.projected else best.pooled
@@ -110,7 +112,11 @@ class Judge:
         head_found = replace(best.head, temperature=best.calibration.temperature,
                              smoothing=best.calibration.smoothing,
                              novelty=unknown.fit(best.head, best.pooled, best.out, judged))
-        return Judgement(head_found, *_figures(self.labels, best.logits, judges.truth),
+        truth, right = judges.truth, best.logits.argmax(1) == judges.truth
+        if len(judges.more.rows):
+            truth = np.concatenate([truth, judges.rows.classes[judges.more.rows]])
+            right = np.concatenate([right, _more_right(best, judges)])
+        return Judgement(head_found, *_figures(self.labels, right, truth),
                          _alike(best.calibration.losses, judges.truth), ON[self.kept])
 
     def _default(self) -> str:
@@ -126,23 +132,48 @@ class Judge:
         if not KINDS[kind].second_moment:
             return self._trial(kind, pooled, transform, judges)
         least = min(pooled.shrinkage, MAX_SHRINKAGE)
-        if not judges.left.sessions:
-            floor = SHRINKAGES[0] if judges.in_sessions else least
-            return self._trial(kind, replace(pooled, penalty=max(least, floor)), transform, judges)
-        grid = [e for e in SHRINKAGES if e >= least] or [SHRINKAGES[-1]]
-        best = replace(pooled, penalty=grid[0])
-        if len(grid) > 1 and len(self.labels) > 1 and pooled.exact:
-            few = judges.some(CLIMBERS)
-            found = self._trial(kind, best, transform, few)
-            for e in grid[1:]:
-                other = self._trial(kind, replace(pooled, penalty=e), transform, few)
-                if not len(few.truth) or other.calibration.losses.mean() > found.calibration.losses.mean():
-                    break   # beyond the best; each one costs a factorisation
-                found = _better(found, other, few)
-            best = found.pooled
-            if len(few.left.rows) == len(judges.left.rows):
-                return found
-        return self._trial(kind, best, transform, judges)
+        if judges.in_sessions:
+            long = not judges.left.sessions and transform.source >= LONG
+            least = max(least, SHRINKAGES[long])
+        found = self._trial(kind, replace(pooled, penalty=least), transform, judges)
+        if not judges.left.sessions or len(self.labels) < 2 or not pooled.exact:
+            return found
+        some = judges.some(CLIMBERS)
+        few, best = judges.only(some), found
+        for e in SHRINKAGES:
+            if e > least:
+                at_e = replace(pooled, penalty=e)
+                other = self._trial(kind, at_e, transform, few)
+                if len(some) < len(judges.truth):
+                    if other.calibration.losses.mean() >= self._only(best, some, judges).calibration.losses.mean():
+                        break
+                    other = self._trial(kind, at_e, transform, judges)
+                if _better(best, other, judges) is best:    # the loss is convex in e: nor would a larger one be
+                    break
+                best = other
+        return best
+
+    def _projected(self, plain: Trial, judges: Judges) -> Trial:
+        """slda-projected if it is better than slda, whose shrinkage it has."""
+        kind = "slda-projected"
+        transform = next(each for each in self.statistics if each.projected)
+        pooled, judges = self.statistics[transform].pooled(), judges._replace(rows=judges.rows.on(transform))
+        pooled = replace(pooled, penalty=max(min(pooled.shrinkage, MAX_SHRINKAGE), plain.pooled.shrinkage))
+        some = judges.some(CLIMBERS)
+        few = judges.only(some)
+        other = self._trial(kind, pooled, transform, few)
+        if _better(self._only(plain, some, judges), other, few) is not other:
+            return plain
+        return other if len(some) == len(judges.truth) else self._trial(kind, pooled, transform, judges)
+
+    def _only(self, trial: Trial, some: NDArray[np.int64], judges: Judges) -> Trial:
+        """A trial on some of the judging samples alone."""
+        if len(some) == len(judges.truth):
+            return trial
+        logits, pooled = trial.logits[some], trial.pooled
+        means = (pooled.means + pooled.centre).astype(np.float32)
+        return trial._replace(logits=logits, out=None, calibration=self._calibrated(
+            trial.head, means, logits, judges.only(some)))
 
     def _trial(self, kind: str, pooled: PooledCovariance, transform: FeatureTransform, judges: Judges) -> Trial:
         """A kind of head at the shrinkage of `pooled`."""
@@ -166,8 +197,9 @@ class Judge:
         photo_gap, other_gap = PHOTO_GAP, OTHER_GAP
         if head.kind.startswith("ridge"):
             photo_gap, other_gap = (each * np.log(1 + len(head.labels)) for each in (RIDGE_PHOTO_GAP, RIDGE_OTHER_GAP))
-        known = calibration.prior(head, means, photo_gap if self.photos else other_gap,
-                                  np.inf if judges.left.sessions else photo_gap)
+        divisor = photo_gap if self.photos else other_gap
+        floor = np.inf if judges.left.sessions else min(photo_gap, LEAKY * divisor) if judges.in_sessions else photo_gap
+        known = calibration.prior(head, means, divisor, floor)
         counts = self.plain.counts
         usable = np.array([counts[label] >= MIN_JUDGED for label in self.labels])
         return calibration.fit(logits, judges.truth, usable[judges.truth], known)
@@ -185,11 +217,20 @@ def _better(one: Trial, other: Trial, judges: Judges) -> Trial:
     return other if mean > STANDARD_ERRORS * error else one
 
 
-def _figures(labels: list[str], logits: NDArray[np.float64],
+def _more_right(trial: Trial, judges: Judges) -> NDArray[np.bool_]:
+    """Which of `Judges.more` the head of a trial gets right, bool [m]."""
+    rows, more = judges.rows.on(trial.head.transform), judges.more
+    if trial.out is None:   # a learning round's head, which knows none of them
+        return np.asarray(trial.head.logits(rows.h(more.rows)).argmax(1) == rows.classes[more.rows], np.bool_)
+    e = trial.pooled.shrinkage if KINDS[trial.head.kind].second_moment else None
+    return OutOfFold.right(trial.head.kind, trial.pooled, rows, more, e)
+
+
+def _figures(labels: list[str], hits: NDArray[np.bool_],
              truth: NDArray[np.int64]) -> tuple[dict[str, tuple[int, int]], dict[str, float]]:
-    """See `Judgement.judged` and `Judgement.accuracy`."""
+    """See `Judgement.judged` and `Judgement.accuracy`. hits: which samples a head gets right, bool [m]."""
     of = np.bincount(truth, minlength=len(labels))
-    right = np.bincount(truth[logits.argmax(1) == truth], minlength=len(labels)) if len(truth) else of
+    right = np.bincount(truth[hits], minlength=len(labels))
     there = np.flatnonzero(of)
     mean = float((right[there] / of[there]).mean()) if len(there) else 0.0
     judged = {labels[i]: (int(right[i]), int(of[i])) for i in there.tolist()}
