@@ -269,7 +269,7 @@ def test_a_round_runs_beside_the_answers_and_can_be_cut_off(folder):
         with pytest.raises(EdgeclError, match="is running already"):
             daemon.ask("start_round")
         child = until(lambda: daemon.children)[0]
-        until(lambda: "edgecl.runtime.round_process" in child.cmdline())     # a moment ago it was a fork
+        until(lambda: "edgecl.runtime.round_process" in child.cmdline())    # nothing before it is executed
         learned = daemon.ask("learn_last", label="tin", seconds=1)   # while it runs
         assert learned["samples"] > 0
         seconds, code = daemon.end()
