@@ -20,6 +20,7 @@ from edgecl.learner import Learner
 from edgecl.runtime import control
 from edgecl.runtime.client import Client
 from edgecl.runtime.protocol import Refused
+from edgecl.settings import short_names
 from edgecl.state.backup import tar_of
 
 # streams ------------------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ def test_the_daemon_tells_what_is_damaged(daemon, tmp_path, capsys):
     victim = sorted((tmp_path / "state/models").iterdir())[0]
     flip(victim)
     assert main(["backup", "--state", str(tmp_path / "state"), str(tmp_path / "out.tar")]) == 1
-    assert victim.name in capsys.readouterr().err
+    assert short_names(victim.name) in capsys.readouterr().err
 
 
 def test_a_backup_is_for_those_who_may_change_the_state(daemon, tmp_path, monkeypatch):
