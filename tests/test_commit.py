@@ -255,3 +255,23 @@ def test_knowledge_that_another_process_has_changed_is_read_again(tmp_path):
     assert answers(one) == answers(other)
     assert {c.name: c.samples for c in one.classes()} == {"ant": 25, "cat": 30}
     assert one.learn(vectors("cat", 1), "cat").generation == 9
+
+
+def test_what_was_solved_may_be_dropped_when_the_store_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecl.learning.solved_heads.FREE_HEADS", -2 ** 40)  # it stays in memory
+    learner, alive = taught(tmp_path / "state"), store.Store.alive
+    learner.learn(vectors("wasp", 25), "wasp")
+    heads = learner.repository.heads
+    expected = learner.classes()
+
+    def changed_meanwhile(self):
+        found = alive(self)
+        heads.forget_generations()      # as a change by another process does
+        return found
+
+    for ask in (heads.summary, heads.last_figures, heads.settle, learner.classes):
+        learner.repository.heads.solve()
+        with monkeypatch.context() as patch:
+            patch.setattr(store.Store, "alive", changed_meanwhile)
+            ask()
+    assert learner.classes() == expected

@@ -99,9 +99,10 @@ class SolvedHeads:
         """The same. Raises StateError if statistics are damaged."""
         if "judged" not in self.store.newest.detail:
             self.solve()
-        summary = self.store.newest.detail
-        if self._solved and self._solved_now:
-            summary = {**summary, **self._solved.summary}
+        with self.store.reading():
+            solved, summary = self._solved_now, self.store.newest.detail
+        if solved is not None:
+            summary = {**summary, **solved.summary}
         if not summary.get("classes"):
             return summary
         damaged = bool(self.store.damage())
@@ -113,11 +114,12 @@ class SolvedHeads:
 
     def last_figures(self) -> Figures:
         """The figures of the head that was solved last."""
-        if self._latest is not None and self._latest[0] == self.store.current:
-            return self._latest[1]
-        solved = next((g for g in reversed(self.store.alive()) if "judged" in g.detail), None)
-        if self._latest is not None and (solved is None or solved.id < self._latest[0] < self.store.current):
-            return self._latest[1]
+        alive, current = self.store.alive(), self.store.current
+        latest = self._latest   # after the store was looked at, which may drop it
+        solved = next((g for g in reversed(alive) if "judged" in g.detail), None)
+        if latest is not None and (latest[0] == current or (
+                latest[0] < current and (solved is None or solved.id < latest[0]))):
+            return latest[1]
         return figures_of(solved.detail) if solved else Figures({}, {})
 
     def figures_since(self, generation: int) -> Figures:
@@ -143,8 +145,10 @@ class SolvedHeads:
         return g.head is not None and "judged" in g.detail and self.store.blobs.intact(g.head)
 
     @property
-    def _solved_now(self) -> bool:
-        return self._solved is not None and self._solved.generation == self.store.current
+    def _solved_now(self) -> Solution | None:
+        """The head that was solved, if it is of the current generation."""
+        current = self.store.current    # first: if another process has changed the state, what was solved is dropped
+        return self._solved if self._solved is not None and self._solved.generation == current else None
 
     def _write(self, patience: int | None) -> None:
         """Write the head that was solved, if it still is the current one and nobody has. patience: see
