@@ -76,6 +76,7 @@ class Campaign:
         self.oracle = Oracle(1, {})
         self.oracle.apply(first, {"do": "learn", "class": CLASSES[0], "count": 12, "seed": 0})
         self.unsure = list[dict[str, Any]]()    # changes that may have been made, though nobody was told so
+        self.made = list[dict[str, Any]]()      # changes that were made, whose number nobody was told
         self.settled = first        # up to this generation, it is known whose each is
         self.processes = [WorkerProcess(number, folder / f"process {number}") for number in range(processes)]
 
@@ -144,6 +145,7 @@ class Campaign:
             self.unsure.append(victim.begun)
             victim.begun = None
         newest = self.newest()
+        self.read()     # whose command began meanwhile may have made one of these
         self.start(victim)
         waiting = {process.number: process.ended for process in self.processes
                    if process is not victim and process.begun is not None}
@@ -168,11 +170,12 @@ class Campaign:
             if number in self.found.changes:
                 continue
             row = history.get(number, {"do": "nothing that the history has"})
-            mine = next((change for change in self.unsure if change["do"] == row["do"]), None)
+            mine = next((change for change in [*self.made, *self.unsure] if change["do"] == row["do"]
+                         and change.get("count", 0) == (row["samples"] if row["do"] == "learn" else 0)), None)
             if mine is None:
                 self.found.wrong.append(f"generation {number} is nobody's: {row}")
                 continue
-            self.unsure.remove(mine)
+            (self.made if mine in self.made else self.unsure).remove(mine)
             self.found.unacknowledged += 1
             self.found.changes[number] = [{**mine, "to": row.get("to")}]
         self.settled, self.unsure = max(self.settled, max(history)), []
@@ -201,7 +204,7 @@ class Campaign:
             what = line["refused"].partition(";")[0].replace(str(self.state), "STATE")
             self.found.refusals[re.sub(r"\d+", "N", what)] += 1
             if NOT_ERASED in line["refused"]:
-                self.unsure.append(change)
+                self.made.append(change)
             if "damage" in line["refused"]:
                 self.found.wrong.append(line["refused"])
         elif "failed" in line:

@@ -44,6 +44,7 @@ class Store(Transaction):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._appended = False  # whether the change is one append to the log
+        self._forgets = False   # whether it must leave nothing of a class
         self._fitted: tuple[Append | Rewrite | None, Space] = None, Space(0, 0, 0, 0)   # the change asked for last
         if self.writable:
             self.tidy(patience=0)
@@ -96,6 +97,7 @@ class Store(Transaction):
         finally:
             self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
         self.writing, self._appended, self._held, tidy = True, False, None, False
+        self._forgets = False
         try:
             self.start_log()
             self.sweep()
@@ -119,7 +121,7 @@ class Store(Transaction):
             if not compaction.erasing(self) or time.monotonic() > until:
                 break
             self.tidy(database.LOCK_TIMEOUT)
-        if compaction.erasing(self):
+        if self._forgets and compaction.erasing(self):  # any other change is made, and this is not its concern
             raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
                              "free some space; the next edgecl command erases them")
 
@@ -285,6 +287,7 @@ class Store(Transaction):
         self.add_samples(rows, JOURNAL)
         for part in split(self, change.moved):
             self.add_samples(part, FEATURES, number)
+        self._forgets = change.erase
         if change.erase:  # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
             self.set_meta("damage", [note for note in self._noted() if repr(change.detail["class"]) not in note[1]])
