@@ -124,8 +124,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """A known class: samples learned, exemplars kept; right: how many of `judged` exemplars are told, each left out of
-    the head that judges it; accuracy: from those, smoothed towards that of all classes (None below four)."""
+    """A known class: samples learned, exemplars kept; right: how many of `judged` exemplars are answered rightly, each
+    left out of the head that judges it; accuracy: from those, smoothed towards that of all classes (None below
+    four)."""
 
     name: str
     samples: int

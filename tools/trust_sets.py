@@ -30,7 +30,7 @@ class Set:
     """Features of one data set. kind, shape: of its samples, as a backbone takes them; x, y: features float32 [n, d]
     and class numbers of the training part; sessions: the person of each sample, -1 for none; test_x, test_y: of the
     test part; names: of the classes; strangers: name -> features [n, d] of samples that belong to none of them; blank:
-    of those of a name, which show nothing, bool [n]: they are told before any head sees them."""
+    of those of a name, which show nothing, bool [n]: they are recognised before any head sees them."""
 
     name: str
     kind: str
