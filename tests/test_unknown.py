@@ -1,11 +1,11 @@
 """Unknown samples: scores, their scale out of fold and their threshold, against what they are by definition."""
 from __future__ import annotations
 
-import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers_heads import learned
 
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
@@ -30,85 +30,8 @@ from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import head_bytes
 from edgecl.samples import NOTHING
 from edgecl.settings import Settings
-from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
-
-
-def learned(classes=6, d=12, n=40, seed=0, offset=0.0):
-    rng = np.random.default_rng(seed)
-    mix = np.eye(d) + 0.3 * rng.standard_normal((d, d))
-    store, data = ClassStatistics(np.full(d, offset)), {}
-    for c in range(classes):
-        data[c] = (offset + 2 * rng.standard_normal(d) + rng.standard_normal((n + c, d)) @ mix).astype(np.float32)
-        store.add(f"c{c:02}", data[c])
-    return store.pooled(), data
-
-
-def written_out(x, pooled):
-    """min_c (x - mu_c)^T S_e^-1 (x - mu_c) - (x - mu)^T (S_e + B)^-1 (x - mu), all in d dimensions."""
-    e, d = pooled.shrinkage, len(pooled.centre)
-    within = (1 - e) * pooled.covariance + e * np.trace(pooled.covariance) / d * np.eye(d)
-    total = within + sum(s * np.outer(m, m) for s, m in zip(pooled.share, pooled.means))
-    x = x.astype(np.float64) - pooled.centre
-    root, whole = (np.linalg.inv(np.linalg.cholesky(a)).T for a in (within, total))
-    near = [(((x - m) @ root) ** 2).sum(1) for m in pooled.means]
-    return np.min(near, 0) - ((x @ whole) ** 2).sum(1)
-
-
-@pytest.mark.parametrize("kind", ["slda", "ridge"])
-@pytest.mark.parametrize("factor", [1, 1 / 9, 2])
-@pytest.mark.parametrize(("classes", "d"), [(2, 12), (6, 12), (12, 12), (30, 12), (40, 60)])
-def test_the_distance_in_logits_is_the_one_in_all_dimensions(classes, d, factor, kind):
-    pooled, data = learned(classes, d, 8 if classes > 12 else 40)
-    pooled = replace(pooled, penalty=min(pooled.shrinkage * factor, 0.85))
-    head = solve(kind, pooled, FeatureTransform(d, d))
-    x = np.concatenate([*data.values(), 5 * np.random.default_rng(1).standard_normal((50, d)).astype(np.float32)])
-    found, expected = relative_distance(head, pooled)(head.logits(x)), written_out(x, pooled)
-    assert np.abs(found - expected).max() < 1e-3 * np.ptp(expected)
-
-
-def test_features_far_from_zero_have_the_same_distances():
-    (near, data), (far, moved) = learned(), learned(offset=1e4)
-    a, b = (solve("slda", pooled, FeatureTransform(12, 12)) for pooled in (near, far))
-    here = relative_distance(a, near)(a.logits(data[2]))
-    assert np.allclose(here, relative_distance(b, far)(b.logits(moved[2])), atol=0.01 * np.abs(here).max())
-
-
-def test_without_two_classes_and_a_covariance_there_is_no_relative_distance():
-    store = ClassStatistics(np.zeros(3))
-    for label, x in (("a", np.eye(3)[:1]), ("b", np.eye(3)[1:2])):
-        store.add(label, x.astype(np.float32))
-        assert relative_distance(solve("slda", store.pooled(), FeatureTransform(3, 3)), store.pooled()) is None
-    pooled = learned()[0]
-    for kind in ("nearest-mean", "cosine"):
-        assert relative_distance(solve(kind, pooled, FeatureTransform(12, 12)), pooled) is None
-
-
-def test_classes_with_the_same_mean_have_distances():
-    store, data = ClassStatistics(np.zeros(12)), learned(4, 12)[1]
-    for label in range(4):
-        store.add(f"a{label}", data[label])
-        store.add(f"b{label}", data[label])
-    pooled = store.pooled()
-    head = solve("slda", pooled, FeatureTransform(12, 12))
-    found = relative_distance(head, pooled)(head.logits(data[0]))
-    assert np.abs(found - written_out(data[0], pooled)).max() < 1e-3 * np.abs(found).max()
-
-
-def test_distances_of_thousands_of_classes_need_no_square_of_their_number():
-    rng = np.random.default_rng(0)
-    store = ClassStatistics(np.zeros(16))
-    for c in range(3000):
-        store.add(f"c{c:04}", (4 * rng.standard_normal(16) + rng.standard_normal((2, 16))).astype(np.float32))
-    pooled = store.pooled()
-    tracemalloc.start()
-    head = solve("ridge", pooled, FeatureTransform(16, 16))
-    near = relative_distance(head, pooled)
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 3000 * 3000   # bytes: a matrix of float64 would be eight times that
-    assert np.isfinite(near(head.logits(np.zeros((2, 16), np.float32)))).all()
 
 
 @pytest.mark.parametrize("scaled", [False, True])
