@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
 TEXT, NUMBER, WHOLE = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT)
-LIST, TABLE = Rule(list), Rule(dict)
+LIST, TABLE, FLAG = Rule(list), Rule(dict), Rule(bool)
 CHUNK_SAMPLES = 16                       # read at a time
 UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
@@ -148,6 +148,7 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": FLAG, "start": WHOLE}, waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),

@@ -1,0 +1,190 @@
+"""Suspicious labels: stored samples that fit another class better than their own, each judged as if it had never been
+taught.
+
+The margin of a sample is how much nearer it is to its own class than to the next one, by SLDA. Two heads judge it in
+closed form (`edgecl.heads.out_of_fold`): one that lacks only the sample, and one that lacks its session as well, or its
+near-copies where there are no sessions. The first finds a single wrong label among right ones, the second a recording
+that was taught under a wrong name as a whole; their mean finds both, see docs/suspicious.md.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from edgecl.exemplars.sample_ids import sample_id
+from edgecl.exemplars.selection import GROUP_SHIFT, NEAR_DUPLICATE, own_hashes
+from edgecl.heads.head import chunks
+from edgecl.heads.left_out import LearnedRows, LeftOut, by_sessions, left_out
+from edgecl.heads.out_of_fold import OutOfFold
+from edgecl.learning.judging import SHRINKAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edgecl.exemplars.stored import StoredSample
+    from edgecl.learning.knowledge import Knowledge
+    from edgecl.statistics.covariance import PooledCovariance
+
+DEVIATIONS = 2          # robust standard deviations below the median of all margins: from here on one is suspicious ...
+MAD_OF_NORMAL = 1.4826  # ... a standard deviation, in medians of the distance from the median
+FEWEST_MARGINS = 20     # that have a usual spread
+MOST_COMPARED = 1024    # samples of the smallest margins that are compared with all others
+SAME = 1e-6             # cosine distance of two features of one content
+AT_ONCE = 2 ** 22       # numbers of features that are compared at a time
+
+
+class Evidence(NamedTuple):
+    """What tells which samples are suspicious. rows: all that are stored; learned: the same as arrays; pooled: of all
+    that were taught; spread: the mean squared distance of two samples of a class; kind: of the samples."""
+
+    rows: list[StoredSample]
+    learned: LearnedRows
+    pooled: PooledCovariance
+    spread: float
+    kind: str
+
+    @classmethod
+    def of(cls, known: Knowledge) -> Evidence:
+        """Of what is known, which may change afterwards."""
+        plain, rows = known.plain, [row for row in known.stored if row.id is not None]
+        place = {label: number for number, label in enumerate(plain.labels)}
+        keys = np.array([row.key for row in rows], np.int64)
+        classes = np.array([place[row.label] for row in rows], np.int64)
+        learned = LearnedRows([row.feature for row in rows], known.transforms[0], classes, keys >> GROUP_SHIFT,
+                              own_hashes(keys), np.ones(len(rows), np.bool_))
+        spread = plain.spread(np.zeros((0, plain.dimension), np.float32)) if plain.second_moment else 0.0
+        return cls(rows, learned, plain.pooled(), spread, known.buffer.kind)
+
+
+class Margins(NamedTuple):
+    """of [n]: margins in those of a usual sample, NaN for one that has none, as it is the only one of its class; other
+    [n], int64: the class that is the nearest but its own."""
+
+    of: NDArray[np.float64]
+    other: NDArray[np.int64]
+
+
+class Suspicion(NamedTuple):
+    """A suspicious sample. place: among the stored ones; margin: None if it has none; looks_like: the class that it
+    fits better, or None; reason: why, for people."""
+
+    place: int
+    margin: float | None
+    looks_like: str | None
+    reason: str
+
+
+def margins_of(evidence: Evidence) -> Margins:
+    """The margin of each stored sample; of a coded one approximately, since the statistics hold the original."""
+    rows, pooled = evidence.learned, evidence.pooled
+    n, counts = len(rows.classes), pooled.counts
+    found = Margins(np.full(n, np.nan), np.zeros(n, np.int64))
+    able = np.flatnonzero(counts[rows.classes] > 1)
+    if len(counts) < 2 or not len(able):
+        return found
+    sessions = by_sessions(rows, able)
+    alone = LeftOut(able, [*able[:, None]], False)
+    both = alone, left_out(rows, able, counts, evidence.spread, sessions)
+    judged = [_margins(evidence, left, sessions) for left in both]
+    found.of[able] = (judged[0].of + judged[1].of) / 2
+    found.other[able] = np.where(judged[0].of < judged[1].of, judged[0].other, judged[1].other)
+    return found
+
+
+def _margins(evidence: Evidence, left: LeftOut, sessions: bool) -> Margins:
+    """The margins of the judging rows, in medians of those that are positive."""
+    pooled = evidence.pooled
+    e = None
+    if pooled.covariance is not None:
+        e = max(pooled.shrinkage, SHRINKAGES[0]) if sessions else pooled.shrinkage
+    kind = "slda" if e is not None else "nearest-mean"
+    found = Margins(np.empty(len(left.rows)), np.empty(len(left.rows), np.int64))
+    for some, out in OutOfFold.in_parts(pooled, evidence.learned, left, e):
+        logits, at = out.logits(kind), np.arange(len(out.truth))
+        own = logits[at, out.truth]
+        logits[at, out.truth] = -np.inf
+        found.other[some] = logits.argmax(1)
+        found.of[some] = own - logits[at, found.other[some]]
+    positive = found.of[(found.of > 0) & np.isfinite(found.of)]
+    return found._replace(of=found.of / (float(np.median(positive)) if len(positive) else 1.0))
+
+
+def limit_of(margins: NDArray[np.float64]) -> float:
+    """Below this a margin is suspicious: it is negative, and DEVIATIONS below the usual ones. -inf if there are too few
+    to tell what is usual."""
+    told = margins[np.isfinite(margins)]
+    if len(told) < FEWEST_MARGINS:
+        return -np.inf
+    middle = float(np.median(told))
+    return min(middle - DEVIATIONS * MAD_OF_NORMAL * float(np.median(abs(told - middle))), 0.0)
+
+
+def suspicions(evidence: Evidence) -> list[Suspicion]:
+    """The suspicious samples, worst first: those whose margin is suspicious, and those that are also in another class,
+    or nearly so."""
+    margins, labels = margins_of(evidence), evidence.pooled.labels
+    limit, of = limit_of(margins.of), evidence.learned.classes
+    twins = _twins(evidence, margins.of)
+    found: list[Suspicion] = []
+    for place in np.lexsort((np.arange(len(of)), margins.of)).tolist():
+        margin, twin = float(margins.of[place]), twins.get(place)
+        told = round(margin, 3) if np.isfinite(margin) else None
+        if twin is not None:
+            other, same = evidence.rows[twin[0]], twin[1]
+            found.append(Suspicion(place, told, other.label, f"{'the same' if same else 'nearly the same'} as "
+                                   f"{sample_id(other)} of {other.label!r}"))
+        elif margin < limit:
+            other_label = labels[int(margins.other[place])]
+            found.append(Suspicion(place, told, other_label, f"nearer to {other_label!r} than to its own class"))
+    return found
+
+
+def _twins(evidence: Evidence, margins: NDArray[np.float64]) -> dict[int, tuple[int, bool]]:
+    """Samples that are in two classes: place of the one with the smaller margin -> place of the other, and whether both
+    have one content."""
+    rows, n = evidence.learned, len(margins)
+    order = np.lexsort((np.arange(n), np.where(np.isfinite(margins), margins, np.inf)))
+    rank = np.empty(n, np.int64)
+    rank[order] = np.arange(n)
+    some = order[:MOST_COMPARED]
+    limit = NEAR_DUPLICATE[evidence.kind]
+    found: dict[int, tuple[int, bool]] = {}
+    for place, other in _same_keys(rows):
+        first, second = sorted((place, other), key=lambda each: int(rank[each]))
+        found.setdefault(first, (second, True))
+    if n < 2:
+        return found
+    ours = _unit(rows, some)
+    best, nearest = np.full(len(some), -np.inf), np.zeros(len(some), np.int64)
+    for part in chunks(n, ours.shape[1] + len(some), AT_ONCE):
+        theirs = np.arange(n)[part]
+        cosine = ours @ _unit(rows, theirs).T
+        cosine[rows.classes[some][:, None] == rows.classes[theirs]] = -np.inf
+        at = cosine.argmax(1)
+        value = cosine[np.arange(len(some)), at]
+        better = value > best
+        best[better], nearest[better] = value[better], theirs[at[better]]
+    for place, other, apart in zip(some.tolist(), nearest.tolist(), (1 - best).tolist()):
+        if apart < limit and rank[place] < rank[other]:
+            found.setdefault(place, (other, apart < SAME))
+    return found
+
+
+def _same_keys(rows: LearnedRows) -> Iterator[tuple[int, int]]:
+    """Neighbours among the samples of one content that are of different classes."""
+    order = np.lexsort((rows.classes, rows.own))
+    same = (np.diff(rows.own[order]) == 0) & (np.diff(rows.classes[order]) != 0)
+    for at in np.flatnonzero(same).tolist():
+        one, other = int(order[at]), int(order[at + 1])
+        if np.allclose(rows.features[one], rows.features[other], rtol=1e-3, atol=1e-3):
+            yield one, other
+
+
+def _unit(rows: LearnedRows, places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The features of some samples with length 1, float32 [k, source]."""
+    found = np.stack([rows.features[place] for place in places.tolist()])
+    length = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found / np.maximum(length, np.float32(1e-30)), np.float32)
