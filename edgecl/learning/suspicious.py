@@ -1,10 +1,11 @@
 """Suspicious labels: stored samples that fit another class better than their own, each judged as if it had never been
 taught.
 
-The margin of a sample is how much nearer it is to its own class than to the next one, by SLDA. Two heads judge it in
-closed form (`edgecl.heads.out_of_fold`): one that lacks only the sample, and one that lacks its session as well, or its
-near-copies where there are no sessions. The first finds a single wrong label among right ones, the second a recording
-that was taught under a wrong name as a whole; their mean finds both, see docs/suspicious.md.
+The margin of a sample is its distance from the border between its own class and the nearest other one, by SLDA, in
+standard deviations within classes; negative beyond the border. Two heads judge it in closed form
+(`edgecl.heads.out_of_fold`): one that lacks only the sample, and one that lacks its session as well, or its near-copies
+where there are no sessions. The first finds a single wrong label among right ones, the second a recording that was
+taught under a wrong name as a whole; their mean finds both, see docs/suspicious.md.
 """
 from __future__ import annotations
 
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from edgecl.learning.knowledge import Knowledge
     from edgecl.statistics.covariance import PooledCovariance
 
-DEVIATIONS = 2          # robust standard deviations below the median of all margins: from here on one is suspicious ...
+DEVIATIONS = 2.5        # robust standard deviations below the median of all margins: from here on one is suspicious ...
 MAD_OF_NORMAL = 1.4826  # ... a standard deviation, in medians of the distance from the median
 FEWEST_MARGINS = 20     # that have a usual spread
 MOST_COMPARED = 1024    # samples of the smallest margins that are compared with all others
-SAME = 1e-6             # cosine distance of two features of one content
+LEAST_APART = 1e-9      # of the largest squared distance of two classes: less is rounding
 AT_ONCE = 2 ** 22       # numbers of features that are compared at a time
 
 
@@ -55,13 +56,14 @@ class Evidence(NamedTuple):
         classes = np.array([place[row.label] for row in rows], np.int64)
         learned = LearnedRows([row.feature for row in rows], known.transforms[0], classes, keys >> GROUP_SHIFT,
                               own_hashes(keys), np.ones(len(rows), np.bool_))
-        spread = plain.spread(np.zeros((0, plain.dimension), np.float32)) if plain.second_moment else 0.0
+        told = plain.second_moment and plain.degrees_of_freedom > 0
+        spread = plain.spread(np.zeros((0, plain.dimension), np.float32)) if told else 0.0
         return cls(rows, learned, plain.pooled(), spread, known.buffer.kind)
 
 
 class Margins(NamedTuple):
-    """of [n]: margins in those of a usual sample, NaN for one that has none, as it is the only one of its class; other
-    [n], int64: the class that is the nearest but its own."""
+    """of [n]: margins, 1 for a usual sample; NaN for the only sample of its class. other [n], int64: the nearest class
+    but its own."""
 
     of: NDArray[np.float64]
     other: NDArray[np.int64]
@@ -95,21 +97,34 @@ def margins_of(evidence: Evidence) -> Margins:
 
 
 def _margins(evidence: Evidence, left: LeftOut, sessions: bool) -> Margins:
-    """The margins of the judging rows, in medians of those that are positive."""
-    pooled = evidence.pooled
-    e = None
+    """The margins of the judging rows, in medians of the positive ones."""
+    pooled, shrunk = evidence.pooled, None
     if pooled.covariance is not None:
-        e = max(pooled.shrinkage, SHRINKAGES[0]) if sessions else pooled.shrinkage
-    kind = "slda" if e is not None else "nearest-mean"
+        shrunk = max(pooled.shrinkage, SHRINKAGES[0]) if sessions else pooled.shrinkage
+    kind = "slda" if shrunk is not None else "nearest-mean"
     found = Margins(np.empty(len(left.rows)), np.empty(len(left.rows), np.int64))
-    for some, out in OutOfFold.in_parts(pooled, evidence.learned, left, e):
+    for some, out in OutOfFold.in_parts(pooled, evidence.learned, left, shrunk):
         logits, at = out.logits(kind), np.arange(len(out.truth))
         own = logits[at, out.truth]
         logits[at, out.truth] = -np.inf
-        found.other[some] = logits.argmax(1)
-        found.of[some] = own - logits[at, found.other[some]]
+        other = logits.argmax(1)
+        found.other[some] = other
+        found.of[some] = own - logits[at, other]
+    found = found._replace(of=found.of / _apart(pooled, shrunk, evidence.learned.classes[left.rows], found.other))
     positive = found.of[(found.of > 0) & np.isfinite(found.of)]
     return found._replace(of=found.of / (float(np.median(positive)) if len(positive) else 1.0))
+
+
+def _apart(pooled: PooledCovariance, e: float | None, one: NDArray[np.int64],
+           other: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How far the means of two classes are apart in standard deviations within classes, or by plain distance if no
+    covariance is known (e = None), for each pair: float64 [n]."""
+    weight = pooled.means if e is None else pooled.whiten(e).weight
+    found = np.empty(len(one))
+    for some in chunks(len(one), weight.shape[1], AT_ONCE):
+        a, b = one[some], other[some]
+        found[some] = np.einsum("nd,nd->n", pooled.means[a] - pooled.means[b], weight[a] - weight[b])
+    return np.sqrt(np.maximum(found, LEAST_APART * float(found.max(initial=1.0))))
 
 
 def limit_of(margins: NDArray[np.float64]) -> float:
@@ -146,7 +161,7 @@ def _twins(evidence: Evidence, margins: NDArray[np.float64]) -> dict[int, tuple[
     """Samples that are in two classes: place of the one with the smaller margin -> place of the other, and whether both
     have one content."""
     rows, n = evidence.learned, len(margins)
-    order = np.lexsort((np.arange(n), np.where(np.isfinite(margins), margins, np.inf)))
+    order = np.lexsort((np.arange(n), np.where(np.isfinite(margins), margins, -np.inf)))
     rank = np.empty(n, np.int64)
     rank[order] = np.arange(n)
     some = order[:MOST_COMPARED]
@@ -169,7 +184,7 @@ def _twins(evidence: Evidence, margins: NDArray[np.float64]) -> dict[int, tuple[
         best[better], nearest[better] = value[better], theirs[at[better]]
     for place, other, apart in zip(some.tolist(), nearest.tolist(), (1 - best).tolist()):
         if apart < limit and rank[place] < rank[other]:
-            found.setdefault(place, (other, apart < SAME))
+            found.setdefault(place, (other, False))
     return found
 
 
