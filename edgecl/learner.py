@@ -26,7 +26,7 @@ from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
 from edgecl.learning.solved_heads import Figures, figures_of
 from edgecl.learning.status import status_of
-from edgecl.learning.stored_samples import Stored
+from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import taught
 from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, SampleList, Status
 from edgecl.rounds.candidate import clear_killed, rerun
@@ -312,7 +312,7 @@ class Learner:
     def samples(self, label: str | None = None, suspicious: bool = False) -> SampleList:
         """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
-        return Stored.of(self.repository, suspicious).listed(label)
+        return StoredSamples.of(self.repository, suspicious).listed(label)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

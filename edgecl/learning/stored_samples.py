@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgecl.learning.repository import Repository
 
 
-class Stored(NamedTuple):
+class StoredSamples(NamedTuple):
     """What was stored at a generation, to be looked at by any thread, without the state. rows: the samples; taught: how
     many of each class were taught; evidence: what tells which are suspicious, None if that was not asked for."""
 
@@ -28,7 +28,7 @@ class Stored(NamedTuple):
     evidence: Evidence | None = None
 
     @classmethod
-    def of(cls, repository: Repository, suspicious: bool = False) -> Stored:
+    def of(cls, repository: Repository, suspicious: bool = False) -> StoredSamples:
         """What a state stores now. Raises StateError if it can't be read."""
         with repository.store.reading():
             generation = repository.store.current
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
             if known.gaussians is not None:     # what is stored then are pseudo-samples
                 return cls(generation, [], taught)
             evidence = Evidence.of(known) if suspicious and known.labels else None
-            return cls(generation, [row for row in known.stored if row.id is not None], taught, evidence)
+            return cls(generation, [*known.stored], taught, evidence)
 
     def listed(self, label: str | None = None) -> SampleList:
         """All of them, or those of a class: in the order of their classes and then of their ids; if there is evidence,

@@ -50,7 +50,7 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, known: Knowledge) -> Evidence:
         """Of what is known, which may change afterwards."""
-        plain, rows = known.plain, [row for row in known.stored if row.id is not None]
+        plain, rows = known.plain, [*known.stored]
         place = {label: number for number, label in enumerate(plain.labels)}
         keys = np.array([row.key for row in rows], np.int64)
         classes = np.array([place[row.label] for row in rows], np.int64)
@@ -88,19 +88,33 @@ def margins_of(evidence: Evidence) -> Margins:
     if len(counts) < 2 or not len(able):
         return found
     sessions = by_sessions(rows, able)
-    alone = LeftOut(able, [*able[:, None]], False)
-    both = alone, left_out(rows, able, counts, evidence.spread, sessions)
-    judged = [_margins(evidence, left, sessions) for left in both]
-    found.of[able] = (judged[0].of + judged[1].of) / 2
-    found.other[able] = np.where(judged[0].of < judged[1].of, judged[0].other, judged[1].other)
+    mates = left_out(rows, able, counts, evidence.spread, sessions)
+    more = np.flatnonzero(mates.sizes() > 1)
+    judging = np.concatenate([able, able[more]])
+    order = np.argsort(judging, kind="stable")      # so that a sample is whitened once
+    of = [*able[:, None], *(mates.of[place] for place in more.tolist())]
+    judged = _margins(evidence, LeftOut(judging[order], [of[place] for place in order.tolist()], sessions))
+    back = np.argsort(order)
+    alone = Margins(judged.of[back[:len(able)]], judged.other[back[:len(able)]])
+    both = Margins(alone.of.copy(), alone.other.copy())
+    both.of[more], both.other[more] = judged.of[back[len(able):]], judged.other[back[len(able):]]
+    one, two = _standardised(alone.of), _standardised(both.of)
+    found.of[able] = (one + two) / 2
+    found.other[able] = np.where(one < two, alone.other, both.other)
     return found
 
 
-def _margins(evidence: Evidence, left: LeftOut, sessions: bool) -> Margins:
-    """The margins of the judging rows, in medians of the positive ones."""
+def _standardised(margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """In medians of the positive ones."""
+    positive = margins[(margins > 0) & np.isfinite(margins)]
+    return margins / (float(np.median(positive)) if len(positive) else 1.0)
+
+
+def _margins(evidence: Evidence, left: LeftOut) -> Margins:
+    """The margins of the judging rows in standard deviations within classes."""
     pooled, shrunk = evidence.pooled, None
     if pooled.covariance is not None:
-        shrunk = max(pooled.shrinkage, SHRINKAGES[0]) if sessions else pooled.shrinkage
+        shrunk = max(pooled.shrinkage, SHRINKAGES[0]) if left.sessions else pooled.shrinkage
     kind = "slda" if shrunk is not None else "nearest-mean"
     found = Margins(np.empty(len(left.rows)), np.empty(len(left.rows), np.int64))
     for some, out in OutOfFold.in_parts(pooled, evidence.learned, left, shrunk):
@@ -110,9 +124,7 @@ def _margins(evidence: Evidence, left: LeftOut, sessions: bool) -> Margins:
         other = logits.argmax(1)
         found.other[some] = other
         found.of[some] = own - logits[at, other]
-    found = found._replace(of=found.of / _apart(pooled, shrunk, evidence.learned.classes[left.rows], found.other))
-    positive = found.of[(found.of > 0) & np.isfinite(found.of)]
-    return found._replace(of=found.of / (float(np.median(positive)) if len(positive) else 1.0))
+    return found._replace(of=found.of / _apart(pooled, shrunk, evidence.learned.classes[left.rows], found.other))
 
 
 def _apart(pooled: PooledCovariance, e: float | None, one: NDArray[np.int64],

@@ -11,7 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
-from edgecl.learning.stored_samples import Stored
+from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
@@ -119,8 +119,10 @@ class Service:
     def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
         """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
         Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
-        found = self.writer.submit(lambda learner: Stored.of(learner.repository, suspicious), changes=False).result()
-        listed = found.listed(label)
+        def stored(learner: Learner) -> StoredSamples:
+            return StoredSamples.of(learner.repository, suspicious)
+
+        listed = self.writer.submit(stored, changes=False).result().listed(label)
         page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
         return {**page.to_json(), "total": len(listed.samples)}
 
