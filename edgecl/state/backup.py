@@ -23,9 +23,10 @@ from edgecl.files import tar
 from edgecl.files.atomic import appearing, make_parents, sync_folder
 from edgecl.files.regular import NotRegular, open_regular, read_regular
 from edgecl.settings import format_size
-from edgecl.state.acknowledged import ACKNOWLEDGED_FILE, first_record
+from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE, MODELS, translated
+from edgecl.state.epoch import first_record
 from edgecl.state.integrity import named_files
 from edgecl.state.reader import StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, copy_of
