@@ -18,6 +18,7 @@ from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
 from edgecl.learning.backbone_file import backbone_bytes, backbone_file
+from edgecl.learning.corrections import move_samples, remove_samples, rename_class
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.judging import ON
@@ -27,7 +28,7 @@ from edgecl.learning.serving import Serving
 from edgecl.learning.solved_heads import Figures, figures_of
 from edgecl.learning.status import status_of
 from edgecl.learning.teaching import taught
-from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
+from edgecl.results import BeforeAndAfter, ClassSummary, Corrected, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import NOTHING, Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare
 from edgecl.settings import Settings, counted
@@ -196,7 +197,7 @@ class Learner:
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
             remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
-            change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+            change = Rewrite("forget", {"class": label, "exact": exact}, erase=frozenset({label}))
             discarded = len(self.store.set_aside.files())
             generation = self.repository.commit(knowledge, change)
             return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
@@ -204,6 +205,26 @@ class Learner:
         done = self._change(commit)
         clear_killed(self.store.path)
         return done
+
+    def remove(self, ids: Iterable[int | str], erase: bool = False) -> Corrected:
+        """Take stored samples out of all that is known, exactly, in one generation. ids: as in `StoredSample.id`, or as
+        people write them; erase: leave nothing of them on the disk, so that no older generation can be restored; else a
+        rollback brings them back. Raises BadInput for an id that is not there, StateError if a sample is not stored as
+        it was learned; then nothing has changed."""
+        done = self._change(lambda: remove_samples(self.repository, ids, erase))
+        if erase:
+            clear_killed(self.store.path)
+        return done
+
+    def move(self, ids: Iterable[int | str], label: str) -> Corrected:
+        """Move stored samples to another class, new or known, as if they had been taught as that. ids, raises: see
+        `remove`; also BadInput for a sample that is in that class already, BudgetError."""
+        return self._change(lambda: move_samples(self.repository, ids, label))
+
+    def rename(self, old: str, new: str, into: bool = False) -> Corrected:
+        """Give a class another name, exactly, whether its samples are stored or not. into: `new` is a known class, and
+        the two become one. Raises BadInput, BudgetError, StateError."""
+        return self._change(lambda: rename_class(self.repository, old, new, into))
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.

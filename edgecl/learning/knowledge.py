@@ -16,7 +16,7 @@ from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
 from edgecl.exemplars.selection import GROUP_SHIFT, near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
-from edgecl.learning.forgetting import after_forgetting
+from edgecl.learning.forgetting import EXACT, MEAN_ROUNDED, after_forgetting
 from edgecl.learning.judges import judges_of, pseudo_judges
 from edgecl.learning.judging import Judge, Judgement
 from edgecl.settings import counted
@@ -46,6 +46,9 @@ class Names(NamedTuple):
     frame: int
 
 
+UNNAMED = None, 0, Names([], 0, 0, 0)
+
+
 class Knowledge:
     """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
     sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
@@ -56,7 +59,7 @@ class Knowledge:
         self.photos = photos
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
-        self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
+        self._names: tuple[ClassStatistics | None, int, Names] = UNNAMED
         self._tally, self._columns, self._picked = Tally(), GrowingColumns(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
@@ -79,7 +82,7 @@ class Knowledge:
             self._names = plain, len(labels), Names(
                 labels, max(map(len, labels), default=0), sum(len(json.dumps(label)) + 2 for label in labels),
                 file_bytes(self.buffer.limit, self.buffer.segment, labels))
-        return self._names[2] if plain is not None else Names([], 0, 0, 0)
+        return self._names[2] if plain is not None else UNNAMED[2]
 
     @property
     def fresh(self) -> list[StoredSample]:
@@ -145,6 +148,58 @@ class Knowledge:
             self.remains = after_forgetting(self.statistics, self.stored, self.gaussians, complete,
                                             self.form.rank is None)
         return not self.remains
+
+    def remove(self, rows: Sequence[StoredSample]) -> None:
+        """Take stored samples, as they were learned, out of the statistics and of what is stored; `remains` says how
+        rounding has moved what is left, if it has. Raises StateError, see `ClassStatistics.remove`."""
+        gone = {row.id for row in rows}
+        left: dict[str, list[NDArray[np.float32]]] = {}
+        self.stored = [row for row in self.stored if row.id not in gone]
+        features = _by_class(rows)
+        for row in self.stored:
+            if row.label in features and not row.coded:
+                left.setdefault(row.label, []).append(row.feature)
+        moved = 0.0
+        for transform, statistics in self.statistics.items():
+            for label, mine in features.items():
+                size = float(np.abs(statistics.sums[label]).max())
+                statistics.remove(label, transform(mine))
+                count = statistics.counts.get(label, 0)
+                rounding = statistics.rounding_of_mean(label, size) if count else 0.0
+                if rounding > EXACT and count == len(left.get(label, ())):
+                    statistics.take_mean(label, transform(np.stack(left[label])))
+                else:
+                    moved = max(moved, rounding)
+        self.remains, self._names = "", UNNAMED
+        if self.labels and not all(each.barely_rounded(EXACT) for each in self.statistics.values()):
+            self.remains = after_forgetting(self.statistics, self.stored, None, True)
+        if moved > EXACT and not self.remains:
+            self.remains = MEAN_ROUNDED.format(moved)
+
+    def about_its_mean(self) -> None:
+        """Keep the statistics about the mean of what is known: their reference may be a sample that was removed."""
+        self.statistics = {transform: statistics.about_its_mean(self.form.second_moment)
+                           for transform, statistics in self.statistics.items()}
+
+    def take_in(self, rows: Sequence[StoredSample]) -> None:
+        """Learn samples that were stored, as new ones."""
+        for label, mine in _by_class(rows).items():
+            for transform, statistics in self.statistics.items():
+                statistics.add(label, transform(mine))
+        self.stored, self._names = [*self.stored, *rows], UNNAMED
+
+    def rename(self, label: str, name: str) -> list[StoredSample]:
+        """Give a class another name; if that is a class as well, the two become one. The stored samples that it had,
+        as they were; they are new ones now."""
+        if self.gaussians is not None:
+            self.gaussians.rename(label, name, self.plain.counts)
+        for statistics in self.statistics.values():
+            statistics.rename(label, name)
+        self._names = UNNAMED
+        mine = [row for row in self.stored if row.label == label]
+        self.stored = [*(row for row in self.stored if row.label != label),
+                       *(row._replace(id=None, generation=None, label=name) for row in mine)]
+        return mine
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
         """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
@@ -294,3 +349,11 @@ class Knowledge:
                 statistics.add(label, transform(features))
             else:
                 statistics.add_each(label, transform(features))
+
+
+def _by_class(rows: Sequence[StoredSample]) -> dict[str, NDArray[np.float32]]:
+    """The features [n, d] of each class."""
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for row in rows:
+        found.setdefault(row.label, []).append(row.feature)
+    return {label: np.stack(mine) for label, mine in found.items()}

@@ -169,7 +169,8 @@ class Repository:
         """A rewrite with the head of the generation before, if that has none and there is room: which exemplars it had
         can't be told any more when others are kept."""
         newest = self.store.newest
-        if newest.head is not None or not newest.detail.get("classes") or change.erase or change.undo_after is not None:
+        if newest.head is not None or not newest.detail.get("classes") or change.erase is not None or (
+                change.undo_after is not None):
             return change
         with suppress(EdgeclError):
             full = replace(change, way_back=self.heads.solution(newest, self.load(newest.id))[1:])
@@ -255,7 +256,7 @@ class Repository:
                 snapshot = knowledge.snapshot(form)
                 yield PlannedRewrite(replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
                                    rows=[row for row in exemplars if row.id is None],
-                                   spare=None if change.erase else self._spare(change.head, snapshot)),
+                                   spare=None if change.erase is not None else self._spare(change.head, snapshot)),
                            exemplars, knowledge.stored, form, buffer)
 
     def _spare(self, head: bytes | None, snapshot: bytes) -> int:
