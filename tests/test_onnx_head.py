@@ -17,6 +17,7 @@ from edgecl.backbones.session import Backbone, open_session
 from edgecl.errors import BackboneError
 from edgecl.heads.head import NearestRow, Novelty, Scale
 from edgecl.heads.onnx_head import METADATA_KEY, OUTPUTS, HeadSession, build_head, fuse
+from edgecl.heads.relative_distance import relative_distance
 from edgecl.heads.solvers import KINDS, solve
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform
