@@ -15,6 +15,7 @@ import numpy as np
 from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.sample_ids import NUMBER_BITS, parse_sample_id, sample_id
 from edgecl.exemplars.selection import GROUP_SHIFT, near_duplicates
+from edgecl.learning.status import known_are
 from edgecl.results import Corrected
 from edgecl.samples import check_class_name
 from edgecl.settings import counted
@@ -71,8 +72,7 @@ def rename_class(repository: Repository, old: str, new: str, into: bool = False)
     new, knowledge = check_class_name(new), repository.known()
     for name in (old, *([new] if into else [])):
         if name not in knowledge.labels:
-            known = ", ".join(knowledge.labels[:20]) + (" ..." if len(knowledge.labels) > 20 else "")
-            raise BadInput(f"no class is called {name!r}", f"known are {known}" if known else "none is known yet")
+            raise BadInput(f"no class is called {name!r}", known_are(knowledge.labels))
     if old == new:
         raise BadInput(f"class {old!r} has that name already", "name another one")
     if not into and new in knowledge.labels:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.errors import BadInput, StateError
-from edgecl.statistics.covariance import PooledCovariance, updated
+from edgecl.statistics.covariance import PooledCovariance
 from edgecl.statistics.rounding import ERROR_AT_REST, dither, seed_of
 from edgecl.statistics.scatter import Scatter, apart
+from edgecl.statistics.symmetric import updated
 from edgecl.statistics.triangle import packed_length
 
 if TYPE_CHECKING:

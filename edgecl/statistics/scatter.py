@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl.statistics.covariance import clipped, updated
 from edgecl.statistics.rounding import ERROR_AT_REST
 from edgecl.statistics.row_blocks import RowBlocks
+from edgecl.statistics.symmetric import clipped, updated
 from edgecl.statistics.triangle import ERROR_PACKED, diagonal_at_rest, packed, unpacked
 
 if TYPE_CHECKING:
