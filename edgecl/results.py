@@ -42,7 +42,7 @@ def untold(needs: int | None) -> str:
 
 
 # in the history, of what a generation keeps
-NOT_SHOWN = frozenset({"known", "choice", "held_back", "removed", "renamed", "spare"})
+NOT_SHOWN = frozenset({"known", "choice", "held_back", "removed", "dropped", "renamed", "spare"})
 BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 
 

@@ -19,7 +19,7 @@ from edgecl.learning.status import known_are
 from edgecl.results import Corrected
 from edgecl.samples import check_class_name
 from edgecl.settings import counted
-from edgecl.state.corrections import GONE, REMOVED, RENAMED, SPARE, ids_of, runs_of
+from edgecl.state.corrections import DROPPED, GONE, REMOVED, RENAMED, SPARE, Runs, ids_of, runs_of
 from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def remove_samples(repository: Repository, ids: Iterable[int | str], erase: bool
     """See `Learner.remove`. To be called in `exclusively`."""
     knowledge = repository.known()
     rows = _named(repository, knowledge, ids)
-    before = set(knowledge.labels)
+    before, kept = set(knowledge.labels), knowledge.kept_ids()
     knowledge.remove(rows)
     if erase:
         knowledge.about_its_mean()
     gone = sorted(before - set(knowledge.labels))
-    detail: dict[str, Any] = {"samples": len(rows), **_taken_out(knowledge, rows)}
+    detail: dict[str, Any] = {"samples": len(rows), **_taken_out(knowledge, rows, kept)}
     if erase:
         detail |= {"erasing": True, **({GONE: gone} if gone else {})}
     discarded = len(repository.store.set_aside.files()) if erase else 0
@@ -58,11 +58,11 @@ def move_samples(repository: Repository, ids: Iterable[int | str], label: str) -
     there = [row for row in rows if row.label == label]
     if there:
         raise BadInput(f"{_written(there)}: in class {label!r} already", "leave them out, or name another class")
-    before = set(knowledge.labels)
+    before, kept = set(knowledge.labels), knowledge.kept_ids()
     knowledge.remove(rows)
+    detail = {"class": label, "samples": len(rows), **_taken_out(knowledge, rows, kept)}
     fresh = [row._replace(id=None, generation=None, label=label) for row in rows]
     knowledge.take_in(_as_taught(fresh, knowledge.buffer.kind))
-    detail = {"class": label, "samples": len(rows), **_taken_out(knowledge, rows)}
     done = _commit(repository, knowledge, Rewrite("move", detail), rows, label)
     return replace(done, gone=sorted(before - set(knowledge.labels)), new=label not in before)
 
@@ -77,10 +77,13 @@ def rename_class(repository: Repository, old: str, new: str, into: bool = False)
         raise BadInput(f"class {old!r} has that name already", "name another one")
     if not into and new in knowledge.labels:
         raise BadInput(f"there is a class {new!r} already", "give --into to make the two one class, or another name")
-    count = knowledge.plain.counts[old]
+    count, kept = knowledge.plain.counts[old], knowledge.kept_ids()
+    dropped = knowledge.let_go(kept)
+    noted = {RENAMED: True, **({DROPPED: _runs(dropped)} if dropped else {})}
     rows = knowledge.rename(old, new)
-    knowledge.remains = ""
-    change = Rewrite("rename", {"class": new, "from": old, "samples": count, RENAMED: True})
+    knowledge.take_in(_as_taught([row._replace(id=None, generation=None, label=new) for row in rows],
+                                 knowledge.buffer.kind), learned=True)
+    change = Rewrite("rename", {"class": new, "from": old, "samples": count, **noted})
     return replace(_commit(repository, knowledge, change, rows, new), samples=count, gone=[old], new=not into)
 
 
@@ -144,9 +147,12 @@ def _written(samples: Sequence[StoredSample | int]) -> str:
     return shown if len(samples) <= SHOWN else f"{shown} ... ({counted(len(samples), 'sample')})"
 
 
-def _taken_out(knowledge: Knowledge, rows: Sequence[StoredSample]) -> dict[str, Any]:
+def _taken_out(knowledge: Knowledge, rows: Sequence[StoredSample], kept: set[int]) -> dict[str, Any]:
     """What the history notes of samples that are taken out; what is left of their recordings is marked as if they had
-    never been taught."""
+    never been taught. kept: ids of the exemplars before."""
+    noted: dict[str, Any] = {REMOVED: _runs(rows)}
+    if dropped := knowledge.let_go(kept):
+        noted[DROPPED] = _runs(dropped)
     touched = {_recording(row) for row in rows}
     groups: dict[tuple[str, int, int], list[StoredSample]] = {}
     for row in knowledge.stored:
@@ -155,10 +161,14 @@ def _taken_out(knowledge: Knowledge, rows: Sequence[StoredSample]) -> dict[str, 
     left = {row.id: row for mine in groups.values() for row in mine}
     again = {row.id: row for mine in groups.values() for row in _as_taught(mine, knowledge.buffer.kind)
              if row.spare != left[row.id].spare}
-    knowledge.stored = [again.get(row.id, row) if row.id is not None else row for row in knowledge.stored]
-    runs = [runs_of(number for number, row in again.items() if number is not None and row.spare == spare)
-            for spare in (True, False)]
-    return {REMOVED: runs_of(row.id for row in rows if row.id is not None), **({SPARE: runs} if again else {})}
+    if again:
+        knowledge.stored = [again.get(row.id, row) for row in knowledge.stored]
+        noted[SPARE] = [_runs([row for row in again.values() if row.spare == spare]) for spare in (True, False)]
+    return noted
+
+
+def _runs(rows: Sequence[StoredSample]) -> Runs:
+    return runs_of(row.id for row in rows if row.id is not None)
 
 
 def _recording(row: StoredSample) -> tuple[str, int, int]:
@@ -168,6 +178,8 @@ def _recording(row: StoredSample) -> tuple[str, int, int]:
 
 def _as_taught(rows: Sequence[StoredSample], kind: str) -> list[StoredSample]:
     """The same samples, near-duplicates or not as if these had been taught together."""
+    if not rows:
+        return []
     spare = near_duplicates(np.stack([row.feature for row in rows]),
                             np.array([row.key >> GROUP_SHIFT for row in rows], np.int64), kind)
     return [row._replace(spare=near) for row, near in zip(rows, spare.tolist())]

@@ -149,6 +149,20 @@ class Knowledge:
                                             self.form.rank is None)
         return not self.remains
 
+    def let_go(self, kept: Set[int]) -> list[StoredSample]:
+        """Let go of the stored samples that are not among `kept`, given by id, and not new either; these samples. The
+        buffer had no room for them: if some came back where others go, it would depend on the order of teaching
+        which."""
+        gone = [row for row in self.stored if row.id is not None and row.id not in kept]
+        if gone:
+            self.stored = [row for row in self.stored if row.id is None or row.id in kept]
+        return gone
+
+    def kept_ids(self) -> set[int]:
+        """The ids of the stored samples that the exemplar buffer keeps."""
+        return {number for place in self.kept().columns.rows["place"].tolist()
+                if (number := self.stored[place].id) is not None}
+
     def remove(self, rows: Sequence[StoredSample]) -> None:
         """Take stored samples, as they were learned, out of the statistics and of what is stored; `remains` says how
         rounding has moved what is left, if it has. Raises StateError, see `ClassStatistics.remove`."""
@@ -181,24 +195,22 @@ class Knowledge:
         self.statistics = {transform: statistics.about_its_mean(self.form.second_moment)
                            for transform, statistics in self.statistics.items()}
 
-    def take_in(self, rows: Sequence[StoredSample]) -> None:
-        """Learn samples that were stored, as new ones."""
-        for label, mine in _by_class(rows).items():
+    def take_in(self, rows: Sequence[StoredSample], learned: bool = False) -> None:
+        """Store samples that were stored before as new ones, and learn them, unless they are `learned` already."""
+        for label, mine in ({} if learned else _by_class(rows)).items():
             for transform, statistics in self.statistics.items():
                 statistics.add(label, transform(mine))
         self.stored, self._names = [*self.stored, *rows], UNNAMED
 
     def rename(self, label: str, name: str) -> list[StoredSample]:
-        """Give a class another name; if that is a class as well, the two become one. The stored samples that it had,
-        as they were; they are new ones now."""
+        """Give a class another name; if that is a class as well, the two become one. Its stored samples, which are not
+        stored any more."""
         if self.gaussians is not None:
             self.gaussians.rename(label, name, self.plain.counts)
         for statistics in self.statistics.values():
             statistics.rename(label, name)
-        self._names = UNNAMED
         mine = [row for row in self.stored if row.label == label]
-        self.stored = [*(row for row in self.stored if row.label != label),
-                       *(row._replace(id=None, generation=None, label=name) for row in mine)]
+        self.stored, self._names = [row for row in self.stored if row.label != label], UNNAMED
         return mine
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from edgecl.state.generations import Generation
 
 REMOVED = "removed"     # runs of ids that the generation has taken out
+DROPPED = "dropped"     # runs of ids that the buffer had no room for then
 RENAMED = "renamed"     # whether it has taken out all samples of the class that its detail names as "from"
 SPARE = "spare"         # runs of ids that are near-duplicates from then on, and of those that are not any more
 GONE = "gone"           # names of classes whose last sample it has erased
-NOTES = REMOVED, RENAMED, SPARE     # needed while samples of before are on the disk
+NOTES = REMOVED, DROPPED, RENAMED, SPARE     # needed while samples of before are on the disk
 
 Runs = list[tuple[int, int, int]]   # generation, first number in it, how many
 
@@ -57,7 +58,7 @@ class Living:
             if g.action == "forget" and "class" in g.detail:
                 self._forgotten[g.detail["class"]] = g.id
             if until is None or g.id <= until:
-                self._removed |= ids_of(g.detail.get(REMOVED, ()))
+                self._removed |= ids_of([*g.detail.get(REMOVED, ()), *g.detail.get(DROPPED, ())])
                 if g.detail.get(RENAMED) and "from" in g.detail:
                     self._renamed[g.detail["from"]] = g.id
                 for spare, runs in zip((True, False), g.detail.get(SPARE, ())):
@@ -87,7 +88,7 @@ def noted_since(every: Iterable[Generation], since: int, note: str = "") -> bool
 def without_notes(g: Generation, spare: bool) -> dict[str, Any]:
     """A detail when no sample that it has taken out is on the disk any more. spare: whether those that are there know
     themselves what is a near-duplicate."""
-    gone = {REMOVED, RENAMED, *([SPARE] if spare else [])}
+    gone = {REMOVED, DROPPED, RENAMED, *([SPARE] if spare else [])}
     return {key: value for key, value in g.detail.items() if key not in gone}
 
 
