@@ -55,16 +55,15 @@ def mistakes(data: Set, seed: int, together: bool) -> tuple[np.ndarray, np.ndarr
 def suspicious(data: Set) -> tuple[np.ndarray, list[int], dict[int, int]]:
     """(places of the training samples from the worst on, those that are listed, place -> the class it looks like)."""
     known = learned(data, np.arange(len(data.y)), limit=2 ** 27)
-    place = {row.tobytes(): number for number, row in enumerate(data.x)}
-    order = [place[row.feature.tobytes()] for row in known.stored] if data.kind != "image" else \
-        np.argsort(data.y, kind="stable").tolist()
+    order = np.argsort(data.y, kind="stable")   # in which they were taught
+    assert len(known.stored) == len(order)
     known.stored = [row._replace(id=number, generation=0) for number, row in enumerate(known.stored)]
     evidence = Evidence.of(known)
     margins = margins_of_evidence(evidence).of
     listed = suspicions(evidence)
-    worst = np.array(order)[np.argsort(np.where(np.isfinite(margins), margins, np.inf), kind="stable")]
-    return worst, [order[each.place] for each in listed], {
-        order[each.place]: int(each.looks_like) for each in listed if each.looks_like is not None}
+    worst = order[np.argsort(np.where(np.isfinite(margins), margins, np.inf), kind="stable")]
+    return worst, [int(order[each.place]) for each in listed], {
+        int(order[each.place]): int(each.looks_like) for each in listed if each.looks_like is not None}
 
 
 def accuracy(data: Set, rows: np.ndarray) -> float:
