@@ -43,6 +43,12 @@ class LearnedRows:
             found[part] = self.transform(some.reshape(-1, self.transform.source))
         return found
 
+    def before(self, others: LearnedRows) -> LearnedRows:
+        """These, and others behind them."""
+        return replace(self, features=[*self.features, *others.features], **{
+            name: np.concatenate([getattr(self, name), getattr(others, name)])
+            for name in ("classes", "sessions", "own", "whole")})
+
     def on(self, transform: FeatureTransform) -> LearnedRows:
         """The same through another transform."""
         return replace(self, transform=transform)

@@ -15,7 +15,7 @@ from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import Int8, codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads.solvers import forms
-from edgecl.learning.plan import plan_statistics, state_bytes
+from edgecl.learning.plan import FEW_CLASSES, PLANNED_CLASSES, fitting, plan_statistics, state_bytes
 from edgecl.samples import kind_of, prepare
 from edgecl.sources.spec import Spec
 from edgecl.state.database import RESTORE
@@ -182,7 +182,8 @@ def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibrati
 
 
 def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, bytes], Form]:
-    """The largest `rocket` whose exact statistics fit the quota, else the smallest. Raises BudgetError if even that
+    """The largest `rocket` whose exact statistics fit the quota, else the smallest: with fewer classes before it loses
+    the statistics of the window, and without these before its own are of lower rank. Raises BudgetError if even that
     does not fit."""
     from edgecl.backbones.rocket import build_rocket, output_length
 
@@ -191,24 +192,21 @@ def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, byt
         raise BadInput(f"the rocket backbone takes windows [n, time, channels], not {shape}",
                        "give recordings with --rate and --window, or choose another --backbone")
     windows = prepare(probe, "window", probe.shape[1:])
-    exact = forms(settings.head, 84)[0].second_moment
-    for size in ROCKET_SIZES:
-        length = output_length(size, *windows.shape[1:])
-        if state_bytes(8 * size + 16_000, settings.exemplars, length, 20, Form(exact)) > settings.quota:
-            continue
-        model = build_rocket(windows, size, settings.seed)
-        dimension = Backbone(model).info.dimension
-        try:
-            plan = plan_statistics(settings.quota, settings.exemplars, {"fp32": len(model)}, dimension,
-                                   forms(settings.head, dimension))
-        except BudgetError:
-            continue
-        if plan.form.rank is None:
+    quota, exemplars, smallest = settings.quota, settings.exemplars, ROCKET_SIZES[-1]
+    exact = forms(settings.head, smallest)[0].second_moment
+    for size, classes, beside in [*((each, PLANNED_CLASSES, True) for each in ROCKET_SIZES),
+                                  (smallest, FEW_CLASSES, True), (smallest, PLANNED_CLASSES, False),
+                                  (smallest, FEW_CLASSES, False)]:
+        length = output_length(size, *windows.shape[1:], beside)
+        if state_bytes(8 * size + 16_000, exemplars, length, FEW_CLASSES, Form(exact)) > quota:
+            continue    # before it is built
+        model = build_rocket(windows, size, settings.seed, beside)
+        whole = [each for each in forms(settings.head, length) if each.rank is None and each.second_moment == exact]
+        plan = fitting(quota, exemplars, {"fp32": len(model)}, length, whole, classes)
+        if plan is not None:
             return {"fp32": model}, plan.form
-    model = build_rocket(windows, ROCKET_SIZES[-1], settings.seed)
-    dimension = Backbone(model).info.dimension
-    plan = plan_statistics(settings.quota, settings.exemplars, {"fp32": len(model)}, dimension,
-                           forms(settings.head, dimension))
+    model = build_rocket(windows, smallest, settings.seed, False)
+    plan = plan_statistics(quota, exemplars, {"fp32": len(model)}, smallest, forms(settings.head, smallest))
     return {"fp32": model}, plan.form
 
 
