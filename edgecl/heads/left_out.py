@@ -45,9 +45,9 @@ class LearnedRows:
 
     def before(self, others: LearnedRows) -> LearnedRows:
         """These, and others behind them."""
-        return replace(self, features=[*self.features, *others.features], **{
-            name: np.concatenate([getattr(self, name), getattr(others, name)])
-            for name in ("classes", "sessions", "own", "whole")})
+        both = [np.concatenate([getattr(each, name) for each in (self, others)])
+                for name in ("classes", "sessions", "own", "whole")]
+        return LearnedRows([*self.features, *others.features], self.transform, *both)
 
     def on(self, transform: FeatureTransform) -> LearnedRows:
         """The same through another transform."""

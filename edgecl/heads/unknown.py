@@ -116,7 +116,8 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
         least = max(math.exp(float((scale.mean - LOWEST * scale.deviation).min())), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
         largest = np.maximum(largest, scale.standardised(scores, best))
-    groups = len(np.unique(judged.groups[few[able]]))
+    of = rows.sessions[left.rows] if judged.in_sessions else judged.groups
+    groups = len(np.unique(of[few[able]]))
     independent = left.sessions or stored is None or (judged.photos and groups >= ALONE * len(largest))
     return replace(novelty, threshold=_threshold(largest, groups, classes, independent))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
 from edgecl.backbones.session import KINDS, Backbone
-from edgecl.errors import BadInput, BudgetError, StateError
+from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import Int8, codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
@@ -182,9 +182,9 @@ def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibrati
 
 
 def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, bytes], Form]:
-    """The largest `rocket` whose exact statistics fit the quota, else the smallest: with fewer classes before it loses
-    the statistics of the window, and without these before its own are of lower rank. Raises BudgetError if even that
-    does not fit."""
+    """The largest `rocket` whose exact statistics fit the quota, else the smallest: for fewer classes, which may get
+    lower rank when there are more, then without statistics of the window. Raises BudgetError if even that does not
+    fit."""
     from edgecl.backbones.rocket import build_rocket, output_length
 
     if probe is None or probe.ndim != 3:
@@ -192,18 +192,21 @@ def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, byt
         raise BadInput(f"the rocket backbone takes windows [n, time, channels], not {shape}",
                        "give recordings with --rate and --window, or choose another --backbone")
     windows = prepare(probe, "window", probe.shape[1:])
+    _, time, channels = windows.shape
     quota, exemplars, smallest = settings.quota, settings.exemplars, ROCKET_SIZES[-1]
     exact = forms(settings.head, smallest)[0].second_moment
     for size, classes, beside in [*((each, PLANNED_CLASSES, True) for each in ROCKET_SIZES),
                                   (smallest, FEW_CLASSES, True), (smallest, PLANNED_CLASSES, False),
                                   (smallest, FEW_CLASSES, False)]:
-        length = output_length(size, *windows.shape[1:], beside)
+        length = output_length(size, time, channels, beside)
         if state_bytes(8 * size + 16_000, exemplars, length, FEW_CLASSES, Form(exact)) > quota:
             continue    # before it is built
         model = build_rocket(windows, size, settings.seed, beside)
-        whole = [each for each in forms(settings.head, length) if each.rank is None and each.second_moment == exact]
+        alike = [each for each in forms(settings.head, length) if each.second_moment == exact]
+        whole = [each for each in alike if each.rank is None]
         plan = fitting(quota, exemplars, {"fp32": len(model)}, length, whole, classes)
-        if plan is not None:
+        if plan is not None and (not beside or fitting(quota, exemplars, {"fp32": len(model)}, length, alike,
+                                                       PLANNED_CLASSES)):
             return {"fp32": model}, plan.form
     model = build_rocket(windows, smallest, settings.seed, False)
     plan = plan_statistics(quota, exemplars, {"fp32": len(model)}, smallest, forms(settings.head, smallest))
