@@ -26,7 +26,7 @@ from edgecl.learning.repository import Repository
 from edgecl.learning.serving import Serving
 from edgecl.learning.solved_heads import Figures, figures_of
 from edgecl.learning.status import status_of
-from edgecl.learning.teaching import taught
+from edgecl.learning.teaching import Count, counting, taught
 from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import NOTHING, Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare
@@ -98,37 +98,33 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None) -> Learned:
+              progress: Progress | None = None, again: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
-        done. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError,
-        StateError; then nothing has changed.
+        done; again: whether samples count that the class was taught before, or that repeat another one, which are left
+        out otherwise. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput,
+        BudgetError, StateError; then nothing has changed.
         """
-        return self._learn(batches_of(samples, groups), check_class_name(label), progress)
+        return self._learn(batches_of(samples, groups), check_class_name(label), progress, again)
 
-    def _learn(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None) -> Learned:
+    def _learn(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None,
+               again: bool = False) -> Learned:
         """See `learn`."""
         started = time.perf_counter()
-        foundation, model, batches, again = self._founded(batches, label)
+        foundation, model, batches, everything = self._founded(batches, label)
         backbone = Backbone(model, self.settings.threads) if model else self._backbone()
         used, tuned = self._session[0] if self._session and not model else None, self.store.tuned()
         codec = foundation.buffer(self.settings).codec
         given = taught(batches, label, backbone, foundation, codec, progress)
-        count = len(given.keys)
-        if self.settings.memory == "statistics" and count < MIN_SAMPLES:
-            raise BadInput(f"{counted(count, 'sample')} of {label!r}: the statistics of so few are the "
-                           "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
-        detail = {"class": label, "samples": count}
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
-        if given.blank and label != NOTHING and not self.store.meta.get("blank"):
+        if any(given.blank) and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
-        change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
         taught_at = int(time.time())
 
-        def commit() -> tuple[int, list[str], Figures, bool]:
+        def commit() -> tuple[int, list[str], Figures, Count]:
             now, learned, origins = self.store.newest.backbone, given.features, None
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
                 if codec.input is None and tuned is not None:
@@ -138,16 +134,25 @@ class Learner:
                 origins = origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
-            new = label not in knowledge.labels
-            knowledge.add(label, given.keys, learned, given.inputs, origins)
-            return self.repository.commit(knowledge, change), knowledge.labels, before, new
+            told = counting(knowledge, label, given._replace(features=learned), again)
+            count = told.samples
+            if self.settings.memory == "statistics" and count < MIN_SAMPLES:
+                raise BadInput(f"{counted(count, 'sample')} of {label!r}: the statistics of so few are the samples "
+                               "themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
+            if not count:
+                self.repository.unchanged(knowledge)
+                return self.store.current, knowledge.labels, before, told
+            knowledge.add(label, given.keys, learned, given.inputs, origins, told.known)
+            detail = {"class": label, "samples": count}
+            change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
+            return self.repository.commit(knowledge, change), knowledge.labels, before, told
 
         try:
-            generation, labels, before, new = self._change(commit)
+            generation, labels, before, told = self._change(commit)
         except FoundedMeanwhile:
-            if not again:
+            if not everything:
                 raise
-            return self._learn(iter(again), label)
+            return self._learn(iter(everything), label, again=again)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -155,9 +160,10 @@ class Learner:
                 return {each: (was.get(each), now.get(each)) for each in labels}
             return worked_out
 
-        return Learned(label, count, 1000 * (time.perf_counter() - started) / given.given, generation,
+        return Learned(label, told.samples, 1000 * (time.perf_counter() - started) / given.given, generation,
                        self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"],
-                       given.left_out, given.blank, new, figures("judged"))
+                       given.left_out, told.blank, told.new, figures("judged"), len(given.keys) - told.samples,
+                       told.also_in, told.unrecognised)
 
     def _change(self, work: Callable[[], T]) -> T:
         """Do a change that holds the state for writing, and do it again if another process came in between. Raises

@@ -140,7 +140,8 @@ def learn_last(options: argparse.Namespace) -> None:
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
-                                           source=options.source, session=options.session))
+                                           source=options.source, session=options.session,
+                                           again=options.again))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
             suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
@@ -168,8 +169,23 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[L
         places = {folder.name: folder for folder in class_folders(options.folder)}
     for name in places:
         check_class_name(name)
-    return [learn_class(one, options, name, Intake(one.shape, of_session(
-        options.session, read(place, one.spec(options.seconds), name)))) for name, place in places.items()]
+    learned: list[Learned] = []
+    try:
+        for name, place in places.items():
+            items = read(place, one.spec(options.seconds), name)
+            learned.append(learn_class(one, options, name, Intake(one.shape, of_session(options.session, items))))
+    except KeyboardInterrupt:
+        done = len(learned)
+        raise KeyboardInterrupt(interrupted([*places][:done], [*places][done:])) from None
+    return learned
+
+
+def interrupted(kept: list[str], left: list[str]) -> str:
+    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: the one that was being learned
+    and those after it."""
+    first = f"interrupted while learning {left[0]!r}, which `edgecl classes` shows if it was finished"
+    before = f"; kept: {', '.join(kept)}" if kept else ""
+    return f"{first}{before}; the same command goes on, and counts nothing twice"
 
 
 def check_session(name: str | None) -> str:
@@ -193,7 +209,7 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
     label = check_class_name(label)
     try:
         with ProgressBar(f"learning {label}") as bar:
-            learned = one.learn(intake, label, bar)
+            learned = one.learn(intake, label, bar, options.again)
     except BadInput as error:
         cause = intake.explain(label) if intake.refused and not intake.taken else error
         intake.report()

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import groupby, repeat, takewhile
+from itertools import compress, groupby, repeat, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy as np
 from edgecl.errors import StateError
 from edgecl.exemplars.buffer import Buffer, KeptSamples, Picked, held_places
 from edgecl.exemplars.columns import GrowingColumns
+from edgecl.exemplars.known_samples import KnownSamples
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
+from edgecl.exemplars.recognition import CommonSamples, Recognised, common_samples, recognise
 from edgecl.exemplars.selection import GROUP_SHIFT, near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
@@ -26,6 +28,7 @@ from edgecl.statistics.row_blocks import UPDATE_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
+    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -48,12 +51,13 @@ class Names(NamedTuple):
 
 class Knowledge:
     """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
-    sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
+    sample may be kept: what is `stored` then is never an exemplar, pseudo-samples judge, and no sample is recognised.
+    keys: bytes of the keys of samples in a snapshot, at most."""
 
     def __init__(self, transforms: Sequence[FeatureTransform], form: Form, buffer: Buffer,
-                 gaussians: ClassGaussians | None = None, photos: bool = False) -> None:
+                 gaussians: ClassGaussians | None = None, photos: bool = False, keys: int = 0) -> None:
         self.transforms, self.form, self.buffer, self.gaussians = tuple(transforms), form, buffer, gaussians
-        self.photos = photos
+        self.photos, self.known = photos, KnownSamples(keys)
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
         self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
@@ -97,14 +101,27 @@ class Knowledge:
         size = self._tally.bytes(self.stored, self.buffer, self.transforms[0].source)
         return size <= self.buffer.limit - self.names.frame
 
+    def recognise(self, label: str, keys: Sequence[int], features: NDArray[np.float32]) -> Recognised:
+        """Which samples, given by their keys and features [n, d], a class has been taught already."""
+        codec = self.buffer.codec.feature
+        return recognise((label, keys, features), self.known, self.stored, self._columns(self.stored),
+                         lambda some: codec.decode(codec.encode(some)))
+
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
-            inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None) -> None:
+            inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None,
+            known: NDArray[np.bool_] | None = None) -> None:
         """Learn features [n, d] of one class, as the codec keeps them: what is stored is what was learned. inputs: the
-        encoded samples, if the codec keeps them; origins: of `edgecl.exemplars.origin.origins_of`. Raises BadInput, see
-        `check_features`; then nothing has changed."""
+        encoded samples, if the codec keeps them; origins: of `edgecl.exemplars.origin.origins_of`; known: of
+        `recognise`: those are not learned, but near-duplicates of them are such. Raises BadInput, see `check_features`;
+        then nothing has changed."""
         check_features(label, features)
         codec = self.buffer.codec.feature
         features = codec.decode(codec.encode(features))
+        spare = near_duplicates(features, np.asarray(keys, np.int64) >> GROUP_SHIFT, self.buffer.kind)
+        if known is not None and known.any():
+            new = (~known).tolist()
+            keys, features, spare = [*compress(keys, new)], features[~known], spare[~known]
+            inputs, origins = [*compress(inputs or (), new)], [*compress(origins, new)] if origins else None
         transformed = {transform: transform(features) for transform in self.transforms}
         for h in transformed.values():
             check_features(label, h)
@@ -117,7 +134,8 @@ class Knowledge:
         if self.gaussians is not None:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
-        spare = near_duplicates(features, np.asarray(keys, np.int64) >> GROUP_SHIFT, self.buffer.kind)
+        else:
+            self.known.add(label, keys)
         self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
                         for key, feature, data, near, (origin, tick) in zip(
                             keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]
@@ -138,6 +156,7 @@ class Knowledge:
             whole = transform(np.stack(features)) if complete else None
             self.statistics[transform] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
+        self.known.forget(label)
         if self.gaussians is not None:
             self.gaussians.forget(label)
         self.remains = ""
@@ -162,6 +181,7 @@ class Knowledge:
         new = np.stack([features[row.id] for row in rows if row.id is not None])
         new = codec.decode(codec.encode(new))
         known = Knowledge(self.transforms, self.form, self.buffer, photos=self.photos)
+        known.known = self.known
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
         if self.gaussians is not None:
             known.gaussians = self.gaussians.moved({
@@ -174,20 +194,31 @@ class Knowledge:
         known.stored = [row._replace(feature=h) for row, h in zip(rows, new)]
         return known
 
-    def merge(self, other: Knowledge) -> None:
-        """Add all that another learner with the same transforms knows. Where no sample may be kept, its new classes
-        come with their Gaussians, and those that both know keep the one that is here; raises StateError for a class
-        of so few samples that its mean would tell them."""
+    def merge(self, other: Knowledge) -> CommonSamples:
+        """Add all that another learner with the same transforms knows; what both know is subtracted from its statistics
+        if that can be done. Where no sample may be kept, its new classes come with their Gaussians, and those that both
+        know keep the one that is here; raises StateError for a class of so few samples that its mean would tell
+        them."""
         if self.gaussians is not None:
             for label in sorted(other.plain.counts.keys() - (self.plain.counts.keys() if self.statistics else set())):
                 self._take(label, other)
         if not self.statistics:
             self.statistics = {transform: ClassStatistics(s.reference, self.form.second_moment)
                                for transform, s in other.statistics.items()}
+        common = common_samples(self.known, self.stored, other.known, other.stored, other.form.rank is None and all(
+            each.diagonal is None for each in other.statistics.values()))
         for transform, statistics in self.statistics.items():
-            statistics.merge(other.statistics[transform])
-        self.stored += [s._replace(id=None, generation=None) for s in other.stored
-                        if not s.coded]
+            theirs = other.statistics[transform]
+            if common.left_out:
+                theirs = theirs.copy()
+                for label, pairs in common.left_out.items():
+                    theirs.remove(label, transform(np.stack([feature for _, feature in pairs])))
+            statistics.merge(theirs)
+        if self.gaussians is None:
+            self.known.take(other.known, {label: [key for key, _ in pairs] for label, pairs in common.left_out.items()})
+        self.stored += [s._replace(id=None, generation=None) for place, s in enumerate(other.stored)
+                        if not s.coded and place not in common.places]
+        return common
 
     def _take(self, label: str, other: Knowledge) -> None:
         """Another learner's class, which this one does not know, as a Gaussian."""
@@ -250,13 +281,16 @@ class Knowledge:
         """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""
         self.form, self.buffer, self.stored = form, buffer, stored
 
-    def snapshot(self, form: Form | None = None) -> bytes:
-        """The statistics as one .npz file. form: another one in which to write them."""
+    def snapshot(self, form: Form | None = None, keys: bool = True) -> bytes:
+        """The statistics and the keys of samples as one .npz file. form: another one in which to write the statistics;
+        keys: False leaves the keys out."""
         rank = (form or self.form).rank
         arrays = {f"{number}.{name}": array for number, transform in enumerate(self.transforms)
                   for name, array in self.statistics[transform].to_arrays(rank).items()}
         if self.gaussians is not None:
             arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
+        if keys:
+            arrays |= {f"known.{name}": array for name, array in self.known.to_arrays(self.labels).items()}
         file = io.BytesIO()
         np.savez(file, **arrays)  # type: ignore[arg-type]
         return file.getvalue()
@@ -265,14 +299,18 @@ class Knowledge:
         """Become what a snapshot knew, plus the samples that came `since`; `stored`: all stored samples."""
         if snapshot is not None:
             with np.load(io.BytesIO(snapshot), allow_pickle=False) as file:
-                self.statistics = {
-                    transform: ClassStatistics.from_arrays({name.partition(".")[2]: file[name] for name in file.files
-                                                       if name.startswith(f"{number}.")})
-                    for number, transform in enumerate(self.transforms)}
+                def part(which: object) -> dict[str, NDArray[Any]]:
+                    return {name.partition(".")[2]: file[name] for name in file.files if name.startswith(f"{which}.")}
+
+                self.statistics = {transform: ClassStatistics.from_arrays(part(number))
+                                   for number, transform in enumerate(self.transforms)}
+                self.known.load(part("known"), self.labels)
                 if self.gaussians is not None:
-                    self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
-                                         if name.startswith("gaussians.")},
+                    self.gaussians.load(part("gaussians"),
                                         {label: self.plain.mean(label) for label in self.plain.labels})
+        since = [*since]
+        if self.gaussians is None:
+            self.known.add_rows(since)
         taught = [[*rows] for _, rows in groupby(since, key=lambda row: (row.generation, row.label))]
         for alone, groups in groupby(taught, key=lambda rows: len(rows) == 1):
             if alone:   # many corrections of one sample
@@ -284,6 +322,8 @@ class Knowledge:
                 for group in groups:
                     self._add_again(group[0].label, group)
         self.stored = stored
+        if self.gaussians is None and self.known.total < self.plain.total:
+            self.known.add_missing(stored)
 
     def _add_again(self, label: str | list[str], rows: list[StoredSample]) -> None:
         """Add stored samples to the statistics, which lack them: of one class at once, or each of its class by itself.

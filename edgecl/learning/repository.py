@@ -14,7 +14,7 @@ from edgecl.heads.unknown import rows_bytes
 from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
-from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
+from edgecl.learning.plan import KEYS_SHARE, LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
 from edgecl.learning.solved_heads import Figures, SolvedHeads, about
 from edgecl.state.compaction import needed_since
 from edgecl.state.generations import Append, Rewrite
@@ -112,7 +112,12 @@ class Repository:
         """What is known before anything was taught."""
         buffer = foundation.buffer(self.settings, self.store.codebook)
         return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
-                         foundation.gaussians(self.settings), photos=foundation.kind == "image")
+                         foundation.gaussians(self.settings), foundation.kind == "image",
+                         self.settings.quota // KEYS_SHARE)
+
+    def unchanged(self, knowledge: Knowledge) -> None:
+        """Take back, inside `Store.exclusive`, what `known` has handed over and nobody has changed."""
+        self._kept = self.store.current, knowledge
 
     def commit(self, knowledge: Knowledge, change: Append | Rewrite, judgement: Judgement | None = None) -> int:
         """Store what is known now, inside `Store.exclusive`; the generation. judgement: of a `Rewrite`, if it was made
@@ -239,7 +244,8 @@ class Repository:
     def _rewrites(self, knowledge: Knowledge, change: Rewrite,
                   sizes: tuple[int, int] | None) -> Iterator[PlannedRewrite]:
         """The change as a rewrite of statistics and exemplars, the best first: with the codebook that is wanted or
-        without, and the statistics in coarser and coarser forms. A round is judged already, in the one form it has."""
+        without; with keys of samples or without; and the statistics in coarser and coarser forms. A round is judged
+        already, in the one form it has."""
         foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
         made = sizes and Codebook.make(knowledge.stored, sizes, foundation.power, len(knowledge.labels),
                                        self.settings.seed)
@@ -249,10 +255,10 @@ class Repository:
             exemplars = knowledge.exemplars(buffer, kept)
             detail = {**change.detail, **about(buffer, kept, knowledge)}
             others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
-            for form in (knowledge.form, *others):
+            for form, keys in ((knowledge.form, True), *((form, False) for form in (knowledge.form, *others))):
                 meta = change.meta if form == knowledge.form else {
                     **change.meta, "foundation": replace(foundation, form=form).to_meta()}
-                snapshot = knowledge.snapshot(form)
+                snapshot = knowledge.snapshot(form, keys)
                 yield PlannedRewrite(replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
                                    rows=[row for row in exemplars if row.id is None],
                                    spare=None if change.erase else self._spare(change.head, snapshot)),

@@ -13,21 +13,34 @@ if TYPE_CHECKING:
     from edgecl.backbones.session import Backbone
     from edgecl.exemplars.codecs import Codec
     from edgecl.learning.foundation import Foundation
+    from edgecl.learning.knowledge import Knowledge
     from edgecl.samples import Place, SampleBatch
 
 
 class Taught(NamedTuple):
     """Samples to learn: features float32 [n, d]; keys: of `sample_keys`; inputs: encoded samples, [] if the codec keeps
-    none; places: where each came from; given: samples that came, of which `left_out` show nothing and are not among
-    these, and `blank` show nothing and are."""
+    none; places: where each came from; blank: whether each shows nothing; given: samples that came, of which `left_out`
+    show nothing and are not among these."""
 
     features: np.ndarray
     keys: list[int]
     inputs: list[bytes]
     places: list[Place]
+    blank: list[bool]
     given: int
     left_out: int
+
+
+class Count(NamedTuple):
+    """What counts of samples that were taught: samples, blank ones among them; known: which don't count, bool [n]; new:
+    whether the class is; also_in, unrecognised: see `Learned`."""
+
+    samples: int
     blank: int
+    known: np.ndarray
+    new: bool
+    also_in: dict[str, list[str]]
+    unrecognised: int
 
 
 def taught(batches: Iterable[SampleBatch], label: str, backbone: Backbone, foundation: Foundation, codec: Codec,
@@ -50,9 +63,20 @@ def taught(batches: Iterable[SampleBatch], label: str, backbone: Backbone, found
         places += batch.places
         if progress:
             progress(len(fitted))
-    found = Taught(np.concatenate(features), keys, inputs, places, len(keys), 0, sum(map(bool, shows)))
-    if label == NOTHING or not found.blank or 2 * found.blank >= found.given:
+    count = sum(map(bool, shows))
+    found = Taught(np.concatenate(features), keys, inputs, places, [*map(bool, shows)], len(keys), 0)
+    if label == NOTHING or not count or 2 * count >= found.given:
         return found
     taken = [place for place, why in enumerate(shows) if not why]
     return Taught(found.features[taken], [keys[i] for i in taken], [inputs[i] for i in taken] if inputs else [],
-                  [places[i] for i in taken], found.given, found.blank, 0)
+                  [places[i] for i in taken], [False] * len(taken), found.given, count)
+
+
+def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Count:
+    """What counts of what is taught; again: all of it."""
+    before = knowledge.plain.counts.get(label, 0) if knowledge.statistics else 0
+    found = knowledge.recognise(label, given.keys, given.features)
+    known = np.zeros(len(given.keys), np.bool_) if again else found.known
+    also_in = {other: [str(given.places[place]) for place in places] for other, places in found.elsewhere.items()}
+    return Count(int(np.count_nonzero(~known)), int(np.count_nonzero(~known & given.blank)), known, not before, also_in,
+                 0 if again else before - knowledge.known.count(label))
