@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from edgecl import __version__
-from edgecl.errors import EdgeclError
+from edgecl.errors import INTERRUPTED, EdgeclError
 
 # name -> (module in edgecl.commands, help line)
 COMMANDS = {
@@ -244,8 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as interrupt:
-        what = str(interrupt) or "interrupted; what was finished before is kept, see `edgecl history`"
-        print(f"edgecl: {what}", file=sys.stderr)
+        print(f"edgecl: {interrupt if interrupt.args else INTERRUPTED}", file=sys.stderr)
         return 130
 
 

@@ -30,7 +30,7 @@ class Direct:
     """The learner itself."""
 
     def __init__(self, learner: Learner) -> None:
-        self.learner, self.quota = learner, learner.settings.quota
+        self.learner, self.quota, self.memory = learner, learner.settings.quota, learner.settings.memory
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""
@@ -74,7 +74,9 @@ class ViaDaemon:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.quota: int = client.ask("status")["quota_bytes"]
+        status = client.ask("status")
+        self.quota: int = status["quota_bytes"]
+        self.memory: str = status["memory"]
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""

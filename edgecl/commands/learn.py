@@ -19,7 +19,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.commands.learned import suggest_nothing, tell
-from edgecl.errors import BadInput, StateError
+from edgecl.errors import INTERRUPTED, BadInput, StateError
 from edgecl.samples import Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
@@ -175,17 +175,18 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[L
             items = read(place, one.spec(options.seconds), name)
             learned.append(learn_class(one, options, name, Intake(one.shape, of_session(options.session, items))))
     except KeyboardInterrupt:
-        done = len(learned)
-        raise KeyboardInterrupt(interrupted([*places][:done], [*places][done:])) from None
+        names, done = [*places], len(learned)
+        raise KeyboardInterrupt(interrupted(
+            names[:done], names[done], one.memory != "statistics" and not options.again)) from None
     return learned
 
 
-def interrupted(kept: list[str], left: list[str]) -> str:
-    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: the one that was being learned
-    and those after it."""
-    first = f"interrupted while learning {left[0]!r}, which `edgecl classes` shows if it was finished"
-    before = f"; kept: {', '.join(kept)}" if kept else ""
-    return f"{first}{before}; the same command goes on, and counts nothing twice"
+def interrupted(kept: list[str], left: str, recognises: bool) -> str:
+    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: the one that was being
+    learned; recognises: whether the state recognises what it was taught before."""
+    on = f"the same command goes on with {left!r} and counts nothing twice" if recognises else \
+        f"go on with {left!r} class by class, since this state would count the others twice"
+    return f"{INTERRUPTED}: {', '.join(kept) or 'nothing yet'}; {on}"
 
 
 def check_session(name: str | None) -> str:
