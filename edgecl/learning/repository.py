@@ -113,7 +113,7 @@ class Repository:
         buffer = foundation.buffer(self.settings, self.store.codebook)
         return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
                          foundation.gaussians(self.settings), foundation.kind == "image",
-                         self.settings.quota // KEYS_SHARE)
+                         0 if self.settings.memory == "statistics" else self.settings.quota // KEYS_SHARE)
 
     def unchanged(self, knowledge: Knowledge) -> None:
         """Take back, inside `Store.exclusive`, what `known` has handed over and nobody has changed."""
