@@ -194,7 +194,8 @@ def test_samples_of_before_there_were_keys_count_again_and_it_is_said(tmp_path, 
     for number in range(4):
         learner.learn(vectors("ant", 900, seed=number), "ant")
     learner.close()
-    np.savez(tmp_path / "ants.npz", x_train=vectors("ant", 900), y_train=["ant"] * 900, x_test=ANTS, y_test=["ant"] * 60)
+    x, y = vectors("ant", 900), ["ant"] * 900
+    np.savez(tmp_path / "ants.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     assert main(["learn", "--state", str(tmp_path / "state"), "--class", "ant", str(tmp_path / "ants.npz")]) == 0
     out = capsys.readouterr().out
     learner = Learner.open(tmp_path / "state")
@@ -378,7 +379,7 @@ def test_a_daemon_leaves_out_what_is_known(tmp_path, capsys):
 
 
 def test_http_leaves_out_what_is_known(tmp_path):
-    with web(tmp_path / "state") as (client, service, _, tap):
+    with web(tmp_path / "state") as (client, *_):
         body, kind = packed(x_train=BEES), {"Content_Type": "application/octet-stream"}
         told = [client.post(f"/api/learn?class=bee&file=bees.npz{more}", body, **kind)
                 for more in ("", "", "&again=0", "&again=1")]
