@@ -181,7 +181,7 @@ def test_a_state_that_keeps_no_samples_recognises_none_but_copies_within_a_comma
     learned = learner.learn(np.concatenate([ANTS, ANTS[:10]]), "ant")
     assert (learned.samples, learned.known) == (60, 10)
     learned = learner.learn(ANTS, "ant")
-    assert (learned.samples, learned.known, learned.unrecognised) == (60, 0, 60)
+    assert (learned.samples, learned.known, learned.unrecognised) == (60, 0, 0)
     with pytest.raises(BadInput, match="1 sample of 'bee': the statistics of so few"):
         learner.learn(np.repeat(BEES[:1], 40, 0), "bee")
     learner.close()

@@ -79,4 +79,4 @@ def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Co
     known = np.zeros(len(given.keys), np.bool_) if again else found.known
     also_in = {other: [str(given.places[place]) for place in places] for other, places in found.elsewhere.items()}
     return Count(int(np.count_nonzero(~known)), int(np.count_nonzero(~known & given.blank)), known, not before, also_in,
-                 0 if again else before - knowledge.known.count(label))
+                 0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label))
