@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from candidates import candidate, matrix, world
 from helpers_daemon import serving
 from helpers_http import image_state, packed, web
-from helpers_state import answers, create, vectors
+from helpers_state import answers, create, flip, vectors
 from PIL import Image
 
 from edgecl.cli import main
@@ -15,6 +16,8 @@ from edgecl.errors import BadInput
 from edgecl.exemplars.known_samples import KnownSamples
 from edgecl.learner import Learner
 from edgecl.learning.plan import KEYS_SHARE
+from edgecl.rounds import gate
+from edgecl.rounds.candidate import take_in
 from edgecl.samples import Sample
 
 ANTS, BEES = vectors("ant", 60), vectors("bee", 60)
@@ -217,6 +220,42 @@ def test_keys_give_way_before_the_statistics_become_coarser(tmp_path):
     assert learner.foundation.form == form
     known = sum(learner.learn(vectors("ant", 900, seed=number), "ant").known for number in range(4))
     assert most <= known < 3600     # which are bounded
+    learner.close()
+
+
+def test_what_another_process_has_taught_meanwhile_is_known(state):
+    state.learn(ANTS[:10], "ant")
+    other = Learner.open(state.store.path)
+    other.learn(ANTS[:40], "ant")
+    learned = state.learn(ANTS, "ant")
+    assert (learned.samples, learned.known) == (20, 40)
+    assert other.learn(ANTS, "ant").known == 60
+    other.close()
+
+
+def test_after_a_round_what_was_taught_before_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "check_accuracy", lambda *_: [])
+    learner = create(tmp_path / "state")
+    learner.learn(ANTS, "ant")
+    learner.learn(BEES, "bee")
+    seen = world(("ant", 60, 0), ("bee", 60, 0))
+    assert take_in(learner.repository, candidate(learner, seen, matrix(1)), gate.BOUNDS).generation
+    assert (learner.learn(ANTS, "ant").known, learner.learn(BEES, "bee").known) == (60, 60)
+    learner.rollback(3)
+    assert learner.learn(ANTS, "ant").known == 60
+    learner.close()
+
+
+def test_repaired_statistics_recognise_what_is_stored(tmp_path):
+    learner = create(tmp_path / "state")
+    learner.learn(ANTS, "ant")
+    learner.learn(BEES, "bee")
+    learner.close()
+    for path in (tmp_path / "state" / "models").glob("*.npz"):
+        flip(path)
+    assert main(["check", "--repair", "--state", str(tmp_path / "state")]) in (0, 1)
+    learner = Learner.open(tmp_path / "state")
+    assert (learner.learn(ANTS, "ant").known, learner.learn(BEES, "bee").known) == (60, 60)
     learner.close()
 
 
