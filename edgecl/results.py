@@ -41,7 +41,8 @@ def untold(needs: int | None) -> str:
     return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
 
 
-NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
+# in the history, of what a generation keeps
+NOT_SHOWN = frozenset({"known", "choice", "held_back", "removed", "dropped", "renamed", "spare"})
 BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 
 
@@ -95,6 +96,26 @@ class Learned:
     def given(self) -> int:
         """Samples that came."""
         return self.samples + self.known + self.left_out
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Result of a `remove`, `move` or `rename` (action): its generation, and the number of samples, which for a rename
+    are all of the class. label: the class that they are of now, None for removed ones; new: whether it was not known
+    before; ids: of the stored samples, as people write them, before -> now, None for what is not stored any more; gone:
+    classes without a sample left; exact: whether all is as if it had been taught so, why: if not; discarded: damaged
+    files that were set aside and are deleted, since they may hold what was erased."""
+
+    action: str
+    generation: int
+    samples: int
+    label: str | None
+    new: bool
+    ids: dict[str, str | None]
+    gone: list[str]
+    exact: bool
+    why: str = ""
+    discarded: int = 0
 
 
 @dataclass(frozen=True)

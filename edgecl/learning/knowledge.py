@@ -1,9 +1,8 @@
 """What a learner knows while it writes: class statistics per transform, and stored samples."""
 from __future__ import annotations
 
-import io
 import json
-from itertools import compress, groupby, repeat, takewhile
+from itertools import compress, repeat, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,17 +17,16 @@ from edgecl.exemplars.recognition import CommonSamples, Recognised, common_sampl
 from edgecl.exemplars.selection import GROUP_SHIFT, near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
-from edgecl.learning.forgetting import after_forgetting
+from edgecl.learning.forgetting import EXACT, MEAN_ROUNDED, after_forgetting
 from edgecl.learning.judges import judges_of, pseudo_judges
 from edgecl.learning.judging import Judge, Judgement
+from edgecl.learning.snapshots import add_again, packed, unpacked
 from edgecl.settings import counted
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
-from edgecl.statistics.row_blocks import UPDATE_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from edgecl.statistics.form import Form
     from edgecl.statistics.transform import FeatureTransform
 
+
 class Names(NamedTuple):
     """The class names: in alphabetical order, characters of the longest one, and bytes: of all in JSON, and of what the
     files of exemplars take besides samples, at most."""
@@ -47,6 +46,9 @@ class Names(NamedTuple):
     longest: int
     text: int
     frame: int
+
+
+UNNAMED = None, 0, Names([], 0, 0, 0)
 
 
 class Knowledge:
@@ -60,7 +62,7 @@ class Knowledge:
         self.photos, self.known = photos, KnownSamples(keys)
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
-        self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
+        self._names: tuple[ClassStatistics | None, int, Names] = UNNAMED
         self._tally, self._columns, self._picked = Tally(), GrowingColumns(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
@@ -83,7 +85,7 @@ class Knowledge:
             self._names = plain, len(labels), Names(
                 labels, max(map(len, labels), default=0), sum(len(json.dumps(label)) + 2 for label in labels),
                 file_bytes(self.buffer.limit, self.buffer.segment, labels))
-        return self._names[2] if plain is not None else Names([], 0, 0, 0)
+        return self._names[2] if plain is not None else UNNAMED[2]
 
     @property
     def fresh(self) -> list[StoredSample]:
@@ -164,6 +166,74 @@ class Knowledge:
             self.remains = after_forgetting(self.statistics, self.stored, self.gaussians, complete,
                                             self.form.rank is None)
         return not self.remains
+
+    def let_go(self, kept: Set[int]) -> list[StoredSample]:
+        """Let go of the stored samples that are not among `kept`, given by id, and not new either; these samples. The
+        buffer had no room for them: if some came back where others go, it would depend on the order of teaching
+        which."""
+        gone = [row for row in self.stored if row.id is not None and row.id not in kept]
+        if gone:
+            self.stored = [row for row in self.stored if row.id is None or row.id in kept]
+        return gone
+
+    def kept_ids(self) -> set[int]:
+        """The ids of the stored samples that the exemplar buffer keeps."""
+        return {number for place in self.kept().columns.rows["place"].tolist()
+                if (number := self.stored[place].id) is not None}
+
+    def remove(self, rows: Sequence[StoredSample]) -> None:
+        """Take stored samples, as they were learned, out of the statistics and of what is stored; `remains` says how
+        rounding has moved what is left, if it has. Raises StateError, see `ClassStatistics.remove`."""
+        gone = {row.id for row in rows}
+        left: dict[str, list[NDArray[np.float32]]] = {}
+        self.stored = [row for row in self.stored if row.id not in gone]
+        features = _by_class(rows)
+        for label in features:
+            self.known.remove(label, [row.key for row in rows if row.label == label])
+        for row in self.stored:
+            if row.label in features and not row.coded:
+                left.setdefault(row.label, []).append(row.feature)
+        moved = 0.0
+        for transform, statistics in self.statistics.items():
+            for label, mine in features.items():
+                size = float(np.abs(statistics.sums[label]).max())
+                statistics.remove(label, transform(mine))
+                count = statistics.counts.get(label, 0)
+                rounding = statistics.rounding_of_mean(label, size) if count else 0.0
+                if rounding > EXACT and count == len(left.get(label, ())):
+                    statistics.take_mean(label, transform(np.stack(left[label])))
+                else:
+                    moved = max(moved, rounding)
+        self.remains, self._names = "", UNNAMED
+        if self.labels and not all(each.barely_rounded(EXACT) for each in self.statistics.values()):
+            self.remains = after_forgetting(self.statistics, self.stored, None, True)
+        if moved > EXACT and not self.remains:
+            self.remains = MEAN_ROUNDED.format(moved)
+
+    def about_its_mean(self) -> None:
+        """Keep the statistics about the mean of what is known: their reference may be a sample that was removed."""
+        self.statistics = {transform: statistics.about_its_mean(self.form.second_moment)
+                           for transform, statistics in self.statistics.items()}
+
+    def take_in(self, rows: Sequence[StoredSample], learned: bool = False) -> None:
+        """Store samples that were stored before as new ones, and learn them, unless they are `learned` already."""
+        for label, mine in ({} if learned else _by_class(rows)).items():
+            for transform, statistics in self.statistics.items():
+                statistics.add(label, transform(mine))
+            self.known.add(label, [row.key for row in rows if row.label == label])
+        self.stored, self._names = [*self.stored, *rows], UNNAMED
+
+    def rename(self, label: str, name: str) -> list[StoredSample]:
+        """Give a class another name; if that is a class as well, the two become one. Its stored samples, which are not
+        stored any more."""
+        if self.gaussians is not None:
+            self.gaussians.rename(label, name, self.plain.counts)
+        for statistics in self.statistics.values():
+            statistics.rename(label, name)
+        self.known.rename(label, name)
+        mine = [row for row in self.stored if row.label == label]
+        self.stored, self._names = [row for row in self.stored if row.label != label], UNNAMED
+        return mine
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
         """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
@@ -284,53 +354,26 @@ class Knowledge:
     def snapshot(self, form: Form | None = None, keys: bool = True) -> bytes:
         """The statistics and the keys of samples as one .npz file. form: another one in which to write the statistics;
         keys: False leaves the keys out."""
-        rank = (form or self.form).rank
-        arrays = {f"{number}.{name}": array for number, transform in enumerate(self.transforms)
-                  for name, array in self.statistics[transform].to_arrays(rank).items()}
-        if self.gaussians is not None:
-            arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
-        if keys:
-            arrays |= {f"known.{name}": array for name, array in self.known.to_arrays(self.labels).items()}
-        file = io.BytesIO()
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        return file.getvalue()
+        return packed([self.statistics[transform] for transform in self.transforms], self.gaussians,
+                      (form or self.form).rank, self.known.to_arrays(self.labels) if keys else {})
 
     def load(self, snapshot: bytes | None, since: Iterable[StoredSample], stored: list[StoredSample]) -> None:
         """Become what a snapshot knew, plus the samples that came `since`; `stored`: all stored samples."""
         if snapshot is not None:
-            with np.load(io.BytesIO(snapshot), allow_pickle=False) as file:
-                def part(which: object) -> dict[str, NDArray[Any]]:
-                    return {name.partition(".")[2]: file[name] for name in file.files if name.startswith(f"{which}.")}
-
-                self.statistics = {transform: ClassStatistics.from_arrays(part(number))
-                                   for number, transform in enumerate(self.transforms)}
-                self.known.load(part("known"), self.labels)
-                if self.gaussians is not None:
-                    self.gaussians.load(part("gaussians"),
-                                        {label: self.plain.mean(label) for label in self.plain.labels})
+            self.statistics, keys = unpacked(snapshot, self.transforms, self.gaussians)
+            self.known.load(keys, self.labels)
         since = [*since]
+        add_again(self.statistics, since)
+        self.stored = stored
         if self.gaussians is None:
             self.known.add_rows(since)
-        taught = [[*rows] for _, rows in groupby(since, key=lambda row: (row.generation, row.label))]
-        for alone, groups in groupby(taught, key=lambda rows: len(rows) == 1):
-            if alone:   # many corrections of one sample
-                rows = [row for group in groups for row in group]
-                for start in range(0, len(rows), UPDATE_BLOCK):
-                    block = rows[start:start + UPDATE_BLOCK]
-                    self._add_again([row.label for row in block], block)
-            else:
-                for group in groups:
-                    self._add_again(group[0].label, group)
-        self.stored = stored
-        if self.gaussians is None and self.known.total < self.plain.total:
-            self.known.add_missing(stored)
+            if self.known.total < self.plain.total:
+                self.known.add_missing(stored)
 
-    def _add_again(self, label: str | list[str], rows: list[StoredSample]) -> None:
-        """Add stored samples to the statistics, which lack them: of one class at once, or each of its class by itself.
-        """
-        features = np.stack([row.feature for row in rows])
-        for transform, statistics in self.statistics.items():
-            if isinstance(label, str):
-                statistics.add(label, transform(features))
-            else:
-                statistics.add_each(label, transform(features))
+
+def _by_class(rows: Sequence[StoredSample]) -> dict[str, NDArray[np.float32]]:
+    """The features [n, d] of each class."""
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for row in rows:
+        found.setdefault(row.label, []).append(row.feature)
+    return {label: np.stack(mine) for label, mine in found.items()}
