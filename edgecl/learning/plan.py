@@ -15,6 +15,7 @@ SHORTEST_LOG = 2 ** 16      # and always to this many bytes
 ARRAY_FRAME_BYTES, MOMENT_FRAME_BYTES = 1_280, 250  # of the statistics per transform, apart from numbers
 NAME_LENGTH = 16            # characters of a class name, if none is known
 DATABASE = 36 * PAGE        # tables and history after a long life, what a change adds, and a rollback journal of both
+KEYS_SHARE = 16             # the quota divided by this is for the keys of samples, at most, and if there is room
 PLANNED_CLASSES = 50        # classes that a plan has room for; a state accepts more as long as they fit
 FEW_CLASSES = 20            # ... if there is no room for so many in an exact form
 

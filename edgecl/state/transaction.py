@@ -60,12 +60,14 @@ class Transaction(StateReader):
         """Write a generation into the database."""
         insert_generation(self.connection, g)
 
-    def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None) -> None:
+    def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None,
+                    newest: int | None = None) -> None:
         """Write committed samples as one file, and name it. tuned: the round that gave them their features, if the
-        file is for those. Raises OSError."""
+        file is for those; newest: the generation that has taken them out, if the file is for going back across it.
+        Raises OSError."""
         if rows or tuned is not None:
             spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
-            self.add_file(self.packed(rows, tuned), kind, min(spans), max(spans))
+            self.add_file(self.packed(rows, tuned), kind, min(spans), newest or max(spans))
 
     def packed(self, rows: list[StoredSample], tuned: int | None = None) -> bytes:
         """Content of a file of committed samples."""
