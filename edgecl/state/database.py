@@ -25,13 +25,14 @@ NO_DAMAGE = ("locked", "is full", "disk I/O error", "unable to open", "readonly"
 def connect(folder: Path, mode: str) -> sqlite3.Connection:
     """A connection to a state's database; mode: ro, rw or rwc. Raises sqlite3.Error.
 
-    A change stays in memory until its commit (`cache_spill`), so that only a commit lets the file grow.
+    A change stays in memory until its commit (`cache_spill`), so that only a commit lets the file grow. The journal of
+    a VACUUM, during which the lock is kept, is emptied at its end, and deleted by the next commit.
     """
     address = f"{(folder / DATABASE_FILE).absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
     try:
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "temp_store = MEMORY", "cache_spill = OFF",
-                       f"busy_timeout = {LOCK_TIMEOUT}"):
+                       "journal_size_limit = 0", f"busy_timeout = {LOCK_TIMEOUT}"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()

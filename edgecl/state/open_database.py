@@ -42,8 +42,7 @@ class OpenDatabase:
     """The database of a state directory, opened.
 
     rows: all of them as they were read last; damage: what is wrong with the file, if the rows do not come from it;
-    served_by: what they come from then, in words; writable: whether the file system lets this process write; stale:
-    whether the copy on the disk is not of these rows.
+    served_by: what they come from then, in words; writable: whether the file system lets this process write.
     """
 
     rows: Rows
@@ -57,6 +56,7 @@ class OpenDatabase:
         self.damage: str | None = None
         self.served_by = ""
         self._begun = self._clean = 0
+        self._stale: tuple[Rows | None, bool] = None, True  # of which rows it is known whether the copy is stale
         self.connection = _nothing()
         self.open()
 
@@ -84,6 +84,19 @@ class OpenDatabase:
         if problem is not None:
             self.serve_from_memory(problem)
         self.stale = copy is None or rows.meta.get("digest") != copy.meta["digest"]
+
+    @property
+    def stale(self) -> bool:
+        """Whether the copy on the disk is not of the rows read last. Another process that has committed them may be
+        killed before it writes the copy."""
+        if self._stale[0] is not self.rows:
+            copy = read_copy(self.folder)
+            self.stale = copy is None or self.rows.meta.get("digest") != copy.meta["digest"]
+        return self._stale[1]
+
+    @stale.setter
+    def stale(self, value: bool) -> None:
+        self._stale = self.rows, value
 
     def _serve_without_files(self) -> None:
         """Have the rows that this process has read before serve, if the rest of the state is there. Raises StateError
@@ -226,7 +239,8 @@ class OpenDatabase:
                                     [(key, rows.meta[key]) for key in ("revision", "digest")])
         version = self.connection.execute("PRAGMA data_version").fetchone()
         self.connection.execute("COMMIT")
-        self.rows, self._key, self.stale = rows, (version, self.connection.total_changes, 0), True
+        self.rows, self._key = rows, (version, self.connection.total_changes, 0)
+        self.stale = True
         return True
 
 
