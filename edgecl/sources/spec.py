@@ -7,7 +7,8 @@ from edgecl.samples import Refusal, Sample
 
 Item = Sample | Refusal
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+PHOTOS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+          ".pnm", ".heic", ".heif", ".avif")
 
 
 @dataclass(frozen=True)
