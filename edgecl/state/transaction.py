@@ -19,13 +19,14 @@ from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
-from edgecl.state.log_damage import WRONG
+from edgecl.state.log_damage import WRONG, joined
 from edgecl.state.quota import PAGE, RESERVE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, MOST_NOTES, copy_of
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable, Sequence
 
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
@@ -55,6 +56,13 @@ class Transaction(StateReader):
         clears it. The newest are kept."""
         note = datetime.now(timezone.utc).date().isoformat(), what
         self.set_meta("damage", [*(old for old in self._noted() if old[1] != what), note][-MOST_NOTES:])
+
+    def note_lost(self, spans: Iterable[Sequence[int]]) -> None:
+        """Note, in the open transaction, from which generation to which samples are lost: what is built on these can't
+        be gone back to exactly. As many spans are kept as there are generations, at most."""
+        alive = self.alive()
+        bases = [g.id for g in alive if g.snapshot or g.action == "init"]
+        self.set_meta("lost", joined([*self.value("lost", []), *spans], [g.id for g in alive], bases))
 
     def insert(self, g: Generation) -> None:
         """Write a generation into the database."""
@@ -211,8 +219,7 @@ class Transaction(StateReader):
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         for problem in problems:
             self.note_damage(problem.line)
-        spans = [[problem.lost[0], self.current] for problem in problems if problem.lost]
-        self.set_meta("lost", [*self.value("lost", []), *(span for span in spans if span[0] <= span[1])])
+        self.note_lost([problem.lost[0], self.current] for problem in problems if problem.lost)
         self.set_meta("numbered", max(newest, *(problem.newest for problem in problems)))
         self.set_meta("log_noted", [self.epoch, [*self.noted_keys(), *(problem.key for problem in problems)]])
         if self.database.rows.format == FORMAT:
