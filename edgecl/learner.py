@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
+from edgecl.learning.advice import Judged
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
 from edgecl.learning.corrections import move_samples, remove_samples, rename_class
@@ -20,7 +21,7 @@ from edgecl.learning.sessions import Sessions
 from edgecl.learning.status import classes_of, status_of
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
-from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
+from edgecl.results import Advice, ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -189,6 +190,11 @@ class Learner:
         """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
         return StoredSamples.of(self.repository, suspicious).listed(label)
+
+    def advise(self) -> Advice:
+        """Which classes are confused, which need more samples and which do not, see `edgecl.learning.advice`. Raises
+        StateError."""
+        return Judged.of(self.repository).advice()
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

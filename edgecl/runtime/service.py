@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.advice import Judged
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -125,6 +126,14 @@ class Service:
         listed = self.writer.submit(stored, changes=False).result().listed(label)
         page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
         return {**page.to_json(), "total": len(listed.samples)}
+
+    def advise(self) -> dict[str, Any]:
+        """`Advice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
+        StateError."""
+        def stored(learner: Learner) -> Judged:
+            return Judged.of(learner.repository)
+
+        return self.writer.submit(stored, changes=False).result().advice().to_json()
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
