@@ -104,7 +104,8 @@ def _commit(repository: Repository, knowledge: Knowledge, change: Rewrite, rows:
 def _named(repository: Repository, knowledge: Knowledge, ids: Iterable[int | str]) -> list[StoredSample]:
     """The stored samples with these ids, in the order in which they came. Raises BadInput if one is not there or named
     twice, StateError if one can't be taken out of the statistics exactly."""
-    numbers = [parse_sample_id(each) if isinstance(each, str) else int(each) for each in ids]
+    numbers = [each if isinstance(each, int) and not isinstance(each, bool) else parse_sample_id(str(each))
+               for each in ids]
     if not numbers:
         raise BadInput("no sample was named", f"give ids; {LIST}")
     twice = sorted(each for each, times in Counter(numbers).items() if times > 1)
