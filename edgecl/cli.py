@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from edgecl import __version__
-from edgecl.errors import EdgeclError
+from edgecl.errors import INTERRUPTED, EdgeclError
 
 # name -> (module in edgecl.commands, help line)
 COMMANDS = {
@@ -99,6 +99,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
     command.add_argument("--session", metavar="NAME",
                          help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
                          "is estimated by leaving out whole sessions, so use the same name for all classes of one")
+    command.add_argument("--again", action="store_true",
+                         help="also count samples that the class was taught before (default: they are left out)")
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
@@ -264,8 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output is gone, as in `edgecl predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("edgecl: interrupted; what was finished before is kept, see `edgecl history`", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"edgecl: {interrupt if interrupt.args else INTERRUPTED}", file=sys.stderr)
         return 130
 
 

@@ -76,16 +76,17 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None) -> Learned:
+              progress: Progress | None = None, again: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
-        done. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError,
-        StateError; then nothing has changed.
+        done; again: whether samples count that the class was taught before, or that repeat another one, which are left
+        out otherwise. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput,
+        BudgetError, StateError; then nothing has changed.
         """
-        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress)
+        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again)
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also

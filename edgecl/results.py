@@ -72,7 +72,10 @@ class Learned:
     that accuracy is measured on, stored samples, each left out of the head that judges it, or pseudo-samples if the
     state keeps no samples. left_out: samples that show nothing and were not learned; blank: samples that show nothing
     and were learned; see `samples.blank`; new: whether the class was not known before; judged: like accuracy, how many
-    of the judging samples are right, and how many they are."""
+    of the judging samples are right, and how many they are. known: samples that the class was taught before, and were
+    left out; if none is left, nothing has changed, and generation is the current one; also_in: other class -> sources
+    of samples that were learned though it knows them; unrecognised: older samples of the class that would count again,
+    since their content is not known any more."""
 
     label: str
     samples: int
@@ -85,6 +88,14 @@ class Learned:
     blank: int = 0
     new: bool = False
     judged: WorkedOut = field(default=WorkedOut(), repr=False)
+    known: int = 0
+    also_in: dict[str, list[str]] = field(default_factory=dict)
+    unrecognised: int = 0
+
+    @property
+    def given(self) -> int:
+        """Samples that came."""
+        return self.samples + self.known + self.left_out
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from edgecl.heads.unknown import rows_bytes
 from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
-from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
+from edgecl.learning.plan import KEYS_SHARE, LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
 from edgecl.learning.rewrites import PlannedRewrite, rewrites, wanted_codebook
 from edgecl.learning.solved_heads import Figures, SolvedHeads, about
 from edgecl.state.compaction import needed_since
@@ -100,7 +100,12 @@ class Repository:
         """What is known before anything was taught."""
         buffer = foundation.buffer(self.settings, self.store.codebook)
         return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
-                         foundation.gaussians(self.settings), photos=foundation.kind == "image")
+                         foundation.gaussians(self.settings), foundation.kind == "image",
+                         0 if self.settings.memory == "statistics" else self.settings.quota // KEYS_SHARE)
+
+    def unchanged(self, knowledge: Knowledge) -> None:
+        """Take back, inside `Store.exclusive`, what `known` has handed over and nobody has changed."""
+        self._kept = self.store.current, knowledge
 
     def commit(self, knowledge: Knowledge, change: Append | Rewrite, judgement: Judgement | None = None) -> int:
         """Store what is known now, inside `Store.exclusive`; the generation. judgement: of a `Rewrite`, if it was made
