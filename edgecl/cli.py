@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
     "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
+    "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "remove": ("correct", "remove stored samples, given by id, exactly"),
@@ -139,6 +140,12 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
 
 
+def _samples(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--class", dest="label", metavar="NAME", help="only those of this class")
+    command.add_argument("--suspicious", action="store_true", help="only those that fit another class better, or are "
+                         "in two classes, worst first")
+
+
 def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
 
@@ -244,10 +251,10 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "remove": _remove,
-    "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge, "check": _check,
-    "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round, "replay": _replay,
-    "methods": _methods, "bench": _bench}
+    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
+    "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
+    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round,
+    "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
