@@ -223,6 +223,54 @@ def test_keys_give_way_before_the_statistics_become_coarser(tmp_path):
     learner.close()
 
 
+def ids(learner, label, count):
+    return [row.id for row in learner.repository.known().stored if row.label == label][:count]
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_was_corrected_is_recognised_where_it_is_now(once, reopened):
+    def learn(samples, label):
+        nonlocal once
+        if reopened:
+            once.close()
+            once = Learner.open(once.store.path)
+        learned = once.learn(samples, label)
+        return learned.samples, learned.known
+
+    once.remove(ids(once, "ant", 5))
+    assert learn(ANTS, "ant") == (5, 55)
+    once.move(ids(once, "ant", 3), "bee")
+    assert learn(ANTS[:20], "bee") == (17, 3)
+    assert learn(ANTS, "ant") == (3, 57)
+    once.rollback(once.store.current - 3)       # to before the move
+    assert learn(ANTS, "ant") == (0, 60)
+    once.rename("bee", "wasp")
+    assert learn(BEES, "wasp") == (0, 60)
+    assert learn(BEES[:4], "bee") == (4, 0)
+    once.rename("bee", "wasp", into=True)
+    assert learn(BEES, "wasp") == (0, 60)
+    assert counts(once) == {"ant": 60, "wasp": 64}
+    once.close()
+
+
+@pytest.mark.parametrize("how", ["forget", "remove"])
+def test_what_was_erased_leaves_no_key(once, how):
+    keys = [row.key for row in once.repository.known().stored if row.label == "ant"]
+    for number in range(3):
+        once.learn(vectors("cat", 1000, seed=number), "cat")    # the keys are written
+    once.close()
+    once = Learner.open(once.store.path)
+    assert any(np.int64(keys[0]).tobytes() in path.read_bytes() for path in (once.store.path / "models").iterdir())
+    if how == "forget":
+        once.forget("ant")
+    else:
+        keys = [row.key for row in once.repository.known().stored if row.label == "ant"]
+        once.remove(ids(once, "ant", len(keys)), erase=True)
+    once.close()
+    found = [path.read_bytes() for path in once.store.path.rglob("*") if path.is_file()]
+    assert keys and not [key for key in keys if any(np.int64(key).tobytes() in content for content in found)]
+
+
 def test_what_another_process_has_taught_meanwhile_is_known(state):
     state.learn(ANTS[:10], "ant")
     other = Learner.open(state.store.path)
