@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from candidates import candidate, matrix, world
 from helpers_daemon import serving
-from helpers_http import image_state, packed, web
+from helpers_http import image_state, packed, shades, web
 from helpers_state import answers, create, flip, vectors
 from PIL import Image
 
+from edgecl.backbones.session import Backbone
 from edgecl.cli import main
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.known_samples import KnownSamples
 from edgecl.learner import Learner
 from edgecl.learning.plan import KEYS_SHARE
@@ -278,6 +279,37 @@ def test_what_another_process_has_taught_meanwhile_is_known(state):
     learned = state.learn(ANTS, "ant")
     assert (learned.samples, learned.known) == (20, 40)
     assert other.learn(ANTS, "ant").known == 60
+    other.close()
+
+
+def test_photos_that_are_known_are_not_sent_through_the_backbone_again(tmp_path, monkeypatch):
+    learner, seen, features = image_state(tmp_path / "state"), [], Backbone.features
+    monkeypatch.setattr(Backbone, "features", lambda self, data: seen.append(len(data)) or features(self, data))
+    photos = shades(60, 100, 5)
+    assert learner.learn(photos[:90], "mid").samples == 90
+    sent = sum(seen)
+    learned = learner.learn(photos, "mid")
+    assert (learned.samples, learned.known, sum(seen) - sent) == (10, 90, 10)
+    assert learner.learn(photos, "mid").known == 100 and sum(seen) - sent == 10
+    assert learner.learn(photos, "other").also_in == {"mid": [""] * 100}
+    learner.close()
+
+
+def test_a_class_that_is_forgotten_while_its_known_photos_are_read_is_taught_whole_or_not_at_all(tmp_path):
+    learner, photos = image_state(tmp_path / "state"), shades(60, 100, 5)
+    learner.learn(photos, "mid")
+    other = Learner.open(tmp_path / "state")
+
+    def meanwhile():
+        yield from (Sample(photo) for photo in photos)
+        other.forget("mid")
+        yield Sample(shades(60, 1, 6)[0])
+
+    with pytest.raises(StateError, match="taken out while others were read; try again"):
+        learner.learn(meanwhile(), "mid")
+    assert "mid" not in counts(learner)
+    assert learner.learn(photos, "mid").samples == 100
+    learner.close()
     other.close()
 
 
