@@ -18,8 +18,9 @@ from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.sessions import Sessions
 from edgecl.learning.status import classes_of, status_of
+from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
-from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, Status
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -183,6 +184,11 @@ class Learner:
     def classes(self) -> list[ClassSummary]:
         """The known classes in alphabetical order."""
         return classes_of(self.repository)
+
+    def samples(self, label: str | None = None, suspicious: bool = False) -> SampleList:
+        """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
+        first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
+        return StoredSamples.of(self.repository, suspicious).listed(label)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

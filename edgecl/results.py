@@ -169,6 +169,51 @@ class ClassSummary:
 
 
 @dataclass(frozen=True)
+class SampleSummary:
+    """A stored sample. id: as people write it, GENERATION-NUMBER; source: where it came from, "" if that is not known;
+    taught: when, ISO 8601 in UTC, None if not known; kept: "exact", as it was learned, or "coded"; near_duplicate:
+    whether it nearly repeats the one before in its recording; picture: whether the sample itself is stored, not only
+    its feature; session: of other stored samples too, None if it has one of its own. Of suspicious ones only, see
+    `edgecl.learning.suspicious`: margin, None if it is the only sample of its class; looks_like: a class; reason."""
+
+    id: str
+    label: str
+    source: str
+    taught: str | None
+    kept: str
+    near_duplicate: bool
+    picture: bool
+    session: str | None
+    margin: float | None = None
+    looks_like: str | None = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, with "class" for the label; margin, looks_like and reason only if there is a reason."""
+        found = {"class" if name == "label" else name: value for name, value in asdict(self).items()}
+        if self.reason is None:
+            del found["margin"], found["looks_like"], found["reason"]
+        return found
+
+
+@dataclass(frozen=True)
+class SampleList:
+    """Stored samples of a generation. taught, stored: class -> how many samples were taught, and are stored."""
+
+    generation: int
+    taught: dict[str, int]
+    stored: dict[str, int]
+    samples: list[SampleSummary]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict; not_stored: class -> how many of those that were taught are not stored, if any."""
+        gone = {label: count - self.stored[label] for label, count in self.taught.items()}
+        return {"generation": self.generation, "taught": sum(self.taught.values()), "stored": sum(self.stored.values()),
+                "not_stored": {label: count for label, count in gone.items() if count},
+                "samples": [each.to_json() for each in self.samples]}
+
+
+@dataclass(frozen=True)
 class Status:
     """Status of a state. quota_bytes, used_bytes: of the whole directory; exemplar_bytes: of the exemplar buffer;
     purposes: bytes by purpose, see `edgecl.state.quota.Usage`; reserved_bytes: disk space reserved for later writes;

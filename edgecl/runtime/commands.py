@@ -149,6 +149,7 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
@@ -159,6 +160,9 @@ COMMANDS = {
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
                           {"source": TEXT, "session": TEXT, "again": TRUTH}, writes=True, waits=True),
     "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+    "remove": Command(_plain("remove"), {"ids": LIST}, {"erase": TRUTH}, writes=True, waits=True),
+    "move": Command(_plain("move"), {"ids": LIST, "label": TEXT}, writes=True, waits=True),
+    "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
     "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),

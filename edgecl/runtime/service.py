@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
 
+PAGE = 5000                 # stored samples in one answer
 BRIEF_BYTES = 4 * 10**6     # of samples: teaching that others wait for, so that one head is solved for all of them
 
 
@@ -113,6 +115,16 @@ class Service:
         if not any(each["name"] == label for each in self.view.classes):
             raise BadInput(f"no class is called {label!r}", "see `edgecl classes`")
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
+
+    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
+        """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
+        Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
+        def stored(learner: Learner) -> StoredSamples:
+            return StoredSamples.of(learner.repository, suspicious)
+
+        listed = self.writer.submit(stored, changes=False).result().listed(label)
+        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
+        return {**page.to_json(), "total": len(listed.samples)}
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
@@ -206,6 +218,22 @@ class Service:
     def forget(self, label: str) -> dict[str, Any]:
         """See `Learner.forget`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.forget(label)).result()
+
+    def remove(self, ids: Sequence[int | str], erase: bool = False) -> dict[str, Any]:
+        """`Corrected` as a dict, see `Learner.remove`. Raises BadInput, StateError."""
+        return self.writer.submit(lambda learner: learner.remove(ids, erase), report=asdict).result()
+
+    def move(self, ids: Sequence[int | str], label: str) -> dict[str, Any]:
+        """The same of `Learner.move`. Raises BadInput, BudgetError, StateError."""
+        return self.writer.submit(lambda learner: learner.move(ids, label), report=asdict).result()
+
+    def rename(self, old: str, new: str, into: bool = False) -> dict[str, Any]:
+        """The same of `Learner.rename`; what is said of the sources from then on has the new name. Raises BadInput,
+        BudgetError, StateError."""
+        done = self.writer.submit(lambda learner: learner.rename(old, new, into), report=asdict).result()
+        for answer in self.sources.rename(old, done["label"]):
+            self.hub.say({"type": "prediction", **answer.to_json(), "stable": answer.label, "changed": True})
+        return done
 
     def rollback(self, generation: int | None = None) -> dict[str, Any]:
         """{generation, restored, classes}. Raises StateError."""

@@ -167,7 +167,7 @@ def compact(state: Transaction, kept: list[StoredSample] | None = None) -> None:
     lost = [[oldest, state.current] for name, oldest, _ in state.files(JOURNAL)
             if name in dropped and not state.blobs.intact(name)]
     if lost:    # what is built on these samples can't be gone back to exactly
-        state.set_meta("lost", [*state.value("lost", []), *lost])
+        state.note_lost(lost)
     for step in steps:
         replace_files(state, step)
     state.drop_codebooks()
