@@ -102,6 +102,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
 def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--why", action="store_true", help="also print the three likeliest classes, the three stored "
+                         "samples that are most like it, and how far outside of what is known it is (unknown above 1)")
     command.add_argument("--debounce", type=int, metavar="N",
                          help="for a stream, print a label once N sure windows in a row, or more that are less sure, "
                          "agree on a new one (default 3; 0: print every window)")

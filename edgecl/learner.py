@@ -27,6 +27,7 @@ from edgecl.learning.serving import Serving
 from edgecl.learning.solved_heads import Figures, figures_of
 from edgecl.learning.status import status_of
 from edgecl.learning.teaching import taught
+from edgecl.learning.why import Explainer, explainer_of, stored_input
 from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
 from edgecl.samples import NOTHING, Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare
@@ -56,6 +57,7 @@ class Learner:
         self.repository = Repository(store, self.settings)
         self._session: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
+        self._explainer: tuple[Serving, Explainer] | None = None
         store.started_over = self._forget
 
     # opening ------------------------------------------------------------------------------------
@@ -259,10 +261,26 @@ class Learner:
 
     # answering ----------------------------------------------------------------------------------
 
-    def predict(self, samples: Samples) -> list[Prediction]:
-        """One prediction per sample, in order. Raises BadInput, StateError."""
+    def predict(self, samples: Samples, why: bool = False) -> list[Prediction]:
+        """One prediction per sample, in order. why: with the likeliest classes, the stored samples that each is most
+        like, and how far outside of what is known it is, see `results.Why`. Raises BadInput, StateError."""
+        serving, explain = self.explaining() if why else (self.serving(), None)
+        return [answer for batch in batches_of(samples)
+                for answer in serving.predict(batch.data, batch.sources, explain)[0]]
+
+    def explaining(self) -> tuple[Serving, Explainer]:
+        """The sessions that answer now, and what explains their answers, which is made when it is first asked for and
+        kept as long as they serve. Other threads may use both. Raises StateError where nothing was taught."""
         serving = self.serving()
-        return [answer for batch in batches_of(samples) for answer in serving.predict(batch.data, batch.sources)[0]]
+        if self._explainer is None or self._explainer[0] is not serving:
+            self._explainer = None      # so that it does not take memory while the next one is made
+            self._explainer = serving, explainer_of(self.repository, serving.generation)
+        return self._explainer
+
+    def stored_input(self, number: str) -> np.ndarray | None:
+        """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its
+        feature is stored. Raises BadInput for an unknown one."""
+        return stored_input(self.repository, number)
 
     def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
         """Accuracy on labelled samples; the right answer for one of `nothing` is unknown. Raises BadInput if a sample
@@ -330,7 +348,7 @@ class Learner:
     def _forget(self) -> None:
         """Drop what is known of generations by their numbers, see `OpenState.started_over`."""
         self.repository.forget_generations()
-        self._serving = None
+        self._serving = self._explainer = None
 
     def _backbone(self, name: str | None = None) -> Backbone:
         """The session of a backbone file (default: the current one), kept while only heads change."""
@@ -346,7 +364,7 @@ class Learner:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         current = self.store.current    # first: if another database lies there now, what was kept is dropped
         if self._serving is None or self._serving.current != current:
-            self._serving = None        # so that its head does not take memory while the next one is solved
+            self._serving = self._explainer = None  # so that they take no memory while the next head is solved
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self._backbone()

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.samples import NOTHING
 
@@ -11,12 +11,57 @@ if TYPE_CHECKING:
     from edgecl.state.generations import Generation
 
 
+class ClassShare(NamedTuple):
+    """A class and its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+class StoredMatch(NamedTuple):
+    """A stored sample that another one is like. id: as people write it; source: where it came from, "" if that is not
+    known; similarity: 1 the same, 0 as two stored samples that have nothing in common, less if it is further away: of
+    photos the cosine of their features; picture: whether the sample itself is stored, not only its feature."""
+
+    id: str
+    label: str
+    source: str
+    similarity: float
+    picture: bool
+
+
+class Why(NamedTuple):
+    """Why an answer is what it is. top: the most likely classes, at most three; nearest: the stored samples that are
+    most like it, at most three; outside: how far the sample is from what is known: 0 as usual, 1 at the threshold,
+    unknown above it; None if that can't be told; note: why there is nothing in `nearest`, else ""."""
+
+    top: tuple[ClassShare, ...]
+    nearest: tuple[StoredMatch, ...]
+    outside: float | None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, without a `note` that there is not."""
+        found: dict[str, Any] = {
+            "top": [{"class": label, "probability": probability} for label, probability in self.top],
+            "nearest": [{"id": number, "class": label, "source": source, "similarity": similarity, "picture": picture}
+                        for number, label, source, similarity, picture in self.nearest], "outside": self.outside}
+        return {**found, "note": self.note} if self.note else found
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Why:
+        """The inverse of `to_json`."""
+        return cls(tuple(ClassShare(*each.values()) for each in values["top"]),
+                   tuple(StoredMatch(*each.values()) for each in values["nearest"]), values["outside"],
+                   values.get("note", ""))
+
+
 @dataclass(frozen=True)
 class Prediction:
     """label: the most likely class, None if that is `nothing` or the sample shows nothing; confidence: its calibrated
     probability, 1 if the sample shows nothing; unknown: whether the sample belongs to none of the known classes, None
     if too few samples were taught to tell; milliseconds: backbone and head together, per sample; reason: why there is
-    no label, or why `unknown` is None."""
+    no label, or why `unknown` is None; why: more about it, if that was asked for."""
 
     source: str
     label: str | None
@@ -24,14 +69,23 @@ class Prediction:
     unknown: bool | None
     milliseconds: float
     reason: str | None = None
+    why: Why | None = None
 
     def right(self, truth: str) -> bool:
         """Whether this is the right answer for a sample of a class: the right one for `nothing` is unknown."""
         return bool(self.unknown) if truth == NOTHING else self.label == truth
 
     def to_json(self) -> dict[str, Any]:
-        """As a dict, without a `reason` that there is not."""
-        return {name: value for name, value in asdict(self).items() if name != "reason" or value is not None}
+        """As a dict, without a `reason` that there is not; what `why` says stands beside the rest."""
+        found = {name: value for name, value in vars(self).items()
+                 if name != "why" and (name != "reason" or value is not None)}
+        return found if self.why is None else {**found, **self.why.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Prediction:
+        """The inverse of `to_json`."""
+        own = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        return cls(**own, why=Why.from_json(values) if "top" in values else None)
 
 
 def untold(needs: int | None) -> str:
@@ -41,6 +95,7 @@ def untold(needs: int | None) -> str:
     return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
 
 
+LIKE_NOTHING = f"it is like the class {NOTHING}"    # why there is no label
 NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
 BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 

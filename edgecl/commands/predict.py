@@ -21,7 +21,7 @@ from edgecl.settings import counted, format_size
 
 def predict(options: argparse.Namespace) -> None:
     """One JSON line per sample, for a stream per change: source, label, confidence, unknown, milliseconds, and a
-    reason if there is no label, or too little was taught to tell what is unknown."""
+    reason if there is no label, or too little was taught to tell what is unknown; with --why what `Why` says."""
     from edgecl.commands.direct_or_daemon import direct_or_daemon
     from edgecl.commands.predict_stream import predict_stream
     from edgecl.samples import batches_of
@@ -33,12 +33,12 @@ def predict(options: argparse.Namespace) -> None:
         raise BadInput(f"{streams[0]} is a stream among other sources", "give one stream, or only files and folders")
     if streams:
         with opened(options) as learner:
-            predict_stream(learner, streams[0], options.seconds, options.debounce)
+            predict_stream(learner, streams[0], options)
         return
     with direct_or_daemon(options) as one:
         intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds)))
         for batch in batches_of(intake):
-            for answer, source in zip(one.predict(batch.data), batch.sources):
+            for answer, source in zip(one.predict(batch.data, options.why), batch.sources):
                 print_json({**answer.to_json(), "source": source})
         report_damage(one.damage)
         intake.report()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
 TEXT, NUMBER, WHOLE = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT)
-LIST, TABLE = Rule(list), Rule(dict)
+LIST, TABLE, TRUTH = Rule(list), Rule(dict), Rule(bool)
 CHUNK_SAMPLES = 16                       # read at a time
 UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
@@ -128,7 +128,8 @@ def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
-    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None])]
+    why = values.get("why", False)
+    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None], why)]
 
 
 def _backup(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
@@ -152,7 +153,7 @@ COMMANDS = {
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
-    "predict": Command(_predict, waits=True, samples=True),
+    "predict": Command(_predict, takes={"why": TRUTH}, waits=True, samples=True),
     "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE}, writes=True, waits=True,
                      samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},

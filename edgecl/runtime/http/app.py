@@ -62,6 +62,7 @@ class Application:
             ("GET", "/metrics", self._metrics),
             ("GET", "/api/exemplars", self._exemplars),
             ("GET", "/api/picture", self._picture),
+            ("GET", "/api/sample/{id}", self._sample),
             ("GET", "/api/review/{number:int}", self._review_picture),
             ("POST", "/api/review/{number:int}", self._review_name),
             ("DELETE", "/api/review/{number:int}", self._review_drop),
@@ -141,6 +142,18 @@ class Application:
             return media.picture(sample)
         return reply(await self._call(look))
 
+    async def _sample(self, request: Request) -> Response:
+        """The picture of a stored sample. Raises HttpRefusal (404) if none is stored."""
+        service, number = self._service(request), request.path_params["id"]
+
+        def look() -> dict[str, Any]:
+            sample = _found(lambda: service.sample(number))
+            if sample is None:
+                raise HttpRefusal(404, f"of the sample {number} only the feature is stored",
+                                  "create the state with --codec jpeg, raw or delta16 to keep pictures")
+            return media.picture(sample)
+        return reply(await self._call(look))
+
     async def _review_picture(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
         return reply(await self._call(lambda: media.picture(_frame(service, number))))
@@ -158,8 +171,10 @@ class Application:
         return answer
 
     async def _predict(self, request: Request) -> Response:
+        """?why=1: with what `Why` says."""
+        why = _flag(request, "why")
         async with self._turns.upload(request) as body:
-            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
+            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body), why)))
 
     async def _learn(self, request: Request) -> Response:
         """?class=NAME&file=NAME."""
@@ -219,10 +234,23 @@ async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _frame(service: Service, number: int) -> np.ndarray:
     """A frame of the review list. Raises HttpRefusal (404)."""
+    return _found(lambda: service.review_sample(number))
+
+
+def _found(look: Callable[[], T]) -> T:
+    """What a call finds that raises BadInput if there is nothing. Raises HttpRefusal (404) instead."""
     try:
-        return service.review_sample(number)
+        return look()
     except BadInput as error:
         raise HttpRefusal(404, error.what, error.cure) from error
+
+
+def _flag(request: Request, name: str) -> bool:
+    """Whether ?NAME=1. Raises BadInput for anything else than 0 or 1."""
+    value = request.query_params.get(name, "0")
+    if value not in ("0", "1"):
+        raise BadInput(f"?{name}={value[:40]}", f"give ?{name}=1, or leave it out")
+    return value == "1"
 
 
 def _parameter(request: Request, name: str) -> str:
