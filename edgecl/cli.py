@@ -17,7 +17,7 @@ COMMANDS = {
     "init": ("learn", "create a state: backbone, quota, windows"),
     "learn": ("learn", "learn one class from photos, recordings or arrays, or a folder of classes"),
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
-    "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
+    "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
@@ -133,6 +133,8 @@ def _profile(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
+    command.add_argument("--report", type=Path, metavar="FILE.html",
+                         help="also write a page with pictures of the wrong answers")
 
 
 def _forget(command: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from edgecl.exemplars.origin import origins_of
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES
 from edgecl.heads.solvers import KINDS
 from edgecl.learning.backbone_file import backbone_bytes, backbone_file
+from edgecl.learning.evaluating import evaluate, known_classes
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.foundation import Foundation, check_codec, create_foundation, waits_for_samples
 from edgecl.learning.judging import ON
@@ -38,6 +39,7 @@ from edgecl.state.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgecl.learning.evaluating import OnWrong
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
     from edgecl.rounds.worker import Watch
@@ -194,7 +196,7 @@ class Learner:
         def commit() -> dict[str, Any]:
             knowledge = self.repository.known()
             if label not in knowledge.labels:
-                raise BadInput(f"no class is called {label!r}", _known_classes(knowledge.labels))
+                raise BadInput(f"no class is called {label!r}", known_classes(knowledge.labels))
             shown = self.store.tuned() is not None and knowledge.shown_to_backbone(label)
             exact = knowledge.forget(label) and not shown
             remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
@@ -282,26 +284,11 @@ class Learner:
         feature is stored. Raises BadInput for an unknown one."""
         return stored_input(self.repository, number)
 
-    def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
-        """Accuracy on labelled samples; the right answer for one of `nothing` is unknown. Raises BadInput if a sample
+    def evaluate(self, samples: Iterable[Sample], on_wrong: OnWrong | None = None) -> Evaluation:
+        """How good the answers to labelled samples are; the right answer for one of `nothing`, or of a class that was
+        never taught, is unknown. on_wrong: called with each wrong answer and its sample. Raises BadInput if a sample
         has no label or none is of a known class."""
-        serving = self.serving()
-        known = set(serving.head.labels)
-        correct: dict[str, list[bool]] = {}
-        unknown: dict[str, list[bool]] = {}
-        for batch in batches_of(samples):
-            for answer, label in zip(serving.predict(batch.data)[0], batch.labels):
-                if label is None:
-                    raise BadInput("a sample to evaluate has no label", "give a folder with one subfolder per class")
-                correct.setdefault(label, []).append(answer.right(label))
-                unknown.setdefault(label, []).append(answer.unknown is True)
-        taught = {label: values for label, values in sorted(correct.items()) if label in known}
-        if not taught:
-            raise BadInput("none of the samples to evaluate is of a known class", _known_classes(sorted(known)))
-        n, named = sum(map(len, taught.values())), [unknown[label] for label in taught if label != NOTHING]
-        return Evaluation(sum(map(sum, taught.values())) / n, {k: sum(v) / len(v) for k, v in taught.items()}, n,
-                          sum(map(sum, named)) / max(sum(map(len, named)), 1),
-                          {k: sum(v) / len(v) for k, v in sorted(unknown.items()) if k not in known})
+        return evaluate(self.serving(), samples, on_wrong)
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `edgecl.learning.export`.
@@ -372,7 +359,3 @@ class Learner:
                 self.repository.heads.solve()
             self._serving = Serving(self.store, self._backbone, self.repository.heads.model)
         return self._serving
-
-
-def _known_classes(labels: Sequence[str]) -> str:
-    return f"known are {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}" if labels else "none is known yet"

@@ -1,4 +1,4 @@
-"""Why an answer is what it is: the likeliest classes, the nearest stored samples, how far outside it is; on real digits."""
+"""Why an answer is what it is: the likeliest classes, the nearest stored samples, how far outside; on real digits."""
 from __future__ import annotations
 
 import json
@@ -72,9 +72,9 @@ def test_the_nearest_of_all_stored_samples_are_found(split, monkeypatch, photos,
 
 
 def test_fewer_stored_samples_than_are_asked_for_and_all_alike():
-    x = np.ones((2, 8), np.float32)
+    x, same = np.ones((2, 8), np.float32), FeatureTransform(8, 8)
     for rows in (x, x[:1], 0 * x):
-        places, similarities = NearestSamples(list(rows), np.zeros(len(rows), np.int64), FeatureTransform(8, 8), False)(x)
+        places, similarities = NearestSamples(list(rows), np.zeros(len(rows), np.int64), same, False)(x)
         assert places.shape == similarities.shape == (2, len(rows)) and np.isfinite(similarities).all()
 
 
@@ -218,11 +218,12 @@ def test_the_source_of_a_stored_sample_is_named(tmp_path, capsys):
 
 
 def test_the_page_can_show_the_nearest_pictures(tmp_path):
-    with web_of(image_state(tmp_path / "state")) as (client, service, *_):
+    with web_of(image_state(tmp_path / "state")) as (client, *_):
         body, header = packed(x=shades(20, 25)[:2]), {"Content_Type": "application/x-npz"}
         plain = client.post("/api/predict", body, **header)
         answers = client.post("/api/predict?why=1", body, **header)
-        assert "nearest" not in plain[0] and client.post("/api/predict?why=0", body, **header)[0].keys() == plain[0].keys()
+        assert "nearest" not in plain[0]
+        assert client.post("/api/predict?why=0", body, **header)[0].keys() == plain[0].keys()
         match = answers[0]["nearest"][0]
         assert match["class"] == "dark" and match["picture"] is True
         assert client.get(f"/api/sample/{match['id']}")["image"].startswith("data:image/jpeg")
@@ -233,7 +234,7 @@ def test_the_page_can_show_the_nearest_pictures(tmp_path):
 
 
 def test_a_state_that_stores_only_features_says_so(tmp_path):
-    with web(tmp_path / "state") as (client, service, *_):
+    with web(tmp_path / "state") as (client, *_):
         answer, = client.post("/api/predict?why=1", {"samples": vectors("ant", 1).tolist()})
         assert answer["nearest"][0]["picture"] is False
         assert "feature" in client.refused(404, "GET", f"/api/sample/{answer['nearest'][0]['id']}")

@@ -1,17 +1,14 @@
-"""`edgecl predict`, `edgecl evaluate` and `edgecl export`."""
+"""`edgecl predict` and `edgecl export`."""
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from edgecl.commands import (
     Intake,
-    ProgressBar,
     keep_memory_low,
     opened,
     percent,
     print_json,
-    print_table,
     read_all,
     report_damage,
 )
@@ -44,26 +41,6 @@ def predict(options: argparse.Namespace) -> None:
         intake.report()
         if not intake.taken:
             raise BadInput("nothing could be read", "give photos, recordings or arrays of the form this state takes")
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Accuracy on a labelled folder or .npz file."""
-    from edgecl.commands.direct_or_daemon import Direct
-    from edgecl.sources import read_labelled
-
-    with opened(options) as learner, ProgressBar("evaluating") as bar:
-        one = Direct(learner)
-        intake = Intake(one.shape, read_labelled(options.folder, one.spec()), bar)
-        result = learner.evaluate(intake)
-        report_damage(learner.damage)
-        intake.report()
-    if options.json:
-        print_json({**asdict(result), "refused": len(intake.refused)})
-        return
-    rows = [[name, percent(value)] for name, value in result.per_class.items()]
-    rows += [[f"{name} (never taught)", f"unknown {percent(value)}"] for name, value in result.untaught.items()]
-    print_table(f"accuracy {percent(result.accuracy)} on {counted(result.n, 'sample')}, "
-                f"{percent(result.unknown_rate)} called unknown", ["class", "accuracy"], rows)
 
 
 def export(options: argparse.Namespace) -> None:

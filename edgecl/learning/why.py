@@ -9,7 +9,7 @@ import numpy as np
 from edgecl.errors import BadInput
 from edgecl.exemplars.sample_ids import parse_sample_id, sample_id
 from edgecl.heads.nearest import NearestSamples
-from edgecl.results import ClassShare, StoredMatch, Why
+from edgecl.results import LikelyClass, StoredMatch, Why
 from edgecl.samples import Place
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Explainer:
             matches = [tuple(self._rows[place].match(similarity) for place, similarity in zip(*each))
                        for each in zip(places.tolist(), similarities.round(DIGITS).tolist())]
         told = [None] * len(features) if outside is None else outside.tolist()
-        tops = [tuple(ClassShare(head.labels[place], share) for place, share in zip(*each))
+        tops = [tuple(LikelyClass(head.labels[place], share) for place, share in zip(*each))
                 for each in zip(best.tolist(), shares.tolist())]
         return [Why(*each, self.note) for each in zip(tops, matches, told)]
 

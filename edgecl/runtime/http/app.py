@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from edgecl.errors import BadInput
+from edgecl.evaluation.pictures import picture
 from edgecl.rounds.method import method_names
 from edgecl.runtime.http import media, metrics
 from edgecl.runtime.http.access import COOKIE
@@ -129,7 +130,7 @@ class Application:
     async def _exemplars(self, request: Request) -> Response:
         """?class=NAME: up to four stored samples of a class, as pictures."""
         service, label = self._service(request), _parameter(request, "class")
-        return reply(await self._call(lambda: [media.picture(each) for each in service.exemplars(label, 4)]))
+        return reply(await self._call(lambda: [picture(each) for each in service.exemplars(label, 4)]))
 
     async def _picture(self, request: Request) -> Response:
         """?source=NAME: the last sample of a source."""
@@ -139,7 +140,7 @@ class Application:
             sample = self._service(request).latest_sample(source)
             if sample is None:
                 raise HttpRefusal(404, f"the source {source!r} has shown nothing yet", "wait for its first sample")
-            return media.picture(sample)
+            return picture(sample)
         return reply(await self._call(look))
 
     async def _sample(self, request: Request) -> Response:
@@ -151,12 +152,12 @@ class Application:
             if sample is None:
                 raise HttpRefusal(404, f"of the sample {number} only the feature is stored",
                                   "create the state with --codec jpeg, raw or delta16 to keep pictures")
-            return media.picture(sample)
+            return picture(sample)
         return reply(await self._call(look))
 
     async def _review_picture(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(lambda: media.picture(_frame(service, number))))
+        return reply(await self._call(lambda: picture(_frame(service, number))))
 
     # changing -----------------------------------------------------------------------------------
 
