@@ -76,14 +76,12 @@ def _print(found: Evaluation) -> None:
     *first, last = headline(found)
     print_table("\n".join([*first, last]), columns[:-1], [row[:-1] for row in rows])
     _print_confusion(found)
-    strange = [[label, answer or "unknown", f"{count} of {found.samples[label]}"]
+    strange = [f"{label} taken for {answer}: {count} of {found.samples[label]}"
                for label, answers in found.taken_for.items() for answer, count in answers.items() if answer]
-    if strange:
-        _print_some("never taught, and taken for", ["class", "taken for", "samples"], strange, MOST_PAIRS, "pair")
-    if found.wrong:
-        files = [[each.source or "-", each.truth if each.taught else f"{each.truth} (never taught)", answer_text(each)]
-                 for each in found.wrong]
-        _print_some(f"wrong: {len(found.wrong)}", ["file", "class", "answer"], files, MOST_FILES, "file")
+    _print_some("never taught, and not called unknown:", strange, MOST_PAIRS, "pair")
+    files = [f"{each.source or '-'}: {each.truth}{'' if each.taught else ' (never taught)'}, answered "
+             f"{answer_text(each)}" for each in found.wrong]
+    _print_some("wrong:", files, MOST_FILES, "sample")
 
 
 def _print_confusion(found: Evaluation) -> None:
@@ -95,11 +93,13 @@ def _print_confusion(found: Evaluation) -> None:
         rows = [[truth, *(str(of.get(label, "")) for label in answers)] for truth, of in found.confusion.items()]
         print_table("class, and what it is taken for", ["", *answers], rows)
         return
-    pairs = [[truth, label, f"{count} of {found.samples[truth]}"] for truth, label, count in found.pairs]
-    _print_some("most often confused", ["class", "taken for", "samples"], pairs, MOST_PAIRS, "pair")
+    pairs = [f"{truth} taken for {label}: {count} of {found.samples[truth]}" for truth, label, count in found.pairs]
+    _print_some("most often confused:", pairs, MOST_PAIRS, "pair")
 
 
-def _print_some(title: str, columns: list[str], rows: list[list[str]], most: int, what: str) -> None:
-    print_table(title, columns, rows[:most])
-    if len(rows) > most:
-        print(f"and {counted(len(rows) - most, what)} more; --json has all")
+def _print_some(title: str, lines: list[str], most: int, what: str) -> None:
+    """A list, if it has any lines, and how many more there are."""
+    if lines:
+        print("\n  ".join([title, *lines[:most]]))
+    if len(lines) > most:
+        print(f"  and {counted(len(lines) - most, what)} more; --json has all")

@@ -22,9 +22,9 @@ MOST_PICTURES = 48          # of wrong answers, the surest ones
 THUMBNAIL_SIDE = 144        # pixels
 MOST_NAMED = 500            # wrong files
 MOST_PAIRS = 20             # of classes that are confused
-SIDE, MOST_CELL, LEAST_CELL = 640, 44, 4    # pixels of the table of confusions without names, and of one cell
+SIDE, MOST_CELL, LEAST_CELL = 700, 44, 4    # pixels of the table of confusions without names, and of one cell
 NUMBERED_CELL, NAMED_CELL = 22, 8           # pixels of a cell from which its number, and the names of its classes, fit
-NAME_PIXELS, NAME_CHARACTERS = 150, 22      # of class names beside that table
+NAME_CHARACTERS = 22                        # of class names beside that table
 STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .9rem; }
 .card { border: 1px solid var(--line); border-radius: 6px; padding: .5rem; font-size: .85rem; line-height: 1.35;
@@ -37,7 +37,8 @@ svg.chart text { fill: currentColor; } svg.chart .quiet { fill: var(--quiet); }
 .right { fill: #0b6e4f; } .wrong { fill: #c2571a; } .frame { fill: none; stroke: var(--line); }
 .ideal { stroke: var(--quiet); stroke-dasharray: 4 4; }
 svg.chart text.on { fill: #ffffff; }
-td:first-child, th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+td:first-child, th:first-child, td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+.wide + .wide, svg.chart + .wide { margin-top: 1rem; }
 @media (prefers-color-scheme: dark) { .right { fill: #2fa37c; } .wrong { fill: #e0793c; } }
 """
 LINES = "#0b6e4f", "#b3541e", "#3d5a98", "#8e3b8e", "#a88300", "#1f8a9e"
@@ -89,7 +90,7 @@ def class_rows(found: Evaluation) -> tuple[list[str], list[list[str]]]:
 def taken_for(answers: dict[str, int], right: str) -> str:
     """What samples of a class are taken for by mistake, the most frequent three."""
     wrong = [(label, count) for label, count in answers.items() if label != right]
-    return ", ".join(f"{label} {count}" for label, count in wrong[:3]) + (" …" if len(wrong) > 3 else "") or "-"
+    return ", ".join(f"{label} ({count})" for label, count in wrong[:3]) + (" …" if len(wrong) > 3 else "") or "-"
 
 
 def _share(count: int, of: int) -> str:
@@ -113,17 +114,17 @@ def _cells(found: Evaluation) -> str:
     rows = list(found.confusion)
     columns = sorted({*rows, *(label for answers in found.confusion.values() for label in answers)})
     cell = max(min(SIDE // len(columns), MOST_CELL), LEAST_CELL)
-    margin = NAME_PIXELS if cell >= NAMED_CELL else 10
-    width, height = margin + cell * len(columns) + 1, margin + cell * len(rows) + 1
     size = max(min(cell * 0.62, 12), 6)
+    longest = min(max(map(len, columns)), NAME_CHARACTERS)
+    named, margin = cell >= NAMED_CELL, round(longest * size * 0.62) + 12 if cell >= NAMED_CELL else 10
+    width, height = margin + cell * len(columns) + 1, margin + cell * len(rows) + 1
     marks = [f'<rect class="frame" x="{margin}" y="{margin}" width="{cell * len(columns)}" '
              f'height="{cell * len(rows)}"/>']
-    if margin == NAME_PIXELS:
-        for place, label in enumerate(rows):
-            marks.append(_name(label, margin - 6, margin + (place + 0.5) * cell, size, ""))
-        for place, label in enumerate(columns):
-            x, y = margin + (place + 0.5) * cell, margin - 6
-            marks.append(_name(label, x, y, size, f' transform="rotate(90 {x:.1f} {y})"'))
+    for place, label in enumerate(rows if named else []):
+        marks.append(_name(label, margin - 6, margin + (place + 0.5) * cell, size, ' text-anchor="end"'))
+    for place, label in enumerate(columns if named else []):
+        x, y = margin + (place + 0.5) * cell, margin - 6
+        marks.append(_name(label, x, y, size, f' transform="rotate(-90 {x:.1f} {y})"'))
     place_of = {label: place for place, label in enumerate(columns)}
     for row, truth in enumerate(rows):
         for label, count in found.confusion[truth].items():
@@ -132,7 +133,7 @@ def _cells(found: Evaluation) -> str:
             text = f"{truth}: {count} of {found.samples[truth]} taken for {label}" if label != truth else \
                 f"{truth}: {count} of {found.samples[truth]} right"
             marks.append(f'<rect class="{"right" if label == truth else "wrong"}" x="{x + 0.5}" y="{y + 0.5}" '
-                         f'width="{cell - 1}" height="{cell - 1}" fill-opacity="{0.15 + 0.85 * share:.2f}">'
+                         f'width="{cell - 1}" height="{cell - 1}" fill-opacity="{0.25 + 0.75 * share:.2f}">'
                          f"<title>{html.escape(text)}</title></rect>")
             if cell >= NUMBERED_CELL:
                 on = ' class="on"' if share > 0.5 else ""
@@ -144,9 +145,9 @@ def _cells(found: Evaluation) -> str:
 
 
 def _name(label: str, x: float, y: float, size: float, more: str) -> str:
-    """A class name that ends at a place; the whole one shows when it is pointed at."""
+    """A class name at a place; the whole one shows when it is pointed at. more: attributes."""
     short = label if len(label) <= NAME_CHARACTERS else label[:NAME_CHARACTERS - 1] + "…"
-    return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" text-anchor="end" dominant-baseline="central"{more}>'
+    return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" dominant-baseline="central"{more}>'
             f"{html.escape(short)}<title>{html.escape(label)}</title></text>")
 
 
