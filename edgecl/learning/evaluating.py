@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from edgecl.errors import BadInput
+from edgecl.learning.status import known_are
 from edgecl.results import LIKE_NOTHING, Calibrated, Evaluation, ReliabilityBin, WrongAnswer
 from edgecl.samples import NOTHING, batches_of
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 BINS = 10       # of the reliability of confidence, equally wide
 
 
-def evaluate(serving: Serving, samples: Iterable[Sample], on_wrong: OnWrong | None = None) -> Evaluation:
+def evaluated(serving: Serving, samples: Iterable[Sample], on_wrong: OnWrong | None = None) -> Evaluation:
     """See `Learner.evaluate`."""
     known = set(serving.head.labels)
     counts, unknown = Counter[str](), Counter[str]()
@@ -47,7 +48,7 @@ def evaluate(serving: Serving, samples: Iterable[Sample], on_wrong: OnWrong | No
                     on_wrong(wrong[-1], data)
     taught = sorted(known & counts.keys())
     if not taught:
-        raise BadInput("none of the samples to evaluate is of a known class", known_classes(sorted(known)))
+        raise BadInput("none of the samples to evaluate is of a known class", known_are(sorted(known)))
     n, right = sum(counts[label] for label in taught), sum(answers[label][label] for label in taught)
     named = [label for label in taught if label != NOTHING]
     strange = sorted(counts.keys() - known)
@@ -82,8 +83,3 @@ def calibrated(answers: Sequence[tuple[float, bool]]) -> Calibrated:
                                 sum(right for _, right in mine) / len(mine)) for place, mine in enumerate(rows) if mine)
     n = len(answers)
     return Calibrated(sum(each.n * abs(each.confidence - each.accuracy) for each in bins) / n if n else None, n, bins)
-
-
-def known_classes(labels: Sequence[str]) -> str:
-    """The names of the first known classes, as a cure."""
-    return f"known are {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}" if labels else "none is known yet"

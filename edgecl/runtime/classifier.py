@@ -48,7 +48,7 @@ class Classifier:
             self._hub.say({"type": "prediction", **answer.to_json(), "stable": said.stable, "changed": changed})
 
     def predict(self, batch: np.ndarray, explaining: tuple[Serving, Explainer] | None = None) -> Iterator[Prediction]:
-        """An answer for each sample of a batch [n, ...], one by one. explaining: of `Learner.explaining`, to add why.
+        """An answer for each sample of a batch [n, ...], one by one. explaining: of `Sessions.explaining`, to add why.
         Raises BadInput, StateError."""
         serving, explain = explaining or (self.serving, None)
         if serving is None:

@@ -16,7 +16,8 @@ from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
 from edgecl.samples import UNITS, Place, Sample
 from edgecl.settings import counted
-from edgecl.state.backup import frozen, tar_bytes, tar_of
+from edgecl.state.backup_tar import tar_bytes, tar_of
+from edgecl.state.frozen import frozen
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service
@@ -123,7 +124,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
     return service.learn_samples(values["label"], samples_of(file, values.get("groups"), values.get("sessions")),
-                                 os.fstat(file).st_size)
+                                 os.fstat(file).st_size, values.get("again", False))
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
@@ -149,16 +150,20 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
     "predict": Command(_predict, takes={"why": TRUTH}, waits=True, samples=True),
-    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE}, writes=True, waits=True,
-                     samples=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH}, writes=True,
+                     waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
-                          {"source": TEXT, "session": TEXT}, writes=True, waits=True),
+                          {"source": TEXT, "session": TEXT, "again": TRUTH}, writes=True, waits=True),
     "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+    "remove": Command(_plain("remove"), {"ids": LIST}, {"erase": TRUTH}, writes=True, waits=True),
+    "move": Command(_plain("move"), {"ids": LIST, "label": TEXT}, writes=True, waits=True),
+    "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
     "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),
