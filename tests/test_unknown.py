@@ -341,3 +341,16 @@ def test_three_exact_samples_beside_a_codebook_are_enough_to_tell_what_is_unknow
         known, far = learner.predict(x + np.arange(80)[:, None] % 4), learner.predict(9 * x)
         assert np.mean([answer.unknown for answer in known]) < 0.1
         assert np.mean([answer.unknown for answer in far]) > 0.6
+
+
+@pytest.mark.parametrize("taught", "ae")
+def test_a_class_without_an_exact_sample_is_not_unknown_since_others_have_some(tmp_path, monkeypatch, taught):
+    # as in a state of an earlier edgecl, which coded every sample of so small a buffer
+    monkeypatch.setattr("edgecl.exemplars.buffer.FEWEST_EXACT", 20)
+    with closing(coded(tmp_path / "state", 64, 4_000)) as learner:
+        monkeypatch.undo()
+        more = np.random.default_rng(77).normal("abcde".index(taught), 1, (20, 64)).astype(np.float32)
+        learner.learn(more, taught)
+        x = np.random.default_rng(9).standard_normal((80, 64)).astype(np.float32)
+        assert np.mean([answer.unknown for answer in learner.predict(x + 3)]) < 0.15
+        assert np.mean([answer.unknown for answer in learner.predict(9 * x)]) > 0.9
