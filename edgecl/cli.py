@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from edgecl import __version__
-from edgecl.errors import EdgeclError
+from edgecl.errors import INTERRUPTED, EdgeclError
 
 # name -> (module in edgecl.commands, help line)
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
     "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
+    "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "forget": ("manage", "forget a class"),
@@ -95,6 +96,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
     command.add_argument("--session", metavar="NAME",
                          help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
                          "is estimated by leaving out whole sessions, so use the same name for all classes of one")
+    command.add_argument("--again", action="store_true",
+                         help="also count samples that the class was taught before (default: they are left out)")
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
@@ -131,6 +134,12 @@ def _profile(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
+
+
+def _samples(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--class", dest="label", metavar="NAME", help="only those of this class")
+    command.add_argument("--suspicious", action="store_true", help="only those that fit another class better, or are "
+                         "in two classes, worst first")
 
 
 def _forget(command: argparse.ArgumentParser) -> None:
@@ -220,9 +229,9 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
-    "rollback": _rollback, "merge": _merge, "check": _check, "backup": _backup, "restore": _restore, "export": _export,
-    "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
+    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
+    "forget": _forget, "rollback": _rollback, "merge": _merge, "check": _check, "backup": _backup, "restore": _restore,
+    "export": _export, "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -241,8 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output is gone, as in `edgecl predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("edgecl: interrupted; what was finished before is kept, see `edgecl history`", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"edgecl: {interrupt if interrupt.args else INTERRUPTED}", file=sys.stderr)
         return 130
 
 

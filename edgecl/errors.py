@@ -11,6 +11,8 @@
 """
 from __future__ import annotations
 
+INTERRUPTED = "interrupted; what was finished before is kept, see `edgecl history`"     # by Ctrl-C
+
 
 class EdgeclError(Exception):
     """what: what happened, with its values; cure: what to do about it. One line each."""

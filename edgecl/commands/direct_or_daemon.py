@@ -30,7 +30,7 @@ class Direct:
     """The learner itself."""
 
     def __init__(self, learner: Learner) -> None:
-        self.learner, self.quota = learner, learner.settings.quota
+        self.learner, self.quota, self.memory = learner, learner.settings.quota, learner.settings.memory
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""
@@ -47,9 +47,10 @@ class Direct:
         """The kind of sample; None before the first `learn`."""
         return self.learner.foundation.kind if self.learner.foundation else None
 
-    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
+              again: bool = False) -> Learned:
         """See `Learner.learn`."""
-        return self.learner.learn(samples, label, progress=progress)
+        return self.learner.learn(samples, label, progress=progress, again=again)
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`."""
@@ -73,7 +74,9 @@ class ViaDaemon:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.quota: int = client.ask("status")["quota_bytes"]
+        status = client.ask("status")
+        self.quota: int = status["quota_bytes"]
+        self.memory: str = status["memory"]
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""
@@ -97,7 +100,8 @@ class ViaDaemon:
         names: list[str] = self._client.ask("info")["classes"]
         return names
 
-    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
+              again: bool = False) -> Learned:
         """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
@@ -106,7 +110,7 @@ class ViaDaemon:
             if not parcel.count:
                 raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups,
-                                              sessions=parcel.sessions))
+                                              sessions=parcel.sessions, again=again))
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`. Raises the error that the daemon answers with."""

@@ -19,7 +19,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.commands.learned import suggest_nothing, tell
-from edgecl.errors import BadInput, StateError
+from edgecl.errors import INTERRUPTED, BadInput, StateError
 from edgecl.samples import Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
@@ -140,7 +140,8 @@ def learn_last(options: argparse.Namespace) -> None:
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
-                                           source=options.source, session=options.session))
+                                           source=options.source, session=options.session,
+                                           again=options.again))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
             suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
@@ -168,8 +169,24 @@ def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[L
         places = {folder.name: folder for folder in class_folders(options.folder)}
     for name in places:
         check_class_name(name)
-    return [learn_class(one, options, name, Intake(one.shape, of_session(
-        options.session, read(place, one.spec(options.seconds), name)))) for name, place in places.items()]
+    learned: list[Learned] = []
+    try:
+        for name, place in places.items():
+            items = read(place, one.spec(options.seconds), name)
+            learned.append(learn_class(one, options, name, Intake(one.shape, of_session(options.session, items))))
+    except KeyboardInterrupt:
+        names, done = [*places], len(learned)
+        raise KeyboardInterrupt(interrupted(
+            names[:done], names[done], one.memory != "statistics" and not options.again)) from None
+    return learned
+
+
+def interrupted(kept: list[str], left: str, recognises: bool) -> str:
+    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: the one that was being
+    learned; recognises: whether the state recognises what it was taught before."""
+    on = f"the same command goes on with {left!r} and counts nothing twice" if recognises else \
+        f"go on with {left!r} class by class, since this state would count the others twice"
+    return f"{INTERRUPTED}: {', '.join(kept) or 'nothing yet'}; {on}"
 
 
 def check_session(name: str | None) -> str:
@@ -193,7 +210,7 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str
     label = check_class_name(label)
     try:
         with ProgressBar(f"learning {label}") as bar:
-            learned = one.learn(intake, label, bar)
+            learned = one.learn(intake, label, bar, options.again)
     except BadInput as error:
         cause = intake.explain(label) if intake.refused and not intake.taken else error
         intake.report()

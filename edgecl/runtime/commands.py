@@ -16,14 +16,15 @@ from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
 from edgecl.samples import UNITS, Place, Sample
 from edgecl.settings import counted
-from edgecl.state.backup import frozen, tar_bytes, tar_of
+from edgecl.state.backup_tar import tar_bytes, tar_of
+from edgecl.state.frozen import frozen
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service
 
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
 TEXT, NUMBER, WHOLE = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT)
-LIST, TABLE = Rule(list), Rule(dict)
+LIST, TABLE, TRUTH = Rule(list), Rule(dict), Rule(bool)
 CHUNK_SAMPLES = 16                       # read at a time
 UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
@@ -123,7 +124,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
     return service.learn_samples(values["label"], samples_of(file, values.get("groups"), values.get("sessions")),
-                                 os.fstat(file).st_size)
+                                 os.fstat(file).st_size, values.get("again", False))
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
@@ -148,15 +149,16 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
     "predict": Command(_predict, waits=True, samples=True),
-    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE}, writes=True, waits=True,
-                     samples=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH}, writes=True,
+                     waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
-                          {"source": TEXT, "session": TEXT}, writes=True, waits=True),
+                          {"source": TEXT, "session": TEXT, "again": TRUTH}, writes=True, waits=True),
     "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
