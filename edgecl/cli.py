@@ -22,6 +22,9 @@ COMMANDS = {
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
+    "remove": ("correct", "remove stored samples, given by id, exactly"),
+    "move": ("correct", "move stored samples, given by id, to another class"),
+    "rename": ("correct", "give a class another name, or make two classes one"),
     "forget": ("manage", "forget a class"),
     "rollback": ("manage", "go back to an earlier generation"),
     "merge": ("manage", "merge other states' statistics (exact)"),
@@ -41,6 +44,7 @@ COMMANDS = {
 
 SOURCES = ("file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE, camera:/dev/video0, csi://0, "
            "fake:FOLDER")
+IDS = "as `edgecl samples` lists it, such as 12-5"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,6 +150,24 @@ def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
 
 
+def _remove(command: argparse.ArgumentParser) -> None:
+    command.add_argument("ids", nargs="+", metavar="ID", help=IDS)
+    command.add_argument("--erase", action="store_true", help="leave nothing of them on the disk; then no older "
+                         "generation can be restored")
+
+
+def _move(command: argparse.ArgumentParser) -> None:
+    command.add_argument("ids", nargs="+", metavar="ID", help=IDS)
+    command.add_argument("--class", dest="label", required=True, metavar="NAME", help="the class that they show, new "
+                         "or known")
+
+
+def _rename(command: argparse.ArgumentParser) -> None:
+    command.add_argument("old", metavar="OLD", help="the class as it is called now")
+    command.add_argument("new", metavar="NEW", help="what it is to be called")
+    command.add_argument("--into", action="store_true", help="NEW is a class already, and the two become one")
+
+
 def _rollback(command: argparse.ArgumentParser) -> None:
     command.add_argument("generation", nargs="?", type=int, metavar="N",
                          help="the generation to restore (default: the previous one)")
@@ -230,8 +252,9 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
-    "forget": _forget, "rollback": _rollback, "merge": _merge, "check": _check, "backup": _backup, "restore": _restore,
-    "export": _export, "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
+    "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
+    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round,
+    "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -104,7 +104,8 @@ def _commit(repository: Repository, knowledge: Knowledge, change: Rewrite, rows:
 def _named(repository: Repository, knowledge: Knowledge, ids: Iterable[int | str]) -> list[StoredSample]:
     """The stored samples with these ids, in the order in which they came. Raises BadInput if one is not there or named
     twice, StateError if one can't be taken out of the statistics exactly."""
-    numbers = [parse_sample_id(each) if isinstance(each, str) else int(each) for each in ids]
+    numbers = [each if isinstance(each, int) and not isinstance(each, bool) else parse_sample_id(str(each))
+               for each in ids]
     if not numbers:
         raise BadInput("no sample was named", f"give ids; {LIST}")
     twice = sorted(each for each, times in Counter(numbers).items() if times > 1)
@@ -153,14 +154,16 @@ def _taken_out(knowledge: Knowledge, rows: Sequence[StoredSample], kept: set[int
     noted: dict[str, Any] = {REMOVED: _runs(rows)}
     if dropped := knowledge.let_go(kept):
         noted[DROPPED] = _runs(dropped)
-    touched = {_recording(row) for row in rows}
+    first: dict[tuple[str, int, int], int] = {}     # that is gone of each recording: what came before it stays as it is
+    for row in reversed(rows):
+        first[_recording(row)] = row.id or 0
     groups: dict[tuple[str, int, int], list[StoredSample]] = {}
     for row in knowledge.stored:
-        if row.id is not None and _recording(row) in touched:
+        if _recording(row) in first:
             groups.setdefault(_recording(row), []).append(row)
-    left = {row.id: row for mine in groups.values() for row in mine}
-    again = {row.id: row for mine in groups.values() for row in _as_taught(mine, knowledge.buffer.kind)
-             if row.spare != left[row.id].spare}
+    again = {row.id: row for place, mine in groups.items()
+             for before, row in zip(mine, _as_taught(mine, knowledge.buffer.kind))
+             if row.spare != before.spare and (row.id or 0) > first[place]}
     if again:
         knowledge.stored = [again.get(row.id, row) for row in knowledge.stored]
         noted[SPARE] = [_runs([row for row in again.values() if row.spare == spare]) for spare in (True, False)]

@@ -219,6 +219,22 @@ class Service:
         """See `Learner.forget`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.forget(label)).result()
 
+    def remove(self, ids: Sequence[int | str], erase: bool = False) -> dict[str, Any]:
+        """`Corrected` as a dict, see `Learner.remove`. Raises BadInput, StateError."""
+        return self.writer.submit(lambda learner: learner.remove(ids, erase), report=asdict).result()
+
+    def move(self, ids: Sequence[int | str], label: str) -> dict[str, Any]:
+        """The same of `Learner.move`. Raises BadInput, BudgetError, StateError."""
+        return self.writer.submit(lambda learner: learner.move(ids, label), report=asdict).result()
+
+    def rename(self, old: str, new: str, into: bool = False) -> dict[str, Any]:
+        """The same of `Learner.rename`; what is said of the sources from then on has the new name. Raises BadInput,
+        BudgetError, StateError."""
+        done = self.writer.submit(lambda learner: learner.rename(old, new, into), report=asdict).result()
+        for answer in self.sources.rename(old, done["label"]):
+            self.hub.say({"type": "prediction", **answer.to_json(), "stable": answer.label, "changed": True})
+        return done
+
     def rollback(self, generation: int | None = None) -> dict[str, Any]:
         """{generation, restored, classes}. Raises StateError."""
         return self.writer.submit(lambda learner: rolled_back(learner, generation)).result()
