@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
-from edgecl.learning.advice import Judged
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
 from edgecl.learning.corrections import move_samples, remove_samples, rename_class
@@ -22,7 +22,7 @@ from edgecl.learning.status import classes_of, status_of
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
 from edgecl.learning.why import stored_input
-from edgecl.results import Advice, ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status, TeachingAdvice
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -196,10 +196,10 @@ class Learner:
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
         return StoredSamples.of(self.repository, suspicious).listed(label)
 
-    def advise(self) -> Advice:
+    def advise(self) -> TeachingAdvice:
         """Which classes are confused, which need more samples and which do not, see `edgecl.learning.advice`. Raises
         StateError."""
-        return Judged.of(self.repository).advice()
+        return JudgedSamples.of(self.repository).advice()
 
     def stored_input(self, number: str) -> np.ndarray | None:
         """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its

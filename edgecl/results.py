@@ -384,7 +384,7 @@ class ClassAdvice:
 
 
 @dataclass(frozen=True)
-class Advice:
+class TeachingAdvice:
     """What could be better, and how sure that is. head: kind of head that was judged; judged: samples that judge it out
     of fold; right, right_with_three_quarters, right_with_half: shares of them that are right with all stored samples of
     each class, or fewer, None if that can't be told; all_need: "more" samples, "enough", None if the numbers don't

@@ -26,7 +26,7 @@ from trust_measures import learned, teach
 from trust_sets import Set, all_sets
 from trust_tables import between
 
-from edgecl.learning.advice import Judged
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.suspicious import Evidence, suspicions
 from edgecl.learning.suspicious import margins_of as margins_of_evidence
 
@@ -145,7 +145,7 @@ def cost(count: int) -> dict[str, float]:
     taken = time.process_time()
     suspicions(evidence)
     told = time.process_time()
-    Judged(0, known.stored, known.kept().columns, known.statistics, True, "slda").advice()
+    JudgedSamples(0, known.stored, known.kept().columns, known.statistics, True, "slda").advice()
     return {"evidence": taken - begun, "suspicions": told - taken, "advice": time.process_time() - told}
 
 

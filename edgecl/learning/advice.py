@@ -16,7 +16,7 @@ from edgecl.heads.solvers import KINDS
 from edgecl.learning.judges import MIN_JUDGED, judges_of
 from edgecl.learning.learning_curve import learning_curve
 from edgecl.learning.sentences import sentences
-from edgecl.results import Advice, ClassAdvice, Confusion
+from edgecl.results import ClassAdvice, Confusion, TeachingAdvice
 from edgecl.settings import counted
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ STANDARD_ERRORS = 2.5   # that a difference must have, as many classes are compa
 WORTH = 0.05            # of a class: fewer confusions are not worth a word
 CLEARLY = 1.96          # standard errors of the share that is confused (Wilson 1927)
 FEWEST_WRONG = 3        # samples of a class that are taken for another one
+NO_JUDGES = "no stored sample can judge: teach two or more samples of each class"
 GOOD = 0.9              # of a class: right enough
 
 
-class Limits(NamedTuple):
+class GainLimits(NamedTuple):
     """What is told of a gain: from `worth` on more samples help, as told by `few` judging samples or more; they hardly
     do if it is surely below `bound`, as told by `many`."""
 
@@ -47,10 +48,10 @@ class Limits(NamedTuple):
     many: int
 
 
-OF_CLASS, OVERALL = Limits(0.05, 10, 0.1, 20), Limits(0.01, 50, 0.02, 100)
+OF_CLASS, OVERALL = GainLimits(0.05, 10, 0.1, 20), GainLimits(0.01, 50, 0.02, 100)
 
 
-class Judged(NamedTuple):
+class JudgedSamples(NamedTuple):
     """What was known at a generation, for a judgement in any thread. stored: its samples; columns: of those that are
     kept; statistics: of all samples; in_parts: see `judges_of`; kind: of the head."""
 
@@ -62,7 +63,7 @@ class Judged(NamedTuple):
     kind: str
 
     @classmethod
-    def of(cls, repository: Repository) -> Judged:
+    def of(cls, repository: Repository) -> JudgedSamples:
         """What a state knows now. Raises StateError if it can't be read, or keeps nothing that could be judged."""
         served = repository.heads.summary().get("head")
         with repository.store.reading():
@@ -78,14 +79,13 @@ class Judged(NamedTuple):
                        {transform: each.copy() for transform, each in known.statistics.items()},
                        known.buffer.admission == "reservoir", kind)
 
-    def advice(self) -> Advice:
+    def advice(self) -> TeachingAdvice:
         """What can be said for sure."""
         plain_transform, plain = next(iter(self.statistics.items()))
         judges = judges_of(self.stored, self.columns, plain, plain_transform, self.in_parts)
         labels = plain.labels
         if not len(judges.truth):
-            return Advice(self.generation, self.kind, 0, advice=["no stored sample can judge: teach two or more "
-                                                                 "samples of each class"])
+            return TeachingAdvice(self.generation, self.kind, 0, advice=[NO_JUDGES])
         stored = np.bincount(judges.rows.classes, minlength=len(labels))
         transform = next(each for each in self.statistics if each.projected == KINDS[self.kind].projected)
         curve, said = learning_curve(self.statistics[transform], judges._replace(rows=judges.rows.on(transform)),
@@ -94,12 +94,12 @@ class Judged(NamedTuple):
                    for number, label in enumerate(labels)]
         full, three_quarters, half = (None if np.isnan(each).any() else round(float(each.mean()), 4) for each in curve)
         need = None if half is None else _need(curve.full - curve.half, judges.groups, OVERALL)
-        found = Advice(self.generation, self.kind, len(judges.truth), full, three_quarters, half, need,
+        found = TeachingAdvice(self.generation, self.kind, len(judges.truth), full, three_quarters, half, need,
                        _confusions(self, judges, said, labels), classes)
         return replace(found, advice=sentences(found))
 
 
-def _confusions(known: Judged, judges: Judges, said: NDArray[np.int64], labels: list[str]) -> list[Confusion]:
+def _confusions(known: JudgedSamples, judges: Judges, said: NDArray[np.int64], labels: list[str]) -> list[Confusion]:
     """The pairs that are confused beyond doubt, the worst first."""
     table = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(table, (judges.truth, said), 1)
@@ -121,7 +121,7 @@ def _at_least(hits: int, n: int) -> float:
     return (p + z * z / (2 * n) - z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))) / (1 + z * z / n)
 
 
-def _mostly_from(known: Judged, judges: Judges, wrong: NDArray[np.bool_],
+def _mostly_from(known: JudgedSamples, judges: Judges, wrong: NDArray[np.bool_],
                  mine: NDArray[np.bool_]) -> tuple[str | None, int]:
     """The source or folder that most of the wrong samples come from, and how many, if it has twice its share of them.
     wrong, mine: which judging samples are taken for another class, and which are of the class, bool [m]."""
@@ -150,7 +150,7 @@ def _class_advice(judges: Judges, curve: Curve, number: int, about: tuple[str, i
     return ClassAdvice(*about, n, int(curve.full[mine].sum()), None if np.isnan(half) else round(half, 4), need)
 
 
-def _need(gain: NDArray[np.float64], groups: NDArray[np.int64], limits: Limits) -> str | None:
+def _need(gain: NDArray[np.float64], groups: NDArray[np.int64], limits: GainLimits) -> str | None:
     """Whether samples are missing, by what the second half of them has gained: "more" or "enough"; None if it can't be
     told."""
     mean, error = _paired(gain, groups)

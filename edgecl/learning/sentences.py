@@ -7,14 +7,14 @@ from edgecl.learning.judges import MIN_JUDGED
 from edgecl.settings import short_names
 
 if TYPE_CHECKING:
-    from edgecl.results import Advice
+    from edgecl.results import TeachingAdvice
 
 TEXTS = {"more": "more samples will help",
          "other": "more samples like these will hardly help, different ones or a learning round may"}
 MOST = 5                # named in a sentence
 
 
-def sentences(found: Advice) -> list[str]:
+def sentences(found: TeachingAdvice) -> list[str]:
     """The advice for people, each sentence with its numbers."""
     said = []
     for each in found.confused[:MOST]:

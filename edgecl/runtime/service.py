@@ -11,7 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
-from edgecl.learning.advice import Judged
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -135,10 +135,10 @@ class Service:
         return {**page.to_json(), "total": len(listed.samples)}
 
     def advise(self) -> dict[str, Any]:
-        """`Advice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
+        """`TeachingAdvice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
         StateError."""
-        def stored(learner: Learner) -> Judged:
-            return Judged.of(learner.repository)
+        def stored(learner: Learner) -> JudgedSamples:
+            return JudgedSamples.of(learner.repository)
 
         return self.writer.submit(stored, changes=False).result().advice().to_json()
 
