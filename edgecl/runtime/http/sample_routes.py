@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput
+from edgecl.evaluation.pictures import picture
 from edgecl.runtime.http.bodies import read_values
-from edgecl.runtime.http.media import picture
 from edgecl.runtime.http.parameters import flag, parameter, required, whole
 from edgecl.runtime.http.replies import reply
 from edgecl.runtime.service import PAGE
