@@ -8,7 +8,7 @@ from edgecl.errors import BadInput
 from edgecl.evaluation.pictures import picture
 from edgecl.runtime.http.bodies import read_values
 from edgecl.runtime.http.parameters import flag, parameter, required, whole
-from edgecl.runtime.http.replies import reply
+from edgecl.runtime.http.replies import HttpRefusal, reply
 from edgecl.runtime.service import PAGE
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class SampleRoutes:
         return [
             ("GET", "/api/samples", self._samples),
             ("GET", "/api/pictures", self._pictures),
+            ("GET", "/api/why", self._why),
+            ("GET", "/api/advise", self._advise),
             ("POST", "/api/remove", self._remove),
             ("POST", "/api/move", self._move),
             ("POST", "/api/rename", self._rename),
@@ -55,6 +57,20 @@ class SampleRoutes:
         def look() -> dict[str, Any]:
             return {name: None if sample is None else picture(sample) for name, sample in service.inputs(ids).items()}
         return reply(await self._call(look))
+
+    async def _why(self, request: Request) -> Response:
+        """?source=NAME: the answer to the last sample of a source, with what `Why` says."""
+        service, source = self._service(request), parameter(request, "source")
+
+        def look() -> dict[str, Any]:
+            sample = service.latest_sample(source)
+            if sample is None:
+                raise HttpRefusal(404, f"the source {source!r} has shown nothing yet", "wait for its first sample")
+            return service.predict(sample[None], True)[0]
+        return reply(await self._call(look))
+
+    async def _advise(self, request: Request) -> Response:
+        return reply(await self._call(self._service(request).advise))
 
     async def _remove(self, request: Request) -> Response:
         values = await read_values(request, {"ids": list, "erase": bool}, MOST_IDS)

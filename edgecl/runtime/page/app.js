@@ -1,11 +1,14 @@
 // The page: asks once, then follows the events of the daemon.
 import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
+import {classes, following} from './classes.js';
+import {correcting, known} from './correct.js';
+import {doubting, doubts} from './doubts.js';
+import {follow, sheet} from './samples.js';
 import {sees, sources} from './live.js';
-import {NOTHING, offer, say, takesFiles, teaching, told} from './teach.js';
+import {NOTHING, offer, say, teaching, told} from './teach.js';
 
 const REFRESH_EVERY = 5000;                     // milliseconds
 const FIRST_GENERATIONS = 6;                    // shown at first
-const pictures = new Map();                     // class -> [samples it had, its pictures]
 let allGenerations = false;
 
 // budget ----------------------------------------------------------------------------------------
@@ -19,44 +22,6 @@ const budget = once(b => {
   bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory in use. ` + (b.may_run.ok ? 'A learning round could run now.' : `No learning round can run now: ${b.may_run.reason}.`)));
   $('bars').replaceChildren(...bars);
 });
-
-// classes ---------------------------------------------------------------------------------------
-
-async function forget(name) {
-  if (!await confirmed(`Forget ${name}?`, 'Everything learned about it is erased, from older generations as well. This can’t be undone.', `Forget ${name}`)) return;
-  await tried(async () => {
-    const done = await post('/api/forget', {class: name});
-    say(done.exact ? `Forgot ${name}.` : `Forgot ${name}; traces of it may remain in shared statistics or in a tuned backbone.`);
-  });
-}
-
-const classes = once(found => {
-  for (const name of pictures.keys()) if (!found.some(each => each.name === name)) pictures.delete(name);
-  $('known').replaceChildren(...found.map(each => {
-    const thumbs = el('div', {className: 'thumbs'});
-    const button = el('button', {type: 'button', className: 'link', textContent: 'Forget', onclick: () => forget(each.name)});
-    button.setAttribute('aria-label', `Forget ${each.name}`);
-    const card = el('li', {className: 'card class'}, thumbs, el('div', {className: 'head'}, el('h3', {textContent: each.name}), button),
-      el('p', {className: 'quiet small', textContent: count(each.samples, 'sample')
-        + (each.accuracy === null ? '' : `, ${percent(each.accuracy)} correct (${each.right} of ${each.judged})`)}));
-    takesFiles(card, () => each.name, refresh);
-    thumbnails(each, thumbs);
-    return card;
-  }));
-  if (!found.length) $('known').replaceChildren(el('li', {className: 'quiet', textContent: 'None yet. Type a name, show the object, and hold the button.'}));
-});
-
-async function thumbnails(each, place) {
-  if (!each.exemplars) { place.remove(); return; }
-  let [samples, found] = pictures.get(each.name) ?? [];
-  if (samples !== each.samples) {
-    found = await ask(query('/api/exemplars', {class: each.name})).catch(() => []);
-    pictures.set(each.name, [each.samples, found]);
-  }
-  if (!found.length) { place.remove(); return; }
-  place.classList.toggle('curves', !found[0].image);
-  place.replaceChildren(...found.map((picture, i) => drawing(picture, `${each.name}, sample ${i + 1}`)));
-}
 
 // review ----------------------------------------------------------------------------------------
 
@@ -133,12 +98,12 @@ async function refresh() {
   if (refreshing) { again = true; return; }
   refreshing = true;
   try {
-    const [about, known, past, ran, open, spent, latest] = await Promise.all(
+    const [about, found, past, ran, open, spent, latest] = await Promise.all(
       ['info', 'classes', 'history', 'rounds', 'review', 'budget', 'latest'].map(name => ask(query(`/api/${name}`))));
     $('about').textContent = [about.backbone, count(about.classes.length, 'class', 'classes'), `generation ${about.generation}`].filter(Boolean).join(' · ');
     online(true);
     states({state: about.state, states: about.states});
-    offer(about); sources(about); classes(known); budget(spent); review(open, about.classes);
+    known(about); offer(about); sources(about); classes(found, about.generation); doubting(about); follow(about); budget(spent); review(open, about.classes);
     rounds(ran, about.round_running, about.round_plan); history(past, allGenerations);
     for (const [name, said] of Object.entries(latest)) if (about.sources.find(each => each.name === name)?.alive) sees(name, said);
   } catch (error) { online(false, error); }
@@ -180,7 +145,7 @@ async function start() {
     window.history.replaceState(null, '', location.pathname + location.search);
     await post('/api/login', {token}).catch(() => {});
   }
-  teaching(refresh);
+  teaching(refresh); following(refresh); correcting(refresh); sheet(); doubts();
   $('start').addEventListener('click', () => tried(async () => { await post('/api/round'); say('A learning round has started.'); }));
   $('more').addEventListener('click', () => { allGenerations = true; refresh(); });
   await refresh();

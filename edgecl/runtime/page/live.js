@@ -1,16 +1,17 @@
 // What each source shows now, and the answer to it.
 import {$, ask, drawing, el, measure, percent, query} from './tools.js';
+import {whyOf} from './why.js';
 
 const PICTURE_EVERY = 300;   // milliseconds
 const views = new Map();     // source -> its elements
 
 function view(source) {
   if (views.has(source)) return views.get(source);
-  const made = {pane: el('div', {className: 'pane'}), label: el('p', {className: 'label', textContent: '…'}), confidence: el('span'),
-    time: el('span', {className: 'quiet'}), meter: el('div'), at: 0, busy: false, said: ''};
+  const made = {pane: el('div', {className: 'pane'}), label: el('p', {className: 'label', textContent: '…', dir: 'auto'}), confidence: el('span'),
+    time: el('span', {className: 'quiet'}), meter: el('div'), why: whyOf(source), at: 0, busy: false, said: ''};
   made.root = el('article', {className: 'card view'}, made.pane,
     el('div', {className: 'under'}, el('p', {className: 'quiet small', textContent: source}), made.label, made.meter,
-      el('p', {className: 'meta small quiet'}, made.confidence, made.time)));
+      el('p', {className: 'meta small quiet'}, made.confidence, made.time), made.why.button, made.why.panel));
   views.set(source, made);
   $('views').append(made.root);
   return made;
@@ -28,6 +29,7 @@ export function sees(source, said) {
     : [`${percent(said.confidence)} sure`, said.reason].filter(Boolean).join('; ');
   shown.time.textContent = `${said.milliseconds.toFixed(1)} ms`;
   if (said.changed) $('heard').textContent = `${source}: ${said.stable ?? 'unknown'}`;  // not every frame
+  shown.why.follow();
   look(source);
 }
 

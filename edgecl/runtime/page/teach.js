@@ -1,5 +1,5 @@
 // Teaching: by holding the button, and with files.
-import {$, ask, count, percent, post, query} from './tools.js';
+import {$, ask, count, percent, post, query, tell} from './tools.js';
 
 const TYPES = {jpg: 'image/jpeg', jpeg: 'image/jpeg', png: 'image/png', webp: 'image/webp', bmp: 'image/bmp', gif: 'image/gif',
   tif: 'image/tiff', tiff: 'image/tiff', csv: 'text/csv', npz: 'application/x-npz', json: 'application/json'};
@@ -9,10 +9,7 @@ const SHORTEST = .3;             // seconds; shorter presses do not count
 
 export const NOTHING = 'nothing'; // the class that is answered as unknown, see edgecl/samples.py
 
-export function say(text, bad = false) {
-  $('said').textContent = text;
-  $('said').className = bad ? 'said bad' : 'said';
-}
+export const say = (...what) => tell($('said'), ...what);
 
 function name() {
   const value = $('name').value.trim();

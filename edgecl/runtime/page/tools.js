@@ -47,15 +47,45 @@ function login() {  // one dialog for all requests that wait
   });
 }
 
-// Asks a question; true for yes.
-export function confirmed(title, text, yes) {
-  const dialog = $('ask');
+// Asks a question: "yes", "other" (where there is a third way), or "" for no.
+export function confirmed(title, text, yes, other = '') {
   $('ask-title').textContent = title;
   $('ask-text').textContent = text;
   $('ask-yes').textContent = yes;
-  dialog.returnValue = 'no';
+  $('ask-other').textContent = other;
+  $('ask-other').hidden = !other;
+  return answered($('ask'));
+}
+
+// Asks for the name of a class; "" for none.
+export async function chosen(title, label, value, yes) {
+  $('choose-title').textContent = title;
+  $('choose-label').textContent = label;
+  $('choose-yes').textContent = yes;
+  $('choose-name').value = value;
+  const answer = answered($('choosing'));
+  $('choose-name').select();
+  return await answer ? $('choose-name').value.trim() : '';
+}
+
+function answered(dialog) {
+  for (const button of dialog.querySelectorAll('[type=button]')) button.onclick = () => dialog.close('');
+  dialog.returnValue = '';
   dialog.showModal();
-  return new Promise(done => dialog.addEventListener('close', () => done(dialog.returnValue === 'yes'), {once: true}));
+  return new Promise(done => dialog.addEventListener('close', () => done(dialog.returnValue), {once: true}));
+}
+
+// What was done, in a line for it. action: [word, work] of a button.
+export function tell(line, text, bad = false, action = undefined) {
+  line.className = bad ? 'said bad' : 'said';
+  line.replaceChildren(text);
+  if (action) line.append(' ', el('button', {type: 'button', className: 'link', textContent: action[0], onclick: action[1]}));
+}
+
+// The name of a button for those who do not see what it is for.
+export function hint(element, text) {
+  element.title = text;
+  element.setAttribute('aria-label', text);
 }
 
 // An element with properties and children (elements or text).
@@ -98,7 +128,7 @@ export function measure(title, text, share, calm = false) {
   bar.setAttribute('aria-valuenow', Math.round(100 * share));
   bar.setAttribute('aria-valuetext', text);
   bar.firstChild.style.width = `${Math.min(100, Math.max(share > 0 ? 1.5 : 0, 100 * share))}%`;
-  return el('div', {className: 'measure'}, el('p', {}, el('span', {}, title), el('span', {className: 'quiet'}, text)), bar);
+  return el('div', {className: 'measure'}, el('p', {}, el('bdi', {}, title), el('span', {className: 'quiet'}, text)), bar);
 }
 
 export function size(bytes) {
