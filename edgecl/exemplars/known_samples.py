@@ -125,6 +125,13 @@ class KnownSamples:
                 for key, of in self._added.get(bits, ()):
                     yield place, self._names[of], key
 
+    def has(self, label: str, keys: Sequence[int]) -> NDArray[np.bool_]:
+        """Which of some keys [n] samples of a class have, bool [n]."""
+        found = np.zeros(len(keys), np.bool_)
+        for place, name, key in self.with_own_bits(own_hashes(np.array(keys, np.int64))):
+            found[place] |= name == label and key == keys[place]
+        return found
+
     def all(self) -> tuple[list[str], NDArray[np.int64]]:
         """The class and the key of each sample, int64 [n]."""
         turned, of = self._sorted()
