@@ -214,6 +214,22 @@ class SampleList:
 
 
 @dataclass(frozen=True)
+class SampleExport:
+    """Result of an export of samples, at a generation. samples: exported, of which `coded` are kept as product codes
+    only; per_class: class -> samples; inputs: samples that are there themselves, not only as a feature; not_stored:
+    class -> samples that were taught, but are not stored any more; files, bytes: of the export."""
+
+    generation: int
+    samples: int
+    per_class: dict[str, int]
+    coded: int
+    inputs: int
+    not_stored: dict[str, int]
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Status:
     """Status of a state. quota_bytes, used_bytes: of the whole directory; exemplar_bytes: of the exemplar buffer;
     purposes: bytes by purpose, see `edgecl.state.quota.Usage`; reserved_bytes: disk space reserved for later writes;

@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.sample_export import export_samples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -27,6 +28,7 @@ from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
+    from edgecl.learning.sample_export import ExportFile
     from edgecl.learning.serving import Serving
     from edgecl.results import Learned, Prediction
     from edgecl.runtime.events import Subscription
@@ -125,6 +127,13 @@ class Service:
         listed = self.writer.submit(stored, changes=False).result().listed(label)
         page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
         return {**page.to_json(), "total": len(listed.samples)}
+
+    def export_samples(self, label: str | None = None) -> tuple[dict[str, Any], list[ExportFile]]:
+        """`SampleExport` of all stored samples, or of those of a class, as a dict, and the files. Raises BadInput,
+        StateError."""
+        about, files = self.writer.submit(lambda learner: export_samples(learner.repository, label),
+                                          changes=False).result()
+        return asdict(about), files
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
