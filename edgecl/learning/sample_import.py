@@ -57,7 +57,7 @@ def learn_archive(archive: SampleArchive, label: str, repository: Repository, se
     BadInput, BudgetError, StateError; then nothing has changed."""
     for last in (False, True):
         by, backbone = _computed_by(archive, label, repository, sessions)
-        reader = _Reader(archive, label, by, backbone, by.foundation.buffer(repository.settings).codec)
+        reader = _ClassReader(archive, label, by, backbone, by.foundation.buffer(repository.settings).codec)
         given = reader.read()
         if given is None:
             return None, reader.notes
@@ -82,7 +82,7 @@ def _computed_by(archive: SampleArchive, label: str, repository: Repository, ses
     if settings.backbone in ("auto", theirs.name) and settings.precision in ("auto", theirs.precision):
         model = archive.backbone()
         return ComputedBy(_planned(theirs, settings, model), model, None, None, archive.about["tuned"]), None
-    samples = [each for each in _Reader(archive, label, None, None, None).samples() if each is not None]
+    samples = [each for each in _ClassReader(archive, label, None, None, None).samples() if each is not None]
     if not samples:
         raise BadInput(f"{archive.path} holds features of backbone {theirs.name}, and this state is to have "
                        f"{settings.backbone}", "create the state without --backbone")
@@ -108,7 +108,7 @@ def _planned(theirs: Foundation, settings: Settings, model: bytes) -> Foundation
     return replace(theirs, form=form, codec=codec)
 
 
-class _Reader:
+class _ClassReader:
     """Reads the samples of one class. by: None to read only the samples themselves; backbone: what features are to be
     computed by, None if those of the export are."""
 
