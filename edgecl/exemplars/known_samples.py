@@ -115,9 +115,9 @@ class KnownSamples:
     def with_own_bits(self, own: NDArray[np.int64]) -> Iterator[tuple[int, str, int]]:
         """For each of some own bits [n] (the low bits of keys) the samples that have them: place in `own`, class, key.
         """
-        begins = np.searchsorted(self._turned, own << HEAD_BITS)
-        ends = np.searchsorted(self._turned, own << HEAD_BITS | 2 ** HEAD_BITS - 1, "right")
-        for place in np.flatnonzero(ends > begins).tolist():
+        begins = self._turned.searchsorted(own << HEAD_BITS)
+        ends = self._turned.searchsorted(own << HEAD_BITS | 2 ** HEAD_BITS - 1, "right")
+        for place in (ends > begins).nonzero()[0].tolist():
             for here in range(begins[place], ends[place]):
                 yield place, self._names[self._of[here]], int(_straight(self._turned[here]))
         if self._added:

@@ -86,7 +86,7 @@ class Teaching:
                 origins = [(row.origin, row.tick) for row in given.stored] or origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
-            if not knowledge.known.has(label, given.known).all():
+            if given.known and not knowledge.known.has(label, given.known).all():
                 raise StateError(f"{self.store.path}: samples of {label!r} were taken out while others were read",
                                  "try again")
             told = counting(knowledge, label, given._replace(features=learned), again)
