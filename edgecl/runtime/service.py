@@ -20,7 +20,7 @@ from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
 from edgecl.runtime.review import Review
 from edgecl.runtime.source_set import SourceSet
-from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_samples
+from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_inputs, stored_samples
 from edgecl.runtime.triggers import StartRound
 from edgecl.runtime.writer import StateWriter, stopping
 from edgecl.samples import Sample, check_class_name, kind_of
@@ -125,14 +125,15 @@ class Service:
         """See `Learner.stored_input`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.stored_input(number), changes=False).result()
 
-    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
-        """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
+    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0,
+                limit: int = PAGE) -> dict[str, Any]:
+        """`SampleList.to_json` of `Learner.samples`, with `limit` samples from `start` on; total: how many there are.
         Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
         def stored(learner: Learner) -> StoredSamples:
             return StoredSamples.of(learner.repository, suspicious)
 
         listed = self.writer.submit(stored, changes=False).result().listed(label)
-        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
+        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + limit])
         return {**page.to_json(), "total": len(listed.samples)}
 
     def export_samples(self, label: str | None = None) -> tuple[dict[str, Any], list[ExportFile]]:
@@ -141,6 +142,11 @@ class Service:
         about, files = self.writer.submit(lambda learner: export_samples(learner.repository, label),
                                           changes=False).result()
         return asdict(about), files
+
+    def inputs(self, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
+        """Stored samples by their ids, as `exemplars` gives them; None for one that is not stored, or only its feature.
+        Raises BadInput for what is not an id, StateError."""
+        return self.writer.submit(lambda learner: stored_inputs(learner, ids), changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
