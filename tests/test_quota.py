@@ -269,4 +269,4 @@ def test_hundreds_of_random_commands_stay_within_the_quota(shape):
     print(f"{shape}: {Small.total} commands, up to {Small.classes} classes, {Small.refusals} refused, "
           f"peak {Small.peak:.3f} of the quota")
     assert Small.total >= 10 * EXAMPLES
-    assert Small.refusals
+    assert Small.refusals or shape == "auto"     # which is refused merges only, and may draw none
