@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
+    "advise": ("advise", "say which classes are confused, which need more samples, and when more will not help"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "remove": ("correct", "remove stored samples, given by id, exactly"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
 from edgecl.learning.corrections import move_samples, remove_samples, rename_class
@@ -21,7 +22,7 @@ from edgecl.learning.status import classes_of, status_of
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
 from edgecl.learning.why import stored_input
-from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status, TeachingAdvice
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
     from edgecl.learning.evaluating import OnWrong
     from edgecl.learning.sample_archive import SampleArchive
+    from edgecl.learning.sample_export import SampleExport
     from edgecl.learning.sample_import import ArchiveNotes
     from edgecl.learning.serving import Serving
-    from edgecl.results import RoundResult, SampleExport
+    from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
     from edgecl.rounds.worker import Watch
     from edgecl.samples import Sample, Samples
@@ -214,6 +216,11 @@ class Learner:
         """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
         return StoredSamples.of(self.repository, suspicious).listed(label)
+
+    def advise(self) -> TeachingAdvice:
+        """Which classes are confused, which need more samples and which do not, see `edgecl.learning.advice`. Raises
+        StateError."""
+        return JudgedSamples.of(self.repository).advice()
 
     def stored_input(self, number: str) -> np.ndarray | None:
         """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its

@@ -13,6 +13,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,6 @@ from edgecl.exemplars.selection import GROUP_SHIFT
 from edgecl.files.atomic import appearing, sync_folder
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.status import known_are
-from edgecl.results import SampleExport
 from edgecl.state.backup import into
 
 if TYPE_CHECKING:
@@ -50,6 +50,22 @@ class ExportFile(NamedTuple):
 
     name: str
     content: bytes
+
+
+@dataclass(frozen=True)
+class SampleExport:
+    """Result of an export of samples, at a generation. samples: exported, of which `coded` are kept as product codes
+    only; per_class: class -> samples; inputs: samples that are there themselves, not only as a feature; not_stored:
+    class -> samples that were taught, but are not stored any more; files, bytes: of the export."""
+
+    generation: int
+    samples: int
+    per_class: dict[str, int]
+    coded: int
+    inputs: int
+    not_stored: dict[str, int]
+    files: int
+    bytes: int
 
 
 def export_samples(repository: Repository, label: str | None = None) -> tuple[SampleExport, list[ExportFile]]:

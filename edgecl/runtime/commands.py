@@ -165,6 +165,7 @@ COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
     "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
+    "advise": Command(_plain("advise"), waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),

@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.sample_export import export_samples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
@@ -142,6 +143,14 @@ class Service:
         about, files = self.writer.submit(lambda learner: export_samples(learner.repository, label),
                                           changes=False).result()
         return asdict(about), files
+
+    def advise(self) -> dict[str, Any]:
+        """`TeachingAdvice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
+        StateError."""
+        def stored(learner: Learner) -> JudgedSamples:
+            return JudgedSamples.of(learner.repository)
+
+        return self.writer.submit(stored, changes=False).result().advice().to_json()
 
     def inputs(self, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
         """Stored samples by their ids, as `exemplars` gives them; None for one that is not stored, or only its feature.
