@@ -165,6 +165,37 @@ def test_damaged_samples_are_not_named(tmp_path):
     learner.close()
 
 
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e12, 1e30])
+@pytest.mark.parametrize("axes", [False, True])
+def test_absurd_numbers_are_answered_in_numbers(tmp_path, monkeypatch, scale, axes):
+    if axes:
+        monkeypatch.setattr(nearest, "MOST_NUMBERS", {True: 100, False: 100})
+        monkeypatch.setattr(nearest, "FEWEST_AXES", 4)
+        monkeypatch.setattr(nearest, "MOST_AXES", 4)
+    learner = create(tmp_path / "state")
+    for name in ("ant", "wasp"):
+        learner.learn(vectors(name, 25), name)
+    answer, = learner.predict(np.sign(vectors("ant", 1)) * np.float32(scale), why=True)
+    found = json.loads(json.dumps(answer.to_json(), allow_nan=False))
+    assert len(found["nearest"]) == 3 and found["outside"] is not None
+    learner.close()
+
+
+def test_what_is_removed_or_moved_is_not_named_any_more(learner):
+    asked = vectors("ant", 25)[3:4]
+    first = learner.predict(asked, why=True)[0].why.nearest[0]
+    assert first.similarity > 0.99
+    learner.remove([first.id])
+    assert first.id not in {match.id for match in learner.predict(asked, why=True)[0].why.nearest}
+    with pytest.raises(BadInput, match=first.id):
+        learner.stored_input(first.id)
+    learner.rollback()
+    assert learner.predict(asked, why=True)[0].why.nearest[0].id == first.id
+    learner.move([first.id], "cat")
+    moved = learner.predict(asked, why=True)[0].why.nearest[0]
+    assert moved.id != first.id and moved.label == "cat" and moved.similarity == first.similarity
+
+
 def test_answers_come_through_json(taught, split):
     for answer in taught.predict(split[2][:5], why=True) + taught.predict(split[2][:5]):
         assert Prediction.from_json(json.loads(json.dumps(answer.to_json()))) == answer

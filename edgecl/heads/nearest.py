@@ -30,6 +30,7 @@ AXES_NUMBERS = {True: 2 ** 19, False: 2 ** 18}  # or of them and of the axes, if
 FEWEST_AXES, MOST_AXES = 48, 256
 AXES_FROM = 2000        # stored samples that the principal axes are found from
 SPARE_AXES = 8          # found beside those that are kept, so that these are true
+FARTHEST = 1e6          # squared distance, in those of stored samples: no number is beyond it
 SHRINKAGE = 0.1         # of the variance of each feature towards that of all
 
 
@@ -65,7 +66,8 @@ class NearestSamples:
         how similar each is, float64 [n, k], of features float32 [n, d]: 1 the same, 0 as two stored samples that have
         nothing in common, -1 or less far away. Of photos it is the cosine."""
         places, distances = self._session.run(["places", "distances"], {"input": features})
-        return places, 1 - np.maximum(distances, 0) / self._scale
+        apart = np.maximum(distances, 0).astype(np.float64) / self._scale
+        return places, 1 - np.nan_to_num(apart, nan=FARTHEST).clip(max=FARTHEST)
 
 
 class _Metric:
