@@ -63,12 +63,12 @@ def test_the_nearest_of_all_stored_samples_are_found(split, monkeypatch, photos,
     apart = brute_force((asked - x.mean(0) * (not photos)) * units, (x - x.mean(0) * (not photos)) * units, photos)
     best = np.sort(apart, 1)[:, :3]
     near = np.take_along_axis(apart, places, 1)
-    assert (near <= best * 1.05 + 1e-3 * best.mean()).mean() > (0.9 if axes else 0.97)     # up to rounding
+    assert (near <= best * 1.02 + 1e-3 * best.mean()).mean() > (0.95 if axes else 0.97)     # up to rounding
     assert (np.diff(similarities, axis=1) <= 0).all() and similarities.max() <= 1
     own, same = found(x)
     assert (same[:, 0] > 0.999).all() and (own[:, 0] == np.arange(700)).mean() > 0.97      # a sample is like itself
     if photos:
-        assert np.abs(similarities - (1 - near / 2)).max() < (0.02 if axes else 2e-3)     # the cosine
+        assert np.abs(similarities - (1 - near / 2)).max() < 2e-3     # the cosine
 
 
 def test_fewer_stored_samples_than_are_asked_for_and_all_alike():
