@@ -198,14 +198,15 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table under a line of text; columns after the first are aligned to the right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     print(title)
     table = Table(header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+        table.add_column(escape(column), justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))     # names may have brackets
     Console().print(table)
 
 

@@ -28,6 +28,7 @@ from edgecl.sources.spec import Spec
 if TYPE_CHECKING:
     from edgecl.learner import Learner
     from edgecl.learning.serving import Serving
+    from edgecl.learning.why import Explainer
     from edgecl.results import Learned, Prediction
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
@@ -44,6 +45,7 @@ class Service:
         self.path, self.settings = learner.store.path, settings
         self.hub, self.counts, self.sources = Hub(), Counters(), SourceSet()
         self._view: View | None = None
+        self._explaining: tuple[Serving, Explainer] | None = None
         self._review, self._begun = Review(settings.review_below), time.monotonic()
         self.writer = StateWriter(learner, settings, self.counts, self._publish,
                                   lambda event: self.hub.say({"type": "round", **event}))
@@ -69,6 +71,7 @@ class Service:
         before, self._view = self._view, view
         if serving is not None or not view.status["classes"]:
             self.classifier.swap(serving)
+            self._explaining = None
         if before is None or before.status["generation"] != view.status["generation"]:
             self.hub.say({"type": "generation", "generation": view.status["generation"],
                           "classes": view.status["classes"]})
@@ -115,6 +118,10 @@ class Service:
         if not any(each["name"] == label for each in self.view.classes):
             raise BadInput(f"no class is called {label!r}", "see `edgecl classes`")
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
+
+    def sample(self, number: str) -> np.ndarray | None:
+        """See `Learner.stored_input`. Raises BadInput, StateError."""
+        return self.writer.submit(lambda learner: learner.stored_input(number), changes=False).result()
 
     def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
         """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
@@ -165,15 +172,24 @@ class Service:
 
     # answering and learning ---------------------------------------------------------------------
 
-    def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """`Prediction.to_json` for each sample of a batch [n, ...]. Raises BadInput, StateError."""
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[dict[str, Any]]:
+        """`Prediction.to_json` for each sample of a batch [n, ...]; see `Learner.predict`. Raises BadInput, StateError.
+        """
         self._check(batch)
-        answers = []
-        for answer in self.classifier.predict(batch):   # one by one: the loop gets its turn in between
+        answers, explaining = [], self._explaining_now() if why else None
+        for answer in self.classifier.predict(batch, explaining):   # one by one: the loop gets its turn in between
             if self.writer.stopping:
                 raise stopping()
             answers.append(answer.to_json())
         return answers
+
+    def _explaining_now(self) -> tuple[Serving, Explainer]:
+        """What `Sessions.explaining` gives for what serves now: only the writer reads stored samples."""
+        found = self._explaining    # once: another thread may change it
+        if found is None or found[0] is not self.classifier.serving:
+            work = self.writer.submit(lambda learner: learner.sessions.explaining(), changes=False)
+            self._explaining = found = work.result()
+        return found
 
     def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False) -> dict[str, Any]:
         """Learn a batch [n, ...]; `Learned` as a dict, once it is on the disk and serves. name: of the file that it is;

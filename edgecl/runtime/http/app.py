@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from edgecl.errors import BadInput
+from edgecl.evaluation.pictures import picture
 from edgecl.rounds.method import method_names
 from edgecl.runtime.http import media, metrics
 from edgecl.runtime.http.access import COOKIE
@@ -62,6 +63,7 @@ class Application:
             ("GET", "/metrics", self._metrics),
             ("GET", "/api/exemplars", self._exemplars),
             ("GET", "/api/picture", self._picture),
+            ("GET", "/api/sample/{id}", self._sample),
             ("GET", "/api/review/{number:int}", self._review_picture),
             ("POST", "/api/review/{number:int}", self._review_name),
             ("DELETE", "/api/review/{number:int}", self._review_drop),
@@ -128,7 +130,7 @@ class Application:
     async def _exemplars(self, request: Request) -> Response:
         """?class=NAME: up to four stored samples of a class, as pictures."""
         service, label = self._service(request), _parameter(request, "class")
-        return reply(await self._call(lambda: [media.picture(each) for each in service.exemplars(label, 4)]))
+        return reply(await self._call(lambda: [picture(each) for each in service.exemplars(label, 4)]))
 
     async def _picture(self, request: Request) -> Response:
         """?source=NAME: the last sample of a source."""
@@ -138,12 +140,24 @@ class Application:
             sample = self._service(request).latest_sample(source)
             if sample is None:
                 raise HttpRefusal(404, f"the source {source!r} has shown nothing yet", "wait for its first sample")
-            return media.picture(sample)
+            return picture(sample)
+        return reply(await self._call(look))
+
+    async def _sample(self, request: Request) -> Response:
+        """The picture of a stored sample. Raises HttpRefusal (404) if none is stored."""
+        service, number = self._service(request), request.path_params["id"]
+
+        def look() -> dict[str, Any]:
+            sample = _found(lambda: service.sample(number))
+            if sample is None:
+                raise HttpRefusal(404, f"of the sample {number} only the feature is stored",
+                                  "create the state with --codec jpeg, raw or delta16 to keep pictures")
+            return picture(sample)
         return reply(await self._call(look))
 
     async def _review_picture(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(lambda: media.picture(_frame(service, number))))
+        return reply(await self._call(lambda: picture(_frame(service, number))))
 
     # changing -----------------------------------------------------------------------------------
 
@@ -158,8 +172,10 @@ class Application:
         return answer
 
     async def _predict(self, request: Request) -> Response:
+        """?why=1: with what `Why` says."""
+        why = _flag(request, "why")
         async with self._turns.upload(request) as body:
-            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
+            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body), why)))
 
     async def _learn(self, request: Request) -> Response:
         """?class=NAME&file=NAME&again=1."""
@@ -221,8 +237,13 @@ async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _frame(service: Service, number: int) -> np.ndarray:
     """A frame of the review list. Raises HttpRefusal (404)."""
+    return _found(lambda: service.review_sample(number))
+
+
+def _found(look: Callable[[], T]) -> T:
+    """What a call finds that raises BadInput if there is nothing. Raises HttpRefusal (404) instead."""
     try:
-        return service.review_sample(number)
+        return look()
     except BadInput as error:
         raise HttpRefusal(404, error.what, error.cure) from error
 
