@@ -29,7 +29,7 @@ from edgecl.learning.status import status_of
 from edgecl.learning.teaching import taught
 from edgecl.results import BeforeAndAfter, ClassSummary, Evaluation, Learned, Prediction, Status
 from edgecl.rounds.candidate import clear_killed, rerun
-from edgecl.samples import NOTHING, Sample, SampleBatch, batches_of, check_class_name, kind_of, prepare
+from edgecl.samples import NOTHING, Sample, SampleBatch, batches_of, check_class_name, check_new_name, kind_of, prepare
 from edgecl.settings import Settings, counted
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.store import Store
@@ -98,18 +98,20 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None) -> Learned:
+              progress: Progress | None = None, distinct: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
-        done. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError,
+        done; distinct: the class is another one than a known one that is called nearly the same, such as Mug and mug.
+        Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError,
         StateError; then nothing has changed.
         """
-        return self._learn(batches_of(samples, groups), check_class_name(label), progress)
+        return self._learn(batches_of(samples, groups), check_class_name(label), progress, distinct)
 
-    def _learn(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None) -> Learned:
+    def _learn(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None,
+               distinct: bool = False) -> Learned:
         """See `learn`."""
         started = time.perf_counter()
         foundation, model, batches, again = self._founded(batches, label)
@@ -139,6 +141,8 @@ class Learner:
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
             new = label not in knowledge.labels
+            if new and not distinct:
+                check_new_name(label, knowledge.labels)
             knowledge.add(label, given.keys, learned, given.inputs, origins)
             return self.repository.commit(knowledge, change), knowledge.labels, before, new
 
@@ -147,7 +151,7 @@ class Learner:
         except FoundedMeanwhile:
             if not again:
                 raise
-            return self._learn(iter(again), label)
+            return self._learn(iter(again), label, distinct=distinct)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -298,6 +302,11 @@ class Learner:
         return export(serving, backbone, Path(path), calibration)
 
     # looking ------------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the known classes in alphabetical order; unlike `classes`, this solves no head."""
+        return [*self.repository.known().labels] if self.foundation is not None else []
 
     def classes(self) -> list[ClassSummary]:
         """The known classes in alphabetical order."""

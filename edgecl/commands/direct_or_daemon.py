@@ -47,9 +47,10 @@ class Direct:
         """The kind of sample; None before the first `learn`."""
         return self.learner.foundation.kind if self.learner.foundation else None
 
-    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
+              distinct: bool = False) -> Learned:
         """See `Learner.learn`."""
-        return self.learner.learn(samples, label, progress=progress)
+        return self.learner.learn(samples, label, progress=progress, distinct=distinct)
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`."""
@@ -58,7 +59,7 @@ class Direct:
     @property
     def known(self) -> list[str]:
         """Names of the known classes."""
-        return [each.name for each in self.learner.classes()]
+        return self.learner.labels
 
     @property
     def damage(self) -> list[str]:
@@ -97,7 +98,8 @@ class ViaDaemon:
         names: list[str] = self._client.ask("info")["classes"]
         return names
 
-    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None]) -> Learned:
+    def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
+              distinct: bool = False) -> Learned:
         """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
@@ -106,7 +108,7 @@ class ViaDaemon:
             if not parcel.count:
                 raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups,
-                                              sessions=parcel.sessions))
+                                              sessions=parcel.sessions, distinct=distinct))
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`. Raises the error that the daemon answers with."""

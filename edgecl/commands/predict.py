@@ -14,6 +14,7 @@ from edgecl.commands import (
     print_table,
     read_all,
     report_damage,
+    say_left_out,
 )
 from edgecl.errors import BadInput
 from edgecl.settings import counted, format_size
@@ -53,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     with opened(options) as learner, ProgressBar("evaluating") as bar:
         one = Direct(learner)
-        intake = Intake(one.shape, read_labelled(options.folder, one.spec()), bar)
+        intake = Intake(one.shape, read_labelled(options.folder, one.spec(), told=say_left_out), bar)
         result = learner.evaluate(intake)
         report_damage(learner.damage)
         intake.report()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgecl.samples import Refusal, Sample
 
@@ -26,3 +27,9 @@ class Spec:
     hop: float | None = None
     vectors: bool = False
     seconds: float | None = None
+
+
+def shown(path: Path) -> str:
+    r"""A path for people, and as the name of a sample: bytes that are not UTF-8 are written like \xff."""
+    text = str(path)
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
