@@ -27,6 +27,7 @@ if memory := fast_folder(room=4 * 10**9):
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from helpers_backup import quiet  # noqa: E402
+from helpers_log import log_states  # noqa: E402
 from helpers_state import PROBE, create, vectors  # noqa: E402
 
 from edgecl.evaluation import bench  # noqa: E402
@@ -121,6 +122,18 @@ def taught(learner):
 def archive(taught, tmp_path):
     backup(taught, tmp_path / "made.tar", quiet)
     return tmp_path / "made.tar"
+
+
+@pytest.fixture(scope="session")
+def log_copies(tmp_path_factory):
+    """A folder of states whose logs hold most of their classes, see `log_states`; `logged` is a copy of one."""
+    return log_states(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture
+def logged(log_copies, tmp_path):
+    """A state whose log holds the classes NAMES of `helpers_log`, but for the first."""
+    return shutil.copytree(log_copies / "state", tmp_path / "state")
 
 
 @pytest.fixture

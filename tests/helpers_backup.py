@@ -1,7 +1,7 @@
 """Backups as tests make them: quietly, and restored from a folder or a tar."""
 from __future__ import annotations
 
-from edgecl.state.backup import parts_of, restore
+from edgecl.state.restore import parts_of, restore
 
 
 def quiet(_):

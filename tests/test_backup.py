@@ -24,8 +24,9 @@ from edgecl.learner import Learner
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
 from edgecl.settings import short_names
-from edgecl.state import backup as backups
-from edgecl.state.backup import backup, frozen, tar_of
+from edgecl.state.backup import backup
+from edgecl.state.backup_tar import tar_of
+from edgecl.state.frozen import frozen
 
 OPERATIONS = int(os.environ.get("EDGECL_OPERATIONS", 60))
 NAMES = ("ant", "bee", "cat", "dog", "elk")
@@ -225,7 +226,7 @@ def test_what_the_disk_does_not_give_back_is_zeros(taught, tmp_path, monkeypatch
             raise OSError(5, "Input/output error")
         return read(file, count, place)
 
-    monkeypatch.setattr(backups.os, "pread", broken)
+    monkeypatch.setattr(os, "pread", broken)
     copied = backup(taught, tmp_path / "out.tar", quiet)
     assert copied.damaged and all("Input/output error" in line for line in copied.damaged)
     with tarfile.open(tmp_path / "out.tar") as file:

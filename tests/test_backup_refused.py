@@ -14,7 +14,7 @@ from helpers_state import fingerprint, refused, tree
 
 from edgecl.cli import main
 from edgecl.errors import BadInput, BudgetError, StateError
-from edgecl.state import backup as backups
+from edgecl.state import backup_tar
 from edgecl.state.backup import backup
 
 
@@ -47,7 +47,7 @@ def test_what_can_not_be_written_is_refused_before_anything_is(taught, tmp_path,
     told(tmp_path / "file" / "out", "Not a directory")
     told(tmp_path / "out", "no edgecl state", state=tmp_path / "nothing")
     told(tmp_path / "out", "no edgecl state", state=tmp_path / "full")
-    monkeypatch.setattr(backups.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 5000, 5000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 5000, 5000))
     told(tmp_path / "out", "has 5 KB free")
     told(tmp_path / "out.tar", "has 5 KB free")
 
@@ -182,7 +182,7 @@ def test_a_tar_of_files_that_the_state_does_not_name_brings_none_of_them(archive
 
 
 def test_a_tar_of_too_many_files_is_refused(archive, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(backups, "MOST_FILES", 3)
+    monkeypatch.setattr(backup_tar, "MOST_FILES", 3)
     assert "more than 3 files" in refused(capsys, "restore", "--state", tmp_path / "new", archive)
 
 

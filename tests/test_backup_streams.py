@@ -21,7 +21,7 @@ from edgecl.runtime import control
 from edgecl.runtime.client import Client
 from edgecl.runtime.protocol import Refused
 from edgecl.settings import short_names
-from edgecl.state.backup import tar_of
+from edgecl.state.backup_tar import tar_of
 
 # streams ------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from helpers_state import error_of, vectors
 from edgecl.cli import main
 from edgecl.errors import FoundedMeanwhile
 from edgecl.learner import Learner
+from edgecl.learning.teaching import Teaching
 from edgecl.settings import Settings
 
 SIZES = {"quota": 4_000_000, "exemplars": 100_000}
@@ -30,17 +31,17 @@ def correlation(learner):
 
 def racing(learner, monkeypatch, first):
     """Have another process teach `first`, as "first", while this one prepares its first samples."""
-    founded = Learner._founded
+    founded = Teaching._founded
 
     def after_another(self, batches, label):
         found = founded(self, batches, label)
-        if self is learner and found[1] is not None:
+        if self.store is learner.store and found[1] is not None:
             other = Learner.open(learner.store.path)
             other.learn(first, "first")
             other.close()
         return found
 
-    monkeypatch.setattr(Learner, "_founded", after_another)
+    monkeypatch.setattr(Teaching, "_founded", after_another)
 
 
 @pytest.mark.parametrize(("kind", "first", "second"), [

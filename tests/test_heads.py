@@ -8,8 +8,9 @@ from edgecl.errors import StateError
 from edgecl.evaluation.datasets import digits
 from edgecl.heads.solvers import KINDS, forms, nearest_mean, ridge, slda, solve
 from edgecl.statistics.class_statistics import ClassStatistics
-from edgecl.statistics.covariance import MAX_SHRINKAGE, oas_shrinkage, solve_positive
+from edgecl.statistics.covariance import MAX_SHRINKAGE, oas_shrinkage
 from edgecl.statistics.form import Form
+from edgecl.statistics.symmetric import solve_positive
 from edgecl.statistics.transform import FeatureTransform
 
 SPLIT = digits()

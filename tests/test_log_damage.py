@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers_daemon import cli, running
-from helpers_log import GARBAGE, NAMES, QUOTA, copied, log_states, put, record_of, records, remove
+from helpers_log import GARBAGE, NAMES, QUOTA, copied, put, record_of, records, remove
 from helpers_state import answers, directory_bytes, flip, vectors
 
 from edgecl.cli import main
@@ -17,17 +17,6 @@ from edgecl.exemplars.stored import HEADER
 from edgecl.learner import Learner
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.write_ahead_log import LOG_FILE
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return log_states(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def state(made, tmp_path):
-    shutil.copytree(made / "state", tmp_path / "state")
-    return tmp_path / "state"
 
 
 def cut(place):
@@ -169,36 +158,36 @@ def check(state, lost, said, kept):
 
 
 @pytest.mark.parametrize("hurt", LOST)
-def test_what_is_intact_serves_and_what_is_lost_is_said_and_kept(state, made, hurt):
+def test_what_is_intact_serves_and_what_is_lost_is_said_and_kept(logged, log_copies, hurt):
     change, lost, said, kept = LOST[hurt]
-    change(state, made)
-    check(state, lost, said, kept)
+    change(logged, log_copies)
+    check(logged, lost, said, kept)
 
 
 @pytest.mark.parametrize("hurt", HARMLESS)
-def test_what_holds_no_samples_loses_none(state, made, hurt):
+def test_what_holds_no_samples_loses_none(logged, log_copies, hurt):
     change, said = HARMLESS[hurt]
-    change(state, made)
-    check(state, [], said, False)
+    change(logged, log_copies)
+    check(logged, [], said, False)
 
 
-def test_forgetting_deletes_what_is_set_aside_and_what_was_noted_of_the_class(state, made, capsys):
-    flip(state / LOG_FILE, record_of(state / LOG_FILE, "cat")[1] - 9)
-    shutil.copytree(state, state.parent / "kept")
-    learner = Learner.open(state)
+def test_forgetting_deletes_what_is_set_aside_and_what_was_noted_of_the_class(logged, capsys):
+    flip(logged / LOG_FILE, record_of(logged / LOG_FILE, "cat")[1] - 9)
+    shutil.copytree(logged, logged.parent / "kept")
+    learner = Learner.open(logged)
     learner.learn(vectors("cat", 20, seed=1), "cat")
     learner.learn(vectors("fox", 2000), "fox")
-    assert (state / "set-aside" / f"{LOG_FILE}.1").exists()
+    assert (logged / "set-aside" / f"{LOG_FILE}.1").exists()
     learner.close()
-    assert main(["forget", "--state", str(state), "--class", "cat"]) == 0
+    assert main(["forget", "--state", str(logged), "--class", "cat"]) == 0
     assert "1 damaged file that was set aside" in capsys.readouterr().out
-    assert not (state / "set-aside").exists()
-    assert Learner.open(state).damage == []
-    assert not [path for path in state.rglob("*") if path.is_file() and re.search(rb"\bcat\b", path.read_bytes())]
+    assert not (logged / "set-aside").exists()
+    assert Learner.open(logged).damage == []
+    assert not [path for path in logged.rglob("*") if path.is_file() and re.search(rb"\bcat\b", path.read_bytes())]
 
 
-def test_foreign_files_and_folders_do_no_harm(state):
-    models = state / "models"
+def test_foreign_files_and_folders_do_no_harm(logged):
+    models = logged / "models"
     (models / "notes.txt").write_text("mine")
     (models / "folder").mkdir()
     (models / "folder" / "deep.onnx").write_text("mine")
@@ -206,7 +195,7 @@ def test_foreign_files_and_folders_do_no_harm(state):
     (models / f"{'b' * 64}.txt").write_text("mine")
     (models / f"{'c' * 64}.onnx").write_text("damaged, of ours")
     (models / f".{'d' * 64}.onnx.123.tmp").write_text("of a kill")
-    learner = Learner.open(state)
+    learner = Learner.open(logged)
     assert learner.store.path.joinpath("set-aside", f"{'c' * 64}.onnx.1").read_text() == "damaged, of ours"
     learner.learn(vectors("fox", 2000), "fox")
     learner.forget("fox")
@@ -216,20 +205,20 @@ def test_foreign_files_and_folders_do_no_harm(state):
     assert not (models / f".{'d' * 64}.onnx.123.tmp").exists()
 
 
-def test_commands_say_it_and_go_on(state, tmp_path, capsys):
-    flip(state / LOG_FILE, record_of(state / LOG_FILE, "cat")[1] - 9)
+def test_commands_say_it_and_go_on(logged, tmp_path, capsys):
+    flip(logged / LOG_FILE, record_of(logged / LOG_FILE, "cat")[1] - 9)
     ask = tmp_path / "ask.npz"
     np.savez(ask, x_train=vectors("ant", 4), y_train=np.zeros(4, np.int64), x_test=vectors("ant", 4),
              y_test=np.zeros(4, np.int64))
     for command, code in (("status", 0), ("predict", 0), ("classes", 0), ("doctor", 1)):
         rest = [str(ask)] if command == "predict" else []
-        assert main([command, "--state", str(state), *rest]) == code
+        assert main([command, "--state", str(logged), *rest]) == code
         out, err = capsys.readouterr()
         if command != "classes":
             assert "80 samples of 'cat' (generation 4) are lost" in out + err
-    main(["status", "--state", str(state)])
+    main(["status", "--state", str(logged)])
     assert "rollback can restore 1, 2, 3\n" in capsys.readouterr().out
-    assert main(["status", "--state", str(state), "--json"]) == 0
+    assert main(["status", "--state", str(logged), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["restorable"] == [1, 2, 3]
 
 
@@ -243,12 +232,12 @@ rounds = "off"
 
 
 @pytest.mark.parametrize("torn", [True, False], ids=["torn", "acknowledged"])
-def test_a_daemon_starts_says_it_and_learns(state, made, tmp_path, torn):
-    start, end = record_of(state / LOG_FILE, "elk")
-    put(state / LOG_FILE, start + 512, bytes(end - start - 512))
+def test_a_daemon_starts_says_it_and_learns(logged, log_copies, tmp_path, torn):
+    start, end = record_of(logged / LOG_FILE, "elk")
+    put(logged / LOG_FILE, start + 512, bytes(end - start - 512))
     if torn:
-        os.truncate(state / LOG_FILE, end)
-        copied("before", ACKNOWLEDGED_FILE)(state, made)
+        os.truncate(logged / LOG_FILE, end)
+        copied("before", ACKNOWLEDGED_FILE)(logged, log_copies)
     said = "did not end with a whole record" if torn else "80 samples of 'elk' (generation 6) are lost"
     with running(tmp_path, BASE) as daemon:
         assert [c["name"] for c in daemon.ask("classes")] == NAMES[:-1]

@@ -4,23 +4,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from helpers_log import GARBAGE, NAMES, log_states, put, record_of
+from helpers_log import GARBAGE, NAMES, put, record_of
 from helpers_state import vectors
 
 from edgecl.learner import Learner
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.write_ahead_log import LOG_FILE
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return log_states(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def state(made, tmp_path):
-    shutil.copytree(made / "state", tmp_path / "state")
-    return tmp_path / "state"
 
 
 def torn(record, size, how):
@@ -38,13 +27,13 @@ def torn(record, size, how):
 @pytest.mark.parametrize("known", [True, False], ids=["acknowledged length known", "unknown"])
 @pytest.mark.parametrize("how", ["zeros", "garbage", "short"])
 @pytest.mark.parametrize("size", [512, 4096])
-def test_a_torn_append_is_dropped_with_one_warning(made, tmp_path, size, how, known):
-    whole, before = (made / name / LOG_FILE for name in ("state", "before"))
+def test_a_torn_append_is_dropped_with_one_warning(log_copies, tmp_path, size, how, known):
+    whole, before = (log_copies / name / LOG_FILE for name in ("state", "before"))
     record = whole.read_bytes()[slice(*record_of(whole, "elk"))]
     assert len(record) > 4096
     for name, tail in torn(record, size, how).items():
         state = tmp_path / name / "state"
-        shutil.copytree(made / "before", state)
+        shutil.copytree(log_copies / "before", state)
         (state / LOG_FILE).write_bytes(before.read_bytes() + tail)
         if not known:
             (state / ACKNOWLEDGED_FILE).unlink()
@@ -63,32 +52,32 @@ def test_a_torn_append_is_dropped_with_one_warning(made, tmp_path, size, how, kn
         assert not (state / "set-aside").exists()
 
 
-def test_a_torn_append_behind_a_damaged_record_is_dropped_too(state):
-    log = state / LOG_FILE
+def test_a_torn_append_behind_a_damaged_record_is_dropped_too(logged):
+    log = logged / LOG_FILE
     start, _ = record_of(log, "elk")
     put(log, start + 1000, bytes(600))  # rot: it was acknowledged
-    learner = Learner.open(state)
+    learner = Learner.open(logged)
     told = learner.damage
     assert ["80 samples of 'elk' (generation 6) are lost" in line for line in told] == [True]
     learner.close()
     whole = log.read_bytes()
-    shutil.copytree(state, state.with_name("later"))
-    learner = Learner.open(state.with_name("later"))
+    shutil.copytree(logged, logged.with_name("later"))
+    learner = Learner.open(logged.with_name("later"))
     learner.learn(vectors("fox", 80), "fox")
-    record = (state.with_name("later") / LOG_FILE).read_bytes()[len(whole):]
+    record = (logged.with_name("later") / LOG_FILE).read_bytes()[len(whole):]
     for tail in (record[:20], record[:512], record[:4096] + bytes(len(record) - 4096), GARBAGE[:900], bytes(5000)):
         log.write_bytes(whole + tail)
-        again = Learner.open(state)
+        again = Learner.open(logged)
         assert [line for line in again.damage if "did not end with a whole record" not in line] == told
         assert [g.id for g in again.history()] == [1, 2, 3, 4, 5, 6]
         assert log.read_bytes() == whole
         again.close()
 
 
-def test_what_another_process_is_writing_is_no_damage(state, made):
-    reader = Learner.open(made / "before")
+def test_what_another_process_is_writing_is_no_damage(log_copies):
+    reader = Learner.open(log_copies / "before")
     assert reader.damage == []
-    whole, log = (made / "state" / LOG_FILE).read_bytes(), made / "before" / LOG_FILE
+    whole, log = (log_copies / "state" / LOG_FILE).read_bytes(), log_copies / "before" / LOG_FILE
     before = log.read_bytes()
     try:
         for length in (1, 30, 200, 2000, len(whole) - len(before) - 1):

@@ -12,8 +12,7 @@ from edgecl.cli import main
 from edgecl.errors import StateError
 from edgecl.learner import Learner
 from edgecl.learning.repair import check
-from edgecl.state import backup as backups
-from edgecl.state import write_ahead_log
+from edgecl.state import frozen, write_ahead_log
 from edgecl.state.backup import backup
 from edgecl.state.write_ahead_log import BLOCK, LOG_FILE
 
@@ -124,14 +123,14 @@ def test_a_backup_has_what_can_be_read(state, bad_blocks, tmp_path, which):
 
 
 def test_a_backup_leaves_out_a_file_that_cannot_be_opened(state, tmp_path, monkeypatch):
-    opened, victim = backups.open_regular, next((state / "models").glob("*.npz"))
+    opened, victim = frozen.open_regular, next((state / "models").glob("*.npz"))
 
     def failing(path, *flags):
         if path == victim:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return opened(path, *flags)
 
-    monkeypatch.setattr(backups, "open_regular", failing)
+    monkeypatch.setattr(frozen, "open_regular", failing)
     copied = backup(state, tmp_path / "out", lambda _: None)
     assert [line for line in copied.damaged if victim.name in line and "is not in the copy" in line] == copied.damaged
     assert not (tmp_path / "out" / "models" / victim.name).exists()

@@ -15,9 +15,9 @@ from edgecl.backbones.model_writer import ModelWriter
 from edgecl.backbones.session import METADATA_KEY as BACKBONE_KEY
 from edgecl.backbones.session import Backbone, open_session
 from edgecl.errors import BackboneError
-from edgecl.heads import unknown
 from edgecl.heads.head import NearestRow, Novelty, Scale
 from edgecl.heads.onnx_head import METADATA_KEY, OUTPUTS, HeadSession, build_head, fuse
+from edgecl.heads.relative_distance import relative_distance
 from edgecl.heads.solvers import KINDS, solve
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform
@@ -39,7 +39,7 @@ def taught(kind, transform, classes=6, offset=0.0, seed=0):
     head = solve(kind, pooled, transform)
     z = np.abs(head.logits(transform(np.concatenate(list(x.values()))))).max()
     head = replace(head, temperature=float(z) / 10 or 1.0)
-    near = unknown.relative_distance(head, pooled)
+    near = relative_distance(head, pooled)
     rows = np.concatenate(list(x.values()))[::3]
     units = (rows.mean(0), 1 / rows.std(0)) if seed else (None, None)
     like = NearestRow.of(transform.plain(rows), *units)

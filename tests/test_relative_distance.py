@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers_heads import learned, written_out
 
+from edgecl.heads.relative_distance import relative_distance
 from edgecl.heads.solvers import solve
-from edgecl.heads.unknown import relative_distance
 from edgecl.statistics.class_statistics import ClassStatistics
 from edgecl.statistics.transform import FeatureTransform
 

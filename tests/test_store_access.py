@@ -104,18 +104,19 @@ def test_two_processes_teach_an_empty_state(tmp_path):
 
 def race(first, second):
     """`first` teaches while `second` has already founded its own backbone."""
-    found = second._founded
+    teaching = second._teaching
+    found = teaching._founded
 
     def slowly(*arguments):
         answer = found(*arguments)
         first.learn(vectors("ant", 20), "ant")
         return answer
 
-    second._founded = slowly
+    teaching._founded = slowly
     try:
         second.learn(vectors("wasp", 20), "wasp")
     finally:
-        second._founded = found
+        teaching._founded = found
 
 
 def foreign(path):

@@ -10,7 +10,7 @@ from helpers_state import create, in_a_child, vectors
 from edgecl.exemplars.codecs import Float32
 from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.learner import Learner
-from edgecl.state.acknowledged import first_record
+from edgecl.state.epoch import first_record
 from edgecl.state.write_ahead_log import LOG_FILE, WriteAheadLog
 
 

@@ -9,7 +9,8 @@ from helpers_state import PROBE, answers, create, tree, vectors
 
 from edgecl.errors import StateError
 from edgecl.learner import Learner
-from edgecl.state.backup import backup, parts_of, restore
+from edgecl.state.backup import backup
+from edgecl.state.restore import parts_of, restore
 
 CHANGES = {"learn": lambda learner: learner.learn(vectors("dog", 9), "dog"),
            "forget": lambda learner: learner.forget("ant"),

@@ -15,16 +15,9 @@ from edgecl.heads.head import LEAST_DISTANCE, NearestRow, Novelty, Scale
 from edgecl.heads.left_out import LearnedRows, LeftOut
 from edgecl.heads.onnx_head import build_head
 from edgecl.heads.out_of_fold import OutOfFold
+from edgecl.heads.relative_distance import relative_distance
 from edgecl.heads.solvers import solve
-from edgecl.heads.unknown import (
-    MANY_CLASSES,
-    ROW_BYTES,
-    Judged,
-    fit,
-    relative_distance,
-    rows_bytes,
-    rows_held,
-)
+from edgecl.heads.unknown import MANY_CLASSES, ROW_BYTES, Judged, fit, rows_bytes, rows_held
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import head_bytes

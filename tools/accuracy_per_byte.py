@@ -112,7 +112,7 @@ def watch() -> Task:
         samples = {part: {each.name: demo.windows(each, spec) for each in class_folders(folder / part)}
                    for part in ("train", "test")}
         assert learner.foundation is not None
-        power, again = learner.foundation.power, learner._backbone().features
+        power, again = learner.foundation.power, learner.sessions.backbone().features
         train = {label: _part(found, again) for label, found in samples["train"].items()}
         test = {label: _part(found, again).features for label, found in samples["test"].items()}
     return Task("watch_dataset", "window", samples["train"]["ER"][0].data.shape, power, train,
@@ -124,7 +124,7 @@ def grocery(folder: Path, cache: Path) -> Task:
     photos, features, y = {}, {}, {}
     with tempfile.TemporaryDirectory() as name:
         learner = Learner.create(Path(name) / "state", Settings(backbone="efficientnet-lite0"))
-        again = learner._backbone().features
+        again = learner.sessions.backbone().features
     for part in ("train", "test"):
         stored, seen = cache / f"grocery_{part}.npz", cache / f"grocery_{part}_photos.npy"
         if not (stored.exists() and (part == "test" or seen.exists())):

@@ -19,8 +19,9 @@ from edgecl.learning.repair import check, repair
 from edgecl.rounds import gate
 from edgecl.rounds.candidate import take_in
 from edgecl.state import journals, store
-from edgecl.state.backup import backup, parts_of, restore
+from edgecl.state.backup import backup
 from edgecl.state.reader import EXEMPLARS
+from edgecl.state.restore import parts_of, restore
 from edgecl.state.store import Store
 from edgecl.state.write_ahead_log import LOG_FILE
 

@@ -66,6 +66,6 @@ def teach(learner: Learner, number: int, each: int = 20, seed: int = 0) -> None:
     from edgecl.backbones.session import Backbone
 
     model = Path(learner.settings.backbone)
-    info = Backbone(model).info if model.suffix == ".onnx" else learner._backbone().info
+    info = Backbone(model).info if model.suffix == ".onnx" else learner.sessions.backbone().info
     samples = sandbox.samples(info.kind, info.input_shape, each, 1000 * seed + number)
     learner.learn(samples, f"class {number}")

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from edgecl.commands import ProgressBar, print_json, socket_path, state_path
 from edgecl.errors import BadInput, StateError
 from edgecl.settings import counted, format_size, short_names
-from edgecl.state.backup import Copied, check_new, frozen, into, parts_of, save, tar_of
-from edgecl.state.backup import restore as restored
+from edgecl.state.backup import check_new, into, save
+from edgecl.state.backup_tar import tar_of
+from edgecl.state.frozen import Copied, frozen
+from edgecl.state.restore import parts_of
+from edgecl.state.restore import restore as restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ import numpy as np
 
 from edgecl.exemplars.selection import held_back, recording_hashes
 from edgecl.exemplars.stored import StoredSample
-from edgecl.statistics.covariance import solve_positive
 from edgecl.statistics.gaussian import Gaussian
+from edgecl.statistics.symmetric import solve_positive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

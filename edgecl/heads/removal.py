@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgecl.statistics.covariance import Factor
+from edgecl.statistics.symmetric import Factor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ import numpy as np
 
 from edgecl.errors import StateError
 from edgecl.heads.head import Head
-from edgecl.statistics.covariance import solve_positive
 from edgecl.statistics.form import Form
+from edgecl.statistics.symmetric import solve_positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

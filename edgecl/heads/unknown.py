@@ -2,11 +2,8 @@
 
 `like` is the logarithm of the squared distance to the nearest of some stored rows: of photos in direction only, of
 anything else in units of the deviation within classes, each measured to be better there. `near` is the relative
-Mahalanobis distance MD_c(x) - MD_0(x) (Ren et al. 2021, section 2.2), with the shrunk covariance S_e for MD_c and
-S_e + B for MD_0, where B is the covariance of the class means: it tells what is between many classes, so it is used
-from MANY_CLASSES on, or if no row may be stored. The two differ only in the C - 1 directions of the means, so for SLDA
-and ridge `near` is a function of the C logits, without approximation: at most 2 C x min(C, d) numbers instead of two
-d x d matrices.
+Mahalanobis distance, see `edgecl.heads.relative_distance`: it tells what is between many classes, so it is used from
+MANY_CLASSES on, or if no row may be stored.
 
 Each score is standardised by its mean and deviation over the judging samples, out of fold, that are taken for the same
 class, which begin with those of all classes: a class that varies much does not make it lenient for the others. The
@@ -23,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from edgecl.heads.head import NearestRow, Novelty, RelativeDistance, Scale, chunks
-from edgecl.heads.solvers import KINDS, MAX_RIDGE_SHRINKAGE, ridge_scale
+from edgecl.heads.head import NearestRow, Novelty, Scale, chunks
+from edgecl.heads.relative_distance import parts_of, relative_distance
 from edgecl.samples import NOTHING
 
 if TYPE_CHECKING:
@@ -34,8 +31,6 @@ if TYPE_CHECKING:
     from edgecl.heads.left_out import LearnedRows, LeftOut
     from edgecl.heads.out_of_fold import OutOfFold
     from edgecl.statistics.covariance import PooledCovariance
-
-    Parts = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 MIN_JUDGES = 3          # samples: of fewer no deviation can be told
 MANY_JUDGES, ACCEPTED = 20, 0.95    # from so many independent samples on, this share of them stays known
@@ -51,7 +46,6 @@ LOWEST = 3.0            # deviations below the mean, where `like` ends: nothing 
 MEAN_SAMPLES, VARIANCE_SAMPLES = 5, 10  # of all classes, that the mean and the variance of each one begin with
 SCORED = 1024           # judging samples that means and deviations are of; more would not change them much
 ROW_BYTES = 8           # of a row besides its numbers
-SMALL = 64              # rows of a triangular matrix that is inverted as any other
 ROWS_SHARE = 4          # the bytes for exemplars divided by this are the most for the rows of a head, ...
 ROWS_NUMBERS = {True: 2 ** 20, False: 2 ** 18}  # ... so many numbers of photos and of anything else, ...
 MOST_ROWS = {True: 2 ** 10, False: 2 ** 9}      # ... and so many rows: 1 % of the time of a photo, 5 % of a window's
@@ -171,7 +165,7 @@ def _leave_out(rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: N
 
 def _relative(pooled: PooledCovariance, out: OutOfFold, few: NDArray[np.int64]) -> NDArray[np.float64] | None:
     """`near` of some judging samples out of fold, float64 [m]."""
-    parts = _parts("slda", pooled)      # of the logits <x, m_c>, whatever head was solved
+    parts = parts_of("slda", pooled)      # of the logits <x, m_c>, whatever head was solved
     if parts is None:
         return None
     inner = out.inner[few]
@@ -210,78 +204,3 @@ def t95(freedom: int) -> float:
     """The 95 % quantile of Student's t: the Cornish-Fisher expansion about that of a normal distribution."""
     return T95[freedom - 1] if freedom <= len(T95) else 1.6449 + 1.5238 / freedom + 1.4202 / freedom ** 2 + \
         0.983 / freedom ** 3
-
-
-def relative_distance(head: Head, pooled: PooledCovariance) -> RelativeDistance | None:
-    """`near` in the logit space of a head solved from these statistics; None if its logits do not tell."""
-    parts = _parts(head.kind, pooled)
-    if parts is None:
-        return None
-    centre = head.weight @ (pooled.centre - head.reference).astype(np.float32) + head.bias
-    to_u, gain, means, squares = (part.astype(np.float32) for part in parts)
-    return RelativeDistance(centre, to_u, gain, means, squares)
-
-
-def _parts(kind: str, pooled: PooledCovariance) -> Parts | None:
-    """Map, gain, means and squares of the distance, in O(C d min(C, d)); None with fewer than 2 classes, without a
-    covariance, or for a kind of head whose logits do not tell it."""
-    solved = KINDS.get(kind)
-    if len(pooled.labels) < 2 or pooled.covariance is None or pooled.freedom < 1 or solved is None \
-            or not solved.second_moment or (kind.startswith("ridge") and pooled.shrinkage > MAX_RIDGE_SHRINKAGE):
-        return None
-    return _of_few(kind, pooled) if len(pooled.labels) <= len(pooled.centre) else _of_many(kind, pooled)
-
-
-def _of_few(kind: str, pooled: PooledCovariance) -> Parts:
-    """For C <= d, of a head that is solved from S_e itself, with the shares s, K = M S_e^-1 M^T and z = M S_e^-1 x:
-
-    MD_0 takes z^T r (I + r K r)^-1 r z off MD_c, r = sqrt(s): with I + r K r = L L^T, that is |u|^2 of u = L^-1 r z;
-    and z_c = u . m_c for the rows m_c of L / r. Ridge has the logits of which z is (K + I / (c n)) times.
-    """
-    gram, root = pooled.whitened.gram, np.sqrt(pooled.share)
-    assert gram is not None
-    inner = gram * root[:, None]
-    inner *= root
-    inner.flat[::len(inner) + 1] += 1
-    lower = np.asarray(np.linalg.cholesky(inner), np.float64)
-    means = lower / root[:, None]
-    turned = lower_inverse(lower).T
-    if kind.startswith("slda"):
-        to_u = turned * root[:, None]
-    else:
-        scale = ridge_scale(pooled, pooled.shrinkage) * float(pooled.counts.sum())
-        turned *= 1 / scale - 1
-        turned += lower
-        to_u = turned / root[:, None]
-    return to_u, np.ones(len(root)), means, np.diag(gram).copy()
-
-
-def _of_many(kind: str, pooled: PooledCovariance) -> Parts | None:
-    """For C > d, of a head that is solved from S_e itself: with the whitened means Y = M L^-T, S_e = L L^T, and
-    Y^T s Y = Q b Q^T, the logits are Y y = (Y Q) u, so u = (Y Q)^T s z / b. Ridge has the logits
-    n c Y Q u / (1 + c N b)."""
-    rows, share = pooled.whitened.rows, pooled.share[:, None]
-    assert rows is not None
-    between, axes = np.linalg.eigh((rows * share).T @ rows)
-    kept = between > 1e-12 * between[-1]
-    if not kept.any():
-        return None
-    between, means = between[kept], rows @ axes[:, kept]
-    if kind.startswith("slda"):
-        to_u = means * share / between
-    else:
-        scale = ridge_scale(pooled, pooled.shrinkage) * float(pooled.counts.sum())
-        to_u = means * ((1 + scale * between) / (scale * between))
-    return to_u, between / (1 + between), means, (means ** 2).sum(1)
-
-
-def lower_inverse(lower: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of a lower triangular matrix [n, n], by halves: nearly all of the work is matrix products."""
-    n = len(lower)
-    if n <= SMALL:
-        return np.asarray(np.linalg.inv(lower), np.float64)
-    half, inverse = n // 2, np.zeros_like(lower)
-    first, last = lower_inverse(lower[:half, :half]), lower_inverse(lower[half:, half:])
-    inverse[:half, :half], inverse[half:, half:] = first, last
-    inverse[half:, :half] = -(last @ lower[half:, :half]) @ first
-    return inverse

@@ -1,9 +1,8 @@
 """What a learner knows while it writes: class statistics per transform, and stored samples."""
 from __future__ import annotations
 
-import io
 import json
-from itertools import groupby, repeat, takewhile
+from itertools import repeat, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,10 +18,10 @@ from edgecl.exemplars.tally import Tally
 from edgecl.learning.forgetting import after_forgetting
 from edgecl.learning.judges import judges_of, pseudo_judges
 from edgecl.learning.judging import Judge, Judgement
+from edgecl.learning.snapshots import add_again, packed, unpacked
 from edgecl.settings import counted
 from edgecl.statistics.class_statistics import ClassStatistics, check_features
 from edgecl.statistics.feature_drift import Pairs, moved
-from edgecl.statistics.row_blocks import UPDATE_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from edgecl.learning.judges import Judges
     from edgecl.statistics.form import Form
     from edgecl.statistics.transform import FeatureTransform
+
 
 class Names(NamedTuple):
     """The class names: in alphabetical order, characters of the longest one, and bytes: of all in JSON, and of what the
@@ -252,45 +252,12 @@ class Knowledge:
 
     def snapshot(self, form: Form | None = None) -> bytes:
         """The statistics as one .npz file. form: another one in which to write them."""
-        rank = (form or self.form).rank
-        arrays = {f"{number}.{name}": array for number, transform in enumerate(self.transforms)
-                  for name, array in self.statistics[transform].to_arrays(rank).items()}
-        if self.gaussians is not None:
-            arrays |= {f"gaussians.{name}": array for name, array in self.gaussians.to_arrays().items()}
-        file = io.BytesIO()
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-        return file.getvalue()
+        return packed([self.statistics[transform] for transform in self.transforms], self.gaussians,
+                      (form or self.form).rank)
 
     def load(self, snapshot: bytes | None, since: Iterable[StoredSample], stored: list[StoredSample]) -> None:
         """Become what a snapshot knew, plus the samples that came `since`; `stored`: all stored samples."""
         if snapshot is not None:
-            with np.load(io.BytesIO(snapshot), allow_pickle=False) as file:
-                self.statistics = {
-                    transform: ClassStatistics.from_arrays({name.partition(".")[2]: file[name] for name in file.files
-                                                       if name.startswith(f"{number}.")})
-                    for number, transform in enumerate(self.transforms)}
-                if self.gaussians is not None:
-                    self.gaussians.load({name.partition(".")[2]: file[name] for name in file.files
-                                         if name.startswith("gaussians.")},
-                                        {label: self.plain.mean(label) for label in self.plain.labels})
-        taught = [[*rows] for _, rows in groupby(since, key=lambda row: (row.generation, row.label))]
-        for alone, groups in groupby(taught, key=lambda rows: len(rows) == 1):
-            if alone:   # many corrections of one sample
-                rows = [row for group in groups for row in group]
-                for start in range(0, len(rows), UPDATE_BLOCK):
-                    block = rows[start:start + UPDATE_BLOCK]
-                    self._add_again([row.label for row in block], block)
-            else:
-                for group in groups:
-                    self._add_again(group[0].label, group)
+            self.statistics = unpacked(snapshot, self.transforms, self.gaussians)
+        add_again(self.statistics, since)
         self.stored = stored
-
-    def _add_again(self, label: str | list[str], rows: list[StoredSample]) -> None:
-        """Add stored samples to the statistics, which lack them: of one class at once, or each of its class by itself.
-        """
-        features = np.stack([row.feature for row in rows])
-        for transform, statistics in self.statistics.items():
-            if isinstance(label, str):
-                statistics.add(label, transform(features))
-            else:
-                statistics.add_each(label, transform(features))

@@ -4,43 +4,31 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from edgecl.errors import BudgetError, EdgeclError, FoundedMeanwhile, StateError
-from edgecl.exemplars.codebook import Codebook, codebook_sizes
 from edgecl.exemplars.stored import packed_bytes
-from edgecl.heads.solvers import coarser
 from edgecl.heads.unknown import rows_bytes
 from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
+from edgecl.learning.rewrites import PlannedRewrite, rewrites, wanted_codebook
 from edgecl.learning.solved_heads import Figures, SolvedHeads, about
 from edgecl.state.compaction import needed_since
 from edgecl.state.generations import Append, Rewrite
 from edgecl.state.quota import pages
-from edgecl.state.reader import FEATURES, JOURNAL
+from edgecl.state.reader import JOURNAL
 from edgecl.state.space import Present
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgecl.exemplars.buffer import Buffer, KeptSamples
+    from edgecl.exemplars.buffer import KeptSamples
     from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.judging import Judgement
     from edgecl.settings import Settings
     from edgecl.state.store import Store
-    from edgecl.statistics.form import Form
-
-
-class PlannedRewrite(NamedTuple):
-    """A rewrite that is ready to commit, and what the knowledge becomes by it."""
-
-    change: Rewrite
-    exemplars: list[StoredSample]
-    stored: list[StoredSample]
-    form: Form
-    buffer: Buffer
 
 
 class Repository:
@@ -176,34 +164,20 @@ class Repository:
             return full if self.store.fits(full) else change
         return change
 
-    def _codebook_sizes(self, knowledge: Knowledge, change: Append | Rewrite) -> tuple[int, int] | None:
-        """Sizes of the codebook that is to be made; None if the buffer holds everything, or needs no other one."""
-        foundation, buffer = self.foundation, knowledge.buffer
-        if (foundation is None or not knowledge.labels or self.store.files(FEATURES)
-                or knowledge.gaussians is not None or (isinstance(change, Rewrite) and change.moved)):
-            return None
-        sizes = codebook_sizes(foundation.codec, buffer.limit, foundation.dimension, len(knowledge.labels),
-                               buffer.codebook)
-        if sizes is None:
-            return None
-        full = not knowledge.all_fit if buffer.codebook is None else \
-            len(knowledge.kept().columns.rows) < len(knowledge.stored)
-        return sizes if full else None
-
     def _plan(self, knowledge: Knowledge, change: Rewrite, kept: KeptSamples) -> PlannedRewrite:
         """How to commit what is known now as a rewrite; room for it is made. Raises BudgetError if there is none."""
         if change.undo_after is not None:  # statistics and samples are there
             detail = {**change.detail, **about(knowledge.buffer, kept, knowledge)}
             return PlannedRewrite(replace(change, detail=detail), [], knowledge.stored, knowledge.form,
                                   knowledge.buffer)
-        return self._make_room(self._rewrites(knowledge, change, self._codebook_sizes(knowledge, change)))
+        return self._make_room(rewrites(self.store, self.settings, self.foundation, knowledge, change))
 
     def _append(self, knowledge: Knowledge, change: Append) -> Append | None:
         """The new samples, to be appended to the log; None if the change must be a rewrite. What is journaled must stay
         short, and leave room to write the head, and then it and the statistics once more, with one more class."""
         store, base = self.store, base_of(self.store, self.store.current)
         if (knowledge.gaussians is not None or base is None or base.snapshot is None  # what is journaled are samples
-                or not store.blobs.intact(base.snapshot) or self._codebook_sizes(knowledge, change)):
+                or not store.blobs.intact(base.snapshot) or wanted_codebook(store, self.foundation, knowledge, change)):
             return None
         rows, names, dimension = knowledge.fresh, knowledge.names, knowledge.transforms[0].dimension
         allowed = max(LOG_SHARE * max(store.blobs.bytes(base.snapshot), self.settings.exemplars), SHORTEST_LOG)
@@ -235,35 +209,6 @@ class Repository:
             except BudgetError as error:
                 refusal = error
         raise refusal
-
-    def _rewrites(self, knowledge: Knowledge, change: Rewrite,
-                  sizes: tuple[int, int] | None) -> Iterator[PlannedRewrite]:
-        """The change as a rewrite of statistics and exemplars, the best first: with the codebook that is wanted or
-        without, and the statistics in coarser and coarser forms. A round is judged already, in the one form it has."""
-        foundation = self.foundation or Foundation.from_meta(change.meta["foundation"])
-        made = sizes and Codebook.make(knowledge.stored, sizes, foundation.power, len(knowledge.labels),
-                                       self.settings.seed)
-        choices = [(replace(knowledge.buffer, codebook=made[0]), (made[1], made[0].classes))] if made else []
-        for buffer, codebook in [*choices, (knowledge.buffer, None)]:
-            kept = knowledge.kept(buffer)
-            exemplars = knowledge.exemplars(buffer, kept)
-            detail = {**change.detail, **about(buffer, kept, knowledge)}
-            others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
-            for form in (knowledge.form, *others):
-                meta = change.meta if form == knowledge.form else {
-                    **change.meta, "foundation": replace(foundation, form=form).to_meta()}
-                snapshot = knowledge.snapshot(form)
-                yield PlannedRewrite(replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
-                                   rows=[row for row in exemplars if row.id is None],
-                                   spare=None if change.erase else self._spare(change.head, snapshot)),
-                           exemplars, knowledge.stored, form, buffer)
-
-    def _spare(self, head: bytes | None, snapshot: bytes) -> int:
-        """Room that new statistics and head must leave so that they can be written once more."""
-        store, newest = self.store, self.store.newest
-        base = base_of(store, newest.id)
-        old = sum(pages(store.blobs.bytes(name)) for name in (newest.head, base.snapshot if base else None) if name)
-        return max(pages(len(head or b"")) + pages(len(snapshot)) - old, 0)
 
     def _present(self) -> Present:
         """What is served now, and must survive when samples are dropped."""

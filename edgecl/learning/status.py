@@ -1,13 +1,16 @@
-"""Where a state stands: what `edgecl status` shows."""
+"""Where a state stands: what `edgecl status` and `edgecl classes` show."""
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import StateError
-from edgecl.results import Status
+from edgecl.learning.solved_heads import figures_of
+from edgecl.results import ClassSummary, Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgecl.learning.repository import Repository
 
 
@@ -36,6 +39,21 @@ def status_of(repository: Repository) -> Status:
                   foundation.calibrated if foundation else None,
                   all(g.detail.get("exact", True) for g in generations if not g.undone), threshold,
                   restorable, warnings, settings.memory, summary.get("unknown_needs"))
+
+
+def classes_of(repository: Repository) -> list[ClassSummary]:
+    """The known classes in alphabetical order."""
+    if repository.foundation is None:
+        return []
+    summary = repository.heads.summary()
+    figures = figures_of(summary)
+    return [ClassSummary(label, samples, exemplars, figures.accuracy.get(label), *figures.judged.get(label, (0, 0)))
+            for label, (samples, exemplars) in sorted(summary.get("known", {}).items())]
+
+
+def known_are(labels: Sequence[str]) -> str:
+    """Which classes are known, for the cure of an error that names another one."""
+    return f"known are {', '.join(labels[:20])}{' ...' if len(labels) > 20 else ''}" if labels else "none is known yet"
 
 
 def _intact_exemplars(repository: Repository, summary: dict[str, Any]) -> tuple[int, int]:

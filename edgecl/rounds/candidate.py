@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgecl.backbones.session import Backbone
-from edgecl.errors import BudgetError, StateError
+from edgecl.errors import BudgetError
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.learning.judging import ON
+from edgecl.learning.rerun import rerun
 from edgecl.rounds import gate
 from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from edgecl.exemplars.input_codecs import InputCodec
     from edgecl.heads.head import Head
     from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
@@ -106,24 +103,6 @@ def _arrived(now: Knowledge, candidate: Candidate, repository: Repository) -> di
         return {}
     found = rerun(candidate.model, np.stack([row.feature for row in rows]), [row.input for row in rows], codec)
     return {row.id: feature for row, feature in zip(rows, found) if row.id is not None}
-
-
-def rerun(model: bytes, features: NDArray[np.float32], inputs: Sequence[bytes],
-          codec: InputCodec | None) -> NDArray[np.float32]:
-    """Features by a tuned backbone, float32 [n, d], of samples that went through the one before: from what is kept of
-    them, or, if there is no input, by the adapter that came behind it. Raises StateError if it has none."""
-    if codec is not None:
-        return Backbone(model).features(decoded(inputs, codec))
-    from edgecl.backbones.adapters import adapted, adapters
-
-    if not adapters(model):
-        raise StateError("the backbone has changed, and these samples went through another one", "try again")
-    return adapted(model, features)
-
-
-def decoded(inputs: Sequence[bytes], codec: InputCodec) -> np.ndarray:
-    """Samples [n, ...] as they are kept."""
-    return np.stack([codec.decode(each) for each in inputs])
 
 
 def workshop_prefix(state: Path) -> str:

@@ -16,10 +16,11 @@ from edgecl.errors import BadInput, BudgetError, StateError
 from edgecl.exemplars.pseudo_samples import PSEUDO_CODED
 from edgecl.heads.head import Head
 from edgecl.learning.backbone_file import backbone_bytes
+from edgecl.learning.rerun import decoded
 from edgecl.results import RoundResult
 from edgecl.rounds import gate, worker
 from edgecl.rounds.board import read
-from edgecl.rounds.candidate import Candidate, clear_killed, decoded, take_in, workshop_prefix
+from edgecl.rounds.candidate import Candidate, clear_killed, take_in, workshop_prefix
 from edgecl.rounds.job import PROBES, Job, Stored
 from edgecl.rounds.limits import Limits, Need, may_run
 from edgecl.rounds.method import method_names, read_method

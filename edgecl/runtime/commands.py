@@ -16,7 +16,8 @@ from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
 from edgecl.samples import UNITS, Place, Sample
 from edgecl.settings import counted
-from edgecl.state.backup import frozen, tar_bytes, tar_of
+from edgecl.state.backup_tar import tar_bytes, tar_of
+from edgecl.state.frozen import frozen
 
 if TYPE_CHECKING:
     from edgecl.runtime.service import Service

@@ -12,17 +12,16 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.exemplars.stored import pack
 from edgecl.files.atomic import give_owner, write_atomically
 from edgecl.files.forms import COUNT
 from edgecl.files.regular import open_regular, read_regular
+from edgecl.state.epoch import TAG, first_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ACKNOWLEDGED_FILE = "acknowledged"
 ACKNOWLEDGED = struct.Struct("<12sQQ16s")  # tag of the epoch, length of the log, newest generation, digest of these
-TAG = 12                                   # digits of an epoch that each record of its log carries
 
 
 class Acknowledged(NamedTuple):
@@ -67,8 +66,3 @@ def write_acknowledged(folder: Path, now: Acknowledged, sync: bool = False) -> N
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def first_record(epoch: str) -> bytes:
-    """What a log begins with."""
-    return pack([], {"epoch": epoch})

@@ -12,13 +12,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.state.database import connect
+from edgecl.state.epoch import new_epoch
 from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
 from edgecl.state.history import HISTORY
 from edgecl.state.journals import add_journal
 from edgecl.state.quota import PAGE
 from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.transaction import insert_generation
-from edgecl.state.write_ahead_log import new_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from edgecl.exemplars.stored import StoredSample
 from edgecl.state.database import damaged, translated
 from edgecl.state.generations import Generation
+from edgecl.state.log_entries import LoggedGeneration
 from edgecl.state.open_state import OpenState
 from edgecl.state.rows import Rows
-from edgecl.state.write_ahead_log import LoggedGeneration
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Set
 
     from edgecl.state.acknowledged import Acknowledged
-    from edgecl.state.write_ahead_log import DamagedPart, WriteAheadLog
+    from edgecl.state.log_entries import DamagedPart
+    from edgecl.state.write_ahead_log import WriteAheadLog
 
 WRONG = "wrong "  # begins the key of a problem of the whole log
 MOST_NAMED = 20  # generations that a line names one by one

@@ -24,8 +24,8 @@ from edgecl.errors import StateError
 from edgecl.exemplars.stored import StoredSample, rows_of, unpack
 from edgecl.files.regular import read_regular
 from edgecl.settings import counted
-from edgecl.state.acknowledged import TAG
 from edgecl.state.database import translated
+from edgecl.state.epoch import TAG
 from edgecl.state.history import History
 from edgecl.state.log_damage import LogProblem, cut_log, damaged_part, wrong_log
 

@@ -17,8 +17,8 @@ from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
-from edgecl.state.acknowledged import first_record
 from edgecl.state.database import DATABASE_FILE, MODELS, connect, damaged, in_words, translated
+from edgecl.state.epoch import first_record, new_epoch, tagged
 from edgecl.state.exemplar_files import split
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.history import HISTORY
@@ -28,7 +28,7 @@ from edgecl.state.recovery import bring_over, rebuild
 from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
 from edgecl.state.transaction import SMALL_CHANGE, Transaction
-from edgecl.state.write_ahead_log import LOG_FILE, new_epoch, tagged
+from edgecl.state.write_ahead_log import LOG_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgecl.errors import BadInput, StateError
-from edgecl.statistics.covariance import PooledCovariance, clipped, updated
-from edgecl.statistics.rounding import ERROR_AT_REST, dither, seed_of
-from edgecl.statistics.row_blocks import RowBlocks
-from edgecl.statistics.triangle import ERROR_PACKED, diagonal_at_rest, packed, packed_length, unpacked
+from edgecl.statistics.covariance import PooledCovariance
+from edgecl.statistics.rounding import dither, seed_of
+from edgecl.statistics.scatter import Scatter, apart
+from edgecl.statistics.symmetric import updated
+from edgecl.statistics.triangle import packed_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float64]
 
 MAX_FEATURE = 1e15      # sums of squares are stored as float32, up to 3e38
-ERROR_OF_SUMS = 2.0 ** -50  # of a float64 sum, relative to the largest value that it had
 
 
 def check_features(label: str, h: NDArray[np.float32]) -> None:
@@ -37,8 +37,7 @@ class ClassStatistics:
     Accumulates in float64; stored (`to_arrays`), sums are float32, and W is a packed triangle of 4 bytes per entry
     (`edgecl.statistics.triangle`). The reference only protects the precision of the means. `second_moment=False` keeps
     no W (for nearest-mean heads only).
-    residual: degrees of freedom that approximately forgotten classes left in W; diagonal: float64 [d] if W was stored
-    as a diagonal plus a low rank, so that single samples can no longer be subtracted from it, else None.
+    residual: degrees of freedom that approximately forgotten classes left in W.
     """
 
     def __init__(self, reference: NDArray[np.floating[Any]], second_moment: bool = True) -> None:
@@ -46,10 +45,7 @@ class ClassStatistics:
         self.counts: dict[str, int] = {}
         self.sums: dict[str, NDArray[np.float64]] = {}
         self.residual = 0
-        self.diagonal: NDArray[np.float64] | None = None
-        self._within = np.zeros((self.dimension, self.dimension)) if second_moment else None
-        self._error = np.zeros(self.dimension)      # standard deviation of the rounding in the diagonal of W
-        self._lacking = RowBlocks(self.dimension)   # samples that W still lacks
+        self._within = Scatter(np.zeros((self.dimension, self.dimension))) if second_moment else None
 
     @property
     def dimension(self) -> int:
@@ -77,15 +73,20 @@ class ClassStatistics:
         return self._within is not None
 
     @property
+    def diagonal(self) -> NDArray[np.float64] | None:
+        """Float64 [d] if W was stored as a diagonal plus a low rank, so that single samples can no longer be subtracted
+        from it, else None."""
+        return None if self._within is None else self._within.diagonal
+
+    @property
     def moment(self) -> NDArray[np.float64] | None:
         """G = sum (h - r)(h - r)^T, float64 [d, d], or None if no second moment is kept."""
         return None if self._within is None else updated(self.scatter(), [self._weighted_means()])
 
     def scatter(self) -> NDArray[np.float64]:
-        """W float64 [d, d], not to be changed. Samples are added in blocks of UPDATE_BLOCK, no matter when W is read:
-        the same calls of `add` give the same bits."""
+        """W float64 [d, d], see `Scatter.whole`."""
         assert self._within is not None
-        return updated(self._within, [self._lacking.rows]) if len(self._lacking.rows) else self._within
+        return self._within.whole()
 
     def mean(self, label: str) -> NDArray[np.float64]:
         """The mean of a class, float64 [d]."""
@@ -96,7 +97,7 @@ class ClassStatistics:
         freedom = self.degrees_of_freedom
         if self._within is None or freedom < 1:
             return 2 * float(h.var(0, dtype=np.float64).sum())
-        return 2 * max(float(self._variances().sum()), 0.0) / freedom
+        return 2 * max(float(self._within.variances().sum()), 0.0) / freedom
 
     def add(self, label: str, h: NDArray[np.float32]) -> None:
         """Add samples h [n, d] (or one, [d]) of one class. Raises BadInput as `check_features` does."""
@@ -106,7 +107,7 @@ class ClassStatistics:
             return
         n, total = self.counts.get(label, 0), rows.sum(0)
         if self._within is not None:
-            self._lacking.take(_apart(rows, self.sums[label] / n if n else None, n), self._within)
+            self._within.add(apart(rows, self.sums[label] / n if n else None, n))
         self.counts[label] = n + len(rows)
         self.sums[label] = self.sums[label] + total if n else total
 
@@ -117,16 +118,16 @@ class ClassStatistics:
         rows, places = self._centred(h), dict[str, list[int]]()
         for place, label in enumerate(labels):
             places.setdefault(label, []).append(place)
-        apart = np.zeros_like(rows)
+        changes = np.zeros_like(rows)
         for label, mine in places.items():
             n, own = self.counts.get(label, 0), rows[mine]
             sums = np.cumsum(np.concatenate([self.sums[label][None], own]) if n else own, 0)
             self.counts[label], self.sums[label] = n + len(mine), sums[-1].copy()
             first = 0 if n else 1       # of a class that is new, the first sample is its mean
             others = np.arange(n + first, n + len(mine))[:, None]
-            apart[mine[first:]] = np.sqrt(others / (others + 1)) * (own[first:] - sums[:-1] / others)
+            changes[mine[first:]] = np.sqrt(others / (others + 1)) * (own[first:] - sums[:-1] / others)
         if self._within is not None:
-            self._lacking.take(apart, self._within)
+            self._within.add(changes)
 
     def remove(self, label: str, h: NDArray[np.float32]) -> None:
         """Remove samples h [n, d] of one class, exactly but for rounding (`rounding`). A class disappears with its last
@@ -146,9 +147,7 @@ class ClassStatistics:
         else:
             del self.counts[label], self.sums[label]
         if self._within is not None:
-            self._error = np.hypot(self._error, ERROR_OF_SUMS * self._variances())
-            apart = _apart(rows, self.sums[label] / left if left else None, left)
-            updated(self._within, [], [apart], out=self._within)
+            self._within.subtract(apart(rows, self.sums[label] / left if left else None, left))
         if self.degrees_of_freedom < 1:
             self._clear_scatter()   # what is left of it is rounding
 
@@ -170,10 +169,9 @@ class ClassStatistics:
 
     def _clear_scatter(self) -> None:
         """W = 0, since no class has more than one sample."""
-        self.residual, self.diagonal = 0, None
-        self._lacking.clear()
-        self._within = None if self._within is None else np.zeros_like(self._within)
-        self._error = np.zeros(self.dimension)
+        self.residual = 0
+        if self._within is not None:
+            self._within.clear()
 
     def affine(self, weight: NDArray[np.float64], shifts: Mapping[str, NDArray[np.float64]],
                noise: NDArray[np.float64]) -> ClassStatistics:
@@ -184,11 +182,10 @@ class ClassStatistics:
         image = ClassStatistics(total / max(self.total, 1), self._within is not None)
         image.counts, image.residual = dict(self.counts), self.residual
         image.sums = {label: n * (means[label] - image.reference) for label, n in self.counts.items()}
-        if image._within is not None and self.degrees_of_freedom > 0:  # else the scatter is only rounding
-            scatter = weight @ self.scatter() @ weight.T
-            image._within += (scatter + scatter.T) / 2 + self.degrees_of_freedom * noise
-            image._error = weight ** 2 @ self._error
-        image.diagonal = None if self.diagonal is None else np.zeros(len(weight))
+        if self._within is not None and self.degrees_of_freedom > 0:  # else the scatter is only rounding
+            image._within = self._within.image(weight, self.degrees_of_freedom * noise)
+        if image._within is not None and self.diagonal is not None:
+            image._within.diagonal = np.zeros(len(weight))
         return image
 
     def about_its_mean(self, second_moment: bool = True) -> ClassStatistics:
@@ -207,31 +204,23 @@ class ClassStatistics:
             raise StateError(f"statistics of {self.dimension} and {other.dimension} dimensions can't be merged",
                              "merge states that were created with the same backbone, quota and head")
         shift = other.reference.astype(np.float64) - self.reference
-        apart = []
+        between = []
         for label, n in other.counts.items():
             moved, mine = other.sums[label] + n * shift, self.counts.get(label, 0)
             if mine:
-                apart.append(np.sqrt(mine * n / (mine + n)) * (moved / n - self.sums[label] / mine))
+                between.append(np.sqrt(mine * n / (mine + n)) * (moved / n - self.sums[label] / mine))
             self.counts[label] = mine + n
             self.sums[label] = self.sums[label] + moved if mine else moved
         if self._within is not None and other._within is not None:
-            self._within += other._within
-            between = [np.array(apart)] if apart else []
-            updated(self._within, [rows for rows in (other._lacking.rows, *between) if len(rows)], out=self._within)
-            self._error = np.hypot(self._error, other._error)
+            self._within.merge(other._within, np.array(between).reshape(-1, self.dimension))
         self.residual += other.residual
-        if other.diagonal is not None:
-            self.diagonal = other.diagonal + (0 if self.diagonal is None else self.diagonal)
 
     def copy(self) -> ClassStatistics:
         """An independent copy."""
         twin = ClassStatistics(self.reference, second_moment=False)
-        twin.counts, twin.residual, twin.diagonal = dict(self.counts), self.residual, self.diagonal
+        twin.counts, twin.residual = dict(self.counts), self.residual
         twin.sums = dict(self.sums)  # sums are replaced, never changed in place
-        if self._within is not None:
-            scatter = self.scatter()
-            twin._within = scatter.copy() if scatter is self._within else scatter
-        twin._error = self._error.copy()
+        twin._within = None if self._within is None else self._within.copy()
         return twin
 
     def rounding(self) -> float:
@@ -240,23 +229,13 @@ class ClassStatistics:
         drowns what is left if that is not small. Also makes W positive semidefinite, within rounding."""
         if self._within is None or self.degrees_of_freedom < 1:
             return 0.0
-        pooled = self.pooled()
-        e = pooled.shrinkage
-        values, vectors = np.linalg.eigh(pooled.second())
-        error = self._error / self.degrees_of_freedom @ vectors ** 2
-        seen = (1 - e) * values + pooled.sphere(e)
-        if values[0] < -ERROR_AT_REST * max(values[-1], 0.0) and self.diagonal is None:
-            self._within = clipped(values, vectors)
-            self._lacking.clear()
-            self._within *= self.degrees_of_freedom
-        return float((error / seen).max()) if seen[0] > 0 else float("inf")
+        return self._within.rounding(self.pooled())
 
     def take_covariance(self, covariance: NDArray[np.float64]) -> None:
         """Take another estimate of the covariance within classes [d, d] for the one that is there."""
-        self.residual, self.diagonal = 0, None
-        self._within = covariance * self.degrees_of_freedom
-        self._lacking.clear()
-        self._error = np.zeros(self.dimension)
+        assert self._within is not None
+        self.residual = 0
+        self._within.become(covariance * self.degrees_of_freedom)
 
     def pooled(self, held: Mapping[str, NDArray[np.float32]] | None = None) -> PooledCovariance:
         """The means and covariance that heads are solved from, as if `held` (class -> h [n, d]) had never been added.
@@ -277,27 +256,15 @@ class ClassStatistics:
             left, size = counts[places][:, None], sizes[:, None]
             own /= size
             with np.errstate(invalid="ignore", divide="ignore"):    # all samples of a class may be taken out
-                apart = np.where(left > 0, np.sqrt(left / (left + size)) * (own - sums[places] / left), 0)
-            removed += np.repeat(apart - own, sizes, 0)
+                change = np.where(left > 0, np.sqrt(left / (left + size)) * (own - sums[places] / left), 0)
+            removed += np.repeat(change - own, sizes, 0)
         means = np.divide(sums, counts[:, None], out=sums)
         mean = counts @ means / counts.sum()
         means -= mean
         freedom = self.degrees_of_freedom - len(removed)
-        covariance: NDArray[np.float64] | None = None
-        if self._within is not None and freedom < 1:
-            covariance = np.zeros_like(self._within)
-        elif self._within is not None and self.diagonal is not None:
-            covariance = self.scatter() / self.degrees_of_freedom
-        elif self._within is not None:
-            covariance = updated(self._within, [self._lacking.rows], [removed])
-            covariance /= freedom
+        covariance = None if self._within is None else self._within.covariance(removed, freedom)
         return PooledCovariance(tuple(labels), counts, self.reference + mean, means, covariance, freedom,
                                 exact=self.diagonal is None)
-
-    def _variances(self) -> NDArray[np.float64]:
-        """The diagonal of W, float64 [d]."""
-        assert self._within is not None
-        return np.diag(self._within) + np.einsum("nd,nd->d", self._lacking.rows, self._lacking.rows)
 
     def _weighted_means(self) -> NDArray[np.float64]:
         """Each class mean times the square root of its count, float64 [C, d]."""
@@ -322,21 +289,7 @@ class ClassStatistics:
             "counts": counts,
             "sums": dither(sums, seed_of(self.reference, counts, sums)),
             "residual": np.array(self.residual, np.int64)}
-        if self._within is None:
-            return arrays
-        variances, scatter = self._variances(), self.scatter()
-        size = float(np.abs(variances).sum()) or 1.0
-        if rank is None:
-            arrays["scatter"] = packed(scatter)
-            fresh = np.where(diagonal_at_rest(variances) == variances, 0, ERROR_PACKED * variances)     # if not as read
-        else:
-            values, vectors = np.linalg.eigh(scatter - np.diag(np.zeros(d) if self.diagonal is None else self.diagonal))
-            factor = np.sqrt(np.maximum(values[-rank:], 0))[:, None] * vectors[:, -rank:].T
-            arrays["factor"] = factor.astype(np.float32)
-            arrays["diagonal"] = np.maximum(variances - (factor ** 2).sum(0), 0).astype(np.float32)
-            fresh = ERROR_AT_REST * variances
-        arrays["rounding"] = np.array(float(np.hypot(self._error, fresh).sum()) / size)
-        return arrays
+        return arrays if self._within is None else arrays | self._within.to_arrays(rank)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassStatistics:
@@ -346,18 +299,7 @@ class ClassStatistics:
         for label, n, q in zip(labels, arrays["counts"], arrays["sums"]):
             store.counts[label], store.sums[label] = int(n), q.astype(np.float64)
         store.residual = int(arrays["residual"])
-        if "factor" in arrays:
-            factor = arrays["factor"].astype(np.float64)
-            store.diagonal = arrays["diagonal"].astype(np.float64)
-            store._within = factor.T @ factor + np.diag(store.diagonal)
-        elif "scatter" in arrays:
-            store._within = unpacked(arrays["scatter"], store.dimension)
-        elif "moment" in arrays:
-            moment = unpacked(arrays["moment"], store.dimension)
-            store._error = ERROR_AT_REST * np.diag(moment)
-            store._within = updated(moment, [], [store._weighted_means()], out=moment)
-        if "rounding" in arrays and store._within is not None:
-            store._error = float(arrays["rounding"]) * np.abs(np.diag(store._within))
+        store._within = Scatter.from_arrays(arrays, store._weighted_means())
         return store
 
     @staticmethod
@@ -365,13 +307,3 @@ class ClassStatistics:
         """Bytes of the arrays of `to_arrays`, without names and container."""
         scatter = packed_length(dimension) if rank is None else (rank + 1) * dimension
         return 4 * ((scatter + 2 if second_moment else 0) + (classes + 1) * dimension)
-
-
-def _apart(rows: NDArray[np.float64], mean: NDArray[np.float64] | None, others: int) -> NDArray[np.float64]:
-    """Rows R [n, d] so that R^T R is what samples `rows` [n, d] of a class add to the scatter within it, besides the
-    `others` that it has, of that mean [d] (Chan, Golub & LeVeque 1983, equation 2.1b)."""
-    centre = rows.mean(0)
-    apart = rows - centre
-    if others and mean is not None:
-        apart += np.sqrt(others / (others + len(rows))) * (centre - mean)
-    return apart

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgecl.statistics.covariance import updated
+from edgecl.statistics.symmetric import updated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
