@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecl.errors import in_utf8
 from edgecl.samples import Refusal, Sample
 
 Item = Sample | Refusal
@@ -30,6 +31,5 @@ class Spec:
 
 
 def shown(path: Path) -> str:
-    r"""A path for people, and as the name of a sample: bytes that are not UTF-8 are written like \xff."""
-    text = str(path)
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A path for people, and as the name of a sample."""
+    return in_utf8(str(path))
