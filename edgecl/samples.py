@@ -171,13 +171,13 @@ def check_class_name(name: str) -> str:
 
 
 def check_new_name(name: str, known: Iterable[str]) -> None:
-    """Raises BadInput if a name that is not known differs from a known one, or from NOTHING, in case, width, spaces and
-    signs between words alone. name: of `check_class_name`."""
-    known = {*known, NOTHING}
+    """Raises BadInput if a name that is not known differs from a known one in case, width, spaces and signs between
+    words alone. name: of `check_class_name`."""
+    known = [*known]
     alike = [] if name in known else sorted(each for each in known if folded(each) == folded(name))
     if alike:
-        raise BadInput(f"{name!r} is nearly the name of the class {', '.join(map(repr, alike))}",
-                       "did you mean that? If both are meant, add --distinct (HTTP: ?distinct=1, Python: distinct=True)")
+        raise BadInput(f"{name!r} is nearly the name of the class {', '.join(map(repr, alike))}", (
+            "did you mean that? If both are meant, add --distinct (HTTP: ?distinct=1, Python: distinct=True)"))
 
 
 @lru_cache(maxsize=4096)

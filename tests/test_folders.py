@@ -227,7 +227,8 @@ def test_no_state_is_created_by_what_is_refused(tmp_path, monkeypatch, capsys):
     photo(tmp_path / "mixed/a/x.png"), csv(tmp_path / "mixed/b/x.csv", "b")
     before = tree(tmp_path)
     for arguments in (["--from", "f"], ["--from", "ds"], ["--from", "names"], ["--class", "x", "bad"],
-                      ["--from", "mixed"], ["--class", "x", "ds/train"], ["--class", "unknown", "f/a"], ["--class", "x", "gone"],
+                      ["--from", "mixed"], ["--class", "x", "ds/train"],
+                      ["--class", "unknown", "f/a"], ["--class", "x", "gone"],
                       ["--class", "x", "bad/x.jpg"], ["--from", "f/a"], ["--from", "gone"]):
         refused(capsys, "learn", *arguments)
         assert tree(tmp_path) == before, arguments
