@@ -10,7 +10,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from edgecl import __version__
-from edgecl.errors import EdgeclError
+from edgecl.errors import INTERRUPTED, EdgeclError
 
 # name -> (module in edgecl.commands, help line)
 COMMANDS = {
@@ -20,8 +20,12 @@ COMMANDS = {
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
     "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
+    "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
+    "remove": ("correct", "remove stored samples, given by id, exactly"),
+    "move": ("correct", "move stored samples, given by id, to another class"),
+    "rename": ("correct", "give a class another name, or make two classes one"),
     "forget": ("manage", "forget a class"),
     "rollback": ("manage", "go back to an earlier generation"),
     "merge": ("manage", "merge other states' statistics (exact)"),
@@ -41,6 +45,7 @@ COMMANDS = {
 
 SOURCES = ("file, folder, .npz, .csv, or a stream: serial:PORT, udp:HOST:PORT, csv:FILE, camera:/dev/video0, csi://0, "
            "fake:FOLDER")
+IDS = "as `edgecl samples` lists it, such as 12-5"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,6 +102,7 @@ def _learn(command: argparse.ArgumentParser) -> None:
                          help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
                          "is estimated by leaving out whole sessions, so use the same name for all classes of one")
     yes = {
+        "--again": "also count samples that the class was taught before (default: they are left out)",
         "--dry-run": "only look at it, and print what would be learned: names, kinds, sizes, copies, layout",
         "--skip-empty": "with --from, leave out classes without anything that can be read, instead of learning nothing",
         "--subfolders": "all subfolders of a class show that class, whatever they are called",
@@ -141,8 +147,32 @@ def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
 
 
+def _samples(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--class", dest="label", metavar="NAME", help="only those of this class")
+    command.add_argument("--suspicious", action="store_true", help="only those that fit another class better, or are "
+                         "in two classes, worst first")
+
+
 def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
+
+
+def _remove(command: argparse.ArgumentParser) -> None:
+    command.add_argument("ids", nargs="+", metavar="ID", help=IDS)
+    command.add_argument("--erase", action="store_true", help="leave nothing of them on the disk; then no older "
+                         "generation can be restored")
+
+
+def _move(command: argparse.ArgumentParser) -> None:
+    command.add_argument("ids", nargs="+", metavar="ID", help=IDS)
+    command.add_argument("--class", dest="label", required=True, metavar="NAME", help="the class that they show, new "
+                         "or known")
+
+
+def _rename(command: argparse.ArgumentParser) -> None:
+    command.add_argument("old", metavar="OLD", help="the class as it is called now")
+    command.add_argument("new", metavar="NEW", help="what it is to be called")
+    command.add_argument("--into", action="store_true", help="NEW is a class already, and the two become one")
 
 
 def _rollback(command: argparse.ArgumentParser) -> None:
@@ -228,9 +258,10 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "forget": _forget,
-    "rollback": _rollback, "merge": _merge, "check": _check, "backup": _backup, "restore": _restore, "export": _export,
-    "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
+    "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
+    "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
+    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round,
+    "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -251,8 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output is gone, as in `edgecl predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("edgecl: interrupted; what was finished before is kept, see `edgecl history`", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"edgecl: {interrupt if interrupt.args else INTERRUPTED}", file=sys.stderr)
         return 130
 
 

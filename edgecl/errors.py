@@ -11,6 +11,8 @@
 """
 from __future__ import annotations
 
+INTERRUPTED = "interrupted; what was finished before is kept, see `edgecl history`"     # by Ctrl-C
+
 
 def in_utf8(text: str) -> str:
     r"""The text with bytes that are not UTF-8, which names of files may have, written like \xff."""

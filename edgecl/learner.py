@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgecl.errors import BadInput, StateError
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
+from edgecl.learning.corrections import move_samples, remove_samples, rename_class
 from edgecl.learning.creating import created
 from edgecl.learning.evaluating import evaluated
 from edgecl.learning.foundation import Foundation
@@ -17,8 +18,9 @@ from edgecl.learning.merge import merge_into
 from edgecl.learning.repository import Repository
 from edgecl.learning.sessions import Sessions
 from edgecl.learning.status import classes_of, status_of
+from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
-from edgecl.results import ClassSummary, Evaluation, Learned, Prediction, Status
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -75,17 +77,18 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None, distinct: bool = False) -> Learned:
+              progress: Progress | None = None, again: bool = False, distinct: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
-        done; distinct: the class is another one than a known one of nearly the same name, such as Mug and mug. Some
-        that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError, StateError; then
-        nothing has changed.
+        done; again: whether samples count that the class was taught before, or that repeat another one, which are left
+        out otherwise; distinct: the class is another one than a known one of nearly the same name, such as Mug and mug.
+        Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError, StateError;
+        then nothing has changed.
         """
-        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, distinct)
+        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again, distinct)
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
@@ -95,6 +98,26 @@ class Learner:
         done = exclusively(self.store, lambda: forget_class(self.repository, label))
         clear_killed(self.store.path)
         return done
+
+    def remove(self, ids: Iterable[int | str], erase: bool = False) -> Corrected:
+        """Take stored samples out of all that is known, exactly, in one generation. ids: as in `StoredSample.id`, or as
+        people write them; erase: leave nothing of them on the disk, so that no older generation can be restored; else a
+        rollback brings them back. Raises BadInput for an id that is not there, StateError if a sample is not stored as
+        it was learned; then nothing has changed."""
+        done = exclusively(self.store, lambda: remove_samples(self.repository, ids, erase))
+        if erase:
+            clear_killed(self.store.path)
+        return done
+
+    def move(self, ids: Iterable[int | str], label: str) -> Corrected:
+        """Move stored samples to another class, new or known, as if they had been taught as that. ids, raises: see
+        `remove`; also BadInput for a sample that is in that class already, BudgetError."""
+        return exclusively(self.store, lambda: move_samples(self.repository, ids, label))
+
+    def rename(self, old: str, new: str, into: bool = False) -> Corrected:
+        """Give a class another name, exactly, whether its samples are stored or not. into: `new` is a known class, and
+        the two become one. Raises BadInput, BudgetError, StateError."""
+        return exclusively(self.store, lambda: rename_class(self.repository, old, new, into))
 
     def rollback(self, generation: int | None = None) -> int:
         """Go back to what was known at a generation (default: the one before); the new generation's id.
@@ -167,6 +190,11 @@ class Learner:
     def classes(self) -> list[ClassSummary]:
         """The known classes in alphabetical order."""
         return classes_of(self.repository)
+
+    def samples(self, label: str | None = None, suspicious: bool = False) -> SampleList:
+        """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
+        first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
+        return StoredSamples.of(self.repository, suspicious).listed(label)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

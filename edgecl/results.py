@@ -41,7 +41,8 @@ def untold(needs: int | None) -> str:
     return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
 
 
-NOT_SHOWN = frozenset({"known", "choice", "held_back"})     # in the history, of what a generation keeps
+# in the history, of what a generation keeps
+NOT_SHOWN = frozenset({"known", "choice", "held_back", "removed", "dropped", "renamed", "spare"})
 BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
 
 
@@ -71,7 +72,10 @@ class Learned:
     that accuracy is measured on, stored samples, each left out of the head that judges it, or pseudo-samples if the
     state keeps no samples. left_out: samples that show nothing and were not learned; blank: samples that show nothing
     and were learned; see `samples.blank`; new: whether the class was not known before; judged: like accuracy, how many
-    of the judging samples are right, and how many they are."""
+    of the judging samples are right, and how many they are. known: samples that the class was taught before, and were
+    left out; if none is left, nothing has changed, and generation is the current one; also_in: other class -> sources
+    of samples that were learned though it knows them; unrecognised: older samples of the class that would count again,
+    since their content is not known any more."""
 
     label: str
     samples: int
@@ -84,6 +88,34 @@ class Learned:
     blank: int = 0
     new: bool = False
     judged: WorkedOut = field(default=WorkedOut(), repr=False)
+    known: int = 0
+    also_in: dict[str, list[str]] = field(default_factory=dict)
+    unrecognised: int = 0
+
+    @property
+    def given(self) -> int:
+        """Samples that came."""
+        return self.samples + self.known + self.left_out
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Result of a `remove`, `move` or `rename` (action): its generation, and the number of samples, which for a rename
+    are all of the class. label: the class that they are of now, None for removed ones; new: whether it was not known
+    before; ids: of the stored samples, as people write them, before -> now, None for what is not stored any more; gone:
+    classes without a sample left; exact: whether all is as if it had been taught so, why: if not; discarded: damaged
+    files that were set aside and are deleted, since they may hold what was erased."""
+
+    action: str
+    generation: int
+    samples: int
+    label: str | None
+    new: bool
+    ids: dict[str, str | None]
+    gone: list[str]
+    exact: bool
+    why: str = ""
+    discarded: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,6 +166,51 @@ class ClassSummary:
     accuracy: float | None
     right: int
     judged: int
+
+
+@dataclass(frozen=True)
+class SampleSummary:
+    """A stored sample. id: as people write it, GENERATION-NUMBER; source: where it came from, "" if that is not known;
+    taught: when, ISO 8601 in UTC, None if not known; kept: "exact", as it was learned, or "coded"; near_duplicate:
+    whether it nearly repeats the one before in its recording; picture: whether the sample itself is stored, not only
+    its feature; session: of other stored samples too, None if it has one of its own. Of suspicious ones only, see
+    `edgecl.learning.suspicious`: margin, None if it is the only sample of its class; looks_like: a class; reason."""
+
+    id: str
+    label: str
+    source: str
+    taught: str | None
+    kept: str
+    near_duplicate: bool
+    picture: bool
+    session: str | None
+    margin: float | None = None
+    looks_like: str | None = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, with "class" for the label; margin, looks_like and reason only if there is a reason."""
+        found = {"class" if name == "label" else name: value for name, value in asdict(self).items()}
+        if self.reason is None:
+            del found["margin"], found["looks_like"], found["reason"]
+        return found
+
+
+@dataclass(frozen=True)
+class SampleList:
+    """Stored samples of a generation. taught, stored: class -> how many samples were taught, and are stored."""
+
+    generation: int
+    taught: dict[str, int]
+    stored: dict[str, int]
+    samples: list[SampleSummary]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict; not_stored: class -> how many of those that were taught are not stored, if any."""
+        gone = {label: count - self.stored[label] for label, count in self.taught.items()}
+        return {"generation": self.generation, "taught": sum(self.taught.values()), "stored": sum(self.stored.values()),
+                "not_stored": {label: count for label, count in gone.items() if count},
+                "samples": [each.to_json() for each in self.samples]}
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def test_people_and_programs_are_told_what_was_left_out(tmp_path, capsys):
     learn = ["learn", "--state", str(tmp_path / "s"), "--class"]
     assert main([*learn, "mid", str(tmp_path / "mid.npz")]) == 0
     assert "left out: 1 that show nothing" in capsys.readouterr().out
-    assert main([*learn, "mid", "--json", str(tmp_path / "mid.npz")]) == 0
+    assert main([*learn, "mid", "--json", "--again", str(tmp_path / "mid.npz")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["samples"], told["left_out"], told.get("blank")) == (9, 1, None)
     assert main([*learn, "red", str(tmp_path / "red.npz")]) == 0

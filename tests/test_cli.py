@@ -314,7 +314,7 @@ def test_sessions_are_named_on_the_command_line(run, tmp_path):
     assert run("learn", "--state", "s", "--class", "b", "more.csv", "--session", " monday ")[0] == 0
     np.savez(tmp_path / "d.npz", x_train=x[9:], y_train=["a", "a", "b"], session_train=["monday", "friday", "friday"])
     assert run("learn", "--state", "s", "--class", "a", "d.npz", "--session", "sunday")[0] == 0
-    assert run("learn", "--state", "s", "--class", "b", "more.csv")[0] == 0
+    assert run("learn", "--state", "s", "--class", "b", "--again", "more.csv")[0] == 0
     learner = Learner.open(tmp_path / "s")
     found = [row.key >> 32 for row in learner.repository.known().stored]
     learner.close()

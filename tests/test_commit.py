@@ -254,7 +254,7 @@ def test_knowledge_that_another_process_has_changed_is_read_again(tmp_path):
             assert one.classes() == other.classes()
     assert answers(one) == answers(other)
     assert {c.name: c.samples for c in one.classes()} == {"ant": 25, "cat": 30}
-    assert one.learn(vectors("cat", 1), "cat").generation == 9
+    assert one.learn(vectors("cat", 1, 6), "cat").generation == 9
 
 
 def test_what_was_solved_may_be_dropped_when_the_store_is_looked_at(tmp_path, monkeypatch):

@@ -6,9 +6,6 @@ from collections import Counter
 import many_processes
 import pytest
 from oracle import Oracle
-from vector_states import create, vectors
-
-from edgecl.state.quota import Ledger
 
 KILLS, GENERATIONS = 6, 60
 
@@ -22,8 +19,6 @@ def test_processes_that_are_killed_leave_what_was_acknowledged(disk):
     assert len(found.changes) >= GENERATIONS
     assert found.largest <= 300_000
     assert {"learn", "forget", "rollback", "classes"} <= found.commands.keys()
-
-
 
 
 def test_the_oracle_follows_every_kind_of_change():
@@ -52,19 +47,6 @@ def judged(tmp_path, *changes, seen=()):
     campaign.found.seen += seen
     campaign.compare()
     return campaign.found.wrong
-
-
-def test_nobody_fills_the_reserve_while_one_process_packs_the_database(tmp_path):
-    learner = create(tmp_path / "state")
-    learner.learn(vectors("ant", 20), "ant")
-    ledger, other = learner.store.ledger, Ledger(tmp_path / "state", 1_000_000)
-    full = ledger.reserved()
-    with ledger.kept_small():
-        ledger.release(100_000)
-        other.hold()
-        assert ledger.reserved() <= full - 100_000
-    other.hold()
-    assert ledger.reserved() == full
 
 
 LEARNED = {"do": "learn", "class": "class 0", "count": 1, "seed": 0}

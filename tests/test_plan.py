@@ -6,8 +6,10 @@ import pytest
 
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import codec_of
+from edgecl.learning.foundation import create_foundation
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import statistics_bytes
+from edgecl.settings import Settings, parse_size
 from edgecl.statistics.form import Form
 from edgecl.statistics.transform import FeatureTransform
 
@@ -26,3 +28,13 @@ def test_statistics_take_the_bytes_that_are_planned(form, dimension, classes, na
         known.add(name.format(number), range(2), rng.normal(size=(2, dimension)).astype(np.float32))
     real = len(known.snapshot())
     assert real <= statistics_bytes(dimension, classes, form, len(name.format(0))) <= real + 50 * len(transforms)
+
+
+@pytest.mark.parametrize("quota", ["350KB", "400KB", "500KB", "700KB", "1MB", "2MB"])
+def test_windows_have_a_covariance_wherever_one_fits(quota):
+    """50 classes of exact statistics do not fit the small ones: then fewer do, before all are without."""
+    windows = np.random.default_rng(0).standard_normal((40, 100, 6)).cumsum(1).astype(np.float32)
+    size = parse_size(quota)
+    foundation = create_foundation(Settings(backbone="rocket", quota=size, exemplars=size // 16), windows, windows)[0]
+    assert foundation.form.second_moment
+    assert foundation.form.rank is None or size < 400_000

@@ -154,7 +154,7 @@ def held_up(service):
 def test_one_that_fails_in_a_burst_fails_alone(tmp_path):
     with serving(tmp_path / "state") as (service, _, _):
         hold = held_up(service)
-        asked = [service.writer.submit(lambda learner, count=count: learner.learn(vectors("cat", count), "cat"),
+        asked = [service.writer.submit(lambda learner, count=count: learner.learn(vectors("cat", count, count), "cat"),
                                        brief=True, report=lambda learned: learned.accuracy) for count in (5, 0, 7)]
         hold.set()
         assert [sorted(each.result(240)) for each in asked[::2]] == [["ant", "cat", "wasp"]] * 2

@@ -134,7 +134,7 @@ def test_going_back_to_the_empty_state(learner):
 
 def test_history_and_files_stay_bounded(learner):
     for number in range(70):
-        learner.learn(vectors("ant", 2, number), "ant")
+        learner.learn(vectors("ant", 2, number + 1), "ant")
         if number % 7 == 0:
             learner.rollback()
     assert len(learner.history()) <= 2 * HISTORY + 2
@@ -197,9 +197,9 @@ def test_a_quota_too_small_is_refused_with_the_bytes_that_suffice(tmp_path, head
     least = int(refusal.value.cure.split()[2])
     assert least == state_bytes(317, 8_000, DIMENSION, 2, forms(head, DIMENSION)[-1])
     enough = create(tmp_path / "enough", quota=least, exemplars=8_000, head=head)
-    for _ in range(3):
+    for turn in range(3):
         for name in ("ant", "wasp"):
-            enough.learn(vectors(name, 60), name)
+            enough.learn(vectors(name, 60, turn), name)
         enough.forget("ant")
     with pytest.raises(BudgetError, match="give --quota"):
         create(tmp_path / "short", quota=least - 1, exemplars=8_000, head=head).learn(vectors("ant", 25), "ant")

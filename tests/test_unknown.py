@@ -315,3 +315,46 @@ def test_where_every_sample_is_coded_no_number_of_samples_is_said_to_be_missing(
     assert found.unknown is None
     assert "keeps no samples as they were learned" in found.reason
     learner.close()
+
+
+def in_sessions(count, n, seed, d=40, apart=0.3):
+    """Two classes of vectors in so many sessions that each have an offset of their own, and the number of each."""
+    rng = np.random.default_rng(seed)
+    offset = apart * rng.standard_normal((count, 1, d))
+    data = {label: (middle + offset + 0.1 * rng.standard_normal((count, n, d))).reshape(-1, d).astype(np.float32)
+            for label, middle in (("a", -3.0), ("b", 3.0))}
+    return data, dict.fromkeys(data, np.repeat(np.arange(count), n))
+
+
+def test_who_was_never_seen_is_known_though_samples_of_one_session_alone_are_as_they_were_learned():
+    data, sessions = in_sessions(6, 20, seed=1)
+    known = knowledge(data, sessions=sessions)
+    judges, judgement = known.judges(), known.judge("auto")
+    assert judges.coded is None
+    pooled, every = known.plain.pooled(), judges.rows
+
+    def some(places):
+        return LearnedRows([every.features[place] for place in places], every.transform, *(
+            each[places] for each in (every.classes, every.sessions, every.own, every.whole)))
+
+    mine, others = np.flatnonzero(every.sessions == 0), np.flatnonzero(every.sessions != 0)
+    alone = LeftOut(np.arange(len(mine)), [*np.arange(len(mine))[:, None]], False)
+    judged = Judged(some(mine), alone, np.arange(len(mine)), every.classes[mine], pooled, False, 100_000)
+    new = np.concatenate([*in_sessions(5, 20, seed=2)[0].values()])
+
+    def refused(judged):
+        novelty = fit(judgement.head, pooled, None, judged)
+        return float((novelty.score(new, judgement.head.logits(new)) > novelty.threshold).mean())
+
+    assert refused(judged) > 0.9        # its own samples are the nearest, by far
+    assert refused(judged._replace(in_sessions=True, coded=some(others))) < 0.4
+
+
+def test_what_is_stored_in_codes_judges_nothing_but_is_familiar():
+    data, sessions = in_sessions(6, 60, seed=3)
+    known = knowledge(data, sessions=sessions)
+    known.stored = [row._replace(coded="a codebook" if row.key >> 32 else "") for row in known.stored]
+    judges = known.judges()
+    assert len(judges.rows.classes) == 120 and len(judges.coded.classes) == 600 and judges.in_sessions
+    like = known.judge("auto").head.novelty.like
+    assert len(like.rows) > 120

@@ -121,7 +121,7 @@ def correction_case(path: Path, dimension: int, commits: list[int]) -> list[dict
             again.append(clock(looking.status))
             looking.store.close()
         learner = Learner.open(path)
-        first = clock(learner.learn, pool[0][:1], "class 00000")
+        first = clock(learner.learn, samples(0, 1, dimension, 10 + until), "class 00000")
         rows.append({"D": dimension, "commits": until, "per_second": round(count / took, 1),
                      "per_cpu_second": round(count / computed, 1), "learn": round(median(each[-100:]), 2),
                      "open": round(median(opened), 2), "status": round(median(status), 2),
@@ -149,7 +149,7 @@ def daemon_case(path: Path, dimension: int) -> list[dict[str, Any]]:
     rows = []
     try:
         for clients in (1, CLIENTS):
-            share = [list(range(BURST))[number::clients] for number in range(clients)]
+            share = [[clients * BURST + each for each in range(BURST)[number::clients]] for number in range(clients)]
             took = clock(_teach_at_once, path / "control.sock", dimension, share)
             rows.append({"D": dimension, "clients": clients, "corrections": BURST,
                          "per_second": round(1000 * BURST / took, 1)})

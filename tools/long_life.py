@@ -145,7 +145,7 @@ class Life:
 
     def _learn(self, label: str, count: int | None = None) -> None:
         count, seed = count or self.random.randrange(1, 6), self.random.randrange(1000)
-        number = self.learner.learn(vectors(label, count, seed, self.dimension), label).generation
+        number = self.learner.learn(vectors(label, count, seed, self.dimension), label, again=True).generation
         self.oracle.apply(number, {"do": "learn", "class": label, "count": count, "seed": seed})
 
     def _learn_much(self, label: str) -> None:
@@ -160,7 +160,7 @@ class Life:
         self.oracle.apply(self.learner.rollback(to), {"do": "rollback", "to": to})
 
     def _merge(self, label: str) -> None:
-        path, seed = self.folder / "other", self.random.randrange(1000)
+        path, seed = self.folder / "other", self.random.randrange(1000, 10 ** 9)     # nothing that is known here
         shutil.rmtree(path, ignore_errors=True)
         with closing(create(path, quota=QUOTA, exemplars=EXEMPLARS)) as other:
             other.learn(vectors(label, 4, seed, self.dimension), label)
@@ -179,7 +179,7 @@ class Life:
         shutil.rmtree(self.folder / "fresh", ignore_errors=True)
         with closing(create(self.folder / "fresh", quota=QUOTA, exemplars=EXEMPLARS)) as fresh:
             for label, samples in sorted(self.oracle.samples().items()):
-                fresh.learn(samples, label)
+                fresh.learn(samples, label, again=True)
             truth = fresh.repository.known().plain.scatter()
             off = np.abs(self.learner.repository.known().plain.scatter() - truth).max() / (np.abs(truth).max() or 1)
             if off > MAX_ERROR:

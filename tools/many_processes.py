@@ -90,7 +90,7 @@ class Campaign:
                 self.kill(self.random.choice(self.processes))
             (self.folder / "stop").touch()
             for process in self.processes:
-                if code := os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1]):
+                if process.pid and (code := os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])):
                     self.found.wrong.append(f"a process ended with {code}")
                 process.pid = 0
             self.read()
@@ -110,9 +110,11 @@ class Campaign:
         while True:
             with self.stopped():
                 used = directory_bytes(self.state)
+                if used > self.quota:   # what it was, for whoever looks for the cause
+                    files = {str(path.relative_to(self.state)): path.lstat().st_size for path in self.state.rglob("*")}
+                    begun = [process.begun for process in self.processes]
+                    self.found.wrong.append(f"{used} bytes, the quota is {self.quota}: {files}, {begun}")
             self.found.largest, self.found.looks = max(self.found.largest, used), self.found.looks + 1
-            if used > self.quota:
-                self.found.wrong.append(f"{used} bytes, the quota is {self.quota}")
             self.read()
             if time.monotonic() >= until or self.found.wrong:
                 return

@@ -24,7 +24,8 @@ from edgecl.state.backup import backup
 
 CLASSES = tuple(f"class {number}" for number in range(6))
 COUNTS = (1, 2, 5, 12, 12, 40, 300)     # samples of a batch; the last one moves the log
-SEEDS = 8                               # batches of each count: few, so that an oracle can hold all of them
+SEEDS = 8                               # batches of each count: few, so that an oracle can hold all of them;
+OTHER_SEEDS = 10 ** 9                   # ... of what is merged: so many that no sample is known on both sides
 SHARES = {"learn": 10, "forget": 3, "rollback": 2, "merge": 1, "classes": 3, "predict": 4, "status": 1, "export": 1,
           "backup": 1, "reopen": 2}
 
@@ -71,7 +72,7 @@ class Worker:
         if kind == "forget":
             return {"do": kind, "class": self.random.choice(CLASSES)}
         if kind == "merge":
-            return {"do": kind, "taught": [[label, 4, self.random.randrange(SEEDS)]
+            return {"do": kind, "taught": [[label, 4, self.random.randrange(SEEDS, OTHER_SEEDS)]
                                            for label in self.random.sample(CLASSES, 2)]}
         return {"do": kind}
 
@@ -79,7 +80,7 @@ class Worker:
 
     def learn(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
         samples = vectors(change["class"], change["count"], change["seed"])
-        return {"generation": learner.learn(samples, change["class"]).generation}
+        return {"generation": learner.learn(samples, change["class"], again=True).generation}
 
     def forget(self, learner: Learner, change: dict[str, Any]) -> dict[str, Any]:
         return {"generation": learner.forget(change["class"])["generation"]}

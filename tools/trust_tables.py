@@ -231,8 +231,8 @@ def tables(now: Results, before: Results | None) -> str:
                        if any(key.startswith(f"{part} ") for key in now.of)) + "\n"
 
 
-def between(page: str, part: str, text: str) -> str:
+def between(page: str, part: str, text: str, tool: str = "trust") -> str:
     """The page with another text between the marks of a part."""
-    begin, end = f"<!-- {part}: tools/trust.py writes it -->\n", f"<!-- end of {part} -->"
+    begin, end = f"<!-- {part}: tools/{tool}.py writes it -->\n", f"<!-- end of {part} -->"
     before, _, rest = page.partition(begin)
     return f"{before}{begin}\n{text}\n\n{end}{rest.partition(end)[2]}"

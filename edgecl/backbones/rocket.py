@@ -43,15 +43,16 @@ def usable_dimension(limit: int) -> int:
     return limit // KERNEL_COUNT * KERNEL_COUNT
 
 
-def output_length(dimension: int, time: int, channels: int) -> int:
-    """The length d of the output of `build_rocket(windows, dimension)` for windows [n, time, channels]."""
+def output_length(dimension: int, time: int, channels: int, statistics: bool = True) -> int:
+    """The length d of the output of `build_rocket` for windows [n, time, channels]."""
     shares = usable_dimension(dimension)
-    return shares + (statistics_count(time, channels) if shares <= WITH_STATISTICS else 0)
+    return shares + (statistics_count(time, channels) if statistics and shares <= WITH_STATISTICS else 0)
 
 
-def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
+def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0, statistics: bool = True) -> bytes:
     """Backbone `rocket`: float32 [n, time, channels] -> float32 [n, d]: `usable_dimension(dimension)` shares of time,
-    in 0..1, and behind them, if they are WITH_STATISTICS or fewer, statistics of the window, in -1..1 or little more.
+    in 0..1, and behind them, if they are WITH_STATISTICS or fewer, statistics of the window, in -1..1 or little more,
+    unless there is no room for these.
 
     windows: [n, time, channels], without labels; channel scales and biases come from them, so they should be a mix of
     all that the sensor will record. Their order does not matter. Raises BadInput if there are no windows, or they are
@@ -88,16 +89,16 @@ def build_rocket(windows: np.ndarray, dimension: int, seed: int = 0) -> bytes:
                                to=TensorProto.FLOAT)
             shares.append(graph.node("ReduceMean", [above], axes=[2], keepdims=0))
     ends = {"window": ("float32", ("n", time, channels))}
-    length = output_length(dimension, time, channels)
+    length = output_length(dimension, time, channels, statistics)
     if length == dimension:
         graph.node("Concat", shares, "features", axis=1)
     else:
         features = graph.node("Concat", shares, axis=1)
         scaled = graph.node("Mul", [x, graph.weight("scale", scale[:, None])])
-        statistics = add_statistics(graph, scaled, time, channels)
+        beside = add_statistics(graph, scaled, time, channels)
         trial = graph.model("rocket", ends, {features: ("float32", ("n", dimension)),
-                                             statistics: ("float32", ("n", length - dimension))})
-        graph.node("Concat", [features, _weighed(graph, statistics, *_run(trial.SerializeToString(), windows))],
+                                             beside: ("float32", ("n", length - dimension))})
+        graph.node("Concat", [features, _weighed(graph, beside, *_run(trial.SerializeToString(), windows))],
                    "features", axis=1)
     model = graph.model("rocket", ends, {"features": ("float32", ("n", length))})
     return finish_backbone(model, "rocket", "window", (time, channels), length)

@@ -30,7 +30,7 @@ class Direct:
     """The learner itself."""
 
     def __init__(self, learner: Learner) -> None:
-        self.learner, self.quota = learner, learner.settings.quota
+        self.learner, self.quota, self.memory = learner, learner.settings.quota, learner.settings.memory
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""
@@ -48,9 +48,9 @@ class Direct:
         return self.learner.foundation.kind if self.learner.foundation else None
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
-              distinct: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`."""
-        return self.learner.learn(samples, label, progress=progress, distinct=distinct)
+        return self.learner.learn(samples, label, progress=progress, again=again, distinct=distinct)
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`."""
@@ -74,7 +74,9 @@ class ViaDaemon:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.quota: int = client.ask("status")["quota_bytes"]
+        status = client.ask("status")
+        self.quota: int = status["quota_bytes"]
+        self.memory: str = status["memory"]
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""
@@ -99,7 +101,7 @@ class ViaDaemon:
         return names
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
-              distinct: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
@@ -108,7 +110,7 @@ class ViaDaemon:
             if not parcel.count:
                 raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups,
-                                              sessions=parcel.sessions, distinct=distinct))
+                                              sessions=parcel.sessions, again=again, distinct=distinct))
 
     def predict(self, batch: np.ndarray) -> list[Prediction]:
         """See `Learner.predict`. Raises the error that the daemon answers with."""

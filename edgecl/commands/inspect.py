@@ -80,6 +80,8 @@ def history(options: argparse.Namespace) -> None:
     table = []
     for g in rows:
         what = g.get("class") or g.get("method") or (f"to {g['to']}" if "to" in g else "")
+        if "from" in g:
+            what = f"{g['from']} to {what}"
         if "known_samples" in g:
             what = f"from {g['known_samples']} of {g['taught_samples']}"
         mark = next(word for word, fits in (

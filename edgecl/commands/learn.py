@@ -18,7 +18,7 @@ from edgecl.commands import (
     state_path,
 )
 from edgecl.commands.learned import suggest_nothing, tell
-from edgecl.errors import BadInput, StateError
+from edgecl.errors import INTERRUPTED, BadInput, StateError
 from edgecl.samples import Sample
 from edgecl.settings import Settings, format_size, parse_seconds
 
@@ -115,7 +115,7 @@ def learn(options: argparse.Namespace) -> None:
         if _looked_at(looked, taker, options):
             return
         look.say(looked)
-        learned = [learn_class(one, options, each) for each in looked.classes]
+        learned = learn_classes(one, options, looked.classes)
         suggest_nothing(options, learned, one.kind)
 
 
@@ -158,7 +158,7 @@ def learn_last(options: argparse.Namespace) -> None:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
                                            source=options.source, session=options.session,
-                                           distinct=options.distinct))
+                                           again=options.again, distinct=options.distinct))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
             suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
@@ -172,6 +172,29 @@ def check_streams(options: argparse.Namespace) -> None:
 
     if options.seconds is None and any(map(endless, options.sources)):
         raise BadInput("a stream has no end", "say how much of it shows the class, for example --seconds 20")
+
+
+def learn_classes(one: Direct | ViaDaemon, options: argparse.Namespace, classes: list[ClassSources]) -> list[Learned]:
+    """One generation per class, in order."""
+    learned: list[Learned] = []
+    try:
+        for each in classes:
+            learned.append(learn_class(one, options, each))
+    except KeyboardInterrupt:
+        if options.label is not None:
+            raise
+        names, done = [each.label for each in classes], len(learned)
+        raise KeyboardInterrupt(interrupted(
+            names[:done], names[done], one.memory != "statistics" and not options.again)) from None
+    return learned
+
+
+def interrupted(kept: list[str], left: str, recognises: bool) -> str:
+    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: the one that was being
+    learned; recognises: whether the state recognises what it was taught before."""
+    on = f"the same command goes on with {left!r} and counts nothing twice" if recognises else \
+        f"go on with {left!r} class by class, since this state would count the others twice"
+    return f"{INTERRUPTED}: {', '.join(kept) or 'nothing yet'}; {on}"
 
 
 def check_session(name: str | None) -> str:
@@ -194,7 +217,7 @@ def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, sources: C
     intake = Intake(one.shape, of_session(options.session, sources.items(one.spec(options.seconds))))
     try:
         with ProgressBar(f"learning {label}") as bar:
-            learned = one.learn(intake, label, bar, options.distinct)
+            learned = one.learn(intake, label, bar, options.again, options.distinct)
     except BadInput as error:
         cause = intake.explain(label) if intake.refused and not intake.taken else error
         intake.report()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgecl.commands import percent, print_json
 from edgecl.samples import NOTHING
-from edgecl.settings import counted, format_size
+from edgecl.settings import counted, format_size, short_names
 
 if TYPE_CHECKING:
     from edgecl.results import Learned
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MIN_JUDGED = 4              # samples of a class before and after a `learn`, so that they are compared
 STANDARD_ERRORS = 2         # by which they must differ
 MOST_NAMED = 12             # classes in a line
+MOST_SOURCES = 5            # samples in a line
 TO_TEACH = {"window": "windows of rest and of other things halve false alarms",  # as `nothing`
             "image": "with photos of the background and of other things there are fewer false alarms"}
 
@@ -26,9 +27,10 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
     """Report a `learn`. unreadable: suffix -> files of a kind that can't be read."""
     if options.json:
         print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
-                    **{name: count for name in ("left_out", "blank") if (count := getattr(learned, name))},
+                    **{name: count for name in ("known", "also_in", "unrecognised", "left_out", "blank")
+                       if (count := getattr(learned, name))},
                     **({"unreadable": dict(unreadable)} if unreadable else {}),
-                    "seconds": round(learned.milliseconds * learned.samples / 1000, 4),
+                    "seconds": round(learned.milliseconds * learned.given / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
                     "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
     else:
@@ -37,10 +39,20 @@ def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int
 
 def summary(learned: Learned, refused: int, quota: int) -> str:
     """The report of a `learn` for people: what was learned, how accurate it is, and which other classes it changed."""
+    if not learned.samples:
+        return (f"{learned.label}: nothing learned: {counted(learned.known, 'sample')} already known, left out "
+                f"(--again counts them); generation {learned.generation}")
     lines = [f"{learned.label}: {counted(learned.samples, 'sample')} learned"
              + (f", {refused} refused" if refused else "")
              + f", {learned.milliseconds:.1f} ms each; {format_size(learned.used_bytes)} of {format_size(quota)} used"
              f" ({100 * learned.used_bytes / quota:.0f} %); generation {learned.generation}"]
+    if learned.known:
+        lines.append(f"  {learned.known} already known, left out (--again counts them)")
+    lines += [f"  {len(sources)} {'is' if len(sources) == 1 else 'are'} also in {other!r}: {named(sources)}"
+              for other, sources in learned.also_in.items()]
+    if learned.unrecognised:
+        lines.append(f"  {counted(learned.unrecognised, 'earlier sample')} can't be recognised: taught again, they "
+                     "would count twice")
     if learned.left_out:
         lines.append(f"  left out: {learned.left_out} that show nothing (of one colour, or constant)")
     if learned.blank:
@@ -52,6 +64,12 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
                  if new is not None and right is not None else
                  f"  {learned.label}: too few samples to tell its accuracy yet")
     return "\n".join(lines + changes(learned))
+
+
+def named(sources: list[str]) -> str:
+    """Some sources as a list."""
+    most = f" and {len(sources) - MOST_SOURCES} more" if len(sources) > MOST_SOURCES else ""
+    return ", ".join(short_names(each or "no name") for each in sources[:MOST_SOURCES]) + most
 
 
 def changes(learned: Learned) -> list[str]:

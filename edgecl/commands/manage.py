@@ -48,14 +48,23 @@ def merge(options: argparse.Namespace) -> None:
     """Merge other states' statistics."""
     with opened(options) as learner:
         generation = learner.merge(options.others, options.nothing)
-        known, left_out = learner.classes(), learner.store.newest.detail.get("left_out", 0)
+        known, detail = learner.classes(), learner.store.newest.detail
+    counts = {name: detail[name] for name in ("left_out", "already_known", "counted_twice", "in_two_classes")
+              if name in detail}
     samples = sum(each.samples for each in known)
     if options.json:
         print_json({"generation": generation, "classes": len(known), "samples": samples,
-                    **({"left_out": left_out} if left_out else {})})
+                    **counts})
     else:
         print(f"merged {counted(len(options.others), 'state')}: {counted(len(known), 'class')}, "
               f"{counted(samples, 'sample')}; generation {generation}")
-        if left_out:
+        if count := counts.get("already_known"):
+            print(f"left out: {counted(count, 'sample')} already known here")
+        if count := counts.get("counted_twice"):
+            print(f"counted twice: {counted(count, 'sample')} known here and there, since no copy is stored as it was "
+                  "learned")
+        if count := counts.get("in_two_classes"):
+            print(f"{counted(count, 'sample')} of theirs are known here as another class")
+        if left_out := counts.get("left_out"):
             print(f"left out: {counted(left_out, 'sample')} of their class `{NOTHING}`, since what is nothing there "
                   "may be something here; --nothing merges it too")

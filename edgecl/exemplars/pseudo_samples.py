@@ -89,6 +89,20 @@ class ClassGaussians:
             gaussians.add(label, h.mean(0) + (h - h.mean(0)) / np.float32(self.widths[label]), self.widths[label])
         return gaussians
 
+    def rename(self, label: str, name: str, counts: Mapping[str, int]) -> None:
+        """Give a class another name; if that is a class as well, the two become one. counts: samples of each before.
+        """
+        own, width, there = self.of.pop(label, None), self.widths.pop(label), self.widths.get(name)
+        if there is None:
+            self.widths[name] = width
+            self.take(name, own)
+            return
+        n, mine = counts[label], counts[name]
+        self.widths[name] = (n * width + mine * there) / (n + mine)
+        before = self.of.pop(name, None)
+        if own is not None and before is not None:
+            self.take(name, before.joined(mine, own, n, max(self.rank(len(own.mean)), 0)))
+
     def forget(self, label: str) -> None:
         """Remove a class."""
         self.of.pop(label, None)

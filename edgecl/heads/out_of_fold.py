@@ -67,12 +67,19 @@ class OutOfFold:
         """Which of the judging rows a kind of head gets right, bool [m], without room for all of its logits; see `of`
         and `logits`."""
         found = np.empty(len(left.rows), np.bool_)
-        with pooled.metric(e) as metric:
-            for some in chunks(len(found), len(pooled.counts), BLOCK):
-                part = LeftOut(left.rows[some], left.of[some], left.sessions)
-                out = cls._of(metric, pooled, rows, part, e, kind.startswith("ridge"))
-                found[some] = out.logits(kind).argmax(1) == out.truth
+        for some, out in cls.in_parts(pooled, rows, left, e, kind.startswith("ridge")):
+            found[some] = out.logits(kind).argmax(1) == out.truth
         return found
+
+    @classmethod
+    def in_parts(cls, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut, e: float | None,
+                 ridge: bool = False) -> Iterator[tuple[slice, OutOfFold]]:
+        """As `of`, for some of the judging rows at a time: which places of `left.rows` they are, and what heads say of
+        them."""
+        with pooled.metric(e) as metric:
+            for some in chunks(len(left.rows), len(pooled.counts), BLOCK):
+                part = LeftOut(left.rows[some], left.of[some], left.sessions)
+                yield some, cls._of(metric, pooled, rows, part, e, ridge)
 
     @classmethod
     def _of(cls, metric: Metric, pooled: PooledCovariance, rows: LearnedRows, left: LeftOut, e: float | None,

@@ -54,7 +54,8 @@ MOST_ROWS = {True: 2 ** 10, False: 2 ** 9}      # ... and so many rows: 1 % of t
 class Judged(NamedTuple):
     """The samples that judge a head, and what is left out for each of them. groups: a number of the session or the
     near-copies of each; best: the class that each is taken for, out of fold; plain: statistics before any projection;
-    photos: whether samples are photos; room: bytes for exemplars, 0 if no row may be kept."""
+    photos: whether samples are photos; room: bytes for exemplars, 0 if no row may be kept; in_sessions: whether samples
+    come from sessions; coded: stored samples that do not judge, None for none."""
 
     rows: LearnedRows
     left: LeftOut
@@ -63,6 +64,8 @@ class Judged(NamedTuple):
     plain: PooledCovariance
     photos: bool
     room: int
+    in_sessions: bool = False
+    coded: LearnedRows | None = None
 
 
 def rows_held(exemplars: int, photos: bool, dimension: int, classes: int) -> int:
@@ -85,13 +88,14 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     rows, left = judged.rows.on(judged.rows.transform.plain), judged.left
     missing = _missing(pooled, len(rows.classes), len(left.rows))
     few = np.arange(len(left.rows)) if len(left.rows) <= SCORED else np.arange(SCORED) * len(left.rows) // SCORED
-    most = rows_held(judged.room, judged.photos, rows.transform.source, len(head.labels))
-    kept = _kept(rows, 0 if missing else most)
-    stored = NearestRow.of(rows.h(kept), *_units(judged)) if len(kept) else None
+    most = 0 if missing else rows_held(judged.room, judged.photos, rows.transform.source, len(head.labels))
+    pool = rows if judged.coded is None or not judged.in_sessions else rows.before(judged.coded)
+    kept = _kept(pool, most)
+    stored = NearestRow.of(pool.h(kept), *_units(judged)) if len(kept) else None
     asked = len(few) and not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
     near = relative_distance(head, pooled) if asked and out is not None else None
     near_scores = None if near is None or out is None else _relative(pooled, out, few)
-    like_scores = None if stored is None else _leave_out(rows, left, few, kept, stored)
+    like_scores = None if stored is None else _leave_out(pool, left, few, kept, stored, judged.in_sessions)
     found = [scores for scores in (near_scores, like_scores) if scores is not None]
     able = np.isfinite(np.stack(found)).all(0) if found else np.zeros(len(few), np.bool_)
     if NOTHING in head.labels:      # what is taken for it is unknown whatever its scores
@@ -112,7 +116,8 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
         least = max(math.exp(float((scale.mean - LOWEST * scale.deviation).min())), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
         largest = np.maximum(largest, scale.standardised(scores, best))
-    groups = len(np.unique(judged.groups[few[able]]))
+    of = rows.sessions[left.rows] if judged.in_sessions else judged.groups
+    groups = len(np.unique(of[few[able]]))
     independent = left.sessions or stored is None or (judged.photos and groups >= ALONE * len(largest))
     return replace(novelty, threshold=_threshold(largest, groups, classes, independent))
 
@@ -148,18 +153,26 @@ def _units(judged: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]] | 
 
 
 def _leave_out(rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
-               nearest: NearestRow) -> NDArray[np.float64]:
+               nearest: NearestRow, in_sessions: bool) -> NDArray[np.float64]:
     """`like` of some judging samples, float64 [m]: to the nearest of the rows that is not left out with them; infinite
-    if there is none."""
+    if there is none. in_sessions: rows of the same session are left out too, and if enough judge then, those whose
+    class has rows of no other one do not."""
     column = np.full(len(rows.classes), -1, np.int64)
     column[kept] = np.arange(len(kept))
-    found = np.empty(len(few))
+    found, elsewhere = np.empty(len(few)), np.zeros(len(few), np.bool_)
     for mine in chunks(len(few), max(len(kept), rows.transform.source), 2 ** 20):
-        apart = nearest.apart(rows.h(left.rows[few[mine]]))
+        judging = left.rows[few[mine]]
+        apart = nearest.apart(rows.h(judging))
         for row, place in enumerate(few[mine].tolist()):
             out = column[left.of[place]]
             apart[row, out[out >= 0]] = np.inf
+        if in_sessions:
+            same = rows.sessions[judging][:, None] == rows.sessions[kept]
+            elsewhere[mine] = (~same & (rows.classes[judging][:, None] == rows.classes[kept])).any(1)
+            apart[same & elsewhere[mine][:, None]] = np.inf
         found[mine] = apart.min(1)
+    if int(elsewhere.sum()) >= MIN_JUDGES:
+        found[~elsewhere] = np.inf
     return np.log(np.maximum(found, nearest.least))
 
 

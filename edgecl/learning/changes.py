@@ -36,9 +36,11 @@ def forget_class(repository: Repository, label: str) -> dict[str, Any]:
     if label not in knowledge.labels:
         raise BadInput(f"no class is called {label!r}", known_are(knowledge.labels))
     shown = store.tuned() is not None and knowledge.shown_to_backbone(label)
+    kept = knowledge.kept_ids()
     exact = knowledge.forget(label) and not shown
+    knowledge.let_go(kept)
     remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
-    change = Rewrite("forget", {"class": label, "exact": exact}, erase=True)
+    change = Rewrite("forget", {"class": label, "exact": exact}, erase=frozenset({label}))
     discarded = len(store.set_aside.files())
     generation = repository.commit(knowledge, change)
     return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}

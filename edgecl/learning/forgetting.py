@@ -26,6 +26,8 @@ LEAST_FREEDOM = 10      # of stored samples that show the variance of what is le
 
 REMAINS = "its samples and mean are gone, its contribution to the shared covariance remains, unlabelled"
 ROUNDED = "it was so much larger than what is left that rounding has moved the shared covariance by about {:.1%}"
+MEAN_ROUNDED = "it was so much larger than what is left that rounding has moved the mean of its class by {:.1%} of a " \
+    "standard deviation"
 ESTIMATED = "it was so much larger than what is left that the shared covariance was estimated again, from {}"
 
 

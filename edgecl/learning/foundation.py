@@ -10,12 +10,12 @@ import numpy as np
 
 from edgecl.backbones import DEFAULTS, KIND_OF, build_identity, build_image, check_name
 from edgecl.backbones.session import KINDS, Backbone
-from edgecl.errors import BadInput, BudgetError, StateError
+from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.buffer import Buffer
 from edgecl.exemplars.codecs import Int8, codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads.solvers import forms
-from edgecl.learning.plan import plan_statistics, state_bytes
+from edgecl.learning.plan import FEW_CLASSES, PLANNED_CLASSES, fitting, plan_statistics, state_bytes
 from edgecl.samples import kind_of, prepare
 from edgecl.sources.spec import Spec
 from edgecl.state.database import RESTORE
@@ -182,8 +182,9 @@ def _variants(name: str, settings: Settings, probe: np.ndarray | None, calibrati
 
 
 def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, bytes], Form]:
-    """The largest `rocket` whose exact statistics fit the quota, else the smallest. Raises BudgetError if even that
-    does not fit."""
+    """The largest `rocket` whose exact statistics fit the quota, else the smallest: for fewer classes, which may get
+    lower rank when there are more, then without statistics of the window. Raises BudgetError if even that does not
+    fit."""
     from edgecl.backbones.rocket import build_rocket, output_length
 
     if probe is None or probe.ndim != 3:
@@ -191,24 +192,24 @@ def _rocket(settings: Settings, probe: np.ndarray | None) -> tuple[dict[str, byt
         raise BadInput(f"the rocket backbone takes windows [n, time, channels], not {shape}",
                        "give recordings with --rate and --window, or choose another --backbone")
     windows = prepare(probe, "window", probe.shape[1:])
-    exact = forms(settings.head, 84)[0].second_moment
-    for size in ROCKET_SIZES:
-        length = output_length(size, *windows.shape[1:])
-        if state_bytes(8 * size + 16_000, settings.exemplars, length, 20, Form(exact)) > settings.quota:
-            continue
-        model = build_rocket(windows, size, settings.seed)
-        dimension = Backbone(model).info.dimension
-        try:
-            plan = plan_statistics(settings.quota, settings.exemplars, {"fp32": len(model)}, dimension,
-                                   forms(settings.head, dimension))
-        except BudgetError:
-            continue
-        if plan.form.rank is None:
+    _, time, channels = windows.shape
+    quota, exemplars, smallest = settings.quota, settings.exemplars, ROCKET_SIZES[-1]
+    exact = forms(settings.head, smallest)[0].second_moment
+    for size, classes, beside in [*((each, PLANNED_CLASSES, True) for each in ROCKET_SIZES),
+                                  (smallest, FEW_CLASSES, True), (smallest, PLANNED_CLASSES, False),
+                                  (smallest, FEW_CLASSES, False)]:
+        length = output_length(size, time, channels, beside)
+        if state_bytes(8 * size + 16_000, exemplars, length, FEW_CLASSES, Form(exact)) > quota:
+            continue    # before it is built
+        model = build_rocket(windows, size, settings.seed, beside)
+        alike = [each for each in forms(settings.head, length) if each.second_moment == exact]
+        whole = [each for each in alike if each.rank is None]
+        plan = fitting(quota, exemplars, {"fp32": len(model)}, length, whole, classes)
+        if plan is not None and (not beside or fitting(quota, exemplars, {"fp32": len(model)}, length, alike,
+                                                       PLANNED_CLASSES)):
             return {"fp32": model}, plan.form
-    model = build_rocket(windows, ROCKET_SIZES[-1], settings.seed)
-    dimension = Backbone(model).info.dimension
-    plan = plan_statistics(settings.quota, settings.exemplars, {"fp32": len(model)}, dimension,
-                           forms(settings.head, dimension))
+    model = build_rocket(windows, smallest, settings.seed, False)
+    plan = plan_statistics(quota, exemplars, {"fp32": len(model)}, smallest, forms(settings.head, smallest))
     return {"fp32": model}, plan.form
 
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from itertools import repeat, takewhile
+from itertools import compress, repeat, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from edgecl.errors import StateError
 from edgecl.exemplars.buffer import Buffer, KeptSamples, Picked, held_places
 from edgecl.exemplars.columns import GrowingColumns
+from edgecl.exemplars.known_samples import KnownSamples
 from edgecl.exemplars.origin import NOWHERE
 from edgecl.exemplars.pseudo_samples import MIN_SAMPLES, width
+from edgecl.exemplars.recognition import CommonSamples, Recognised, common_samples, recognise
 from edgecl.exemplars.selection import GROUP_SHIFT, near_duplicates
 from edgecl.exemplars.stored import StoredSample, file_bytes
 from edgecl.exemplars.tally import Tally
-from edgecl.learning.forgetting import after_forgetting
+from edgecl.learning.forgetting import EXACT, MEAN_ROUNDED, after_forgetting
 from edgecl.learning.judges import judges_of, pseudo_judges
 from edgecl.learning.judging import Judge, Judgement
 from edgecl.learning.snapshots import add_again, packed, unpacked
@@ -46,17 +48,21 @@ class Names(NamedTuple):
     frame: int
 
 
+UNNAMED = None, 0, Names([], 0, 0, 0)
+
+
 class Knowledge:
     """Class statistics and stored samples of one learner, in memory. gaussians: a covariance of each class, where no
-    sample may be kept: what is `stored` then is never an exemplar, and pseudo-samples judge."""
+    sample may be kept: what is `stored` then is never an exemplar, pseudo-samples judge, and no sample is recognised.
+    keys: bytes of the keys of samples in a snapshot, at most."""
 
     def __init__(self, transforms: Sequence[FeatureTransform], form: Form, buffer: Buffer,
-                 gaussians: ClassGaussians | None = None, photos: bool = False) -> None:
+                 gaussians: ClassGaussians | None = None, photos: bool = False, keys: int = 0) -> None:
         self.transforms, self.form, self.buffer, self.gaussians = tuple(transforms), form, buffer, gaussians
-        self.photos = photos
+        self.photos, self.known = photos, KnownSamples(keys)
         self.statistics: dict[FeatureTransform, ClassStatistics] = {}
         self.stored: list[StoredSample] = []
-        self._names: tuple[ClassStatistics | None, int, Names] = (None, 0, Names([], 0, 0, 0))
+        self._names: tuple[ClassStatistics | None, int, Names] = UNNAMED
         self._tally, self._columns, self._picked = Tally(), GrowingColumns(), Picked()
         self.remains = ""   # of the class that was forgotten last, for people; "" if nothing
 
@@ -79,7 +85,7 @@ class Knowledge:
             self._names = plain, len(labels), Names(
                 labels, max(map(len, labels), default=0), sum(len(json.dumps(label)) + 2 for label in labels),
                 file_bytes(self.buffer.limit, self.buffer.segment, labels))
-        return self._names[2] if plain is not None else Names([], 0, 0, 0)
+        return self._names[2] if plain is not None else UNNAMED[2]
 
     @property
     def fresh(self) -> list[StoredSample]:
@@ -97,14 +103,27 @@ class Knowledge:
         size = self._tally.bytes(self.stored, self.buffer, self.transforms[0].source)
         return size <= self.buffer.limit - self.names.frame
 
+    def recognise(self, label: str, keys: Sequence[int], features: NDArray[np.float32]) -> Recognised:
+        """Which samples, given by their keys and features [n, d], a class has been taught already."""
+        codec = self.buffer.codec.feature
+        return recognise((label, keys, features), self.known, self.stored, self._columns(self.stored),
+                         lambda some: codec.decode(codec.encode(some)))
+
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
-            inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None) -> None:
+            inputs: Sequence[bytes] | None = None, origins: Iterable[tuple[Origin, int]] | None = None,
+            known: NDArray[np.bool_] | None = None) -> None:
         """Learn features [n, d] of one class, as the codec keeps them: what is stored is what was learned. inputs: the
-        encoded samples, if the codec keeps them; origins: of `edgecl.exemplars.origin.origins_of`. Raises BadInput, see
-        `check_features`; then nothing has changed."""
+        encoded samples, if the codec keeps them; origins: of `edgecl.exemplars.origin.origins_of`; known: of
+        `recognise`: those are not learned, but near-duplicates of them are such. Raises BadInput, see `check_features`;
+        then nothing has changed."""
         check_features(label, features)
         codec = self.buffer.codec.feature
         features = codec.decode(codec.encode(features))
+        spare = near_duplicates(features, np.asarray(keys, np.int64) >> GROUP_SHIFT, self.buffer.kind)
+        if known is not None and known.any():
+            new = (~known).tolist()
+            keys, features, spare = [*compress(keys, new)], features[~known], spare[~known]
+            inputs, origins = [*compress(inputs or (), new)], [*compress(origins, new)] if origins else None
         transformed = {transform: transform(features) for transform in self.transforms}
         for h in transformed.values():
             check_features(label, h)
@@ -117,7 +136,8 @@ class Knowledge:
         if self.gaussians is not None:
             h = transformed[self.transforms[0]]
             self.gaussians.add(label, h, width(label, h, keys, self.plain), count)
-        spare = near_duplicates(features, np.asarray(keys, np.int64) >> GROUP_SHIFT, self.buffer.kind)
+        else:
+            self.known.add(label, keys)
         self.stored += [StoredSample(None, None, label, key, feature, data, near, origin=origin, tick=tick)
                         for key, feature, data, near, (origin, tick) in zip(
                             keys, features, inputs or repeat(b""), spare.tolist(), origins or repeat((NOWHERE, 0)))]
@@ -138,6 +158,7 @@ class Knowledge:
             whole = transform(np.stack(features)) if complete else None
             self.statistics[transform] = statistics.without(label, whole).about_its_mean(self.form.second_moment)
         self.stored = [s for s in self.stored if s.label != label]
+        self.known.forget(label)
         if self.gaussians is not None:
             self.gaussians.forget(label)
         self.remains = ""
@@ -145,6 +166,74 @@ class Knowledge:
             self.remains = after_forgetting(self.statistics, self.stored, self.gaussians, complete,
                                             self.form.rank is None)
         return not self.remains
+
+    def let_go(self, kept: Set[int]) -> list[StoredSample]:
+        """Let go of the stored samples that are not among `kept`, given by id, and not new either; these samples. The
+        buffer had no room for them: if some came back where others go, it would depend on the order of teaching
+        which."""
+        gone = [row for row in self.stored if row.id is not None and row.id not in kept]
+        if gone:
+            self.stored = [row for row in self.stored if row.id is None or row.id in kept]
+        return gone
+
+    def kept_ids(self) -> set[int]:
+        """The ids of the stored samples that the exemplar buffer keeps."""
+        return {number for place in self.kept().columns.rows["place"].tolist()
+                if (number := self.stored[place].id) is not None}
+
+    def remove(self, rows: Sequence[StoredSample]) -> None:
+        """Take stored samples, as they were learned, out of the statistics and of what is stored; `remains` says how
+        rounding has moved what is left, if it has. Raises StateError, see `ClassStatistics.remove`."""
+        gone = {row.id for row in rows}
+        left: dict[str, list[NDArray[np.float32]]] = {}
+        self.stored = [row for row in self.stored if row.id not in gone]
+        features = _by_class(rows)
+        for label in features:
+            self.known.remove(label, [row.key for row in rows if row.label == label])
+        for row in self.stored:
+            if row.label in features and not row.coded:
+                left.setdefault(row.label, []).append(row.feature)
+        moved = 0.0
+        for transform, statistics in self.statistics.items():
+            for label, mine in features.items():
+                size = float(np.abs(statistics.sums[label]).max())
+                statistics.remove(label, transform(mine))
+                count = statistics.counts.get(label, 0)
+                rounding = statistics.rounding_of_mean(label, size) if count else 0.0
+                if rounding > EXACT and count == len(left.get(label, ())):
+                    statistics.take_mean(label, transform(np.stack(left[label])))
+                else:
+                    moved = max(moved, rounding)
+        self.remains, self._names = "", UNNAMED
+        if self.labels and not all(each.barely_rounded(EXACT) for each in self.statistics.values()):
+            self.remains = after_forgetting(self.statistics, self.stored, None, True)
+        if moved > EXACT and not self.remains:
+            self.remains = MEAN_ROUNDED.format(moved)
+
+    def about_its_mean(self) -> None:
+        """Keep the statistics about the mean of what is known: their reference may be a sample that was removed."""
+        self.statistics = {transform: statistics.about_its_mean(self.form.second_moment)
+                           for transform, statistics in self.statistics.items()}
+
+    def take_in(self, rows: Sequence[StoredSample], learned: bool = False) -> None:
+        """Store samples that were stored before as new ones, and learn them, unless they are `learned` already."""
+        for label, mine in ({} if learned else _by_class(rows)).items():
+            for transform, statistics in self.statistics.items():
+                statistics.add(label, transform(mine))
+            self.known.add(label, [row.key for row in rows if row.label == label])
+        self.stored, self._names = [*self.stored, *rows], UNNAMED
+
+    def rename(self, label: str, name: str) -> list[StoredSample]:
+        """Give a class another name; if that is a class as well, the two become one. Its stored samples, which are not
+        stored any more."""
+        if self.gaussians is not None:
+            self.gaussians.rename(label, name, self.plain.counts)
+        for statistics in self.statistics.values():
+            statistics.rename(label, name)
+        self.known.rename(label, name)
+        mine = [row for row in self.stored if row.label == label]
+        self.stored, self._names = [row for row in self.stored if row.label != label], UNNAMED
+        return mine
 
     def mark(self, tuned: Set[int], held: Set[int]) -> None:
         """Keep in mind that a backbone was tuned on samples, given by id, which judge no more, and that others were
@@ -162,6 +251,7 @@ class Knowledge:
         new = np.stack([features[row.id] for row in rows if row.id is not None])
         new = codec.decode(codec.encode(new))
         known = Knowledge(self.transforms, self.form, self.buffer, photos=self.photos)
+        known.known = self.known
         places = {label: [i for i, row in enumerate(rows) if row.label == label] for label in self.labels}
         if self.gaussians is not None:
             known.gaussians = self.gaussians.moved({
@@ -174,20 +264,31 @@ class Knowledge:
         known.stored = [row._replace(feature=h) for row, h in zip(rows, new)]
         return known
 
-    def merge(self, other: Knowledge) -> None:
-        """Add all that another learner with the same transforms knows. Where no sample may be kept, its new classes
-        come with their Gaussians, and those that both know keep the one that is here; raises StateError for a class
-        of so few samples that its mean would tell them."""
+    def merge(self, other: Knowledge) -> CommonSamples:
+        """Add all that another learner with the same transforms knows; what both know is subtracted from its statistics
+        if that can be done. Where no sample may be kept, its new classes come with their Gaussians, and those that both
+        know keep the one that is here; raises StateError for a class of so few samples that its mean would tell
+        them."""
         if self.gaussians is not None:
             for label in sorted(other.plain.counts.keys() - (self.plain.counts.keys() if self.statistics else set())):
                 self._take(label, other)
         if not self.statistics:
             self.statistics = {transform: ClassStatistics(s.reference, self.form.second_moment)
                                for transform, s in other.statistics.items()}
+        common = common_samples(self.known, self.stored, other.known, other.stored, other.form.rank is None and all(
+            each.diagonal is None for each in other.statistics.values()))
         for transform, statistics in self.statistics.items():
-            statistics.merge(other.statistics[transform])
-        self.stored += [s._replace(id=None, generation=None) for s in other.stored
-                        if not s.coded]
+            theirs = other.statistics[transform]
+            if common.left_out:
+                theirs = theirs.copy()
+                for label, pairs in common.left_out.items():
+                    theirs.remove(label, transform(np.stack([feature for _, feature in pairs])))
+            statistics.merge(theirs)
+        if self.gaussians is None:
+            self.known.take(other.known, {label: [key for key, _ in pairs] for label, pairs in common.left_out.items()})
+        self.stored += [s._replace(id=None, generation=None) for place, s in enumerate(other.stored)
+                        if not s.coded and place not in common.places]
+        return common
 
     def _take(self, label: str, other: Knowledge) -> None:
         """Another learner's class, which this one does not know, as a Gaussian."""
@@ -250,14 +351,29 @@ class Knowledge:
         """What a commit made of it: the form of the statistics and the buffer from now on, and the stored samples."""
         self.form, self.buffer, self.stored = form, buffer, stored
 
-    def snapshot(self, form: Form | None = None) -> bytes:
-        """The statistics as one .npz file. form: another one in which to write them."""
+    def snapshot(self, form: Form | None = None, keys: bool = True) -> bytes:
+        """The statistics and the keys of samples as one .npz file. form: another one in which to write the statistics;
+        keys: False leaves the keys out."""
         return packed([self.statistics[transform] for transform in self.transforms], self.gaussians,
-                      (form or self.form).rank)
+                      (form or self.form).rank, self.known.to_arrays(self.labels) if keys else {})
 
     def load(self, snapshot: bytes | None, since: Iterable[StoredSample], stored: list[StoredSample]) -> None:
         """Become what a snapshot knew, plus the samples that came `since`; `stored`: all stored samples."""
         if snapshot is not None:
-            self.statistics = unpacked(snapshot, self.transforms, self.gaussians)
+            self.statistics, keys = unpacked(snapshot, self.transforms, self.gaussians)
+            self.known.load(keys, self.labels)
+        since = [*since]
         add_again(self.statistics, since)
         self.stored = stored
+        if self.gaussians is None:
+            self.known.add_rows(since)
+            if self.known.total < self.plain.total:
+                self.known.add_missing(stored)
+
+
+def _by_class(rows: Sequence[StoredSample]) -> dict[str, NDArray[np.float32]]:
+    """The features [n, d] of each class."""
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for row in rows:
+        found.setdefault(row.label, []).append(row.feature)
+    return {label: np.stack(mine) for label, mine in found.items()}

@@ -42,8 +42,11 @@ def merge_into(repository: Repository, others: list[Repository], nothing: bool =
     if blanks and not repository.store.meta.get("blank"):
         change = replace(change, meta={**change.meta, "blank": True})
     knowledge = repository.known(foundation)
-    for each in known:
-        knowledge.merge(each)
+    common = [knowledge.merge(each) for each in known]
+    figures = {"already_known": sum(each.subtracted for each in common),
+               "counted_twice": sum(each.twice for each in common),
+               "in_two_classes": sum(each.elsewhere for each in common)}
+    change = replace(change, detail={**change.detail, **{name: count for name, count in figures.items() if count}})
     return repository.commit(knowledge, change)
 
 

@@ -15,7 +15,9 @@ SHORTEST_LOG = 2 ** 16      # and always to this many bytes
 ARRAY_FRAME_BYTES, MOMENT_FRAME_BYTES = 1_280, 250  # of the statistics per transform, apart from numbers
 NAME_LENGTH = 16            # characters of a class name, if none is known
 DATABASE = 36 * PAGE        # tables and history after a long life, what a change adds, and a rollback journal of both
+KEYS_SHARE = 16             # the quota divided by this is for the keys of samples, at most, and if there is room
 PLANNED_CLASSES = 50        # classes that a plan has room for; a state accepts more as long as they fit
+FEW_CLASSES = 20            # ... if there is no room for so many in an exact form
 
 
 class StoragePlan(NamedTuple):
@@ -33,17 +35,22 @@ def plan_statistics(quota: int, exemplars: int, backbones: dict[str, int], dimen
     richest first. Raises BudgetError, which names the bytes needed, if nothing fits.
     """
     smallest = min(backbones, key=lambda name: backbones[name])
-    for form in forms:
-        for precision, size in backbones.items():
-            if state_bytes(size, exemplars, dimension, PLANNED_CLASSES, form) <= quota:
-                return StoragePlan(precision, form)
+    found = fitting(quota, exemplars, backbones, dimension, forms, PLANNED_CLASSES) \
+        or fitting(quota, exemplars, {smallest: backbones[smallest]}, dimension, forms[-1:], 2)
+    if found is not None:
+        return found
     least = state_bytes(backbones[smallest], exemplars, dimension, 2, forms[-1])
-    if least <= quota:
-        return StoragePlan(smallest, forms[-1])
     raise BudgetError(
         f"a quota of {format_size(quota)} ({quota} bytes) has no room for the backbone ({backbones[smallest]} bytes), "
         f"{exemplars} bytes of exemplars and two classes",
         f"give --quota {least} --exemplars {exemplars}, or more")
+
+
+def fitting(quota: int, exemplars: int, backbones: dict[str, int], dimension: int, forms: list[Form],
+            classes: int) -> StoragePlan | None:
+    """The first of `forms` that fits with so many classes; None if none does. The others: see `plan_statistics`."""
+    return next((StoragePlan(precision, form) for form in forms for precision, size in backbones.items()
+                 if state_bytes(size, exemplars, dimension, classes, form) <= quota), None)
 
 
 def statistics_bytes(dimension: int, classes: int, form: Form, name: int = NAME_LENGTH) -> int:

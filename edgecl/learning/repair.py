@@ -190,7 +190,7 @@ def _let_go_of_samples(store: Store, name: str, about: NamedFile) -> None:
         store.add_samples(rows, FEATURES, about.newest)     # an empty one, too: without any, older features would count
     elif about.kind == WHAT[JOURNAL]:
         store.add_samples(rows, JOURNAL)
-        store.set_meta("lost", [*store.value("lost", []), [about.oldest, store.current]])
+        store.note_lost([[about.oldest, store.current]])
     else:
         store.add_samples(rows, EXEMPLARS)
 

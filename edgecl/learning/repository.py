@@ -12,7 +12,7 @@ from edgecl.heads.unknown import rows_bytes
 from edgecl.learning.bases import all_stored, base_of, from_samples, intact_base
 from edgecl.learning.foundation import Foundation
 from edgecl.learning.knowledge import Knowledge
-from edgecl.learning.plan import LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
+from edgecl.learning.plan import KEYS_SHARE, LOG_SHARE, SHORTEST_LOG, head_bytes, statistics_bytes
 from edgecl.learning.rewrites import PlannedRewrite, rewrites, wanted_codebook
 from edgecl.learning.solved_heads import Figures, SolvedHeads, about
 from edgecl.state.compaction import needed_since
@@ -100,7 +100,12 @@ class Repository:
         """What is known before anything was taught."""
         buffer = foundation.buffer(self.settings, self.store.codebook)
         return Knowledge(foundation.transforms(self.settings.seed), foundation.form, buffer,
-                         foundation.gaussians(self.settings), photos=foundation.kind == "image")
+                         foundation.gaussians(self.settings), foundation.kind == "image",
+                         0 if self.settings.memory == "statistics" else self.settings.quota // KEYS_SHARE)
+
+    def unchanged(self, knowledge: Knowledge) -> None:
+        """Take back, inside `Store.exclusive`, what `known` has handed over and nobody has changed."""
+        self._kept = self.store.current, knowledge
 
     def commit(self, knowledge: Knowledge, change: Append | Rewrite, judgement: Judgement | None = None) -> int:
         """Store what is known now, inside `Store.exclusive`; the generation. judgement: of a `Rewrite`, if it was made
@@ -157,7 +162,8 @@ class Repository:
         """A rewrite with the head of the generation before, if that has none and there is room: which exemplars it had
         can't be told any more when others are kept."""
         newest = self.store.newest
-        if newest.head is not None or not newest.detail.get("classes") or change.erase or change.undo_after is not None:
+        if newest.head is not None or not newest.detail.get("classes") or change.erase is not None or (
+                change.undo_after is not None):
             return change
         with suppress(EdgeclError):
             full = replace(change, way_back=self.heads.solution(newest, self.load(newest.id))[1:])

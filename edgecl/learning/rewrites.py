@@ -37,7 +37,8 @@ class PlannedRewrite(NamedTuple):
 def rewrites(store: Store, settings: Settings, foundation: Foundation | None, knowledge: Knowledge,
              change: Rewrite) -> Iterator[PlannedRewrite]:
     """The change as a rewrite of statistics and exemplars, the best first: with the codebook that is wanted or
-    without, and the statistics in coarser and coarser forms. A round is judged already, in the one form it has."""
+    without; with the keys of samples or without; and the statistics in coarser and coarser forms. A round is judged
+    already, in the one form it has."""
     sizes = wanted_codebook(store, foundation, knowledge, change)
     foundation = foundation or Foundation.from_meta(change.meta["foundation"])
     made = sizes and Codebook.make(knowledge.stored, sizes, foundation.power, len(knowledge.labels), settings.seed)
@@ -47,13 +48,14 @@ def rewrites(store: Store, settings: Settings, foundation: Foundation | None, kn
         exemplars = knowledge.exemplars(buffer, kept)
         detail = {**change.detail, **about(buffer, kept, knowledge)}
         others = [] if change.moved else coarser(knowledge.form, knowledge.transforms[0].dimension)
-        for form in (knowledge.form, *others):
+        without = (knowledge.form, *others) if knowledge.known.total else others
+        for form, keys in ((knowledge.form, True), *((form, False) for form in without)):
             meta = change.meta if form == knowledge.form else {
                 **change.meta, "foundation": replace(foundation, form=form).to_meta()}
-            snapshot = knowledge.snapshot(form)
+            snapshot = knowledge.snapshot(form, keys)
             planned = replace(change, detail=detail, meta=meta, codebook=codebook, snapshot=snapshot,
                               rows=[row for row in exemplars if row.id is None],
-                              spare=None if change.erase else _spare(store, change.head, snapshot))
+                              spare=None if change.erase is not None else _spare(store, change.head, snapshot))
             yield PlannedRewrite(planned, exemplars, knowledge.stored, form, buffer)
 
 

@@ -1,4 +1,4 @@
-"""Snapshots: class statistics as one .npz file, which are read again with the samples that came since."""
+"""Snapshots: class statistics and keys of samples as one .npz file, read again with the samples that came since."""
 from __future__ import annotations
 
 import io
@@ -12,37 +12,43 @@ from edgecl.statistics.row_blocks import UPDATE_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
 
     from edgecl.exemplars.pseudo_samples import ClassGaussians
     from edgecl.exemplars.stored import StoredSample
     from edgecl.statistics.transform import FeatureTransform
 
 
-def packed(statistics: Sequence[ClassStatistics], gaussians: ClassGaussians | None, rank: int | None) -> bytes:
-    """The statistics of each transform, and the Gaussians of classes if there are any, as one file.
-    rank: of the scatter, see `ClassStatistics.to_arrays`."""
+def packed(statistics: Sequence[ClassStatistics], gaussians: ClassGaussians | None, rank: int | None,
+           keys: Mapping[str, NDArray[Any]]) -> bytes:
+    """The statistics of each transform, the Gaussians of classes if there are any, and keys of samples, as one file.
+    rank: of the scatter, see `ClassStatistics.to_arrays`; keys: of `KnownSamples.to_arrays`."""
     arrays = {f"{number}.{name}": array for number, each in enumerate(statistics)
               for name, array in each.to_arrays(rank).items()}
     if gaussians is not None:
         arrays |= {f"gaussians.{name}": array for name, array in gaussians.to_arrays().items()}
+    arrays |= {f"known.{name}": array for name, array in keys.items()}
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 
 
-def unpacked(snapshot: bytes, transforms: Sequence[FeatureTransform],
-             gaussians: ClassGaussians | None) -> dict[FeatureTransform, ClassStatistics]:
-    """The statistics of a file of `packed`; its Gaussians are loaded into `gaussians`, if that is given."""
+def unpacked(snapshot: bytes, transforms: Sequence[FeatureTransform], gaussians: ClassGaussians | None
+             ) -> tuple[dict[FeatureTransform, ClassStatistics], dict[str, NDArray[Any]]]:
+    """The statistics and the keys of a file of `packed`; its Gaussians are loaded into `gaussians`, if that is given.
+    """
     with np.load(io.BytesIO(snapshot), allow_pickle=False) as file:
-        statistics = {
-            transform: ClassStatistics.from_arrays({name.partition(".")[2]: file[name] for name in file.files
-                                                    if name.startswith(f"{number}.")})
-            for number, transform in enumerate(transforms)}
+        def part(which: object) -> dict[str, NDArray[Any]]:
+            return {name.partition(".")[2]: file[name] for name in file.files if name.startswith(f"{which}.")}
+
+        statistics = {transform: ClassStatistics.from_arrays(part(number))
+                      for number, transform in enumerate(transforms)}
         if gaussians is not None:
             plain = statistics[transforms[0]]
-            gaussians.load({name.partition(".")[2]: file[name] for name in file.files
-                            if name.startswith("gaussians.")}, {label: plain.mean(label) for label in plain.labels})
-    return statistics
+            gaussians.load(part("gaussians"), {label: plain.mean(label) for label in plain.labels})
+        return statistics, part("known")
 
 
 def add_again(statistics: Mapping[FeatureTransform, ClassStatistics], since: Iterable[StoredSample]) -> None:

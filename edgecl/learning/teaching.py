@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from edgecl.exemplars.codecs import Codec
     from edgecl.learning.foundation import Foundation
+    from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
     from edgecl.learning.sessions import Sessions
     from edgecl.learning.solved_heads import Figures
@@ -43,26 +44,20 @@ class Teaching:
         self.store, self.settings = repository.store, repository.settings
 
     def teach(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None,
-              distinct: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`. label: a checked class name."""
         started = time.perf_counter()
-        foundation, model, batches, again = self._founded(batches, label)
+        foundation, model, batches, everything = self._founded(batches, label)
         backbone = Backbone(model, self.settings.threads) if model else self.sessions.backbone()
         used, tuned = None if model else self.sessions.opened, self.store.tuned()
         codec = foundation.buffer(self.settings).codec
         given = taught(batches, label, backbone, foundation, codec, progress)
-        count = len(given.keys)
-        if self.settings.memory == "statistics" and count < MIN_SAMPLES:
-            raise BadInput(f"{counted(count, 'sample')} of {label!r}: the statistics of so few are the "
-                           "samples themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
-        detail = {"class": label, "samples": count}
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
-        if given.blank and label != NOTHING and not self.store.meta.get("blank"):
+        if any(given.blank) and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
-        change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
         taught_at = int(time.time())
 
-        def commit() -> tuple[int, list[str], Figures, bool]:
+        def commit() -> tuple[int, list[str], Figures, Count]:
             now, learned, origins = self.store.newest.backbone, given.features, None
             if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
                 if codec.input is None and tuned is not None:
@@ -72,18 +67,27 @@ class Teaching:
                 origins = origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
-            new = label not in knowledge.labels
-            if new and not distinct:
+            if not distinct:
                 check_new_name(label, knowledge.labels)
-            knowledge.add(label, given.keys, learned, given.inputs, origins)
-            return self.repository.commit(knowledge, change), knowledge.labels, before, new
+            told = counting(knowledge, label, given._replace(features=learned), again)
+            count = told.samples
+            if self.settings.memory == "statistics" and count < MIN_SAMPLES:
+                raise BadInput(f"{counted(count, 'sample')} of {label!r}: the statistics of so few are the samples "
+                               "themselves, and this state keeps none", f"teach {MIN_SAMPLES} or more at once")
+            if not count:
+                self.repository.unchanged(knowledge)
+                return self.store.current, knowledge.labels, before, told
+            knowledge.add(label, given.keys, learned, given.inputs, origins, told.known)
+            detail = {"class": label, "samples": count}
+            change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
+            return self.repository.commit(knowledge, change), knowledge.labels, before, told
 
         try:
-            generation, labels, before, new = exclusively(self.store, commit)
+            generation, labels, before, told = exclusively(self.store, commit)
         except FoundedMeanwhile:
-            if not again:
+            if not everything:
                 raise
-            return self.teach(iter(again), label, distinct=distinct)
+            return self.teach(iter(everything), label, again=again, distinct=distinct)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -91,9 +95,10 @@ class Teaching:
                 return {each: (was.get(each), now.get(each)) for each in labels}
             return worked_out
 
-        return Learned(label, count, 1000 * (time.perf_counter() - started) / given.given, generation,
+        return Learned(label, told.samples, 1000 * (time.perf_counter() - started) / given.given, generation,
                        self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"],
-                       given.left_out, given.blank, new, figures("judged"))
+                       given.left_out, told.blank, told.new, figures("judged"), len(given.keys) - told.samples,
+                       told.also_in, told.unrecognised)
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch], list[SampleBatch]]:
@@ -114,16 +119,28 @@ class Teaching:
 
 class Taught(NamedTuple):
     """Samples to learn: features float32 [n, d]; keys: of `sample_keys`; inputs: encoded samples, [] if the codec keeps
-    none; places: where each came from; given: samples that came, of which `left_out` show nothing and are not among
-    these, and `blank` show nothing and are."""
+    none; places: where each came from; blank: whether each shows nothing; given: samples that came, of which `left_out`
+    show nothing and are not among these."""
 
     features: np.ndarray
     keys: list[int]
     inputs: list[bytes]
     places: list[Place]
+    blank: list[bool]
     given: int
     left_out: int
+
+
+class Count(NamedTuple):
+    """What counts of samples that were taught: samples, blank ones among them; known: which don't count, bool [n]; new:
+    whether the class is; also_in, unrecognised: see `Learned`."""
+
+    samples: int
     blank: int
+    known: np.ndarray
+    new: bool
+    also_in: dict[str, list[str]]
+    unrecognised: int
 
 
 def taught(batches: Iterable[SampleBatch], label: str, backbone: Backbone, foundation: Foundation, codec: Codec,
@@ -146,9 +163,20 @@ def taught(batches: Iterable[SampleBatch], label: str, backbone: Backbone, found
         places += batch.places
         if progress:
             progress(len(fitted))
-    found = Taught(np.concatenate(features), keys, inputs, places, len(keys), 0, sum(map(bool, shows)))
-    if label == NOTHING or not found.blank or 2 * found.blank >= found.given:
+    count = sum(map(bool, shows))
+    found = Taught(np.concatenate(features), keys, inputs, places, [*map(bool, shows)], len(keys), 0)
+    if label == NOTHING or not count or 2 * count >= found.given:
         return found
     taken = [place for place, why in enumerate(shows) if not why]
     return Taught(found.features[taken], [keys[i] for i in taken], [inputs[i] for i in taken] if inputs else [],
-                  [places[i] for i in taken], found.given, found.blank, 0)
+                  [places[i] for i in taken], [False] * len(taken), found.given, count)
+
+
+def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Count:
+    """What counts of what is taught; again: all of it."""
+    before = knowledge.plain.counts.get(label, 0) if knowledge.statistics else 0
+    found = knowledge.recognise(label, given.keys, given.features)
+    known = np.zeros(len(given.keys), np.bool_) if again else found.known
+    also_in = {other: [str(given.places[place]) for place in places] for other, places in found.elsewhere.items()}
+    return Count(int(np.count_nonzero(~known)), int(np.count_nonzero(~known & given.blank)), known, not before, also_in,
+                 0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EXACT = 2 ** 53       # beyond it, JSON numbers are not exact everywhere
 TEXT, NUMBER, WHOLE = Rule(str), Rule(float, -EXACT, EXACT), Rule(int, -EXACT, EXACT)
-LIST, TABLE, YES = Rule(list), Rule(dict), Rule(bool)
+LIST, TABLE, TRUTH = Rule(list), Rule(dict), Rule(bool)
 CHUNK_SAMPLES = 16                       # read at a time
 UNNAMED = Place("control socket")        # where samples came from, if the client does not say it
 MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one request, and of one of them
@@ -124,7 +124,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
     return service.learn_samples(values["label"], samples_of(file, values.get("groups"), values.get("sessions")),
-                                 os.fstat(file).st_size, values.get("distinct", False))
+                                 os.fstat(file).st_size, values.get("again", False), values.get("distinct", False))
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
@@ -149,19 +149,23 @@ ROUND_VALUES = {"method": TEXT, "time": NUMBER, "memory": WHOLE, "blocks": WHOLE
 COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
+    "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
     "predict": Command(_predict, waits=True, samples=True),
-    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "distinct": YES}, writes=True,
-                     waits=True, samples=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH, "distinct": TRUTH},
+                     writes=True, waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
-                          {"source": TEXT, "session": TEXT, "distinct": YES}, writes=True, waits=True),
+                          {"source": TEXT, "session": TEXT, "again": TRUTH, "distinct": TRUTH}, writes=True, waits=True),
     "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+    "remove": Command(_plain("remove"), {"ids": LIST}, {"erase": TRUTH}, writes=True, waits=True),
+    "move": Command(_plain("move"), {"ids": LIST, "label": TEXT}, writes=True, waits=True),
+    "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
-    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, {"distinct": YES}, writes=True,
+    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, {"distinct": TRUTH}, writes=True,
                            waits=True),
     "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True),
 }

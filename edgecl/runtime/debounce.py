@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +26,22 @@ class Debounce:
         self._times = times
         self._sums: dict[object, float] = {}
         self._stable: object = object()
+        self._lock = threading.Lock()
 
     def __call__(self, label: object, confidence: float = 1.0) -> bool:
         """Take the next label (None: unknown) and its confidence. True if it is the new stable label."""
+        with self._lock:
+            return self._take(label, confidence)
+
+    def rename(self, old: object, new: object) -> None:
+        """What was said of one label counts for another one from now on."""
+        with self._lock:
+            if old in self._sums:
+                self._sums[new] = max(self._sums.pop(old), self._sums.get(new, 0.0))
+            self._stable = new if self._stable == old else self._stable
+
+    def _take(self, label: object, confidence: float) -> bool:
+        """See `__call__`."""
         odds = max(confidence, 1e-9) / max(1 - confidence, 1e-9)
         evidence = max(math.log(odds) / math.log(SURE / (1 - SURE)), 0.0)
         total = min(self._sums.get(label, 0.0) + min(evidence, 1.0), self._times)

@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
 
+PAGE = 5000                 # stored samples in one answer
 BRIEF_BYTES = 4 * 10**6     # of samples: teaching that others wait for, so that one head is solved for all of them
 
 
@@ -114,6 +116,16 @@ class Service:
             raise BadInput(f"no class is called {label!r}", "see `edgecl classes`")
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
 
+    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
+        """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
+        Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
+        def stored(learner: Learner) -> StoredSamples:
+            return StoredSamples.of(learner.repository, suspicious)
+
+        listed = self.writer.submit(stored, changes=False).result().listed(label)
+        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
+        return {**page.to_json(), "total": len(listed.samples)}
+
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
         the label that `Debounce` holds for stable, or None."""
@@ -163,29 +175,30 @@ class Service:
             answers.append(answer.to_json())
         return answers
 
-    def learn(self, label: str, batch: np.ndarray, name: str = "", distinct: bool = False) -> dict[str, Any]:
+    def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False,
+              distinct: bool = False) -> dict[str, Any]:
         """Learn a batch [n, ...]; `Learned` as a dict, once it is on the disk and serves. name: of the file that it is;
-        distinct: see `Learner.learn`. Raises BadInput, BudgetError, StateError; then nothing has changed."""
+        again, distinct: see `Learner.learn`. Raises BadInput, BudgetError, StateError; then nothing has changed."""
         self._check(batch)
         samples = [Sample(data, name) for data in batch] if len(batch) == 1 or not name else [
             Sample(data, name, at=number, unit="index") for number, data in enumerate(batch)]
-        return self._learn(label, samples, batch.nbytes, batch.nbytes, distinct)
+        return self._learn(label, samples, batch.nbytes, batch.nbytes, again, distinct)
 
     def learn_samples(self, label: str, samples: Iterator[Sample], size: int = 0,
-                      distinct: bool = False) -> dict[str, Any]:
+                      again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
-        return self._learn(label, samples, 0, size, distinct)
+        return self._learn(label, samples, 0, size, again, distinct)
 
     def learn_last(self, label: str, seconds: float, source: str | None = None, session: str = "",
-                   distinct: bool = False) -> dict[str, Any]:
+                   again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one; session:
-        see `edgecl.samples.Sample`; distinct: see `Learner.learn`. Raises as `learn`."""
+        see `edgecl.samples.Sample`; again, distinct: see `Learner.learn`. Raises as `learn`."""
         samples = [replace(sample, session=session) for sample in self.sources.last(seconds, source)]
         size = sum(sample.data.nbytes for sample in samples)
-        return self._learn(label, samples, size, size, distinct)
+        return self._learn(label, samples, size, size, again, distinct)
 
     def _learn(self, label: str, samples: Sequence[Sample] | Iterator[Sample], nbytes: int,
-               size: int, distinct: bool) -> dict[str, Any]:
+               size: int, again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """nbytes: held in memory until they are learned; size: of all samples."""
         label = check_class_name(label)
         if not distinct:    # before the samples are read
@@ -199,7 +212,7 @@ class Service:
 
         def work(learner: Learner) -> Learned:
             begun = time.perf_counter()
-            learned = learner.learn(until_stopped(), label, distinct=distinct)
+            learned = learner.learn(until_stopped(), label, again=again, distinct=distinct)
             self.counts.count_learned(learned.samples, time.perf_counter() - begun)
             return learned
 
@@ -208,6 +221,22 @@ class Service:
     def forget(self, label: str) -> dict[str, Any]:
         """See `Learner.forget`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.forget(label)).result()
+
+    def remove(self, ids: Sequence[int | str], erase: bool = False) -> dict[str, Any]:
+        """`Corrected` as a dict, see `Learner.remove`. Raises BadInput, StateError."""
+        return self.writer.submit(lambda learner: learner.remove(ids, erase), report=asdict).result()
+
+    def move(self, ids: Sequence[int | str], label: str) -> dict[str, Any]:
+        """The same of `Learner.move`. Raises BadInput, BudgetError, StateError."""
+        return self.writer.submit(lambda learner: learner.move(ids, label), report=asdict).result()
+
+    def rename(self, old: str, new: str, into: bool = False) -> dict[str, Any]:
+        """The same of `Learner.rename`; what is said of the sources from then on has the new name. Raises BadInput,
+        BudgetError, StateError."""
+        done = self.writer.submit(lambda learner: learner.rename(old, new, into), report=asdict).result()
+        for answer in self.sources.rename(old, done["label"]):
+            self.hub.say({"type": "prediction", **answer.to_json(), "stable": answer.label, "changed": True})
+        return done
 
     def rollback(self, generation: int | None = None) -> dict[str, Any]:
         """{generation, restored, classes}. Raises StateError."""
@@ -270,7 +299,7 @@ class Service:
         Raises as `learn`."""
         entry = self._review.get(number)
         learned = self._learn(label, [Sample(entry.data, entry.answer.source)], entry.data.nbytes, entry.data.nbytes,
-                              distinct)
+                              distinct=distinct)
         self._review.discard(number)
         return learned
 

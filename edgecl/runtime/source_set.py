@@ -13,6 +13,7 @@ from edgecl.samples import Sample
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.results import Prediction
     from edgecl.runtime.source_threads import SourceThread
 
 LONGEST_LOOK_BACK = 3600.0   # seconds of `learn_last`
@@ -41,6 +42,10 @@ class SourceSet:
                               **({"reason": said.prediction.reason} if said.prediction.reason else {}),
                               "age_seconds": round(now - said.at, 3), "stable": said.stable}
                 for source in self.threads if (said := source.latest) is not None}
+
+    def rename(self, old: str, new: str) -> list[Prediction]:
+        """A class has another name: the stable answers that have it now."""
+        return [answer for source in self.threads if (answer := source.rename(old, new)) is not None]
 
     def newest(self, name: str) -> np.ndarray | None:
         """The last sample of a source; None before the first. Raises BadInput for an unknown source."""

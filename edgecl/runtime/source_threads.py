@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,18 @@ class SourceThread:
         stable = None if self.stable is None or self.stable.unknown else self.stable.label
         self.latest = Answer(prediction, stable, time.monotonic())
         return self.latest, changed
+
+    def rename(self, old: str, new: str) -> Prediction | None:
+        """A class has another name; the answer that made it the stable label, if it is that."""
+        self._debounce.rename(old, new)
+        stable, latest = self.stable, self.latest
+        if latest is not None and latest.prediction.label == old:
+            self.latest = latest._replace(prediction=replace(latest.prediction, label=new),
+                                          stable=new if latest.stable == old else latest.stable)
+        if stable is None or stable.label != old:
+            return None
+        self.stable = replace(stable, label=new)
+        return None if stable.unknown else self.stable
 
     # in its own thread --------------------------------------------------------------------------
 

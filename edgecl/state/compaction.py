@@ -1,8 +1,8 @@
 """What keeps a state inside its quota and free of what it has forgotten: retire, move the log, prune, compact.
 
 Every function works on a transaction that is open. Samples are deleted by rewriting the file that holds them, a few at
-a time, so that it takes room for one file. Until that is done, samples of generations that were rolled back, and those
-of a class that a `forget` still names, count as gone.
+a time, so that it takes room for one file. Until that is done, samples of generations that were rolled back, those of a
+class that a `forget` still names, and those that a correction has taken out count as gone.
 """
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgecl.state.corrections import GONE, NOTES, SPARE, former_names, noted_since, without_names, without_notes
 from edgecl.state.database import connect
 from edgecl.state.epoch import new_epoch
-from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
+from edgecl.state.exemplar_files import Replacement, arrangement, replace_files, replacing_bytes, split
 from edgecl.state.history import HISTORY
 from edgecl.state.journals import add_journal
-from edgecl.state.quota import PAGE
+from edgecl.state.quota import PAGE, pages
 from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.transaction import insert_generation
 
@@ -55,27 +56,27 @@ class Kept(NamedTuple):
                 g.snapshot if g.id in self.snapshots else None)
 
 
-def retire(state: Transaction, heads: int, snapshots: int, erased: str | None = None,
+def retire(state: Transaction, heads: int, snapshots: int, erased: frozenset[str] | None = None,
            connection: sqlite3.Connection | None = None) -> None:
     """Drop all but the newest heads and snapshots, backbones that go with none of these, and old history; with
-    `erased`, also everything that is older than the current generation, and that class's name. connection: to a copy of
-    the database, in which this is to be tried out."""
+    `erased`, also everything that is older than the current generation, and the names of these classes. connection: to
+    a copy of the database, in which this is to be tried out."""
     every = state.generations()
     alive = [g for g in every if not g.undone]
     current = alive[-1]
     kept = Kept.of(alive if erased is None else [current], heads, snapshots, state.blobs.intact)
     run, unfinished = (connection or state.connection).execute, erasing(state)
+    names = former_names(every, erased or (), current.id)
+    noted = [g.id for g in alive if any(note in g.detail for note in NOTES)]
     needed = {state.tuned(), *(number for _, number, _ in state.files(FEATURES)),
               max((g.id for g in alive if g.detail.get("exact") is False), default=None),  # for `Status.exact`
-              *(g.id for g in alive if "merged" in g.detail)}
+              *(g.id for g in alive if "merged" in g.detail), *noted}
     for g in every:
         if g.id == current.id:
             continue
         backbone, head, snapshot = kept.files(g)
-        detail = {key: value for key, value in g.detail.items()
-                  if (head or key not in OF_A_HEAD) and (key != "class" or value != erased)}
-        if erased is not None and "refused" in detail:
-            detail["refused"] = [why.partition(":")[0] if erased in why else why for why in detail["refused"]]
+        detail = g.detail if g.id in noted else without_names(g, names)     # else `erase_names` does it
+        detail = {key: value for key, value in detail.items() if head or key not in OF_A_HEAD}
         if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):
             run("UPDATE generations SET backbone = ?, head = ?, snapshot = ?, detail = ? WHERE id = ?",
                 (backbone, head, snapshot, json.dumps(detail), g.id))
@@ -166,18 +167,22 @@ def compact(state: Transaction, kept: list[StoredSample] | None = None) -> None:
     lost = [[oldest, state.current] for name, oldest, _ in state.files(JOURNAL)
             if name in dropped and not state.blobs.intact(name)]
     if lost:    # what is built on these samples can't be gone back to exactly
-        state.set_meta("lost", [*state.value("lost", []), *lost])
+        state.note_lost(lost)
     for step in steps:
         replace_files(state, step)
     state.drop_codebooks()
+    _drop_notes(state, needed_since(state), kept is not None)
 
 
 def replacements(state: Transaction, since: int, kept: list[StoredSample] | None) -> list[Replacement]:
     """What `compact` replaces if `since` is the oldest generation whose snapshot is kept; reads only."""
-    alive, every = state.living(), list[Replacement]()
-    if kept is not None and any(number > since for _, number, _ in state.files(FEATURES)):
+    alive, every = state.living(since), list[Replacement]()
+    if kept is not None and (noted_since(state.alive(), since, SPARE) or any(
+            number > since for _, number, _ in state.files(FEATURES))):
         then = {row.id: row for row in state.samples(since)}  # going back takes features by the backbone of then
         kept = [then[row.id] for row in kept if row.id in then]
+    if kept is not None and noted_since(state.alive(), since):
+        every += _for_the_way_back(state, since)
     base = max((g.id for g in state.alive() if g.snapshot), default=0)
     spent: list[str] = []
     for name, _, newest in state.files(JOURNAL):
@@ -208,11 +213,55 @@ def replacements(state: Transaction, since: int, kept: list[StoredSample] | None
     return [*every, *arrangement(state, alive, exemplars, spent)]
 
 
+def _for_the_way_back(state: Transaction, since: int) -> list[Replacement]:
+    """What writes the samples of `since` that later corrections have taken out into files of their own, which go when
+    no way back needs them; nothing if the quota has no room for them beside the exemplars."""
+    later = [g.id for g in state.alive() if g.id > since and any(note in g.detail for note in NOTES)]
+    now = state.living()
+    there = {row.id for name, oldest, newest in state.files(JOURNAL) if newest > since
+             for row in state.intact_rows(name, oldest, newest)}
+    found = [row for row in state.samples(since) if row.id not in there and not now(row)]
+    steps = [Replacement([], [part], JOURNAL, newest=max(later)) for part in split(state, found)]
+    usage, journal = state.ledger.usage(), state.journal_bytes()
+    packing = max(pages(state.settings.exemplars) - usage.exemplars, 0) + state.segment
+    taken = sum(replacing_bytes(state, step, 0) for step in steps) + journal + packing
+    return steps if usage.total - state.ledger.copied() + taken <= state.ledger.quota else []
+
+
+def _drop_notes(state: Transaction, since: int, arranged: bool) -> None:
+    """Drop what corrections have noted of samples that are not on the disk any more, and commit, if there is room.
+    arranged: whether the exemplars were written as they are at `since`."""
+    details = {g.id: detail for g in state.alive() if g.id <= since
+               and (detail := without_notes(g, arranged)) != g.detail}
+    names = [name for kind in (JOURNAL, FEATURES) for name, *_ in state.files(kind)]
+    if not details or not all(map(state.blobs.intact, names)):
+        return
+    if state.ledger.usage().total - state.ledger.copied() + state.journal_bytes() + 2 * PAGE > state.ledger.quota:
+        return
+    state.ledger.release(state.journal_bytes() + 2 * PAGE)
+    for number, detail in details.items():
+        state.connection.execute("UPDATE generations SET detail = ? WHERE id = ?", (json.dumps(detail), number))
+    state.step()
+
+
+def erase_names(state: Transaction, marked: list[Generation]) -> None:
+    """Drop the names of the classes that some generations have erased from the history, in the open transaction."""
+    every = state.generations()
+    for g in marked:
+        gone = {*g.detail.get(GONE, []), *([g.detail["class"]] if "class" in g.detail else [])}
+        names = former_names(every, gone, g.id)
+        for each in every:
+            detail = without_names(each, names)
+            if detail != each.detail and each.id != g.id:
+                state.connection.execute("UPDATE generations SET detail = ? WHERE id = ?",
+                                         (json.dumps(detail), each.id))
+
+
 def needed_since(state: Transaction) -> int:
     """The oldest generation whose snapshot is kept: a rollback may take every sample that came after it."""
     return min((g.id for g in state.alive() if g.snapshot), default=0)
 
 
 def erasing(state: Transaction) -> list[Generation]:
-    """Generations that have forgotten a class whose samples or name may still be on the disk."""
-    return [g for g in state.generations() if g.action == "forget" and {"class", "erasing"} & set(g.detail)]
+    """Generations that have erased a class or samples that may still be on the disk."""
+    return [g for g in state.generations() if "erasing" in g.detail or (g.action == "forget" and "class" in g.detail)]

@@ -5,7 +5,7 @@ import errno
 import shutil
 import sqlite3
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from edgecl.errors import BudgetError, StateError
 from edgecl.state.file_locks import check_locks
@@ -18,20 +18,22 @@ DATABASE_FILE = "edgecl.db"
 MODELS = "models"    # the folder of content-addressed files
 LOCK_TIMEOUT = 15_000  # milliseconds that a process waits for another one's change
 RESTORE = "restore the state with `edgecl restore BACKUP`, or create a new one"
-NO_DAMAGE = ("locked", "is full", "disk I/O error", "unable to open", "readonly", "out of memory", "permission",
+IO_ERROR = "disk I/O error"
+NO_DAMAGE = ("locked", "is full", IO_ERROR, "unable to open", "readonly", "out of memory", "permission",
              "interrupted")  # what SQLite says of an error that is not one of the file's content
 
 
 def connect(folder: Path, mode: str) -> sqlite3.Connection:
     """A connection to a state's database; mode: ro, rw or rwc. Raises sqlite3.Error.
 
-    A change stays in memory until its commit (`cache_spill`), so that only a commit lets the file grow.
+    A change stays in memory until its commit (`cache_spill`), so that only a commit lets the file grow. The journal of
+    a VACUUM, during which the lock is kept, is emptied at its end, and deleted by the next commit.
     """
     address = f"{(folder / DATABASE_FILE).absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
     try:
         for pragma in ("synchronous = EXTRA", "secure_delete = ON", "temp_store = MEMORY", "cache_spill = OFF",
-                       f"busy_timeout = {LOCK_TIMEOUT}"):
+                       "journal_size_limit = 0", f"busy_timeout = {LOCK_TIMEOUT}"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
@@ -51,6 +53,11 @@ def gone(folder: Path, missing: Sequence[str] = ()) -> StateError:
         "the folder does not exist any more"
     return StateError(f"{folder} is gone: {what}", "bring it back (is its disk mounted?), or restore a backup with "
                       f"`edgecl restore BACKUP --state {folder}`; until then nothing can be saved")
+
+
+def is_failure(error: BaseException) -> TypeGuard[sqlite3.Error]:
+    """Whether the disk did not give back what was read, which may pass."""
+    return isinstance(error, sqlite3.Error) and IO_ERROR in str(error)
 
 
 def is_damage(error: BaseException) -> bool:

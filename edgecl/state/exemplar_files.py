@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 class Replacement(NamedTuple):
-    """Files `names` whose place files of the samples `parts` take. tuned: see `Transaction.add_samples`."""
+    """Files `names` whose place files of the samples `parts` take. tuned, newest: see `Transaction.add_samples`."""
 
     names: list[str]
     parts: list[list[StoredSample]]
     kind: str
     tuned: int | None = None
+    newest: int | None = None
 
 
 def arrangement(state: Transaction, alive: Callable[[StoredSample], bool], kept: list[StoredSample] | None,
@@ -63,7 +64,7 @@ def replace_files(state: Transaction, replacement: Replacement) -> None:
     state.ledger.ask(replacing_bytes(state, replacement, state.journal_bytes()), "packing samples")
     state.connection.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in replacement.names])
     for rows in replacement.parts:
-        state.add_samples(rows, replacement.kind, replacement.tuned)
+        state.add_samples(rows, replacement.kind, replacement.tuned, replacement.newest)
     state.step()
 
 
@@ -81,8 +82,8 @@ def place_of(row: StoredSample) -> Place:
     return row.label, row.origin, row.key, row.id or 0
 
 
-def _as_stored(row: StoredSample) -> tuple[Place, str, bool, bool, bytes]:
-    return place_of(row), row.coded, row.trained, row.judges, row.feature.tobytes()
+def _as_stored(row: StoredSample) -> tuple[Place, str, bool, bool, bool, bytes]:
+    return place_of(row), row.coded, row.spare, row.trained, row.judges, row.feature.tobytes()
 
 
 def _cut(rows: list[StoredSample], starts: list[Place]) -> list[list[StoredSample]]:

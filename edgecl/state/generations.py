@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from edgecl.exemplars.stored import StoredSample
 from edgecl.files.forms import COUNT
 
+RUNS = [(COUNT, COUNT, COUNT)]
 DETAIL = {"class": str, "classes": COUNT, "samples": COUNT, "held_back": dict, "judged": dict, "accuracy": dict,
-          "refused": [str]}     # forms of details
+          "refused": [str], "removed": RUNS, "dropped": RUNS, "renamed": bool, "from": str, "spare": (RUNS, RUNS),
+          "gone": [str]}      # forms of details
 
 
 class Generation(NamedTuple):
@@ -47,11 +49,12 @@ class Rewrite:
     """A change that is one transaction of the database: new statistics, a new backbone, a way back.
 
     rows: samples to add; snapshot: the statistics after the change; meta: values to set; erase: also forget all older
-    generations, and the class that `detail` names, without a trace; undo_after: go back to that generation and its
-    head; codebook: content of the file, and the number of classes it was made from; spare: bytes of the quota that
-    must stay free beside those for packing the exemplars, None if neither must; moved: stored samples with their
-    features by the new backbone, without inputs and origins; parts: what the method of a learning round keeps until the
-    next; way_back: head of the generation before, which has none, and what its history keeps of it.
+    generations, what the change takes out, and these classes, without a trace; None: nothing of that; undo_after: go
+    back to that generation and its head; codebook: content of the file, and the number of classes it was made from;
+    spare: bytes of the quota that must stay free beside those for packing the exemplars, None if neither must; moved:
+    stored samples with their features by the new backbone, without inputs and origins; parts: what the method of a
+    learning round keeps until the next; way_back: head of the generation before, which has none, and what its history
+    keeps of it.
     """
 
     action: str
@@ -61,7 +64,7 @@ class Rewrite:
     snapshot: bytes | None = None
     rows: list[StoredSample] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
-    erase: bool = False
+    erase: frozenset[str] | None = None
     undo_after: int | None = None
     codebook: tuple[bytes, int] | None = None
     spare: int | None = None

@@ -5,7 +5,7 @@ import json
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from edgecl.exemplars.stored import StoredSample
+from edgecl.state.corrections import Living
 from edgecl.state.database import damaged, translated
 from edgecl.state.generations import Generation
 from edgecl.state.log_entries import LoggedGeneration
@@ -13,7 +13,6 @@ from edgecl.state.open_state import OpenState
 from edgecl.state.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 MOST_SIZES = 1000   # of details that are remembered
@@ -93,12 +92,9 @@ class History(OpenState):
             self._alive = every, [g for g in every if not g.undone]
         return self._alive[1]
 
-    def living(self) -> Callable[[StoredSample], bool]:
-        """A function: whether a stored sample was neither rolled back nor forgotten."""
-        every = self.generations()
-        undone = {g.id for g in every if g.undone}
-        forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
-        return lambda row: row.generation not in undone and (row.generation or 0) > forgotten.get(row.label, 0)
+    def living(self, until: int | None = None) -> Living:
+        """Which stored samples live at generation `until`, or now."""
+        return Living(self.generations(), until)
 
     def tuned(self, until: int | None = None) -> int | None:
         """The newest generation, up to `until`, to which a backbone came from a learning round; None without any."""

@@ -112,7 +112,8 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     size = _size(folder / DATABASE_FILE)
     if database.damage is not None:
         verdict, wrong = (DAMAGED, database.damage) if os.path.lexists(folder / DATABASE_FILE) else (MISSING, "")
-        yield CheckedFile(DATABASE_FILE, what, verdict, size, wrong, f"built again from {database.served_by}")
+        cure = f"built again from {database.served_by}" if database.failure is None else ""
+        yield CheckedFile(DATABASE_FILE, what, verdict, size, wrong, cure)
     else:
         yield CheckedFile(DATABASE_FILE, what, INTACT, size)
     what, size = "the same once more", _size(folder / COPY_FILE)

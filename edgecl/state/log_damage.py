@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.files.regular import is_something_else
 from edgecl.settings import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Iterable, Sequence, Set
 
     from edgecl.state.acknowledged import Acknowledged
     from edgecl.state.log_entries import DamagedPart
@@ -82,3 +83,17 @@ def _numbered(numbers: list[int]) -> str:
     if len(numbers) > MOST_NAMED:
         return f"{counted(len(numbers), 'generation')} from {numbers[0]} to {numbers[-1]}"
     return f"generation{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def joined(spans: Iterable[Sequence[int]], alive: Sequence[int], bases: Sequence[int]) -> list[list[int]]:
+    """The spans that a generation is in, in order; those that touch and go back to the same statistics are one. alive:
+    the generations; bases: those of them that have statistics, in order."""
+    found: list[list[int]] = []
+    for first, last in sorted(map(tuple, spans)):
+        if not any(first <= number <= last for number in alive):
+            continue
+        if found and first <= found[-1][1] + 1 and bisect_left(bases, first) == bisect_left(bases, found[-1][0]):
+            found[-1][1] = max(found[-1][1], last)
+        else:
+            found.append([first, last])
+    return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.files.regular import read_regular
-from edgecl.state.database import DATABASE_FILE, MODELS, RESTORE, connect, gone, is_damage
+from edgecl.state.database import DATABASE_FILE, MODELS, RESTORE, connect, gone, is_damage, is_failure
 from edgecl.state.file_locks import check_locks
 from edgecl.state.rows import (
     COPY_FILE,
@@ -42,8 +42,8 @@ class OpenDatabase:
     """The database of a state directory, opened.
 
     rows: all of them as they were read last; damage: what is wrong with the file, if the rows do not come from it;
-    served_by: what they come from then, in words; writable: whether the file system lets this process write; stale:
-    whether the copy on the disk is not of these rows.
+    failure: why the disk does not give the file back, None if it does; served_by: what the rows come from then, in
+    words; writable: whether the file system lets this process write.
     """
 
     rows: Rows
@@ -55,8 +55,10 @@ class OpenDatabase:
         self._seen: object = None   # what tells the file from another one in its place,
         self._key: object = None    # and the rows from later ones
         self.damage: str | None = None
+        self.failure: sqlite3.Error | None = None
         self.served_by = ""
         self._begun = self._clean = 0
+        self._stale: tuple[Rows | None, bool] = None, True  # of which rows it is known whether the copy is stale
         self.connection = _nothing()
         self.open()
 
@@ -76,6 +78,8 @@ class OpenDatabase:
             problem = self._outdated(rows, copy)
             rows = rows if problem is None else copy
         rows = rows or copy
+        if rows is None and self.failure is not None:
+            raise self.failure
         if rows is None:
             raise StateError(f"{self.path} is damaged, or is not an edgecl state ({problem})",
                              f"choose another --state, {RESTORE}")
@@ -84,6 +88,19 @@ class OpenDatabase:
         if problem is not None:
             self.serve_from_memory(problem)
         self.stale = copy is None or rows.meta.get("digest") != copy.meta["digest"]
+
+    @property
+    def stale(self) -> bool:
+        """Whether the copy on the disk is not of the rows read last. Another process that has committed them may be
+        killed before it writes the copy."""
+        if self._stale[0] is not self.rows:
+            copy = read_copy(self.folder)
+            self.stale = copy is None or self.rows.meta.get("digest") != copy.meta["digest"]
+        return self._stale[1]
+
+    @stale.setter
+    def stale(self, value: bool) -> None:
+        self._stale = self.rows, value
 
     def _serve_without_files(self) -> None:
         """Have the rows that this process has read before serve, if the rest of the state is there. Raises StateError
@@ -112,6 +129,7 @@ class OpenDatabase:
 
     def _read_file(self) -> tuple[Rows | None, str | None]:
         """The rows of the file, and what is wrong with it. It stays open if nothing is."""
+        self.failure = None
         if not self._is_file:
             self._seen = self._identity()
             return None, MISSING if not os.path.lexists(self.path) else "it is not a regular file"
@@ -133,7 +151,9 @@ class OpenDatabase:
             return rows, None
         except (sqlite3.Error, *SENSELESS) as error:
             self._connect_to_nothing()
-            if not is_damage(error):
+            if is_failure(error):
+                self.failure = error
+            elif not is_damage(error):
                 raise
             return None, str(error) or type(error).__name__
         except BaseException:
@@ -226,7 +246,8 @@ class OpenDatabase:
                                     [(key, rows.meta[key]) for key in ("revision", "digest")])
         version = self.connection.execute("PRAGMA data_version").fetchone()
         self.connection.execute("COMMIT")
-        self.rows, self._key, self.stale = rows, (version, self.connection.total_changes, 0), True
+        self.rows, self._key = rows, (version, self.connection.total_changes, 0)
+        self.stale = True
         return True
 
 

@@ -13,7 +13,7 @@ from edgecl.exemplars.codecs import Float32, Int8
 from edgecl.exemplars.stored import StoredSample
 from edgecl.settings import Settings
 from edgecl.state.blobs import Blobs
-from edgecl.state.database import MODELS, damaged, is_damage, translated
+from edgecl.state.database import MODELS, damaged, is_damage, is_failure, translated
 from edgecl.state.open_database import OpenDatabase
 from edgecl.state.quota import Ledger, Usage, segment_bytes
 from edgecl.state.rows import SENSELESS, Rows
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgecl.exemplars.codecs import FeatureCodec
+
+REBUILT = "the next change writes it again"
+NO_CHANGE = "nothing can be learned until the disk gives it back"
 
 
 class OpenState:
@@ -73,7 +76,7 @@ class OpenState:
             return self.dropped
         return [*self.dropped,
                 f"{self.database.path} can't be used: {self.database.damage}; {self.database.served_by} serves in its "
-                "place, and the next change writes it again"]
+                f"place, and {REBUILT if self.database.failure is None else NO_CHANGE}"]
 
     def close(self) -> None:
         """Close the database; the store must not be used afterwards."""
@@ -107,7 +110,7 @@ class OpenState:
             try:
                 self._take(self.database.read())
             except (sqlite3.Error, *SENSELESS) as error:
-                if not is_damage(error):
+                if not (is_damage(error) or is_failure(error)):
                     raise
                 self._open_again()      # the file was damaged meanwhile
                 self.database.begin(how)

@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgecl.errors import BudgetError
@@ -17,7 +16,6 @@ from edgecl.state.rows import COPY_FILE
 from edgecl.state.set_aside import SET_ASIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PAGE = 4096                 # files and folders are counted in whole pages, as file systems store them
@@ -110,7 +108,7 @@ class Ledger:
         if self._models[0] != key:
             seen: set[int] = set()
             self._models = None, seen, self._by_purpose(_sizes(models, seen))
-            if time.time_ns() - about.st_mtime_ns > SETTLED:
+            if not seen and time.time_ns() - about.st_mtime_ns > SETTLED:   # a log under another name may grow
                 self._models = key, *self._models[1:]
         return self._models[1:]
 
@@ -185,19 +183,6 @@ class Ledger:
             with suppress(FileNotFoundError):
                 os.truncate(self.folder / RESERVE, max(size, 0))
 
-    @contextmanager
-    def kept_small(self) -> Iterator[None]:
-        """Have no other process reserve anything meanwhile, if the file system can lock a file."""
-        descriptor = None
-        with suppress(OSError, NotRegular):
-            descriptor = open_regular(self.folder / RESERVE, os.O_RDWR | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-
     def hold(self) -> None:
         """Reserve what the quota has left, in multiples of `slack`, if the file system can. To be called under the
         state's lock. Raises OSError on a full disk."""
@@ -207,8 +192,6 @@ class Ledger:
         except NotRegular:  # left alone: then nothing is reserved
             return
         try:
-            if _locked(descriptor):
-                return
             give_owner(descriptor, self.folder)
             have = os.fstat(descriptor).st_size
             if have > left:
@@ -220,15 +203,6 @@ class Ledger:
                 raise
         finally:
             os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    """Whether another process keeps the reserve small; if none does, this one has the lock from now on."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EWOULDBLOCK, errno.EAGAIN)
-    return False
 
 
 def segment_bytes(exemplars: int) -> int:

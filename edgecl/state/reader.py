@@ -176,14 +176,14 @@ class StateReader(History):
 
     def samples(self, until: int) -> list[StoredSample]:
         """All intact samples stored up to generation `until`, in the order in which they came."""
-        alive, found = self.living(), dict[int, StoredSample]()
+        found: dict[int, StoredSample] = {}
         for name, oldest, newest in [*self.files(EXEMPLARS), *self.files(JOURNAL)]:
             if oldest <= until:
                 found |= {row.id or 0: row for row in self.intact_rows(name, oldest, newest)}
         for entry in self.logged():
             if entry.generation.id <= until:
                 found |= {row.id or 0: row for row in entry.rows or ()}
-        rows = [row for _, row in sorted(found.items()) if alive(row) and (row.generation or 0) <= until]
+        rows = self.living(until).of(row for _, row in sorted(found.items()) if (row.generation or 0) <= until)
         tuned = self.tuned(until)
         if tuned is None or not (names := [name for name, number, _ in self.files(FEATURES) if number == tuned]):
             return rows

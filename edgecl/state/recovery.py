@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from edgecl.errors import BudgetError
+from edgecl.errors import BudgetError, StateError
 from edgecl.files.atomic import give_owner, sync_folder
 from edgecl.state import compaction
 from edgecl.state.database import DATABASE_FILE, connect, is_damage, translated
@@ -32,14 +32,18 @@ def rebuild(state: Transaction, patience: int, discard: bool = False) -> int:
     files that were deleted.
 
     patience: milliseconds to wait for another process; discard: delete what is set aside first and, if there is still
-    no room, the damaged file. Raises StateError if the other process is not done by then, BudgetError if the quota has
-    no room for both files; then nothing has changed.
+    no room, the damaged file. Raises StateError if the other process is not done by then, or the disk does not give the
+    file back; BudgetError if the quota has no room for both files; then nothing has changed.
     """
     database = state.database
     with translated(state.path), _alone(state.blobs.folder, patience):
         database.open()
-        if database.damage is None:     # another process was faster
+        if database.damage is None:     # another process was faster, or the disk gives it back again
             return 0
+        if database.failure is not None:    # which may pass: its copy may be older
+            raise StateError(f"{database.path} can't be read ({database.failure}), so nothing can be learned",
+                             "check the disk and its cable; if it stays so, move the file away: the next change "
+                             f"builds it again from {database.served_by}")
         with _held(state.path, patience):
             what = f"was damaged ({database.damage})" if os.path.lexists(database.path) else "was lost"
             rows = _with_note(database.rows, f"{DATABASE_FILE} {what}; it was built again from {database.served_by}"

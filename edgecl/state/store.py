@@ -17,6 +17,7 @@ from edgecl.exemplars.stored import StoredSample, pack
 from edgecl.files.atomic import appearing, make_parents, sync_folder, write_atomically
 from edgecl.settings import format_size
 from edgecl.state import compaction, database
+from edgecl.state.corrections import GONE, former_names
 from edgecl.state.database import DATABASE_FILE, MODELS, connect, damaged, in_words, translated
 from edgecl.state.epoch import first_record, new_epoch, tagged
 from edgecl.state.exemplar_files import split
@@ -44,7 +45,7 @@ class Store(Transaction):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._appended = False  # whether the change is one append to the log
-        self._forgets = False   # whether it must leave nothing of a class
+        self._erases = ""      # what it must leave nothing of, in words
         self._fitted: tuple[Append | Rewrite | None, Space] = None, Space(0, 0, 0, 0)   # the change asked for last
         if self.writable:
             self.tidy(patience=0)
@@ -97,7 +98,7 @@ class Store(Transaction):
         finally:
             self.connection.execute(f"PRAGMA busy_timeout = {database.LOCK_TIMEOUT}")
         self.writing, self._appended, self._held, tidy = True, False, None, False
-        self._forgets = False
+        self._erases = ""
         try:
             self.start_log()
             self.sweep()
@@ -121,8 +122,8 @@ class Store(Transaction):
             if not compaction.erasing(self) or time.monotonic() > until:
                 break
             self.tidy(database.LOCK_TIMEOUT)
-        if self._forgets and compaction.erasing(self):  # any other change is made, and this is not its concern
-            raise StateError(f"{self.path} has forgotten the class, but its samples could not be erased yet",
+        if self._erases and compaction.erasing(self):  # any other change is made, and this is not its concern
+            raise StateError(f"{self.path} has {self._erases}, but not all samples could be erased yet",
                              "free some space; the next edgecl command erases them")
 
     def begin_writing(self, patience: int) -> None:
@@ -226,9 +227,10 @@ class Store(Transaction):
         compaction.compact(self)
         if marked:
             self.set_aside.discard()
+            compaction.erase_names(self, marked)
         run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
-        details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing")}
-                   for g in marked}
+        details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing", GONE)}
+                   for g in self.generations() if g.id in {each.id for each in marked}}
         for number, detail in details.items():
             run("UPDATE generations SET detail = ? WHERE id = ?", (json.dumps({**detail, "erasing": True}), number))
         self.step(vacuum=bool(marked))
@@ -287,14 +289,14 @@ class Store(Transaction):
         self.add_samples(rows, JOURNAL)
         for part in split(self, change.moved):
             self.add_samples(part, FEATURES, number)
-        self._forgets = change.erase
-        if change.erase:  # a method keeps what it has learned of every class
+        if change.erase is not None:    # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
-            self.set_meta("damage", [note for note in self._noted() if repr(change.detail["class"]) not in note[1]])
+            self._erases = "forgotten the class" if change.action == "forget" else "removed the samples"
+            names = [repr(name) for name in former_names(every, change.erase, number)]
+            self.set_meta("damage", [note for note in self._noted() if not any(name in note[1] for name in names)])
         if change.parts:
             self.add_file(change.parts, PARTS, number)
-        compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS,
-                          change.detail["class"] if change.erase else None)
+        compaction.retire(self, KEPT_HEADS, compaction.KEPT_SNAPSHOTS, change.erase)
         growth = self.query("PRAGMA page_count")[0][0] * PAGE - (self.path / DATABASE_FILE).stat().st_size
         self.ledger.ask(max(growth, 0), f"`{change.action}`")
         self.commit_rows()

@@ -19,13 +19,14 @@ from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
-from edgecl.state.log_damage import WRONG
+from edgecl.state.log_damage import WRONG, joined
 from edgecl.state.quota import PAGE, RESERVE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
 from edgecl.state.rows import COPY_FILE, FORMAT, MOST_NOTES, copy_of
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable, Sequence
 
     from edgecl.exemplars.stored import StoredSample
     from edgecl.state.generations import Generation
@@ -56,16 +57,25 @@ class Transaction(StateReader):
         note = datetime.now(timezone.utc).date().isoformat(), what
         self.set_meta("damage", [*(old for old in self._noted() if old[1] != what), note][-MOST_NOTES:])
 
+    def note_lost(self, spans: Iterable[Sequence[int]]) -> None:
+        """Note, in the open transaction, from which generation to which samples are lost: what is built on these can't
+        be gone back to exactly. As many spans are kept as there are generations, at most."""
+        alive = self.alive()
+        bases = [g.id for g in alive if g.snapshot or g.action == "init"]
+        self.set_meta("lost", joined([*self.value("lost", []), *spans], [g.id for g in alive], bases))
+
     def insert(self, g: Generation) -> None:
         """Write a generation into the database."""
         insert_generation(self.connection, g)
 
-    def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None) -> None:
+    def add_samples(self, rows: list[StoredSample], kind: str, tuned: int | None = None,
+                    newest: int | None = None) -> None:
         """Write committed samples as one file, and name it. tuned: the round that gave them their features, if the
-        file is for those. Raises OSError."""
+        file is for those; newest: the generation that has taken them out, if the file is for going back across it.
+        Raises OSError."""
         if rows or tuned is not None:
             spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
-            self.add_file(self.packed(rows, tuned), kind, min(spans), max(spans))
+            self.add_file(self.packed(rows, tuned), kind, min(spans), newest or max(spans))
 
     def packed(self, rows: list[StoredSample], tuned: int | None = None) -> bytes:
         """Content of a file of committed samples."""
@@ -102,10 +112,10 @@ class Transaction(StateReader):
     _wrong_log = False  # whether the log was not that of the database, and files were not swept since
 
     def commit_rows(self) -> None:
-        """Commit what was changed in the database, under a new digest, then write the copy. Raises sqlite3.Error."""
+        """Commit what was changed in the database, under a new digest. The copy is written by the next transaction:
+        without a lock, another process could use or reserve its room. Raises sqlite3.Error."""
         if self.database.commit():
             self._take(self.database.rows, mine=True)
-            self.write_copy()
 
     def roll_back(self) -> None:
         """End the transaction, if one is open, without what it has changed. Raises sqlite3.Error."""
@@ -113,8 +123,9 @@ class Transaction(StateReader):
             self.connection.execute("ROLLBACK")
 
     def write_copy(self) -> None:
-        """Write edgecl.copy. It is not synced: the database has been. If the quota or the disk has no room for it,
-        there is none until there is room again: an old one may name what was forgotten."""
+        """Write edgecl.copy, inside a transaction that has changed nothing. It is not synced: the database has been. If
+        the quota or the disk has no room for it, there is none until there is room again: an old one may name what was
+        forgotten."""
         path, content = self.path / COPY_FILE, copy_of(self.database.rows)
         try:
             if is_something_else(path):
@@ -138,16 +149,32 @@ class Transaction(StateReader):
         log = None if self.log.stale(self.epoch) else self.log.version   # None: it moves with this commit
         self.commit_rows()
         if vacuum:
-            with self.ledger.kept_small():      # no transaction can hold the lock around it
-                self.ledger.ask(self.journal_bytes(), "packing the database")
-                connection.execute("VACUUM")
+            self._vacuum()
         self.begin("IMMEDIATE")
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)    # another process may have filled the reserve
         if (self.connection is not connection or self.query("PRAGMA data_version") != before
                 or (self.logged() if log is None else self.log.version != log)):
             raise ChangedMeanwhile(f"{self.path} was changed by another edgecl process", "try again")
+        if self.database.stale:
+            self.write_copy()
         self.start_log()
         self.sweep()
+
+    def _vacuum(self) -> None:
+        """Rebuild the database without free pages. SQLite allows no transaction around that, but in this mode keeps the
+        lock of the one before, so that no other process takes the room for the journal. Raises BudgetError,
+        sqlite3.Error."""
+        self.begin("IMMEDIATE")
+        run = self.connection.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        try:
+            run("COMMIT")
+            self.ledger.ask(self.journal_bytes(), "packing the database")
+            run("VACUUM")
+        finally:
+            run("PRAGMA locking_mode = NORMAL")
+            self.roll_back()    # if a reader kept the commit from its lock
+            run("SELECT 1 FROM meta").fetchall()    # the lock is given back after the next access
 
     def start_log(self) -> None:
         """Note what is damaged in the log, cut off what was never acknowledged, and begin the log of the current epoch
@@ -194,8 +221,7 @@ class Transaction(StateReader):
         self.ledger.release(self.journal_bytes() + SMALL_CHANGE)
         for problem in problems:
             self.note_damage(problem.line)
-        spans = [[problem.lost[0], self.current] for problem in problems if problem.lost]
-        self.set_meta("lost", [*self.value("lost", []), *(span for span in spans if span[0] <= span[1])])
+        self.note_lost([problem.lost[0], self.current] for problem in problems if problem.lost)
         self.set_meta("numbered", max(newest, *(problem.newest for problem in problems)))
         self.set_meta("log_noted", [self.epoch, [*self.noted_keys(), *(problem.key for problem in problems)]])
         if self.database.rows.format == FORMAT:

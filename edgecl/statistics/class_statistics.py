@@ -7,7 +7,7 @@ import numpy as np
 
 from edgecl.errors import BadInput, StateError
 from edgecl.statistics.covariance import PooledCovariance
-from edgecl.statistics.rounding import dither, seed_of
+from edgecl.statistics.rounding import ERROR_AT_REST, dither, seed_of
 from edgecl.statistics.scatter import Scatter, apart
 from edgecl.statistics.symmetric import updated
 from edgecl.statistics.triangle import packed_length
@@ -151,6 +151,30 @@ class ClassStatistics:
         if self.degrees_of_freedom < 1:
             self._clear_scatter()   # what is left of it is rounding
 
+    def rename(self, label: str, name: str) -> None:
+        """Give a class another name; if that is a class as well, the two become one, exactly."""
+        n, total = self.counts.pop(label), self.sums.pop(label)
+        mine = self.counts.get(name, 0)
+        if mine:
+            between = np.sqrt(mine * n / (mine + n)) * (total / n - self.sums[name] / mine)
+            total = self.sums[name] + total
+            if self._within is not None:
+                self._within.add(between[None])
+        self.counts[name], self.sums[name] = mine + n, total
+
+    def rounding_of_mean(self, label: str, size: float) -> float:
+        """How far rounding at rest may have moved the mean of a class, in standard deviations of a sample. size: the
+        largest entry of its sum before something was subtracted from it."""
+        error = ERROR_AT_REST * size / self.counts[label]
+        if error == 0 or self._within is None or self.degrees_of_freedom < 1:
+            return 0.0
+        variance = float(self._within.variances().sum()) / self.degrees_of_freedom / self.dimension
+        return error / float(np.sqrt(variance)) if variance > 0 else 0.0
+
+    def take_mean(self, label: str, h: NDArray[np.float32]) -> None:
+        """Take the mean of a class from all of its samples h [n, d], without the rounding of what was subtracted."""
+        self.sums[label] = self._centred(h).sum(0)
+
     def without(self, label: str, samples: NDArray[np.float32] | None = None) -> ClassStatistics:
         """A copy without one class.
 
@@ -230,6 +254,13 @@ class ClassStatistics:
         if self._within is None or self.degrees_of_freedom < 1:
             return 0.0
         return self._within.rounding(self.pooled())
+
+    def barely_rounded(self, most: float) -> bool:
+        """Whether `rounding` is at most so much, as far as that is quickly told."""
+        if self._within is None or self.degrees_of_freedom < 1:
+            return True
+        pooled = self.pooled()
+        return self._within.error / pooled.freedom <= most * pooled.sphere(pooled.shrinkage)
 
     def take_covariance(self, covariance: NDArray[np.float64]) -> None:
         """Take another estimate of the covariance within classes [d, d] for the one that is there."""

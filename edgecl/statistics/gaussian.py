@@ -68,6 +68,16 @@ class Gaussian:
         own = generator.standard_normal((n, len(self.mean))) * np.sqrt(self.diagonal)
         return self.mean + own + generator.standard_normal((n, len(self.factor))) @ self.factor
 
+    def joined(self, count: int, other: Gaussian, others: int, rank: int) -> Gaussian:
+        """The Gaussian of the `count` samples that this one was fitted to and the `others` of another one. Only their
+        factors, not their diagonals, take part in choosing the new directions."""
+        share, gap = others / (others + count), other.mean - self.mean
+        between = share * (1 - share)
+        rows = np.vstack([np.sqrt(1 - share) * self.factor, np.sqrt(share) * other.factor,
+                          np.sqrt(between) * gap[None]])
+        variance = (1 - share) * self.variance + share * other.variance + between * gap ** 2
+        return self._strongest(self.mean + share * gap, rows, variance, rank)
+
     def merged(self, count: int, x: NDArray[np.float64], rank: int) -> Gaussian:
         """The Gaussian of these samples x [n, d] and the `count` that this one was fitted to. Only its factor, not its
         diagonal, takes part in choosing the new directions."""

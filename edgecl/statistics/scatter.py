@@ -80,6 +80,11 @@ class Scatter:
         twin.diagonal, twin._error = self.diagonal, self._error.copy()
         return twin
 
+    @property
+    def error(self) -> float:
+        """The standard deviation of the rounding in the entry of the diagonal that has the most."""
+        return float(self._error.max(initial=0))
+
     def covariance(self, removed: NDArray[np.float64], freedom: int) -> NDArray[np.float64]:
         """The covariance within classes [d, d] without what samples have added, rows [n, d], when `freedom` degrees of
         freedom are left. If W is approximate, these can't be subtracted from it and remain."""

@@ -162,23 +162,23 @@ class Application:
             return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
 
     async def _learn(self, request: Request) -> Response:
-        """?class=NAME&file=NAME&distinct=1."""
+        """?class=NAME&file=NAME&again=1&distinct=1."""
         label, name = _parameter(request, "class"), request.query_params.get("file") or "http"
+        again, distinct = _flag(request, "again"), _flag(request, "distinct")
         async with self._turns.upload(request) as body:
             return reply(await self._call(
-                lambda: self._service(request).learn(label, self._batch(request, body), name,
-                                                     request.query_params.get("distinct") == "1")))
+                lambda: self._service(request).learn(label, self._batch(request, body), name, again, distinct)))
 
     def _batch(self, request: Request, body: bytes) -> Any:
         info = self._service(request).info()
         return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
 
     async def _learn_last(self, request: Request) -> Response:
-        values = await read_values(request, {"class": str, "seconds": float, "source": str, "distinct": bool})
+        values = await read_values(request, {"class": str, "seconds": float, "source": str, "again": bool,
+                                             "distinct": bool})
         label, seconds = _required(values, "class"), _required(values, "seconds")
-        return reply(await self._call(partial(
-            self._service(request).learn_last, label, float(seconds), values.get("source"),
-            distinct=bool(values.get("distinct")))))
+        return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source"),
+                                      "", values.get("again") or _flag(request, "again"), bool(values.get("distinct"))))
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
@@ -234,6 +234,14 @@ def _parameter(request: Request, name: str) -> str:
     if not value:
         raise BadInput(f"?{name}= is missing", f"ask for {request.url.path}?{name}=NAME")
     return value
+
+
+def _flag(request: Request, name: str) -> bool:
+    """Whether a parameter of the address is 1. Raises BadInput if it is neither 0 nor 1."""
+    value = request.query_params.get(name, "0")
+    if value not in ("0", "1"):
+        raise BadInput(f"?{name}={value[:40]}", f"give ?{name}=1, or leave it out")
+    return value == "1"
 
 
 def _required(values: dict[str, Any], name: str) -> Any:

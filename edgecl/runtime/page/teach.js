@@ -33,6 +33,7 @@ export function told(learned, samples = learned.samples) {
   const after = learned.accuracy?.[learned.label]?.[1], [right, of] = judged[learned.label]?.[1] ?? [];
   const changed = Object.entries(judged).filter(([other, [was, now]]) => other !== learned.label && beyondNoise(was, now));
   return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct (${right} of ${of}).`)
+    + (learned.known ? ` ${count(learned.known, 'sample')} already known: left out.` : '')
     + (learned.left_out ? ` Left out: ${count(learned.left_out, 'sample')} of one colour or constant.` : '')
     + (changed.length ? ` Changed: ${changed.slice(0, 3).map(([other, [was, now]]) => `${other} (${share(was)} → ${share(now)})`).join(', ')}.` : '');
 }
@@ -60,7 +61,7 @@ async function fitted(file, type) {
 }
 
 export async function teachFiles(files, label, done) {
-  let samples = 0, last = null;
+  let samples = 0, known = 0, last = null;
   const refused = [];
   for (const [i, file] of files.entries()) {
     say(`Learning ${label}: ${i + 1} of ${files.length} …`);
@@ -69,12 +70,13 @@ export async function teachFiles(files, label, done) {
       const [body, sent] = await fitted(file, type);
       last = await meant(more => ask(query('/api/learn', {class: label, file: file.name, ...(more.distinct && {distinct: 1})}), {method: 'POST', body, type: sent}));
       samples += last.samples;
+      known += last.known;
     } catch (error) {
       refused.push(`${file.name}: ${error.message ?? 'can’t be read'}`);
       if (nearly(error)) break;   // and so are all of them
     }
   }
-  say([last ? told(last, samples) : '', ...refused.slice(0, 3), refused.length > 3 ? `and ${refused.length - 3} more.` : ''].filter(Boolean).join(' '), refused.length > 0);
+  say([last ? told({...last, known}, samples) : '', ...refused.slice(0, 3), refused.length > 3 ? `and ${refused.length - 3} more.` : ''].filter(Boolean).join(' '), refused.length > 0);
   done();
 }
 
