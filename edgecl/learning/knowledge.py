@@ -106,7 +106,7 @@ class Knowledge:
     def recognise(self, label: str, keys: Sequence[int], features: NDArray[np.float32]) -> Recognised:
         """Which samples, given by their keys and features [n, d], a class has been taught already."""
         codec = self.buffer.codec.feature
-        return recognise((label, keys, features), self.known, self.stored, self._columns(self.stored),
+        return recognise((label, keys, features), self.known, self.stored, lambda: self._columns(self.stored),
                          lambda some: codec.decode(codec.encode(some)))
 
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from edgecl.exemplars.codecs import Codec
+    from edgecl.exemplars.known_samples import KnownSamples
     from edgecl.learning.foundation import Foundation
     from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
@@ -51,7 +52,9 @@ class Teaching:
         backbone = Backbone(model, self.settings.threads) if model else self.sessions.backbone()
         used, tuned = None if model else self.sessions.opened, self.store.tuned()
         codec = foundation.buffer(self.settings).codec
-        given = taught(batches, label, backbone, foundation, codec, progress)
+        recognises = not again and model is None and self.settings.memory != "statistics"
+        known = self.repository.known().known if recognises else None
+        given = taught(batches, label, Model(backbone, foundation, codec), known, progress)
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
         if any(given.blank) and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
@@ -69,6 +72,9 @@ class Teaching:
             knowledge = self.repository.known(foundation)
             if not distinct:
                 check_new_name(label, knowledge.labels)
+            if given.known and not knowledge.known.has(label, given.known).all():
+                raise StateError(f"{self.store.path}: samples of {label!r} were taken out while others were read",
+                                 "try again")
             told = counting(knowledge, label, given._replace(features=learned), again)
             count = told.samples
             if self.settings.memory == "statistics" and count < MIN_SAMPLES:
@@ -97,7 +103,8 @@ class Teaching:
 
         return Learned(label, told.samples, 1000 * (time.perf_counter() - started) / given.given, generation,
                        self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"],
-                       given.left_out, told.blank, told.new, figures("judged"), len(given.keys) - told.samples,
+                       given.left_out, told.blank, told.new, figures("judged"),
+                       len(given.known) + len(given.keys) - told.samples,
                        told.also_in, told.unrecognised)
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
@@ -120,7 +127,7 @@ class Teaching:
 class Taught(NamedTuple):
     """Samples to learn: features float32 [n, d]; keys: of `sample_keys`; inputs: encoded samples, [] if the codec keeps
     none; places: where each came from; blank: whether each shows nothing; given: samples that came, of which `left_out`
-    show nothing and are not among these."""
+    show nothing and are not among these, and neither are those with the keys `known`, which the class knows."""
 
     features: np.ndarray
     keys: list[int]
@@ -129,6 +136,15 @@ class Taught(NamedTuple):
     blank: list[bool]
     given: int
     left_out: int
+    known: list[int]
+
+
+class Model(NamedTuple):
+    """What makes features of samples, and what is kept of them."""
+
+    backbone: Backbone
+    foundation: Foundation
+    codec: Codec
 
 
 class Count(NamedTuple):
@@ -143,33 +159,44 @@ class Count(NamedTuple):
     unrecognised: int
 
 
-def taught(batches: Iterable[SampleBatch], label: str, backbone: Backbone, foundation: Foundation, codec: Codec,
+def taught(batches: Iterable[SampleBatch], label: str, model: Model, known: KnownSamples | None = None,
            progress: Progress | None = None) -> Taught:
     """The samples of one class as they are to be learned. A few among others that show nothing, see `samples.blank`,
     are left out, unless the class is `nothing`; if half of them or more show nothing, that is what the class looks
-    like. progress: called with the number of samples done. Raises BadInput if a sample does not fit the backbone."""
+    like. known: what is known already: then samples of the class that are recordings of their own are left out before
+    the backbone sees them. progress: called with the number of samples done. Raises BadInput if a sample does not fit
+    the backbone."""
+    backbone, foundation, codec = model
     features: list[np.ndarray] = []
     shows: list[str] = []
     keys: list[int] = []
     inputs: list[bytes] = []
     places: list[Place] = []
     recordings: dict[str, int] = {}
+    before, given, nothing = list[int](), 0, 0
     for batch in batches:
         fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
-        features.append(backbone.features(fitted))
-        keys += sample_keys(fitted, batch.groups, recordings, batch.sessions)
-        shows += blank(fitted, foundation.kind)
+        mine, shown = sample_keys(fitted, batch.groups, recordings, batch.sessions), blank(fitted, foundation.kind)
+        given, nothing = given + len(fitted), nothing + sum(map(bool, shown))
+        new = [True] * len(fitted)
+        if known is not None:
+            alone = [not group and not session for group, session in zip(batch.groups, batch.sessions)]
+            new = (~(known.has(label, mine) & alone)).tolist()
+            before += [key for key, stays in zip(mine, new) if not stays]
+            fitted = fitted[new]
+        features.append(backbone.features(fitted) if len(fitted) else np.zeros((0, foundation.dimension), np.float32))
+        keys += compress(mine, new)
+        shows += compress(shown, new)
         inputs += [codec.input.encode(sample) for sample in fitted] if codec.input else []
-        places += batch.places
+        places += compress(batch.places, new)
         if progress:
-            progress(len(fitted))
-    count = sum(map(bool, shows))
-    found = Taught(np.concatenate(features), keys, inputs, places, [*map(bool, shows)], len(keys), 0)
-    if label == NOTHING or not count or 2 * count >= found.given:
-        return found
-    taken = [place for place, why in enumerate(shows) if not why]
-    return Taught(found.features[taken], [keys[i] for i in taken], [inputs[i] for i in taken] if inputs else [],
-                  [places[i] for i in taken], [False] * len(taken), found.given, count)
+            progress(len(new))
+    taken = [not why for why in shows]
+    if label == NOTHING or 2 * nothing >= given:
+        taken = [True] * len(shows)
+    return Taught(np.concatenate(features)[taken], [*compress(keys, taken)], [*compress(inputs, taken)],
+                  [*compress(places, taken)], [bool(why) for why in compress(shows, taken)], given,
+                  taken.count(False), before)
 
 
 def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Count:
@@ -178,5 +205,6 @@ def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Co
     found = knowledge.recognise(label, given.keys, given.features)
     known = np.zeros(len(given.keys), np.bool_) if again else found.known
     also_in = {other: [str(given.places[place]) for place in places] for other, places in found.elsewhere.items()}
-    return Count(int(np.count_nonzero(~known)), int(np.count_nonzero(~known & given.blank)), known, not before, also_in,
+    blanks = int(np.count_nonzero(~known & np.array(given.blank, np.bool_)))
+    return Count(int(np.count_nonzero(~known)), blanks, known, not before, also_in,
                  0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label))
