@@ -18,9 +18,10 @@ COMMANDS = {
     "init": ("learn", "create a state: backbone, quota, windows"),
     "learn": ("learn", "learn one class from photos, recordings or arrays, or a folder of classes"),
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
-    "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
+    "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
+    "advise": ("advise", "say which classes are confused, which need more samples, and when more will not help"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "remove": ("correct", "remove stored samples, given by id, exactly"),
@@ -116,6 +117,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
 def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--why", action="store_true", help="also print the three likeliest classes, the three stored "
+                         "samples that are most like it, and how far outside of what is known it is (unknown above 1)")
     command.add_argument("--debounce", type=int, metavar="N",
                          help="for a stream, print a label once N sure windows in a row, or more that are less sure, "
                          "agree on a new one (default 3; 0: print every window)")
@@ -145,6 +148,8 @@ def _profile(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
+    command.add_argument("--report", type=Path, metavar="FILE.html",
+                         help="also write a page with pictures of the wrong answers")
 
 
 def _samples(command: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
 from edgecl.learning.corrections import move_samples, remove_samples, rename_class
@@ -20,7 +21,8 @@ from edgecl.learning.sessions import Sessions
 from edgecl.learning.status import classes_of, status_of
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
-from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
+from edgecl.learning.why import stored_input
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status, TeachingAdvice
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -29,6 +31,7 @@ from edgecl.state.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.learning.evaluating import OnWrong
     from edgecl.learning.serving import Serving
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
@@ -158,15 +161,18 @@ class Learner:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         return self.sessions.serving()
 
-    def predict(self, samples: Samples) -> list[Prediction]:
-        """One prediction per sample, in order. Raises BadInput, StateError."""
-        serving = self.serving()
-        return [answer for batch in batches_of(samples) for answer in serving.predict(batch.data, batch.sources)[0]]
+    def predict(self, samples: Samples, why: bool = False) -> list[Prediction]:
+        """One prediction per sample, in order. why: with the likeliest classes, the stored samples that each is most
+        like, and how far outside of what is known it is, see `results.Why`. Raises BadInput, StateError."""
+        serving, explain = self.sessions.explaining() if why else (self.serving(), None)
+        return [answer for batch in batches_of(samples)
+                for answer in serving.predict(batch.data, batch.sources, explain)[0]]
 
-    def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
-        """Accuracy on labelled samples; the right answer for one of `nothing` is unknown. Raises BadInput if a sample
+    def evaluate(self, samples: Iterable[Sample], on_wrong: OnWrong | None = None) -> Evaluation:
+        """How good the answers to labelled samples are; the right answer for one of `nothing`, or of a class that was
+        never taught, is unknown. on_wrong: called with each wrong answer and its sample. Raises BadInput if a sample
         has no label or none is of a known class."""
-        return evaluated(self.serving(), samples)
+        return evaluated(self.serving(), samples, on_wrong)
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `edgecl.learning.export`.
@@ -195,6 +201,16 @@ class Learner:
         """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
         return StoredSamples.of(self.repository, suspicious).listed(label)
+
+    def advise(self) -> TeachingAdvice:
+        """Which classes are confused, which need more samples and which do not, see `edgecl.learning.advice`. Raises
+        StateError."""
+        return JudgedSamples.of(self.repository).advice()
+
+    def stored_input(self, number: str) -> np.ndarray | None:
+        """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its
+        feature is stored. Raises BadInput for an unknown one."""
+        return stored_input(self.repository, number)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

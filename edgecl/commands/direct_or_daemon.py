@@ -52,9 +52,9 @@ class Direct:
         """See `Learner.learn`."""
         return self.learner.learn(samples, label, progress=progress, again=again, distinct=distinct)
 
-    def predict(self, batch: np.ndarray) -> list[Prediction]:
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[Prediction]:
         """See `Learner.predict`."""
-        return self.learner.predict(batch)
+        return self.learner.predict(batch, why)
 
     @property
     def known(self) -> list[str]:
@@ -112,12 +112,13 @@ class ViaDaemon:
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups,
                                               sessions=parcel.sessions, again=again, distinct=distinct))
 
-    def predict(self, batch: np.ndarray) -> list[Prediction]:
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[Prediction]:
         """See `Learner.predict`. Raises the error that the daemon answers with."""
+        asked = {"why": True} if why else {}    # which an older daemon does not take
         with Parcel() as parcel:
             for data in batch:
                 parcel.add(data)
-            return [Prediction(**answer) for answer in self._client.ask("predict", parcel.seal())]
+            return [*map(Prediction.from_json, self._client.ask("predict", parcel.seal(), **asked))]
 
 
 class Parcel:

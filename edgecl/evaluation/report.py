@@ -1,4 +1,4 @@
-"""An HTML report in one file: text, tables, and plots as inline SVG. Needs matplotlib (extra `report`)."""
+"""An HTML report in one file: text, tables, and plots as inline SVG, which need matplotlib (extra `report`)."""
 from __future__ import annotations
 
 import html
@@ -173,4 +173,4 @@ def write_report(path: Path, title: str, lead: str, parts: Sequence[str]) -> Non
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f'<body><h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>{"".join(parts)}</body></html>',
-        "utf-8")
+        "utf-8", "backslashreplace")    # names of files may hold bytes that are not UTF-8

@@ -129,7 +129,8 @@ def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
-    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None])]
+    why = values.get("why", False)
+    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None], why)]
 
 
 def _backup(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
@@ -150,11 +151,12 @@ COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
     "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
+    "advise": Command(_plain("advise"), waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
-    "predict": Command(_predict, waits=True, samples=True),
+    "predict": Command(_predict, takes={"why": TRUTH}, waits=True, samples=True),
     "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH, "distinct": TRUTH},
                      writes=True, waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},

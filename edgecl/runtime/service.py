@@ -11,6 +11,7 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -19,7 +20,7 @@ from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
 from edgecl.runtime.review import Review
 from edgecl.runtime.source_set import SourceSet
-from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_samples
+from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_inputs, stored_samples
 from edgecl.runtime.triggers import StartRound
 from edgecl.runtime.writer import StateWriter, stopping
 from edgecl.samples import Sample, check_class_name, check_new_name, kind_of
@@ -28,6 +29,7 @@ from edgecl.sources.spec import Spec
 if TYPE_CHECKING:
     from edgecl.learner import Learner
     from edgecl.learning.serving import Serving
+    from edgecl.learning.why import Explainer
     from edgecl.results import Learned, Prediction
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
@@ -44,6 +46,7 @@ class Service:
         self.path, self.settings = learner.store.path, settings
         self.hub, self.counts, self.sources = Hub(), Counters(), SourceSet()
         self._view: View | None = None
+        self._explaining: tuple[Serving, Explainer] | None = None
         self._review, self._begun = Review(settings.review_below), time.monotonic()
         self.writer = StateWriter(learner, settings, self.counts, self._publish,
                                   lambda event: self.hub.say({"type": "round", **event}))
@@ -69,6 +72,7 @@ class Service:
         before, self._view = self._view, view
         if serving is not None or not view.status["classes"]:
             self.classifier.swap(serving)
+            self._explaining = None
         if before is None or before.status["generation"] != view.status["generation"]:
             self.hub.say({"type": "generation", "generation": view.status["generation"],
                           "classes": view.status["classes"]})
@@ -116,15 +120,33 @@ class Service:
             raise BadInput(f"no class is called {label!r}", "see `edgecl classes`")
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
 
-    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
-        """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
+    def sample(self, number: str) -> np.ndarray | None:
+        """See `Learner.stored_input`. Raises BadInput, StateError."""
+        return self.writer.submit(lambda learner: learner.stored_input(number), changes=False).result()
+
+    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0,
+                limit: int = PAGE) -> dict[str, Any]:
+        """`SampleList.to_json` of `Learner.samples`, with `limit` samples from `start` on; total: how many there are.
         Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
         def stored(learner: Learner) -> StoredSamples:
             return StoredSamples.of(learner.repository, suspicious)
 
         listed = self.writer.submit(stored, changes=False).result().listed(label)
-        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
+        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + limit])
         return {**page.to_json(), "total": len(listed.samples)}
+
+    def advise(self) -> dict[str, Any]:
+        """`TeachingAdvice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
+        StateError."""
+        def stored(learner: Learner) -> JudgedSamples:
+            return JudgedSamples.of(learner.repository)
+
+        return self.writer.submit(stored, changes=False).result().advice().to_json()
+
+    def inputs(self, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
+        """Stored samples by their ids, as `exemplars` gives them; None for one that is not stored, or only its feature.
+        Raises BadInput for what is not an id, StateError."""
+        return self.writer.submit(lambda learner: stored_inputs(learner, ids), changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
@@ -165,15 +187,24 @@ class Service:
 
     # answering and learning ---------------------------------------------------------------------
 
-    def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """`Prediction.to_json` for each sample of a batch [n, ...]. Raises BadInput, StateError."""
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[dict[str, Any]]:
+        """`Prediction.to_json` for each sample of a batch [n, ...]; see `Learner.predict`. Raises BadInput, StateError.
+        """
         self._check(batch)
-        answers = []
-        for answer in self.classifier.predict(batch):   # one by one: the loop gets its turn in between
+        answers, explaining = [], self._explaining_now() if why else None
+        for answer in self.classifier.predict(batch, explaining):   # one by one: the loop gets its turn in between
             if self.writer.stopping:
                 raise stopping()
             answers.append(answer.to_json())
         return answers
+
+    def _explaining_now(self) -> tuple[Serving, Explainer]:
+        """What `Sessions.explaining` gives for what serves now: only the writer reads stored samples."""
+        found = self._explaining    # once: another thread may change it
+        if found is None or found[0] is not self.classifier.serving:
+            work = self.writer.submit(lambda learner: learner.sessions.explaining(), changes=False)
+            self._explaining = found = work.result()
+        return found
 
     def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False,
               distinct: bool = False) -> dict[str, Any]:
