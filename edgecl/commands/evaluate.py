@@ -5,7 +5,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecl.commands import Intake, ProgressBar, opened, percent, print_json, print_table, report_damage
+from edgecl.commands import (
+    Intake,
+    ProgressBar,
+    opened,
+    percent,
+    print_json,
+    print_table,
+    report_damage,
+    say_left_out,
+)
 from edgecl.errors import BadInput
 from edgecl.evaluation.answers_report import WrongPictures, answer_text, calibration_text, class_rows, write_evaluation
 from edgecl.samples import NOTHING
