@@ -45,6 +45,16 @@ def decode_image(data: bytes, name: str, height: int, width: int) -> NDArray[np.
     return _read(BytesIO(data), name, height, width)
 
 
+def pixels_of(data: bytes) -> NDArray[np.uint8]:
+    """The pixels of a small photo as they are in its file, uint8 [height, width, 3 or 1]. Raises BadInput."""
+    try:
+        with Image.open(BytesIO(data), formats=["JPEG", "PNG"]) as image:
+            pixels = np.array(image if image.mode == "L" else image.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"a stored photo can't be read ({error})", "export it again") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
 def _read(file: Path | BytesIO, name: str, height: int, width: int) -> NDArray[np.uint8]:
     def pixels(image: Image.Image) -> NDArray[np.uint8]:
         deep = ";16" in str(getattr(image, "tile", ""))     # 16 bits per channel, of which Pillow keeps 8

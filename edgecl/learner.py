@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgecl.learning.evaluating import OnWrong
+    from edgecl.learning.sample_archive import SampleArchive
+    from edgecl.learning.sample_export import SampleExport
+    from edgecl.learning.sample_import import ArchiveNotes
     from edgecl.learning.serving import Serving
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
@@ -92,6 +95,14 @@ class Learner:
         then nothing has changed.
         """
         return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again, distinct)
+
+    def learn_export(self, archive: SampleArchive, label: str, again: bool = False
+                     ) -> tuple[Learned | None, ArchiveNotes]:
+        """Learn the samples of one class of an export, in one generation: as they were learned there, with their
+        sources and times; None if none is left, and what was left out. Raises BadInput, BudgetError, StateError."""
+        from edgecl.learning.sample_import import learn_archive
+
+        return learn_archive(archive, label, self.repository, self.sessions, self._teaching, again)
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
@@ -185,6 +196,16 @@ class Learner:
         assert foundation is not None
         backbone = backbone_bytes(self.store, foundation, serving.backbone_name)
         return export(serving, backbone, Path(path), calibration)
+
+    def export_samples(self, path: Path | str, label: str | None = None) -> SampleExport:
+        """Write all stored samples, or those of a class, to a new or empty folder, which another state can learn; see
+        `edgecl.learning.sample_export`. It appears whole, or not at all. Raises BadInput, BudgetError, StateError."""
+        from edgecl.learning.sample_export import check_folder, export_samples, write_folder
+
+        check_folder(Path(path), self.store.path)
+        exported, files = export_samples(self.repository, label)
+        write_folder(files, Path(path))
+        return exported
 
     # looking ------------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ def learn(options: argparse.Namespace) -> None:
     if options.folder is not None and options.sources:
         raise BadInput("--from takes one folder and no other sources", "leave the other sources out")
     check_streams(options)
+    if options.folder is not None and _learned_export(options):
+        return
     from edgecl.commands import look
     from edgecl.commands.direct_or_daemon import direct_or_daemon
 
@@ -127,6 +129,23 @@ def _looked_at(looked: Looked, taker: Taker, options: argparse.Namespace) -> boo
     if options.dry_run:
         look.show(looked, taker, options.json)
     return bool(options.dry_run)
+
+
+def _learned_export(options: argparse.Namespace) -> bool:
+    """Whether a folder was an export of samples, which is learned then."""
+    from edgecl.commands.leave import learn_export
+    from edgecl.learning.sample_archive import is_archive
+
+    if not is_archive(options.folder):
+        return False
+    if options.dry_run:
+        raise BadInput(f"{options.folder} is an export of samples, which --dry-run does not look at",
+                       "its manifest says what it holds")
+    keep_memory_low()
+    if not state_path(options).exists():
+        _create(state_path(options), options)
+    learn_export(options)
+    return True
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
 from edgecl.learning.advice import JudgedSamples
+from edgecl.learning.sample_export import export_samples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -28,6 +29,7 @@ from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
+    from edgecl.learning.sample_export import ExportFile
     from edgecl.learning.serving import Serving
     from edgecl.learning.why import Explainer
     from edgecl.results import Learned, Prediction
@@ -134,6 +136,13 @@ class Service:
         listed = self.writer.submit(stored, changes=False).result().listed(label)
         page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + limit])
         return {**page.to_json(), "total": len(listed.samples)}
+
+    def export_samples(self, label: str | None = None) -> tuple[dict[str, Any], list[ExportFile]]:
+        """`SampleExport` of all stored samples, or of those of a class, as a dict, and the files. Raises BadInput,
+        StateError."""
+        about, files = self.writer.submit(lambda learner: export_samples(learner.repository, label),
+                                          changes=False).result()
+        return asdict(about), files
 
     def advise(self) -> dict[str, Any]:
         """`TeachingAdvice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
