@@ -166,6 +166,8 @@ def _samples(command: argparse.ArgumentParser) -> None:
 
 def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="write what was removed to a new file "
+                         "outside the state, which `edgecl check --certificate FILE` checks against it")
 
 
 def _remove(command: argparse.ArgumentParser) -> None:
@@ -201,6 +203,8 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--repair", action="store_true", help="restore what can be restored; damaged files are set "
                          "aside, not deleted")
     command.add_argument("--discard", action="store_true", help="delete what is set aside")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="check a certificate of `edgecl forget` "
+                         "against the state, and nothing else")
 
 
 def _backup(command: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ from edgecl.state.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.learning.certificate import CheckedCertificate
     from edgecl.learning.evaluating import OnWrong
     from edgecl.learning.sample_archive import SampleArchive
     from edgecl.learning.sample_export import SampleExport
@@ -104,12 +105,12 @@ class Learner:
 
         return learn_archive(archive, label, self.repository, self.sessions, self._teaching, again)
 
-    def forget(self, label: str) -> dict[str, Any]:
+    def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
         they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
-        covariance. Raises BadInput, StateError."""
-        done = exclusively(self.store, lambda: forget_class(self.repository, label))
+        covariance; with certify "certificate", see `edgecl.learning.certificate`. Raises BadInput, StateError."""
+        done = exclusively(self.store, lambda: forget_class(self.repository, label, certify))
         clear_killed(self.store.path)
         return done
 
@@ -232,6 +233,12 @@ class Learner:
         """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its
         feature is stored. Raises BadInput for an unknown one."""
         return stored_input(self.repository, number)
+
+    def check_certificate(self, certificate: dict[str, Any]) -> CheckedCertificate:
+        """Whether this state bears out a certificate of forgetting, of `read_certificate`. Raises StateError."""
+        from edgecl.learning.certificate import check_certificate
+
+        return check_certificate(self.repository, certificate)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

@@ -177,7 +177,7 @@ COMMANDS = {
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
                           {"source": TEXT, "session": TEXT, "again": TRUTH, "distinct": TRUTH}, writes=True,
                           waits=True),
-    "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+    "forget": Command(_plain("forget"), {"label": TEXT}, {"certify": TRUTH}, writes=True, waits=True),
     "remove": Command(_plain("remove"), {"ids": LIST}, {"erase": TRUTH}, writes=True, waits=True),
     "move": Command(_plain("move"), {"ids": LIST, "label": TEXT}, writes=True, waits=True),
     "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),

@@ -258,9 +258,9 @@ class Service:
 
         return self.writer.submit(work, nbytes=nbytes, brief=0 < size <= BRIEF_BYTES, report=asdict).result()
 
-    def forget(self, label: str) -> dict[str, Any]:
+    def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """See `Learner.forget`. Raises BadInput, StateError."""
-        return self.writer.submit(lambda learner: learner.forget(label)).result()
+        return self.writer.submit(lambda learner: learner.forget(label, certify)).result()
 
     def remove(self, ids: Sequence[int | str], erase: bool = False) -> dict[str, Any]:
         """`Corrected` as a dict, see `Learner.remove`. Raises BadInput, StateError."""
