@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
+    "advise": ("advise", "say which classes are confused, which need more samples, and when more will not help"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "remove": ("correct", "remove stored samples, given by id, exactly"),
@@ -31,6 +32,7 @@ COMMANDS = {
     "check": ("check", "read everything, and say what is damaged, what can be restored and what is lost"),
     "backup": ("backup", "copy a state, while it is in use, to a folder, a .tar or stdout"),
     "restore": ("backup", "make a state from a backup: a folder, a .tar or stdin"),
+    "export-samples": ("leave", "write all stored samples to a folder, with a manifest; `learn --from` reads it back"),
     "export": ("predict", "write backbone and head as one ONNX file"),
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
     "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
@@ -120,6 +122,11 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.onnx")
     command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
     command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos that set the int8 ranges")
+
+
+def _export_samples(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="DIR", help="a new or empty folder")
+    command.add_argument("--class", dest="label", metavar="NAME", help="only the samples of this class")
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
@@ -257,8 +264,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
     "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
-    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round,
-    "replay": _replay, "methods": _methods, "bench": _bench}
+    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "export-samples": _export_samples,
+    "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -268,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
-        return int(getattr(module, options.command)(options) or 0)
+        return int(getattr(module, options.command.replace("-", "_"))(options) or 0)
     except EdgeclError as error:
         from edgecl.settings import short_names
 

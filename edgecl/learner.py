@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
 from edgecl.learning.corrections import move_samples, remove_samples, rename_class
@@ -21,7 +22,7 @@ from edgecl.learning.status import classes_of, status_of
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
 from edgecl.learning.why import stored_input
-from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status, TeachingAdvice
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgecl.learning.evaluating import OnWrong
+    from edgecl.learning.sample_archive import SampleArchive
+    from edgecl.learning.sample_export import SampleExport
+    from edgecl.learning.sample_import import ArchiveNotes
     from edgecl.learning.serving import Serving
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
@@ -90,6 +94,14 @@ class Learner:
         BudgetError, StateError; then nothing has changed.
         """
         return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again)
+
+    def learn_export(self, archive: SampleArchive, label: str, again: bool = False
+                     ) -> tuple[Learned | None, ArchiveNotes]:
+        """Learn the samples of one class of an export, in one generation: as they were learned there, with their
+        sources and times; None if none is left, and what was left out. Raises BadInput, BudgetError, StateError."""
+        from edgecl.learning.sample_import import learn_archive
+
+        return learn_archive(archive, label, self.repository, self.sessions, self._teaching, again)
 
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
@@ -184,6 +196,16 @@ class Learner:
         backbone = backbone_bytes(self.store, foundation, serving.backbone_name)
         return export(serving, backbone, Path(path), calibration)
 
+    def export_samples(self, path: Path | str, label: str | None = None) -> SampleExport:
+        """Write all stored samples, or those of a class, to a new or empty folder, which another state can learn; see
+        `edgecl.learning.sample_export`. It appears whole, or not at all. Raises BadInput, BudgetError, StateError."""
+        from edgecl.learning.sample_export import check_folder, export_samples, write_folder
+
+        check_folder(Path(path), self.store.path)
+        exported, files = export_samples(self.repository, label)
+        write_folder(files, Path(path))
+        return exported
+
     # looking ------------------------------------------------------------------------------------
 
     def classes(self) -> list[ClassSummary]:
@@ -194,6 +216,11 @@ class Learner:
         """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
         return StoredSamples.of(self.repository, suspicious).listed(label)
+
+    def advise(self) -> TeachingAdvice:
+        """Which classes are confused, which need more samples and which do not, see `edgecl.learning.advice`. Raises
+        StateError."""
+        return JudgedSamples.of(self.repository).advice()
 
     def stored_input(self, number: str) -> np.ndarray | None:
         """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its

@@ -98,6 +98,8 @@ def learn(options: argparse.Namespace) -> None:
     if options.folder is not None and options.sources:
         raise BadInput("--from takes one folder and no other sources", "leave the other sources out")
     check_streams(options)
+    if options.folder is not None and _learned_export(options):
+        return
     from edgecl.commands.direct_or_daemon import direct_or_daemon
 
     keep_memory_low()
@@ -112,6 +114,20 @@ def learn(options: argparse.Namespace) -> None:
         else:
             learned = learn_folder(one, options)
         suggest_nothing(options, learned, one.kind)
+
+
+def _learned_export(options: argparse.Namespace) -> bool:
+    """Whether a folder was an export of samples, which is learned then."""
+    from edgecl.commands.leave import learn_export
+    from edgecl.learning.sample_archive import is_archive
+
+    if not is_archive(options.folder):
+        return False
+    keep_memory_low()
+    if not state_path(options).exists():
+        _create(state_path(options), options)
+    learn_export(options)
+    return True
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:

@@ -22,10 +22,11 @@ from edgecl.settings import counted
 from edgecl.state.generations import Append, Rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from edgecl.exemplars.codecs import Codec
     from edgecl.exemplars.known_samples import KnownSamples
+    from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.foundation import Foundation
     from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
@@ -55,6 +56,21 @@ class Teaching:
         recognises = not again and model is None and self.settings.memory != "statistics"
         known = self.repository.known().known if recognises else None
         given = taught(batches, label, Model(backbone, foundation, codec), known, progress)
+        try:
+            return self._commit(given, label, again, ComputedBy(foundation, model, used, tuned), started)
+        except FoundedMeanwhile:
+            if not everything:
+                raise
+            return self.teach(iter(everything), label, again=again)
+
+    def take_back(self, given: Taught, label: str, by: ComputedBy, again: bool = False) -> Learned:
+        """Learn samples of one class that another state has stored. Raises FoundedMeanwhile too, see `by`."""
+        return self._commit(given, label, again, by, time.perf_counter())
+
+    def _commit(self, given: Taught, label: str, again: bool, by: ComputedBy, started: float) -> Learned:
+        """Learn what counts of prepared samples, in one generation. started: on `time.perf_counter`."""
+        foundation, model = by.foundation, by.model
+        codec = foundation.buffer(self.settings).codec
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
         if any(given.blank) and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
@@ -62,12 +78,12 @@ class Teaching:
 
         def commit() -> tuple[int, list[str], Figures, Count]:
             now, learned, origins = self.store.newest.backbone, given.features, None
-            if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
-                if codec.input is None and tuned is not None:
+            if by.used is not None and now is not None and by.used != now:  # a round, or a way back, was faster
+                if codec.input is None and by.tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, given.inputs, codec.input)
             if self.settings.memory != "statistics":
-                origins = origins_of(given.places, taught_at)
+                origins = [(row.origin, row.tick) for row in given.stored] or origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
             if given.known and not knowledge.known.has(label, given.known).all():
@@ -82,16 +98,13 @@ class Teaching:
                 self.repository.unchanged(knowledge)
                 return self.store.current, knowledge.labels, before, told
             knowledge.add(label, given.keys, learned, given.inputs, origins, told.known)
-            detail = {"class": label, "samples": count}
+            if given.stored:
+                knowledge.mark_like([*compress(given.stored, (~told.known).tolist())])
+            detail = {"class": label, "samples": count, **({"tuned": True} if by.tuned_there else {})}
             change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
             return self.repository.commit(knowledge, change), knowledge.labels, before, told
 
-        try:
-            generation, labels, before, told = exclusively(self.store, commit)
-        except FoundedMeanwhile:
-            if not everything:
-                raise
-            return self.teach(iter(everything), label, again=again)
+        generation, labels, before, told = exclusively(self.store, commit)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -125,7 +138,8 @@ class Teaching:
 class Taught(NamedTuple):
     """Samples to learn: features float32 [n, d]; keys: of `sample_keys`; inputs: encoded samples, [] if the codec keeps
     none; places: where each came from; blank: whether each shows nothing; given: samples that came, of which `left_out`
-    show nothing and are not among these, and neither are those with the keys `known`, which the class knows."""
+    show nothing and are not among these, and neither are those with the keys `known`, which the class knows. stored:
+    what another state has stored of them, origins and marks included; none if they come from elsewhere."""
 
     features: np.ndarray
     keys: list[int]
@@ -135,6 +149,19 @@ class Taught(NamedTuple):
     given: int
     left_out: int
     known: list[int]
+    stored: Sequence[StoredSample] = ()
+
+
+class ComputedBy(NamedTuple):
+    """What features were computed by. model: the backbone, if it is new to the state; used: the name of its file, if it
+    is known there; tuned: the generation of the round that it came from;
+    tuned_there: whether a round of another state has made the new one."""
+
+    foundation: Foundation
+    model: bytes | None
+    used: str | None
+    tuned: int | None
+    tuned_there: bool = False
 
 
 class Model(NamedTuple):

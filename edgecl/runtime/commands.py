@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
+from edgecl.files import tar
 from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
 from edgecl.samples import UNITS, Place, Sample
@@ -141,6 +143,18 @@ def _backup(service: Service, values: dict[str, Any], file: int | None) -> Itera
         yield encode({"ok": True, "result": state.copied()._asdict()})
 
 
+def _export_samples(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
+    """A line about the export and its tar, and the tar."""
+    about, files = service.export_samples(values.get("label"))
+    yield encode({"ok": True, "result": {"about": about, "tar_bytes": tar.length(len(each.content) for each in files)}})
+    when = int(time.time())
+    for name, content in files:
+        yield tar.header(name, len(content), when)
+        yield content
+        yield tar.padding(len(content))
+    yield tar.END
+
+
 def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
     return lambda service, values, file: getattr(service, name)(**values)
 
@@ -151,10 +165,12 @@ COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
     "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
+    "advise": Command(_plain("advise"), waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
+    "export_samples": Command(_export_samples, {}, {"label": TEXT}, streams=True),
     "predict": Command(_predict, takes={"why": TRUTH}, waits=True, samples=True),
     "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH}, writes=True,
                      waits=True, samples=True),

@@ -11,6 +11,8 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.advice import JudgedSamples
+from edgecl.learning.sample_export import export_samples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -19,7 +21,7 @@ from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
 from edgecl.runtime.review import Review
 from edgecl.runtime.source_set import SourceSet
-from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_samples
+from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_inputs, stored_samples
 from edgecl.runtime.triggers import StartRound
 from edgecl.runtime.writer import StateWriter, stopping
 from edgecl.samples import Sample, check_class_name, kind_of
@@ -27,6 +29,7 @@ from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
+    from edgecl.learning.sample_export import ExportFile
     from edgecl.learning.serving import Serving
     from edgecl.learning.why import Explainer
     from edgecl.results import Learned, Prediction
@@ -123,15 +126,36 @@ class Service:
         """See `Learner.stored_input`. Raises BadInput, StateError."""
         return self.writer.submit(lambda learner: learner.stored_input(number), changes=False).result()
 
-    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
-        """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
+    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0,
+                limit: int = PAGE) -> dict[str, Any]:
+        """`SampleList.to_json` of `Learner.samples`, with `limit` samples from `start` on; total: how many there are.
         Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
         def stored(learner: Learner) -> StoredSamples:
             return StoredSamples.of(learner.repository, suspicious)
 
         listed = self.writer.submit(stored, changes=False).result().listed(label)
-        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
+        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + limit])
         return {**page.to_json(), "total": len(listed.samples)}
+
+    def export_samples(self, label: str | None = None) -> tuple[dict[str, Any], list[ExportFile]]:
+        """`SampleExport` of all stored samples, or of those of a class, as a dict, and the files. Raises BadInput,
+        StateError."""
+        about, files = self.writer.submit(lambda learner: export_samples(learner.repository, label),
+                                          changes=False).result()
+        return asdict(about), files
+
+    def advise(self) -> dict[str, Any]:
+        """`TeachingAdvice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
+        StateError."""
+        def stored(learner: Learner) -> JudgedSamples:
+            return JudgedSamples.of(learner.repository)
+
+        return self.writer.submit(stored, changes=False).result().advice().to_json()
+
+    def inputs(self, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
+        """Stored samples by their ids, as `exemplars` gives them; None for one that is not stored, or only its feature.
+        Raises BadInput for what is not an id, StateError."""
+        return self.writer.submit(lambda learner: stored_inputs(learner, ids), changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:

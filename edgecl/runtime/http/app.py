@@ -21,7 +21,9 @@ from edgecl.runtime.http.access import COOKIE
 from edgecl.runtime.http.bodies import Turns, media_type, read_values
 from edgecl.runtime.http.events import Broadcaster, EventReply
 from edgecl.runtime.http.guards import Guard
+from edgecl.runtime.http.parameters import flag, parameter, required
 from edgecl.runtime.http.replies import HttpRefusal, reply
+from edgecl.runtime.http.sample_routes import SampleRoutes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +75,7 @@ class Application:
             ("POST", "/api/forget", self._forget),
             ("POST", "/api/rollback", self._rollback),
             ("POST", "/api/round", self._round),
+            *SampleRoutes(self._call, self._service).routes(),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,12 +132,12 @@ class Application:
 
     async def _exemplars(self, request: Request) -> Response:
         """?class=NAME: up to four stored samples of a class, as pictures."""
-        service, label = self._service(request), _parameter(request, "class")
+        service, label = self._service(request), parameter(request, "class")
         return reply(await self._call(lambda: [picture(each) for each in service.exemplars(label, 4)]))
 
     async def _picture(self, request: Request) -> Response:
         """?source=NAME: the last sample of a source."""
-        source = _parameter(request, "source")
+        source = parameter(request, "source")
 
         def look() -> dict[str, Any]:
             sample = self._service(request).latest_sample(source)
@@ -173,14 +176,14 @@ class Application:
 
     async def _predict(self, request: Request) -> Response:
         """?why=1: with what `Why` says."""
-        why = _flag(request, "why")
+        why = flag(request, "why")
         async with self._turns.upload(request) as body:
             return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body), why)))
 
     async def _learn(self, request: Request) -> Response:
         """?class=NAME&file=NAME&again=1."""
-        label, name = _parameter(request, "class"), request.query_params.get("file") or "http"
-        again = _flag(request, "again")
+        label, name = parameter(request, "class"), request.query_params.get("file") or "http"
+        again = flag(request, "again")
         async with self._turns.upload(request) as body:
             return reply(await self._call(
                 lambda: self._service(request).learn(label, self._batch(request, body), name, again)))
@@ -191,13 +194,13 @@ class Application:
 
     async def _learn_last(self, request: Request) -> Response:
         values = await read_values(request, {"class": str, "seconds": float, "source": str, "again": bool})
-        label, seconds = _required(values, "class"), _required(values, "seconds")
+        label, seconds = required(values, "class"), required(values, "seconds")
         return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source"),
-                                      "", values.get("again") or _flag(request, "again")))
+                                      "", values.get("again") or flag(request, "again")))
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        label = _required(await read_values(request, {"class": str}), "class")
+        label = required(await read_values(request, {"class": str}), "class")
         await self._call(_frame, service, number)
         return reply(await self._call(service.review_name, number, label))
 
@@ -208,7 +211,7 @@ class Application:
         return reply({"ok": True})
 
     async def _forget(self, request: Request) -> Response:
-        label = _required(await read_values(request, {"class": str}), "class")
+        label = required(await read_values(request, {"class": str}), "class")
         return reply(await self._call(self._service(request).forget, label))
 
     async def _rollback(self, request: Request) -> Response:
@@ -246,24 +249,3 @@ def _found(look: Callable[[], T]) -> T:
         return look()
     except BadInput as error:
         raise HttpRefusal(404, error.what, error.cure) from error
-
-
-def _parameter(request: Request, name: str) -> str:
-    value = request.query_params.get(name)
-    if not value:
-        raise BadInput(f"?{name}= is missing", f"ask for {request.url.path}?{name}=NAME")
-    return value
-
-
-def _flag(request: Request, name: str) -> bool:
-    """Whether a parameter of the address is 1. Raises BadInput if it is neither 0 nor 1."""
-    value = request.query_params.get(name, "0")
-    if value not in ("0", "1"):
-        raise BadInput(f"?{name}={value[:40]}", f"give ?{name}=1, or leave it out")
-    return value == "1"
-
-
-def _required(values: dict[str, Any], name: str) -> Any:
-    if values.get(name) is None:
-        raise BadInput(f"{name} is missing", f'send {{"{name}": ...}}')
-    return values[name]
