@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 from edgecl import __version__
@@ -32,6 +33,7 @@ COMMANDS = {
     "check": ("check", "read everything, and say what is damaged, what can be restored and what is lost"),
     "backup": ("backup", "copy a state, while it is in use, to a folder, a .tar or stdout"),
     "restore": ("backup", "make a state from a backup: a folder, a .tar or stdin"),
+    "export-samples": ("leave", "write all stored samples to a folder, with a manifest; `learn --from` reads it back"),
     "export": ("predict", "write backbone and head as one ONNX file"),
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
     "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
@@ -101,8 +103,14 @@ def _learn(command: argparse.ArgumentParser) -> None:
     command.add_argument("--session", metavar="NAME",
                          help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
                          "is estimated by leaving out whole sessions, so use the same name for all classes of one")
-    command.add_argument("--again", action="store_true",
-                         help="also count samples that the class was taught before (default: they are left out)")
+    yes = {
+        "--again": "also count samples that the class was taught before (default: they are left out)",
+        "--dry-run": "only look at it, and print what would be learned: names, kinds, sizes, copies, layout",
+        "--skip-empty": "with --from, leave out classes without anything that can be read, instead of learning nothing",
+        "--subfolders": "all subfolders of a class show that class, whatever they are called",
+        "--distinct": "the class is another one than a known one of nearly the same name, such as Mug and mug"}
+    for flag, text in yes.items():
+        command.add_argument(flag, action="store_true", help=text)
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
@@ -121,6 +129,11 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.onnx")
     command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
     command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos that set the int8 ranges")
+
+
+def _export_samples(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="DIR", help="a new or empty folder")
+    command.add_argument("--class", dest="label", metavar="NAME", help="only the samples of this class")
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
@@ -153,6 +166,8 @@ def _samples(command: argparse.ArgumentParser) -> None:
 
 def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="write what was removed to a new file "
+                         "outside the state, which `edgecl check --certificate FILE` checks against it")
 
 
 def _remove(command: argparse.ArgumentParser) -> None:
@@ -188,6 +203,8 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--repair", action="store_true", help="restore what can be restored; damaged files are set "
                          "aside, not deleted")
     command.add_argument("--discard", action="store_true", help="delete what is set aside")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="check a certificate of `edgecl forget` "
+                         "against the state, and nothing else")
 
 
 def _backup(command: argparse.ArgumentParser) -> None:
@@ -258,18 +275,20 @@ def _bench(command: argparse.ArgumentParser) -> None:
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
     "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
-    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round,
-    "replay": _replay, "methods": _methods, "bench": _bench}
+    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "export-samples": _export_samples,
+    "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0; 1 if it was refused (one line on stderr says why and the cure); 2 for wrong usage."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless set
         os.environ.setdefault(variable, "1")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")   # a name that a terminal can't show ends no command
     try:
         options = parser().parse_args(arguments)
         module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
-        return int(getattr(module, options.command)(options) or 0)
+        return int(getattr(module, options.command.replace("-", "_"))(options) or 0)
     except EdgeclError as error:
         from edgecl.settings import short_names
 

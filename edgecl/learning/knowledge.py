@@ -241,6 +241,14 @@ class Knowledge:
         self.stored = [row._replace(trained=row.trained or row.id in tuned, judges=row.judges or row.id in held)
                        for row in self.stored]
 
+    def mark_like(self, rows: Sequence[StoredSample]) -> None:
+        """Give the samples that were learned last the marks of others, in their order: near-duplicates, and what a
+        learning round has done with them."""
+        begin = len(self.stored) - len(rows)
+        self.stored = [*self.stored[:begin], *(
+            mine._replace(spare=other.spare, trained=other.trained, judges=other.judges)
+            for mine, other in zip(self.stored[begin:], rows))]
+
     def moved(self, features: Mapping[int, NDArray[np.float32]]) -> Knowledge:
         """The same by another backbone: what is stored is learned again, what is not is moved, see
         `edgecl.statistics.feature_drift`.
