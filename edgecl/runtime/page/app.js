@@ -64,11 +64,18 @@ const rounds = once((found, running, plan) => {
   if (!found.length) $('verdicts').replaceChildren(el('li', {className: 'quiet small', textContent: 'None yet. A round tunes the backbone in a process of its own. The gate accepts the result only if it is better.'}));
 });
 
+const words = {
+  rollback: each => `went back to generation ${each.to}`,
+  remove: each => `${each.erasing ? 'erase' : 'remove'} ${count(each.samples, 'sample')}`,
+  move: each => `move ${count(each.samples, 'sample')} to ${each.class}`,
+  rename: each => each.from ? `rename ${each.from} to ${each.class}` : null,
+};
+
 const history = once((found, all) => {
   const newest = [...found].reverse(), shown = all ? newest : newest.slice(0, FIRST_GENERATIONS);
   $('more').hidden = all || newest.length <= FIRST_GENERATIONS;
   $('generations').replaceChildren(...shown.map(each => {
-    const what = each.action === 'rollback' ? `went back to generation ${each.to}` : [each.action, each.class ?? each.method ?? ''].join(' ');
+    const what = words[each.action]?.(each) ?? [each.action, each.class ?? each.method ?? ''].join(' ');
     const seconds = (Date.now() - Date.parse(each.created)) / 1000;
     const button = each.restorable && !each.current ? el('button', {type: 'button', textContent: 'Go back', onclick: () => goBack(each)}) : null;
     button?.setAttribute('aria-label', `Go back to generation ${each.generation}`);

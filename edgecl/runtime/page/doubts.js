@@ -33,12 +33,12 @@ function suspect(sample) {
   const what = sample.source || sample.id, other = sample.looks_like && sample.looks_like !== sample.class ? sample.looks_like : null;
   const item = el('li', {className: 'frame'}, shown(sample, `Sample ${what}`), el('div', {className: 'naming'},
     el('p', {}, 'In ', el('b', {}, el('bdi', {textContent: sample.class}))),
-    el('p', {className: 'quiet small', textContent: sample.reason, dir: 'auto'}), el('p', {className: 'quiet small file', textContent: what, dir: 'auto', title: what}),
+    el('p', {className: 'quiet small', textContent: sample.reason}), el('p', {className: 'quiet small file', textContent: what, dir: 'auto', title: what}),
     el('div', {className: 'chips'},
-      other ? word(el('span', {}, 'Move to ', el('bdi', {textContent: other})), `Move ${what} to ${other}`, () => move([sample.id], said, other), 'chip first') : null,
-      word('Move to …', `Move ${what} to another class`, () => move([sample.id], said), 'chip'),
-      word('Remove', `Remove ${what}`, () => remove([sample.id], said), 'chip'),
-      word('It is right', `${what} is right: take it off this list`, async () => true, 'chip'))));
+      other ? word(el('span', {}, 'Move to ', el('bdi', {textContent: other})), `Move to ${other}: ${what}`, () => move([sample.id], said, other), 'chip first') : null,
+      word('Move to …', `Move to …: ${what}`, () => move([sample.id], said), 'chip'),
+      word('Remove', `Remove: ${what}`, () => remove([sample.id], said), 'chip'),
+      word('It is right', `It is right: ${what}`, async () => true, 'chip'))));
   return item;
 }
 
@@ -54,7 +54,7 @@ async function look() {
   $('look').disabled = false;
   $('look').textContent = 'Look again';
   $('doubts-found').hidden = false;
-  $('advice').replaceChildren(...(advice.value?.advice ?? [advice.reason.message]).map(text => el('li', {textContent: text, dir: 'auto'})));
+  $('advice').replaceChildren(...(advice.value?.advice ?? [advice.reason.message]).map(text => el('li', {textContent: text})));
   confusions(advice.value?.confused ?? []);
   if (doubtful.reason) { $('suspects').replaceChildren(el('li', {className: 'quiet', textContent: doubtful.reason.message})); return; }
   judged = doubtful.value.generation;

@@ -79,7 +79,7 @@ export function open(name, closed = () => {}) {
 
 // What is known has changed.
 export function follow(info) {
-  if (!$('sheet').open || info.generation <= generation) return;
+  if (!$('sheet').open || generation === null || info.generation <= generation) return;
   if (info.classes.includes(label)) load(); else $('sheet').close();
 }
 
