@@ -37,6 +37,7 @@ class Repository:
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
         self._kept: tuple[int, Knowledge] | None = None
+        self._rows: tuple[int, list[StoredSample]] | None = None
         self.heads = SolvedHeads(store, settings.head, lambda: self.known())
         self._moved = "", 0, 0      # epoch of the log, a generation, and bytes of the samples journaled in between
 
@@ -66,13 +67,26 @@ class Repository:
             self._kept = None
         return knowledge
 
+    def stored(self) -> list[StoredSample]:
+        """The samples that are stored now, as in `Knowledge.stored`, without the statistics, which take longer to read;
+        [] if the state keeps none. A list that is not to be changed."""
+        if self.foundation is None or self.settings.memory == "statistics":
+            return []
+        with self.store.reading():
+            current = self.store.current
+            if self._kept is not None and self._kept[0] == current:
+                return self._kept[1].stored
+            if self._rows is None or self._rows[0] != current:
+                self._rows = current, self.store.samples(current)
+            return self._rows[1]
+
     def release(self) -> None:
-        """Drop the knowledge in memory; it is read again when it is needed."""
-        self._kept = None
+        """Drop what was read into memory; it is read again when it is needed."""
+        self._kept = self._rows = None
 
     def forget_generations(self) -> None:
         """Drop all that is kept for a generation's number."""
-        self._kept = None
+        self._kept = self._rows = None
         self.heads.forget_generations()
 
     def load(self, generation: int, foundation: Foundation | None = None) -> Knowledge:

@@ -34,11 +34,14 @@ class StoredSamples(NamedTuple):
             generation = repository.store.current
             if repository.foundation is None:
                 return cls(generation, [], {})
+            if not suspicious:
+                counts = sorted(repository.heads.summary().get("known", {}).items())
+                return cls(generation, [*repository.stored()], {label: count for label, (count, _) in counts})
             known = repository.known()
             taught = {label: known.plain.counts[label] for label in known.labels}
             if known.gaussians is not None:     # what is stored then are pseudo-samples
                 return cls(generation, [], taught)
-            evidence = Evidence.of(known) if suspicious and known.labels else None
+            evidence = Evidence.of(known) if known.labels else None
             return cls(generation, [*known.stored], taught, evidence)
 
     def listed(self, label: str | None = None) -> SampleList:

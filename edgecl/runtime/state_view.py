@@ -69,7 +69,7 @@ def stored_samples(learner: Learner, label: str, limit: int) -> list[np.ndarray]
     codec = foundation.buffer(learner.settings).codec.input if foundation else None
     if codec is None or not limit:
         return []
-    rows = [row for row in learner.repository.known().stored if row.label == label and row.input]
+    rows = [row for row in learner.repository.stored() if row.label == label and row.input]
     return [codec.decode(row.input) for row in rows[::max(len(rows) // limit, 1)][:limit]]
 
 
@@ -79,7 +79,7 @@ def stored_inputs(learner: Learner, ids: Sequence[str]) -> dict[str, np.ndarray 
     codec = foundation.buffer(learner.settings).codec.input if foundation else None
     found: dict[str, np.ndarray | None] = dict.fromkeys(numbers.values())
     if codec is not None:
-        for row in learner.repository.known().stored:
+        for row in learner.repository.stored():
             if row.id in numbers and row.input:
                 found[numbers[row.id]] = codec.decode(row.input)
     return found
