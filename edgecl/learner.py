@@ -84,17 +84,18 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None, again: bool = False) -> Learned:
+              progress: Progress | None = None, again: bool = False, distinct: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
         done; again: whether samples count that the class was taught before, or that repeat another one, which are left
-        out otherwise. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput,
-        BudgetError, StateError; then nothing has changed.
+        out otherwise; distinct: the class is another one than a known one of nearly the same name, such as Mug and mug.
+        Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError, StateError;
+        then nothing has changed.
         """
-        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again)
+        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again, distinct)
 
     def learn_export(self, archive: SampleArchive, label: str, again: bool = False
                      ) -> tuple[Learned | None, ArchiveNotes]:
@@ -208,6 +209,11 @@ class Learner:
         return exported
 
     # looking ------------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the known classes in alphabetical order; unlike `classes`, this solves no head."""
+        return [*self.repository.known().labels] if self.foundation is not None else []
 
     def classes(self) -> list[ClassSummary]:
         """The known classes in alphabetical order."""

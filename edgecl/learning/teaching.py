@@ -17,7 +17,7 @@ from edgecl.learning.foundation import create_foundation
 from edgecl.learning.judging import ON
 from edgecl.learning.rerun import rerun
 from edgecl.results import Learned
-from edgecl.samples import NOTHING, SampleBatch, blank, kind_of, prepare, sample_keys
+from edgecl.samples import NOTHING, SampleBatch, blank, check_new_name, kind_of, prepare, sample_keys
 from edgecl.settings import counted
 from edgecl.state.generations import Append, Rewrite
 
@@ -46,7 +46,7 @@ class Teaching:
         self.store, self.settings = repository.store, repository.settings
 
     def teach(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None,
-              again: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`. label: a checked class name."""
         started = time.perf_counter()
         foundation, model, batches, everything = self._founded(batches, label)
@@ -57,17 +57,18 @@ class Teaching:
         known = self.repository.known().known if recognises else None
         given = taught(batches, label, Model(backbone, foundation, codec), known, progress)
         try:
-            return self._commit(given, label, again, ComputedBy(foundation, model, used, tuned), started)
+            return self._commit(given, label, again, ComputedBy(foundation, model, used, tuned), started, distinct)
         except FoundedMeanwhile:
             if not everything:
                 raise
-            return self.teach(iter(everything), label, again=again)
+            return self.teach(iter(everything), label, again=again, distinct=distinct)
 
     def take_back(self, given: Taught, label: str, by: ComputedBy, again: bool = False) -> Learned:
         """Learn samples of one class that another state has stored. Raises FoundedMeanwhile too, see `by`."""
         return self._commit(given, label, again, by, time.perf_counter())
 
-    def _commit(self, given: Taught, label: str, again: bool, by: ComputedBy, started: float) -> Learned:
+    def _commit(self, given: Taught, label: str, again: bool, by: ComputedBy, started: float,
+                distinct: bool = True) -> Learned:
         """Learn what counts of prepared samples, in one generation. started: on `time.perf_counter`."""
         foundation, model = by.foundation, by.model
         codec = foundation.buffer(self.settings).codec
@@ -86,6 +87,8 @@ class Teaching:
                 origins = [(row.origin, row.tick) for row in given.stored] or origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
+            if not distinct:
+                check_new_name(label, knowledge.labels)
             if given.known and not knowledge.known.has(label, given.known).all():
                 raise StateError(f"{self.store.path}: samples of {label!r} were taken out while others were read",
                                  "try again")
