@@ -29,11 +29,13 @@ function beyondNoise(before, after) {
 
 // The result of a `learn`, in words.
 export function told(learned, samples = learned.samples) {
+  if (!samples) return `Nothing new: ${count(learned.known, 'sample')} of ${learned.label} already known.`;
   const share = ([right, of]) => percent(right / of), judged = learned.judged ?? {};
   const after = learned.accuracy?.[learned.label]?.[1], [right, of] = judged[learned.label]?.[1] ?? [];
   const changed = Object.entries(judged).filter(([other, [was, now]]) => other !== learned.label && beyondNoise(was, now));
   return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct (${right} of ${of}).`)
     + (learned.known ? ` ${count(learned.known, 'sample')} already known: left out.` : '')
+    + Object.entries(learned.also_in ?? {}).map(([other, sources]) => ` Also in ${other}: ${count(sources.length, 'sample')}.`).join('')
     + (learned.left_out ? ` Left out: ${count(learned.left_out, 'sample')} of one colour or constant.` : '')
     + (changed.length ? ` Changed: ${changed.slice(0, 3).map(([other, [was, now]]) => `${other} (${share(was)} → ${share(now)})`).join(', ')}.` : '');
 }
