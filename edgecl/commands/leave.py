@@ -10,6 +10,7 @@ from edgecl.commands.backup import readable
 from edgecl.commands.learned import tell
 from edgecl.errors import BadInput, StateError
 from edgecl.learning.sample_export import check_folder, write_folder
+from edgecl.samples import check_new_name
 from edgecl.settings import counted, format_size
 
 if TYPE_CHECKING:
@@ -116,6 +117,10 @@ def learn_export(options: argparse.Namespace) -> list[Learned]:
         raise BadInput(f"{options.folder} is an export without a sample", "name another folder")
     archive.check()
     with opened(options) as learner:
+        known = [each.name for each in learner.classes()] if learner.foundation else []
+        for label in archive.labels:
+            if not options.distinct and label not in known:
+                check_new_name(label, known)
         for label in archive.labels:
             one, notes = learner.learn_export(archive, label, options.again)
             if one is not None:
