@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 from edgecl import __version__
@@ -102,8 +103,14 @@ def _learn(command: argparse.ArgumentParser) -> None:
     command.add_argument("--session", metavar="NAME",
                          help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
                          "is estimated by leaving out whole sessions, so use the same name for all classes of one")
-    command.add_argument("--again", action="store_true",
-                         help="also count samples that the class was taught before (default: they are left out)")
+    yes = {
+        "--again": "also count samples that the class was taught before (default: they are left out)",
+        "--dry-run": "only look at it, and print what would be learned: names, kinds, sizes, copies, layout",
+        "--skip-empty": "with --from, leave out classes without anything that can be read, instead of learning nothing",
+        "--subfolders": "all subfolders of a class show that class, whatever they are called",
+        "--distinct": "the class is another one than a known one of nearly the same name, such as Mug and mug"}
+    for flag, text in yes.items():
+        command.add_argument(flag, action="store_true", help=text)
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
@@ -159,6 +166,8 @@ def _samples(command: argparse.ArgumentParser) -> None:
 
 def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="write what was removed to a new file "
+                         "outside the state, which `edgecl check --certificate FILE` checks against it")
 
 
 def _remove(command: argparse.ArgumentParser) -> None:
@@ -194,6 +203,8 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--repair", action="store_true", help="restore what can be restored; damaged files are set "
                          "aside, not deleted")
     command.add_argument("--discard", action="store_true", help="delete what is set aside")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="check a certificate of `edgecl forget` "
+                         "against the state, and nothing else")
 
 
 def _backup(command: argparse.ArgumentParser) -> None:
@@ -272,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0; 1 if it was refused (one line on stderr says why and the cure); 2 for wrong usage."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless set
         os.environ.setdefault(variable, "1")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")   # a name that a terminal can't show ends no command
     try:
         options = parser().parse_args(arguments)
         module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")

@@ -31,6 +31,7 @@ from edgecl.state.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.learning.certificate import CheckedCertificate
     from edgecl.learning.evaluating import OnWrong
     from edgecl.learning.sample_archive import SampleArchive
     from edgecl.learning.sample_export import SampleExport
@@ -83,17 +84,18 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None, again: bool = False) -> Learned:
+              progress: Progress | None = None, again: bool = False, distinct: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
         done; again: whether samples count that the class was taught before, or that repeat another one, which are left
-        out otherwise. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput,
-        BudgetError, StateError; then nothing has changed.
+        out otherwise; distinct: the class is another one than a known one of nearly the same name, such as Mug and mug.
+        Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError, StateError;
+        then nothing has changed.
         """
-        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again)
+        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again, distinct)
 
     def learn_export(self, archive: SampleArchive, label: str, again: bool = False
                      ) -> tuple[Learned | None, ArchiveNotes]:
@@ -103,12 +105,12 @@ class Learner:
 
         return learn_archive(archive, label, self.repository, self.sessions, self._teaching, again)
 
-    def forget(self, label: str) -> dict[str, Any]:
+    def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
         they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
-        covariance. Raises BadInput, StateError."""
-        done = exclusively(self.store, lambda: forget_class(self.repository, label))
+        covariance; with certify "certificate", see `edgecl.learning.certificate`. Raises BadInput, StateError."""
+        done = exclusively(self.store, lambda: forget_class(self.repository, label, certify))
         clear_killed(self.store.path)
         return done
 
@@ -208,6 +210,11 @@ class Learner:
 
     # looking ------------------------------------------------------------------------------------
 
+    @property
+    def labels(self) -> list[str]:
+        """Names of the known classes in alphabetical order; unlike `classes`, this solves no head."""
+        return [*self.repository.known().labels] if self.foundation is not None else []
+
     def classes(self) -> list[ClassSummary]:
         """The known classes in alphabetical order."""
         return classes_of(self.repository)
@@ -226,6 +233,12 @@ class Learner:
         """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its
         feature is stored. Raises BadInput for an unknown one."""
         return stored_input(self.repository, number)
+
+    def check_certificate(self, certificate: dict[str, Any]) -> CheckedCertificate:
+        """Whether this state bears out a certificate of forgetting, of `read_certificate`. Raises StateError."""
+        from edgecl.learning.certificate import check_certificate
+
+        return check_certificate(self.repository, certificate)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

@@ -130,7 +130,7 @@ class Learned:
     of the judging samples are right, and how many they are. known: samples that the class was taught before, and were
     left out; if none is left, nothing has changed, and generation is the current one; also_in: other class -> sources
     of samples that were learned though it knows them; unrecognised: older samples of the class that would count again,
-    since their content is not known any more."""
+    since their content is not known any more; blurred: sources of photos that look blurred and were learned."""
 
     label: str
     samples: int
@@ -146,6 +146,7 @@ class Learned:
     known: int = 0
     also_in: dict[str, list[str]] = field(default_factory=dict)
     unrecognised: int = 0
+    blurred: list[str] = field(default_factory=list)
 
     @property
     def given(self) -> int:

@@ -63,12 +63,12 @@ def test_the_nearest_of_all_stored_samples_are_found(split, monkeypatch, photos,
     apart = brute_force((asked - x.mean(0) * (not photos)) * units, (x - x.mean(0) * (not photos)) * units, photos)
     best = np.sort(apart, 1)[:, :3]
     near = np.take_along_axis(apart, places, 1)
-    assert (near <= best * 1.05 + 1e-3 * best.mean()).mean() > (0.9 if axes else 0.97)     # up to rounding
+    assert (near <= best * 1.02 + 1e-3 * best.mean()).mean() > (0.95 if axes else 0.97)     # up to rounding
     assert (np.diff(similarities, axis=1) <= 0).all() and similarities.max() <= 1
     own, same = found(x)
     assert (same[:, 0] > 0.999).all() and (own[:, 0] == np.arange(700)).mean() > 0.97      # a sample is like itself
     if photos:
-        assert np.abs(similarities - (1 - near / 2)).max() < (0.02 if axes else 2e-3)     # the cosine
+        assert np.abs(similarities - (1 - near / 2)).max() < 2e-3     # the cosine
 
 
 def test_fewer_stored_samples_than_are_asked_for_and_all_alike():
@@ -163,6 +163,37 @@ def test_damaged_samples_are_not_named(tmp_path):
     why = learner.predict(vectors("ant", 1), why=True)[0].why
     assert why.top and not why.nearest and why.note
     learner.close()
+
+
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e12, 1e30])
+@pytest.mark.parametrize("axes", [False, True])
+def test_absurd_numbers_are_answered_in_numbers(tmp_path, monkeypatch, scale, axes):
+    if axes:
+        monkeypatch.setattr(nearest, "MOST_NUMBERS", {True: 100, False: 100})
+        monkeypatch.setattr(nearest, "FEWEST_AXES", 4)
+        monkeypatch.setattr(nearest, "MOST_AXES", 4)
+    learner = create(tmp_path / "state")
+    for name in ("ant", "wasp"):
+        learner.learn(vectors(name, 25), name)
+    answer, = learner.predict(np.sign(vectors("ant", 1)) * np.float32(scale), why=True)
+    found = json.loads(json.dumps(answer.to_json(), allow_nan=False))
+    assert len(found["nearest"]) == 3 and found["outside"] is not None
+    learner.close()
+
+
+def test_what_is_removed_or_moved_is_not_named_any_more(learner):
+    asked = vectors("ant", 25)[3:4]
+    first = learner.predict(asked, why=True)[0].why.nearest[0]
+    assert first.similarity > 0.99
+    learner.remove([first.id])
+    assert first.id not in {match.id for match in learner.predict(asked, why=True)[0].why.nearest}
+    with pytest.raises(BadInput, match=first.id):
+        learner.stored_input(first.id)
+    learner.rollback()
+    assert learner.predict(asked, why=True)[0].why.nearest[0].id == first.id
+    learner.move([first.id], "cat")
+    moved = learner.predict(asked, why=True)[0].why.nearest[0]
+    assert moved.id != first.id and moved.label == "cat" and moved.similarity == first.similarity
 
 
 def test_answers_come_through_json(taught, split):

@@ -5,7 +5,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgecl.commands import Intake, ProgressBar, opened, percent, print_json, print_table, report_damage
+from edgecl.commands import (
+    Intake,
+    ProgressBar,
+    opened,
+    percent,
+    print_json,
+    print_table,
+    report_damage,
+    say_left_out,
+)
 from edgecl.errors import BadInput
 from edgecl.evaluation.answers_report import WrongPictures, answer_text, calibration_text, class_rows, write_evaluation
 from edgecl.samples import NOTHING
@@ -32,7 +41,7 @@ def evaluate(options: argparse.Namespace) -> None:
             if not options.report.parent.is_dir():
                 raise BadInput(f"{options.report.parent} is not a folder", "make it first, or name another file")
         one = Direct(learner)
-        intake = Intake(one.shape, read_labelled(options.folder, one.spec()), bar)
+        intake = Intake(one.shape, read_labelled(options.folder, one.spec(), told=say_left_out), bar)
         found = learner.evaluate(intake, pictures)
         report_damage(learner.damage)
         intake.report()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def _figure(height: float = 4.2) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.fonttype"] = "none"
     matplotlib.rcParams["svg.hashsalt"] = "edgecl"
+    matplotlib.rcParams["text.parse_math"] = False      # a $ in a name is a $
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8.4, height))
@@ -157,7 +159,9 @@ def _svg(figure: Any) -> str:
     from matplotlib import pyplot
 
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")    # browsers have it
+        figure.savefig(text, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     drawing = text.getvalue()
     return f"<figure>{drawing[drawing.index('<svg'):]}</figure>"

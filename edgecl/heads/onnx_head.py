@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgecl.heads.head import Head, NearestRow, Scale
 
 METADATA_KEY = "edgecl.head"
+FARTHEST = 1e6      # outside, in units of the threshold: no number is beyond it
 OUTPUTS = ("features", "logits", "probabilities", "novelty")
 
 
@@ -167,7 +168,7 @@ class HeadSession:
         if self.unknown_above is None:
             return None
         past = (novelty.astype(np.float64) - self.unknown_above) / max(self.unknown_above, 1.0)
-        return np.maximum(1 + past, 0.0)
+        return np.nan_to_num(1 + past, nan=0.0).clip(0.0, FARTHEST)
 
 
 def fuse(backbone: bytes, head: bytes) -> bytes:

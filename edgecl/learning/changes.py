@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecl.errors import BadInput, ChangedMeanwhile, StateError
+from edgecl.learning import certificate
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.status import known_are
 from edgecl.state.generations import Rewrite
@@ -29,7 +30,7 @@ def exclusively(store: Store, work: Callable[[], T]) -> T:
         return work()
 
 
-def forget_class(repository: Repository, label: str) -> dict[str, Any]:
+def forget_class(repository: Repository, label: str, certify: bool = False) -> dict[str, Any]:
     """See `Learner.forget`. To be called in `exclusively`."""
     store = repository.store
     knowledge = repository.known()
@@ -37,13 +38,19 @@ def forget_class(repository: Repository, label: str) -> dict[str, Any]:
         raise BadInput(f"no class is called {label!r}", known_are(knowledge.labels))
     shown = store.tuned() is not None and knowledge.shown_to_backbone(label)
     kept = knowledge.kept_ids()
+    draft = certificate.drafted(repository, knowledge, label) if certify else None
     exact = knowledge.forget(label) and not shown
     knowledge.let_go(kept)
     remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
-    change = Rewrite("forget", {"class": label, "exact": exact}, erase=frozenset({label}))
+    detail: dict[str, Any] = {"class": label, "exact": exact}
+    if draft is not None:
+        draft = certificate.completed(draft, knowledge, exact, shown, knowledge.remains)
+        detail["certificate"] = certificate.digest(draft)
+    change = Rewrite("forget", detail, erase=frozenset({label}))
     discarded = len(store.set_aside.files())
     generation = repository.commit(knowledge, change)
-    return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
+    done = {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
+    return done if draft is None else {**done, "certificate": certificate.issued(draft, store.newest)}
 
 
 def roll_back(repository: Repository, generation: int | None) -> int:

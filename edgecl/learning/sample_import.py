@@ -159,7 +159,7 @@ class _ClassReader:
         blank = [bool(self.archive.about["blank"])] + [False] * (len(rows) - 1)
         inputs = [row.input for row in rows] if self.codec is not None and self.codec.input else []
         return Taught(np.stack([row.feature for row in rows]), [row.key for row in rows], inputs, places, blank,
-                      len(rows), 0, [], rows)
+                      [False] * len(rows), len(rows), 0, [], rows)
 
     def _computed(self, rows: list[StoredSample], waiting: list[tuple[int, NDArray[Any]]]) -> list[StoredSample]:
         """The rows with the features of those that wait for them."""

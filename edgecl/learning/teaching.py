@@ -16,8 +16,9 @@ from edgecl.learning.changes import exclusively
 from edgecl.learning.foundation import create_foundation
 from edgecl.learning.judging import ON
 from edgecl.learning.rerun import rerun
+from edgecl.learning.sharpness import blurred
 from edgecl.results import Learned
-from edgecl.samples import NOTHING, SampleBatch, blank, kind_of, prepare, sample_keys
+from edgecl.samples import NOTHING, SampleBatch, blank, check_new_name, kind_of, prepare, sample_keys
 from edgecl.settings import counted
 from edgecl.state.generations import Append, Rewrite
 
@@ -46,7 +47,7 @@ class Teaching:
         self.store, self.settings = repository.store, repository.settings
 
     def teach(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None,
-              again: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`. label: a checked class name."""
         started = time.perf_counter()
         foundation, model, batches, everything = self._founded(batches, label)
@@ -57,17 +58,18 @@ class Teaching:
         known = self.repository.known().known if recognises else None
         given = taught(batches, label, Model(backbone, foundation, codec), known, progress)
         try:
-            return self._commit(given, label, again, ComputedBy(foundation, model, used, tuned), started)
+            return self._commit(given, label, again, ComputedBy(foundation, model, used, tuned), started, distinct)
         except FoundedMeanwhile:
             if not everything:
                 raise
-            return self.teach(iter(everything), label, again=again)
+            return self.teach(iter(everything), label, again=again, distinct=distinct)
 
     def take_back(self, given: Taught, label: str, by: ComputedBy, again: bool = False) -> Learned:
         """Learn samples of one class that another state has stored. Raises FoundedMeanwhile too, see `by`."""
         return self._commit(given, label, again, by, time.perf_counter())
 
-    def _commit(self, given: Taught, label: str, again: bool, by: ComputedBy, started: float) -> Learned:
+    def _commit(self, given: Taught, label: str, again: bool, by: ComputedBy, started: float,
+                distinct: bool = True) -> Learned:
         """Learn what counts of prepared samples, in one generation. started: on `time.perf_counter`."""
         foundation, model = by.foundation, by.model
         codec = foundation.buffer(self.settings).codec
@@ -86,6 +88,8 @@ class Teaching:
                 origins = [(row.origin, row.tick) for row in given.stored] or origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
+            if not distinct:
+                check_new_name(label, knowledge.labels)
             if given.known and not knowledge.known.has(label, given.known).all():
                 raise StateError(f"{self.store.path}: samples of {label!r} were taken out while others were read",
                                  "try again")
@@ -116,7 +120,7 @@ class Teaching:
                        self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"],
                        given.left_out, told.blank, told.new, figures("judged"),
                        len(given.known) + len(given.keys) - told.samples,
-                       told.also_in, told.unrecognised)
+                       told.also_in, told.unrecognised, told.blurred)
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch], list[SampleBatch]]:
@@ -137,15 +141,17 @@ class Teaching:
 
 class Taught(NamedTuple):
     """Samples to learn: features float32 [n, d]; keys: of `sample_keys`; inputs: encoded samples, [] if the codec keeps
-    none; places: where each came from; blank: whether each shows nothing; given: samples that came, of which `left_out`
-    show nothing and are not among these, and neither are those with the keys `known`, which the class knows. stored:
-    what another state has stored of them, origins and marks included; none if they come from elsewhere."""
+    none; places: where each came from; blank, blurred: whether each shows nothing, or looks blurred; given: samples
+    that came, of which `left_out` show nothing and are not among these, and neither are those with the keys `known`,
+    which the class knows. stored: what another state has stored of them, origins and marks included; none if they come
+    from elsewhere."""
 
     features: np.ndarray
     keys: list[int]
     inputs: list[bytes]
     places: list[Place]
     blank: list[bool]
+    blurred: list[bool]
     given: int
     left_out: int
     known: list[int]
@@ -174,7 +180,7 @@ class Model(NamedTuple):
 
 class Count(NamedTuple):
     """What counts of samples that were taught: samples, blank ones among them; known: which don't count, bool [n]; new:
-    whether the class is; also_in, unrecognised: see `Learned`."""
+    whether the class is; also_in, unrecognised, blurred: see `Learned`."""
 
     samples: int
     blank: int
@@ -182,6 +188,7 @@ class Count(NamedTuple):
     new: bool
     also_in: dict[str, list[str]]
     unrecognised: int
+    blurred: list[str]
 
 
 def taught(batches: Iterable[SampleBatch], label: str, model: Model, known: KnownSamples | None = None,
@@ -194,6 +201,7 @@ def taught(batches: Iterable[SampleBatch], label: str, model: Model, known: Know
     backbone, foundation, codec = model
     features: list[np.ndarray] = []
     shows: list[str] = []
+    soft: list[bool] = []
     keys: list[int] = []
     inputs: list[bytes] = []
     places: list[Place] = []
@@ -212,6 +220,7 @@ def taught(batches: Iterable[SampleBatch], label: str, model: Model, known: Know
         features.append(backbone.features(fitted) if len(fitted) else np.zeros((0, foundation.dimension), np.float32))
         keys += compress(mine, new)
         shows += compress(shown, new)
+        soft += blurred(fitted) if foundation.kind == "image" else [False] * len(fitted)
         inputs += [codec.input.encode(sample) for sample in fitted] if codec.input else []
         places += compress(batch.places, new)
         if progress:
@@ -220,8 +229,8 @@ def taught(batches: Iterable[SampleBatch], label: str, model: Model, known: Know
     if label == NOTHING or 2 * nothing >= given:
         taken = [True] * len(shows)
     return Taught(np.concatenate(features)[taken], [*compress(keys, taken)], [*compress(inputs, taken)],
-                  [*compress(places, taken)], [bool(why) for why in compress(shows, taken)], given,
-                  taken.count(False), before)
+                  [*compress(places, taken)], [bool(why) for why in compress(shows, taken)],
+                  [*compress(soft, taken)], given, taken.count(False), before)
 
 
 def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Count:
@@ -232,4 +241,6 @@ def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Co
     also_in = {other: [str(given.places[place]) for place in places] for other, places in found.elsewhere.items()}
     blanks = int(np.count_nonzero(~known & np.array(given.blank, np.bool_)))
     return Count(int(np.count_nonzero(~known)), blanks, known, not before, also_in,
-                 0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label))
+                 0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label),
+                 [str(place) for place, out, nothing, soft in zip(given.places, known, given.blank, given.blurred)
+                  if soft and not (out or nothing)])

@@ -126,7 +126,7 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
     return service.learn_samples(values["label"], samples_of(file, values.get("groups"), values.get("sessions")),
-                                 os.fstat(file).st_size, values.get("again", False))
+                                 os.fstat(file).st_size, values.get("again", False), values.get("distinct", False))
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
@@ -172,16 +172,18 @@ COMMANDS = {
     "backup": Command(_backup, streams=True),
     "export_samples": Command(_export_samples, {}, {"label": TEXT}, streams=True),
     "predict": Command(_predict, takes={"why": TRUTH}, waits=True, samples=True),
-    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH}, writes=True,
-                     waits=True, samples=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH, "distinct": TRUTH},
+                     writes=True, waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
-                          {"source": TEXT, "session": TEXT, "again": TRUTH}, writes=True, waits=True),
-    "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+                          {"source": TEXT, "session": TEXT, "again": TRUTH, "distinct": TRUTH}, writes=True,
+                          waits=True),
+    "forget": Command(_plain("forget"), {"label": TEXT}, {"certify": TRUTH}, writes=True, waits=True),
     "remove": Command(_plain("remove"), {"ids": LIST}, {"erase": TRUTH}, writes=True, waits=True),
     "move": Command(_plain("move"), {"ids": LIST, "label": TEXT}, writes=True, waits=True),
     "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
-    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, writes=True, waits=True),
+    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, {"distinct": TRUTH}, writes=True,
+                           waits=True),
     "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True),
 }

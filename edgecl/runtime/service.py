@@ -24,7 +24,7 @@ from edgecl.runtime.source_set import SourceSet
 from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_inputs, stored_samples
 from edgecl.runtime.triggers import StartRound
 from edgecl.runtime.writer import StateWriter, stopping
-from edgecl.samples import Sample, check_class_name, kind_of
+from edgecl.samples import Sample, check_class_name, check_new_name, kind_of
 from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
@@ -215,31 +215,34 @@ class Service:
             self._explaining = found = work.result()
         return found
 
-    def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False) -> dict[str, Any]:
+    def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False,
+              distinct: bool = False) -> dict[str, Any]:
         """Learn a batch [n, ...]; `Learned` as a dict, once it is on the disk and serves. name: of the file that it is;
-        again: see `Learner.learn`. Raises BadInput, BudgetError, StateError; then nothing has changed."""
+        again, distinct: see `Learner.learn`. Raises BadInput, BudgetError, StateError; then nothing has changed."""
         self._check(batch)
         samples = [Sample(data, name) for data in batch] if len(batch) == 1 or not name else [
             Sample(data, name, at=number, unit="index") for number, data in enumerate(batch)]
-        return self._learn(label, samples, batch.nbytes, batch.nbytes, again)
+        return self._learn(label, samples, batch.nbytes, batch.nbytes, again, distinct)
 
     def learn_samples(self, label: str, samples: Iterator[Sample], size: int = 0,
-                      again: bool = False) -> dict[str, Any]:
+                      again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
-        return self._learn(label, samples, 0, size, again)
+        return self._learn(label, samples, 0, size, again, distinct)
 
     def learn_last(self, label: str, seconds: float, source: str | None = None, session: str = "",
-                   again: bool = False) -> dict[str, Any]:
+                   again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one; session:
-        see `edgecl.samples.Sample`. Raises as `learn`."""
+        see `edgecl.samples.Sample`; again, distinct: see `Learner.learn`. Raises as `learn`."""
         samples = [replace(sample, session=session) for sample in self.sources.last(seconds, source)]
         size = sum(sample.data.nbytes for sample in samples)
-        return self._learn(label, samples, size, size, again)
+        return self._learn(label, samples, size, size, again, distinct)
 
     def _learn(self, label: str, samples: Sequence[Sample] | Iterator[Sample], nbytes: int,
-               size: int, again: bool = False) -> dict[str, Any]:
+               size: int, again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """nbytes: held in memory until they are learned; size: of all samples."""
         label = check_class_name(label)
+        if not distinct:    # before the samples are read
+            check_new_name(label, (each["name"] for each in self.view.classes))
 
         def until_stopped() -> Iterator[Sample]:
             for sample in samples:
@@ -249,15 +252,15 @@ class Service:
 
         def work(learner: Learner) -> Learned:
             begun = time.perf_counter()
-            learned = learner.learn(until_stopped(), label, again=again)
+            learned = learner.learn(until_stopped(), label, again=again, distinct=distinct)
             self.counts.count_learned(learned.samples, time.perf_counter() - begun)
             return learned
 
         return self.writer.submit(work, nbytes=nbytes, brief=0 < size <= BRIEF_BYTES, report=asdict).result()
 
-    def forget(self, label: str) -> dict[str, Any]:
+    def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """See `Learner.forget`. Raises BadInput, StateError."""
-        return self.writer.submit(lambda learner: learner.forget(label)).result()
+        return self.writer.submit(lambda learner: learner.forget(label, certify)).result()
 
     def remove(self, ids: Sequence[int | str], erase: bool = False) -> dict[str, Any]:
         """`Corrected` as a dict, see `Learner.remove`. Raises BadInput, StateError."""
@@ -331,10 +334,12 @@ class Service:
         """A frame of the review list. Raises BadInput if it is not there any more."""
         return self._review.get(number).data
 
-    def review_name(self, number: int, label: str) -> dict[str, Any]:
-        """Learn a frame as `label`, and take it off the list; `Learned` as a dict. Raises as `learn`."""
+    def review_name(self, number: int, label: str, distinct: bool = False) -> dict[str, Any]:
+        """Learn a frame as `label`, and take it off the list; `Learned` as a dict. distinct: see `Learner.learn`.
+        Raises as `learn`."""
         entry = self._review.get(number)
-        learned = self._learn(label, [Sample(entry.data, entry.answer.source)], entry.data.nbytes, entry.data.nbytes)
+        learned = self._learn(label, [Sample(entry.data, entry.answer.source)], entry.data.nbytes, entry.data.nbytes,
+                              distinct=distinct)
         self._review.discard(number)
         return learned
 

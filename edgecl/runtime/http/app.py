@@ -181,28 +181,30 @@ class Application:
             return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body), why)))
 
     async def _learn(self, request: Request) -> Response:
-        """?class=NAME&file=NAME&again=1."""
+        """?class=NAME&file=NAME&again=1&distinct=1."""
         label, name = parameter(request, "class"), request.query_params.get("file") or "http"
-        again = flag(request, "again")
+        again, distinct = flag(request, "again"), flag(request, "distinct")
         async with self._turns.upload(request) as body:
             return reply(await self._call(
-                lambda: self._service(request).learn(label, self._batch(request, body), name, again)))
+                lambda: self._service(request).learn(label, self._batch(request, body), name, again, distinct)))
 
     def _batch(self, request: Request, body: bytes) -> Any:
         info = self._service(request).info()
         return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
 
     async def _learn_last(self, request: Request) -> Response:
-        values = await read_values(request, {"class": str, "seconds": float, "source": str, "again": bool})
+        values = await read_values(request, {"class": str, "seconds": float, "source": str, "again": bool,
+                                             "distinct": bool})
         label, seconds = required(values, "class"), required(values, "seconds")
         return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source"),
-                                      "", values.get("again") or flag(request, "again")))
+                                      "", values.get("again") or flag(request, "again"), bool(values.get("distinct"))))
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        label = required(await read_values(request, {"class": str}), "class")
+        values = await read_values(request, {"class": str, "distinct": bool})
+        label = required(values, "class")
         await self._call(_frame, service, number)
-        return reply(await self._call(service.review_name, number, label))
+        return reply(await self._call(service.review_name, number, label, bool(values.get("distinct"))))
 
     async def _review_drop(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
