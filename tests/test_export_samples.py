@@ -194,6 +194,21 @@ def test_what_product_codes_keep_is_exported_but_not_learned(tmp_path, capsys):
                 for line in SampleArchive(tmp_path / "out").samples(each))
 
 
+def test_a_class_that_is_nearly_a_known_one_is_asked_about(tmp_path, capsys):
+    with closing(create(tmp_path / "one")) as learner:
+        learner.learn(vectors("ant", 5), "Ant")
+        learner.export_samples(tmp_path / "out")
+    with closing(create(tmp_path / "two")) as learner:
+        learner.learn(vectors("bee", 5), "ant")
+    command = ["learn", "--from", tmp_path / "out", "--state", tmp_path / "two"]
+    assert "did you mean" in refused(capsys, *command)
+    assert main([*map(str, command), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == [{"class": "Ant", "exact": 5}]
+    assert main([*map(str, command), "--distinct"]) == 0
+    with closing(Learner.open(tmp_path / "two")) as two:
+        assert [each.name for each in two.classes()] == ["Ant", "ant"]
+
+
 def test_refused_before_anything_is_written(tmp_path, capsys):
     with closing(create(tmp_path / "one")) as learner:
         learner.learn(vectors("ant", 5), "ant")
