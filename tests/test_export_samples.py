@@ -210,7 +210,7 @@ def test_a_class_that_is_nearly_a_known_one_is_asked_about(tmp_path, capsys):
         assert [each.name for each in two.classes()] == ["Ant", "ant"]
 
 
-def test_refused_before_anything_is_written(tmp_path, capsys):
+def test_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
     with closing(create(tmp_path / "one")) as learner:
         learner.learn(vectors("ant", 5), "ant")
     with closing(create(tmp_path / "none")):
@@ -227,9 +227,13 @@ def test_refused_before_anything_is_written(tmp_path, capsys):
     assert "nothing yet" in refused(capsys, "export-samples", tmp_path / "out", "--state", tmp_path / "none")
     assert "keeps no samples" in refused(capsys, "export-samples", tmp_path / "out", "--state", tmp_path / "statistics")
     assert not (tmp_path / "out").exists()
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "here"):
+        (tmp_path / name).mkdir()
     assert main(["export-samples", str(tmp_path / "empty"), *map(str, state)]) == 0
     assert (tmp_path / "empty" / MANIFEST).exists()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["export-samples", ".", *map(str, state)]) == 0
+    assert (tmp_path / "here" / MANIFEST).exists()
 
 
 def test_a_changed_export(tmp_path, capsys):

@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,6 @@ from edgecl.state.backup import into
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -176,7 +176,7 @@ def check_folder(path: Path, state: Path) -> None:
 
 def write_folder(files: Iterable[ExportFile], path: Path) -> None:
     """Write an export to a folder that is new or empty: whole, or not at all. Raises BudgetError, StateError."""
-    with into(path), appearing(path) as making:
+    with into(path), appearing(Path(os.path.abspath(path))) as making:
         making.mkdir(mode=0o700)
         folders = [making]
         for name, content in files:
