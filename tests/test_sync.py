@@ -286,7 +286,7 @@ def test_without_a_terminal_it_needs_yes(folder, state, capsys):
         assert counts(learner)["ant"] == 12
 
 
-@pytest.mark.parametrize(("answer", "left"), [("y\n", 11), ("n\n", 12), ("\n", 12)])
+@pytest.mark.parametrize(("answer", "left"), [("y\n", 11), ("n\n", 12), ("\n", 12), ("\x04", 12)])
 def test_on_a_terminal_it_asks(answer, left, folder, state):
     (folder / "ant/00.csv").unlink()
     ours, theirs = pty.openpty()
@@ -297,6 +297,7 @@ def test_on_a_terminal_it_asks(answer, left, folder, state):
     os.close(ours)
     os.close(theirs)
     assert process.returncode == int(left == 12), err
+    assert "Traceback" not in err
     assert "remove 1 sample of ant" in out
     with closing(Learner.open(state)) as learner:
         assert counts(learner)["ant"] == left

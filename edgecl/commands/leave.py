@@ -107,6 +107,7 @@ def show_export(options: argparse.Namespace) -> None:
 def learn_export(options: argparse.Namespace) -> list[Learned]:
     """Learn an export, one generation per class. The state is changed beside a running daemon, which follows it."""
     from edgecl.learning.sample_archive import SampleArchive
+    from edgecl.learning.sample_import import ArchiveNotes
 
     for name in ("session", "seconds"):
         if getattr(options, name):
@@ -130,6 +131,8 @@ def learn_export(options: argparse.Namespace) -> list[Learned]:
                 print_json({"class": label, "samples": 0, "generation": learner.store.current,
                             "left_out": dict(notes.left_out)})
             _say(label, archive, notes)
+    for label in sorted(archive.not_stored.keys() - {*archive.labels}):
+        _say(label, archive, ArchiveNotes())
     return learned
 
 

@@ -133,7 +133,11 @@ def _ask(plan: SyncPlan, options: argparse.Namespace) -> None:
         return
     if options.json or sys.stdin is None or not sys.stdin.isatty():
         raise BadInput("nothing was changed: there is no terminal to ask on", "add --yes, or --dry-run to look only")
-    if input("go on? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("go on? [y/N] ")
+    except EOFError:    # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise BadInput("nothing was changed", "answer y to go on")
 
 
