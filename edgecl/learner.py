@@ -92,8 +92,9 @@ class Learner:
     def forget(self, label: str) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
-        they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
-        covariance. Raises BadInput, StateError."""
+        they may hold the class; "gathered": True if frames gathered for review were thrown away, since they may show
+        it; "remains": what is left of it, if that is something else than its part of the shared covariance. Raises
+        BadInput, StateError."""
         done = exclusively(self.store, lambda: forget_class(self.repository, label))
         clear_killed(self.store.path)
         return done

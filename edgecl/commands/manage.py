@@ -27,6 +27,8 @@ def forget(options: argparse.Namespace) -> None:
     if count := answer["discarded"]:
         print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since "
               f"{'they' if count > 1 else 'it'} may have held the class")
+    if answer.get("gathered"):
+        print("threw away the frames that were gathered for review, since they may show it")
 
 
 def rollback(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgecl.errors import BadInput, ChangedMeanwhile, StateError
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.status import known_are
+from edgecl.state.gathered_file import GATHERED_FILE
 from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
@@ -41,9 +42,10 @@ def forget_class(repository: Repository, label: str) -> dict[str, Any]:
     knowledge.let_go(kept)
     remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
     change = Rewrite("forget", {"class": label, "exact": exact}, erase=frozenset({label}))
-    discarded = len(store.set_aside.files())
+    discarded, gathered = len(store.set_aside.files()), (store.path / GATHERED_FILE).exists()
     generation = repository.commit(knowledge, change)
-    return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
+    return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains,
+            **({"gathered": True} if gathered else {})}
 
 
 def roll_back(repository: Repository, generation: int | None) -> int:

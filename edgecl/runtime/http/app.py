@@ -23,7 +23,6 @@ from edgecl.runtime.http.guards import Guard
 from edgecl.runtime.http.replies import HttpRefusal, reply
 
 if TYPE_CHECKING:
-    import numpy as np
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
@@ -62,9 +61,12 @@ class Application:
             ("GET", "/metrics", self._metrics),
             ("GET", "/api/exemplars", self._exemplars),
             ("GET", "/api/picture", self._picture),
-            ("GET", "/api/review/{number:int}", self._review_picture),
+            ("DELETE", "/api/review", self._review_clear),
+            ("GET", "/api/review/{number:int}", self._review_frames),
             ("POST", "/api/review/{number:int}", self._review_name),
             ("DELETE", "/api/review/{number:int}", self._review_drop),
+            ("GET", "/api/review/frames/{number:int}", self._review_picture),
+            ("DELETE", "/api/review/frames/{number:int}", self._review_drop_frame),
             ("POST", "/api/predict", self._predict),
             ("POST", "/api/learn", self._learn),
             ("POST", "/api/learn_last", self._learn_last),
@@ -141,9 +143,13 @@ class Application:
             return media.picture(sample)
         return reply(await self._call(look))
 
+    async def _review_frames(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        return reply(await self._call(_there, service.review_frames, number))
+
     async def _review_picture(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(lambda: media.picture(_frame(service, number))))
+        return reply(await self._call(lambda: media.picture(_there(service.review_sample, number))))
 
     # changing -----------------------------------------------------------------------------------
 
@@ -181,15 +187,21 @@ class Application:
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        label = _required(await read_values(request, {"class": str}), "class")
-        await self._call(_frame, service, number)
-        return reply(await self._call(service.review_name, number, label))
+        values = await read_values(request, {"class": str, "frames": list})
+        label = _required(values, "class")
+        await self._call(_there, service.review_frames, number)
+        return reply(await self._call(service.review_name, number, label, values.get("frames")))
 
     async def _review_drop(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        await self._call(_frame, service, number)
-        await self._call(service.review_drop, number)
-        return reply({"ok": True})
+        return reply(await self._call(_there, service.review_drop, number))
+
+    async def _review_drop_frame(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        return reply(await self._call(_there, service.review_drop_frames, [number]))
+
+    async def _review_clear(self, request: Request) -> Response:
+        return reply(await self._call(self._service(request).review_clear))
 
     async def _forget(self, request: Request) -> Response:
         label = _required(await read_values(request, {"class": str}), "class")
@@ -219,10 +231,10 @@ async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404)
 
 
-def _frame(service: Service, number: int) -> np.ndarray:
-    """A frame of the review list. Raises HttpRefusal (404)."""
+def _there(call: Callable[[Any], T], value: Any) -> T:
+    """What a call says of a cluster or frame of the review list. Raises HttpRefusal (404) if it is not there."""
     try:
-        return service.review_sample(number)
+        return call(value)
     except BadInput as error:
         raise HttpRefusal(404, error.what, error.cure) from error
 
