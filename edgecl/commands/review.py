@@ -29,7 +29,7 @@ def review(options: argparse.Namespace) -> None:
     {"list": _list, "export": _export, "name": _name, "drop": _drop}[options.action](options)
 
 
-class Direct:
+class DirectReview:
     """The list that the last daemon has left; each method answers as the daemon's command of that name."""
 
     def __init__(self, learner: Learner, below: float) -> None:
@@ -89,7 +89,7 @@ def _listed(options: argparse.Namespace) -> Iterator[Callable[..., Any]]:
     if client is None:
         below = read_settings(options.config).review_below if options.config else DaemonSettings.review_below
         with opened(options) as learner:
-            yield Direct(learner, below).ask
+            yield DirectReview(learner, below).ask
         return
     with client:
         yield client.ask

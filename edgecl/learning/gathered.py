@@ -36,7 +36,7 @@ FORMS = {"backbone": str, "dimension": range(2 ** 24), "next": range(2 ** 53), "
                      range(2 ** 31))]}
 
 
-class Frame(NamedTuple):
+class GatheredFrame(NamedTuple):
     """A gathered frame. number: unique, never used again; source: where it came from; first, last: when it and its near
     copies were seen, UTC, seconds since 1970; seen: how often; dtype, shape: of the sample; jpeg: how `data` encodes
     it."""
@@ -52,7 +52,7 @@ class Frame(NamedTuple):
     data: bytes
 
     @classmethod
-    def of(cls, number: int, source: str, now: int, sample: np.ndarray) -> Frame:
+    def of(cls, number: int, source: str, now: int, sample: np.ndarray) -> GatheredFrame:
         """A frame that was seen now."""
         dtype = "uint8" if sample.dtype == np.uint8 else "float32"
         sample = np.ascontiguousarray(sample, dtype)
@@ -81,7 +81,7 @@ class Gathered:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes, self._power = most_bytes, 1.0
         self.backbone, self.spread, self.absorbed = "", 0.0, 0
-        self.frames: list[Frame] = []
+        self.frames: list[GatheredFrame] = []
         self._next, self._stands_for = 1, dict[int, int]()
         self.features = self._points = np.empty((0, 0), np.float32)     # as they are, as the statistics see them
         self.squared = np.empty((0, 0), np.float32)
@@ -96,7 +96,7 @@ class Gathered:
         """Bytes of all frames with their features."""
         return sum(map(self._bytes, self.frames))
 
-    def _bytes(self, frame: Frame) -> int:
+    def _bytes(self, frame: GatheredFrame) -> int:
         return len(frame.data) + 4 * self.features.shape[1] + FRAME_BYTES
 
     @property
@@ -128,7 +128,7 @@ class Gathered:
             kept = self.frames[place]
             self.frames[place] = kept._replace(last=max(kept.last, now), seen=kept.seen + 1)
             return True
-        frame = Frame.of(self._next, source, now, sample) if room else None
+        frame = GatheredFrame.of(self._next, source, now, sample) if room else None
         if frame is None or self._bytes(frame) * LARGEST > self._most_bytes:
             return False
         self._next += 1
@@ -187,9 +187,9 @@ class Gathered:
                 raise ValueError("its head is of another form")
             shape = len(head["frames"]), head["dimension"]
             features = np.frombuffer(data, "<f4", shape[0] * shape[1], place).reshape(shape).astype(np.float32)
-            frames, place = list[Frame](), place + features.nbytes
+            frames, place = list[GatheredFrame](), place + features.nbytes
             for number, source, first, last, seen, dtype, form, jpeg, size in head["frames"]:
-                frames.append(Frame(number, source, first, last, seen, dtype, tuple(form), jpeg,
+                frames.append(GatheredFrame(number, source, first, last, seen, dtype, tuple(form), jpeg,
                                     data[place:place + size]))
                 place += size
             if place != len(data) or any(frame.dtype not in ("uint8", "float32") for frame in frames):

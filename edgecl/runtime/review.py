@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
-from edgecl.learning.gathered import MOST_BYTES, QUOTA_SHARE, Frame, Gathered, clusters
+from edgecl.learning.gathered import MOST_BYTES, QUOTA_SHARE, Gathered, GatheredFrame, clusters
 from edgecl.samples import NOTHING, Sample, prepare
-from edgecl.state.gathered_file import GATHERED_FILE, discard_gathered, read_gathered, write_gathered
+from edgecl.state.gathered_file import GATHERED_FILE, discard_gathered, read_gathered
+from edgecl.state.gathered_writer import write_gathered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,7 @@ SHOWN = 60                  # characters of a value in a message
 LIST = "list them with `edgecl review`"
 
 
-class Verdict(NamedTuple):
+class FrameAnswer(NamedTuple):
     """What the present head says of a frame."""
 
     label: str | None
@@ -57,7 +58,7 @@ class Review:
         self._passed = self._forgotten = 0
         self._version = self._saved = 0         # of the frames, and of those on the disk
         self._due = 0.0
-        self._found: tuple[object, list[list[int]], dict[int, Verdict]] = None, [], {}
+        self._found: tuple[object, list[list[int]], dict[int, FrameAnswer]] = None, [], {}
         self.problem = ""       # with the file, for people; "" for none
 
     def reload(self, below: float) -> None:
@@ -82,7 +83,7 @@ class Review:
                 self._last[answer.source] = now
                 self._version += 1
 
-    def _uncertain(self, answer: Prediction | Verdict) -> bool:
+    def _uncertain(self, answer: Prediction | FrameAnswer) -> bool:
         return bool(answer.unknown or answer.confidence < self._below)
 
     def follow(self, serving: Serving | None, learner: Learner, forgotten: int) -> None:
@@ -110,9 +111,9 @@ class Review:
             self._gathered.measure(serving.backbone_name, power or 1.0, np.stack(rows) if rows else features[:0])
             self._version += 1
 
-    def _computed(self, frames: list[Frame], serving: Serving) -> tuple[NDArray[np.float32], dict[int, int]]:
+    def _computed(self, frames: list[GatheredFrame], serving: Serving) -> tuple[NDArray[np.float32], dict[int, int]]:
         """The features of frames by another backbone, float32 [m, d], and the row of each frame that fits it."""
-        info, rows, fits = serving.backbone.info, list[NDArray[np.float32]](), dict[int, int]()
+        info, rows, fits = serving.backbone.info, list[np.ndarray](), dict[int, int]()
         for frame in frames:
             with suppress(EdgeclError):     # damaged, or of another form
                 fitted = prepare(frame.sample()[None], info.kind, info.input_shape)
@@ -124,13 +125,13 @@ class Review:
 
     def to_json(self) -> dict[str, Any]:
         """See `Service.review`."""
-        parts, verdicts = self._parts()
+        parts, answers = self._parts()
         with self._lock:
             there = {frame.number: frame for frame in self._gathered.frames}
             about = {"frames": len(there), "bytes": self._gathered.size, "absorbed": self._gathered.absorbed,
                      "passed": self._passed, "on_disk": self._keeps and not self.problem}
         found = [[there[number] for number in part if number in there] for part in parts]
-        listed = [_cluster(part, verdicts) for part in found if part]
+        listed = [_cluster(part, answers) for part in found if part]
         listed.sort(key=lambda each: (-each["seen"], each["id"]))
         shown = sum(each["frames"] for each in listed)
         return {"clusters": listed, **about, "known_by_now": about["frames"] - shown,
@@ -138,12 +139,12 @@ class Review:
 
     def frames(self, number: int) -> list[dict[str, Any]]:
         """See `Service.review_frames`."""
-        part, verdicts = self._cluster(number)
+        part, answers = self._cluster(number)
         with self._lock:
             there = {frame.number: frame for frame in self._gathered.frames}
-        return [_frame(there[each], verdicts) for each in part if each in there]
+        return [_frame(there[each], answers) for each in part if each in there]
 
-    def frame(self, number: int) -> Frame:
+    def frame(self, number: int) -> GatheredFrame:
         """A frame. Raises BadInput if it is not on the list any more."""
         with self._lock:
             found = [frame for frame in self._gathered.frames if frame.number == number]
@@ -152,18 +153,18 @@ class Review:
                            "a frame like it", LIST)
         return found[0]
 
-    def _cluster(self, number: int) -> tuple[list[int], dict[int, Verdict]]:
+    def _cluster(self, number: int) -> tuple[list[int], dict[int, FrameAnswer]]:
         """The numbers of the frames of a cluster, the most typical first. Raises BadInput."""
-        parts, verdicts = self._parts()
+        parts, answers = self._parts()
         with self._lock:
             standing = self._gathered.standing(number)
         for part in parts:
             if standing in part:
-                return part, verdicts
+                return part, answers
         raise BadInput(f"cluster {number} is not on the review list: it was named or thrown away, or is known by now",
                        LIST)
 
-    def _parts(self) -> tuple[list[list[int]], dict[int, Verdict]]:
+    def _parts(self) -> tuple[list[list[int]], dict[int, FrameAnswer]]:
         """The clusters of the frames that are uncertain by what serves now, as numbers, the most typical first."""
         with self._lock:
             gathered, serving = self._gathered, self._serving
@@ -172,21 +173,21 @@ class Review:
                 return self._found[1:]
             numbers, squared = [frame.number for frame in gathered.frames], gathered.squared
             features, unit = gathered.features, gathered.unit
-        verdicts: dict[int, Verdict] = {}
+        answers: dict[int, FrameAnswer] = {}
         if serving is not None and numbers and len(features) == len(numbers):
             probabilities, unknown = serving.head(features)
             best = probabilities.argmax(1)
             for place, number in enumerate(numbers):
                 label = serving.head.labels[int(best[place])]
-                verdicts[number] = Verdict(None if label == NOTHING else label, float(probabilities[place].max()),
+                answers[number] = FrameAnswer(None if label == NOTHING else label, float(probabilities[place].max()),
                                            unknown is not None and bool(unknown[place]))
-        chosen = [place for place, number in enumerate(numbers) if number not in verdicts
-                  or (verdicts[number].label is not None and self._uncertain(verdicts[number]))]
+        chosen = [place for place, number in enumerate(numbers) if number not in answers
+                  or (answers[number].label is not None and self._uncertain(answers[number]))]
         parts = [[numbers[place] for place in sorted(each, key=lambda place: (squared[place, each].mean(), place))]
                  for each in clusters(squared, unit, chosen)]
         with self._lock:
-            self._found = key, parts, verdicts
-        return parts, verdicts
+            self._found = key, parts, answers
+        return parts, answers
 
     # deciding -----------------------------------------------------------------------------------
 
@@ -283,9 +284,9 @@ def forgotten_last(generations: Iterable[tuple[int, str]]) -> int:
     return max((number for number, action in generations if action == "forget"), default=0)
 
 
-def _cluster(part: list[Frame], verdicts: dict[int, Verdict]) -> dict[str, Any]:
+def _cluster(part: list[GatheredFrame], answers: dict[int, FrameAnswer]) -> dict[str, Any]:
     """A cluster, the most typical frame first, ready for JSON."""
-    first, known = part[0], verdicts.get(part[0].number)
+    first, known = part[0], answers.get(part[0].number)
     return {"id": min(frame.number for frame in part), "frames": len(part), "seen": sum(frame.seen for frame in part),
             "first": _when(min(frame.first for frame in part)), "last": _when(max(frame.last for frame in part)),
             "sources": sorted({frame.source for frame in part}), "typical": first.number,
@@ -293,8 +294,8 @@ def _cluster(part: list[Frame], verdicts: dict[int, Verdict]) -> dict[str, Any]:
             "unknown": known.unknown if known else None}
 
 
-def _frame(frame: Frame, verdicts: dict[int, Verdict]) -> dict[str, Any]:
-    known = verdicts.get(frame.number)
+def _frame(frame: GatheredFrame, answers: dict[int, FrameAnswer]) -> dict[str, Any]:
+    known = answers.get(frame.number)
     return {"id": frame.number, "seen": frame.seen, "first": _when(frame.first), "last": _when(frame.last),
             "source": frame.source, "label": known.label if known else None,
             "confidence": known.confidence if known else None, "unknown": known.unknown if known else None}

@@ -10,13 +10,11 @@ import os
 from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
-from edgecl.files.atomic import sync_folder, write_atomically
+from edgecl.files.atomic import sync_folder
 from edgecl.files.regular import NotRegular, read_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from edgecl.state.store import Store
 
 GATHERED_FILE = "edgecl.gathered"
 MAGIC = b"\xecCLg1"
@@ -39,22 +37,9 @@ def read_gathered(folder: Path) -> bytes:
     return data[start:]
 
 
-def write_gathered(store: Store, content: bytes, patience: int | None = None) -> None:
-    """Write the file whole, inside the quota; b"": delete it. patience: milliseconds to wait for another process.
-    Raises BudgetError if the quota or the disk has no room for it, and then there is no file, StateError."""
-    if not content:
-        discard_gathered(store.path)
-        return
-    data = MAGIC + _digest(content) + content
-    with store.exclusive(patience):
-        ledger = store.ledger
-        used = ledger.usage().total
-        if used + len(data) > ledger.quota:     # no room for the new one beside the old one
-            discard_gathered(store.path)
-            used = ledger.usage().total
-        ledger.check(used, len(data), GATHERED_FILE)
-        ledger.release(len(data), used)
-        write_atomically(store.path / GATHERED_FILE, data, scratch=store.blobs.folder, mode=0o600)
+def sealed(content: bytes) -> bytes:
+    """What the file holds, so that damage is seen."""
+    return MAGIC + _digest(content) + content
 
 
 def discard_gathered(folder: Path) -> None:
