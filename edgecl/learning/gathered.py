@@ -16,7 +16,7 @@ import numpy as np
 from edgecl.errors import StateError
 from edgecl.exemplars.input_codecs import Jpeg
 from edgecl.files.forms import have_forms
-from edgecl.learning.clusters import average_linkage
+from edgecl.learning.clusters import centroid_linkage
 from edgecl.statistics.transform import FeatureTransform
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ QUOTA_SHARE = 16        # ... and at most this part of the quota
 LARGEST = 8             # ... of which one frame may take this part
 FRAME_BYTES = 200       # of what is known of a frame beside its data and feature
 NEAR_COPY = 0.05        # squared distance, in units of the spread: a closer frame is counted, not kept
-ALIKE = 0.6             # ... clusters that are closer on average are one
 PLAIN_BYTES = 2 ** 14   # a smaller sample is kept as it is, a larger photo as a JPEG
 FORMS = {"backbone": str, "dimension": range(2 ** 24), "next": range(2 ** 53), "stands_for": [(range(2 ** 53),) * 2],
          "frames": [(range(2 ** 53), str, range(2 ** 40), range(2 ** 40), range(2 ** 53), str, [range(2 ** 24)], bool,
@@ -112,7 +111,8 @@ class Gathered:
     def measure(self, backbone: str, power: float, features: NDArray[np.float32]) -> None:
         """Have these features count, float32 [n, d], one of each frame in order. power: of the statistics' transform;
         backbone: that computed them."""
-        self.backbone, self._power, self.features, self._points = backbone, power, features, self._seen(features)
+        self.backbone, self._power, self.features = backbone, power, features
+        self._points = self._seen(features)
         apart = [_to(self._points, point) for point in self._points]
         self.squared = np.stack(apart) if apart else np.empty((0, 0), np.float32)
 
@@ -204,9 +204,9 @@ class Gathered:
 
 
 def clusters(squared: NDArray[np.float32], unit: float, chosen: Sequence[int]) -> list[list[int]]:
-    """The clusters of some frames, see `average_linkage`: indices, ascending. squared, unit: of `Gathered`."""
+    """The clusters of some frames, see `centroid_linkage`: indices, ascending. squared, unit: of `Gathered`."""
     return [[chosen[place] for place in each]
-            for each in average_linkage(squared[np.ix_(chosen, chosen)], ALIKE * unit)] if chosen else []
+            for each in centroid_linkage(squared[np.ix_(chosen, chosen)], unit)] if chosen else []
 
 
 def _to(points: NDArray[np.float32], point: NDArray[np.float32]) -> NDArray[np.float32]:

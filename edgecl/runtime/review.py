@@ -102,6 +102,7 @@ class Review:
             self._serving = serving
             self._gathered.spread = self._gathered.spread if spread is None else spread
             if serving is None or self._gathered.backbone == serving.backbone_name:
+                self._gathered.measure(self._gathered.backbone, power or 1.0, self._gathered.features)
                 return
             self._gathered.backbone, frames = "", list(self._gathered.frames)   # nothing is taken meanwhile
         features, fits = self._computed(frames, serving)
