@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 from edgecl import __version__
@@ -17,9 +18,10 @@ COMMANDS = {
     "init": ("learn", "create a state: backbone, quota, windows"),
     "learn": ("learn", "learn one class from photos, recordings or arrays, or a folder of classes"),
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
-    "evaluate": ("predict", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
+    "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
+    "advise": ("advise", "say which classes are confused, which need more samples, and when more will not help"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
     "history": ("inspect", "list every generation, and which ones a rollback can restore"),
     "remove": ("correct", "remove stored samples, given by id, exactly"),
@@ -31,6 +33,7 @@ COMMANDS = {
     "check": ("check", "read everything, and say what is damaged, what can be restored and what is lost"),
     "backup": ("backup", "copy a state, while it is in use, to a folder, a .tar or stdout"),
     "restore": ("backup", "make a state from a backup: a folder, a .tar or stdin"),
+    "export-samples": ("leave", "write all stored samples to a folder, with a manifest; `learn --from` reads it back"),
     "export": ("predict", "write backbone and head as one ONNX file"),
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
     "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
@@ -102,8 +105,14 @@ def _learn(command: argparse.ArgumentParser) -> None:
     command.add_argument("--session", metavar="NAME",
                          help="what the samples have in common besides their class: a day, a person, a drive; accuracy "
                          "is estimated by leaving out whole sessions, so use the same name for all classes of one")
-    command.add_argument("--again", action="store_true",
-                         help="also count samples that the class was taught before (default: they are left out)")
+    yes = {
+        "--again": "also count samples that the class was taught before (default: they are left out)",
+        "--dry-run": "only look at it, and print what would be learned: names, kinds, sizes, copies, layout",
+        "--skip-empty": "with --from, leave out classes without anything that can be read, instead of learning nothing",
+        "--subfolders": "all subfolders of a class show that class, whatever they are called",
+        "--distinct": "the class is another one than a known one of nearly the same name, such as Mug and mug"}
+    for flag, text in yes.items():
+        command.add_argument(flag, action="store_true", help=text)
     command.add_argument("--last", metavar="TIME", help="learn the last TIME of a daemon source, e.g. 5s")
     command.add_argument("--source", metavar="NAME", help="which one, if the daemon has several sources")
 
@@ -111,6 +120,8 @@ def _learn(command: argparse.ArgumentParser) -> None:
 def _sources(command: argparse.ArgumentParser) -> None:
     command.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help=SOURCES)
     command.add_argument("--seconds", type=float, metavar="N", help="take only the first N seconds of each")
+    command.add_argument("--why", action="store_true", help="also print the three likeliest classes, the three stored "
+                         "samples that are most like it, and how far outside of what is known it is (unknown above 1)")
     command.add_argument("--debounce", type=int, metavar="N",
                          help="for a stream, print a label once N sure windows in a row, or more that are less sure, "
                          "agree on a new one (default 3; 0: print every window)")
@@ -120,6 +131,11 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.onnx")
     command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
     command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos that set the int8 ranges")
+
+
+def _export_samples(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", type=Path, metavar="DIR", help="a new or empty folder")
+    command.add_argument("--class", dest="label", metavar="NAME", help="only the samples of this class")
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
@@ -140,6 +156,8 @@ def _profile(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER|FILE.npz")
+    command.add_argument("--report", type=Path, metavar="FILE.html",
+                         help="also write a page with pictures of the wrong answers")
 
 
 def _samples(command: argparse.ArgumentParser) -> None:
@@ -150,6 +168,8 @@ def _samples(command: argparse.ArgumentParser) -> None:
 
 def _forget(command: argparse.ArgumentParser) -> None:
     command.add_argument("--class", dest="label", required=True, metavar="NAME")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="write what was removed to a new file "
+                         "outside the state, which `edgecl check --certificate FILE` checks against it")
 
 
 def _remove(command: argparse.ArgumentParser) -> None:
@@ -185,6 +205,8 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("--repair", action="store_true", help="restore what can be restored; damaged files are set "
                          "aside, not deleted")
     command.add_argument("--discard", action="store_true", help="delete what is set aside")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="check a certificate of `edgecl forget` "
+                         "against the state, and nothing else")
 
 
 def _backup(command: argparse.ArgumentParser) -> None:
@@ -261,23 +283,27 @@ def _review(command: argparse.ArgumentParser) -> None:
     add("--frames", metavar="3,5", help="for name and drop: single frames, by the number that is the name of their "
         "file in an export")
     add("--all", action="store_true", help="for drop: everything that was gathered")
+    add("--distinct", action="store_true", help="for name: the class is another one than a known one of nearly the "
+        "same name, such as Mug and mug")
 
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
     "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
-    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "profile": _profile, "round": _round,
-    "replay": _replay, "review": _review, "methods": _methods, "bench": _bench}
+    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "export-samples": _export_samples,
+    "profile": _profile, "round": _round, "replay": _replay, "review": _review, "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0; 1 if it was refused (one line on stderr says why and the cure); 2 for wrong usage."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # one core of the board, unless set
         os.environ.setdefault(variable, "1")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")   # a name that a terminal can't show ends no command
     try:
         options = parser().parse_args(arguments)
         module = import_module(f"edgecl.commands.{COMMANDS[options.command][0]}")
-        return int(getattr(module, options.command)(options) or 0)
+        return int(getattr(module, options.command.replace("-", "_"))(options) or 0)
     except EdgeclError as error:
         from edgecl.settings import short_names
 

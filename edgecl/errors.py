@@ -14,10 +14,19 @@ from __future__ import annotations
 INTERRUPTED = "interrupted; what was finished before is kept, see `edgecl history`"     # by Ctrl-C
 
 
+def in_utf8(text: str) -> str:
+    r"""The text with bytes that are not UTF-8, which names of files may have, written like \xff."""
+    try:
+        return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:      # a surrogate that no byte of a name makes
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 class EdgeclError(Exception):
     """what: what happened, with its values; cure: what to do about it. One line each."""
 
     def __init__(self, what: str, cure: str) -> None:
+        what, cure = in_utf8(what), in_utf8(cure)
         super().__init__(f"{what}; {cure}")
         self.what = what
         self.cure = cure

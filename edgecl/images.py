@@ -4,7 +4,7 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
@@ -12,10 +12,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from edgecl.errors import BadInput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # and BRANDS: the only decoders for untrusted files
 BRANDS = {"AVIF": (b"avif", b"avis"), "HEIF": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
 CENTRE_CROP = 7 / 8
@@ -23,6 +25,11 @@ MAX_PIXELS = 50_000_000  # a 50-megapixel photo decodes to 150 MB; phones take 1
 BACKGROUND = 128         # grey, behind what is transparent
 HEIC_CURE = "pip install 'edgecl[heic]', or convert them to JPEG"
 AVIF_CURE = "pip install -U pillow, or convert them to JPEG"
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a photo, by its first bytes. Raises BadInput if it can't be read so far, or is too large."""
+    return _opened(path, str(path), lambda image: image.size)
 
 
 def read_image(path: Path, height: int, width: int) -> NDArray[np.uint8]:
@@ -38,24 +45,42 @@ def decode_image(data: bytes, name: str, height: int, width: int) -> NDArray[np.
     return _read(BytesIO(data), name, height, width)
 
 
+def pixels_of(data: bytes) -> NDArray[np.uint8]:
+    """The pixels of a small photo as they are in its file, uint8 [height, width, 3 or 1]. Raises BadInput."""
+    try:
+        with Image.open(BytesIO(data), formats=["JPEG", "PNG"]) as image:
+            pixels = np.array(image if image.mode == "L" else image.convert("RGB"), np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"a stored photo can't be read ({error})", "export it again") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
 def _read(file: Path | BytesIO, name: str, height: int, width: int) -> NDArray[np.uint8]:
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+        deep = ";16" in str(getattr(image, "tile", ""))     # 16 bits per channel, of which Pillow keeps 8
+        image.draft("RGB", (2 * width, 2 * height))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(("I", "F")):
+            upright = Image.fromarray(eight_bits(np.asarray(upright)))
+        elif deep and upright.mode in ("L", "RGB"):
+            upright = Image.fromarray(eight_bits(np.asarray(upright), 255))
+        return fit(upright.convert("RGBA" if upright.has_transparency_data else "RGB"), height, width)
+
+    return _opened(file, name, pixels)
+
+
+def _opened(file: Path | BytesIO, name: str, use: Callable[[Image.Image], T]) -> T:
+    """What is made of the open photo. Raises BadInput."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # of broken EXIF data and of sizes, which are checked here
             with Image.open(file, formats=formats(file)) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise BadInput(f"{name} has {image.width} x {image.height} pixels, more than "
+                    raise BadInput(f"has {image.width} x {image.height} pixels, more than "
                                    f"{MAX_PIXELS // 10**6} megapixels", "make it smaller")
-                deep = ";16" in str(image.tile)     # 16 bits per channel, of which Pillow keeps 8
-                image.draft("RGB", (2 * width, 2 * height))
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith(("I", "F")):
-                    upright = Image.fromarray(eight_bits(np.asarray(upright)))
-                elif deep and upright.mode in ("L", "RGB"):
-                    upright = Image.fromarray(eight_bits(np.asarray(upright), 255))
-                return fit(upright.convert("RGBA" if upright.has_transparency_data else "RGB"), height, width)
+                return use(image)
     except BadInput as error:
-        raise BadInput(error.what if name in error.what else f"{name} {error.what}", error.cure) from error
+        raise BadInput(f"{name} {error.what}", error.cure) from error
     except UnidentifiedImageError as error:
         raise _unreadable(name, "it is empty" if _empty(file) else "it is not in a known format") from error
     except MemoryError as error:

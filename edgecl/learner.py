@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecl.errors import BadInput, StateError
+from edgecl.learning.advice import JudgedSamples
 from edgecl.learning.backbone_file import backbone_bytes
 from edgecl.learning.changes import exclusively, forget_class, roll_back
 from edgecl.learning.corrections import move_samples, remove_samples, rename_class
@@ -20,7 +21,8 @@ from edgecl.learning.sessions import Sessions
 from edgecl.learning.status import classes_of, status_of
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.learning.teaching import Teaching
-from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status
+from edgecl.learning.why import stored_input
+from edgecl.results import ClassSummary, Corrected, Evaluation, Learned, Prediction, SampleList, Status, TeachingAdvice
 from edgecl.rounds.candidate import clear_killed
 from edgecl.samples import batches_of, check_class_name
 from edgecl.settings import Settings
@@ -29,6 +31,11 @@ from edgecl.state.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgecl.learning.certificate import CheckedCertificate
+    from edgecl.learning.evaluating import OnWrong
+    from edgecl.learning.sample_archive import SampleArchive
+    from edgecl.learning.sample_export import SampleExport
+    from edgecl.learning.sample_import import ArchiveNotes
     from edgecl.learning.serving import Serving
     from edgecl.results import RoundResult
     from edgecl.rounds.run import RoundRequest
@@ -77,25 +84,34 @@ class Learner:
     # learning -----------------------------------------------------------------------------------
 
     def learn(self, samples: Samples, label: str, groups: Sequence[str] | None = None,
-              progress: Progress | None = None, again: bool = False) -> Learned:
+              progress: Progress | None = None, again: bool = False, distinct: bool = False) -> Learned:
         """Learn samples of one class, new or known, in one generation.
 
         samples: uint8 images [n, h, w, 3], float32 windows [n, time, channels], vectors [n, d], or an iterable of
         Sample, whose places are stored with them; groups: the name of the session (a person, a day, a drive) that each
         is part of, which is the same session in other classes and later; progress: called with the number of samples
         done; again: whether samples count that the class was taught before, or that repeat another one, which are left
-        out otherwise. Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput,
-        BudgetError, StateError; then nothing has changed.
+        out otherwise; distinct: the class is another one than a known one of nearly the same name, such as Mug and mug.
+        Some that show nothing are left out, see `edgecl.learning.teaching`. Raises BadInput, BudgetError, StateError;
+        then nothing has changed.
         """
-        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again)
+        return self._teaching.teach(batches_of(samples, groups), check_class_name(label), progress, again, distinct)
 
-    def forget(self, label: str) -> dict[str, Any]:
+    def learn_export(self, archive: SampleArchive, label: str, again: bool = False
+                     ) -> tuple[Learned | None, ArchiveNotes]:
+        """Learn the samples of one class of an export, in one generation: as they were learned there, with their
+        sources and times; None if none is left, and what was left out. Raises BadInput, BudgetError, StateError."""
+        from edgecl.learning.sample_import import learn_archive
+
+        return learn_archive(archive, label, self.repository, self.sessions, self._teaching, again)
+
+    def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
         they may hold the class; "gathered": True if frames gathered for review were thrown away, since they may show
-        it; "remains": what is left of it, if that is something else than its part of the shared covariance. Raises
-        BadInput, StateError."""
-        done = exclusively(self.store, lambda: forget_class(self.repository, label))
+        it; "remains": what is left of it, if that is something else than its part of the shared covariance; with
+        certify "certificate", see `edgecl.learning.certificate`. Raises BadInput, StateError."""
+        done = exclusively(self.store, lambda: forget_class(self.repository, label, certify))
         clear_killed(self.store.path)
         return done
 
@@ -158,15 +174,18 @@ class Learner:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         return self.sessions.serving()
 
-    def predict(self, samples: Samples) -> list[Prediction]:
-        """One prediction per sample, in order. Raises BadInput, StateError."""
-        serving = self.serving()
-        return [answer for batch in batches_of(samples) for answer in serving.predict(batch.data, batch.sources)[0]]
+    def predict(self, samples: Samples, why: bool = False) -> list[Prediction]:
+        """One prediction per sample, in order. why: with the likeliest classes, the stored samples that each is most
+        like, and how far outside of what is known it is, see `results.Why`. Raises BadInput, StateError."""
+        serving, explain = self.sessions.explaining() if why else (self.serving(), None)
+        return [answer for batch in batches_of(samples)
+                for answer in serving.predict(batch.data, batch.sources, explain)[0]]
 
-    def evaluate(self, samples: Iterable[Sample]) -> Evaluation:
-        """Accuracy on labelled samples; the right answer for one of `nothing` is unknown. Raises BadInput if a sample
+    def evaluate(self, samples: Iterable[Sample], on_wrong: OnWrong | None = None) -> Evaluation:
+        """How good the answers to labelled samples are; the right answer for one of `nothing`, or of a class that was
+        never taught, is unknown. on_wrong: called with each wrong answer and its sample. Raises BadInput if a sample
         has no label or none is of a known class."""
-        return evaluated(self.serving(), samples)
+        return evaluated(self.serving(), samples, on_wrong)
 
     def export(self, path: Path | str, calibration: np.ndarray | None = None) -> dict[str, Any]:
         """Write backbone and head as one ONNX file, checked against the two sessions; see `edgecl.learning.export`.
@@ -180,7 +199,22 @@ class Learner:
         backbone = backbone_bytes(self.store, foundation, serving.backbone_name)
         return export(serving, backbone, Path(path), calibration)
 
+    def export_samples(self, path: Path | str, label: str | None = None) -> SampleExport:
+        """Write all stored samples, or those of a class, to a new or empty folder, which another state can learn; see
+        `edgecl.learning.sample_export`. It appears whole, or not at all. Raises BadInput, BudgetError, StateError."""
+        from edgecl.learning.sample_export import check_folder, export_samples, write_folder
+
+        check_folder(Path(path), self.store.path)
+        exported, files = export_samples(self.repository, label)
+        write_folder(files, Path(path))
+        return exported
+
     # looking ------------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the known classes in alphabetical order; unlike `classes`, this solves no head."""
+        return [*self.repository.known().labels] if self.foundation is not None else []
 
     def classes(self) -> list[ClassSummary]:
         """The known classes in alphabetical order."""
@@ -190,6 +224,22 @@ class Learner:
         """The stored samples, of all classes or of one. suspicious: only those that may be in the wrong class, worst
         first, see `edgecl.learning.suspicious`. Raises BadInput for an unknown class, StateError."""
         return StoredSamples.of(self.repository, suspicious).listed(label)
+
+    def advise(self) -> TeachingAdvice:
+        """Which classes are confused, which need more samples and which do not, see `edgecl.learning.advice`. Raises
+        StateError."""
+        return JudgedSamples.of(self.repository).advice()
+
+    def stored_input(self, number: str) -> np.ndarray | None:
+        """A stored sample by its id, such as "12-5": uint8 [h, w, 3] or float32 [time, channels]; None if only its
+        feature is stored. Raises BadInput for an unknown one."""
+        return stored_input(self.repository, number)
+
+    def check_certificate(self, certificate: dict[str, Any]) -> CheckedCertificate:
+        """Whether this state bears out a certificate of forgetting, of `read_certificate`. Raises StateError."""
+        from edgecl.learning.certificate import check_certificate
+
+        return check_certificate(self.repository, certificate)
 
     def history(self) -> list[Generation]:
         """Every generation, the oldest first; `Store.restorable` tells which can be gone back to."""

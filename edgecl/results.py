@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgecl.samples import NOTHING
 
@@ -11,12 +11,57 @@ if TYPE_CHECKING:
     from edgecl.state.generations import Generation
 
 
+class LikelyClass(NamedTuple):
+    """A class and its calibrated probability."""
+
+    label: str
+    probability: float
+
+
+class StoredMatch(NamedTuple):
+    """A stored sample that another one is like. id: as people write it; source: where it came from, "" if that is not
+    known; similarity: 1 the same, 0 as two stored samples that have nothing in common, less if it is further away: of
+    photos the cosine of their features; picture: whether the sample itself is stored, not only its feature."""
+
+    id: str
+    label: str
+    source: str
+    similarity: float
+    picture: bool
+
+
+class Why(NamedTuple):
+    """Why an answer is what it is. top: the most likely classes, at most three; nearest: the stored samples that are
+    most like it, at most three; outside: how far the sample is from what is known: 0 as usual, 1 at the threshold,
+    unknown above it; None if that can't be told; note: why there is nothing in `nearest`, else ""."""
+
+    top: tuple[LikelyClass, ...]
+    nearest: tuple[StoredMatch, ...]
+    outside: float | None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, without a `note` that there is not."""
+        found: dict[str, Any] = {
+            "top": [{"class": label, "probability": probability} for label, probability in self.top],
+            "nearest": [{"id": number, "class": label, "source": source, "similarity": similarity, "picture": picture}
+                        for number, label, source, similarity, picture in self.nearest], "outside": self.outside}
+        return {**found, "note": self.note} if self.note else found
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Why:
+        """The inverse of `to_json`."""
+        return cls(tuple(LikelyClass(*each.values()) for each in values["top"]),
+                   tuple(StoredMatch(*each.values()) for each in values["nearest"]), values["outside"],
+                   values.get("note", ""))
+
+
 @dataclass(frozen=True)
 class Prediction:
     """label: the most likely class, None if that is `nothing` or the sample shows nothing; confidence: its calibrated
     probability, 1 if the sample shows nothing; unknown: whether the sample belongs to none of the known classes, None
     if too few samples were taught to tell; milliseconds: backbone and head together, per sample; reason: why there is
-    no label, or why `unknown` is None."""
+    no label, or why `unknown` is None; why: more about it, if that was asked for."""
 
     source: str
     label: str | None
@@ -24,14 +69,23 @@ class Prediction:
     unknown: bool | None
     milliseconds: float
     reason: str | None = None
+    why: Why | None = None
 
     def right(self, truth: str) -> bool:
         """Whether this is the right answer for a sample of a class: the right one for `nothing` is unknown."""
         return bool(self.unknown) if truth == NOTHING else self.label == truth
 
     def to_json(self) -> dict[str, Any]:
-        """As a dict, without a `reason` that there is not."""
-        return {name: value for name, value in asdict(self).items() if name != "reason" or value is not None}
+        """As a dict, without a `reason` that there is not; what `why` says stands beside the rest."""
+        found = {name: value for name, value in vars(self).items()
+                 if name != "why" and (name != "reason" or value is not None)}
+        return found if self.why is None else {**found, **self.why.to_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Prediction:
+        """The inverse of `to_json`."""
+        own = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        return cls(**own, why=Why.from_json(values) if "top" in values else None)
 
 
 def untold(needs: int | None) -> str:
@@ -41,6 +95,7 @@ def untold(needs: int | None) -> str:
     return f"can't tell unknown yet: needs {needs} more sample{'s' * (needs != 1)} of one class"
 
 
+LIKE_NOTHING = f"it is like the class {NOTHING}"    # why there is no label
 # in the history, of what a generation keeps
 NOT_SHOWN = frozenset({"known", "choice", "held_back", "removed", "dropped", "renamed", "spare"})
 BeforeAndAfter = dict[str, tuple[Any, Any]]   # figures of each class, before a `learn` and after; None for none
@@ -75,7 +130,7 @@ class Learned:
     of the judging samples are right, and how many they are. known: samples that the class was taught before, and were
     left out; if none is left, nothing has changed, and generation is the current one; also_in: other class -> sources
     of samples that were learned though it knows them; unrecognised: older samples of the class that would count again,
-    since their content is not known any more."""
+    since their content is not known any more; blurred: sources of photos that look blurred and were learned."""
 
     label: str
     samples: int
@@ -91,6 +146,7 @@ class Learned:
     known: int = 0
     also_in: dict[str, list[str]] = field(default_factory=dict)
     unrecognised: int = 0
+    blurred: list[str] = field(default_factory=list)
 
     @property
     def given(self) -> int:
@@ -142,16 +198,92 @@ class RoundResult:
     wished_blocks: int
 
 
+class WrongAnswer(NamedTuple):
+    """A sample that was answered wrongly. truth: its class; taught: whether that is known, else the right answer would
+    have been unknown; label, confidence, unknown: of the answer."""
+
+    source: str
+    truth: str
+    taught: bool
+    label: str | None
+    confidence: float
+    unknown: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict."""
+        return {"class" if name == "truth" else name: value for name, value in self._asdict().items()}
+
+
+class ReliabilityBin(NamedTuple):
+    """The answers of a confidence from `low` to `high`: how many, their mean confidence, and the share that is
+    right."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class Calibrated(NamedTuple):
+    """How far confidence can be trusted. ece: expected calibration error, over n answers, None without any; bins: those
+    of ten that have any."""
+
+    ece: float | None
+    n: int
+    bins: tuple[ReliabilityBin, ...]
+
+
+NOT_CALIBRATED = Calibrated(None, 0, ())
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """accuracy: over the samples of known classes; per_class: class -> accuracy; n: number of those samples;
-    unknown_rate: share of them called unknown; untaught: class never taught -> share of its samples called unknown."""
+    unknown_rate: share of them called unknown, without `nothing`; untaught: class never taught -> share of its samples
+    called unknown.
+
+    right: samples of known classes that are answered rightly; samples, called_unknown: class, known or not -> samples
+    of it, and those called unknown; confusion: known class -> class that it is taken for -> samples, where the right
+    ones stand at the class itself; taken_for: class never taught -> the same, where "" stands for unknown; wrong: in
+    the order of the samples; calibration: of the samples of known classes that show something; untold: why it can't be
+    told yet what is unknown, None if it can.
+    """
 
     accuracy: float
     per_class: dict[str, float]
     n: int
     unknown_rate: float
     untaught: dict[str, float] = field(default_factory=dict)
+    right: int = 0
+    samples: dict[str, int] = field(default_factory=dict)
+    called_unknown: dict[str, int] = field(default_factory=dict)
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    taken_for: dict[str, dict[str, int]] = field(default_factory=dict)
+    wrong: tuple[WrongAnswer, ...] = ()
+    calibration: Calibrated = NOT_CALIBRATED
+    untold: str | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str, int]]:
+        """What is confused: class, class that it is taken for, samples; the most first."""
+        found = [(truth, label, count) for truth, answers in self.confusion.items()
+                 for label, count in answers.items() if label != truth]
+        return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
+
+    @property
+    def strange(self) -> tuple[int, int]:
+        """Samples of classes that were never taught: those called unknown, and all."""
+        return sum(self.called_unknown[label] for label in self.untaught), \
+            sum(self.samples[label] for label in self.untaught)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict; in `taken_for`, without what was called unknown."""
+        return {**vars(self), "taken_for": {truth: {label: n for label, n in answers.items() if label}
+                                            for truth, answers in self.taken_for.items()},
+                "wrong": [each.to_json() for each in self.wrong],
+                "calibration": {"ece": self.calibration.ece, "n": self.calibration.n,
+                                "bins": [each._asdict() for each in self.calibration.bins]}}
 
 
 @dataclass(frozen=True)
@@ -211,6 +343,69 @@ class SampleList:
         return {"generation": self.generation, "taught": sum(self.taught.values()), "stored": sum(self.stored.values()),
                 "not_stored": {label: count for label, count in gone.items() if count},
                 "samples": [each.to_json() for each in self.samples]}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Two classes that are confused: `wrong` of the `of` judged samples of label are taken for taken_for, and
+    back_wrong of back_of the other way round. source: the source or folder that from_source of the wrong ones come
+    from, if it stands out."""
+
+    label: str
+    taken_for: str
+    wrong: int
+    of: int
+    back_wrong: int
+    back_of: int
+    source: str | None = None
+    from_source: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, with "class" for the label."""
+        return {"class" if name == "label" else name: value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ClassAdvice:
+    """What a class needs. taught, stored: samples, the latter as they were learned; judged, right: samples that judge
+    it out of fold; right_with_half: their share that is right with half of its stored samples, None if that can't be
+    told; verdict: "more" samples, "enough", "other" samples than those there are, None if the numbers don't tell."""
+
+    label: str
+    taught: int
+    stored: int
+    judged: int
+    right: int
+    right_with_half: float | None
+    verdict: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict, with "class" for the label."""
+        return {"class" if name == "label" else name: value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class TeachingAdvice:
+    """What could be better, and how sure that is. head: kind of head that was judged; judged: samples that judge it out
+    of fold; right, right_with_three_quarters, right_with_half: shares of them that are right with all stored samples of
+    each class, or fewer, None if that can't be told; all_need: "more" samples, "enough", None if the numbers don't
+    tell; advice: sentences for people."""
+
+    generation: int
+    head: str | None
+    judged: int
+    right: float | None = None
+    right_with_three_quarters: float | None = None
+    right_with_half: float | None = None
+    all_need: str | None = None
+    confused: list[Confusion] = field(default_factory=list)
+    classes: list[ClassAdvice] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dict."""
+        return {**asdict(self), "confused": [each.to_json() for each in self.confused],
+                "classes": [each.to_json() for each in self.classes]}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     Samples = np.ndarray | Iterable["Sample"]
 
 CHUNK_SAMPLES = 64    # samples decoded and held at a time
-MAX_NAME_LENGTH = 64  # of a class: its name is stored with every sample, in file metadata, and shown on small screens
+MAX_NAME_BYTES = 255  # of a class in UTF-8, as of a folder
+JOINERS = "\u200c\u200d"   # of Persian, of scripts of India, and of emoji; nobody sees them
+UNKNOWN = "unknown"   # what is none of the classes
 NOTHING = "nothing"   # the class of rest, background and other things: a sample of it is answered as unknown
 FLAT = 4.0            # standard deviation of the pixels of a picture, of 255; below it there is only a sensor's noise
 DARK, LIGHT = 48, 208 # mean of a flat picture that is black, or white
@@ -142,22 +145,46 @@ def _batch(samples: list[Sample]) -> SampleBatch:
 def check_class_name(name: str) -> str:
     """The name in Unicode's NFC form.
 
-    Raises BadInput unless it has 1 to MAX_NAME_LENGTH characters, each a letter or mark of any script, a digit, `_`,
-    `.`, `-` or an inner space, and does not start with a dot.
+    Raises BadInput unless it is 1 to MAX_NAME_BYTES bytes of printable UTF-8 without "/", has no space at its ends,
+    does not start with a dot, and is not UNKNOWN in any case.
     """
     clean = unicodedata.normalize("NFC", name)
     shown = repr(clean if len(clean) <= 40 else clean[:37] + "...")
-    cure = f"use 1 to {MAX_NAME_LENGTH} letters, digits, _ . - or spaces"
+    cure = f"use 1 to {MAX_NAME_BYTES} bytes of printable text without /"
     if not clean.strip() or clean != clean.strip():
         raise BadInput(f"class name {shown} is empty or starts or ends with a space", cure)
-    if len(clean) > MAX_NAME_LENGTH:
-        raise BadInput(f"class name {shown} has {len(clean)} characters", cure)
-    bad = sorted({c for c in clean if not (unicodedata.category(c)[0] in "LM" or unicodedata.category(c) == "Nd"
-                                           or c in "_.- ")})
-    if bad or clean.startswith("."):
-        raise BadInput(f"class name {shown} " + (f"contains {', '.join(map(repr, bad))}" if bad else
-                                                 "starts with a dot"), cure)
+    size = len(clean.encode("utf-8", "surrogatepass"))
+    if size > MAX_NAME_BYTES:
+        raise BadInput(f"class name {shown} has {len(clean)} characters, {size} bytes", cure)
+    if any(unicodedata.category(c) == "Cs" for c in clean):     # bytes of a file name, as `os.fsdecode` keeps them
+        raise BadInput(f"class name {shown} is not UTF-8", "rename the folder, or name the class with --class")
+    bad = sorted({c for c in clean if c == "/" or not (
+        c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs")})
+    if bad:
+        raise BadInput(f"class name {shown} contains {', '.join(map(repr, bad))}", cure)
+    if clean.startswith("."):
+        raise BadInput(f"class name {shown} starts with a dot, as hidden folders do", cure)
+    if folded(clean) == UNKNOWN:
+        raise BadInput(f"class name {shown} is what samples of none of the classes are called",
+                       f"choose another; rest, background and other things are the class `{NOTHING}`")
     return clean
+
+
+def check_new_name(name: str, known: Iterable[str]) -> None:
+    """Raises BadInput if a name that is not known differs from a known one in case, width, spaces and signs between
+    words alone. name: of `check_class_name`."""
+    known = [*known]
+    alike = [] if name in known else sorted(each for each in known if folded(each) == folded(name))
+    if alike:
+        raise BadInput(f"{name!r} is nearly the name of the class {', '.join(map(repr, alike))}", (
+            "did you mean that? If both are meant, add --distinct (HTTP: ?distinct=1, Python: distinct=True)"))
+
+
+@lru_cache(maxsize=4096)
+def folded(name: str) -> str:
+    """A class name without case, width, joiners, and the difference between spaces, _ and -."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return re.sub(r"[\s_-]+", " ", plain.translate(dict.fromkeys(map(ord, JOINERS))))
 
 
 def kind_of(data: np.ndarray) -> str:

@@ -75,7 +75,7 @@ def test_a_new_state_and_one_of_a_first_class_are_copied(tmp_path):
         backup(tmp_path / "state", tmp_path / f"{number}.tar", quiet)
         back(tmp_path / f"{number}.tar", tmp_path / f"restored{number}")
         assert fingerprint(tmp_path / f"restored{number}") == fingerprint(tmp_path / "state")
-        learner.learn(vectors("ant", 25), "ant")
+        learner.learn(vectors("ant", 25, number), "ant")
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -112,7 +112,7 @@ def commands(seed):
             name, count = choose.choice(NAMES), choose.choice((5, 20, 400))
             known = sorted({*known, name})
 
-            def learn(learner, seen, each=(name, count, number)):
+            def learn(learner, seen, each=(name, count, number + 1)):
                 seen |= world(each)
                 learner.learn(vectors(*each), each[0])
 

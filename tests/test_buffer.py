@@ -74,6 +74,20 @@ class Filled(RuleBasedStateMachine):
     def forget(self, data):
         self.learner.forget(data.draw(st.sampled_from(sorted(c.name for c in self.learner.classes()))))
 
+    @precondition(lambda self: self.learner.store.newest.detail.get("classes", 0) > 2)
+    @rule(data=st.data(), count=st.sampled_from([1, 6, 30]))
+    def correct(self, data, count):
+        rows = [row for row in self.learner.repository.known().stored if not row.coded]
+        first = data.draw(st.integers(0, max(len(rows) - 1, 0)))
+        if ids := [row.id for row in rows[first:first + count] if row.label != LABELS[0]]:
+            if count == 1:
+                self.learner.remove(ids)
+            else:
+                self.learner.move(ids, LABELS[0])
+        names = sorted(each.name for each in self.learner.classes())
+        if count == 30:
+            self.learner.rename(names[0], names[-1], into=True)
+
     @precondition(lambda self: len(self.learner.store.restorable()) > 3)
     @rule()
     def rollback(self):

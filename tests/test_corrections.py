@@ -381,3 +381,16 @@ def test_a_copy_of_a_state_keeps_its_corrections_apart(three, fast_path):
     copy.remove(ids(copy, "bee", [0]))
     assert counts(copy)["bee"] == 28
     assert counts(Learner.open(three.store.path))["bee"] == 29
+
+
+def test_a_source_that_two_classes_share_is_counted_for_each(fast_path):
+    """Moved samples take the name of their source with them, which the files then hold once more."""
+    learner = create(fast_path / "state", exemplars=16_000)
+    name = "n" * 250
+    learner.learn([Sample(x, f"{number}{name}") for number, x in enumerate(vectors("ant", 40))], "ant")
+    learner.learn([Sample(x, name) for x in vectors("bee", 8)], "bee")
+    for number in range(8):
+        learner.move(ids(learner, "bee", [0]), f"class {number}")
+        assert learner.status().exemplar_bytes <= 16_000
+        assert sum(path.stat().st_size for path in (fast_path / "state").rglob("*.exemplars")) <= 16_000
+    assert sum(each.samples - each.exemplars for each in learner.classes()) > 0

@@ -86,10 +86,10 @@ def port():
         return free.getsockname()[1]
 
 
-def acknowledged(client, name, photos):
+def acknowledged(client, name, photos, again=0):
     """Teach photos one by one over HTTP."""
     for photo in photos:
-        learned = client.post(f"/api/learn?class={name}", photo.read_bytes(), Content_Type="image/png")
+        learned = client.post(f"/api/learn?class={name}&again={again}", photo.read_bytes(), Content_Type="image/png")
         assert learned["label"] == name and learned["samples"] == 1
 
 
@@ -240,7 +240,7 @@ state = "imu"
         def teach_on():
             with suppress(OSError, HTTPException):
                 while True:
-                    acknowledged(client, "five", train["three"][:1])
+                    acknowledged(client, "five", train["three"][:1], again=1)
                     extra[0] += 1
         teaching = threading.Thread(target=teach_on)
         teaching.start()

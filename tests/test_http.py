@@ -174,7 +174,7 @@ def test_a_round_is_started_once(tmp_path):
     (405, "GET", "/api/learn?class=a", None, {}),
     (400, "POST", "/api/learn", {"samples": [[1.0] * 16]}, {}),
     (400, "POST", "/api/learn?class=../x", {"samples": [[1.0] * 16]}, {}),
-    (400, "POST", "/api/learn?class=" + "x" * 65, {"samples": [[1.0] * 16]}, {}),
+    (400, "POST", "/api/learn?class=" + "x" * 256, {"samples": [[1.0] * 16]}, {}),
     (400, "POST", "/api/learn?class=a", b"", {"Content_Type": "application/json"}),
     (400, "POST", "/api/learn?class=a", b"{", {"Content_Type": "application/json"}),
     (400, "POST", "/api/learn?class=a", b"[" * 100_000, {"Content_Type": "application/json"}),

@@ -134,8 +134,8 @@ def test_forget_leaves_no_byte_of_a_class_s_file_names(memory, tmp_path, watched
             seen.update(name for name in [*secret, *shown] if name.encode() in data)
 
     def learn(label, numbered, names, learner=learner):
-        learner.learn([Sample(x, f"photos/{name}/{i}.jpg", name) for name in names
-                       for i, x in enumerate(vectors(label, 6, numbered))], label)
+        learner.learn([Sample(x, f"photos/{name}/{i}.jpg", name) for place, name in enumerate(names)
+                       for i, x in enumerate(vectors(label, 6, 100 * numbered + place))], label)
 
     learn("ant", 1, secret[:5])                   # a rewrite, then appends to the log
     learn("wasp", 1, shown[:10])
@@ -178,7 +178,7 @@ def test_no_sample_comes_to_the_disk_at_any_moment(what, memory, tmp_path, watch
             told["needles"] = needles_of(samples, learner.features(samples))
         look()
     learner.predict(samples)
-    learner.learn(every[0][:5], "class 0")
+    learner.learn(every[0][:5], "class 0", again=True)
     learner.rollback()
     learner.forget("class 2")
     Learner.open(tmp_path / "state").close()

@@ -134,7 +134,7 @@ def asked(service):
 
 
 def test_a_daemon_answers_the_same(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("edgecl.runtime.service.PAGE", 7)
+    monkeypatch.setattr("edgecl.runtime.service.Service.samples.__defaults__", (None, False, 0, 7))
     with serving(tmp_path / "s", control=(60.0, 60.0)) as (service, _, _):
         with asked(service) as client:
             page = client.ask("samples", start=7)

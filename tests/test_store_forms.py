@@ -35,7 +35,7 @@ def every_command(state):
     except EdgeclError:
         return
     for work in (learner.status, learner.classes, learner.history, lambda: learner.damage,
-                 lambda: learner.predict(vectors("ant", 2)), lambda: learner.learn(vectors("dog", 4), "dog"),
+                 lambda: learner.predict(vectors("ant", 2)), lambda: learner.learn(vectors("dog", 4, 1), "dog"),
                  lambda: learner.forget("cat"), learner.close):
         error_of(work)
 

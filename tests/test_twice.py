@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from candidates import candidate, matrix, world
 from helpers_daemon import serving
-from helpers_http import image_state, packed, web
+from helpers_http import image_state, packed, shades, web
 from helpers_state import answers, create, flip, vectors
 from PIL import Image
 
+from edgecl.backbones.session import Backbone
 from edgecl.cli import main
-from edgecl.errors import BadInput
+from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.known_samples import KnownSamples
 from edgecl.learner import Learner
 from edgecl.learning.plan import KEYS_SHARE
@@ -223,6 +224,54 @@ def test_keys_give_way_before_the_statistics_become_coarser(tmp_path):
     learner.close()
 
 
+def ids(learner, label, count):
+    return [row.id for row in learner.repository.known().stored if row.label == label][:count]
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_was_corrected_is_recognised_where_it_is_now(once, reopened):
+    def learn(samples, label):
+        nonlocal once
+        if reopened:
+            once.close()
+            once = Learner.open(once.store.path)
+        learned = once.learn(samples, label)
+        return learned.samples, learned.known
+
+    once.remove(ids(once, "ant", 5))
+    assert learn(ANTS, "ant") == (5, 55)
+    once.move(ids(once, "ant", 3), "bee")
+    assert learn(ANTS[:20], "bee") == (17, 3)
+    assert learn(ANTS, "ant") == (3, 57)
+    once.rollback(once.store.current - 3)       # to before the move
+    assert learn(ANTS, "ant") == (0, 60)
+    once.rename("bee", "wasp")
+    assert learn(BEES, "wasp") == (0, 60)
+    assert learn(BEES[:4], "bee") == (4, 0)
+    once.rename("bee", "wasp", into=True)
+    assert learn(BEES, "wasp") == (0, 60)
+    assert counts(once) == {"ant": 60, "wasp": 64}
+    once.close()
+
+
+@pytest.mark.parametrize("how", ["forget", "remove"])
+def test_what_was_erased_leaves_no_key(once, how):
+    keys = [row.key for row in once.repository.known().stored if row.label == "ant"]
+    for number in range(3):
+        once.learn(vectors("cat", 1000, seed=number), "cat")    # the keys are written
+    once.close()
+    once = Learner.open(once.store.path)
+    assert any(np.int64(keys[0]).tobytes() in path.read_bytes() for path in (once.store.path / "models").iterdir())
+    if how == "forget":
+        once.forget("ant")
+    else:
+        keys = [row.key for row in once.repository.known().stored if row.label == "ant"]
+        once.remove(ids(once, "ant", len(keys)), erase=True)
+    once.close()
+    found = [path.read_bytes() for path in once.store.path.rglob("*") if path.is_file()]
+    assert keys and not [key for key in keys if any(np.int64(key).tobytes() in content for content in found)]
+
+
 def test_what_another_process_has_taught_meanwhile_is_known(state):
     state.learn(ANTS[:10], "ant")
     other = Learner.open(state.store.path)
@@ -230,6 +279,37 @@ def test_what_another_process_has_taught_meanwhile_is_known(state):
     learned = state.learn(ANTS, "ant")
     assert (learned.samples, learned.known) == (20, 40)
     assert other.learn(ANTS, "ant").known == 60
+    other.close()
+
+
+def test_photos_that_are_known_are_not_sent_through_the_backbone_again(tmp_path, monkeypatch):
+    learner, seen, features = image_state(tmp_path / "state"), [], Backbone.features
+    monkeypatch.setattr(Backbone, "features", lambda self, data: seen.append(len(data)) or features(self, data))
+    photos = shades(60, 100, 5)
+    assert learner.learn(photos[:90], "mid").samples == 90
+    sent = sum(seen)
+    learned = learner.learn(photos, "mid")
+    assert (learned.samples, learned.known, sum(seen) - sent) == (10, 90, 10)
+    assert learner.learn(photos, "mid").known == 100 and sum(seen) - sent == 10
+    assert learner.learn(photos, "other").also_in == {"mid": [""] * 100}
+    learner.close()
+
+
+def test_a_class_that_is_forgotten_while_its_known_photos_are_read_is_taught_whole_or_not_at_all(tmp_path):
+    learner, photos = image_state(tmp_path / "state"), shades(60, 100, 5)
+    learner.learn(photos, "mid")
+    other = Learner.open(tmp_path / "state")
+
+    def meanwhile():
+        yield from (Sample(photo) for photo in photos)
+        other.forget("mid")
+        yield Sample(shades(60, 1, 6)[0])
+
+    with pytest.raises(StateError, match="taken out while others were read; try again"):
+        learner.learn(meanwhile(), "mid")
+    assert "mid" not in counts(learner)
+    assert learner.learn(photos, "mid").samples == 100
+    learner.close()
     other.close()
 
 

@@ -1,13 +1,14 @@
 """Unknown samples: scores, their scale out of fold and their threshold, against what they are by definition."""
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers_heads import learned
 
-from edgecl.exemplars.buffer import Buffer
+from edgecl.exemplars.buffer import FEWEST_EXACT, Buffer
 from edgecl.exemplars.codecs import codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads import unknown
@@ -17,7 +18,7 @@ from edgecl.heads.onnx_head import build_head
 from edgecl.heads.out_of_fold import OutOfFold
 from edgecl.heads.relative_distance import relative_distance
 from edgecl.heads.solvers import solve
-from edgecl.heads.unknown import MANY_CLASSES, ROW_BYTES, Judged, fit, rows_bytes, rows_held
+from edgecl.heads.unknown import MANY_CLASSES, MIN_JUDGES, ROW_BYTES, Judged, fit, rows_bytes, rows_held
 from edgecl.learner import Learner
 from edgecl.learning.knowledge import Knowledge
 from edgecl.learning.plan import head_bytes
@@ -304,17 +305,47 @@ def test_the_plan_of_a_head_has_room_for_its_scales(classes):
     assert len(build_head(replace(head, novelty=novelty))) <= room
 
 
+def coded(path, dimension, limit):
+    """A state of four classes whose buffer is so small that most samples are coded."""
+    learner = Learner.create(path, Settings("identity", 60_000_000, limit, "pq"))
+    for seed, label in enumerate("abcda"):
+        learner.learn(np.random.default_rng(seed).normal(seed % 4, 1, (60, dimension)).astype(np.float32), label)
+    return learner
+
+
 def test_where_every_sample_is_coded_no_number_of_samples_is_said_to_be_missing(tmp_path):
     # a quarter of the buffer is too small for samples that stay as they were learned, so that they could judge
-    learner = Learner.create(tmp_path / "state", Settings("identity", 600_000, 4_000, "pq"))
-    for seed, label in enumerate("abcd"):
-        learner.learn(np.random.default_rng(seed).normal(seed, 1, (60, 64)).astype(np.float32), label)
-    learner.learn(np.random.default_rng(9).normal(0, 1, (60, 64)).astype(np.float32), "a")
-    status, [found] = learner.status(), learner.predict(np.zeros((1, 64), np.float32))
-    assert status.unknown_needs is None
-    assert found.unknown is None
-    assert "keeps no samples as they were learned" in found.reason
-    learner.close()
+    with closing(coded(tmp_path / "state", 1280, 14_000)) as learner:
+        status, [found] = learner.status(), learner.predict(np.zeros((1, 1280), np.float32))
+        assert status.unknown_needs is None
+        assert found.unknown is None
+        assert "keeps no samples as they were learned" in found.reason
+
+
+def test_as_many_samples_stay_exact_beside_a_codebook_as_can_judge():
+    assert FEWEST_EXACT == MIN_JUDGES
+
+
+@pytest.mark.parametrize(("dimension", "limit"), [(64, 2_000), (64, 4_000), (256, 5_000), (1280, 18_000)])
+def test_three_exact_samples_beside_a_codebook_are_enough_to_tell_what_is_unknown(tmp_path, dimension, limit):
+    with closing(coded(tmp_path / "state", dimension, limit)) as learner:
+        x = np.random.default_rng(9).standard_normal((80, dimension)).astype(np.float32)
+        known, far = learner.predict(x + np.arange(80)[:, None] % 4), learner.predict(9 * x)
+        assert np.mean([answer.unknown for answer in known]) < 0.1
+        assert np.mean([answer.unknown for answer in far]) > 0.6
+
+
+@pytest.mark.parametrize("taught", "ae")
+def test_a_class_without_an_exact_sample_is_not_unknown_since_others_have_some(tmp_path, monkeypatch, taught):
+    # as in a state of an earlier edgecl, which coded every sample of so small a buffer
+    monkeypatch.setattr("edgecl.exemplars.buffer.FEWEST_EXACT", 20)
+    with closing(coded(tmp_path / "state", 64, 4_000)) as learner:
+        monkeypatch.undo()
+        more = np.random.default_rng(77).normal("abcde".index(taught), 1, (20, 64)).astype(np.float32)
+        learner.learn(more, taught)
+        x = np.random.default_rng(9).standard_normal((80, 64)).astype(np.float32)
+        assert np.mean([answer.unknown for answer in learner.predict(x + 3)]) < 0.15
+        assert np.mean([answer.unknown for answer in learner.predict(9 * x)]) > 0.9
 
 
 def in_sessions(count, n, seed, d=40, apart=0.3):

@@ -1,4 +1,4 @@
-"""Small states of five kinds, and what can happen to a file of theirs."""
+"""Small states of six kinds, and what can happen to a file of theirs."""
 from __future__ import annotations
 
 import random
@@ -75,6 +75,21 @@ def after_round(state: Path, older: Path) -> None:
     answer_and_close(learner, vectors("hen", 2))
 
 
+def corrected(state: Path, older: Path) -> None:
+    """Samples that were removed and moved, which lie beside the rest for a rollback, and a class with another name."""
+    crash_commands.prepare(state.parent)
+    shutil.rmtree(state.parent / "other")
+    learner = Learner.open(state)
+    learner.learn(vectors("hen", 40), "hen")
+    learner.rename("elk", "yak")
+    learner.predict(vectors("cat", 2))
+    shutil.copytree(state, older)
+    learner.remove(crash_commands.ids(learner, "cat", 5))
+    learner.move(crash_commands.ids(learner, "cat", 3), "hen")
+    learner.learn(vectors("ibis", 12), "ibis")
+    answer_and_close(learner, vectors("cat", 2))
+
+
 def statistics(state: Path, older: Path) -> None:
     """No sample is kept."""
     learner = create(state, quota=700_000, memory="statistics", codec="auto")
@@ -95,7 +110,8 @@ def answer_and_close(learner: Learner, asked: np.ndarray) -> None:
 
 
 STATES: dict[str, Callable[[Path, Path], None]] = {
-    "raw": raw, "rocket": rocket, "codebook": codebook, "round": after_round, "statistics": statistics}
+    "raw": raw, "rocket": rocket, "codebook": codebook, "round": after_round, "statistics": statistics,
+    "corrected": corrected}
 
 
 def files_of(state: Path) -> dict[str, str]:

@@ -101,6 +101,41 @@ def learn_codebook(state: Path) -> None:
         raise SystemExit("no second codebook was made")
 
 
+def ids(learner: Learner, label: str, count: int) -> list[int]:
+    """Ids of the first stored samples of a class."""
+    return [row.id for row in learner.repository.known().stored if row.label == label and row.id is not None][:count]
+
+
+def remove_some(state: Path, erase: bool = False, count: int = 5) -> None:
+    """Remove samples of a class."""
+    with closing(Learner.open(state)) as learner:
+        learner.remove(ids(learner, "cat", count), erase)
+
+
+def move_some(state: Path) -> None:
+    """Move samples of a class to another one."""
+    with closing(Learner.open(state)) as learner:
+        learner.move(ids(learner, "cat", 5), "ant")
+
+
+def rename_class(state: Path) -> None:
+    """Rename a class that is stored."""
+    with closing(Learner.open(state)) as learner:
+        learner.rename("cat", "gnu")
+
+
+def corrected(state: Path) -> None:
+    """Correct a state twice, so that the next change deletes what no way back needs any more."""
+    remove_some(state)
+    rename_class(state)
+
+
+def back_across_corrections(state: Path) -> None:
+    """Roll back to before the last correction."""
+    with closing(Learner.open(state)) as learner:
+        learner.rollback(max(g for g in learner.store.restorable() if g < learner.store.current))
+
+
 def learn_and_close(state: Path) -> None:
     """Learn, and close, which writes the head if it was left for later."""
     learner = Learner.open(state)
@@ -236,6 +271,14 @@ COMMANDS: dict[str, Command] = {
     "forget": Command(lambda state: Learner.open(state).forget("cat")),
     "rollback": Command(lambda state: Learner.open(state).rollback()),
     "rollback into a merged journal": Command(lambda state: Learner.open(state).rollback(), merged_journal),
+    "remove": Command(remove_some),
+    "remove, erased": Command(lambda state: remove_some(state, erase=True)),
+    "remove, after corrections": Command(lambda state: Learner.open(state).remove(
+        ids(Learner.open(state), "gnu", 3)), corrected),
+    "move": Command(move_some),
+    "rename": Command(rename_class),
+    "rollback across corrections": Command(back_across_corrections, corrected),
+    "forget, after corrections": Command(lambda state: Learner.open(state).forget("gnu"), corrected),
     "merge": Command(lambda state: Learner.open(state).merge([state.parent / "other"])),
     "round": Command(take_round),
     "round, refused": Command(refuse_round),

@@ -16,10 +16,13 @@ from typing import Any
 from crash_commands import (
     after_round,
     back_across,
+    back_across_corrections,
+    corrected,
     damaged_database,
     damaged_files,
     damaged_log,
     half_forgotten,
+    ids,
     learn_codebook,
     merged_journal,
     nearly_full,
@@ -147,6 +150,34 @@ def two_processes(state: Path, acknowledge: Acknowledge) -> None:
     acknowledge("close", "gnu")
 
 
+def corrections(state: Path, acknowledge: Acknowledge) -> None:
+    """A correction of each kind, and the way back across the last one."""
+    learner = Learner.open(state)
+    learner.remove(ids(learner, "cat", 3))
+    acknowledge("remove")
+    learner.move(ids(learner, "cat", 2), "ant")
+    acknowledge("move")
+    learner.rename("cat", "gnu")
+    acknowledge("rename")
+    learner.rollback()
+    acknowledge("rollback")
+    learner.remove(ids(learner, "elk", 25), erase=True)
+    acknowledge("erase elk", "elk")
+    learner.close()
+    acknowledge("close", "elk")
+
+
+def forget_renamed(state: Path, acknowledge: Acknowledge) -> None:
+    """Forget a class that had another name before."""
+    learner = Learner.open(state)
+    learner.rename("cat", "gnu")
+    acknowledge("rename")
+    learner.forget("gnu")
+    acknowledge("forget", "gnu", "cat")
+    learner.close()
+    acknowledge("close", "gnu", "cat")
+
+
 def open_old(state: Path, acknowledge: Acknowledge) -> None:
     """Open a state of an older format, then teach it."""
     learner = Learner.open(state)
@@ -236,6 +267,11 @@ SEQUENCES: dict[str, Sequence] = {
     "forget": Sequence(one(lambda learner: learner.forget("cat"), "cat")),
     "rollback": Sequence(one(lambda learner: learner.rollback())),
     "learn, forget, learn, rollback, forget": Sequence(long_life),
+    "remove, move, rename, rollback, erase": Sequence(corrections),
+    "rename, forget": Sequence(forget_renamed),
+    "correct what was corrected": Sequence(one(lambda learner: learner.move(ids(learner, "gnu", 4), "ant")), corrected),
+    "rollback across corrections": Sequence(whole(back_across_corrections), corrected),
+    "round, then remove": Sequence(one(lambda learner: learner.remove(ids(learner, "cat", 4))), after_round),
     "two processes": Sequence(two_processes),
     "merge": Sequence(one(lambda learner: learner.merge([learner.store.path.parent / "other"]))),
     "round": Sequence(whole(take_round)),

@@ -20,15 +20,16 @@ SCENES = 0.3    # of the samples of a recording hardly differ from the one befor
 @dataclass(frozen=True)
 class Piece:
     """A sample that is known. label: the class that it is of; batch: it was taught with, as the class that it showed;
-    command: number of the one that made it what it is, so that samples of one batch and command were taught together;
-    place: in the batch."""
+    place: in the batch; command, order: the generation that made it what it is, and where it came among the others of
+    that, so that samples of one batch and command count as taught together, in that order."""
 
     label: str
     shown: str
     batch: int
     count: int
-    command: int
     place: int
+    command: int
+    order: int
 
 
 def recording(shown: str, batch: int, count: int, dimension: int) -> np.ndarray:
@@ -64,7 +65,7 @@ class SampleOracle:
 
     def learn(self, generation: int, label: str, batch: int, count: int) -> None:
         """A batch was taught, or came by a merge."""
-        self.become(generation, [*self.known, *(Piece(label, label, batch, count, batch, place)
+        self.become(generation, [*self.known, *(Piece(label, label, batch, count, place, generation, place)
                                                 for place in range(count))])
 
     def remove(self, generation: int, gone: Iterable[Piece]) -> None:
@@ -73,9 +74,9 @@ class SampleOracle:
 
     def move(self, generation: int, moved: Iterable[Piece], label: str) -> None:
         """Samples are of another class; those that were moved at once count as taught together."""
-        here = {*moved}
-        self.become(generation, [*(self.known - here), *(replace(each, label=label, command=-generation)
-                                                        for each in here)])
+        here = sorted({*moved}, key=_age)
+        self.become(generation, [*(self.known - {*here}), *(
+            replace(each, label=label, command=generation, order=order) for order, each in enumerate(here))])
 
     def rename(self, generation: int, old: str, new: str) -> None:
         """A class has another name, or is part of another one."""
@@ -114,7 +115,7 @@ class SampleOracle:
         keys = sorted(taught)
         random_.shuffle(keys)
         for key in keys:
-            yield key[0], sorted(taught[key], key=lambda each: each.place)
+            yield key[0], sorted(taught[key], key=_age)
 
     def taught(self, path: Path, random_: random.Random, **settings: Any) -> Learner:
         """A new state that was taught all that is known, and nothing else, in a random order."""
@@ -123,3 +124,7 @@ class SampleOracle:
             learner.learn(np.stack([self.sample(each) for each in mine]), label,
                           [session(each.batch) for each in mine])
         return learner
+
+
+def _age(each: Piece) -> tuple[int, int]:
+    return each.command, each.order

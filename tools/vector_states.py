@@ -57,7 +57,8 @@ def fingerprint(path: Path, older: bool = True, damage: bool = True) -> str:
         probe = PROBE if d == DIMENSION else np.random.default_rng(99).normal(size=(32, d)).astype(np.float32) * 3
         shown = [answers(learner, probe), knowledge(learner)]   # which solves the head, if nobody had
         shown += [line.replace(str(path), "STATE") for line in learner.damage if damage]
-        dropped = () if older else ("judged", "accuracy", "known")
+        dropped = {"removed", "dropped", "renamed", "spare"}    # which are noted while samples of before are there
+        dropped |= set() if older else {"judged", "accuracy", "known"}
         shown += [(g.action, {key: value for key, value in g.detail.items() if key not in dropped}, g.undone)
                   for g in learner.history()]
         return hashlib.sha256(repr(shown).encode()).hexdigest()

@@ -40,11 +40,12 @@ class ModelWriter:
                              *_integer(2, DATA_TYPES[value.dtype.name]), *_text(8, name), *_bytes(9, [raw])])
         return name
 
-    def node(self, op: str, inputs: Sequence[str], output: str | None = None,
+    def node(self, op: str, inputs: Sequence[str], output: str | None = None, second: str | None = None,
              **attributes: int | float | Sequence[int]) -> str:
-        """Add an operator; returns the name of its output."""
+        """Add an operator; returns the name of its (first) output."""
         name = output or f"{op}_{len(self.nodes)}"
-        self.nodes.append([*(part for each in inputs for part in _text(1, each)), *_text(2, name), *_text(4, op),
+        self.nodes.append([*(part for each in inputs for part in _text(1, each)), *_text(2, name),
+                           *(_text(2, second) if second else []), *_text(4, op),
                            *(part for key in sorted(attributes) for part in _bytes(5, _attribute(key, attributes[key])))
                            ])
         return name

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from edgecl.errors import BadInput
 from edgecl.samples import Refusal, Sample
 from edgecl.settings import short_names
+from edgecl.sources.spec import shown
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
+    from edgecl.sources.folders import FolderContents
     from edgecl.sources.spec import Item, Spec
 
 DEFAULT_STATE = Path("edgecl-state")
@@ -117,8 +119,7 @@ class Intake:
 
     def report(self) -> None:
         """List on stderr what was refused."""
-        for refusal in self.refused:
-            print(f"edgecl: refused {refusal.source}: {refusal.reason}", file=sys.stderr)
+        report_refused(self.refused)
 
     def explain(self, label: str) -> BadInput:
         """The error if no sample was left."""
@@ -128,11 +129,23 @@ class Intake:
                         "give complete photos, recordings or arrays of the form that this state takes")
 
 
+def report_refused(refused: Iterable[Refusal]) -> None:
+    """List refusals on stderr."""
+    for refusal in refused:
+        print(f"edgecl: refused {refusal.source}: {refusal.reason}", file=sys.stderr)
+
+
+def say_left_out(found: FolderContents) -> None:
+    """Say on stderr which files of a folder are left out, since they are of a kind that can't be read."""
+    for note in found.notes():
+        print(f"edgecl: left out of {shown(found.path)}: {note}", file=sys.stderr)
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Iterator[Item]:
+def read_all(sources: list[Path], spec: Spec) -> Iterator[Item]:
     """All samples of several sources. A bad one among several is refused alone; if it is the only one, BadInput."""
     from edgecl.sources import is_stream, read
 
@@ -141,11 +154,11 @@ def read_all(sources: list[Path], spec: Spec, label: str | None = None) -> Itera
             raise BadInput(f"{path} does not exist", "name a file or a folder")
     for path in sources:
         try:
-            yield from read(path, spec, label)
+            yield from read(path, spec, told=say_left_out)
         except BadInput as error:
             if len(sources) == 1:
                 raise
-            yield Refusal(str(path), error.what)
+            yield Refusal(shown(path), error.what)
 
 
 def report_damage(damage: Iterable[str]) -> None:
@@ -166,7 +179,7 @@ class ProgressBar:
         """What rich shows: here, how many samples are done."""
         from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        return [SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed} samples"),
+        return [SpinnerColumn(), TextColumn("{task.description}", markup=False), TextColumn("{task.completed} samples"),
                 TimeElapsedColumn()]
 
     def __call__(self, count: int) -> None:
@@ -191,21 +204,27 @@ class ProgressBar:
 
 
 def print_json(value: Any) -> None:
-    """One object, on one line."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """One object, on one line; what the encoding of stdout lacks is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text, flush=True)
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table under a line of text; columns after the first are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     print(title)
     table = Table(header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+        table.add_column(Text(column), justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))     # what stands in brackets is no markup
     Console().print(table)
 
 

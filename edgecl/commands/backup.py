@@ -137,4 +137,4 @@ class ByteBar(ProgressBar):
         """What rich shows."""
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
-        return [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()]
+        return [TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()]

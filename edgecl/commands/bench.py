@@ -97,8 +97,8 @@ def _progress(jobs: Sequence[BenchJob]) -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     places = {job: place for place, job in enumerate(jobs)}
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True),
-                  transient=True) as bar:
+    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(),
+                  console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{jobs[0].method}, seed {jobs[0].seed}", total=len(jobs))
 
         def watch(job: BenchJob, step: dict[str, Any]) -> None:

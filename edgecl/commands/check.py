@@ -5,7 +5,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edgecl.commands import asked, print_json, socket_path, state_path
+from edgecl.commands import asked, opened, print_json, socket_path, state_path
+from edgecl.errors import BadInput
 from edgecl.settings import counted, format_size, short_names
 from edgecl.state.integrity import ASIDE, BAD, FOREIGN, INTACT, LEFT_OVER, NOTED, CheckedFile
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Read everything, repair or discard if asked to; 1 if something is damaged."""
+    """Read everything, repair or discard if asked to; 1 if something is damaged. Or check a certificate; 1 if the state
+    contradicts it."""
+    if options.certificate is not None:
+        return _check_certificate(options)
     discarded = asked(options, "discard", _discard) if options.discard else None
     if options.repair:
         report = asked(options, "repair", _repair)
@@ -30,6 +34,30 @@ def check(options: argparse.Namespace) -> int:
         if report is not None:
             _show(report)
     return int(report is not None and not report["intact"])
+
+
+def _check_certificate(options: argparse.Namespace) -> int:
+    from edgecl.learning.certificate import read_certificate
+
+    if options.repair or options.discard:
+        raise BadInput("--certificate goes with neither --repair nor --discard", "give one of them at a time")
+    certificate = read_certificate(options.certificate)
+    with opened(options) as learner:
+        found = learner.check_certificate(certificate).to_json()
+    if options.json:
+        print_json(found)
+        return int(not found["valid"])
+    removed = certificate["removed"]
+    how = "exactly" if certificate["exact"] else f"approximately: {'; '.join(certificate['remains'])}"
+    print(short_names(f"{options.certificate}: {counted(removed['samples'], 'sample')} of {removed['class']!r} "
+                      f"forgotten, {certificate['time']}, {how}"))
+    for each in found["findings"]:
+        print(short_names(f"{'✓' if each['ok'] else '✗' if each['ok'] is False else '·'} {each['text']}"))
+    print("valid: nothing in the state contradicts it" if found["valid"] else
+          "NOT valid: the state contradicts it")
+    for line in (*found["proves"], *found["does_not_prove"]):
+        print(line)
+    return int(not found["valid"])
 
 
 def _checked(options: argparse.Namespace) -> dict[str, Any]:

@@ -48,18 +48,18 @@ class Direct:
         return self.learner.foundation.kind if self.learner.foundation else None
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
-              again: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`."""
-        return self.learner.learn(samples, label, progress=progress, again=again)
+        return self.learner.learn(samples, label, progress=progress, again=again, distinct=distinct)
 
-    def predict(self, batch: np.ndarray) -> list[Prediction]:
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[Prediction]:
         """See `Learner.predict`."""
-        return self.learner.predict(batch)
+        return self.learner.predict(batch, why)
 
     @property
     def known(self) -> list[str]:
         """Names of the known classes."""
-        return [each.name for each in self.learner.classes()]
+        return self.learner.labels
 
     @property
     def damage(self) -> list[str]:
@@ -101,7 +101,7 @@ class ViaDaemon:
         return names
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
-              again: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`. Raises the error that the daemon answers with."""
         with Parcel() as parcel:
             for sample in samples:
@@ -110,14 +110,15 @@ class ViaDaemon:
             if not parcel.count:
                 raise BadInput(f"there are no samples of {label!r}", "give at least one photo, recording or array")
             return Learned(**self._client.ask("learn", parcel.seal(), label=label, groups=parcel.groups,
-                                              sessions=parcel.sessions, again=again))
+                                              sessions=parcel.sessions, again=again, distinct=distinct))
 
-    def predict(self, batch: np.ndarray) -> list[Prediction]:
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[Prediction]:
         """See `Learner.predict`. Raises the error that the daemon answers with."""
+        asked = {"why": True} if why else {}    # which an older daemon does not take
         with Parcel() as parcel:
             for data in batch:
                 parcel.add(data)
-            return [Prediction(**answer) for answer in self._client.ask("predict", parcel.seal())]
+            return [*map(Prediction.from_json, self._client.ask("predict", parcel.seal(), **asked))]
 
 
 class Parcel:

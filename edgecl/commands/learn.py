@@ -14,7 +14,6 @@ from edgecl.commands import (
     configuration,
     keep_memory_low,
     print_json,
-    read_all,
     socket_path,
     state_path,
 )
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgecl.commands.direct_or_daemon import Direct, ViaDaemon
+    from edgecl.commands.look import ClassSources, Looked, Taker
     from edgecl.results import Learned
     from edgecl.sources.spec import Item
 
@@ -98,20 +98,54 @@ def learn(options: argparse.Namespace) -> None:
     if options.folder is not None and options.sources:
         raise BadInput("--from takes one folder and no other sources", "leave the other sources out")
     check_streams(options)
+    if options.folder is not None and _learned_export(options):
+        return
+    from edgecl.commands import look
     from edgecl.commands.direct_or_daemon import direct_or_daemon
 
     keep_memory_low()
     path = state_path(options)
+    looked = look.look_at(options)
     if not path.exists():
+        from edgecl.learning.foundation import spec_for
+
+        if _looked_at(looked, look.Taker(spec_for(settings_of(options), None, options.seconds)), options):
+            return
         _create(path, options)
     with direct_or_daemon(options) as one:
-        if options.label is not None:
-            items = read_all(options.sources, one.spec(options.seconds), options.label)
-            intake = Intake(one.shape, of_session(options.session, items))
-            learned = [learn_class(one, options, options.label, intake)]
-        else:
-            learned = learn_folder(one, options)
+        taker = look.Taker(one.spec(options.seconds), one.known, one.kind, one.shape)
+        if _looked_at(looked, taker, options):
+            return
+        look.say(looked)
+        learned = learn_classes(one, options, looked.classes)
         suggest_nothing(options, learned, one.kind)
+
+
+def _looked_at(looked: Looked, taker: Taker, options: argparse.Namespace) -> bool:
+    """Check all that is to be learned; True if that was all, with --dry-run, after it was shown."""
+    from edgecl.commands import look
+
+    look.check(looked, taker, options)
+    if options.dry_run:
+        look.show(looked, taker, options.json)
+    return bool(options.dry_run)
+
+
+def _learned_export(options: argparse.Namespace) -> bool:
+    """Whether a folder was an export of samples, which is learned then."""
+    from edgecl.commands.leave import learn_export
+    from edgecl.learning.sample_archive import is_archive
+
+    if not is_archive(options.folder):
+        return False
+    if options.dry_run:
+        raise BadInput(f"{options.folder} is an export of samples, which --dry-run does not look at",
+                       "its manifest says what it holds")
+    keep_memory_low()
+    if not state_path(options).exists():
+        _create(state_path(options), options)
+    learn_export(options)
+    return True
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:
@@ -137,11 +171,13 @@ def learn_last(options: argparse.Namespace) -> None:
     if options.last is None or options.label is None or options.sources or options.seconds is not None:
         raise BadInput("--last and --source go with --class and no other source",
                        "give for example --class mug --last 5s")
+    if options.dry_run:
+        raise BadInput("--dry-run looks at files and folders, not at a source of the daemon", "leave it out")
     try:
         with Client(socket_path(options)) as client:
             learned = Learned(**client.ask("learn_last", label=options.label, seconds=parse_seconds(options.last),
                                            source=options.source, session=options.session,
-                                           again=options.again))
+                                           again=options.again, distinct=options.distinct))
             tell(options, learned, 0, client.ask("status")["quota_bytes"])
             suggest_nothing(options, [learned], client.ask("info")["kind"])
     except NoDaemon:
@@ -157,25 +193,16 @@ def check_streams(options: argparse.Namespace) -> None:
         raise BadInput("a stream has no end", "say how much of it shows the class, for example --seconds 20")
 
 
-def learn_folder(one: Direct | ViaDaemon, options: argparse.Namespace) -> list[Learned]:
-    """One generation per class, in the order of the names."""
-    from edgecl.samples import check_class_name
-    from edgecl.sources import class_folders, read
-    from edgecl.sources.arrays import load_part
-
-    if options.folder.suffix == ".npz":
-        places = dict.fromkeys(sorted(set(load_part(options.folder, "train").names)), options.folder)
-    else:
-        places = {folder.name: folder for folder in class_folders(options.folder)}
-    for name in places:
-        check_class_name(name)
+def learn_classes(one: Direct | ViaDaemon, options: argparse.Namespace, classes: list[ClassSources]) -> list[Learned]:
+    """One generation per class, in order."""
     learned: list[Learned] = []
     try:
-        for name, place in places.items():
-            items = read(place, one.spec(options.seconds), name)
-            learned.append(learn_class(one, options, name, Intake(one.shape, of_session(options.session, items))))
+        for each in classes:
+            learned.append(learn_class(one, options, each))
     except KeyboardInterrupt:
-        names, done = [*places], len(learned)
+        if options.label is not None:
+            raise
+        names, done = [each.label for each in classes], len(learned)
         raise KeyboardInterrupt(interrupted(
             names[:done], names[done], one.memory != "statistics" and not options.again)) from None
     return learned
@@ -203,18 +230,17 @@ def of_session(session: str, items: Iterable[Item]) -> Iterator[Item]:
         yield replace(item, session=item.session or session) if isinstance(item, Sample) else item
 
 
-def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, label: str, intake: Intake) -> Learned:
+def learn_class(one: Direct | ViaDaemon, options: argparse.Namespace, sources: ClassSources) -> Learned:
     """Learn one class and report it."""
-    from edgecl.samples import check_class_name
-
-    label = check_class_name(label)
+    label = sources.label
+    intake = Intake(one.shape, of_session(options.session, sources.items(one.spec(options.seconds))))
     try:
         with ProgressBar(f"learning {label}") as bar:
-            learned = one.learn(intake, label, bar, options.again)
+            learned = one.learn(intake, label, bar, options.again, options.distinct)
     except BadInput as error:
         cause = intake.explain(label) if intake.refused and not intake.taken else error
         intake.report()
         raise cause from None
     intake.report()
-    tell(options, learned, len(intake.refused), one.quota)
+    tell(options, learned, len(intake.refused), one.quota, sources.kinds)
     return learned

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgecl.commands import percent, print_json
@@ -21,12 +22,14 @@ TO_TEACH = {"window": "windows of rest and of other things halve false alarms", 
             "image": "with photos of the background and of other things there are fewer false alarms"}
 
 
-def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int) -> None:
-    """Report a `learn`."""
+def tell(options: argparse.Namespace, learned: Learned, refused: int, quota: int,
+         unreadable: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Report a `learn`. unreadable: suffix -> files of a kind that can't be read."""
     if options.json:
         print_json({"class": learned.label, "samples": learned.samples, "refused": refused,
-                    **{name: count for name in ("known", "also_in", "unrecognised", "left_out", "blank")
+                    **{name: count for name in ("known", "also_in", "unrecognised", "left_out", "blank", "blurred")
                        if (count := getattr(learned, name))},
+                    **({"unreadable": dict(unreadable)} if unreadable else {}),
                     "seconds": round(learned.milliseconds * learned.given / 1000, 4),
                     "generation": learned.generation, "used_bytes": learned.used_bytes,
                     "accuracy": {name: list(pair) for name, pair in learned.accuracy.items()}})
@@ -55,6 +58,9 @@ def summary(learned: Learned, refused: int, quota: int) -> str:
     if learned.blank:
         lines.append(f"  {learned.blank} of them show nothing (of one colour, or constant)"
                      + ("" if learned.label == NOTHING else f": answered as {learned.label} from now on"))
+    if learned.blurred:
+        few = f": {named(learned.blurred)}" if 2 * len(learned.blurred) < learned.samples else " or are very small"
+        lines.append(f"  {len(learned.blurred)} {'looks' if len(learned.blurred) == 1 else 'look'} blurred{few}")
     new = learned.accuracy.get(learned.label, (None, None))[1]
     right = learned.judged.get(learned.label, (None, None))[1]
     lines.append(f"  {learned.label}: {percent(new)} ({right[0]} of {right[1]}) right on {learned.judged_on}"

@@ -2,9 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecl.commands import asked, opened, print_json
+from edgecl.commands import asked, opened, print_json, state_path
+from edgecl.errors import BadInput, StateError
+from edgecl.files.atomic import write_atomically
 from edgecl.samples import NOTHING
 from edgecl.settings import counted
 
@@ -14,7 +19,13 @@ if TYPE_CHECKING:
 
 def forget(options: argparse.Namespace) -> None:
     """Forget a class."""
-    answer = asked(options, "forget", lambda learner: learner.forget(options.label), label=options.label)
+    file = options.certificate
+    if file is not None:
+        check_certificate_file(file, state_path(options))
+    answer = asked(options, "forget", lambda learner: learner.forget(options.label, file is not None),
+                   label=options.label, certify=file is not None or None)
+    if file is not None:
+        _write(file, answer["certificate"])
     if options.json:
         print_json(answer)
         return
@@ -29,6 +40,30 @@ def forget(options: argparse.Namespace) -> None:
               f"{'they' if count > 1 else 'it'} may have held the class")
     if answer.get("gathered"):
         print("threw away the frames that were gathered for review, since they may show it")
+    if file is not None:
+        print(f"wrote {file}, which names the class and hashes of its samples: keep it outside the state; "
+              f"`edgecl check --certificate {file}` checks it")
+
+
+def check_certificate_file(file: Path, state: Path) -> None:
+    """Raises BadInput unless a certificate can be written to a file: nothing of the class may come into the state."""
+    if file.is_symlink() or file.exists():
+        raise BadInput(f"{file} exists already", "name a new file for the certificate")
+    if state.resolve() in file.resolve().parents:
+        raise BadInput(f"{file} is inside the state, which must keep nothing of the class", "name a file outside")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK):
+        raise BadInput(f"{file.parent} is not a folder that can be written to", "name a file in one")
+
+
+def _write(file: Path, certificate: dict[str, Any]) -> None:
+    """Write a certificate, which there is no second time: if that fails, it is printed."""
+    text = json.dumps(certificate, indent=1, ensure_ascii=False) + "\n"
+    try:
+        write_atomically(file, text.encode(), mode=0o600)
+    except OSError as error:
+        print(text, end="")
+        raise StateError(f"the class was forgotten, but {file} can't be written ({error.strerror})",
+                         "the certificate was printed instead: keep that") from error
 
 
 def rollback(options: argparse.Namespace) -> None:

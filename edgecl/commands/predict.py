@@ -1,17 +1,14 @@
-"""`edgecl predict`, `edgecl evaluate` and `edgecl export`."""
+"""`edgecl predict` and `edgecl export`."""
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from edgecl.commands import (
     Intake,
-    ProgressBar,
     keep_memory_low,
     opened,
     percent,
     print_json,
-    print_table,
     read_all,
     report_damage,
 )
@@ -21,7 +18,7 @@ from edgecl.settings import counted, format_size
 
 def predict(options: argparse.Namespace) -> None:
     """One JSON line per sample, for a stream per change: source, label, confidence, unknown, milliseconds, and a
-    reason if there is no label, or too little was taught to tell what is unknown."""
+    reason if there is no label, or too little was taught to tell what is unknown; with --why what `Why` says."""
     from edgecl.commands.direct_or_daemon import direct_or_daemon
     from edgecl.commands.predict_stream import predict_stream
     from edgecl.samples import batches_of
@@ -33,37 +30,17 @@ def predict(options: argparse.Namespace) -> None:
         raise BadInput(f"{streams[0]} is a stream among other sources", "give one stream, or only files and folders")
     if streams:
         with opened(options) as learner:
-            predict_stream(learner, streams[0], options.seconds, options.debounce)
+            predict_stream(learner, streams[0], options)
         return
     with direct_or_daemon(options) as one:
         intake = Intake(one.shape, read_all(options.sources, one.spec(options.seconds)))
         for batch in batches_of(intake):
-            for answer, source in zip(one.predict(batch.data), batch.sources):
+            for answer, source in zip(one.predict(batch.data, options.why), batch.sources):
                 print_json({**answer.to_json(), "source": source})
         report_damage(one.damage)
         intake.report()
         if not intake.taken:
             raise BadInput("nothing could be read", "give photos, recordings or arrays of the form this state takes")
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    """Accuracy on a labelled folder or .npz file."""
-    from edgecl.commands.direct_or_daemon import Direct
-    from edgecl.sources import read_labelled
-
-    with opened(options) as learner, ProgressBar("evaluating") as bar:
-        one = Direct(learner)
-        intake = Intake(one.shape, read_labelled(options.folder, one.spec()), bar)
-        result = learner.evaluate(intake)
-        report_damage(learner.damage)
-        intake.report()
-    if options.json:
-        print_json({**asdict(result), "refused": len(intake.refused)})
-        return
-    rows = [[name, percent(value)] for name, value in result.per_class.items()]
-    rows += [[f"{name} (never taught)", f"unknown {percent(value)}"] for name, value in result.untaught.items()]
-    print_table(f"accuracy {percent(result.accuracy)} on {counted(result.n, 'sample')}, "
-                f"{percent(result.unknown_rate)} called unknown", ["class", "accuracy"], rows)
 
 
 def export(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """`edgecl predict` on a stream: one answer per window as it comes, debounced."""
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,22 +16,22 @@ if TYPE_CHECKING:
     from edgecl.learner import Learner
 
 
-def predict_stream(learner: Learner, source: Path, seconds: float | None, debounce: int | None) -> None:
+def predict_stream(learner: Learner, source: Path, options: argparse.Namespace) -> None:
     """Print an answer when a new label is stable, see `Debounce`; with 0, every answer."""
     from edgecl.learning.foundation import spec_for
     from edgecl.sources import read
 
-    times = DEBOUNCE if debounce is None else debounce
+    times = DEBOUNCE if options.debounce is None else options.debounce
     if times < 0:
         raise BadInput(f"--debounce is {times}", "give a number of windows, or 0 to print every window")
     changed, windows = Debounce(times), 0
     try:
-        for item in read(source, spec_for(learner.settings, learner.foundation, seconds)):
+        for item in read(source, spec_for(learner.settings, learner.foundation, options.seconds)):
             if isinstance(item, Refusal):
                 print(f"edgecl: {item.source}: {item.reason}", file=sys.stderr)
                 continue
             windows += 1
-            answer = learner.predict(item.data[None])[0]
+            answer = learner.predict(item.data[None], options.why)[0]
             if windows == 1:
                 report_damage(learner.damage)
             if changed(*evidence_of(answer)):

@@ -51,10 +51,10 @@ class DirectReview:
         """A frame as the control socket gives it."""
         return packed(self._review.frame(number).sample())
 
-    def review_name(self, number: int, label: str, frames: list[int] | None) -> dict[str, Any]:
+    def review_name(self, number: int, label: str, frames: list[int] | None, distinct: bool) -> dict[str, Any]:
         """See `Service.review_name`."""
-        learned = self._review.name(number, label, frames,
-                                    lambda samples, name: asdict(self._learner.learn(samples, name)))
+        learned = self._review.name(number, label, frames, lambda samples, name: asdict(
+            self._learner.learn(samples, name, distinct=distinct)))
         self._save()
         return learned
 
@@ -167,7 +167,7 @@ def _name(options: argparse.Namespace) -> None:
     (number,), label = _numbers(options.values[:1]), options.values[1]
     only = _numbers(options.frames.split(",")) if options.frames else None
     with _listed(options) as ask:
-        learned = ask("review_name", number=number, label=label, frames=only)
+        learned = ask("review_name", number=number, label=label, frames=only, distinct=options.distinct)
     if options.json:
         print_json(learned)
         return

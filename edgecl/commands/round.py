@@ -100,7 +100,7 @@ class RoundBar:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-            bar: Any = Progress(BarColumn(24), TaskProgressColumn(), TextColumn("{task.description}"),
+            bar: Any = Progress(BarColumn(24), TaskProgressColumn(), TextColumn("{task.description}", markup=False),
                                 TextColumn("{task.fields[left]}"), console=Console(stderr=True), transient=True)
             bar.start()
             bar.add_task("the frozen part reads all stored samples", total=1.0, left="")

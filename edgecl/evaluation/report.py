@@ -1,8 +1,9 @@
-"""An HTML report in one file: text, tables, and plots as inline SVG. Needs matplotlib (extra `report`)."""
+"""An HTML report in one file: text, tables, and plots as inline SVG, which need matplotlib (extra `report`)."""
 from __future__ import annotations
 
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def _figure(height: float = 4.2) -> tuple[Any, Any]:
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.fonttype"] = "none"
     matplotlib.rcParams["svg.hashsalt"] = "edgecl"
+    matplotlib.rcParams["text.parse_math"] = False      # a $ in a name is a $
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8.4, height))
@@ -157,7 +159,9 @@ def _svg(figure: Any) -> str:
     from matplotlib import pyplot
 
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")    # browsers have it
+        figure.savefig(text, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     drawing = text.getvalue()
     return f"<figure>{drawing[drawing.index('<svg'):]}</figure>"
@@ -169,4 +173,4 @@ def write_report(path: Path, title: str, lead: str, parts: Sequence[str]) -> Non
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f'<body><h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>{"".join(parts)}</body></html>',
-        "utf-8")
+        "utf-8", "backslashreplace")    # names of files may hold bytes that are not UTF-8

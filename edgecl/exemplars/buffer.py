@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgecl.statistics.class_statistics import ClassStatistics
     from edgecl.statistics.transform import FeatureTransform
 
-FEWEST_EXACT = 20       # samples beside a codebook that stay as they were learned, so that they can judge; else none
+FEWEST_EXACT = 3        # samples beside a codebook that stay as they were learned: fewer could not judge
 EXACT_ONE_IN = 4        # with a codebook, at most a quarter of the buffer is for samples that are not coded
 
 

@@ -115,15 +115,22 @@ class KnownSamples:
     def with_own_bits(self, own: NDArray[np.int64]) -> Iterator[tuple[int, str, int]]:
         """For each of some own bits [n] (the low bits of keys) the samples that have them: place in `own`, class, key.
         """
-        begins = np.searchsorted(self._turned, own << HEAD_BITS)
-        ends = np.searchsorted(self._turned, own << HEAD_BITS | 2 ** HEAD_BITS - 1, "right")
-        for place in np.flatnonzero(ends > begins).tolist():
+        begins = self._turned.searchsorted(own << HEAD_BITS)
+        ends = self._turned.searchsorted(own << HEAD_BITS | 2 ** HEAD_BITS - 1, "right")
+        for place in (ends > begins).nonzero()[0].tolist():
             for here in range(begins[place], ends[place]):
                 yield place, self._names[self._of[here]], int(_straight(self._turned[here]))
         if self._added:
             for place, bits in enumerate(own.tolist()):
                 for key, of in self._added.get(bits, ()):
                     yield place, self._names[of], key
+
+    def has(self, label: str, keys: Sequence[int]) -> NDArray[np.bool_]:
+        """Which of some keys [n] samples of a class have, bool [n]."""
+        found = np.zeros(len(keys), np.bool_)
+        for place, name, key in self.with_own_bits(own_hashes(np.array(keys, np.int64))):
+            found[place] |= name == label and key == keys[place]
+        return found
 
     def all(self) -> tuple[list[str], NDArray[np.int64]]:
         """The class and the key of each sample, int64 [n]."""

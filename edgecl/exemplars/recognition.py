@@ -44,11 +44,12 @@ class CommonSamples(NamedTuple):
 
 
 def recognise(taught: tuple[str, Sequence[int], NDArray[np.float32]], known: KnownSamples, rows: list[StoredSample],
-              columns: SampleColumns, as_kept: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Recognised:
+              columns: Callable[[], SampleColumns],
+              as_kept: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Recognised:
     """What is known of samples, given as their class, keys and features [n, d]: those with the key of a known sample,
     and those with the own bits of a stored sample that has the same feature.
 
-    rows, columns: the stored samples; as_kept: makes of features what the codec keeps.
+    rows, columns: the stored samples, the latter when asked; as_kept: makes of features what the codec keeps.
     """
     label, keys, features = taught
     own, here = own_hashes(np.asarray(keys, np.int64)), np.zeros(len(keys), np.bool_)
@@ -61,14 +62,14 @@ def recognise(taught: tuple[str, Sequence[int], NDArray[np.float32]], known: Kno
             here[place] = True
         else:
             elsewhere.setdefault(name, set()).add(place)
-    for row in _with_own_bits(rows, columns, alike):
+    for row in _with_own_bits(rows, columns(), alike) if alike else ():
         for place in {*alike[row.key & OWN_BITS]}:
             if same_feature(as_kept(features[place:place + 1])[0], row.feature):
                 if row.label == label:
                     here[place] = True
                 else:
                     elsewhere.setdefault(row.label, set()).add(place)
-    if len(np.unique(own)) < len(own):
+    if len({*own.tolist()}) < len(own):
         _mark_repeated(here, keys, features)
     found = {name: sorted(place for place in places if not here[place]) for name, places in sorted(elsewhere.items())}
     return Recognised(here, {name: places for name, places in found.items() if places})
@@ -112,8 +113,6 @@ def same_feature(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
 
 def _with_own_bits(rows: list[StoredSample], columns: SampleColumns, own: Collection[int]) -> list[StoredSample]:
     """The stored samples with some own bits, as they were learned."""
-    if not own:
-        return []
     table = columns.rows
     return [rows[place] for place in table["place"][
         np.isin(own_hashes(table["key"]), [*own]) & (table["coded"] == 0)].tolist()]

@@ -20,7 +20,7 @@ class Tally:
     def _count(self, rows: list[StoredSample]) -> None:
         self._rows, self._counted, self._inputs = rows, 0, 0
         self._longest_input = self._last_tick = self._shared = self._longest_origin = 0
-        self._origins: set[Origin] = set()
+        self._origins: set[tuple[str, Origin]] = set()      # of each class: the files keep an origin once for each
 
     def bytes(self, rows: list[StoredSample], buffer: Buffer, dimension: int) -> int:
         """What samples take as they were learned, and their origins, class names apart; at most. dimension: of their
@@ -31,8 +31,8 @@ class Tally:
             self._inputs += len(row.input)
             self._longest_input = max(self._longest_input, len(row.input))
             self._last_tick = max(self._last_tick, row.tick)
-            if row.origin not in self._origins:
-                self._origins.add(row.origin)
+            if (row.label, row.origin) not in self._origins:
+                self._origins.add((row.label, row.origin))
                 self._shared += row.origin.bytes
                 self._longest_origin = max(self._longest_origin, row.origin.bytes)
         self._counted = len(rows)

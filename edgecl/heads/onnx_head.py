@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgecl.heads.head import Head, NearestRow, Scale
 
 METADATA_KEY = "edgecl.head"
+FARTHEST = 1e6      # outside, in units of the threshold: no number is beyond it
 OUTPUTS = ("features", "logits", "probabilities", "novelty")
 
 
@@ -30,11 +31,7 @@ def build_head(head: Head) -> bytes:
     and `unknown_needs`: how many samples of one class are missing until it can (null: no number of them would do).
     """
     g, transform = ModelWriter(), head.transform
-    x = "input"
-    if transform.power != 1.0:
-        size = g.node("Pow", [g.node("Abs", [x]), g.weight("power", np.array(transform.power, np.float32))])
-        x = g.node("Mul", [g.node("Sign", [x]), size])
-    powered = x
+    x = powered = powers(g, "input", transform.power)
     if transform.projected:
         signs = g.node("DequantizeLinear", [g.weight("signs", transform.signs),
                                             g.weight("scale", np.array(transform.scale, np.float32))])
@@ -63,6 +60,14 @@ def build_head(head: Head) -> bytes:
                                               "unknown_needs": novelty.needs})})
 
 
+def powers(g: ModelWriter, x: str, power: float) -> str:
+    """sign(x) |x|^power."""
+    if power == 1.0:
+        return x
+    size = g.node("Pow", [g.node("Abs", [x]), g.weight("power", np.array(power, np.float32))])
+    return g.node("Mul", [g.node("Sign", [x]), size])
+
+
 def _novelty(g: ModelWriter, head: Head, x: str, centred: str, z: str) -> None:
     """The output `novelty` from the features x, before any projection, what the logits were computed from, centred, and
     the logits z; 0 without any score."""
@@ -88,11 +93,18 @@ def _novelty(g: ModelWriter, head: Head, x: str, centred: str, z: str) -> None:
 
 
 def _like(g: ModelWriter, like: NearestRow, head: Head, x: str, centred: str) -> str:
-    """See `NearestRow`. Both sides are unsigned: some processors saturate sums of signed products."""
+    """See `NearestRow`."""
     if like.centre is not None and like.weight is not None:
         if head.transform.projected or not np.array_equal(like.centre, head.reference):
             centred = g.node("Sub", [x, g.weight("row_centre", like.centre)])
         x = g.node("Mul", [centred, g.weight("row_weight", like.weight)])
+    nearest = g.node("ReduceMin", [apart(g, like, x)], axes=[1], keepdims=0)
+    return g.node("Log", [g.node("Max", [nearest, _number(g, "least_distance", like.least)])])
+
+
+def apart(g: ModelWriter, like: NearestRow, x: str) -> str:
+    """`NearestRow.apart` of samples x that are centred and weighted already. Both sides are unsigned: some processors
+    saturate sums of signed products."""
     largest = g.node("ReduceMax", [g.node("Abs", [x])], axes=[1], keepdims=1)
     step = g.node("Max", [g.node("Div", [largest, _number(g, "levels", LEVELS)]), _number(g, "least_step", LEAST_STEP)])
     whole = g.node("Round", [g.node("Div", [x, step])])
@@ -104,11 +116,9 @@ def _like(g: ModelWriter, like: NearestRow, head: Head, x: str, centred: str) ->
     rows = (like.rows.T.astype(np.int16) + LEVELS + 1).astype(np.uint8)
     product = g.node("Cast", [g.node("MatMulInteger", [shifted, g.weight("rows", rows), zero, zero])], to=FLOAT)
     along = g.node("Mul", [g.node("Mul", [product, g.weight("row_length", -2 * like.length)]), step])
-    apart = g.node("Add", [along, g.weight("row_squares", like.squares.astype(np.float32))])
+    found = g.node("Add", [along, g.weight("row_squares", like.squares.astype(np.float32))])
     length = g.node("Mul", [size, step])
-    apart = g.node("Add", [apart, g.node("Mul", [length, length])])
-    nearest = g.node("ReduceMin", [apart], axes=[1], keepdims=0)
-    return g.node("Log", [g.node("Max", [nearest, _number(g, "least_distance", like.least)])])
+    return g.node("Add", [found, g.node("Mul", [length, length])])
 
 
 def _standardised(g: ModelWriter, score: tuple[str, str], scale: Scale, best: str, output: str | None) -> str:
@@ -140,8 +150,25 @@ class HeadSession:
     def __call__(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
         """Probabilities float32 [n, C] and whether each sample is unknown, bool [n] (None: can't be told yet), of
         features float32 [n, D]."""
+        probabilities, novelty = self.scores(features)
+        return probabilities, self.unknown(novelty)
+
+    def scores(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Probabilities float32 [n, C] and novelty float32 [n] of features float32 [n, D]."""
         probabilities, novelty = self.session.run(["probabilities", "novelty"], {"input": features})
-        return probabilities, None if self.unknown_above is None else novelty > self.unknown_above
+        return probabilities, novelty
+
+    def unknown(self, novelty: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+        """Whether samples of this novelty are unknown, bool [n]; None: can't be told yet."""
+        return None if self.unknown_above is None else novelty > self.unknown_above
+
+    def outside(self, novelty: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """How far samples of this novelty are from what is known, float64 [n]: 0 as usual, 1 at the threshold; None:
+        can't be told yet."""
+        if self.unknown_above is None:
+            return None
+        past = (novelty.astype(np.float64) - self.unknown_above) / max(self.unknown_above, 1.0)
+        return np.nan_to_num(1 + past, nan=0.0).clip(0.0, FARTHEST)
 
 
 def fuse(backbone: bytes, head: bytes) -> bytes:

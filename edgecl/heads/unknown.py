@@ -42,6 +42,7 @@ MANY_CLASSES = 20       # with fewer, `near` finds nothing that `like` does not,
 PER_SESSION = 3         # samples of a session, or near-copies, tell as much as that many independent ones, at most
 T95 = 6.314, 2.920      # the 95 % quantile of Student's t with 1 and 2 degrees of freedom
 LEAST_DEVIATION = 0.05  # of the logarithm of a squared distance: less is chance
+FARTHEST = 100.0        # the logarithm of a squared distance in float32 is never so large
 LOWEST = 3.0            # deviations below the mean, where `like` ends: nothing more familiar can be told apart
 MEAN_SAMPLES, VARIANCE_SAMPLES = 5, 10  # of all classes, that the mean and the variance of each one begin with
 SCORED = 1024           # judging samples that means and deviations are of; more would not change them much
@@ -113,6 +114,7 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     if like_scores is not None and stored is not None:
         scores = like_scores[able]
         scale = _scale(scores, best, classes, LEAST_DEVIATION)
+        scale = _without_rows(scale, pool, left, few[able], kept, stored, judged.in_sessions)
         least = max(math.exp(float((scale.mean - LOWEST * scale.deviation).min())), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
         largest = np.maximum(largest, scale.standardised(scores, best))
@@ -153,10 +155,10 @@ def _units(judged: Judged) -> tuple[NDArray[np.float32], NDArray[np.float32]] | 
 
 
 def _leave_out(rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
-               nearest: NearestRow, in_sessions: bool) -> NDArray[np.float64]:
-    """`like` of some judging samples, float64 [m]: to the nearest of the rows that is not left out with them; infinite
-    if there is none. in_sessions: rows of the same session are left out too, and if enough judge then, those whose
-    class has rows of no other one do not."""
+               nearest: NearestRow, in_sessions: bool, strange: bool = False) -> NDArray[np.float64]:
+    """`like` of some judging samples, float64 [m]: to the nearest of the rows that is not left out with them, and not
+    of their class if `strange`; infinite if there is none. in_sessions: rows of the same session are left out too, and
+    if enough judge then, those whose class has rows of no other one do not."""
     column = np.full(len(rows.classes), -1, np.int64)
     column[kept] = np.arange(len(kept))
     found, elsewhere = np.empty(len(few)), np.zeros(len(few), np.bool_)
@@ -170,10 +172,27 @@ def _leave_out(rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: N
             same = rows.sessions[judging][:, None] == rows.sessions[kept]
             elsewhere[mine] = (~same & (rows.classes[judging][:, None] == rows.classes[kept])).any(1)
             apart[same & elsewhere[mine][:, None]] = np.inf
+        if strange:
+            apart[rows.classes[judging][:, None] == rows.classes[kept]] = np.inf
         found[mine] = apart.min(1)
     if int(elsewhere.sum()) >= MIN_JUDGES:
         found[~elsewhere] = np.inf
     return np.log(np.maximum(found, nearest.least))
+
+
+def _without_rows(scale: Scale, rows: LearnedRows, left: LeftOut, few: NDArray[np.int64], kept: NDArray[np.int64],
+                  nearest: NearestRow, in_sessions: bool) -> Scale:
+    """The scale of `like`, for classes of which no row is kept: as far as other samples are from rows of other classes;
+    if that can't be told, `like` does not find their samples unknown."""
+    none = np.bincount(rows.classes[kept], minlength=len(scale.mean)) == 0
+    if not none.any():
+        return scale
+    scores = _leave_out(rows, left, few, kept, nearest, in_sessions, strange=True)
+    scores = scores[np.isfinite(scores)]
+    mean = float(scores.mean()) if len(scores) else FARTHEST
+    deviation = max(float(scores.std(ddof=1)), LEAST_DEVIATION) if len(scores) > 1 else 1.0
+    return Scale(np.where(none, mean, scale.mean).astype(np.float32),
+                 np.where(none, deviation, scale.deviation).astype(np.float32))
 
 
 def _relative(pooled: PooledCovariance, out: OutOfFold, few: NDArray[np.int64]) -> NDArray[np.float64] | None:

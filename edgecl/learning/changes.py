@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgecl.errors import BadInput, ChangedMeanwhile, StateError
+from edgecl.learning import certificate
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.status import known_are
 from edgecl.state.gathered_file import GATHERED_FILE
@@ -30,7 +31,7 @@ def exclusively(store: Store, work: Callable[[], T]) -> T:
         return work()
 
 
-def forget_class(repository: Repository, label: str) -> dict[str, Any]:
+def forget_class(repository: Repository, label: str, certify: bool = False) -> dict[str, Any]:
     """See `Learner.forget`. To be called in `exclusively`."""
     store = repository.store
     knowledge = repository.known()
@@ -38,14 +39,20 @@ def forget_class(repository: Repository, label: str) -> dict[str, Any]:
         raise BadInput(f"no class is called {label!r}", known_are(knowledge.labels))
     shown = store.tuned() is not None and knowledge.shown_to_backbone(label)
     kept = knowledge.kept_ids()
+    draft = certificate.drafted(repository, knowledge, label) if certify else None
     exact = knowledge.forget(label) and not shown
     knowledge.let_go(kept)
     remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
-    change = Rewrite("forget", {"class": label, "exact": exact}, erase=frozenset({label}))
+    detail: dict[str, Any] = {"class": label, "exact": exact}
+    if draft is not None:
+        draft = certificate.completed(draft, knowledge, exact, shown, knowledge.remains)
+        detail["certificate"] = certificate.digest(draft)
+    change = Rewrite("forget", detail, erase=frozenset({label}))
     discarded, gathered = len(store.set_aside.files()), (store.path / GATHERED_FILE).exists()
     generation = repository.commit(knowledge, change)
-    return {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains,
+    done = {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains,
             **({"gathered": True} if gathered else {})}
+    return done if draft is None else {**done, "certificate": certificate.issued(draft, store.newest)}
 
 
 def roll_back(repository: Repository, generation: int | None) -> int:

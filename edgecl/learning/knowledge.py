@@ -106,7 +106,7 @@ class Knowledge:
     def recognise(self, label: str, keys: Sequence[int], features: NDArray[np.float32]) -> Recognised:
         """Which samples, given by their keys and features [n, d], a class has been taught already."""
         codec = self.buffer.codec.feature
-        return recognise((label, keys, features), self.known, self.stored, self._columns(self.stored),
+        return recognise((label, keys, features), self.known, self.stored, lambda: self._columns(self.stored),
                          lambda some: codec.decode(codec.encode(some)))
 
     def add(self, label: str, keys: Sequence[int], features: NDArray[np.float32],
@@ -240,6 +240,14 @@ class Knowledge:
         held back from it."""
         self.stored = [row._replace(trained=row.trained or row.id in tuned, judges=row.judges or row.id in held)
                        for row in self.stored]
+
+    def mark_like(self, rows: Sequence[StoredSample]) -> None:
+        """Give the samples that were learned last the marks of others, in their order: near-duplicates, and what a
+        learning round has done with them."""
+        begin = len(self.stored) - len(rows)
+        self.stored = [*self.stored[:begin], *(
+            mine._replace(spare=other.spare, trained=other.trained, judges=other.judges)
+            for mine, other in zip(self.stored[begin:], rows))]
 
     def moved(self, features: Mapping[int, NDArray[np.float32]]) -> Knowledge:
         """The same by another backbone: what is stored is learned again, what is not is moved, see

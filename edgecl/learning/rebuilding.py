@@ -35,9 +35,9 @@ def rebuilt_from_stored(repository: Repository) -> Rebuilt | None:
     store, foundation = repository.store, repository.foundation
     assert foundation is not None
     with store.reading():
-        current, tuned = store.current, store.tuned() or 0
+        current, changed = store.current, max(store.tuned() or 0, *_corrections(store))
         rows, (taught, all_told) = store.samples(current), _taught(store)
-        older = next((g for g in reversed(store.alive()) if g.snapshot and g.id >= tuned
+        older = next((g for g in reversed(store.alive()) if g.snapshot and g.id >= changed
                       and store.blobs.intact(g.snapshot)), None)
         found: list[tuple[int, Knowledge]] = []
         if older is not None and older.snapshot is not None:
@@ -59,7 +59,15 @@ def _taught(store: StateReader) -> tuple[int, bool]:
     forgotten = {g.detail["class"]: g.id for g in every if g.action == "forget" and "class" in g.detail}
     learned = [g for g in every if g.action == "learn" and not g.undone and "class" in g.detail]
     count = sum(g.detail.get("samples", 0) for g in learned if g.id > forgotten.get(g.detail["class"], 0))
+    count -= sum(g.detail.get("samples", 0) for g in every if g.action == "remove" and not g.undone
+                 and g.id > max(forgotten.values(), default=0))
     return count, len(every) == max((g.id for g in every), default=0) and not any("merged" in g.detail for g in every)
+
+
+def _corrections(store: StateReader) -> list[int]:
+    """The generations that have corrected what was taught before; older statistics are not without that. At least 0.
+    """
+    return [0, *(g.id for g in store.alive() if g.action in ("remove", "move", "rename"))]
 
 
 def _classes(store: StateReader) -> set[str]:

@@ -195,7 +195,7 @@ def _let_go_of_samples(store: Store, name: str, about: NamedFile) -> None:
     if about.kind == WHAT[FEATURES]:
         store.add_samples(rows, FEATURES, about.newest)     # an empty one, too: without any, older features would count
     elif about.kind == WHAT[JOURNAL]:
-        store.add_samples(rows, JOURNAL)
+        store.add_samples(rows, JOURNAL, newest=about.newest)
         store.note_lost([[about.oldest, store.current]])
     else:
         store.add_samples(rows, EXEMPLARS)

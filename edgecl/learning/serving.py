@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgecl.errors import StateError
 from edgecl.heads.onnx_head import HeadSession
-from edgecl.results import Prediction, untold
+from edgecl.results import LIKE_NOTHING, Prediction, untold
 from edgecl.samples import NOTHING, blank, prepare
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgecl.backbones.session import Backbone
+    from edgecl.learning.why import Explainer
+    from edgecl.results import Why
     from edgecl.state.generations import Generation
     from edgecl.state.store import Store
 
@@ -79,31 +81,35 @@ class Serving:
                 raise
         return solve()
 
-    def predict(self, batch: np.ndarray, sources: Sequence[str] = ()) -> tuple[list[Prediction], NDArray[np.float32]]:
+    def predict(self, batch: np.ndarray, sources: Sequence[str] = (),
+                explain: Explainer | None = None) -> tuple[list[Prediction], NDArray[np.float32]]:
         """One prediction for each sample of a batch [n, ...], and the backbone's features float32 [n, d].
 
-        sources: where each sample comes from ("" by default). Raises BadInput if the samples do not fit the backbone.
+        sources: where each sample comes from ("" by default); explain: of this generation, to add why. Raises BadInput
+        if the samples do not fit the backbone.
         """
         started = time.perf_counter()
         info = self.backbone.info
         fitted = prepare(batch, info.kind, info.input_shape)
         features = self.backbone.features(fitted)
-        probabilities, unknown = self.head(features)
+        probabilities, novelty = self.head.scores(features)
+        unknown = self.head.unknown(novelty)
         shows = [""] * len(batch) if self._blank_taught else blank(fitted, info.kind)
         each = 1000 * (time.perf_counter() - started) / len(batch)
         strange = [None] * len(batch) if unknown is None else unknown.tolist()
-        return [self._answer(source, row, new, why, each) for source, row, new, why in
-                zip(sources or [""] * len(batch), probabilities, strange, shows)], features
+        told = explain(self.head, features, probabilities, novelty) if explain else [None] * len(batch)
+        return [self._answer(source, row, new, each, nothing, why) for source, row, new, nothing, why in
+                zip(sources or [""] * len(batch), probabilities, strange, shows, told)], features
 
-    def _answer(self, source: str, row: NDArray[np.float32], unknown: bool | None, shows: str,
-                each: float) -> Prediction:
-        """The answer for one sample. row: its probabilities [C]; shows: why it shows nothing, or ""; each:
-        milliseconds."""
+    def _answer(self, source: str, row: NDArray[np.float32], unknown: bool | None, each: float, shows: str,
+                why: Why | None) -> Prediction:
+        """The answer for one sample. row: its probabilities [C]; each: milliseconds; shows: why it shows nothing, or
+        ""."""
         place = int(row.argmax())
         label, confidence = self.head.labels[place], float(row[place])
         if shows:
-            return Prediction(source, None, 1.0, True, each, shows)
+            return Prediction(source, None, 1.0, True, each, shows, why and why._replace(outside=None))
         if label == NOTHING:
-            return Prediction(source, None, confidence, True, each, f"it is like the class {NOTHING}")
-        why = untold(self.head.unknown_needs) if unknown is None else None
-        return Prediction(source, label, confidence, unknown, each, why)
+            return Prediction(source, None, confidence, True, each, LIKE_NOTHING, why)
+        reason = untold(self.head.unknown_needs) if unknown is None else None
+        return Prediction(source, label, confidence, unknown, each, reason, why)

@@ -10,6 +10,7 @@ from edgecl.backbones.session import Backbone
 from edgecl.errors import StateError
 from edgecl.learning.backbone_file import backbone_file
 from edgecl.learning.serving import Serving
+from edgecl.learning.why import Explainer, explainer_of
 from edgecl.samples import batches_of, prepare
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ class Sessions:
         self.store, self.settings = repository.store, repository.settings
         self._backbone: tuple[str, Backbone] | None = None
         self._serving: Serving | None = None
+        self._explainer: tuple[Serving, Explainer] | None = None
 
     def forget_generations(self) -> None:
         """Close what is open for a generation's number."""
-        self._serving = None
+        self._serving = self._explainer = None
 
     @property
     def opened(self) -> str | None:
@@ -49,7 +51,7 @@ class Sessions:
         """The sessions that answer now, which other threads may use too. Raises StateError where nothing was taught."""
         current = self.store.current    # first: if another database lies there now, what was kept is dropped
         if self._serving is None or self._serving.current != current:
-            self._serving = None        # so that its head does not take memory while the next one is solved
+            self._serving = self._explainer = None  # so that they take no memory while the next head is solved
             with suppress(StateError):  # `Serving` says so; a backbone is written back outside of its transaction only
                 if self.store.newest.backbone:
                     self.backbone()
@@ -57,6 +59,15 @@ class Sessions:
                 self.repository.heads.solve()
             self._serving = Serving(self.store, self.backbone, self.repository.heads.model)
         return self._serving
+
+    def explaining(self) -> tuple[Serving, Explainer]:
+        """The sessions that answer now, and what explains their answers, which is made when it is first asked for and
+        kept as long as they serve. Other threads may use both. Raises StateError where nothing was taught."""
+        serving = self.serving()
+        if self._explainer is None or self._explainer[0] is not serving:
+            self._explainer = None      # so that it does not take memory while the next one is made
+            self._explainer = serving, explainer_of(self.repository, serving.generation)
+        return self._explainer
 
     def features(self, samples: Samples) -> np.ndarray:
         """The backbone's features float32 [n, d]. Raises StateError without a backbone."""

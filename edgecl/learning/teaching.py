@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,15 +16,18 @@ from edgecl.learning.changes import exclusively
 from edgecl.learning.foundation import create_foundation
 from edgecl.learning.judging import ON
 from edgecl.learning.rerun import rerun
+from edgecl.learning.sharpness import blurred
 from edgecl.results import Learned
-from edgecl.samples import NOTHING, SampleBatch, blank, kind_of, prepare, sample_keys
+from edgecl.samples import NOTHING, SampleBatch, blank, check_new_name, kind_of, prepare, sample_keys
 from edgecl.settings import counted
 from edgecl.state.generations import Append, Rewrite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from edgecl.exemplars.codecs import Codec
+    from edgecl.exemplars.known_samples import KnownSamples
+    from edgecl.exemplars.stored import StoredSample
     from edgecl.learning.foundation import Foundation
     from edgecl.learning.knowledge import Knowledge
     from edgecl.learning.repository import Repository
@@ -44,14 +47,32 @@ class Teaching:
         self.store, self.settings = repository.store, repository.settings
 
     def teach(self, batches: Iterator[SampleBatch], label: str, progress: Progress | None = None,
-              again: bool = False) -> Learned:
+              again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`. label: a checked class name."""
         started = time.perf_counter()
         foundation, model, batches, everything = self._founded(batches, label)
         backbone = Backbone(model, self.settings.threads) if model else self.sessions.backbone()
         used, tuned = None if model else self.sessions.opened, self.store.tuned()
         codec = foundation.buffer(self.settings).codec
-        given = taught(batches, label, backbone, foundation, codec, progress)
+        recognises = not again and model is None and self.settings.memory != "statistics"
+        known = self.repository.known().known if recognises else None
+        given = taught(batches, label, Model(backbone, foundation, codec), known, progress)
+        try:
+            return self._commit(given, label, again, ComputedBy(foundation, model, used, tuned), started, distinct)
+        except FoundedMeanwhile:
+            if not everything:
+                raise
+            return self.teach(iter(everything), label, again=again, distinct=distinct)
+
+    def take_back(self, given: Taught, label: str, by: ComputedBy, again: bool = False) -> Learned:
+        """Learn samples of one class that another state has stored. Raises FoundedMeanwhile too, see `by`."""
+        return self._commit(given, label, again, by, time.perf_counter())
+
+    def _commit(self, given: Taught, label: str, again: bool, by: ComputedBy, started: float,
+                distinct: bool = True) -> Learned:
+        """Learn what counts of prepared samples, in one generation. started: on `time.perf_counter`."""
+        foundation, model = by.foundation, by.model
+        codec = foundation.buffer(self.settings).codec
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
         if any(given.blank) and label != NOTHING and not self.store.meta.get("blank"):
             meta["blank"] = True
@@ -59,14 +80,19 @@ class Teaching:
 
         def commit() -> tuple[int, list[str], Figures, Count]:
             now, learned, origins = self.store.newest.backbone, given.features, None
-            if used is not None and now is not None and used != now:  # a round, or a way back across one, was faster
-                if codec.input is None and tuned is not None:
+            if by.used is not None and now is not None and by.used != now:  # a round, or a way back, was faster
+                if codec.input is None and by.tuned is not None:
                     raise StateError(f"the backbone of {self.store.path} has just changed", "try again")
                 learned = rerun(backbone_bytes(self.store, foundation, now), learned, given.inputs, codec.input)
             if self.settings.memory != "statistics":
-                origins = origins_of(given.places, taught_at)
+                origins = [(row.origin, row.tick) for row in given.stored] or origins_of(given.places, taught_at)
             before = self.repository.heads.last_figures()
             knowledge = self.repository.known(foundation)
+            if not distinct:
+                check_new_name(label, knowledge.labels)
+            if given.known and not knowledge.known.has(label, given.known).all():
+                raise StateError(f"{self.store.path}: samples of {label!r} were taken out while others were read",
+                                 "try again")
             told = counting(knowledge, label, given._replace(features=learned), again)
             count = told.samples
             if self.settings.memory == "statistics" and count < MIN_SAMPLES:
@@ -76,16 +102,13 @@ class Teaching:
                 self.repository.unchanged(knowledge)
                 return self.store.current, knowledge.labels, before, told
             knowledge.add(label, given.keys, learned, given.inputs, origins, told.known)
-            detail = {"class": label, "samples": count}
+            if given.stored:
+                knowledge.mark_like([*compress(given.stored, (~told.known).tolist())])
+            detail = {"class": label, "samples": count, **({"tuned": True} if by.tuned_there else {})}
             change = Rewrite("learn", detail, backbone=model, meta=meta) if meta else Append("learn", detail)
             return self.repository.commit(knowledge, change), knowledge.labels, before, told
 
-        try:
-            generation, labels, before, told = exclusively(self.store, commit)
-        except FoundedMeanwhile:
-            if not everything:
-                raise
-            return self.teach(iter(everything), label, again=again)
+        generation, labels, before, told = exclusively(self.store, commit)
 
         def figures(name: str) -> Callable[[], BeforeAndAfter]:
             def worked_out() -> BeforeAndAfter:
@@ -95,8 +118,9 @@ class Teaching:
 
         return Learned(label, told.samples, 1000 * (time.perf_counter() - started) / given.given, generation,
                        self.store.used_bytes(), figures("accuracy"), ON[self.settings.memory != "statistics"],
-                       given.left_out, told.blank, told.new, figures("judged"), len(given.keys) - told.samples,
-                       told.also_in, told.unrecognised)
+                       given.left_out, told.blank, told.new, figures("judged"),
+                       len(given.known) + len(given.keys) - told.samples,
+                       told.also_in, told.unrecognised, told.blurred)
 
     def _founded(self, batches: Iterator[SampleBatch], label: str
                  ) -> tuple[Foundation, bytes | None, Iterator[SampleBatch], list[SampleBatch]]:
@@ -117,21 +141,46 @@ class Teaching:
 
 class Taught(NamedTuple):
     """Samples to learn: features float32 [n, d]; keys: of `sample_keys`; inputs: encoded samples, [] if the codec keeps
-    none; places: where each came from; blank: whether each shows nothing; given: samples that came, of which `left_out`
-    show nothing and are not among these."""
+    none; places: where each came from; blank, blurred: whether each shows nothing, or looks blurred; given: samples
+    that came, of which `left_out` show nothing and are not among these, and neither are those with the keys `known`,
+    which the class knows. stored: what another state has stored of them, origins and marks included; none if they come
+    from elsewhere."""
 
     features: np.ndarray
     keys: list[int]
     inputs: list[bytes]
     places: list[Place]
     blank: list[bool]
+    blurred: list[bool]
     given: int
     left_out: int
+    known: list[int]
+    stored: Sequence[StoredSample] = ()
+
+
+class ComputedBy(NamedTuple):
+    """What features were computed by. model: the backbone, if it is new to the state; used: the name of its file, if it
+    is known there; tuned: the generation of the round that it came from;
+    tuned_there: whether a round of another state has made the new one."""
+
+    foundation: Foundation
+    model: bytes | None
+    used: str | None
+    tuned: int | None
+    tuned_there: bool = False
+
+
+class Model(NamedTuple):
+    """What makes features of samples, and what is kept of them."""
+
+    backbone: Backbone
+    foundation: Foundation
+    codec: Codec
 
 
 class Count(NamedTuple):
     """What counts of samples that were taught: samples, blank ones among them; known: which don't count, bool [n]; new:
-    whether the class is; also_in, unrecognised: see `Learned`."""
+    whether the class is; also_in, unrecognised, blurred: see `Learned`."""
 
     samples: int
     blank: int
@@ -139,35 +188,49 @@ class Count(NamedTuple):
     new: bool
     also_in: dict[str, list[str]]
     unrecognised: int
+    blurred: list[str]
 
 
-def taught(batches: Iterable[SampleBatch], label: str, backbone: Backbone, foundation: Foundation, codec: Codec,
+def taught(batches: Iterable[SampleBatch], label: str, model: Model, known: KnownSamples | None = None,
            progress: Progress | None = None) -> Taught:
     """The samples of one class as they are to be learned. A few among others that show nothing, see `samples.blank`,
     are left out, unless the class is `nothing`; if half of them or more show nothing, that is what the class looks
-    like. progress: called with the number of samples done. Raises BadInput if a sample does not fit the backbone."""
+    like. known: what is known already: then samples of the class that are recordings of their own are left out before
+    the backbone sees them. progress: called with the number of samples done. Raises BadInput if a sample does not fit
+    the backbone."""
+    backbone, foundation, codec = model
     features: list[np.ndarray] = []
     shows: list[str] = []
+    soft: list[bool] = []
     keys: list[int] = []
     inputs: list[bytes] = []
     places: list[Place] = []
     recordings: dict[str, int] = {}
+    before, given, nothing = list[int](), 0, 0
     for batch in batches:
         fitted = prepare(batch.data, foundation.kind, foundation.input_shape)
-        features.append(backbone.features(fitted))
-        keys += sample_keys(fitted, batch.groups, recordings, batch.sessions)
-        shows += blank(fitted, foundation.kind)
+        mine, shown = sample_keys(fitted, batch.groups, recordings, batch.sessions), blank(fitted, foundation.kind)
+        given, nothing = given + len(fitted), nothing + sum(map(bool, shown))
+        new = [True] * len(fitted)
+        if known is not None:
+            alone = [not group and not session for group, session in zip(batch.groups, batch.sessions)]
+            new = (~(known.has(label, mine) & alone)).tolist()
+            before += [key for key, stays in zip(mine, new) if not stays]
+            fitted = fitted[new]
+        features.append(backbone.features(fitted) if len(fitted) else np.zeros((0, foundation.dimension), np.float32))
+        keys += compress(mine, new)
+        shows += compress(shown, new)
+        soft += blurred(fitted) if foundation.kind == "image" else [False] * len(fitted)
         inputs += [codec.input.encode(sample) for sample in fitted] if codec.input else []
-        places += batch.places
+        places += compress(batch.places, new)
         if progress:
-            progress(len(fitted))
-    count = sum(map(bool, shows))
-    found = Taught(np.concatenate(features), keys, inputs, places, [*map(bool, shows)], len(keys), 0)
-    if label == NOTHING or not count or 2 * count >= found.given:
-        return found
-    taken = [place for place, why in enumerate(shows) if not why]
-    return Taught(found.features[taken], [keys[i] for i in taken], [inputs[i] for i in taken] if inputs else [],
-                  [places[i] for i in taken], [False] * len(taken), found.given, count)
+            progress(len(new))
+    taken = [not why for why in shows]
+    if label == NOTHING or 2 * nothing >= given:
+        taken = [True] * len(shows)
+    return Taught(np.concatenate(features)[taken], [*compress(keys, taken)], [*compress(inputs, taken)],
+                  [*compress(places, taken)], [bool(why) for why in compress(shows, taken)],
+                  [*compress(soft, taken)], given, taken.count(False), before)
 
 
 def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Count:
@@ -176,5 +239,8 @@ def counting(knowledge: Knowledge, label: str, given: Taught, again: bool) -> Co
     found = knowledge.recognise(label, given.keys, given.features)
     known = np.zeros(len(given.keys), np.bool_) if again else found.known
     also_in = {other: [str(given.places[place]) for place in places] for other, places in found.elsewhere.items()}
-    return Count(int(np.count_nonzero(~known)), int(np.count_nonzero(~known & given.blank)), known, not before, also_in,
-                 0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label))
+    blanks = int(np.count_nonzero(~known & np.array(given.blank, np.bool_)))
+    return Count(int(np.count_nonzero(~known)), blanks, known, not before, also_in,
+                 0 if again or knowledge.gaussians is not None else before - knowledge.known.count(label),
+                 [str(place) for place, out, nothing, soft in zip(given.places, known, given.blank, given.blurred)
+                  if soft and not (out or nothing)])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgecl.learning.serving import Serving
+    from edgecl.learning.why import Explainer
     from edgecl.results import Prediction
     from edgecl.runtime.counters import Histogram
     from edgecl.runtime.events import Hub
@@ -46,10 +47,11 @@ class Classifier:
         if self._hub.heard:
             self._hub.say({"type": "prediction", **answer.to_json(), "stable": said.stable, "changed": changed})
 
-    def predict(self, batch: np.ndarray) -> Iterator[Prediction]:
-        """An answer for each sample of a batch [n, ...], one by one. Raises BadInput, StateError."""
-        serving = self.serving
+    def predict(self, batch: np.ndarray, explaining: tuple[Serving, Explainer] | None = None) -> Iterator[Prediction]:
+        """An answer for each sample of a batch [n, ...], one by one. explaining: of `Sessions.explaining`, to add why.
+        Raises BadInput, StateError."""
+        serving, explain = explaining or (self.serving, None)
         if serving is None:
             raise StateError(f"{self._state} has learned nothing yet", "teach it with `edgecl learn --class NAME ...`")
         for sample in batch:
-            yield from serving.predict(sample[None])[0]
+            yield from serving.predict(sample[None], (), explain)[0]

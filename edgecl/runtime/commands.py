@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edgecl.errors import BadInput
+from edgecl.files import tar
 from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
 from edgecl.runtime.review import packed
@@ -127,12 +129,13 @@ def _names(groups: list[Any] | None, count: int) -> list[str]:
 def _learn(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
     return service.learn_samples(values["label"], samples_of(file, values.get("groups"), values.get("sessions")),
-                                 os.fstat(file).st_size, values.get("again", False))
+                                 os.fstat(file).st_size, values.get("again", False), values.get("distinct", False))
 
 
 def _predict(service: Service, values: dict[str, Any], file: int | None) -> Any:
     assert file is not None
-    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None])]
+    why = values.get("why", False)
+    return [answer for sample in samples_of(file) for answer in service.predict(sample.data[None], why)]
 
 
 def _backup(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
@@ -141,6 +144,18 @@ def _backup(service: Service, values: dict[str, Any], file: int | None) -> Itera
         yield encode({"ok": True, "result": {"size": state.size, "tar_bytes": tar_bytes(state)}})
         yield from tar_of(state)
         yield encode({"ok": True, "result": state.copied()._asdict()})
+
+
+def _export_samples(service: Service, values: dict[str, Any], file: int | None) -> Iterator[bytes]:
+    """A line about the export and its tar, and the tar."""
+    about, files = service.export_samples(values.get("label"))
+    yield encode({"ok": True, "result": {"about": about, "tar_bytes": tar.length(len(each.content) for each in files)}})
+    when = int(time.time())
+    for name, content in files:
+        yield tar.header(name, len(content), when)
+        yield content
+        yield tar.padding(len(content))
+    yield tar.END
 
 
 def _plain(name: str) -> Callable[[Service, dict[str, Any], int | None], Any]:
@@ -153,16 +168,19 @@ COMMANDS = {
     **{name: Command(_plain(name)) for name in ("info", "status", "classes", "history", "latest", "budget", "counters",
                                               "rounds", "round_result", "review")},
     "samples": Command(_plain("samples"), {}, {"label": TEXT, "suspicious": TRUTH, "start": WHOLE}, waits=True),
+    "advise": Command(_plain("advise"), waits=True),
     "check": Command(_plain("check"), waits=True),
     "repair": Command(_plain("repair"), writes=True, waits=True),
     "discard": Command(_plain("discard"), writes=True, waits=True),
     "backup": Command(_backup, streams=True),
-    "predict": Command(_predict, waits=True, samples=True),
-    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH}, writes=True,
-                     waits=True, samples=True),
+    "export_samples": Command(_export_samples, {}, {"label": TEXT}, streams=True),
+    "predict": Command(_predict, takes={"why": TRUTH}, waits=True, samples=True),
+    "learn": Command(_learn, {"label": TEXT}, {"groups": LIST, "sessions": TABLE, "again": TRUTH, "distinct": TRUTH},
+                     writes=True, waits=True, samples=True),
     "learn_last": Command(_plain("learn_last"), {"label": TEXT, "seconds": NUMBER},
-                          {"source": TEXT, "session": TEXT, "again": TRUTH}, writes=True, waits=True),
-    "forget": Command(_plain("forget"), {"label": TEXT}, writes=True, waits=True),
+                          {"source": TEXT, "session": TEXT, "again": TRUTH, "distinct": TRUTH}, writes=True,
+                          waits=True),
+    "forget": Command(_plain("forget"), {"label": TEXT}, {"certify": TRUTH}, writes=True, waits=True),
     "remove": Command(_plain("remove"), {"ids": LIST}, {"erase": TRUTH}, writes=True, waits=True),
     "move": Command(_plain("move"), {"ids": LIST, "label": TEXT}, writes=True, waits=True),
     "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),
@@ -171,8 +189,8 @@ COMMANDS = {
     "review_frames": Command(_plain("review_frames"), {"number": WHOLE}),
     "review_sample": Command(lambda service, values, _: packed(service.review_sample(**values)), {"number": WHOLE},
                              private=True),
-    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, {"frames": LIST}, writes=True,
-                           waits=True),
+    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT},
+                           {"frames": LIST, "distinct": TRUTH}, writes=True, waits=True),
     "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True, waits=True),
     "review_drop_frames": Command(_plain("review_drop_frames"), {"frames": LIST}, writes=True, waits=True),
     "review_clear": Command(_plain("review_clear"), writes=True, waits=True),

@@ -44,7 +44,10 @@ def parse(line: bytes) -> dict[str, Any]:
 
 def encode(value: dict[str, Any]) -> bytes:
     """A value as one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    except UnicodeEncodeError:      # bytes of a file name or an argument that are not UTF-8
+        return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
 def refusal(error: EdgeclError) -> bytes:

@@ -11,6 +11,8 @@ import numpy as np
 from edgecl import __version__
 from edgecl.errors import BadInput, BudgetError
 from edgecl.learning import repair
+from edgecl.learning.advice import JudgedSamples
+from edgecl.learning.sample_export import export_samples
 from edgecl.learning.stored_samples import StoredSamples
 from edgecl.rounds.method import read_method
 from edgecl.runtime import machine
@@ -19,15 +21,17 @@ from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
 from edgecl.runtime.review import Review, forgotten_last
 from edgecl.runtime.source_set import SourceSet
-from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_samples
+from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_inputs, stored_samples
 from edgecl.runtime.triggers import StartRound
 from edgecl.runtime.writer import StateWriter, stopping
-from edgecl.samples import Sample, check_class_name, kind_of
+from edgecl.samples import Sample, check_class_name, check_new_name, kind_of
 from edgecl.sources.spec import Spec
 
 if TYPE_CHECKING:
     from edgecl.learner import Learner
+    from edgecl.learning.sample_export import ExportFile
     from edgecl.learning.serving import Serving
+    from edgecl.learning.why import Explainer
     from edgecl.results import Corrected, Learned, Prediction
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
@@ -44,6 +48,7 @@ class Service:
         self.path, self.settings = learner.store.path, settings
         self.hub, self.counts, self.sources = Hub(), Counters(), SourceSet()
         self._view: View | None = None
+        self._explaining: tuple[Serving, Explainer] | None = None
         self._review = Review(settings.review_below, learner.settings.quota,
                               learner.settings.memory != "statistics" and learner.store.writable)
         self._begun = time.monotonic()
@@ -73,6 +78,7 @@ class Service:
         before, self._view = self._view, view
         if serving is not None or not view.status["classes"]:
             self.classifier.swap(serving)
+            self._explaining = None
             last = forgotten_last((row["generation"], row["action"]) for row in view.history)
             self._review.follow(serving, self.writer.learner, last)
         if before is None or before.status["generation"] != view.status["generation"]:
@@ -122,15 +128,40 @@ class Service:
             raise BadInput(f"no class is called {label!r}", "see `edgecl classes`")
         return self.writer.submit(lambda learner: stored_samples(learner, label, limit), changes=False).result()
 
-    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0) -> dict[str, Any]:
-        """`SampleList.to_json` of `Learner.samples`, with the PAGE samples from `start` on; total: how many there are.
+    def sample(self, number: str) -> np.ndarray | None:
+        """See `Learner.stored_input`. Raises BadInput, StateError."""
+        return self.writer.submit(lambda learner: learner.stored_input(number), changes=False).result()
+
+    def samples(self, label: str | None = None, suspicious: bool = False, start: int = 0,
+                limit: int = PAGE) -> dict[str, Any]:
+        """`SampleList.to_json` of `Learner.samples`, with `limit` samples from `start` on; total: how many there are.
         Only what is stored is read in the writer's thread. Raises BadInput, StateError."""
         def stored(learner: Learner) -> StoredSamples:
             return StoredSamples.of(learner.repository, suspicious)
 
         listed = self.writer.submit(stored, changes=False).result().listed(label)
-        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + PAGE])
+        page = replace(listed, samples=listed.samples[max(start, 0):max(start, 0) + limit])
         return {**page.to_json(), "total": len(listed.samples)}
+
+    def export_samples(self, label: str | None = None) -> tuple[dict[str, Any], list[ExportFile]]:
+        """`SampleExport` of all stored samples, or of those of a class, as a dict, and the files. Raises BadInput,
+        StateError."""
+        about, files = self.writer.submit(lambda learner: export_samples(learner.repository, label),
+                                          changes=False).result()
+        return asdict(about), files
+
+    def advise(self) -> dict[str, Any]:
+        """`TeachingAdvice.to_json` of `Learner.advise`. Only what is stored is read in the writer's thread. Raises
+        StateError."""
+        def stored(learner: Learner) -> JudgedSamples:
+            return JudgedSamples.of(learner.repository)
+
+        return self.writer.submit(stored, changes=False).result().advice().to_json()
+
+    def inputs(self, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
+        """Stored samples by their ids, as `exemplars` gives them; None for one that is not stored, or only its feature.
+        Raises BadInput for what is not an id, StateError."""
+        return self.writer.submit(lambda learner: stored_inputs(learner, ids), changes=False).result()
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """{source: {label, confidence, unknown, milliseconds, reason if there is one, age_seconds, stable}}; stable:
@@ -171,41 +202,53 @@ class Service:
 
     # answering and learning ---------------------------------------------------------------------
 
-    def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """`Prediction.to_json` for each sample of a batch [n, ...]. Raises BadInput, StateError."""
+    def predict(self, batch: np.ndarray, why: bool = False) -> list[dict[str, Any]]:
+        """`Prediction.to_json` for each sample of a batch [n, ...]; see `Learner.predict`. Raises BadInput, StateError.
+        """
         self._check(batch)
-        answers = []
-        for answer in self.classifier.predict(batch):   # one by one: the loop gets its turn in between
+        answers, explaining = [], self._explaining_now() if why else None
+        for answer in self.classifier.predict(batch, explaining):   # one by one: the loop gets its turn in between
             if self.writer.stopping:
                 raise stopping()
             answers.append(answer.to_json())
         return answers
 
-    def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False) -> dict[str, Any]:
+    def _explaining_now(self) -> tuple[Serving, Explainer]:
+        """What `Sessions.explaining` gives for what serves now: only the writer reads stored samples."""
+        found = self._explaining    # once: another thread may change it
+        if found is None or found[0] is not self.classifier.serving:
+            work = self.writer.submit(lambda learner: learner.sessions.explaining(), changes=False)
+            self._explaining = found = work.result()
+        return found
+
+    def learn(self, label: str, batch: np.ndarray, name: str = "", again: bool = False,
+              distinct: bool = False) -> dict[str, Any]:
         """Learn a batch [n, ...]; `Learned` as a dict, once it is on the disk and serves. name: of the file that it is;
-        again: see `Learner.learn`. Raises BadInput, BudgetError, StateError; then nothing has changed."""
+        again, distinct: see `Learner.learn`. Raises BadInput, BudgetError, StateError; then nothing has changed."""
         self._check(batch)
         samples = [Sample(data, name) for data in batch] if len(batch) == 1 or not name else [
             Sample(data, name, at=number, unit="index") for number, data in enumerate(batch)]
-        return self._learn(label, samples, batch.nbytes, batch.nbytes, again)
+        return self._learn(label, samples, batch.nbytes, batch.nbytes, again, distinct)
 
     def learn_samples(self, label: str, samples: Iterator[Sample], size: int = 0,
-                      again: bool = False) -> dict[str, Any]:
+                      again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """The same for samples that are read while they are learned. size: bytes of them; 0 if it is not known."""
-        return self._learn(label, samples, 0, size, again)
+        return self._learn(label, samples, 0, size, again, distinct)
 
     def learn_last(self, label: str, seconds: float, source: str | None = None, session: str = "",
-                   again: bool = False) -> dict[str, Any]:
+                   again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """Learn what a source showed in the last seconds; `Learned` as a dict. source: None for the only one; session:
-        see `edgecl.samples.Sample`. Raises as `learn`."""
+        see `edgecl.samples.Sample`; again, distinct: see `Learner.learn`. Raises as `learn`."""
         samples = [replace(sample, session=session) for sample in self.sources.last(seconds, source)]
         size = sum(sample.data.nbytes for sample in samples)
-        return self._learn(label, samples, size, size, again)
+        return self._learn(label, samples, size, size, again, distinct)
 
     def _learn(self, label: str, samples: Sequence[Sample] | Iterator[Sample], nbytes: int,
-               size: int, again: bool = False) -> dict[str, Any]:
+               size: int, again: bool = False, distinct: bool = False) -> dict[str, Any]:
         """nbytes: held in memory until they are learned; size: of all samples."""
         label = check_class_name(label)
+        if not distinct:    # before the samples are read
+            check_new_name(label, (each["name"] for each in self.view.classes))
 
         def until_stopped() -> Iterator[Sample]:
             for sample in samples:
@@ -215,16 +258,16 @@ class Service:
 
         def work(learner: Learner) -> Learned:
             begun = time.perf_counter()
-            learned = learner.learn(until_stopped(), label, again=again)
+            learned = learner.learn(until_stopped(), label, again=again, distinct=distinct)
             self.counts.count_learned(learned.samples, time.perf_counter() - begun)
             return learned
 
         return self.writer.submit(work, nbytes=nbytes, brief=0 < size <= BRIEF_BYTES, report=asdict).result()
 
-    def forget(self, label: str) -> dict[str, Any]:
+    def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """See `Learner.forget`; frames gathered for review are thrown away too. Raises BadInput, StateError."""
         def work(learner: Learner) -> dict[str, Any]:
-            done = learner.forget(label)
+            done = learner.forget(label, certify)
             return {**done, "gathered": True} if self._review.clear() else done
 
         return self.writer.submit(work).result()
@@ -321,12 +364,13 @@ class Service:
         """A frame of the review list, uint8 or float32. Raises BadInput if it is not there any more."""
         return self._review.frame(number).sample()
 
-    def review_name(self, number: int, label: str, frames: list[int] | None = None) -> dict[str, Any]:
+    def review_name(self, number: int, label: str, frames: list[int] | None = None,
+                    distinct: bool = False) -> dict[str, Any]:
         """Learn a cluster as `label`, and take its frames off the list; `Learned` as a dict. frames: the numbers of
-        those that are meant, None for all. Raises as `learn`; then they stay."""
+        those that are meant, None for all; distinct: see `Learner.learn`. Raises as `learn`; then they stay."""
         def teach(samples: list[Sample], label: str) -> dict[str, Any]:
             size = sum(sample.data.nbytes for sample in samples)
-            return self._learn(label, samples, size, size)
+            return self._learn(label, samples, size, size, distinct=distinct)
 
         learned = self._review.name(number, label, frames, teach)
         self._save_review()

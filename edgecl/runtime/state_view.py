@@ -1,10 +1,11 @@
 """A view of a state, taken once after each change, so that any thread can read it without the learner."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from edgecl.exemplars.sample_ids import parse_sample_id
 from edgecl.learning.foundation import spec_for
 from edgecl.results import history_rows
 
@@ -70,3 +71,15 @@ def stored_samples(learner: Learner, label: str, limit: int) -> list[np.ndarray]
         return []
     rows = [row for row in learner.repository.known().stored if row.label == label and row.input]
     return [codec.decode(row.input) for row in rows[::max(len(rows) // limit, 1)][:limit]]
+
+
+def stored_inputs(learner: Learner, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
+    """See `Service.inputs`."""
+    numbers, foundation = {parse_sample_id(each): each for each in ids}, learner.foundation
+    codec = foundation.buffer(learner.settings).codec.input if foundation else None
+    found: dict[str, np.ndarray | None] = dict.fromkeys(numbers.values())
+    if codec is not None:
+        for row in learner.repository.known().stored:
+            if row.id in numbers and row.input:
+                found[numbers[row.id]] = codec.decode(row.input)
+    return found

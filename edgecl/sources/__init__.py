@@ -2,13 +2,16 @@
 """
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgecl.errors import BadInput
 from edgecl.samples import Refusal, Sample
-from edgecl.sources.spec import PHOTOS, Item, Spec
+from edgecl.sources.folders import FolderContents, look, skipped
+from edgecl.sources.kinds import READABLE, can_be_read, kinds_in_words
+from edgecl.sources.spec import PHOTOS, Item, Spec, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,56 +31,82 @@ def endless(path: Path) -> bool:
     return is_stream(path) and not str(path).startswith("csv:")
 
 
-def read(path: Path, spec: Spec, label: str | None = None, watch: LinkWatch | None = None) -> Iterator[Item]:
+def read(path: Path, spec: Spec, label: str | None = None, watch: LinkWatch | None = None,
+         told: Callable[[FolderContents], None] | None = None) -> Iterator[Item]:
     """The samples of a photo, recording, .npz file or stream, or of all files in a folder, sorted by name.
 
-    watch: called with the frame counts of a device's link, if the stream has one.
-    Raises BadInput if nothing is there or the kind of file is unknown; a bad file in a folder comes as a Refusal.
+    watch: called with the frame counts of a device's link, if the stream has one; told: called with what a folder
+    holds, before it is read. Raises BadInput if nothing is there or the kind of file is unknown; a bad file in a folder
+    comes as a Refusal.
     """
     if str(path).startswith(CAMERAS) and not path.exists():
         from edgecl.sources.cameras import read_camera
 
         yield from read_camera(str(path), spec, label)
-        return
-    if is_stream(path):
+    elif is_stream(path):
         from edgecl.sources.streams import read_stream
 
         yield from read_stream(str(path), spec, label, watch)
-        return
-    if path.is_dir():
-        found = [entry for entry in sorted(path.rglob("*")) if entry.is_file() and not entry.name.startswith(".")]
-        known = [entry for entry in found if entry.suffix.lower() in READERS]
-        if not known:
-            raise BadInput(f"{path} contains no photo or recording", f"give files of {', '.join(sorted(READERS))}")
-        for entry in known:
-            try:
-                yield from READERS[entry.suffix.lower()](entry, spec, label)
-            except BadInput as error:
-                yield Refusal(str(entry), error.what)
-        return
+    elif path.is_dir():
+        found = look(path)
+        if told is not None:
+            told(found)
+        if not found.files:
+            raise found.empty()
+        yield from read_files(found, spec, label)
+    else:
+        reader = check_file(path)
+        yield from reader(path, spec, label)
+
+
+def read_files(found: FolderContents, spec: Spec, label: str | None = None) -> Iterator[Item]:
+    """The samples of the files in a folder; a bad file, and what can't be opened, comes as a Refusal."""
+    yield from found.refused
+    for path in found.files:
+        try:
+            yield from READERS[path.suffix.lower()](path, spec, label)
+        except BadInput as error:
+            yield Refusal(shown(path), error.what)
+
+
+def check_file(path: Path) -> Callable[[Path, Spec, str | None], Iterator[Item]]:
+    """What reads a file. Raises BadInput if it is not there, or of a kind that can't be read."""
     if not path.exists():
         raise BadInput(f"{path} does not exist", "name a file or a folder")
-    if path.suffix.lower() not in READERS:
-        raise BadInput(f"{path} is not a known kind of file", f"give files of {', '.join(sorted(READERS))}")
-    yield from READERS[path.suffix.lower()](path, spec, label)
+    if not can_be_read(path.suffix.lower()):
+        helps = kinds_in_words({path.suffix.lower(): 1})[0].partition(": ")[2]
+        raise BadInput(f"{path} is not of a kind that can be read", helps or f"give files of {', '.join(READABLE)}")
+    return READERS[path.suffix.lower()]
 
 
-def read_labelled(path: Path, spec: Spec, part: str = "test") -> Iterator[Item]:
-    """The samples of a folder with one subfolder per class, or of one part ("train" or "test") of an .npz file."""
+def read_labelled(path: Path, spec: Spec, part: str = "test",
+                  told: Callable[[FolderContents], None] | None = None) -> Iterator[Item]:
+    """The samples of a folder with one subfolder per class, or of one part ("train" or "test") of an .npz file. A
+    subfolder without photos and recordings comes as a Refusal. told: see `read`. Raises BadInput."""
     if path.is_dir():
-        for folder in class_folders(path):
-            yield from read(folder, spec, folder.name)
+        for found in map(look, class_folders(path)):
+            if told is not None:
+                told(found)
+            if found.files:
+                yield from read_files(found, spec, class_of(found.path))
+            else:
+                yield Refusal(shown(found.path), "it contains no photo or recording")
     else:
         from edgecl.sources.arrays import read_part
 
         yield from read_part(path, part)
 
 
+def class_of(folder: Path) -> str:
+    """The class that a folder is of: its name in NFC, as class names are."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
 def class_folders(path: Path) -> list[Path]:
     """The subfolders of a folder in order, one per class. Raises BadInput if there is none."""
     if not path.is_dir():
         raise BadInput(f"{path} is not a folder", "give a folder with one subfolder per class")
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = sorted(entry for entry in path.iterdir() if not skipped(entry.name) and entry.is_dir())
     if not folders:
         raise BadInput(f"{path} has no subfolders", "give a folder with one subfolder per class")
     return folders
@@ -86,7 +115,7 @@ def class_folders(path: Path) -> list[Path]:
 def _photo(path: Path, spec: Spec, label: str | None) -> Iterator[Item]:
     from edgecl.images import read_image
 
-    yield Sample(read_image(path, spec.height, spec.width), str(path), label=label)
+    yield Sample(read_image(path, spec.height, spec.width), shown(path), label=label)
 
 
 def _recording(path: Path, spec: Spec, label: str | None) -> Iterator[Item]:

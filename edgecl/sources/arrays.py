@@ -10,6 +10,7 @@ import numpy as np
 
 from edgecl.errors import BadInput
 from edgecl.samples import Sample
+from edgecl.sources.spec import shown
 
 NPZ_CURE = "give x_train, y_train, x_test and y_test: uint8 images or float32 windows or vectors, and their classes"
 
@@ -51,10 +52,10 @@ def load_part(path: Path, part: str) -> LabelledArray:
 
 def read_part(path: Path, part: str) -> Iterator[Sample]:
     """Every sample of one part, with its class and session. A session is the same in other files if its name is."""
-    loaded = load_part(path, part)
+    loaded, name = load_part(path, part), shown(path)
     for i, data in enumerate(loaded.data):
         session = loaded.sessions[i] if loaded.sessions else ""
-        yield Sample(data, str(path), session and f"{path}:{loaded.names[i]}:{session}", loaded.names[i], i, "index",
+        yield Sample(data, name, session and f"{name}:{loaded.names[i]}:{session}", loaded.names[i], i, "index",
                      session)
 
 

@@ -51,15 +51,15 @@ Frames = Generator["np.ndarray | Refusal", None, None]
 def _fake(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:
     """The photos of a folder by name, over and over; files added or removed count from the next turn on."""
     from edgecl.images import read_image
-    from edgecl.sources.spec import PHOTOS
+    from edgecl.sources.folders import look
+    from edgecl.sources.spec import PHOTOS, shown
 
     folder, fps = Path(stream.address), number_option(stream, "fps", FPS, 1000)
     if not folder.is_dir():
         raise BadInput(f"{stream.text}: {folder} is not a folder", "name a folder with photos")
     due = clock()
     while True:
-        photos = sorted(path for path in folder.rglob("*")
-                        if path.suffix.lower() in PHOTOS and not path.name.startswith("."))
+        photos = [path for path in look(folder).files if path.suffix.lower() in PHOTOS] if folder.is_dir() else []
         if not photos:
             sleep(EMPTY_FOLDER_PAUSE)
             due = clock()
@@ -70,7 +70,7 @@ def _fake(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callabl
                 yield read_image(path, spec.height, spec.width)
             except BadInput as error:
                 if path.exists():
-                    yield Refusal(str(path), error.what)
+                    yield Refusal(shown(path), error.what)
 
 
 def _v4l2(stream: Stream, spec: Spec, clock: Callable[[], float], sleep: Callable[[float], None]) -> Frames:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgecl.errors import BadInput
 from edgecl.samples import Sample
+from edgecl.sources.spec import shown
 from edgecl.sources.windows import cut
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample
     values = load_csv(path)
     if spec.vectors:
         for i, row in enumerate(values):
-            yield Sample(row, str(path), label=label, at=i + 1, unit="row")
+            yield Sample(row, shown(path), label=label, at=i + 1, unit="row")
         return
     if spec.rate is None or spec.window is None:
         raise BadInput(f"{path} is a recording, but this state has no rate and window",
@@ -47,7 +48,7 @@ def read_recording(path: Path, spec: Spec, label: str | None) -> Iterator[Sample
         raise BadInput(f"{path} lasts {len(values) / spec.rate:.3g} s, less than a window of {spec.window:.3g} s",
                        "give a longer recording, or create the state with a shorter --window")
     for i, window in enumerate(windows):
-        yield Sample(window, str(path), str(path), label, i * hop, "s")
+        yield Sample(window, shown(path), shown(path), label, i * hop, "s")
 
 
 def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
@@ -80,7 +81,7 @@ def read_annotated(path: Path, spec: Spec) -> Iterator[Sample]:
             raise BadInput(f"{path}: near row {row + 2}: {error}", CSV_CURE) from error
         if label:
             for i, window in enumerate(cut(values, spec.rate, spec.window, hop)):
-                yield Sample(window, str(path), f"{path}#{row}", label, row / spec.rate + i * hop, "s",
+                yield Sample(window, shown(path), f"{shown(path)}#{row}", label, row / spec.rate + i * hop, "s",
                              session)
         row += len(cells)
 

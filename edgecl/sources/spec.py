@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from edgecl.errors import in_utf8
 from edgecl.samples import Refusal, Sample
 
 Item = Sample | Refusal
@@ -26,3 +28,8 @@ class Spec:
     hop: float | None = None
     vectors: bool = False
     seconds: float | None = None
+
+
+def shown(path: Path) -> str:
+    """A path for people, and as the name of a sample."""
+    return in_utf8(str(path))

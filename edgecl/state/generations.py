@@ -10,7 +10,7 @@ from edgecl.files.forms import COUNT
 RUNS = [(COUNT, COUNT, COUNT)]
 DETAIL = {"class": str, "classes": COUNT, "samples": COUNT, "held_back": dict, "judged": dict, "accuracy": dict,
           "refused": [str], "removed": RUNS, "dropped": RUNS, "renamed": bool, "from": str, "spare": (RUNS, RUNS),
-          "gone": [str]}      # forms of details
+          "gone": [str], "certificate": str}      # forms of details
 
 
 class Generation(NamedTuple):

@@ -14,13 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from edgecl.errors import BadInput
+from edgecl.evaluation.pictures import picture
 from edgecl.rounds.method import method_names
 from edgecl.runtime.http import media, metrics
 from edgecl.runtime.http.access import COOKIE
 from edgecl.runtime.http.bodies import Turns, media_type, read_values
 from edgecl.runtime.http.events import Broadcaster, EventReply
 from edgecl.runtime.http.guards import Guard
+from edgecl.runtime.http.parameters import flag, parameter, required
 from edgecl.runtime.http.replies import HttpRefusal, reply
+from edgecl.runtime.http.sample_routes import SampleRoutes
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -61,6 +64,7 @@ class Application:
             ("GET", "/metrics", self._metrics),
             ("GET", "/api/exemplars", self._exemplars),
             ("GET", "/api/picture", self._picture),
+            ("GET", "/api/sample/{id}", self._sample),
             ("DELETE", "/api/review", self._review_clear),
             ("GET", "/api/review/{number:int}", self._review_frames),
             ("POST", "/api/review/{number:int}", self._review_name),
@@ -73,6 +77,7 @@ class Application:
             ("POST", "/api/forget", self._forget),
             ("POST", "/api/rollback", self._rollback),
             ("POST", "/api/round", self._round),
+            *SampleRoutes(self._call, self._service).routes(),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,27 +134,39 @@ class Application:
 
     async def _exemplars(self, request: Request) -> Response:
         """?class=NAME: up to four stored samples of a class, as pictures."""
-        service, label = self._service(request), _parameter(request, "class")
-        return reply(await self._call(lambda: [media.picture(each) for each in service.exemplars(label, 4)]))
+        service, label = self._service(request), parameter(request, "class")
+        return reply(await self._call(lambda: [picture(each) for each in service.exemplars(label, 4)]))
 
     async def _picture(self, request: Request) -> Response:
         """?source=NAME: the last sample of a source."""
-        source = _parameter(request, "source")
+        source = parameter(request, "source")
 
         def look() -> dict[str, Any]:
             sample = self._service(request).latest_sample(source)
             if sample is None:
                 raise HttpRefusal(404, f"the source {source!r} has shown nothing yet", "wait for its first sample")
-            return media.picture(sample)
+            return picture(sample)
+        return reply(await self._call(look))
+
+    async def _sample(self, request: Request) -> Response:
+        """The picture of a stored sample. Raises HttpRefusal (404) if none is stored."""
+        service, number = self._service(request), request.path_params["id"]
+
+        def look() -> dict[str, Any]:
+            sample = _found(lambda: service.sample(number))
+            if sample is None:
+                raise HttpRefusal(404, f"of the sample {number} only the feature is stored",
+                                  "create the state with --codec jpeg, raw or delta16 to keep pictures")
+            return picture(sample)
         return reply(await self._call(look))
 
     async def _review_frames(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(_there, service.review_frames, number))
+        return reply(await self._call(_found, lambda: service.review_frames(number)))
 
     async def _review_picture(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(lambda: media.picture(_there(service.review_sample, number))))
+        return reply(await self._call(lambda: picture(_found(lambda: service.review_sample(number)))))
 
     # changing -----------------------------------------------------------------------------------
 
@@ -164,47 +181,51 @@ class Application:
         return answer
 
     async def _predict(self, request: Request) -> Response:
+        """?why=1: with what `Why` says."""
+        why = flag(request, "why")
         async with self._turns.upload(request) as body:
-            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body))))
+            return reply(await self._call(lambda: self._service(request).predict(self._batch(request, body), why)))
 
     async def _learn(self, request: Request) -> Response:
-        """?class=NAME&file=NAME&again=1."""
-        label, name = _parameter(request, "class"), request.query_params.get("file") or "http"
-        again = _flag(request, "again")
+        """?class=NAME&file=NAME&again=1&distinct=1."""
+        label, name = parameter(request, "class"), request.query_params.get("file") or "http"
+        again, distinct = flag(request, "again"), flag(request, "distinct")
         async with self._turns.upload(request) as body:
             return reply(await self._call(
-                lambda: self._service(request).learn(label, self._batch(request, body), name, again)))
+                lambda: self._service(request).learn(label, self._batch(request, body), name, again, distinct)))
 
     def _batch(self, request: Request, body: bytes) -> Any:
         info = self._service(request).info()
         return media.batch_of(body, media_type(request), info["kind"], info["input_shape"])
 
     async def _learn_last(self, request: Request) -> Response:
-        values = await read_values(request, {"class": str, "seconds": float, "source": str, "again": bool})
-        label, seconds = _required(values, "class"), _required(values, "seconds")
+        values = await read_values(request, {"class": str, "seconds": float, "source": str, "again": bool,
+                                             "distinct": bool})
+        label, seconds = required(values, "class"), required(values, "seconds")
         return reply(await self._call(self._service(request).learn_last, label, float(seconds), values.get("source"),
-                                      "", values.get("again") or _flag(request, "again")))
+                                      "", values.get("again") or flag(request, "again"), bool(values.get("distinct"))))
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        values = await read_values(request, {"class": str, "frames": list})
-        label = _required(values, "class")
-        await self._call(_there, service.review_frames, number)
-        return reply(await self._call(service.review_name, number, label, values.get("frames")))
+        values = await read_values(request, {"class": str, "frames": list, "distinct": bool})
+        label = required(values, "class")
+        await self._call(_found, lambda: service.review_frames(number))
+        return reply(await self._call(service.review_name, number, label, values.get("frames"),
+                                      bool(values.get("distinct"))))
 
     async def _review_drop(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(_there, service.review_drop, number))
+        return reply(await self._call(_found, lambda: service.review_drop(number)))
 
     async def _review_drop_frame(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(_there, service.review_drop_frames, [number]))
+        return reply(await self._call(_found, lambda: service.review_drop_frames([number])))
 
     async def _review_clear(self, request: Request) -> Response:
         return reply(await self._call(self._service(request).review_clear))
 
     async def _forget(self, request: Request) -> Response:
-        label = _required(await read_values(request, {"class": str}), "class")
+        label = required(await read_values(request, {"class": str}), "class")
         return reply(await self._call(self._service(request).forget, label))
 
     async def _rollback(self, request: Request) -> Response:
@@ -231,30 +252,9 @@ async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404)
 
 
-def _there(call: Callable[[Any], T], value: Any) -> T:
-    """What a call says of a cluster or frame of the review list. Raises HttpRefusal (404) if it is not there."""
+def _found(look: Callable[[], T]) -> T:
+    """What a call finds that raises BadInput if there is nothing. Raises HttpRefusal (404) instead."""
     try:
-        return call(value)
+        return look()
     except BadInput as error:
         raise HttpRefusal(404, error.what, error.cure) from error
-
-
-def _parameter(request: Request, name: str) -> str:
-    value = request.query_params.get(name)
-    if not value:
-        raise BadInput(f"?{name}= is missing", f"ask for {request.url.path}?{name}=NAME")
-    return value
-
-
-def _flag(request: Request, name: str) -> bool:
-    """Whether a parameter of the address is 1. Raises BadInput if it is neither 0 nor 1."""
-    value = request.query_params.get(name, "0")
-    if value not in ("0", "1"):
-        raise BadInput(f"?{name}={value[:40]}", f"give ?{name}=1, or leave it out")
-    return value == "1"
-
-
-def _required(values: dict[str, Any], name: str) -> Any:
-    if values.get(name) is None:
-        raise BadInput(f"{name} is missing", f'send {{"{name}": ...}}')
-    return values[name]

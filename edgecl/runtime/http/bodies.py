@@ -57,11 +57,11 @@ async def read_body(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-async def read_values(request: Request, known: dict[str, type]) -> dict[str, Any]:
-    """The JSON object in a body, {} if it is empty: only keys of `known`, of their types or null. Raises
-    HttpRefusal."""
+async def read_values(request: Request, known: dict[str, type], most: int = MOST_COMMAND) -> dict[str, Any]:
+    """The JSON object in a body of at most `most` bytes, {} if it is empty: only keys of `known`, of their types or
+    null. Raises HttpRefusal."""
     cure = "send a JSON object with " + (", ".join(known) or "no keys")
-    body = await read_body(request, MOST_COMMAND)
+    body = await read_body(request, most)
     if body and media_type(request) != "application/json":
         raise HttpRefusal(415, f"the media type {media_type(request)[:80]!r} can't be read", "send application/json")
     try:

@@ -1,12 +1,10 @@
-"""Bodies in, as batches of samples; samples out, as pictures or curves."""
+"""Bodies in, as batches of samples."""
 from __future__ import annotations
 
-import base64
 import json
 import math
 import zipfile
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -22,8 +20,6 @@ MOST_SAMPLES = 4096            # of one upload
 DEFAULT_SIZE = (224, 224)      # of photos, if the state has no backbone yet
 IMAGE_TYPES = tuple(f"image/{kind}" for kind in ("jpeg", "png", "webp", "bmp", "gif", "tiff", "avif", "heic", "heif"))
 ARRAY_TYPES = ("application/x-npz", "application/zip", "application/octet-stream")
-MOST_CURVES, CURVE_POINTS = 12, 96  # channels of a sample that are drawn, and points of each
-PICTURE_SIDE = 320             # pixels of the longer side of a picture
 WHAT_TO_SEND = f"send one photo (image/jpeg, image/png, ...), an .npz file ({ARRAY_TYPES[0]}), JSON or text/csv"
 
 
@@ -127,18 +123,3 @@ def _recording(body: bytes, kind: str | None, shape: list[int] | None) -> np.nda
         raise BadInput(f"the recording has {counted(len(values), 'row')}, and a window has {shape[0]}",
                        "send a longer recording")
     return windows
-
-
-def picture(sample: np.ndarray) -> dict[str, Any]:
-    """{"image": a data: URI} for an image, {"curves": [[values of a channel]]} for a window or vector."""
-    if sample.dtype == np.uint8 and sample.ndim == 3:
-        from PIL import Image
-
-        image = Image.fromarray(sample if sample.shape[-1] == 3 else sample[..., 0])
-        image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        packed = BytesIO()
-        image.save(packed, "JPEG", quality=80)
-        return {"image": "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()}
-    values = np.nan_to_num(np.asarray(sample, np.float32).reshape(len(sample), -1)[:, :MOST_CURVES])
-    chosen = np.unique(np.linspace(0, len(values) - 1, min(len(values), CURVE_POINTS)).astype(int))
-    return {"curves": [[round(float(v), 4) for v in channel] for channel in values[chosen].T]}

@@ -1,7 +1,7 @@
 // The page: asks once, then follows the events of the daemon.
 import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
 import {sees, sources} from './live.js';
-import {NOTHING, offer, say, takesFiles, teaching, told} from './teach.js';
+import {NOTHING, meant, offer, say, takesFiles, teaching, told} from './teach.js';
 
 const REFRESH_EVERY = 5000;                     // milliseconds
 const FIRST_GENERATIONS = 6;                    // shown at first
@@ -66,9 +66,9 @@ const review = once(({clusters: found}, names) => {
   if (typed) return;  // somebody is typing a name
   $('frames').replaceChildren(...found.slice(0, 12).map(each => {
     const shot = el('div', {className: 'shot'}), gone = () => { item.remove(); refresh(); };
-    const named = name => tried(async () => { say(told(await post(`/api/review/${each.id}`, {class: name}))); gone(); });
+    const named = name => tried(async () => { say(told(await meant(more => post(`/api/review/${each.id}`, {class: name, ...more})))); gone(); });
     const guesses = [each.label ?? NOTHING, ...names.filter(name => name !== (each.label ?? NOTHING))].filter(Boolean).slice(0, 3);
-    const other = el('input', {placeholder: 'other name', maxLength: 64, autocomplete: 'off'});
+    const other = el('input', {placeholder: 'other name', maxLength: 255, autocomplete: 'off'});
     other.setAttribute('list', 'names');
     other.setAttribute('aria-label', `Another name for cluster ${each.id}`);
     const form = el('form', {}, other, el('button', {textContent: 'Learn'}));

@@ -2,7 +2,7 @@
 import {$, ask, count, percent, post, query} from './tools.js';
 
 const TYPES = {jpg: 'image/jpeg', jpeg: 'image/jpeg', png: 'image/png', webp: 'image/webp', bmp: 'image/bmp', gif: 'image/gif',
-  tif: 'image/tiff', tiff: 'image/tiff', csv: 'text/csv', npz: 'application/x-npz', json: 'application/json'};
+  tif: 'image/tiff', tiff: 'image/tiff', avif: 'image/avif', heic: 'image/heic', heif: 'image/heif', csv: 'text/csv', npz: 'application/x-npz', json: 'application/json'};
 const ACCEPT = {image: 'image/*', window: '.csv,.npz,.json', feature: '.csv,.npz,.json'};
 const MOST_UPLOAD = 8 * 2 ** 20; // bytes
 const SHORTEST = .3;             // seconds; shorter presses do not count
@@ -29,13 +29,28 @@ function beyondNoise(before, after) {
 
 // The result of a `learn`, in words.
 export function told(learned, samples = learned.samples) {
+  if (!samples) return `Nothing new: ${count(learned.known, 'sample')} of ${learned.label} already known.`;
   const share = ([right, of]) => percent(right / of), judged = learned.judged ?? {};
   const after = learned.accuracy?.[learned.label]?.[1], [right, of] = judged[learned.label]?.[1] ?? [];
   const changed = Object.entries(judged).filter(([other, [was, now]]) => other !== learned.label && beyondNoise(was, now));
   return `Learned ${count(samples, 'sample')} of ${learned.label}` + (after == null ? '.' : `; ${percent(after)} correct (${right} of ${of}).`)
     + (learned.known ? ` ${count(learned.known, 'sample')} already known: left out.` : '')
+    + Object.entries(learned.also_in ?? {}).map(([other, sources]) => ` Also in ${other}: ${count(sources.length, 'sample')}.`).join('')
     + (learned.left_out ? ` Left out: ${count(learned.left_out, 'sample')} of one colour or constant.` : '')
     + (changed.length ? ` Changed: ${changed.slice(0, 3).map(([other, [was, now]]) => `${other} (${share(was)} → ${share(now)})`).join(', ')}.` : '');
+}
+
+// Whether a name was refused for being nearly that of a known class; see edgecl/samples.py.
+const nearly = error => error.what?.includes('is nearly the name of the class');
+
+// Sends what is taught; asks first if its name is nearly that of a known class. send: takes further values.
+export async function meant(send) {
+  try {
+    return await send({});
+  } catch (error) {
+    if (!nearly(error) || !window.confirm(`${error.what}. Learn it as a class of its own?`)) throw error;
+    return send({distinct: true});
+  }
 }
 
 // A photo that fits an upload: larger ones are scaled down here.
@@ -55,11 +70,12 @@ export async function teachFiles(files, label, done) {
     const type = TYPES[file.name.split('.').pop().toLowerCase()] ?? (file.type || 'application/octet-stream');
     try {
       const [body, sent] = await fitted(file, type);
-      last = await ask(query('/api/learn', {class: label, file: file.name}), {method: 'POST', body, type: sent});
+      last = await meant(more => ask(query('/api/learn', {class: label, file: file.name, ...(more.distinct && {distinct: 1})}), {method: 'POST', body, type: sent}));
       samples += last.samples;
       known += last.known;
     } catch (error) {
       refused.push(`${file.name}: ${error.message ?? 'can’t be read'}`);
+      if (nearly(error)) break;   // and so are all of them
     }
   }
   say([last ? told({...last, known}, samples) : '', ...refused.slice(0, 3), refused.length > 3 ? `and ${refused.length - 3} more.` : ''].filter(Boolean).join(' '), refused.length > 0);
@@ -99,7 +115,7 @@ function holds(done) {
     if (seconds < SHORTEST) { say('Hold the button while you show the object.', true); return; }
     say(`Learning ${label} …`);
     try {
-      say(told(await post('/api/learn_last', {class: label, seconds, source: $('source').value || null})));
+      say(told(await meant(more => post('/api/learn_last', {class: label, seconds, source: $('source').value || null, ...more}))));
     } catch (error) { say(error.message, true); }
     done();
   };

@@ -4,7 +4,7 @@ export const $ = id => document.getElementById(id);
 let loggingIn = null;
 
 export class Refused extends Error {
-  constructor(code, what, cure) { super(cure ? `${what}; ${cure}` : what); this.code = code; }
+  constructor(code, what, cure) { super(cure ? `${what}; ${cure}` : what); this.code = code; this.what = what; }
 }
 
 // The JSON answer to a request. body: an object or a File. Throws Refused.
