@@ -14,7 +14,8 @@ import numpy as np
 from edgecl.commands import opened, percent, print_json, print_table, socket_path
 from edgecl.errors import BadInput, StateError
 from edgecl.runtime.client import Client, NoDaemon
-from edgecl.runtime.review import packed, review_of
+from edgecl.runtime.review import review_of
+from edgecl.runtime.review_json import packed
 from edgecl.runtime.settings import DaemonSettings, read_settings
 from edgecl.settings import counted, format_size
 

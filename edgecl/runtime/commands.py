@@ -16,7 +16,7 @@ from edgecl.errors import BadInput
 from edgecl.files import tar
 from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
-from edgecl.runtime.review import packed
+from edgecl.runtime.review_json import packed
 from edgecl.samples import UNITS, Place, Sample
 from edgecl.settings import counted
 from edgecl.state.backup_tar import tar_bytes, tar_of

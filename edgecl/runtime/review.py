@@ -5,18 +5,17 @@ frame, and the number of any of its frames stands for it, so that it stays valid
 """
 from __future__ import annotations
 
-import base64
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgecl.errors import BadInput, BudgetError, EdgeclError, StateError
 from edgecl.learning.gathered import MOST_BYTES, QUOTA_SHARE, Gathered, GatheredFrame, clusters
+from edgecl.runtime.review_json import FrameAnswer, cluster_json, frame_json
 from edgecl.samples import NOTHING, Sample, prepare
 from edgecl.state.gathered_file import GATHERED_FILE, discard_gathered, read_gathered
 from edgecl.state.gathered_writer import write_gathered
@@ -35,14 +34,6 @@ PAUSE_SECONDS = 1.0         # between two frames of one source that are kept
 SAVE_SECONDS = 3600.0       # between two writes of the file, but for what a person does and the end
 SHOWN = 60                  # characters of a value in a message
 LIST = "list them with `edgecl review`"
-
-
-class FrameAnswer(NamedTuple):
-    """What the present head says of a frame."""
-
-    label: str | None
-    confidence: float
-    unknown: bool
 
 
 class Review:
@@ -132,7 +123,7 @@ class Review:
             about = {"frames": len(there), "bytes": self._gathered.size, "absorbed": self._gathered.absorbed,
                      "passed": self._passed, "on_disk": self._keeps and not self.problem}
         found = [[there[number] for number in part if number in there] for part in parts]
-        listed = [_cluster(part, answers) for part in found if part]
+        listed = [cluster_json(part, answers) for part in found if part]
         listed.sort(key=lambda each: (-each["seen"], each["id"]))
         shown = sum(each["frames"] for each in listed)
         return {"clusters": listed, **about, "known_by_now": about["frames"] - shown,
@@ -143,7 +134,7 @@ class Review:
         part, answers = self._cluster(number)
         with self._lock:
             there = {frame.number: frame for frame in self._gathered.frames}
-        return [_frame(there[each], answers) for each in part if each in there]
+        return [frame_json(there[each], answers) for each in part if each in there]
 
     def frame(self, number: int) -> GatheredFrame:
         """A frame. Raises BadInput if it is not on the list any more."""
@@ -283,30 +274,3 @@ def review_of(learner: Learner, below: float) -> Review:
 def forgotten_last(generations: Iterable[tuple[int, str]]) -> int:
     """The newest generation that has forgotten a class, 0 if there is none. generations: number and action of each."""
     return max((number for number, action in generations if action == "forget"), default=0)
-
-
-def _cluster(part: list[GatheredFrame], answers: dict[int, FrameAnswer]) -> dict[str, Any]:
-    """A cluster, the most typical frame first, ready for JSON."""
-    first, known = part[0], answers.get(part[0].number)
-    return {"id": min(frame.number for frame in part), "frames": len(part), "seen": sum(frame.seen for frame in part),
-            "first": _when(min(frame.first for frame in part)), "last": _when(max(frame.last for frame in part)),
-            "sources": sorted({frame.source for frame in part}), "typical": first.number,
-            "label": known.label if known else None, "confidence": known.confidence if known else None,
-            "unknown": known.unknown if known else None}
-
-
-def _frame(frame: GatheredFrame, answers: dict[int, FrameAnswer]) -> dict[str, Any]:
-    known = answers.get(frame.number)
-    return {"id": frame.number, "seen": frame.seen, "first": _when(frame.first), "last": _when(frame.last),
-            "source": frame.source, "label": known.label if known else None,
-            "confidence": known.confidence if known else None, "unknown": known.unknown if known else None}
-
-
-def packed(sample: np.ndarray) -> dict[str, Any]:
-    """A frame as the control socket gives it: {dtype, shape, data: base64 of the values, little-endian}."""
-    plain = np.ascontiguousarray(sample, sample.dtype.newbyteorder("<"))
-    return {"dtype": sample.dtype.name, "shape": list(sample.shape), "data": base64.b64encode(plain.tobytes()).decode()}
-
-
-def _when(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
