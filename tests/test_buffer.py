@@ -85,7 +85,7 @@ class Filled(RuleBasedStateMachine):
             else:
                 self.learner.move(ids, LABELS[0])
         names = sorted(each.name for each in self.learner.classes())
-        if count == 30:
+        if count == 30 and len(names) > 1:
             self.learner.rename(names[0], names[-1], into=True)
 
     @precondition(lambda self: len(self.learner.store.restorable()) > 3)

@@ -5,13 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers_state import answers, create, directory_bytes, traces, vectors
+from helpers_state import answers, create, directory_bytes, flip, traces, vectors
 from test_exact import difference, served
 
 from edgecl.errors import BadInput, StateError
 from edgecl.exemplars.sample_ids import sample_id
 from edgecl.exemplars.selection import OWN_BITS
 from edgecl.learner import Learner
+from edgecl.learning.repair import repair
 from edgecl.samples import Sample
 
 PROBE = np.concatenate([vectors(label, 20, 99) for label in ("ant", "bee", "cat", "dog")])
@@ -394,3 +395,22 @@ def test_a_source_that_two_classes_share_is_counted_for_each(fast_path):
         assert learner.status().exemplar_bytes <= 16_000
         assert sum(path.stat().st_size for path in (fast_path / "state").rglob("*.exemplars")) <= 16_000
     assert sum(each.samples - each.exemplars for each in learner.classes()) > 0
+
+
+def test_a_repair_does_not_bring_back_what_was_removed_since_older_statistics(fast_path):
+    """The statistics of the correction are lost, those before it are intact, and not all samples are stored."""
+    learner = taught(fast_path / "state", [("ant", vectors("ant", 500)), ("bee", vectors("bee", 300))], exemplars=4_000)
+    learner.rename("bee", "wasp")
+    rows = [row for row in learner.repository.known().exemplars() if row.label == "wasp"]
+    learner.remove([row.id for row in rows[:5]])
+    stored_now = [row for row in learner.repository.known().stored if row.label == "wasp"]
+    snapshot = learner.store.newest.snapshot
+    learner.close()
+    flip(fast_path / "state/models" / snapshot)
+    learner = Learner.open(fast_path / "state")
+    with pytest.raises(StateError, match="can't be computed again exactly"):
+        learner.learn(CAT, "cat")
+    repair(learner.repository)
+    assert counts(learner)["wasp"] == len(stored_now)
+    assert not {row.key for row in learner.repository.known().stored} & {row.key for row in rows[:5]}
+    learner.learn(CAT, "cat")

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,8 @@ class Corrected(RuleBasedStateMachine):
         Corrected.total += 1
         self.since += 1
         assert directory_bytes(self.state, reserve=False) <= QUOTA
-        assert {each.name: each.samples for each in self.learner.classes()} == {
-            label: sum(each.label == label for each in self.oracle.known) for label in self.oracle.labels()}
+        known = self.learner.repository.known()
+        assert (known.plain.counts if known.statistics else {}) == Counter(each.label for each in self.oracle.known)
         assert {*self.oracle.ids(self.learner)} == self.oracle.known
         if self.since >= EVERY:
             self.compare()

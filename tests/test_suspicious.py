@@ -57,7 +57,8 @@ def test_wrong_labels_of_digits_are_found_and_the_right_class_named(tmp_path, sh
     right = [named[place] == "abcdefghij"[y[place]] for place in worst if place in bad]
     assert np.mean(right) >= 0.8
     assert [each.margin for each in listed] == sorted(each.margin for each in listed)
-    assert all(each.reason == f"nearer to {each.looks_like!r} than to its own class" for each in listed)
+    assert all(each.reason == f"nearer to {each.looks_like!r} than to its own class"
+               or each.reason.startswith("nearly the same as ") for each in listed)
 
 
 def test_right_labels_are_left_in_peace(tmp_path):
@@ -134,6 +135,14 @@ def test_the_same_content_in_two_classes_is_named(tmp_path):
     assert reasons[41] == f"nearly the same as {ids['8.csv']} of 'a'"
     assert 3 not in reasons     # the right one of the two
     assert 8 not in reasons
+
+
+def test_features_that_all_point_one_way_are_not_nearly_the_same(tmp_path):
+    """Their cosines are 1, but not their distances beside those within a class."""
+    x = 1000 + np.concatenate([vectors("ant", 30), vectors("wasp", 30)])
+    learner = taught(tmp_path / "s", x, np.repeat([0, 1], 30))
+    assert learner.samples(suspicious=True).samples == []
+    learner.close()
 
 
 @pytest.mark.parametrize("counts", [(), (5,), (1, 1), (2, 1), (3, 2)])

@@ -3,7 +3,7 @@
 
     tools/corrupt.py [--flips 400] [--others 100] [--jobs 2] [--seed 0] [--folder DIR]
 
-The files of five kinds of state (tools/corruptions.py) are damaged one at a time: a bit is flipped, or a file is cut,
+The files of six kinds of state (tools/corruptions.py) are damaged one at a time: a bit is flipped, or a file is cut,
 zeroed, overwritten, swapped, deleted, appended to, replaced by an older version or by a folder. Then the state is
 looked at by `check`, opened, asked, taught, opened again, and looked at by `doctor`, in a fork of this process, which
 has imported everything; a copy is repaired by `check --repair`. What came of it is one of:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Piece:
     order: int
 
 
+@lru_cache(maxsize=4096)
 def recording(shown: str, batch: int, count: int, dimension: int) -> np.ndarray:
     """The samples of a batch, float32 [count, dimension], of which some nearly repeat the one before."""
     made = vectors(shown, count, batch, dimension)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgecl.exemplars.sample_ids import sample_id
-from edgecl.exemplars.selection import GROUP_SHIFT, NEAR_DUPLICATE, own_hashes
+from edgecl.exemplars.selection import GROUP_SHIFT, own_hashes
 from edgecl.heads.head import chunks
 from edgecl.heads.left_out import LearnedRows, LeftOut, by_sessions, left_out
 from edgecl.heads.out_of_fold import OutOfFold
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEVIATIONS = 2.5        # robust standard deviations below the median of all margins: from here on one is suspicious ...
 MAD_OF_NORMAL = 1.4826  # ... a standard deviation, in medians of the distance from the median
 FEWEST_MARGINS = 20     # that have a usual spread
+NEARLY = 0.1            # of the mean squared distance of two samples of a class: nearer ones are nearly the same
 MOST_COMPARED = 1024    # samples of the smallest margins that are compared with all others
 LEAST_APART = 1e-9      # of the largest squared distance of two classes: less is rounding
 AT_ONCE = 2 ** 22       # numbers of features that are compared at a time
@@ -39,13 +40,12 @@ AT_ONCE = 2 ** 22       # numbers of features that are compared at a time
 
 class Evidence(NamedTuple):
     """What tells which samples are suspicious. rows: all that are stored; learned: the same as arrays; pooled: of all
-    that were taught; spread: the mean squared distance of two samples of a class; kind: of the samples."""
+    that were taught; spread: the mean squared distance of two samples of a class."""
 
     rows: list[StoredSample]
     learned: LearnedRows
     pooled: PooledCovariance
     spread: float
-    kind: str
 
     @classmethod
     def of(cls, known: Knowledge) -> Evidence:
@@ -58,7 +58,7 @@ class Evidence(NamedTuple):
                               own_hashes(keys), np.ones(len(rows), np.bool_))
         told = plain.second_moment and plain.degrees_of_freedom > 0
         spread = plain.spread(np.zeros((0, plain.dimension), np.float32)) if told else 0.0
-        return cls(rows, learned, plain.pooled(), spread, known.buffer.kind)
+        return cls(rows, learned, plain.pooled(), spread)
 
 
 class Margins(NamedTuple):
@@ -177,25 +177,28 @@ def _twins(evidence: Evidence, margins: NDArray[np.float64]) -> dict[int, tuple[
     rank = np.empty(n, np.int64)
     rank[order] = np.arange(n)
     some = order[:MOST_COMPARED]
-    limit = NEAR_DUPLICATE[evidence.kind]
     found: dict[int, tuple[int, bool]] = {}
     for place, other in _same_keys(rows):
         first, second = sorted((place, other), key=lambda each: int(rank[each]))
         found.setdefault(first, (second, True))
-    if n < 2:
+    if n < 2 or not evidence.spread:
         return found
-    ours = _unit(rows, some)
-    best, nearest = np.full(len(some), -np.inf), np.zeros(len(some), np.int64)
+    ours = rows.h(some)
+    centre = ours.mean(0)
+    ours -= centre
+    size = np.einsum("kd,kd->k", ours, ours)
+    best, nearest = np.full(len(some), np.inf), np.zeros(len(some), np.int64)
     for part in chunks(n, ours.shape[1] + len(some), AT_ONCE):
         theirs = np.arange(n)[part]
-        cosine = ours @ _unit(rows, theirs).T
-        cosine[rows.classes[some][:, None] == rows.classes[theirs]] = -np.inf
-        at = cosine.argmax(1)
-        value = cosine[np.arange(len(some)), at]
-        better = value > best
+        h = rows.h(theirs) - centre
+        apart = size[:, None] + np.einsum("kd,kd->k", h, h) - 2 * (ours @ h.T)
+        apart[rows.classes[some][:, None] == rows.classes[theirs]] = np.inf
+        at = apart.argmin(1)
+        value = apart[np.arange(len(some)), at]
+        better = value < best
         best[better], nearest[better] = value[better], theirs[at[better]]
-    for place, other, apart in zip(some.tolist(), nearest.tolist(), (1 - best).tolist()):
-        if apart < limit and rank[place] < rank[other]:
+    for place, other, apart_of in zip(some.tolist(), nearest.tolist(), best.tolist()):
+        if apart_of < NEARLY * evidence.spread and rank[place] < rank[other]:
             found.setdefault(place, (other, False))
     return found
 
@@ -208,10 +211,3 @@ def _same_keys(rows: LearnedRows) -> Iterator[tuple[int, int]]:
         one, other = int(order[at]), int(order[at + 1])
         if np.allclose(rows.features[one], rows.features[other], rtol=1e-3, atol=1e-3):
             yield one, other
-
-
-def _unit(rows: LearnedRows, places: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The features of some samples with length 1, float32 [k, source]."""
-    found = np.stack([rows.features[place] for place in places.tolist()])
-    length = np.linalg.norm(found, axis=1, keepdims=True)
-    return np.asarray(found / np.maximum(length, np.float32(1e-30)), np.float32)

@@ -11,14 +11,15 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecl.state.corrections import GONE, NOTES, SPARE, former_names, noted_since, without_names, without_notes
+from edgecl.state.corrections import NOTES, SPARE, former_names, noted_since, without_names
 from edgecl.state.database import connect
 from edgecl.state.epoch import new_epoch
-from edgecl.state.exemplar_files import Replacement, arrangement, replace_files, replacing_bytes, split
+from edgecl.state.exemplar_files import Replacement, arrangement, replace_files
 from edgecl.state.history import HISTORY
 from edgecl.state.journals import add_journal
-from edgecl.state.quota import PAGE, pages
+from edgecl.state.quota import PAGE
 from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
+from edgecl.state.taken_out import drop_notes, for_the_way_back
 from edgecl.state.transaction import insert_generation
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def retire(state: Transaction, heads: int, snapshots: int, erased: frozenset[str
         if g.id == current.id:
             continue
         backbone, head, snapshot = kept.files(g)
-        detail = g.detail if g.id in noted else without_names(g, names)     # else `erase_names` does it
+        detail = g.detail if g.id in noted else without_names(g, names)     # else `taken_out.erase_names` does it
         detail = {key: value for key, value in detail.items() if head or key not in OF_A_HEAD}
         if (backbone, head, snapshot, detail) != (g.backbone, g.head, g.snapshot, g.detail):
             run("UPDATE generations SET backbone = ?, head = ?, snapshot = ?, detail = ? WHERE id = ?",
@@ -171,7 +172,7 @@ def compact(state: Transaction, kept: list[StoredSample] | None = None) -> None:
     for step in steps:
         replace_files(state, step)
     state.drop_codebooks()
-    _drop_notes(state, needed_since(state), kept is not None)
+    drop_notes(state, needed_since(state), kept is not None)
 
 
 def replacements(state: Transaction, since: int, kept: list[StoredSample] | None) -> list[Replacement]:
@@ -182,7 +183,7 @@ def replacements(state: Transaction, since: int, kept: list[StoredSample] | None
         then = {row.id: row for row in state.samples(since)}  # going back takes features by the backbone of then
         kept = [then[row.id] for row in kept if row.id in then]
     if kept is not None and noted_since(state.alive(), since):
-        every += _for_the_way_back(state, since)
+        every += for_the_way_back(state, since)
     base = max((g.id for g in state.alive() if g.snapshot), default=0)
     spent: list[str] = []
     for name, _, newest in state.files(JOURNAL):
@@ -211,50 +212,6 @@ def replacements(state: Transaction, since: int, kept: list[StoredSample] | None
               if number not in numbers or number < (state.tuned(since) or 0)]
     exemplars = None if kept is None else [row for row in kept if (row.generation or 0) <= since]
     return [*every, *arrangement(state, alive, exemplars, spent)]
-
-
-def _for_the_way_back(state: Transaction, since: int) -> list[Replacement]:
-    """What writes the samples of `since` that later corrections have taken out into files of their own, which go when
-    no way back needs them; nothing if the quota has no room for them beside the exemplars."""
-    later = [g.id for g in state.alive() if g.id > since and any(note in g.detail for note in NOTES)]
-    now = state.living()
-    there = {row.id for name, oldest, newest in state.files(JOURNAL) if newest > since
-             for row in state.intact_rows(name, oldest, newest)}
-    found = [row for row in state.samples(since) if row.id not in there and not now(row)]
-    steps = [Replacement([], [part], JOURNAL, newest=max(later)) for part in split(state, found)]
-    usage, journal = state.ledger.usage(), state.journal_bytes()
-    packing = max(pages(state.settings.exemplars) - usage.exemplars, 0) + state.segment
-    taken = sum(replacing_bytes(state, step, 0) for step in steps) + journal + packing
-    return steps if usage.total - state.ledger.giving_way() + taken <= state.ledger.quota else []
-
-
-def _drop_notes(state: Transaction, since: int, arranged: bool) -> None:
-    """Drop what corrections have noted of samples that are not on the disk any more, and commit, if there is room.
-    arranged: whether the exemplars were written as they are at `since`."""
-    details = {g.id: detail for g in state.alive() if g.id <= since
-               and (detail := without_notes(g, arranged)) != g.detail}
-    names = [name for kind in (JOURNAL, FEATURES) for name, *_ in state.files(kind)]
-    if not details or not all(map(state.blobs.intact, names)):
-        return
-    if state.ledger.usage().total - state.ledger.giving_way() + state.journal_bytes() + 2 * PAGE > state.ledger.quota:
-        return
-    state.ledger.release(state.journal_bytes() + 2 * PAGE)
-    for number, detail in details.items():
-        state.connection.execute("UPDATE generations SET detail = ? WHERE id = ?", (json.dumps(detail), number))
-    state.step()
-
-
-def erase_names(state: Transaction, marked: list[Generation]) -> None:
-    """Drop the names of the classes that some generations have erased from the history, in the open transaction."""
-    every = state.generations()
-    for g in marked:
-        gone = {*g.detail.get(GONE, []), *([g.detail["class"]] if "class" in g.detail else [])}
-        names = former_names(every, gone, g.id)
-        for each in every:
-            detail = without_names(each, names)
-            if detail != each.detail and each.id != g.id:
-                state.connection.execute("UPDATE generations SET detail = ? WHERE id = ?",
-                                         (json.dumps(detail), each.id))
 
 
 def needed_since(state: Transaction) -> int:

@@ -29,6 +29,7 @@ from edgecl.state.reader import FEATURES, JOURNAL, KEPT_HEADS, PARTS
 from edgecl.state.recovery import bring_over, rebuild
 from edgecl.state.rows import FORMAT, Rows, write_rows
 from edgecl.state.space import Present, Space, check_room
+from edgecl.state.taken_out import erase_names
 from edgecl.state.transaction import SMALL_CHANGE, Transaction
 from edgecl.state.write_ahead_log import LOG_FILE
 
@@ -229,7 +230,7 @@ class Store(Transaction):
         if marked:
             self.set_aside.discard()
             discard_gathered(self.path)     # it may show what was forgotten
-            compaction.erase_names(self, marked)
+            erase_names(self, marked)
         run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
         details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing", GONE)}
                    for g in self.generations() if g.id in {each.id for each in marked}}
