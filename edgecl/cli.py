@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
     "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
+    "sync": ("sync", "follow a folder of classes: learn what is new, remove what is gone, move what moved"),
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
     "advise": ("advise", "say which classes are confused, which need more samples, and when more will not help"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
@@ -131,6 +132,16 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.onnx")
     command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
     command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos that set the int8 ranges")
+
+
+def _sync(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="a folder with a subfolder per class")
+    add("--dry-run", action="store_true", help="only say what would be done")
+    add("--yes", action="store_true", help="do it without asking; needed where there is no terminal")
+    add("--delete-most", action="store_true", help="also if more than half of what is known would be removed")
+    add("--subfolders", action="store_true", help="all subfolders of a class show that class, whatever they are called")
+    add("--distinct", action="store_true", help="new classes are others than known ones of nearly the same name")
 
 
 def _export_samples(command: argparse.ArgumentParser) -> None:
@@ -289,9 +300,10 @@ def _review(command: argparse.ArgumentParser) -> None:
 
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
-    "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
-    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "export-samples": _export_samples,
-    "profile": _profile, "round": _round, "replay": _replay, "review": _review, "methods": _methods, "bench": _bench}
+    "sync": _sync, "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback,
+    "merge": _merge, "check": _check, "backup": _backup, "restore": _restore, "export": _export,
+    "export-samples": _export_samples, "profile": _profile, "round": _round, "replay": _replay, "review": _review,
+    "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

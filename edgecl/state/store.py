@@ -292,8 +292,9 @@ class Store(Transaction):
         self.add_samples(rows, JOURNAL)
         for part in split(self, change.moved):
             self.add_samples(part, FEATURES, number)
-        if change.erase is not None:    # a method keeps what it has learned of every class
+        if change.erase is not None or change.parts == b"":     # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
+        if change.erase is not None:
             self._erases = "forgotten the class" if change.action == "forget" else "removed the samples"
             names = [repr(name) for name in former_names(every, change.erase, number)]
             self.set_meta("damage", [note for note in self._noted() if not any(name in note[1] for name in names)])

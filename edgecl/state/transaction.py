@@ -76,11 +76,12 @@ class Transaction(StateReader):
         Raises OSError."""
         if rows or tuned is not None:
             spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
-            self.add_file(self.packed(rows, tuned), kind, min(spans), newest or max(spans))
+            self.add_file(self.packed(rows, tuned or newest), kind, min(spans), newest or max(spans))
 
-    def packed(self, rows: list[StoredSample], tuned: int | None = None) -> bytes:
-        """Content of a file of committed samples."""
-        return pack(self.by_codec(rows), None if tuned is None else {"round": tuned})  # no two rounds' files are one
+    def packed(self, rows: list[StoredSample], by: int | None = None) -> bytes:
+        """Content of a file of committed samples. by: the generation that it is written for, if there may be the same
+        samples in the file of another one: no two of them are one."""
+        return pack(self.by_codec(rows), None if by is None else {"round": by})
 
     def add_file(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
         """Write a file, and name it. oldest, newest: the generations in it. Raises OSError."""
