@@ -39,6 +39,8 @@ COMMANDS = {
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
     "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
     "bench": ("bench", "compare methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
+    "review": ("review", "list what a daemon did not know or was not sure of, in clusters, and name them or throw them "
+               "away"),
     "daemon": ("daemon", "read sources, predict, learn, run rounds when idle; see docs/daemon.md"),
     "replay": ("replay", "play a labelled recording to the learner, each sample predicted before it is taught; "
                "accuracy over time"),
@@ -283,12 +285,25 @@ def _bench(command: argparse.ArgumentParser) -> None:
         "needs edgecl[report]")
 
 
+def _review(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("action", nargs="?", choices=["list", "export", "name", "drop"], default="list", help="list the clusters "
+        "(default); `export DIR [CLUSTER...]`: write their frames as pictures or .csv files; `name CLUSTER CLASS`: "
+        "teach all its frames as a class; `drop CLUSTER...`: throw them away")
+    add("values", nargs="*", metavar="VALUE", help="what the action takes")
+    add("--frames", metavar="3,5", help="for name and drop: single frames, by the number that is the name of their "
+        "file in an export")
+    add("--all", action="store_true", help="for drop: everything that was gathered")
+    add("--distinct", action="store_true", help="for name: the class is another one than a known one of nearly the "
+        "same name, such as Mug and mug")
+
+
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
     "sync": _sync, "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback,
     "merge": _merge, "check": _check, "backup": _backup, "restore": _restore, "export": _export,
-    "export-samples": _export_samples, "profile": _profile, "round": _round, "replay": _replay, "methods": _methods,
-    "bench": _bench}
+    "export-samples": _export_samples, "profile": _profile, "round": _round, "replay": _replay, "review": _review,
+    "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -102,7 +102,7 @@ def unsure(service, tap):
     """Show a frame that is put up for review, whatever it is taken for."""
     service._review.reload(1.1)
     tap.put(*shades(85, 1))
-    assert until(service.review)
+    assert until(lambda: service.review()["clusters"])
 
 
 def samples(service):
@@ -229,7 +229,7 @@ def test_a_frame_is_named_with_one_click(browser, robot):
         chip = find(".frame .chip")
         name = chip.text
         chip.click()
-        until(lambda: not service.review())
+        until(lambda: not service.review()["clusters"])
         until(lambda: samples(service)[name] == before[name] + 1)
         until(lambda: not find("#review").is_displayed())
 

@@ -19,6 +19,7 @@ from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
+from edgecl.state.gathered_file import GATHERED_FILE
 from edgecl.state.log_damage import WRONG, joined
 from edgecl.state.quota import PAGE, RESERVE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
@@ -131,8 +132,8 @@ class Transaction(StateReader):
         try:
             if is_something_else(path):
                 self.set_aside.keep(path)
-            used = self.ledger.usage().total - self.ledger.copied()
-            self.ledger.check(used, pages(len(content)), COPY_FILE)
+            used = self.ledger.usage().total - self.ledger.giving_way(COPY_FILE)
+            self.ledger.check(used - self.ledger.giving_way(GATHERED_FILE), pages(len(content)), COPY_FILE)
             self.ledger.release(pages(len(content)), used)
             with open(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "r+b") as file:
                 give_owner(file.fileno(), self.path)
@@ -206,9 +207,9 @@ class Transaction(StateReader):
             self.step()
 
     def _clear_the_way(self) -> None:
-        """Set aside what lies in the place of a file that is written in place and is not a regular one. Raises OSError,
+        """Set aside what lies in the place of a file beside models/ and is not a regular one. Raises OSError,
         StateError."""
-        for name in (ACKNOWLEDGED_FILE, RESERVE, COPY_FILE):
+        for name in (ACKNOWLEDGED_FILE, RESERVE, COPY_FILE, GATHERED_FILE):
             if is_something_else(self.path / name):
                 self.set_aside.keep(self.path / name)
 
