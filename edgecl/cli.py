@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": ("predict", "classify photos or recordings, one JSON line each"),
     "evaluate": ("evaluate", "measure accuracy on a folder with one subfolder per class, or on an .npz file"),
     "classes": ("inspect", "list the known classes"),
+    "sync": ("sync", "follow a folder of classes: learn what is new, remove what is gone, move what moved"),
     "samples": ("samples", "list the stored samples, or those whose class looks wrong"),
     "advise": ("advise", "say which classes are confused, which need more samples, and when more will not help"),
     "status": ("inspect", "show bytes, backbone, head and generation"),
@@ -38,6 +39,8 @@ COMMANDS = {
     "round": ("round", "tune the backbone on stored samples in a worker process; a gate accepts or refuses the result"),
     "methods": ("bench", "list every method with its parts and its paper; `methods show NAME` prints its .toml"),
     "bench": ("bench", "compare methods on a scenario: accuracy, forgetting, bytes, seconds, memory"),
+    "review": ("review", "list what a daemon did not know or was not sure of, in clusters, and name them or throw them "
+               "away"),
     "daemon": ("daemon", "read sources, predict, learn, run rounds when idle; see docs/daemon.md"),
     "replay": ("replay", "play a labelled recording to the learner, each sample predicted before it is taught; "
                "accuracy over time"),
@@ -129,6 +132,16 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT.onnx")
     command.add_argument("--int8", action="store_true", help="quantise the backbone; needs --calibrate")
     command.add_argument("--calibrate", type=Path, metavar="SOURCE", help="photos that set the int8 ranges")
+
+
+def _sync(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="a folder with a subfolder per class")
+    add("--dry-run", action="store_true", help="only say what would be done")
+    add("--yes", action="store_true", help="do it without asking; needed where there is no terminal")
+    add("--delete-most", action="store_true", help="also if more than half of what is known would be removed")
+    add("--subfolders", action="store_true", help="all subfolders of a class show that class, whatever they are called")
+    add("--distinct", action="store_true", help="new classes are others than known ones of nearly the same name")
 
 
 def _export_samples(command: argparse.ArgumentParser) -> None:
@@ -272,11 +285,25 @@ def _bench(command: argparse.ArgumentParser) -> None:
         "needs edgecl[report]")
 
 
+def _review(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("action", nargs="?", choices=["list", "export", "name", "drop"], default="list", help="list the clusters "
+        "(default); `export DIR [CLUSTER...]`: write their frames as pictures or .csv files; `name CLUSTER CLASS`: "
+        "teach all its frames as a class; `drop CLUSTER...`: throw them away")
+    add("values", nargs="*", metavar="VALUE", help="what the action takes")
+    add("--frames", metavar="3,5", help="for name and drop: single frames, by the number that is the name of their "
+        "file in an export")
+    add("--all", action="store_true", help="for drop: everything that was gathered")
+    add("--distinct", action="store_true", help="for name: the class is another one than a known one of nearly the "
+        "same name, such as Mug and mug")
+
+
 ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "demo": _demo, "init": _init, "learn": _learn, "predict": _sources, "evaluate": _evaluate, "samples": _samples,
-    "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback, "merge": _merge,
-    "check": _check, "backup": _backup, "restore": _restore, "export": _export, "export-samples": _export_samples,
-    "profile": _profile, "round": _round, "replay": _replay, "methods": _methods, "bench": _bench}
+    "sync": _sync, "remove": _remove, "move": _move, "rename": _rename, "forget": _forget, "rollback": _rollback,
+    "merge": _merge, "check": _check, "backup": _backup, "restore": _restore, "export": _export,
+    "export-samples": _export_samples, "profile": _profile, "round": _round, "replay": _replay, "review": _review,
+    "methods": _methods, "bench": _bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

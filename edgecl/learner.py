@@ -108,8 +108,9 @@ class Learner:
     def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
         """Forget a class and every older generation; {"class", "generation", "exact", "discarded"}. exact: False also
         if a backbone may have been tuned on it; discarded: damaged files that were set aside and are deleted, since
-        they may hold the class; "remains": what is left of it, if that is something else than its part of the shared
-        covariance; with certify "certificate", see `edgecl.learning.certificate`. Raises BadInput, StateError."""
+        they may hold the class; "gathered": True if frames gathered for review were thrown away, since they may show
+        it; "remains": what is left of it, if that is something else than its part of the shared covariance; with
+        certify "certificate", see `edgecl.learning.certificate`. Raises BadInput, StateError."""
         done = exclusively(self.store, lambda: forget_class(self.repository, label, certify))
         clear_killed(self.store.path)
         return done

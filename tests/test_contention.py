@@ -4,9 +4,9 @@ from __future__ import annotations
 import pytest
 from helpers_state import create, vectors
 
-from edgecl import learner as learners
 from edgecl.errors import ChangedMeanwhile
 from edgecl.learner import Learner
+from edgecl.learning import changes
 from edgecl.state.store import Store
 
 QUOTA = 1_000_000
@@ -85,7 +85,7 @@ def test_it_is_refused_only_after_many_attempts(contended):
     left[0] = 1000
     with pytest.raises(ChangedMeanwhile, match="was changed by another edgecl process"):
         learner.learn(vectors("new", 5), "new")
-    assert len(came) == learners.ATTEMPTS
+    assert len(came) == changes.ATTEMPTS
     left[0] = 0
     assert "new" not in {each.name for each in learner.classes()}
     learner.learn(vectors("new", 5), "new")

@@ -98,7 +98,7 @@ def test_every_read_answers_what_json_can_say(daemon):
     service, path = daemon
     with Client(path) as client:
         for name, command in COMMANDS.items():
-            if not (command.writes or command.samples or command.streams):
+            if not (command.writes or command.samples or command.streams or command.needs):
                 client.ask(name)
         assert client.ask("status") == json.loads(json.dumps(service.status()))
         assert [each["name"] for each in client.ask("classes")] == ["ant", "wasp"]

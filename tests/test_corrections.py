@@ -212,6 +212,16 @@ def test_a_rollback_brings_back_what_a_correction_has_taken_out(three):
         assert (stored(three), answers(three, PROBE)) == (before, shown)
 
 
+def test_a_correction_that_is_made_again_after_a_rollback_has_its_own_way_back(three):
+    """The same samples are taken out twice: the file of the first time goes, that of the second stays."""
+    for _ in range(3):
+        before, generation = stored(three), three.store.current
+        three.rename("cat", "dog")
+        three.rollback(generation)
+        assert stored(three) == before
+        three.remove(ids(three, "bee", [0]))
+
+
 def test_what_no_way_back_needs_any_more_leaves_the_disk(fast_path):
     """Two corrections later the file of the removed samples is gone, and so is what the history noted of them."""
     learner = taught(fast_path / "state", THREE)

@@ -202,8 +202,8 @@ class Corrected(RuleBasedStateMachine):
 def test_any_sequence_of_changes_leaves_what_would_be_known_if_only_the_rest_had_been_taught():
     Corrected.total = Corrected.compared = 0
     run_state_machine_as_test(Corrected, settings=settings(
-        max_examples=-(-OPERATIONS // STEPS), stateful_step_count=STEPS, phases=[Phase.generate], deadline=None,
-        derandomize=True, database=None, suppress_health_check=list(HealthCheck)))
+        max_examples=-(-OPERATIONS // STEPS) + OPERATIONS // 1000, stateful_step_count=STEPS, phases=[Phase.generate],
+        deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)))
     print(f"{Corrected.total} operations, {Corrected.compared} comparisons")
     assert Corrected.total >= OPERATIONS // 2
     assert Corrected.compared >= OPERATIONS // (4 * EVERY)

@@ -7,7 +7,7 @@ import pytest
 from helpers_needs import need
 from helpers_state import JOBS
 
-KILLS = 156
+KILLS = 190
 PARTS = 4   # of all commands, a test each, so that several processes share them
 BOTH = {"learn, then close", "forget", "rollback", "merge", "round, then statistics rewritten", "round, then rollback"}
 

@@ -1,4 +1,4 @@
-"""The parts of the daemon, each by itself: triggers, review list, notifications, settings."""
+"""The parts of the daemon, each by itself: triggers, notifications, settings."""
 from __future__ import annotations
 
 import socket
@@ -16,7 +16,6 @@ from edgecl.rounds.limits import Limits, Need, Verdict, may_run
 from edgecl.runtime.counters import Histogram
 from edgecl.runtime.debounce import SURE, UNKNOWN, Debounce, evidence_of
 from edgecl.runtime.events import MOST_LISTENERS, QUEUED_EVENTS, Hub
-from edgecl.runtime.review import MOST_ENTRIES, Review
 from edgecl.runtime.settings import read_settings
 from edgecl.runtime.systemd import Notifier
 from edgecl.runtime.triggers import PageHinkley, Policy, Situation, StartRound, Wait, decide
@@ -75,48 +74,7 @@ def test_page_hinkley_alarms_at_a_fall_and_not_at_noise_or_a_rise():
     assert not any(map(test.add, np.linspace(0.5, 1.0, 5000)))
 
 
-# review, events, counters --------------------------------------------------------------------------
-
-
-def said(confidence, unknown=False):
-    return Prediction("s", "mug", confidence, unknown, 1.0)
-
-
-def test_the_review_list_takes_what_is_uncertain_once(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("edgecl.runtime.review.time.monotonic", lambda: clock[0])
-    review, rng = Review(0.6), np.random.default_rng(0)
-    frame = np.zeros((4, 4, 3), np.uint8)
-    for _ in range(500):  # what it usually sees: the spread of features
-        review.see(said(0.95), frame, rng.standard_normal(64).astype(np.float32))
-    assert review.to_json() == []
-    strange = rng.standard_normal(64).astype(np.float32)
-    for _ in range(20):
-        clock[0] += 2
-        review.see(said(0.3), frame, strange + 0.05 * rng.standard_normal(64).astype(np.float32))
-    assert len(review.to_json()) == 1                                     # no near-duplicates
-    for _ in range(5):
-        review.see(said(0.9, unknown=True), frame, rng.standard_normal(64).astype(np.float32))
-    assert len(review.to_json()) == 2                                     # one a second
-    for _ in range(100):
-        clock[0] += 2
-        review.see(said(0.9, unknown=True), frame, rng.standard_normal(64).astype(np.float32))
-    shown = review.to_json()
-    assert len(shown) == MOST_ENTRIES and shown[0]["age_seconds"] == 0.0 and shown[0]["unknown"]
-    review.discard(shown[0]["id"])
-    assert len(review.to_json()) == MOST_ENTRIES - 1
-    with pytest.raises(BadInput, match="not on the review list"):
-        review.get(shown[0]["id"])
-
-
-def test_the_review_list_is_bounded_in_bytes(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("edgecl.runtime.review.time.monotonic", lambda: clock[0])
-    review, rng = Review(0.6), np.random.default_rng(0)
-    for _ in range(10):
-        clock[0] += 2
-        review.see(said(0.1), np.zeros((700, 700, 3), np.uint8), rng.standard_normal(8).astype(np.float32))
-    assert 1 <= len(review.to_json()) <= 2
+# events, counters  --------------------------------------------------------------------------
 
 
 def test_a_listener_that_sleeps_keeps_the_newest_events():

@@ -11,8 +11,9 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from helpers_candidates import accept, candidate, matrix, world
 from helpers_daemon import serving
-from helpers_state import create, refused, vectors
+from helpers_state import create, refused, traces, vectors
 from PIL import Image
 from round_states import conv_backbone
 from test_exact import difference, served
@@ -194,7 +195,22 @@ def test_what_product_codes_keep_is_exported_but_not_learned(tmp_path, capsys):
                 for line in SampleArchive(tmp_path / "out").samples(each))
 
 
-def test_refused_before_anything_is_written(tmp_path, capsys):
+def test_a_class_that_is_nearly_a_known_one_is_asked_about(tmp_path, capsys):
+    with closing(create(tmp_path / "one")) as learner:
+        learner.learn(vectors("ant", 5), "Ant")
+        learner.export_samples(tmp_path / "out")
+    with closing(create(tmp_path / "two")) as learner:
+        learner.learn(vectors("bee", 5), "ant")
+    command = ["learn", "--from", tmp_path / "out", "--state", tmp_path / "two"]
+    assert "did you mean" in refused(capsys, *command)
+    assert main([*map(str, command), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == [{"class": "Ant", "exact": 5}]
+    assert main([*map(str, command), "--distinct"]) == 0
+    with closing(Learner.open(tmp_path / "two")) as two:
+        assert [each.name for each in two.classes()] == ["Ant", "ant"]
+
+
+def test_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
     with closing(create(tmp_path / "one")) as learner:
         learner.learn(vectors("ant", 5), "ant")
     with closing(create(tmp_path / "none")):
@@ -211,9 +227,13 @@ def test_refused_before_anything_is_written(tmp_path, capsys):
     assert "nothing yet" in refused(capsys, "export-samples", tmp_path / "out", "--state", tmp_path / "none")
     assert "keeps no samples" in refused(capsys, "export-samples", tmp_path / "out", "--state", tmp_path / "statistics")
     assert not (tmp_path / "out").exists()
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "here"):
+        (tmp_path / name).mkdir()
     assert main(["export-samples", str(tmp_path / "empty"), *map(str, state)]) == 0
     assert (tmp_path / "empty" / MANIFEST).exists()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["export-samples", ".", *map(str, state)]) == 0
+    assert (tmp_path / "here" / MANIFEST).exists()
 
 
 def test_a_changed_export(tmp_path, capsys):
@@ -281,6 +301,58 @@ def test_another_backbone(tmp_path, capsys):
             if count:
                 assert {row.source for row in two.repository.known().stored} == {f"files/{n}.bin" for n in range(5)}
         assert ("went through the backbone of this state" if count else "kept as features only") in err
+
+
+def test_after_a_round(tmp_path, monkeypatch, capsys):
+    """The backbone that a round has tuned goes along; its features are no samples for another one."""
+    taught = [(label, 25, 0) for label in ("ant", "wasp", "cat")]
+    with closing(create(tmp_path / "one", exemplars=40_000)) as learner:
+        for label, count, seed in taught:
+            learner.learn(vectors(label, count, seed), label)
+        accept(learner, candidate(learner, world(*taught), matrix(1)), monkeypatch)
+        learner.export_samples(tmp_path / "out")
+        create(tmp_path / "two", exemplars=40_000).close()
+        assert main(["learn", "--from", str(tmp_path / "out"), "--state", str(tmp_path / "two")]) == 0
+        with closing(Learner.open(tmp_path / "two")) as two:
+            assert_equal(two, learner)
+            assert two.store.tuned() is not None
+            before, after = learner.repository.known().stored, two.repository.known().stored
+            assert {row.key: (row.trained, row.judges) for row in before} == {
+                row.key: (row.trained, row.judges) for row in after}
+            two.learn(vectors("dog", 25), "dog")
+    with closing(create(tmp_path / "three", exemplars=40_000)) as three:
+        three.learn(vectors("bee", 25), "bee")
+    capsys.readouterr()
+    assert main(["learn", "--from", str(tmp_path / "out"), "--state", str(tmp_path / "three")]) == 0
+    assert capsys.readouterr().err.count("kept as features only, by another backbone") == 3
+    with closing(Learner.open(tmp_path / "three")) as three:
+        assert [each.name for each in three.classes()] == ["bee"]
+
+
+def test_what_shows_nothing_goes_along(tmp_path, capsys):
+    """A state that was taught black photos as a class answers them so, and so does one that learns its export."""
+    with closing(empty(tmp_path / "one", "jpeg")) as learner:
+        learner.learn(data("jpeg", 1), "mug")
+        learner.learn(np.zeros((8, 32, 32, 3), np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None], "night")
+        expected = [each.label for each in learner.predict(np.zeros((1, 32, 32, 3), np.uint8))]
+        learner.export_samples(tmp_path / "out")
+    empty(tmp_path / "two", "jpeg").close()
+    assert main(["learn", "--from", str(tmp_path / "out"), "--state", str(tmp_path / "two")]) == 0
+    assert "show nothing" not in capsys.readouterr().out
+    with closing(Learner.open(tmp_path / "two")) as two:
+        assert [each.label for each in two.predict(np.zeros((1, 32, 32, 3), np.uint8))] == expected == ["night"]
+
+
+def test_into_a_state_that_keeps_no_sample(tmp_path, capsys):
+    with closing(create(tmp_path / "one", quota=3_000_000)) as learner:
+        for label in ("ant", "bee"):
+            learner.learn([Sample(vector, "secret-file.csv") for vector in vectors(label, 25)], label)
+        learner.export_samples(tmp_path / "out")
+    create(tmp_path / "two", quota=3_000_000, memory="statistics").close()
+    assert main(["learn", "--from", str(tmp_path / "out"), "--state", str(tmp_path / "two")]) == 0
+    with closing(Learner.open(tmp_path / "two")) as two:
+        assert {each.name: each.samples for each in two.classes()} == {"ant": 25, "bee": 25}
+    assert traces(tmp_path / "two", vectors("ant", 25), ["secret-file"]) == []
 
 
 def test_through_a_daemon(tmp_path, monkeypatch, capsys):

@@ -125,13 +125,14 @@ def test_what_a_source_shows_is_seen_taught_and_reviewed(served):
     assert learned["label"] == "seen" and learned["samples"] == 3
     for share in np.linspace(0.4, 0.6, 13, dtype=np.float32):  # between two classes: somewhere it is not sure
         taps["tap"].put(share * vectors("ant", 25).mean(0) + (1 - share) * vectors("wasp", 25).mean(0))
-    frame = until(lambda: client.get("/api/review"))[0]
-    assert client.get(f"/api/review/{frame['id']}")["curves"]
-    assert client.post(f"/api/review/{frame['id']}", {"class": "named"})["label"] == "named"
-    assert not [each for each in client.get("/api/review") if each["id"] == frame["id"]]
-    client.refused(404, "GET", f"/api/review/{frame['id']}")
-    client.refused(404, "POST", f"/api/review/{frame['id']}", {"class": "named"})
-    client.refused(404, "DELETE", f"/api/review/{frame['id']}")
+    cluster = until(lambda: client.get("/api/review")["clusters"])[0]
+    assert client.get(f"/api/review/frames/{cluster['typical']}")["curves"]
+    assert client.post(f"/api/review/{cluster['id']}", {"class": "named"})["label"] == "named"
+    assert not [each for each in client.get("/api/review")["clusters"] if each["id"] == cluster["id"]]
+    client.refused(404, "GET", f"/api/review/{cluster['id']}")
+    client.refused(404, "POST", f"/api/review/{cluster['id']}", {"class": "named"})
+    client.refused(404, "DELETE", f"/api/review/{cluster['id']}")
+    client.refused(404, "DELETE", f"/api/review/frames/{cluster['typical']}")
 
 
 def test_forgetting_and_going_back(served):

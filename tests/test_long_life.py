@@ -61,9 +61,9 @@ def test_the_history_keeps_one_of_many_forgets_that_were_not_exact(fast_path):
 
 def settle(learner):
     """Make many generations, and write the statistics."""
-    for number in range(HISTORY + 5):
+    for number in range(1, HISTORY + 6):
         learner.learn(long_life.vectors("ant", 2, number), "ant")
-    learner.learn(long_life.vectors("ant", 2500), "ant")
+    learner.learn(long_life.vectors("ant", 2500, HISTORY + 6), "ant")
 
 
 def test_the_history_lets_go_of_merges_that_were_undone(fast_path):

@@ -110,7 +110,7 @@ def test_a_daemon_says_it_everywhere(tmp_path):
         latest = service.latest()["tap"]
         assert (latest["label"], latest["unknown"], latest["stable"]) == (None, True, None)
         assert NOTHING in latest["reason"]
-        assert service.review() == []           # nothing to be named
+        assert service.review()["clusters"] == []           # nothing to be named
         assert service.predict(vectors(NOTHING, 1, 8))[0]["label"] is None
         assert "reason" not in service.predict(vectors("ant", 1, 8))[0]
 

@@ -102,7 +102,7 @@ def unsure(service, tap):
     """Show a frame that is put up for review, whatever it is taken for."""
     service._review.reload(1.1)
     tap.put(*shades(85, 1))
-    assert until(service.review)
+    assert until(lambda: service.review()["clusters"])
 
 
 def samples(service):
@@ -172,6 +172,24 @@ def test_files_are_taught_by_the_chooser_and_by_a_drop_on_a_class(browser, robot
         until(lambda: samples(service) == {"dark": 26, "grey": 2, "light": 25})
 
 
+def test_nearly_the_name_of_a_known_class_asks_first(browser, robot):
+    url, service, _, folder = robot
+    (folder / "0.png").write_bytes(photo(85, seed=0))
+    with browser() as driver:
+        find = opened(driver, url)
+        find("#name").send_keys("Dark")
+        find("#files").send_keys(str(folder / "0.png"))
+        until(lambda: find("#ask-text").is_displayed())
+        assert "'dark'" in find("#ask-text").text
+        ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+        until(lambda: "nearly the name" in find("#said").text)
+        assert "Dark" not in samples(service)
+        find("#files").send_keys(str(folder / "0.png"))
+        until(lambda: find("#ask-yes").is_displayed())
+        find("#ask-yes").click()
+        until(lambda: samples(service).get("Dark") == 1)
+
+
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
 def test_holding_teaches_what_is_seen_meanwhile(browser, robot, how):
     url, service, tap, _ = robot
@@ -211,7 +229,7 @@ def test_a_frame_is_named_with_one_click(browser, robot):
         chip = find(".frame .chip")
         name = chip.text
         chip.click()
-        until(lambda: not service.review())
+        until(lambda: not service.review()["clusters"])
         until(lambda: samples(service)[name] == before[name] + 1)
         until(lambda: not find("#review").is_displayed())
 

@@ -257,13 +257,13 @@ def test_a_strange_frame_is_named_with_one_call(tmp_path):
         assert len(ants) > 10
         taps["tap"].put(*ants, 10 * vectors("elk", 1)[0])
         until(lambda: service.sources.threads[0].frames + service.sources.threads[0].dropped == len(ants) + 1)
-        entry = until(service.review)[0]
-        assert np.array_equal(service.review_sample(entry["id"]), service.latest_sample("tap"))
-        assert service.review_name(entry["id"], "elk")["samples"] == 1
-        assert all(each["id"] != entry["id"] for each in service.review())
+        cluster = until(lambda: service.review()["clusters"])[0]
+        assert np.array_equal(service.review_sample(cluster["typical"]), service.latest_sample("tap"))
+        assert service.review_name(cluster["id"], "elk")["samples"] == 1
+        assert all(each["id"] != cluster["id"] for each in service.review()["clusters"])
         assert "elk" in service.info()["classes"]
         with pytest.raises(BadInput, match="not on the review list"):
-            service.review_drop(entry["id"])
+            service.review_drop(cluster["id"])
 
 
 def test_threads_and_descriptors_are_constant(tmp_path):

@@ -112,12 +112,6 @@ def remove_some(state: Path, erase: bool = False, count: int = 5) -> None:
         learner.remove(ids(learner, "cat", count), erase)
 
 
-def move_some(state: Path) -> None:
-    """Move samples of a class to another one."""
-    with closing(Learner.open(state)) as learner:
-        learner.move(ids(learner, "cat", 5), "ant")
-
-
 def rename_class(state: Path) -> None:
     """Rename a class that is stored."""
     with closing(Learner.open(state)) as learner:
@@ -273,9 +267,6 @@ COMMANDS: dict[str, Command] = {
     "rollback into a merged journal": Command(lambda state: Learner.open(state).rollback(), merged_journal),
     "remove": Command(remove_some),
     "remove, erased": Command(lambda state: remove_some(state, erase=True)),
-    "remove, after corrections": Command(lambda state: Learner.open(state).remove(
-        ids(Learner.open(state), "gnu", 3)), corrected),
-    "move": Command(move_some),
     "rename": Command(rename_class),
     "rollback across corrections": Command(back_across_corrections, corrected),
     "forget, after corrections": Command(lambda state: Learner.open(state).forget("gnu"), corrected),

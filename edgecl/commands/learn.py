@@ -111,7 +111,7 @@ def learn(options: argparse.Namespace) -> None:
 
         if _looked_at(looked, look.Taker(spec_for(settings_of(options), None, options.seconds)), options):
             return
-        _create(path, options)
+        create_state(path, options)
     with direct_or_daemon(options) as one:
         taker = look.Taker(one.spec(options.seconds), one.known, one.kind, one.shape)
         if _looked_at(looked, taker, options):
@@ -133,22 +133,25 @@ def _looked_at(looked: Looked, taker: Taker, options: argparse.Namespace) -> boo
 
 def _learned_export(options: argparse.Namespace) -> bool:
     """Whether a folder was an export of samples, which is learned then."""
-    from edgecl.commands.leave import learn_export
+    from edgecl.commands.leave import learn_export, show_export
     from edgecl.learning.sample_archive import is_archive
 
     if not is_archive(options.folder):
         return False
     if options.dry_run:
+        show_export(options)
+        return True
+    if options.dry_run:
         raise BadInput(f"{options.folder} is an export of samples, which --dry-run does not look at",
                        "its manifest says what it holds")
     keep_memory_low()
     if not state_path(options).exists():
-        _create(state_path(options), options)
+        create_state(state_path(options), options)
     learn_export(options)
     return True
 
 
-def _create(path: Path, options: argparse.Namespace) -> None:
+def create_state(path: Path, options: argparse.Namespace) -> None:
     """Create a state, unless another process does so at the same time."""
     from edgecl.learner import Learner
 

@@ -10,6 +10,7 @@ from edgecl.commands.backup import readable
 from edgecl.commands.learned import tell
 from edgecl.errors import BadInput, StateError
 from edgecl.learning.sample_export import check_folder, write_folder
+from edgecl.samples import check_new_name
 from edgecl.settings import counted, format_size
 
 if TYPE_CHECKING:
@@ -83,9 +84,30 @@ def _files(blocks: Iterator[bytes]) -> Iterator[ExportFile]:
         yield ExportFile(member.name, b"".join(member.blocks))
 
 
+def show_export(options: argparse.Namespace) -> None:
+    """Print what an export holds; nothing is learned."""
+    from collections import Counter
+
+    from edgecl.learning.sample_archive import SampleArchive
+
+    archive = SampleArchive(options.folder)
+    archive.check()
+    counts = {label: Counter(line["kept"] for line in archive.samples(label)) for label in archive.labels}
+    if options.json:
+        print_json({"dry_run": True, "export": str(options.folder), "not_stored": archive.not_stored,
+                    "classes": [{"class": label, **count} for label, count in counts.items()]})
+        return
+    print(f"nothing was learned (--dry-run): {options.folder} is an export of "
+          f"{counted(sum(map(Counter.total, counts.values())), 'sample')} of {counted(len(counts), 'class')}")
+    for label, count in counts.items():
+        coded = f", {count['coded']} of them product codes, which are left out" if count["coded"] else ""
+        print(f"{label}: {counted(count.total(), 'sample')}{coded}")
+
+
 def learn_export(options: argparse.Namespace) -> list[Learned]:
     """Learn an export, one generation per class. The state is changed beside a running daemon, which follows it."""
     from edgecl.learning.sample_archive import SampleArchive
+    from edgecl.learning.sample_import import ArchiveNotes
 
     for name in ("session", "seconds"):
         if getattr(options, name):
@@ -96,6 +118,10 @@ def learn_export(options: argparse.Namespace) -> list[Learned]:
         raise BadInput(f"{options.folder} is an export without a sample", "name another folder")
     archive.check()
     with opened(options) as learner:
+        known = [each.name for each in learner.classes()] if learner.foundation else []
+        for label in archive.labels:
+            if not options.distinct and label not in known:
+                check_new_name(label, known)
         for label in archive.labels:
             one, notes = learner.learn_export(archive, label, options.again)
             if one is not None:
@@ -105,6 +131,8 @@ def learn_export(options: argparse.Namespace) -> list[Learned]:
                 print_json({"class": label, "samples": 0, "generation": learner.store.current,
                             "left_out": dict(notes.left_out)})
             _say(label, archive, notes)
+    for label in sorted(archive.not_stored.keys() - {*archive.labels}):
+        _say(label, archive, ArchiveNotes())
     return learned
 
 

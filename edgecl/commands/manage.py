@@ -38,6 +38,8 @@ def forget(options: argparse.Namespace) -> None:
     if count := answer["discarded"]:
         print(f"deleted {count} damaged file{'s that were' if count > 1 else ' that was'} set aside, since "
               f"{'they' if count > 1 else 'it'} may have held the class")
+    if answer.get("gathered"):
+        print("threw away the frames that were gathered for review, since they may show it")
     if file is not None:
         print(f"wrote {file}, which names the class and hashes of its samples: keep it outside the state; "
               f"`edgecl check --certificate {file}` checks it")

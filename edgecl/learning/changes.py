@@ -8,6 +8,7 @@ from edgecl.errors import BadInput, ChangedMeanwhile, StateError
 from edgecl.learning import certificate
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.status import known_are
+from edgecl.state.gathered_file import GATHERED_FILE
 from edgecl.state.generations import Rewrite
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def forget_class(repository: Repository, label: str, certify: bool = False) -> d
         draft = certificate.completed(draft, knowledge, exact, shown, knowledge.remains)
         detail["certificate"] = certificate.digest(draft)
     change = Rewrite("forget", detail, erase=frozenset({label}))
-    discarded = len(store.set_aside.files())
+    discarded, gathered = len(store.set_aside.files()), (store.path / GATHERED_FILE).exists()
     generation = repository.commit(knowledge, change)
-    done = {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains}
+    done = {"class": label, "generation": generation, "exact": exact, "discarded": discarded, **remains,
+            **({"gathered": True} if gathered else {})}
     return done if draft is None else {**done, "certificate": certificate.issued(draft, store.newest)}
 
 

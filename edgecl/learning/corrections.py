@@ -48,7 +48,7 @@ def remove_samples(repository: Repository, ids: Iterable[int | str], erase: bool
         detail |= {"erasing": True, **({GONE: gone} if gone else {})}
     discarded = len(repository.store.set_aside.files()) if erase else 0
     change = Rewrite("remove", detail, erase=frozenset(gone) if erase else None)
-    return replace(_commit(repository, knowledge, change, rows), gone=gone, discarded=discarded)
+    return replace(_commit(repository, knowledge, change, rows, gone), discarded=discarded)
 
 
 def move_samples(repository: Repository, ids: Iterable[int | str], label: str) -> Corrected:
@@ -63,8 +63,9 @@ def move_samples(repository: Repository, ids: Iterable[int | str], label: str) -
     detail = {"class": label, "samples": len(rows), **_taken_out(knowledge, rows, kept)}
     fresh = [row._replace(id=None, generation=None, label=label) for row in rows]
     knowledge.take_in(_as_taught(fresh, knowledge.buffer.kind))
-    done = _commit(repository, knowledge, Rewrite("move", detail), rows, label)
-    return replace(done, gone=sorted(before - set(knowledge.labels)), new=label not in before)
+    gone = sorted(before - set(knowledge.labels))
+    done = _commit(repository, knowledge, Rewrite("move", detail), rows, gone, label)
+    return replace(done, new=label not in before)
 
 
 def rename_class(repository: Repository, old: str, new: str, into: bool = False) -> Corrected:
@@ -84,13 +85,16 @@ def rename_class(repository: Repository, old: str, new: str, into: bool = False)
     knowledge.take_in(_as_taught([row._replace(id=None, generation=None, label=new) for row in rows],
                                  knowledge.buffer.kind), learned=True)
     change = Rewrite("rename", {"class": new, "from": old, "samples": count, **noted})
-    return replace(_commit(repository, knowledge, change, rows, new), samples=count, gone=[old], new=not into)
+    return replace(_commit(repository, knowledge, change, rows, [old], new), samples=count, new=not into)
 
 
 def _commit(repository: Repository, knowledge: Knowledge, change: Rewrite, rows: Sequence[StoredSample],
-            label: str | None = None) -> Corrected:
-    """Commit a correction of some stored samples, as they were before."""
+            gone: list[str], label: str | None = None) -> Corrected:
+    """Commit a correction of some stored samples, as they were before. gone: classes that lose their last sample, so
+    that another one may have that name later."""
     why = knowledge.remains
+    if gone:
+        change = replace(change, parts=b"")
     if change.action != "rename" and any(row.trained for row in rows):
         why = why or "the backbone was tuned on them in a learning round, and stays as it is"
     if why:
@@ -98,7 +102,7 @@ def _commit(repository: Repository, knowledge: Knowledge, change: Rewrite, rows:
     generation = repository.commit(knowledge, change)
     now = {sample_id(old): None if new is None else sample_id(new)
            for old, new in zip(rows, _stored_again(rows, knowledge.stored, generation, label))}
-    return Corrected(change.action, generation, len(rows), label, False, now, [], not why, why)
+    return Corrected(change.action, generation, len(rows), label, False, now, gone, not why, why)
 
 
 def _named(repository: Repository, knowledge: Knowledge, ids: Iterable[int | str]) -> list[StoredSample]:

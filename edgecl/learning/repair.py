@@ -14,6 +14,7 @@ from edgecl.learning.rebuilding import rebuilt_from_stored
 from edgecl.learning.repository import Repository
 from edgecl.learning.solved_again import solve_again
 from edgecl.state.database import LOCK_TIMEOUT, MODELS
+from edgecl.state.gathered_file import GATHERED_FILE, discard_gathered, read_gathered
 from edgecl.state.generations import Rewrite
 from edgecl.state.integrity import (
     BACKBONE,
@@ -89,6 +90,11 @@ def repair(repository: Repository) -> Report:
             store.set_meta("codebooks", kept)
             store.commit_rows()
             done.append("a damaged codebook was dropped, with the exemplars that it coded")
+        try:
+            read_gathered(store.path)
+        except StateError:
+            discard_gathered(store.path)
+            done.append(f"{GATHERED_FILE} was deleted, with the frames gathered for review in it")
     repository.release()
     foundation = repository.foundation
     if foundation is not None:

@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,13 +30,11 @@ from edgecl.state.backup import into
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from edgecl.exemplars.input_codecs import InputCodec
     from edgecl.exemplars.stored import StoredSample
-    from edgecl.learning.foundation import Foundation
     from edgecl.learning.repository import Repository
 
 MANIFEST, FEATURES, BACKBONE = "edgecl-samples.jsonl", "features.npz", "backbone.onnx"
@@ -85,13 +84,14 @@ def export_samples(repository: Repository, label: str | None = None) -> tuple[Sa
         taught = {name: knowledge.plain.counts[name] for name in knowledge.labels if label in (None, name)}
         if not rows:
             raise StateError(f"{store.path} has no sample stored", "what was taught with room for it can be exported")
-        backbone = backbone_bytes(store, foundation, str(newest.backbone))
+        backbone, tuned = backbone_bytes(store, foundation, str(newest.backbone)), store.tuned() is not None
     about = {"edgecl_samples": VERSION, "state": store.meta["id"], "generation": newest.id,
              "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"), "kind": foundation.kind,
              "input_shape": [*foundation.input_shape],
-             "foundation": {**foundation.to_meta(), "source": ""}, "tuned": store.tuned() is not None,
+             "foundation": {**foundation.to_meta(), "source": ""}, "tuned": tuned,
              "blank": bool(store.meta.get("blank"))}
-    files = _Files(foundation, knowledge.buffer.codec.input)
+    vectors = foundation.name == "identity" and not tuned   # what is stored as the feature is the sample
+    files = _Files(foundation.kind, vectors, knowledge.buffer.codec.input)
     lines = files.add(rows)
     stored = Counter(row.label for row in rows)
     made = [*files.made(), ExportFile(BACKBONE, backbone)]
@@ -107,11 +107,11 @@ def export_samples(repository: Repository, label: str | None = None) -> tuple[Sa
 
 
 class _Files:
-    """The files of an export while they come about. codec: of the samples themselves, None if only features are
-    stored."""
+    """The files of an export while they come about. vectors: whether features are the samples themselves; codec: of the
+    samples, None if only features are stored."""
 
-    def __init__(self, foundation: Foundation, codec: InputCodec | None) -> None:
-        self._kind, self._codec = foundation.kind, codec
+    def __init__(self, kind: str, vectors: bool, codec: InputCodec | None) -> None:
+        self._kind, self._vectors, self._codec = kind, vectors, codec
         self._photos: list[ExportFile] = []
         self._arrays: dict[str, tuple[str, list[NDArray[Any]]]] = {}    # file -> class and samples
         self._features: list[NDArray[np.float32]] = []
@@ -132,7 +132,7 @@ class _Files:
         """Where a sample is in the export. feature: its place in FEATURES, None if the file holds the feature."""
         folder = self.folders[row.label]
         if not row.input or self._codec is None:
-            name = f"{folder}/{'vectors' if self._kind == 'feature' else 'features'}.npz"
+            name = f"{folder}/{'vectors' if self._vectors else 'features'}.npz"
             return {"file": name, "index": self._append(name, row.label, row.feature), "feature": None}
         self._features.append(row.feature)
         place = len(self._features) - 1
@@ -176,7 +176,7 @@ def check_folder(path: Path, state: Path) -> None:
 
 def write_folder(files: Iterable[ExportFile], path: Path) -> None:
     """Write an export to a folder that is new or empty: whole, or not at all. Raises BudgetError, StateError."""
-    with into(path), appearing(path) as making:
+    with into(path), appearing(Path(os.path.abspath(path))) as making:
         making.mkdir(mode=0o700)
         folders = [making]
         for name, content in files:

@@ -73,15 +73,15 @@ def _computed_by(archive: SampleArchive, label: str, repository: Repository, ses
                  ) -> tuple[ComputedBy, Backbone | None]:
     """What the features of the state are computed by, and that if it is not what computed those of the export. A state
     without a backbone takes that of the export, if its settings allow it."""
-    foundation, settings = repository.foundation, repository.settings
+    foundation, settings, blank = repository.foundation, repository.settings, archive.about["blank"]
     if foundation is not None:
         name, tuned = repository.store.newest.backbone, repository.store.tuned()
         same = name == archive.backbone_name
-        return ComputedBy(foundation, None, name, tuned), None if same else sessions.backbone(name)
+        return ComputedBy(foundation, None, name, tuned, False, blank), None if same else sessions.backbone(name)
     theirs = archive.foundation()
     if settings.backbone in ("auto", theirs.name) and settings.precision in ("auto", theirs.precision):
         model = archive.backbone()
-        return ComputedBy(_planned(theirs, settings, model), model, None, None, archive.about["tuned"]), None
+        return ComputedBy(_planned(theirs, settings, model), model, None, None, archive.about["tuned"], blank), None
     samples = [each for each in _ClassReader(archive, label, None, None, None).samples() if each is not None]
     if not samples:
         raise BadInput(f"{archive.path} holds features of backbone {theirs.name}, and this state is to have "
@@ -90,7 +90,7 @@ def _computed_by(archive: SampleArchive, label: str, repository: Repository, ses
         foundation, model = create_foundation(settings, np.stack(samples))
     except ValueError as error:
         raise BadInput(f"the samples of {label!r} differ in shape", "give samples of one kind and size") from error
-    return ComputedBy(foundation, model, None, None), Backbone(model, settings.threads)
+    return ComputedBy(foundation, model, None, None, False, blank), Backbone(model, settings.threads)
 
 
 def _planned(theirs: Foundation, settings: Settings, model: bytes) -> Foundation:
@@ -156,9 +156,9 @@ class _ClassReader:
             return None
         rows = self._computed(rows, waiting)
         places = [Place(row.source, row.at, row.origin.unit) for row in rows]
-        blank = [bool(self.archive.about["blank"])] + [False] * (len(rows) - 1)
         inputs = [row.input for row in rows] if self.codec is not None and self.codec.input else []
-        return Taught(np.stack([row.feature for row in rows]), [row.key for row in rows], inputs, places, blank,
+        return Taught(np.stack([row.feature for row in rows]), [row.key for row in rows], inputs, places,
+                      [False] * len(rows),
                       [False] * len(rows), len(rows), 0, [], rows)
 
     def _computed(self, rows: list[StoredSample], waiting: list[tuple[int, NDArray[Any]]]) -> list[StoredSample]:

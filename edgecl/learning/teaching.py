@@ -74,7 +74,7 @@ class Teaching:
         foundation, model = by.foundation, by.model
         codec = foundation.buffer(self.settings).codec
         meta: dict[str, Any] = {} if model is None else {"foundation": foundation.to_meta()}
-        if any(given.blank) and label != NOTHING and not self.store.meta.get("blank"):
+        if (by.blank_there or (any(given.blank) and label != NOTHING)) and not self.store.meta.get("blank"):
             meta["blank"] = True
         taught_at = int(time.time())
 
@@ -160,14 +160,15 @@ class Taught(NamedTuple):
 
 class ComputedBy(NamedTuple):
     """What features were computed by. model: the backbone, if it is new to the state; used: the name of its file, if it
-    is known there; tuned: the generation of the round that it came from;
-    tuned_there: whether a round of another state has made the new one."""
+    is known there; tuned: the generation of the round that it came from; tuned_there, blank_there: whether a round of
+    another state has made the new one, and whether that state was taught what shows nothing."""
 
     foundation: Foundation
     model: bytes | None
     used: str | None
     tuned: int | None
     tuned_there: bool = False
+    blank_there: bool = False
 
 
 class Model(NamedTuple):

@@ -43,7 +43,7 @@ class Classifier:
         self._seconds.add(answer.milliseconds / 1000)
         self._drift.add(answer.confidence)
         said, changed = source.answered(answer)
-        self._review.see(answer, sample.data, feature)
+        self._review.see(answer, sample.data, feature, serving.backbone_name)
         if self._hub.heard:
             self._hub.say({"type": "prediction", **answer.to_json(), "stable": said.stable, "changed": changed})
 

@@ -16,6 +16,7 @@ from edgecl.errors import BadInput
 from edgecl.files import tar
 from edgecl.files.tables import Rule, read
 from edgecl.runtime.protocol import MOST_LINE, Refused, encode
+from edgecl.runtime.review_json import packed
 from edgecl.samples import UNITS, Place, Sample
 from edgecl.settings import counted
 from edgecl.state.backup_tar import tar_bytes, tar_of
@@ -36,8 +37,9 @@ MOST_BYTES, MOST_SAMPLE = 2 ** 32, 2 ** 26   # bytes of all samples of one reque
 class Command:
     """A command. call: takes the service, the values and the descriptor of the samples; needs, takes: types of required
     and optional values; writes: changes the state, so that not everybody may; waits: takes long; samples: needs
-    some; streams: gives the answer in blocks, all that is stored, which not everybody may have; vouched: name of the
-    value that says whether the client is the daemon's own user, "" for none."""
+    some; streams: gives the answer in blocks, all that is stored, which not everybody may have; private: gives pictures
+    or recordings, which not everybody may have; vouched: name of the value that says whether the
+    client is the daemon's own user, "" for none."""
 
     call: Callable[[Service, dict[str, Any], int | None], Any]
     needs: Mapping[str, Rule] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Command:
     waits: bool = False
     samples: bool = False
     streams: bool = False
+    private: bool = False
     vouched: str = ""
 
     def check(self, values: dict[str, Any], file: int | None) -> None:
@@ -183,7 +186,12 @@ COMMANDS = {
     "rename": Command(_plain("rename"), {"old": TEXT, "new": TEXT}, {"into": TRUTH}, writes=True, waits=True),
     "rollback": Command(_plain("rollback"), {}, {"generation": WHOLE}, writes=True, waits=True),
     "start_round": Command(_plain("start_round"), {}, ROUND_VALUES, writes=True, waits=True, vouched="own_code"),
-    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT}, {"distinct": TRUTH}, writes=True,
-                           waits=True),
-    "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True),
+    "review_frames": Command(_plain("review_frames"), {"number": WHOLE}),
+    "review_sample": Command(lambda service, values, _: packed(service.review_sample(**values)), {"number": WHOLE},
+                             private=True),
+    "review_name": Command(_plain("review_name"), {"number": WHOLE, "label": TEXT},
+                           {"frames": LIST, "distinct": TRUTH}, writes=True, waits=True),
+    "review_drop": Command(_plain("review_drop"), {"number": WHOLE}, writes=True, waits=True),
+    "review_drop_frames": Command(_plain("review_drop_frames"), {"frames": LIST}, writes=True, waits=True),
+    "review_clear": Command(_plain("review_clear"), writes=True, waits=True),
 }

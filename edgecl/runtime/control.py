@@ -147,8 +147,8 @@ class Control:
                 if command is None:
                     raise Refused("unknown-command", f"no command is called {name[:40]!r}",
                                   f"known are {', '.join(COMMANDS)}")
-                if (command.writes or command.streams) and uid not in self._allowed:
-                    what = "copy" if command.streams else "change"
+                if (command.writes or command.streams or command.private) and uid not in self._allowed:
+                    what = "copy" if command.streams else "see the frames of" if command.private else "change"
                     raise Refused("forbidden", f"user {uid} may not {what} this state",
                                   "run it as the daemon's user, or name this user in control_users")
                 command.check(values, file)

@@ -19,7 +19,7 @@ from edgecl.runtime import machine
 from edgecl.runtime.classifier import Classifier
 from edgecl.runtime.counters import Counters
 from edgecl.runtime.events import Hub
-from edgecl.runtime.review import Review
+from edgecl.runtime.review import Review, forgotten_last
 from edgecl.runtime.source_set import SourceSet
 from edgecl.runtime.state_view import View, rolled_back, round_rows, stored_inputs, stored_samples
 from edgecl.runtime.triggers import StartRound
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgecl.learning.sample_export import ExportFile
     from edgecl.learning.serving import Serving
     from edgecl.learning.why import Explainer
-    from edgecl.results import Learned, Prediction
+    from edgecl.results import Corrected, Learned, Prediction
     from edgecl.runtime.events import Subscription
     from edgecl.runtime.settings import DaemonSettings
 
@@ -49,13 +49,17 @@ class Service:
         self.hub, self.counts, self.sources = Hub(), Counters(), SourceSet()
         self._view: View | None = None
         self._explaining: tuple[Serving, Explainer] | None = None
-        self._review, self._begun = Review(settings.review_below), time.monotonic()
+        self._review = Review(settings.review_below, learner.settings.quota,
+                              learner.settings.memory != "statistics" and learner.store.writable)
+        self._begun = time.monotonic()
         self.writer = StateWriter(learner, settings, self.counts, self._publish,
                                   lambda event: self.hub.say({"type": "round", **event}))
+        self.writer.chore = lambda last: self._review.save(self.writer.learner.store, last)
         self.classifier = Classifier(self.path, self.hub, self.counts.inference, self.writer.rounds.drift, self._review)
 
     def start(self) -> None:
         """Read the state and take requests. Raises StateError."""
+        self._review.load(self.writer.learner.store)
         self.writer.start()
 
     def stop(self, timeout: float) -> bool:
@@ -75,6 +79,8 @@ class Service:
         if serving is not None or not view.status["classes"]:
             self.classifier.swap(serving)
             self._explaining = None
+            last = forgotten_last((row["generation"], row["action"]) for row in view.history)
+            self._review.follow(serving, self.writer.learner, last)
         if before is None or before.status["generation"] != view.status["generation"]:
             self.hub.say({"type": "generation", "generation": view.status["generation"],
                           "classes": view.status["classes"]})
@@ -104,8 +110,8 @@ class Service:
     def status(self) -> dict[str, Any]:
         """`Learner.status` as a dict."""
         return {**self.view.status,
-                "warnings": list(dict.fromkeys([*filter(None, [self.writer.lost]), *self.view.status["warnings"],
-                                                *self.view.warnings]))}
+                "warnings": list(dict.fromkeys([*filter(None, [self.writer.lost, self._review.problem]),
+                                                *self.view.status["warnings"], *self.view.warnings]))}
 
     def classes(self) -> list[dict[str, Any]]:
         """[{name, samples, exemplars, accuracy, right, judged}]."""
@@ -259,12 +265,23 @@ class Service:
         return self.writer.submit(work, nbytes=nbytes, brief=0 < size <= BRIEF_BYTES, report=asdict).result()
 
     def forget(self, label: str, certify: bool = False) -> dict[str, Any]:
-        """See `Learner.forget`. Raises BadInput, StateError."""
-        return self.writer.submit(lambda learner: learner.forget(label, certify)).result()
+        """See `Learner.forget`; frames gathered for review are thrown away too. Raises BadInput, StateError."""
+        def work(learner: Learner) -> dict[str, Any]:
+            done = learner.forget(label, certify)
+            return {**done, "gathered": True} if self._review.clear() else done
+
+        return self.writer.submit(work).result()
 
     def remove(self, ids: Sequence[int | str], erase: bool = False) -> dict[str, Any]:
-        """`Corrected` as a dict, see `Learner.remove`. Raises BadInput, StateError."""
-        return self.writer.submit(lambda learner: learner.remove(ids, erase), report=asdict).result()
+        """`Corrected` as a dict, see `Learner.remove`; with `erase`, frames gathered for review are thrown away too.
+        Raises BadInput, StateError."""
+        def work(learner: Learner) -> Corrected:
+            done = learner.remove(ids, erase)
+            if erase:
+                self._review.clear()
+            return done
+
+        return self.writer.submit(work, report=asdict).result()
 
     def move(self, ids: Sequence[int | str], label: str) -> dict[str, Any]:
         """The same of `Learner.move`. Raises BadInput, BudgetError, StateError."""
@@ -326,24 +343,55 @@ class Service:
 
     # review -------------------------------------------------------------------------------------
 
-    def review(self) -> list[dict[str, Any]]:
-        """Frames that fit no known class well: [{id, source, label, confidence, unknown, age_seconds}]."""
+    def review(self) -> dict[str, Any]:
+        """What is not known or not sure, in clusters: {clusters: [{id, frames, seen, first, last, sources, typical,
+        label, confidence, unknown}], frames, bytes, absorbed, passed, known_by_now, on_disk, problem if there is one}.
+
+        id: of the cluster, valid as long as any of its frames is there; frames: that are kept, seen: near copies that
+        were only counted included; first, last: ISO times; typical: the number of its most typical frame, whose label,
+        confidence and unknown these are, by what serves now. absorbed: frames that became one with a kept one because
+        room was short; passed: frames that came too soon after the last one; known_by_now: frames that are known and
+        sure by now, so that no cluster has them.
+        """
         return self._review.to_json()
 
-    def review_sample(self, number: int) -> np.ndarray:
-        """A frame of the review list. Raises BadInput if it is not there any more."""
-        return self._review.get(number).data
+    def review_frames(self, number: int) -> list[dict[str, Any]]:
+        """The frames of a cluster, the most typical first: [{id, source, seen, first, last, label, confidence,
+        unknown}]. Raises BadInput if it is not there any more."""
+        return self._review.frames(number)
 
-    def review_name(self, number: int, label: str, distinct: bool = False) -> dict[str, Any]:
-        """Learn a frame as `label`, and take it off the list; `Learned` as a dict. distinct: see `Learner.learn`.
-        Raises as `learn`."""
-        entry = self._review.get(number)
-        learned = self._learn(label, [Sample(entry.data, entry.answer.source)], entry.data.nbytes, entry.data.nbytes,
-                              distinct=distinct)
-        self._review.discard(number)
+    def review_sample(self, number: int) -> np.ndarray:
+        """A frame of the review list, uint8 or float32. Raises BadInput if it is not there any more."""
+        return self._review.frame(number).sample()
+
+    def review_name(self, number: int, label: str, frames: list[int] | None = None,
+                    distinct: bool = False) -> dict[str, Any]:
+        """Learn a cluster as `label`, and take its frames off the list; `Learned` as a dict. frames: the numbers of
+        those that are meant, None for all; distinct: see `Learner.learn`. Raises as `learn`; then they stay."""
+        def teach(samples: list[Sample], label: str) -> dict[str, Any]:
+            size = sum(sample.data.nbytes for sample in samples)
+            return self._learn(label, samples, size, size, distinct=distinct)
+
+        learned = self._review.name(number, label, frames, teach)
+        self._save_review()
         return learned
 
-    def review_drop(self, number: int) -> None:
-        """Take a frame off the list. Raises BadInput if it is not there any more."""
-        self._review.get(number)
-        self._review.discard(number)
+    def review_drop(self, number: int) -> dict[str, int]:
+        """Throw a cluster away; {"dropped": frames}. Raises BadInput if it is not there any more."""
+        return self._dropped(self._review.drop(number))
+
+    def review_drop_frames(self, frames: list[int]) -> dict[str, int]:
+        """Throw single frames away; {"dropped": frames}. Raises BadInput if one is not there any more."""
+        return self._dropped(self._review.drop_frames(frames))
+
+    def review_clear(self) -> dict[str, int]:
+        """Throw all frames away; {"dropped": frames}."""
+        return self._dropped(self._review.clear())
+
+    def _dropped(self, count: int) -> dict[str, int]:
+        self._save_review()
+        return {"dropped": count}
+
+    def _save_review(self) -> None:
+        """Have the disk hold what the list holds."""
+        self.writer.submit(lambda learner: self._review.save(learner.store, True), changes=False).result()

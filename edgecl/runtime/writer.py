@@ -65,6 +65,7 @@ class StateWriter:
         self._keep_until: float | None = time.monotonic()
         self._published, self._said = (-1, -1), list[str]()
         self.lost = ""      # why the state can't be used any more
+        self.chore: Callable[[bool], None] = lambda last: None  # now and then in this thread, and once at the end
         self._next_check = self._next_outside = 0.0
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -137,6 +138,8 @@ class StateWriter:
                 if request is not None:
                     request.done.set_exception(stopping())
             with suppress(EdgeclError):
+                self.chore(True)
+            with suppress(EdgeclError):
                 self.learner.close()
 
     def _do_burst(self, request: WriteRequest | None) -> None:
@@ -192,6 +195,7 @@ class StateWriter:
         if now >= self._next_check:
             self._check_rounds()
             self.rounds.begin_if_due()
+            self.chore(False)
 
     def _look_outside(self) -> None:
         """Follow what other processes have done to the state; say it once if it can't be used any more."""

@@ -53,8 +53,8 @@ class Rewrite:
     back to that generation and its head; codebook: content of the file, and the number of classes it was made from;
     spare: bytes of the quota that must stay free beside those for packing the exemplars, None if neither must; moved:
     stored samples with their features by the new backbone, without inputs and origins; parts: what the method of a
-    learning round keeps until the next; way_back: head of the generation before, which has none, and what its history
-    keeps of it.
+    learning round keeps until the next, b"" for no longer; way_back: head of the generation before, which has none, and
+    what its history keeps of it.
     """
 
     action: str

@@ -13,6 +13,7 @@ from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS, TEMPORARY
 from edgecl.state.database import DATABASE_FILE, MODELS
+from edgecl.state.gathered_file import GATHERED_FILE, read_gathered
 from edgecl.state.open_database import read_copy
 from edgecl.state.quota import RESERVE
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, PARTS
@@ -134,6 +135,8 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
     if not (problems or log.failure):
         note = f"no whole record at its end ({counted(log.tail, 'byte')}); {log.tail_is_lost}" if log.tail else ""
         yield CheckedFile(LOG_FILE, what, INTACT, size, note)
+    if os.path.lexists(folder / GATHERED_FILE):
+        yield _gathered(folder)
     if wrong := _kind(folder / RESERVE):
         yield CheckedFile(RESERVE, "room that the quota has left", DAMAGED, _size(folder / RESERVE), wrong,
                           "set aside, and made again")
@@ -144,6 +147,16 @@ def _top(state: StateReader) -> Iterator[CheckedFile]:
         verdict, cure = (INTACT, "") if log.acknowledged() else (DAMAGED, "written again")
         path = folder / ACKNOWLEDGED_FILE
         yield CheckedFile(path.name, "how far the log is acknowledged", verdict, _size(path), _kind(path), cure)
+
+
+def _gathered(folder: Path) -> CheckedFile:
+    path, problem = folder / GATHERED_FILE, ""
+    try:
+        read_gathered(folder)
+    except StateError as error:
+        problem = _kind(path) or error.what.removeprefix(f"{path} ")
+    return CheckedFile(path.name, "frames gathered for review", DAMAGED if problem else INTACT, _size(path), problem,
+                       "deleted" if problem else "", "the frames in it, of which none was taught" if problem else "")
 
 
 def _kind(path: Path) -> str:
@@ -187,7 +200,8 @@ def _others(folder: Path, named: set[str]) -> Iterator[CheckedFile]:
             ours = not path.is_dir() and (OURS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
             yield CheckedFile(f"{MODELS}/{path.name}", "nothing names it" if ours else "not made by edgecl",
                           LEFT_OVER if ours else FOREIGN, _size(path))
-    known = {DATABASE_FILE, COPY_FILE, LOG_FILE, ACKNOWLEDGED_FILE, RESERVE, MODELS, SET_ASIDE}
+    known = {DATABASE_FILE, COPY_FILE, LOG_FILE, ACKNOWLEDGED_FILE, RESERVE, GATHERED_FILE, MODELS,
+             SET_ASIDE}
     for path in sorted(folder.iterdir()):
         with suppress(OSError):
             if path == aside.folder and (path.is_symlink() or not path.is_dir()):

@@ -12,6 +12,7 @@ from edgecl.errors import BudgetError
 from edgecl.files.atomic import give_owner
 from edgecl.files.regular import NotRegular, open_regular
 from edgecl.settings import format_size
+from edgecl.state.gathered_file import GATHERED_FILE
 from edgecl.state.rows import COPY_FILE
 from edgecl.state.set_aside import SET_ASIDE
 
@@ -26,6 +27,7 @@ PURPOSES = {".onnx": "models", ".parts": "models", ".npz": "statistics", ".exemp
             ".codebook": "exemplars", ".journal": "journal", ".features": "journal", "learned.log": "journal",
             "acknowledged": "journal", "edgecl.db": "database", "edgecl.db-journal": "database",
             COPY_FILE: "database"}
+GIVE_WAY = GATHERED_FILE, COPY_FILE     # files that are deleted if a change needs their room, in this order
 
 
 def pages(count: int) -> int:
@@ -55,8 +57,8 @@ def _sizes(path: Path | str, seen: set[int], besides: str = "") -> dict[str, int
 
 
 class Usage(NamedTuple):
-    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, and folders themselves;
-    set_aside: damaged files, see `edgecl.state.set_aside`."""
+    """Bytes of a state directory by what they are for, in whole pages. scratch: temporaries, folders themselves, and
+    what is gathered for review; set_aside: damaged files, see `edgecl.state.set_aside`."""
 
     models: int = 0
     statistics: int = 0
@@ -120,12 +122,15 @@ class Ledger:
             return 0
         return about.st_size if stat.S_ISREG(about.st_mode) else 0
 
-    def copied(self) -> int:
-        """Bytes of the database's copy, which gives way if a change needs its room, and is written again after it."""
-        try:
-            return pages(os.lstat(self.folder / COPY_FILE).st_size)
-        except OSError:
-            return 0
+    def giving_way(self, *names: str) -> int:
+        """Bytes of the files that give way if a change needs their room, all of them by default: what is gathered for
+        review, and the database's copy, which is written again after the change."""
+        found = 0
+        for name in names or GIVE_WAY:
+            with suppress(OSError):
+                about = os.lstat(self.folder / name)
+                found += pages(about.st_size) if stat.S_ISREG(about.st_mode) else 0
+        return found
 
     def check(self, used: int, need: int, what: str) -> None:
         """Raise BudgetError, with the figures, if `need` more bytes than `used` pass the quota."""
@@ -140,7 +145,7 @@ class Ledger:
     def ask(self, need: int, what: str) -> None:
         """Make room on the disk for `need` more bytes. Raises BudgetError, with the figures, past the quota."""
         used = self.usage().total
-        self.check(used - self.copied(), need, what)
+        self.check(used - self.giving_way(), need, what)
         self.release(need, used)
 
     @property
@@ -149,23 +154,24 @@ class Ledger:
         return max(min(SLACK, self.quota // SLACK_SHARE) // PAGE, 1) * PAGE
 
     def release(self, need: int, used: int | None = None) -> None:
-        """Take `need` bytes off the reserve, or all of it, and the copy of the database if that is not enough. Raises
+        """Take `need` bytes off the reserve, or all of it, and delete what gives way if that is not enough. Raises
         OSError."""
-        used = self._without_copy(need, self.usage().total if used is None else used)
+        used = self._making_way(need, self.usage().total if used is None else used)
         self._shrink(min(self.reserved(), self._left(used)) - pages(need))
 
     def give_way(self, need: int, used: int) -> None:
-        """Take off the reserve only what `need` more bytes would push past the quota. used: bytes without the copy of
-        the database. Raises OSError."""
-        left = self._left(self._without_copy(need, used + self.copied())) - pages(need)
+        """Take off the reserve only what `need` more bytes would push past the quota. used: bytes without what gives
+        way. Raises OSError."""
+        left = self._left(self._making_way(need, used + self.giving_way())) - pages(need)
         if self.reserved() > left:
             self._shrink(left // self.slack * self.slack)
 
-    def _without_copy(self, need: int, used: int) -> int:
-        """Bytes in use, `used` or less: the copy of the database is deleted if `need` more would not fit beside it."""
-        if used + need > self.quota and (copied := self.copied()):
-            (self.folder / COPY_FILE).unlink(missing_ok=True)
-            return used - copied
+    def _making_way(self, need: int, used: int) -> int:
+        """Bytes in use, `used` or less: what gives way is deleted as far as `need` more would not fit beside it."""
+        for name in GIVE_WAY:
+            if used + need > self.quota and (size := self.giving_way(name)):
+                (self.folder / name).unlink(missing_ok=True)
+                used -= size
         return used
 
     def unreserved(self) -> int:

@@ -4,6 +4,7 @@
     STATE/edgecl.copy            its rows once more as JSON, which serve if it is damaged
     STATE/learned.log            generations that only added samples, until they move into the database
     STATE/reserved               what the quota has left, kept on the disk
+    STATE/edgecl.gathered        frames gathered for review; nothing that was taught
     STATE/models/<sha256>.onnx   backbones and heads;  .npz  snapshots of class statistics;  .journal  samples learned
                                  between two snapshots;  .exemplars  the exemplar buffer;  .codebook  of its codec;
                                  .features  of older samples by a tuned backbone;  .parts  what its method keeps

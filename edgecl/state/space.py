@@ -38,7 +38,7 @@ class Present(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Bytes that a state takes. used: of the quota, in whole pages, without the copy of the database, which gives way;
+    """Bytes that a state takes. used: of the quota, in whole pages, without what gives way;
     exemplars: of these, for exemplars; database: length of its file; logged: what moving the log into it would add to
     the state."""
 
@@ -54,7 +54,7 @@ class Space(NamedTuple):
         moved = pages(state.log.length) + 2 * PAGE if state.log.damaged else 0  # a file beside the log, which stays
         logged = moved + sum(state.detail_bytes(entry.generation) + ROW_BYTES for entry in state.logged()[-HISTORY:])
         database = (state.path / DATABASE_FILE).stat().st_size
-        return cls(usage.total - state.ledger.copied(), usage.exemplars, database, logged)
+        return cls(usage.total - state.ledger.giving_way(), usage.exemplars, database, logged)
 
     @property
     def journal(self) -> int:

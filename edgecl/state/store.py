@@ -21,6 +21,7 @@ from edgecl.state.corrections import GONE, former_names
 from edgecl.state.database import DATABASE_FILE, MODELS, connect, damaged, in_words, translated
 from edgecl.state.epoch import first_record, new_epoch, tagged
 from edgecl.state.exemplar_files import split
+from edgecl.state.gathered_file import discard_gathered
 from edgecl.state.generations import Append, Generation, Rewrite
 from edgecl.state.history import HISTORY
 from edgecl.state.quota import PAGE, pages
@@ -228,6 +229,7 @@ class Store(Transaction):
         compaction.compact(self)
         if marked:
             self.set_aside.discard()
+            discard_gathered(self.path)     # it may show what was forgotten
             erase_names(self, marked)
         run("UPDATE generations SET undone = ? WHERE undone = 1", (compaction.ERASED,))
         details = {g.id: {key: value for key, value in g.detail.items() if key not in ("class", "erasing", GONE)}
@@ -290,8 +292,9 @@ class Store(Transaction):
         self.add_samples(rows, JOURNAL)
         for part in split(self, change.moved):
             self.add_samples(part, FEATURES, number)
-        if change.erase is not None:    # a method keeps what it has learned of every class
+        if change.erase is not None or change.parts == b"":     # a method keeps what it has learned of every class
             run("DELETE FROM files WHERE name LIKE ?", (f"%.{PARTS}",))
+        if change.erase is not None:
             self._erases = "forgotten the class" if change.action == "forget" else "removed the samples"
             names = [repr(name) for name in former_names(every, change.erase, number)]
             self.set_meta("damage", [note for note in self._noted() if not any(name in note[1] for name in names)])

@@ -29,7 +29,7 @@ def for_the_way_back(state: Transaction, since: int) -> list[Replacement]:
     usage, journal = state.ledger.usage(), state.journal_bytes()
     packing = max(pages(state.settings.exemplars) - usage.exemplars, 0) + state.segment
     taken = sum(replacing_bytes(state, step, 0) for step in steps) + journal + packing
-    return steps if usage.total - state.ledger.copied() + taken <= state.ledger.quota else []
+    return steps if usage.total - state.ledger.giving_way() + taken <= state.ledger.quota else []
 
 
 def drop_notes(state: Transaction, since: int, arranged: bool) -> None:
@@ -40,7 +40,7 @@ def drop_notes(state: Transaction, since: int, arranged: bool) -> None:
     names = [name for kind in (JOURNAL, FEATURES) for name, *_ in state.files(kind)]
     if not details or not all(map(state.blobs.intact, names)):
         return
-    if state.ledger.usage().total - state.ledger.copied() + state.journal_bytes() + 2 * PAGE > state.ledger.quota:
+    if state.ledger.usage().total - state.ledger.giving_way() + state.journal_bytes() + 2 * PAGE > state.ledger.quota:
         return
     state.ledger.release(state.journal_bytes() + 2 * PAGE)
     for number, detail in details.items():

@@ -19,6 +19,7 @@ from edgecl.settings import counted
 from edgecl.state.acknowledged import ACKNOWLEDGED_FILE
 from edgecl.state.blobs import OURS
 from edgecl.state.database import DATABASE_FILE
+from edgecl.state.gathered_file import GATHERED_FILE
 from edgecl.state.log_damage import WRONG, joined
 from edgecl.state.quota import PAGE, RESERVE, pages
 from edgecl.state.reader import EXEMPLARS, FEATURES, JOURNAL, StateReader
@@ -75,11 +76,12 @@ class Transaction(StateReader):
         Raises OSError."""
         if rows or tuned is not None:
             spans = [row.generation for row in rows if row.generation is not None] if tuned is None else [tuned]
-            self.add_file(self.packed(rows, tuned), kind, min(spans), newest or max(spans))
+            self.add_file(self.packed(rows, tuned or newest), kind, min(spans), newest or max(spans))
 
-    def packed(self, rows: list[StoredSample], tuned: int | None = None) -> bytes:
-        """Content of a file of committed samples."""
-        return pack(self.by_codec(rows), None if tuned is None else {"round": tuned})  # no two rounds' files are one
+    def packed(self, rows: list[StoredSample], by: int | None = None) -> bytes:
+        """Content of a file of committed samples. by: the generation that it is written for, if there may be the same
+        samples in the file of another one: no two of them are one."""
+        return pack(self.by_codec(rows), None if by is None else {"round": by})
 
     def add_file(self, blob: bytes, kind: str, oldest: int, newest: int | None = None) -> None:
         """Write a file, and name it. oldest, newest: the generations in it. Raises OSError."""
@@ -130,8 +132,8 @@ class Transaction(StateReader):
         try:
             if is_something_else(path):
                 self.set_aside.keep(path)
-            used = self.ledger.usage().total - self.ledger.copied()
-            self.ledger.check(used, pages(len(content)), COPY_FILE)
+            used = self.ledger.usage().total - self.ledger.giving_way(COPY_FILE)
+            self.ledger.check(used - self.ledger.giving_way(GATHERED_FILE), pages(len(content)), COPY_FILE)
             self.ledger.release(pages(len(content)), used)
             with open(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), "r+b") as file:
                 give_owner(file.fileno(), self.path)
@@ -205,9 +207,9 @@ class Transaction(StateReader):
             self.step()
 
     def _clear_the_way(self) -> None:
-        """Set aside what lies in the place of a file that is written in place and is not a regular one. Raises OSError,
+        """Set aside what lies in the place of a file beside models/ and is not a regular one. Raises OSError,
         StateError."""
-        for name in (ACKNOWLEDGED_FILE, RESERVE, COPY_FILE):
+        for name in (ACKNOWLEDGED_FILE, RESERVE, COPY_FILE, GATHERED_FILE):
             if is_something_else(self.path / name):
                 self.set_aside.keep(self.path / name)
 

@@ -26,7 +26,6 @@ from edgecl.runtime.http.replies import HttpRefusal, reply
 from edgecl.runtime.http.sample_routes import SampleRoutes
 
 if TYPE_CHECKING:
-    import numpy as np
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
@@ -66,9 +65,12 @@ class Application:
             ("GET", "/api/exemplars", self._exemplars),
             ("GET", "/api/picture", self._picture),
             ("GET", "/api/sample/{id}", self._sample),
-            ("GET", "/api/review/{number:int}", self._review_picture),
+            ("DELETE", "/api/review", self._review_clear),
+            ("GET", "/api/review/{number:int}", self._review_frames),
             ("POST", "/api/review/{number:int}", self._review_name),
             ("DELETE", "/api/review/{number:int}", self._review_drop),
+            ("GET", "/api/review/frames/{number:int}", self._review_picture),
+            ("DELETE", "/api/review/frames/{number:int}", self._review_drop_frame),
             ("POST", "/api/predict", self._predict),
             ("POST", "/api/learn", self._learn),
             ("POST", "/api/learn_last", self._learn_last),
@@ -158,9 +160,13 @@ class Application:
             return picture(sample)
         return reply(await self._call(look))
 
+    async def _review_frames(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        return reply(await self._call(_found, lambda: service.review_frames(number)))
+
     async def _review_picture(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        return reply(await self._call(lambda: picture(_frame(service, number))))
+        return reply(await self._call(lambda: picture(_found(lambda: service.review_sample(number)))))
 
     # changing -----------------------------------------------------------------------------------
 
@@ -201,16 +207,22 @@ class Application:
 
     async def _review_name(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        values = await read_values(request, {"class": str, "distinct": bool})
+        values = await read_values(request, {"class": str, "frames": list, "distinct": bool})
         label = required(values, "class")
-        await self._call(_frame, service, number)
-        return reply(await self._call(service.review_name, number, label, bool(values.get("distinct"))))
+        await self._call(_found, lambda: service.review_frames(number))
+        return reply(await self._call(service.review_name, number, label, values.get("frames"),
+                                      bool(values.get("distinct"))))
 
     async def _review_drop(self, request: Request) -> Response:
         service, number = self._service(request), request.path_params["number"]
-        await self._call(_frame, service, number)
-        await self._call(service.review_drop, number)
-        return reply({"ok": True})
+        return reply(await self._call(_found, lambda: service.review_drop(number)))
+
+    async def _review_drop_frame(self, request: Request) -> Response:
+        service, number = self._service(request), request.path_params["number"]
+        return reply(await self._call(_found, lambda: service.review_drop_frames([number])))
+
+    async def _review_clear(self, request: Request) -> Response:
+        return reply(await self._call(self._service(request).review_clear))
 
     async def _forget(self, request: Request) -> Response:
         label = required(await read_values(request, {"class": str}), "class")
@@ -238,11 +250,6 @@ def _page() -> Iterator[tuple[str, tuple[bytes, str]]]:
 
 async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404)
-
-
-def _frame(service: Service, number: int) -> np.ndarray:
-    """A frame of the review list. Raises HttpRefusal (404)."""
-    return _found(lambda: service.review_sample(number))
 
 
 def _found(look: Callable[[], T]) -> T:

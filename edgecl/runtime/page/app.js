@@ -60,7 +60,7 @@ async function thumbnails(each, place) {
 
 // review ----------------------------------------------------------------------------------------
 
-const review = once((found, names) => {
+const review = once(({clusters: found}, names) => {
   $('review').hidden = !found.length;
   const typed = document.activeElement?.closest?.('.frame form') ? document.activeElement.value : '';
   if (typed) return;  // somebody is typing a name
@@ -70,15 +70,15 @@ const review = once((found, names) => {
     const guesses = [each.label ?? NOTHING, ...names.filter(name => name !== (each.label ?? NOTHING))].filter(Boolean).slice(0, 3);
     const other = el('input', {placeholder: 'other name', maxLength: 255, autocomplete: 'off'});
     other.setAttribute('list', 'names');
-    other.setAttribute('aria-label', `Another name for frame ${each.id}`);
+    other.setAttribute('aria-label', `Another name for cluster ${each.id}`);
     const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
     form.addEventListener('submit', event => { event.preventDefault(); if (other.value.trim()) named(other.value.trim()); });
     const item = el('li', {className: 'frame'}, shot, el('div', {className: 'naming'},
-      el('p', {className: 'quiet small', textContent: `${each.unknown && each.label ? 'Unknown; nearest:' : 'Perhaps'} ${each.label ?? NOTHING}, ${percent(each.confidence)}`}),
+      el('p', {className: 'quiet small', textContent: `${each.unknown && each.label ? 'Unknown; nearest:' : 'Perhaps'} ${each.label ?? NOTHING}, ${percent(each.confidence)}; ${count(each.frames, 'frame')}`}),
       el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
       form, el('button', {type: 'button', className: 'link small', textContent: 'Dismiss',
         onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })})));
-    ask(query(`/api/review/${each.id}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.id} of ${each.source}`, 'shot')), () => item.remove());
+    ask(query(`/api/review/frames/${each.typical}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.typical} of ${each.sources.join(', ')}`, 'shot')), () => item.remove());
     return item;
   }));
 });

@@ -1,5 +1,5 @@
 // Teaching: by holding the button, and with files.
-import {$, ask, count, percent, post, query} from './tools.js';
+import {$, ask, confirmed, count, percent, post, query} from './tools.js';
 
 const TYPES = {jpg: 'image/jpeg', jpeg: 'image/jpeg', png: 'image/png', webp: 'image/webp', bmp: 'image/bmp', gif: 'image/gif',
   tif: 'image/tiff', tiff: 'image/tiff', avif: 'image/avif', heic: 'image/heic', heif: 'image/heif', csv: 'text/csv', npz: 'application/x-npz', json: 'application/json'};
@@ -48,7 +48,7 @@ export async function meant(send) {
   try {
     return await send({});
   } catch (error) {
-    if (!nearly(error) || !window.confirm(`${error.what}. Learn it as a class of its own?`)) throw error;
+    if (!nearly(error) || !await confirmed('Another class?', `${error.what}. Are both meant?`, 'Learn it as a class of its own')) throw error;
     return send({distinct: true});
   }
 }
