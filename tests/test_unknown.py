@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers_heads import learned
 
-from edgecl.exemplars.buffer import FEWEST_EXACT, Buffer
+from edgecl.exemplars.buffer import FEWEST_EXACT, Buffer, _exact_ranks
 from edgecl.exemplars.codecs import codec_of
 from edgecl.exemplars.pseudo_samples import ClassGaussians
 from edgecl.heads import unknown
@@ -357,35 +357,41 @@ def in_sessions(count, n, seed, d=40, apart=0.3):
     return data, dict.fromkeys(data, np.repeat(np.arange(count), n))
 
 
-def test_who_was_never_seen_is_known_though_samples_of_one_session_alone_are_as_they_were_learned():
+def test_whom_nobody_has_seen_is_known_if_rows_of_the_own_session_do_not_count():
     data, sessions = in_sessions(6, 20, seed=1)
     known = knowledge(data, sessions=sessions)
-    judges, judgement = known.judges(), known.judge("auto")
-    assert judges.coded is None
-    pooled, every = known.plain.pooled(), judges.rows
-
-    def some(places):
-        return LearnedRows([every.features[place] for place in places], every.transform, *(
-            each[places] for each in (every.classes, every.sessions, every.own, every.whole)))
-
-    mine, others = np.flatnonzero(every.sessions == 0), np.flatnonzero(every.sessions != 0)
-    alone = LeftOut(np.arange(len(mine)), [*np.arange(len(mine))[:, None]], False)
-    judged = Judged(some(mine), alone, np.arange(len(mine)), every.classes[mine], pooled, False, 100_000)
+    judges, head, pooled = known.judges(), known.judge("auto").head, known.plain.pooled()
+    each = np.arange(len(judges.rows.classes))
+    alone = LeftOut(each, [*each[:, None]], False)
+    judged = Judged(judges.rows, alone, each, judges.rows.classes, pooled, False, 100_000)
     new = np.concatenate([*in_sessions(5, 20, seed=2)[0].values()])
 
     def refused(judged):
-        novelty = fit(judgement.head, pooled, None, judged)
-        return float((novelty.score(new, judgement.head.logits(new)) > novelty.threshold).mean())
+        novelty = fit(head, pooled, None, judged)
+        return float((novelty.score(new, head.logits(new)) > novelty.threshold).mean())
 
-    assert refused(judged) > 0.9        # its own samples are the nearest, by far
-    assert refused(judged._replace(in_sessions=True, coded=some(others))) < 0.4
+    assert refused(judged) > 0.9        # those of the own session are the nearest, by far
+    assert refused(judged._replace(in_sessions=True)) < 0.4
 
 
-def test_what_is_stored_in_codes_judges_nothing_but_is_familiar():
-    data, sessions = in_sessions(6, 60, seed=3)
+def test_classes_of_one_session_alone_judge_by_all_rows():
+    data, sessions = in_sessions(1, 20, seed=1)
     known = knowledge(data, sessions=sessions)
-    known.stored = [row._replace(coded="a codebook" if row.key >> 32 else "") for row in known.stored]
-    judges = known.judges()
-    assert len(judges.rows.classes) == 120 and len(judges.coded.classes) == 600 and judges.in_sessions
-    like = known.judge("auto").head.novelty.like
-    assert len(like.rows) > 120
+    judges, pooled = known.judges(), known.plain.pooled()
+    each = np.arange(len(judges.rows.classes))
+    alone = LeftOut(each, [*each[:, None]], False)
+    judged = Judged(judges.rows, alone, each, judges.rows.classes, pooled, False, 100_000)
+    thresholds = {fit(known.judge("auto").head, pooled, None, judged._replace(in_sessions=way)).threshold
+                  for way in (False, True)}
+    assert np.isfinite([*thresholds]).all()
+
+
+def test_what_stays_as_it_was_learned_is_of_as_many_sessions_as_there_are():
+    """A quarter of a buffer with codes: rows of one session alone would not tell how others differ."""
+    data, sessions = in_sessions(6, 60, seed=3)
+    known = knowledge(data, sessions=sessions, limit=30_000)
+    columns = known.kept().columns
+    for label in data:
+        order = np.argsort(_exact_ranks(columns))
+        mine = order[columns.rows["label"][order] == columns.labels.index(label)]
+        assert len(np.unique(columns.rows["key"][mine[:6]] >> 32)) == 6

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgecl.exemplars.columns import SampleColumns
 from edgecl.exemplars.selection import (
+    GROUP_SHIFT,
     Shared,
     admitted,
     by_recording,
@@ -125,12 +126,17 @@ class KeptSamples(NamedTuple):
 
 
 def _exact_ranks(columns: SampleColumns) -> NDArray[np.int64]:
-    """The order in which samples stay as they were learned where others are coded, int64 [n]: in each class by
-    recording. It does not change by what was coded already. A round held some back to judge, which come first; those
-    that it was tuned on come last."""
+    """The order in which samples stay as they were learned where others are coded, int64 [n]: in each class one of each
+    recording in turn, since those of one recording alone would not tell what another one is like. It does not change by
+    what was coded already. A round held some back to judge, which come first; those that it was tuned on come last."""
     rows = columns.rows
+    order = by_recording(rows["key"], rows["spare"], rows["label"])
+    recordings = np.stack([rows["label"][order].astype(np.int64), rows["key"][order] >> GROUP_SHIFT])
+    new = np.r_[True, (np.diff(recordings) != 0).any(0)][:len(order)]
+    begins = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    turns = np.lexsort((np.arange(len(order)) - begins, recordings[0]))     # stable: recordings stay in their order
     ranks = np.empty(len(rows), np.int64)
-    ranks[by_recording(rows["key"], rows["spare"], rows["label"])] = np.arange(len(rows))
+    ranks[order[turns]] = np.arange(len(rows))
     return ranks + len(rows) * np.where(rows["judges"], 0, 1 + rows["trained"])
 
 

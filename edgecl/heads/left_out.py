@@ -43,12 +43,6 @@ class LearnedRows:
             found[part] = self.transform(some.reshape(-1, self.transform.source))
         return found
 
-    def before(self, others: LearnedRows) -> LearnedRows:
-        """These, and others behind them."""
-        both = [np.concatenate([getattr(each, name) for each in (self, others)])
-                for name in ("classes", "sessions", "own", "whole")]
-        return LearnedRows([*self.features, *others.features], self.transform, *both)
-
     def on(self, transform: FeatureTransform) -> LearnedRows:
         """The same through another transform."""
         return replace(self, transform=transform)

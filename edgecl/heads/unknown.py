@@ -56,7 +56,7 @@ class Judged(NamedTuple):
     """The samples that judge a head, and what is left out for each of them. groups: a number of the session or the
     near-copies of each; best: the class that each is taken for, out of fold; plain: statistics before any projection;
     photos: whether samples are photos; room: bytes for exemplars, 0 if no row may be kept; in_sessions: whether samples
-    come from sessions; coded: stored samples that do not judge, None for none."""
+    come from sessions."""
 
     rows: LearnedRows
     left: LeftOut
@@ -66,7 +66,6 @@ class Judged(NamedTuple):
     photos: bool
     room: int
     in_sessions: bool = False
-    coded: LearnedRows | None = None
 
 
 def rows_held(exemplars: int, photos: bool, dimension: int, classes: int) -> int:
@@ -90,13 +89,12 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     missing = _missing(pooled, len(rows.classes), len(left.rows))
     few = np.arange(len(left.rows)) if len(left.rows) <= SCORED else np.arange(SCORED) * len(left.rows) // SCORED
     most = 0 if missing else rows_held(judged.room, judged.photos, rows.transform.source, len(head.labels))
-    pool = rows if judged.coded is None or not judged.in_sessions else rows.before(judged.coded)
-    kept = _kept(pool, most)
-    stored = NearestRow.of(pool.h(kept), *_units(judged)) if len(kept) else None
+    kept = _kept(rows, most)
+    stored = NearestRow.of(rows.h(kept), *_units(judged)) if len(kept) else None
     asked = len(few) and not missing and (stored is None or len(head.labels) >= MANY_CLASSES)
     near = relative_distance(head, pooled) if asked and out is not None else None
     near_scores = None if near is None or out is None else _relative(pooled, out, few)
-    like_scores = None if stored is None else _leave_out(pool, left, few, kept, stored, judged.in_sessions)
+    like_scores = None if stored is None else _leave_out(rows, left, few, kept, stored, judged.in_sessions)
     found = [scores for scores in (near_scores, like_scores) if scores is not None]
     able = np.isfinite(np.stack(found)).all(0) if found else np.zeros(len(few), np.bool_)
     if NOTHING in head.labels:      # what is taken for it is unknown whatever its scores
@@ -114,7 +112,7 @@ def fit(head: Head, pooled: PooledCovariance, out: OutOfFold | None, judged: Jud
     if like_scores is not None and stored is not None:
         scores = like_scores[able]
         scale = _scale(scores, best, classes, LEAST_DEVIATION)
-        scale = _without_rows(scale, pool, left, few[able], kept, stored, judged.in_sessions)
+        scale = _without_rows(scale, rows, left, few[able], kept, stored, judged.in_sessions)
         least = max(math.exp(float((scale.mean - LOWEST * scale.deviation).min())), stored.least)
         novelty = replace(novelty, like=replace(stored, least=least), like_scale=scale)
         largest = np.maximum(largest, scale.standardised(scores, best))

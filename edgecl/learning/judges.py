@@ -31,15 +31,13 @@ class Judges(NamedTuple):
     """The stored samples that statistics contain exactly, or pseudo-samples, which they do not; which of them judge,
     and without which. groups: a number of the session or near-copies of each judging one, int64 [m]; in_sessions:
     whether half of all that is stored comes from sessions, be they left out as a whole or not; more: samples that only
-    count for the accuracy of their classes, since of so many classes too few judge; coded: stored samples that are not
-    as they were learned, and judge nothing; None for none."""
+    count for the accuracy of their classes, since of so many classes too few judge."""
 
     rows: LearnedRows
     left: LeftOut
     groups: NDArray[np.int64]
     in_sessions: bool
     more: LeftOut
-    coded: LearnedRows | None = None
 
     @property
     def truth(self) -> NDArray[np.int64]:
@@ -73,17 +71,11 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     table, classes = columns.rows, np.array([of[label] for label in columns.labels], np.int64)[columns.rows["label"]]
     whole = _whole(classes, table, counts, in_parts)
     order = np.lexsort((table["key"] >> GROUP_SHIFT, own_hashes(table["key"]), classes))
-
-    def learned(some: NDArray[np.intp]) -> LearnedRows:
-        return LearnedRows([stored[place].feature for place in table["place"][some].tolist()], transform, classes[some],
-                           table["key"][some] >> GROUP_SHIFT, own_hashes(table["key"][some]), whole[some])
-
-    coded = order[table["coded"][order] != 0]
-    others = learned(coded) if len(coded) else None
     order = order[table["coded"][order] == 0]
-    rows = learned(order)
     table, classes = table[order], classes[order]
-    sessions = rows.sessions
+    sessions, own = table["key"] >> GROUP_SHIFT, own_hashes(table["key"])
+    rows = LearnedRows([stored[place].feature for place in table["place"].tolist()], transform, classes, sessions, own,
+                whole[order])
     able = np.flatnonzero(~table["trained"] & (counts[classes] > 1))
     whole_sessions = by_sessions(rows, able)
     most = min(MAX_JUDGES, max(MOST_LOGITS // max(len(labels), 1), FEWEST_JUDGES))
@@ -100,7 +92,7 @@ def judges_of(stored: Sequence[StoredSample], columns: SampleColumns, plain: Cla
     alone = np.minimum.reduceat(left.pairs()[1], np.cumsum(sizes) - sizes) if len(sizes) else judging
     groups = np.where(rows.whole[judging], sessions[judging], -1 - alone) if whole_sessions else alone
     return Judges(rows, left, groups, whole_sessions or several(columns.rows["key"] >> GROUP_SHIFT),
-                  left_out(rows, more, counts, spread, False), others)
+                  left_out(rows, more, counts, spread, False))
 
 
 def pseudo_judges(drawn: Sequence[StoredSample], labels: Sequence[str], transform: FeatureTransform) -> Judges:

@@ -108,7 +108,7 @@ class Judge:
             best = _better(best, self._of_round(trained, judges), judges)
         plain = self.plain.pooled() if best.head.transform.projected else best.pooled
         judged = unknown.Judged(judges.rows, judges.left, judges.groups, best.logits.argmax(1), plain, self.photos,
-                                self.room if self.kept else 0, judges.in_sessions, judges.coded)
+                                self.room if self.kept else 0, judges.in_sessions)
         head_found = replace(best.head, temperature=best.calibration.temperature,
                              smoothing=best.calibration.smoothing,
                              novelty=unknown.fit(best.head, best.pooled, best.out, judged))
