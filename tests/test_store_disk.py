@@ -76,7 +76,7 @@ def test_what_was_reserved_lets_learning_go_on_on_a_full_disk(tmp_path):
         learner.learn(vectors("flood", 3000), "flood")
         learner.forget("class 3")
         learner.rollback() if len(learner.store.restorable()) > 2 else None
-        assert learner.status().exemplar_bytes > 90_000
+        assert learner.status().exemplar_bytes > 88_000     # full, but for the share of the class that was forgotten
         assert shutil.disk_usage(disk).free < 2 * PAGE + slack
         with pytest.raises(BudgetError, match=r"the disk that holds .*/out\.onnx is full; free some space"):
             learner.export(disk / "out.onnx")

@@ -136,7 +136,7 @@ def test_what_is_not_a_folder_in_place_of_models_is_named_and_a_repair_sets_it_a
     assert learner.damage[0] == f"{models} is not a folder, and with it all that was learned and is not in the log"
     for change in (lambda: learner.learn(vectors("dog", 5), "dog"), learner.status):
         error = error_of(change)
-        assert error is None or ("models" in error.what and "check --repair" in error.cure)
+        assert error is None or ("models" in error.what and "--repair" in error.cure)
     report = repair(learner.repository)
     assert not any(each.file == "models" for each in report.findings)
     kept = os.lstat(state / "set-aside" / "models.1")

@@ -38,7 +38,7 @@ LAYERS = (  # a room imports from rows above its own, and within itself; in type
     "__main__",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-ROOT = {"__init__", "__main__", "cli", "errors", "settings", "samples", "images", "results", "learner"}
+ROOT = {"__init__", "__main__", "cli", "errors", "settings", "samples", "images", "learner"}
 SOURCES_MAY = {"errors", "samples", "images"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 MOST_PARAMETERS = 7     # self apart

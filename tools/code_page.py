@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/code.md"
 BEGIN, END = "<!-- tree: tools/code_page.py writes it -->\n", "<!-- end of tree -->\n"
-ROOMS = ("", "files", "sources", "backbones", "statistics", "heads", "exemplars", "state", "learning", "rounds",
-         "profiling", "training", "runtime", "evaluation", "commands")   # the way of a frame
+ROOMS = ("", "files", "sources", "backbones", "statistics", "heads", "exemplars", "state", "results", "learning",
+         "rounds", "profiling", "training", "runtime", "evaluation", "commands")   # the way of a frame
 
 
 def first_sentence(path: Path) -> str:
