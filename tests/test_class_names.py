@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers_http import web
+from helpers_needs import need_module
 from helpers_state import create, refused, tree, vectors
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -200,7 +201,7 @@ def test_long_names_stay_inside_the_quota(tmp_path):
 
 
 def test_names_are_text_in_reports(tmp_path):
-    pytest.importorskip("matplotlib")
+    need_module("matplotlib", "report")
     from edgecl.evaluation.report import bars, curves, paragraph, table, write_report
 
     names = ["cost: $5 or $6", "<b>bold<i>", "[red]", "日本語", "a_b^c $\\frac{"]

@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from helpers_needs import lacking, need_module
 from PIL import Image
 
 from edgecl import images
@@ -136,7 +137,7 @@ def test_heic_and_avif_without_a_decoder_say_the_cure(tmp_path, monkeypatch):
 
 
 def test_heic_is_read_if_pillow_heif_is_installed(tmp_path):
-    pytest.importorskip("pillow_heif")
+    need_module("pillow_heif", "heic")
     assert images.readable("HEIF")
     Image.fromarray(COLOURS).save(tmp_path / "a.heic", quality=95)
     with pytest.raises(BadInput, match=r"broken\.heic can't be read as a photo"):
@@ -146,7 +147,7 @@ def test_heic_is_read_if_pillow_heif_is_installed(tmp_path):
 
 def test_avif_is_read_if_pillow_can():
     if not images.readable("AVIF"):
-        pytest.skip("this Pillow has no AVIF")
+        lacking("this Pillow has no AVIF: `pip install --upgrade pillow`")
     assert abs(seen(saved(COLOURS, "AVIF", quality=95)) - seen(saved(COLOURS, "PNG"))).mean() < 6
 
 

@@ -36,7 +36,7 @@ NAMES = ("SELECT backbone FROM generations WHERE NOT undone UNION SELECT head FR
 
 def lost_names(state):
     """Names in the database that have no file."""
-    database = sqlite3.connect(f"{(state / 'edgecl.db').as_uri()}?mode=ro", uri=True)
+    database = sqlite3.connect(f"{(state / 'edgecl.db').as_uri()}?mode=ro&immutable=1", uri=True)
     try:
         named = {name for name, in database.execute(NAMES) if name}
         books = database.execute("SELECT value FROM meta WHERE key = 'codebooks'").fetchall()

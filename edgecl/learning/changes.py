@@ -8,6 +8,7 @@ from edgecl.errors import BadInput, ChangedMeanwhile, StateError
 from edgecl.learning import certificate
 from edgecl.learning.forgetting import REMAINS
 from edgecl.learning.status import known_are
+from edgecl.state.corrections import DROPPED, runs_of
 from edgecl.state.gathered_file import GATHERED_FILE
 from edgecl.state.generations import Rewrite
 
@@ -41,9 +42,11 @@ def forget_class(repository: Repository, label: str, certify: bool = False) -> d
     kept = knowledge.kept_ids()
     draft = certificate.drafted(repository, knowledge, label) if certify else None
     exact = knowledge.forget(label) and not shown
-    knowledge.let_go(kept)
+    dropped = knowledge.let_go(kept)
     remains = {} if knowledge.remains in ("", REMAINS) else {"remains": knowledge.remains}
     detail: dict[str, Any] = {"class": label, "exact": exact}
+    if dropped:     # after a kill they may still be on the disk
+        detail[DROPPED] = runs_of(row.id for row in dropped if row.id is not None)
     if draft is not None:
         draft = certificate.completed(draft, knowledge, exact, shown, knowledge.remains)
         detail["certificate"] = certificate.digest(draft)

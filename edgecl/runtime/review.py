@@ -87,8 +87,9 @@ class Review:
         power = spread = None
         with suppress(StateError):      # damaged: as before
             known = learner.repository.known()
-            power, plain = known.transforms[0].power, known.plain
-            spread = plain.spread(np.zeros((1, plain.dimension), np.float32))
+            power = known.transforms[0].power
+            if known.labels:
+                spread = known.plain.spread(np.zeros((1, known.plain.dimension), np.float32))
         with self._lock:
             self._serving = serving
             self._gathered.spread = self._gathered.spread if spread is None else spread
