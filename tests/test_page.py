@@ -225,7 +225,7 @@ def test_a_frame_is_named_with_one_click(browser, robot):
     before = samples(service)
     with browser() as driver:
         find = opened(driver, url)
-        until(lambda: driver.find_elements(By.CSS_SELECTOR, ".frame .shot"))
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, ".frame > .pic > *"))
         chip = find(".frame .chip")
         name = chip.text
         chip.click()
@@ -286,7 +286,7 @@ def test_contrast_labels_and_width(browser, robot, scheme, width):
     unsure(service, tap)
     with browser(width, 844, scheme) as driver:
         find = opened(driver, url)
-        until(lambda: driver.find_elements(By.CSS_SELECTOR, ".frame .shot"))
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, ".frame > .pic > *"))
         until(lambda: find(".view .label").text != "…")
         low = [(round(ratio, 2), text) for ratio, text in driver.execute_script(CONTRAST) if ratio < 4.5]
         assert not low

@@ -42,7 +42,8 @@ def opens(driver, find, label):
 
 
 def chosen(driver):
-    return [each.get_attribute("data-id") for each in driver.find_elements(By.CSS_SELECTOR, "[aria-selected=true]")]
+    return driver.execute_script(
+        "return [...document.querySelectorAll('[aria-selected=true]')].map(each => each.dataset.id)")
 
 
 def ids(service, label):
@@ -96,7 +97,7 @@ def test_the_keyboard_alone_chooses_removes_and_renames(browser, robot):
         until(lambda: samples(service)["dark"] == 23)
         until(lambda: driver.execute_script("return document.activeElement.matches('.tile:first-child')"))
         keys(driver, "a", control=True)
-        assert len(chosen(driver)) == 23
+        until(lambda: len(chosen(driver)) == 23)
         keys(driver, Keys.ESCAPE, Keys.ESCAPE)
         until(lambda: not find("#sheet").is_displayed())
         until(lambda: driver.execute_script(
@@ -141,7 +142,7 @@ def test_the_last_samples_of_a_class_are_erased_and_the_class_closes(browser, ro
         until(lambda: samples(service) == {"light": 25})
         until(lambda: not find("#sheet").is_displayed())
         until(lambda: re_said(find("#said").text))
-        assert not [each for each in service.history() if each["restorable"] and not each["current"]]
+        assert {each["generation"] for each in service.history() if each["restorable"] and not each["current"]} <= {1}
         assert not find("#said").find_elements(By.TAG_NAME, "button")       # there is no way back
 
 
@@ -200,11 +201,11 @@ def test_nearly_a_known_name_can_be_that_class(browser, robot):
         find("#name").clear()
         find("#name").send_keys("dark")
         find("#files").send_keys("\n".join(str(folder / f"{number}.png") for number in range(2)))
-        until(lambda: "2 samples already known" in find("#said").text)
+        until(lambda: "2 samples of dark already known" in find("#said").text)
         assert samples(service)["dark"] == 27
 
 
-def test_a_hundred_classes_ask_only_for_the_pictures_in_sight(browser, tmp_path):
+def test_many_classes_ask_only_for_the_pictures_in_sight(browser, tmp_path):
     learner = image_state(tmp_path / "state", [f"class {number:03d}" for number in range(2)])
     rows = [each.id for each in learner.samples().samples]
     for number in range(2, 60):     # classes of one sample: what counts is their number
@@ -217,11 +218,11 @@ def test_a_hundred_classes_ask_only_for_the_pictures_in_sight(browser, tmp_path)
         asked = driver.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
         assert sum("/api/exemplars" in each for each in asked) < 20
         opens(driver, find, "class 001")
-        until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#tiles .pic img")) == len(
-            driver.find_elements(By.CSS_SELECTOR, ".tile")))
+        keys(driver, Keys.END)      # what is further down comes when it is looked at
+        until(lambda: driver.find_elements(By.CSS_SELECTOR, ".tile:last-child img"))
         asked = driver.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
         assert sum("/api/samples" in each for each in asked) == 1
-        assert sum("/api/pictures" in each for each in asked) <= 2
+        assert sum("/api/pictures" in each for each in asked) <= 3
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

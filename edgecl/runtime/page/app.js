@@ -1,11 +1,12 @@
 // The page: asks once, then follows the events of the daemon.
-import {$, ago, ask, confirmed, count, drawing, el, measure, once, percent, post, query, size} from './tools.js';
+import {$, ago, ask, confirmed, count, el, measure, once, percent, post, query, size} from './tools.js';
 import {classes, following} from './classes.js';
 import {correcting, known} from './correct.js';
 import {doubting, doubts} from './doubts.js';
 import {follow, sheet} from './samples.js';
+import {review, reviewing} from './review.js';
 import {sees, sources} from './live.js';
-import {NOTHING, meant, offer, say, teaching, told} from './teach.js';
+import {offer, say, teaching} from './teach.js';
 
 const REFRESH_EVERY = 5000;                     // milliseconds
 const FIRST_GENERATIONS = 6;                    // shown at first
@@ -21,31 +22,6 @@ const budget = once(b => {
   if (typeof b.battery === 'number') bars.push(measure('Battery', percent(b.battery / 100), b.battery / 100, true));
   bars.push(el('p', {className: 'quiet small'}, `${size(b.rss_bytes)} of memory in use. ` + (b.may_run.ok ? 'A learning round could run now.' : `No learning round can run now: ${b.may_run.reason}.`)));
   $('bars').replaceChildren(...bars);
-});
-
-// review ----------------------------------------------------------------------------------------
-
-const review = once(({clusters: found}, names) => {
-  $('review').hidden = !found.length;
-  const typed = document.activeElement?.closest?.('.frame form') ? document.activeElement.value : '';
-  if (typed) return;  // somebody is typing a name
-  $('frames').replaceChildren(...found.slice(0, 12).map(each => {
-    const shot = el('div', {className: 'shot'}), gone = () => { item.remove(); refresh(); };
-    const named = name => tried(async () => { say(told(await meant(more => post(`/api/review/${each.id}`, {class: name, ...more})))); gone(); });
-    const guesses = [each.label ?? NOTHING, ...names.filter(name => name !== (each.label ?? NOTHING))].filter(Boolean).slice(0, 3);
-    const other = el('input', {placeholder: 'other name', maxLength: 255, autocomplete: 'off'});
-    other.setAttribute('list', 'names');
-    other.setAttribute('aria-label', `Another name for cluster ${each.id}`);
-    const form = el('form', {}, other, el('button', {textContent: 'Learn'}));
-    form.addEventListener('submit', event => { event.preventDefault(); if (other.value.trim()) named(other.value.trim()); });
-    const item = el('li', {className: 'frame'}, shot, el('div', {className: 'naming'},
-      el('p', {className: 'quiet small', textContent: `${each.unknown && each.label ? 'Unknown; nearest:' : 'Perhaps'} ${each.label ?? NOTHING}, ${percent(each.confidence)}; ${count(each.frames, 'frame')}`}),
-      el('div', {className: 'chips'}, ...guesses.map((name, i) => el('button', {type: 'button', className: `chip${i ? '' : ' first'}`, textContent: name, onclick: () => named(name)}))),
-      form, el('button', {type: 'button', className: 'link small', textContent: 'Dismiss',
-        onclick: () => tried(async () => { await ask(query(`/api/review/${each.id}`), {method: 'DELETE'}); gone(); })})));
-    ask(query(`/api/review/frames/${each.typical}`)).then(picture => shot.replaceWith(drawing(picture, `Frame ${each.typical} of ${each.sources.join(', ')}`, 'shot')), () => item.remove());
-    return item;
-  }));
 });
 
 // rounds and generations ------------------------------------------------------------------------
@@ -152,7 +128,7 @@ async function start() {
     window.history.replaceState(null, '', location.pathname + location.search);
     await post('/api/login', {token}).catch(() => {});
   }
-  teaching(refresh); following(refresh); correcting(refresh); sheet(); doubts();
+  teaching(refresh); following(refresh); correcting(refresh); reviewing(tried); sheet(); doubts();
   $('start').addEventListener('click', () => tried(async () => { await post('/api/round'); say('A learning round has started.'); }));
   $('more').addEventListener('click', () => { allGenerations = true; refresh(); });
   await refresh();

@@ -7,7 +7,8 @@ import {shown} from './pictures.js';
 const PAGE = 500;         // samples in one request
 let label = null, generation = null, total = 0, loading = 0, picked = [], back = () => {};
 
-const said = (...what) => tell($('sheet-said'), ...what);
+let last = [];             // what was said
+const said = (...what) => { last = what; tell($('sheet-said'), ...what); };
 const tiles = selection($('tiles'), ids => {
   $('chosen').textContent = ids.length ? `${ids.length.toLocaleString('en')} selected` : 'None selected';
   for (const id of ['move', 'remove', 'none']) $(id).disabled = !ids.length;
@@ -43,11 +44,18 @@ async function load(more = false) {
       + (missing ? ` The buffer has no room for the other ${missing.toLocaleString('en')}: they count, but can’t be shown or corrected one by one.` : '');
   } catch (error) {
     if (mine !== loading) return;
-    if (error.code === 400) { $('sheet').close(); return; }     // the class is gone
+    if (error.code === 400) { gone(); return; }
     said(error.message, true);
   }
   $('sheet-more').hidden = $('tiles').children.length >= total;
   $('tiles').hidden = !$('tiles').children.length;
+}
+
+// The class is not there any more: what was said last is said beside the others.
+function gone() {
+  if (!$('sheet').open) return;
+  $('sheet').close();
+  if (last[0]) tell($('said'), ...last);
 }
 
 async function everything() {
@@ -80,7 +88,7 @@ export function open(name, closed = () => {}) {
 // What is known has changed.
 export function follow(info) {
   if (!$('sheet').open || generation === null || info.generation <= generation) return;
-  if (info.classes.includes(label)) load(); else $('sheet').close();
+  if (info.classes.includes(label)) load(); else gone();
 }
 
 export function sheet() {
@@ -92,7 +100,7 @@ export function sheet() {
   $('none').addEventListener('click', tiles.none);
   for (const [id, correct] of [['move', move], ['remove', remove]])
     $(id).addEventListener('click', async () => {
-      const first = [...$('tiles').children].findIndex(each => each.dataset.id === picked[0]);
+      const first = [...$('tiles').children].findIndex(each => picked.includes(each.dataset.id));
       if (!await correct(picked, sticking) || !$('sheet').open) return;
       await load();
       tiles.focus(first);
