@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 from helpers_daemon import serving, until
 from helpers_state import create, refused, vectors
@@ -55,12 +56,12 @@ def test_remove(run):
     assert counts(run) == {"ant": 23, "wasp": 25}
     assert run("remove", "3-1", "--json") == {
         "action": "remove", "generation": 5, "samples": 1, "label": None, "new": False, "ids": {"3-1": None},
-        "gone": [], "exact": True, "why": "", "discarded": 0}
+        "gone": [], "exact": True, "why": "", "discarded": 0, "twice": 0}
     run("rollback")
     assert counts(run) == {"ant": 23, "wasp": 25}
     out = run("remove", *(f"2-{number}" for number in range(25) if number not in (0, 7)), "--erase")
     assert out == ("erased 23 samples exactly, as if never taught; generation 7\n"
-                   "that was the last of ant, which is no class any more\n")
+                   "that was the last sample of ant: the class is gone\n")
     assert counts(run) == {"wasp": 25}
     assert "can't be restored" in run.refused("rollback", "4")
 
@@ -73,6 +74,18 @@ def test_move(run):
     told = run("move", "4-0", "--class", "ant", "--json")
     assert (told["ids"], told["new"], told["label"], told["exact"]) == ({"4-0": "5-0"}, False, "ant", True)
     assert counts(run) == {"ant": 25, "bee": 1, "wasp": 24}
+
+
+def test_what_a_class_knows_already_counts_twice_and_is_said(run, tmp_path):
+    np.savez(tmp_path / "same.npz", x_train=vectors("ant", 25)[:3], y_train=[0] * 3, x_test=vectors("ant", 25)[:3],
+             y_test=[0] * 3, class_names=["bee"])
+    run("learn", "--from", tmp_path / "same.npz")
+    out = run("move", "4-1", "--class", "ant")
+    assert "1 sample was in ant already, and counts twice now" in out and counts(run)["ant"] == 26
+    assert run("rename", "bee", "ant", "--into", "--json")["twice"] == 2
+    assert counts(run) == {"ant": 28, "wasp": 25}
+
+
 
 
 def test_rename(run):

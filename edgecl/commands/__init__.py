@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgecl.sources.spec import Item, Spec
 
 DEFAULT_STATE = Path("edgecl-state")
+FIRST_COLUMN = 16       # characters that the first column of a table has on a narrow terminal, if it needs them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -215,14 +216,17 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table under a line of text; columns after the first are aligned to the right."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     print(title)
     table = Table(header_style="bold")
+    widest = max((cell_len(each[0]) for each in [columns, *rows]), default=0)
     for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+        table.add_column(Text(column), justify="right" if number else "left", overflow="fold", no_wrap=number > 0,
+                         min_width=None if number else min(widest, FIRST_COLUMN))
     for row in rows:
         table.add_row(*map(Text, row))     # what stands in brackets is no markup
     Console().print(table)

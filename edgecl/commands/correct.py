@@ -39,6 +39,7 @@ def move(options: argparse.Namespace) -> None:
           f"{_how(done, 'as if taught so')}; generation {done['generation']}")
     for before, now in done["ids"].items():
         print(f"{before} is {now} now" if now else f"{before} is not stored any more: the exemplar buffer is full")
+    _twice(done)
     _gone(done)
 
 
@@ -50,6 +51,7 @@ def rename(options: argparse.Namespace) -> None:
         return
     print(f"{done['gone'][0]} is {'called' if done['new'] else 'part of'} {done['label']} now, "
           f"{counted(done['samples'], 'sample')}; generation {done['generation']}")
+    _twice(done)
     now = [each for each in done["ids"].values() if each]
     if now:
         print(f"{counted(len(now), 'stored sample')} with new ids: {now[0]}" + (f" to {now[-1]}" if now[1:] else ""))
@@ -72,6 +74,12 @@ def _them(done: dict[str, Any]) -> str:
     return "it" if done["samples"] == 1 else "them"
 
 
+def _twice(done: dict[str, Any]) -> None:
+    if count := done["twice"]:
+        print(f"{counted(count, 'sample')} {'was' if count == 1 else 'were'} in {done['label']} already, and "
+              f"{'counts' if count == 1 else 'count'} twice now; see `edgecl samples --class`, and `edgecl remove`")
+
+
 def _gone(done: dict[str, Any]) -> None:
     for label in done["gone"]:
-        print(f"that was the last of {label}, which is no class any more")
+        print(f"that was the last sample of {label}: the class is gone")

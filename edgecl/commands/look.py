@@ -223,7 +223,7 @@ def show(looked: Looked, taker: Taker, as_json: bool) -> None:
         return
     print_table(f"nothing was learned (--dry-run): {counted(len(rows), 'class')}, "
                 f"{counted(sum(row['files'] for row, _ in rows), 'file')}",
-                ["class", "files", "size", "pixels", "copies", "can't be read", ""],
+                ["class", "files", "size", "pixels", "copies", "unreadable", ""],
                 [[row["class"], str(row["files"]), format_size(row["bytes"]), _pixels(row["pixels"]),
                   str(row["copies"]), str(sum(row["unreadable"].values()) + len(refusals)),
                   "known" if row["known"] else "new"]

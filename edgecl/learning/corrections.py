@@ -61,11 +61,12 @@ def move_samples(repository: Repository, ids: Iterable[int | str], label: str) -
     before, kept = set(knowledge.labels), knowledge.kept_ids()
     knowledge.remove(rows)
     detail = {"class": label, "samples": len(rows), **_taken_out(knowledge, rows, kept)}
+    twice = _known(knowledge, label, rows)
     fresh = [row._replace(id=None, generation=None, label=label) for row in rows]
     knowledge.take_in(_as_taught(fresh, knowledge.buffer.kind))
     gone = sorted(before - set(knowledge.labels))
     done = _commit(repository, knowledge, Rewrite("move", detail), rows, gone, label)
-    return replace(done, new=label not in before)
+    return replace(done, new=label not in before, twice=twice)
 
 
 def rename_class(repository: Repository, old: str, new: str, into: bool = False) -> Corrected:
@@ -81,11 +82,20 @@ def rename_class(repository: Repository, old: str, new: str, into: bool = False)
     count, kept = knowledge.plain.counts[old], knowledge.kept_ids()
     dropped = knowledge.let_go(kept)
     noted = {RENAMED: True, **({DROPPED: _runs(dropped)} if dropped else {})}
+    twice = _known(knowledge, new, [row for row in knowledge.stored if row.label == old])
     rows = knowledge.rename(old, new)
     knowledge.take_in(_as_taught([row._replace(id=None, generation=None, label=new) for row in rows],
                                  knowledge.buffer.kind), learned=True)
     change = Rewrite("rename", {"class": new, "from": old, "samples": count, **noted})
-    return replace(_commit(repository, knowledge, change, rows, [old], new), samples=count, new=not into)
+    return replace(_commit(repository, knowledge, change, rows, [old], new), samples=count, new=not into, twice=twice)
+
+
+def _known(knowledge: Knowledge, label: str, rows: Sequence[StoredSample]) -> int:
+    """How many samples of other classes a class knows already."""
+    if label not in knowledge.labels or not rows:
+        return 0
+    known = knowledge.recognise(label, [row.key for row in rows], np.stack([row.feature for row in rows])).known
+    return int(np.count_nonzero(known))
 
 
 def _commit(repository: Repository, knowledge: Knowledge, change: Rewrite, rows: Sequence[StoredSample],

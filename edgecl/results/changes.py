@@ -71,7 +71,8 @@ class Corrected:
     are all of the class. label: the class that they are of now, None for removed ones; new: whether it was not known
     before; ids: of the stored samples, as people write them, before -> now, None for what is not stored any more; gone:
     classes without a sample left; exact: whether all is as if it had been taught so, why: if not; discarded: damaged
-    files that were set aside and are deleted, since they may hold what was erased."""
+    files that were set aside and are deleted, since they may hold what was erased; twice: samples that the class knew
+    already, which count twice now."""
 
     action: str
     generation: int
@@ -83,6 +84,7 @@ class Corrected:
     exact: bool
     why: str = ""
     discarded: int = 0
+    twice: int = 0
 
 
 @dataclass(frozen=True)
