@@ -171,8 +171,8 @@ class _Comparison:
         return plan
 
     def _renamed(self) -> dict[str, str]:
-        """Classes whose folder has another name now: all that they know is in a folder of a class that is not known, and
-        none of their stored samples came from elsewhere."""
+        """Classes whose folder has another name now: all that they know is in a folder of a class that is not known,
+        and none of their stored samples came from elsewhere."""
         found: dict[str, str] = {}
         for old in self.knowledge.labels:
             keys = self.known[old]
