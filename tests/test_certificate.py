@@ -172,6 +172,15 @@ def test_approximate_says_why(tmp_path, capsys):
     assert code == 0 and "says what remains" in found["proves"][1]
 
 
+@pytest.mark.parametrize("change", [
+    {"state": "\x1b[2J"}, {"time": "now\x07"}, {"time": "a\nvalid"}, {"exact": False, "remains": ["\x1b]0;x\x07"]}])
+def test_what_would_change_the_terminal_is_not_printed(change, certified, tmp_path, capsys):
+    said = json.loads((tmp_path / "c.json").read_text()) | change
+    (tmp_path / "d.json").write_text(json.dumps(said))
+    error = refused(capsys, "check", "--certificate", tmp_path / "d.json", "--state", certified)
+    assert "is not a certificate" in error
+
+
 def test_samples_of_two_classes_are_not_named(tmp_path, capsys):
     with closing(create(tmp_path / "state")) as learner:
         learner.learn(vectors("ant", 10), "ant")

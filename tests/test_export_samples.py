@@ -272,7 +272,8 @@ def made(tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"file": "../../etc/passwd"}, {"file": "/etc/passwd"}, {"index": 99}, {"index": -1}, {"index": None},
+    {"file": "../../etc/passwd"}, {"file": "/etc/passwd"}, {"file": "a\0.npz"}, {"file": "\0.jpg"},
+    {"file": "\ud800.npz"}, {"file": "a" * 5000}, {"index": 99}, {"index": -1}, {"index": None},
     {"key": "x"}, {"key": "-000000000000001"}, {"taught": "yesterday"}, {"taught": 5}, {"position": "far"},
     {"class": ""}, {"class": "a\nb"}, {"kept": None}, {"file": "nowhere.npz"}, {"unit": "mile"}, {"id": None}])
 def test_a_line_that_can_t_be_right(change, tmp_path, capsys):

@@ -134,6 +134,21 @@ def test_what_came_from_elsewhere_is_left_alone(folder, state, tmp_path, capsys)
         assert counts(learner)["ant"] == 20
 
 
+@pytest.mark.parametrize("from_here", [0, 5])
+def test_a_class_that_came_from_elsewhere_keeps_its_name(from_here, folder, tmp_path, capsys):
+    """Also if the folder holds the same samples as another class; those that did come from it move."""
+    with closing(create(tmp_path / "state")) as learner:
+        files = sorted((folder / "ant").iterdir())
+        learner.learn([Sample(np.loadtxt(file, np.float32, delimiter=","), str(
+            folder / "dog" / file.name if number < from_here else tmp_path / "other" / file.name))
+            for number, file in enumerate(files)], "dog")
+    found = said(folder, tmp_path / "state", capsys, "--yes")
+    assert not found["rename"] and found["from_elsewhere"] == {"dog": 12 - from_here}
+    assert sum(each["samples"] for each in found["move"]) == from_here
+    with closing(Learner.open(tmp_path / "state")) as learner:
+        assert counts(learner) == {**dict.fromkeys(CLASSES, 12), "dog": 12 - from_here}
+
+
 def test_what_learn_has_taught_is_followed(folder, tmp_path, monkeypatch, capsys):
     """By relative names, from the folder in which it was taught; with a session."""
     create(tmp_path / "state").close()

@@ -165,7 +165,8 @@ def read_certificate(path: Path) -> dict[str, Any]:
         whole = len(bytes.fromhex(found["nonce"])) == 16
     except ValueError:
         whole = False
-    if not whole or not (hashes is None or have_forms({"hashes": hashes}, {"hashes": [str]})):
+    shown = all(text.isprintable() for text in (found["state"], found["time"], *found["remains"]))
+    if not (whole and shown) or not (hashes is None or have_forms({"hashes": hashes}, {"hashes": [str]})):
         raise BadInput(f"{path} is not a certificate of edgecl", CURE)
     return found
 
@@ -260,7 +261,7 @@ def _check_samples(done: CheckedCertificate, removed: set[str], nonce: bytes, kn
     here = {*stored, *({salted(key, nonce) for key in keys.tolist()} & removed)}
     old = sum(generation <= done.generation for generation in stored.values())
     if not here:
-        done.add("samples", True, f"none of the {counted(len(removed), 'sample')} that were removed is known or stored")
+        done.add("samples", True, f"of {counted(len(removed), 'removed sample')} none is known or stored")
     elif old or not taught:
         done.add("samples", False, f"{counted(old or len(here), 'sample')} that were removed are still "
                  f"{'stored' if old else 'known'}")

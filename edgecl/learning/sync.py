@@ -171,11 +171,14 @@ class _Comparison:
         return plan
 
     def _renamed(self) -> dict[str, str]:
-        """Classes whose folder has another name now: all that they know is in a folder of a class that is not known."""
+        """Classes whose folder has another name now: all that they know is in a folder of a class that is not known,
+        and none of their stored samples came from elsewhere."""
         found: dict[str, str] = {}
         for old in self.knowledge.labels:
             keys = self.known[old]
             if (self.here.get(old) and self.here[old].keys) or not keys or self.counts[old] > len(keys):
+                continue
+            if any(self.within(row.source) is None for row in self.rows.get(old, [])):
                 continue
             for new, each in sorted(self.here.items()):
                 if new not in self.counts and new not in found.values() and keys <= each.keys.keys():
