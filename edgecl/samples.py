@@ -220,6 +220,8 @@ def prepare(data: np.ndarray, kind: str, input_shape: tuple[int, ...]) -> np.nda
         raise BadInput(f"a {kind} has shape {' x '.join(map(str, data.shape[1:]))}, this state takes {shape}",
                        "use the same --rate, --window and channels as for `edgecl init`" if kind == "window"
                        else "give vectors of the same length")
+    if data.dtype.kind not in "fiub":
+        raise BadInput(f"a {kind} has dtype {data.dtype}", "give real numbers, such as float32")
     data = np.ascontiguousarray(data, np.float32)
     if not np.isfinite(data).all():
         first = int(np.flatnonzero(~np.isfinite(data.reshape(len(data), -1)).all(1))[0])

@@ -15,6 +15,7 @@ from PIL import Image
 from edgecl import images
 from edgecl.cli import main
 from edgecl.errors import BadInput
+from edgecl.learner import Learner
 from edgecl.samples import Refusal
 from edgecl.sources import class_folders, read, read_labelled
 from edgecl.sources.folders import SESSIONS, check_layout, check_one_class, copies, look
@@ -364,6 +365,25 @@ def test_a_dry_run_of_arrays_counts_their_samples(state, tmp_path, capsys):
     assert main(["learn", "--state", "s", "--from", "d.npz", "--dry-run", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["classes"]
     assert {row["class"]: row["samples"] for row in rows} == {"p": 5, "q": 3}
+    assert main(["learn", "--state", "s", "--from", "d.npz", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 classes, 8 samples" in out and "file" not in out
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_an_array_without_samples_is_refused(state, tmp_path, capsys, dry):
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((0, 8), np.float32), y_train=np.array([], str))
+    assert "has no samples" in refused(capsys, "learn", "--state", "s", "--from", "d.npz", *dry)
+
+
+@pytest.mark.parametrize("values", ["abc", "1.5", 1j, np.datetime64(5, "s")],
+                         ids=["words", "digits", "complex", "dates"])
+def test_arrays_that_are_not_of_real_numbers_are_refused(state, tmp_path, capsys, values):
+    np.savez(tmp_path / "d.npz", x_train=np.full((4, *vectors("p", 1).shape[1:]), values), y_train=["p", "q"] * 2)
+    assert "give real numbers" in refused(capsys, "learn", "--state", "s", "--from", "d.npz")
+    learner = Learner.open(state)
+    assert learner.labels == ["old"]
+    learner.close()
 
 
 # file names -----------------------------------------------------------------------------------------

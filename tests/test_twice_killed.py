@@ -100,3 +100,24 @@ def test_ctrl_c_says_what_a_state_without_samples_needs(tmp_path, monkeypatch, c
     assert main(command(tmp_path / "state", source)[3:]) == 130
     assert "`edgecl history`: class 00, class 01; go on with 'class 02' class by class, since this state would count " \
         "the others twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last", [2, len(CLASSES) - 1])
+@pytest.mark.parametrize("memory", ["exemplars", "statistics"])
+def test_ctrl_c_counts_a_class_that_was_stored_but_not_yet_printed(tmp_path, monkeypatch, capsys, memory, last):
+    source, _ = vectors_file(tmp_path)
+    create(tmp_path / "state", memory=memory).close()
+    learn = Learner.learn
+
+    def interrupted(self, samples, label, *rest, **named):
+        told = learn(self, samples, label, *rest, **named)
+        if label == CLASSES[last]:
+            raise KeyboardInterrupt
+        return told
+
+    monkeypatch.setattr(Learner, "learn", interrupted)
+    assert main(command(tmp_path / "state", source)[3:]) == 130
+    err = capsys.readouterr().err
+    assert f"{', '.join(CLASSES[:last + 1])}; " in err
+    assert [*known(tmp_path / "state")[0]] == CLASSES[:last + 1]
+    assert ("'class 03'" in err) if last == 2 else err.endswith("that is all of it\n")

@@ -31,6 +31,7 @@ class Direct:
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.quota, self.memory = learner, learner.settings.quota, learner.settings.memory
+        self._before = 0    # the newest generation before the last `learn`
 
     def spec(self, seconds: float | None = None) -> Spec:
         """How sources become samples of the state."""
@@ -50,6 +51,7 @@ class Direct:
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
               again: bool = False, distinct: bool = False) -> Learned:
         """See `Learner.learn`."""
+        self._before = self.learner.store.newest.id
         return self.learner.learn(samples, label, progress=progress, again=again, distinct=distinct)
 
     def predict(self, batch: np.ndarray, why: bool = False) -> list[Prediction]:
@@ -60,6 +62,11 @@ class Direct:
     def known(self) -> list[str]:
         """Names of the known classes."""
         return self.learner.labels
+
+    def stored(self, label: str) -> bool:
+        """Whether the last `learn`, which was interrupted, stored what it learned."""
+        return any(each.id > self._before and each.action == "learn" and each.detail.get("class") == label
+                   for each in self.learner.history())
 
     @property
     def damage(self) -> list[str]:
@@ -99,6 +106,10 @@ class ViaDaemon:
         """Names of the known classes."""
         names: list[str] = self._client.ask("info")["classes"]
         return names
+
+    def stored(self, label: str) -> bool:
+        """False: the daemon may still be at it when `learn` is interrupted, and its answer is lost."""
+        return False
 
     def learn(self, samples: Iterable[Sample], label: str, progress: Callable[[int], None],
               again: bool = False, distinct: bool = False) -> Learned:

@@ -141,9 +141,6 @@ def _learned_export(options: argparse.Namespace) -> bool:
     if options.dry_run:
         show_export(options)
         return True
-    if options.dry_run:
-        raise BadInput(f"{options.folder} is an export of samples, which --dry-run does not look at",
-                       "its manifest says what it holds")
     keep_memory_low()
     if not state_path(options).exists():
         create_state(state_path(options), options)
@@ -206,16 +203,22 @@ def learn_classes(one: Direct | ViaDaemon, options: argparse.Namespace, classes:
         if options.label is not None:
             raise
         names, done = [each.label for each in classes], len(learned)
+        if done < len(names) and one.stored(names[done]):
+            done += 1   # stored, though nothing was printed of it
         raise KeyboardInterrupt(interrupted(
-            names[:done], names[done], one.memory != "statistics" and not options.again)) from None
+            names[:done], names[done:], one.memory != "statistics" and not options.again)) from None
     return learned
 
 
-def interrupted(kept: list[str], left: str, recognises: bool) -> str:
-    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: the one that was being
-    learned; recognises: whether the state recognises what it was taught before."""
-    on = f"the same command goes on with {left!r} and counts nothing twice" if recognises else \
-        f"go on with {left!r} class by class, since this state would count the others twice"
+def interrupted(kept: list[str], left: list[str], recognises: bool) -> str:
+    """What Ctrl-C leaves of a folder, in words. kept: the classes that were learned; left: those that were not, from
+    the one that was being learned on; recognises: whether the state recognises what it was taught before."""
+    if not left:
+        on = "that is all of it"
+    elif recognises:
+        on = f"the same command goes on with {left[0]!r} and counts nothing twice"
+    else:
+        on = f"go on with {left[0]!r} class by class, since this state would count the others twice"
     return f"{INTERRUPTED}: {', '.join(kept) or 'nothing yet'}; {on}"
 
 

@@ -120,6 +120,8 @@ def _folder_of_classes(folder: Path, options: argparse.Namespace) -> Looked:
 
     if folder.suffix == ".npz":
         counts = Counter(load_part(folder, "train").names)
+        if not counts:
+            raise BadInput(f"{folder} has no samples: x_train is empty", "give at least one sample of a class")
         return Looked([ClassSources(name, [folder], counts[name]) for name in sorted(counts)])
     paths = class_folders(folder)
     for path in paths:
@@ -220,6 +222,11 @@ def show(looked: Looked, taker: Taker, as_json: bool) -> None:
                     "in_several_classes": [[shown(path) for path in group] for group in several],
                     "refused": [{"source": each.source, "reason": each.reason} for each in broken],
                     "left_out_classes": looked.skipped, "files_of_no_class": looked.loose, "notes": looked.notes})
+        return
+    if all("samples" in row for row, _ in rows):    # of one .npz file
+        print_table(f"nothing was learned (--dry-run): {counted(len(rows), 'class')}, "
+                    f"{counted(sum(row['samples'] for row, _ in rows), 'sample')}", ["class", "samples", ""],
+                    [[row["class"], str(row["samples"]), "known" if row["known"] else "new"] for row, _ in rows])
         return
     print_table(f"nothing was learned (--dry-run): {counted(len(rows), 'class')}, "
                 f"{counted(sum(row['files'] for row, _ in rows), 'file')}",
