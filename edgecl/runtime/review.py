@@ -187,7 +187,7 @@ class Review:
 
     def name(self, number: int, label: str, only: Sequence[int] | None, teach: Teach) -> dict[str, Any]:
         """Teach a cluster as one class, and take its frames off the list; what `teach` returns. only: these frames
-        instead of all. Raises BadInput, also if one is being taught already, and what `teach` raises; then they stay."""
+        instead of all. Raises BadInput, also if one is being taught, and what `teach` raises; then they stay."""
         chosen = self._cluster(number)[0] if only is None else self._numbers(only)
         with self._lock:
             self._check_free(chosen)
