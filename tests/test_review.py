@@ -323,6 +323,36 @@ def test_frames_stay_if_they_can_not_be_taught(learner):
     assert found.to_json()["frames"] == 3
 
 
+def test_frames_that_are_being_taught_are_not_named_or_thrown_away(learner):
+    """The daemon's other threads may ask for it meanwhile."""
+    found, asked = gathering(learner), list[str]()
+    show(found, learner, vectors("cow", 3))
+    number = found.to_json()["clusters"][0]["id"]
+    first = found.frames(number)[0]["id"]
+
+    def teach(given, label):
+        for ask in (lambda: found.name(number, "ox", None, lambda *_: asked.append("ox")),
+                    lambda: found.name(number, "ox", [first], lambda *_: asked.append("ox")),
+                    lambda: found.drop(number), lambda: found.drop_frames([first])):
+            with pytest.raises(BadInput, match="being taught"):
+                ask()
+        asked.append(label)
+        return {}
+
+    count = len(found.frames(number))
+    found.name(number, "cow", None, teach)
+    assert asked == ["cow"] and found.to_json()["frames"] == 3 - count
+    show(found, learner, vectors("cow", 1))
+    later = found.to_json()["clusters"][0]["id"]
+    with pytest.raises(BudgetError):
+        found.name(later, "cow", None, refusing)
+    assert found.drop(later) > 0        # a refusal lets go of them
+
+
+def refusing(given, label):
+    raise BudgetError("the quota is full", "forget a class")
+
+
 # the file ------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ class Review:
         self._gathered = Gathered(min(MOST_BYTES, quota // QUOTA_SHARE))
         self._lock = threading.Lock()
         self._last: dict[str, float] = {}
+        self._taught = set[int]()               # frames that are being taught
         self._serving: Serving | None = None
         self._passed = self._forgotten = 0
         self._version = self._saved = 0         # of the frames, and of those on the disk
@@ -186,20 +187,39 @@ class Review:
 
     def name(self, number: int, label: str, only: Sequence[int] | None, teach: Teach) -> dict[str, Any]:
         """Teach a cluster as one class, and take its frames off the list; what `teach` returns. only: these frames
-        instead of all. Raises BadInput, and what `teach` raises; then the frames stay."""
+        instead of all. Raises BadInput, also if one is being taught, and what `teach` raises; then they stay."""
         chosen = self._cluster(number)[0] if only is None else self._numbers(only)
-        samples = [Sample(frame.sample(), frame.source, frame.source) for frame in map(self.frame, chosen)]
-        learned = teach(samples, label)
-        self._remove(chosen)
+        with self._lock:
+            self._check_free(chosen)
+            self._taught |= {*chosen}
+        try:
+            samples = [Sample(frame.sample(), frame.source, frame.source) for frame in map(self.frame, chosen)]
+            learned = teach(samples, label)
+            self._remove(chosen)
+        finally:
+            with self._lock:
+                self._taught -= {*chosen}
         return learned
 
     def drop(self, number: int) -> int:
-        """Throw a cluster away; how many frames. Raises BadInput if it is not there any more."""
-        return self._remove(self._cluster(number)[0])
+        """Throw a cluster away; how many frames. Raises BadInput if it is not there any more, or is being taught."""
+        return self._dropped(self._cluster(number)[0])
 
     def drop_frames(self, numbers: Sequence[int]) -> int:
-        """Throw single frames away; how many. Raises BadInput if one is not there any more; then none is gone."""
-        return self._remove(self._numbers(numbers))
+        """Throw single frames away; how many. Raises BadInput if one is not there any more, or is being taught; then
+        none is gone."""
+        return self._dropped(self._numbers(numbers))
+
+    def _dropped(self, numbers: list[int]) -> int:
+        with self._lock:
+            self._check_free(numbers)
+        return self._remove(numbers)
+
+    def _check_free(self, numbers: Iterable[int]) -> None:
+        """Raises BadInput if one of these frames is being taught: it would be in two classes, or taught and thrown
+        away."""
+        if taught := self._taught.intersection(numbers):
+            raise BadInput(f"frame {min(taught)} is being taught at this moment", f"wait, then {LIST}")
 
     def _numbers(self, numbers: Sequence[int]) -> list[int]:
         """The numbers of frames, each once. Raises BadInput if one is not there, or none was given."""
