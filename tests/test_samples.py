@@ -94,7 +94,7 @@ def test_samples_that_gave_way_are_counted(tmp_path, capsys):
     assert found.taught == {"ant": 1200, "wasp": 1200}
     assert sum(gone.values()) > 0
     out = printed(capsys, "samples", "--state", tmp_path / "s")
-    assert f"{sum(gone.values())} taught samples are not stored any more" in out.splitlines()[-1]
+    assert f"{sum(gone.values())} taught samples are not stored: " in out.splitlines()[-1]
     assert f"ant {gone['ant']}" in out.splitlines()[-1]
     assert json.loads(printed(capsys, "samples", "--state", tmp_path / "s", "--json"))["not_stored"] == {
         label: count for label, count in gone.items() if count}
@@ -160,3 +160,12 @@ def test_only_suspicious_samples_carry_a_reason():
     plain = SampleSummary("3-1", "ant", "", None, "exact", False, False, None)
     assert "reason" not in plain.to_json()
     assert plain.to_json()["class"] == "ant"
+
+
+def test_samples_of_a_state_that_keeps_none_were_never_stored(tmp_path, capsys):
+    learner = create(tmp_path / "s", memory="statistics")
+    learner.learn(vectors("a", 20), "a")
+    learner.close()
+    assert main(["samples", "--state", str(tmp_path / "s")]) == 0
+    out = capsys.readouterr().out
+    assert "20 taught samples are not stored: a 20" in out and "any more" not in out

@@ -62,7 +62,7 @@ def footer(found: dict[str, Any]) -> list[str]:
         return []
     named = ", ".join(f"{label} {count}" for label, count in [*gone.items()][:MOST_NAMED])
     more = f" and {len(gone) - MOST_NAMED} more classes" if len(gone) > MOST_NAMED else ""
-    return [f"{sum(gone.values())} taught samples are not stored any more: {named}{more}"]
+    return [f"{sum(gone.values())} taught samples are not stored: {named}{more}"]
 
 
 def table(rows: Sequence[dict[str, Any]], suspicious: bool) -> list[str]:
