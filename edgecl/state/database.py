@@ -97,6 +97,8 @@ def in_words(error: sqlite3.Error | OSError | UnicodeDecodeError, folder: Path) 
     if number == errno.ENOENT:
         if not folder.exists():
             return gone(folder)
+        if not any((folder / name).exists() for name in (DATABASE_FILE, MODELS)):
+            return gone(folder, [DATABASE_FILE, MODELS])
         missing = error.filename if isinstance(error, OSError) and error.filename else "one of its files"
         return _broken(folder, f"{missing} is missing")
     if number in (errno.ENOTDIR, errno.ELOOP) and folder.is_dir() and not (folder / MODELS).is_dir():
