@@ -120,7 +120,7 @@ def teach_by_page(url, camera, pictures):
         until(lambda: re.match(r"Learned \d+ samples of four", said.text))
         until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#known .class")) == 5)
         until(lambda: driver.find_element(By.CSS_SELECTOR, ".view .label").text == "four")
-        assert len(driver.find_elements(By.CSS_SELECTOR, "#known .thumbs img")) >= 5
+        until(lambda: len(driver.find_elements(By.CSS_SELECTOR, "#known .thumbs img")) >= 5)
         assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
 
 
