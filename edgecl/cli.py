@@ -138,7 +138,7 @@ def _sync(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("folder", type=Path, metavar="FOLDER", help="a folder with a subfolder per class")
     add("--dry-run", action="store_true", help="only say what would be done")
-    add("--yes", action="store_true", help="do it without asking; needed where there is no terminal")
+    add("--yes", action="store_true", help="do it without asking; needed without a terminal")
     add("--delete-most", action="store_true", help="also if more than half of what is known would be removed")
     add("--subfolders", action="store_true", help="all subfolders of a class show that class, whatever they are called")
     add("--distinct", action="store_true", help="new classes are others than known ones of nearly the same name")

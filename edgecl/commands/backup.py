@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from edgecl.runtime.client import Client
+
 STREAM = "-"
 
 
@@ -80,20 +82,24 @@ class _Found:
 @contextlib.contextmanager
 def _tar(options: argparse.Namespace, path: Path) -> Iterator[_Found]:
     """The tar of a state, by way of the daemon that serves it if this user may not read the folder."""
-    from edgecl.runtime.client import Client, NoDaemon
-
     if readable(path):
         with frozen(path) as state:
             yield _Found(state.size, tar_of(state), state.copied)
         return
+    with daemon_that_reads(path, options) as client:
+        about = client.ask("backup")
+        yield _Found(about["size"], client.blocks(about["tar_bytes"]), lambda: Copied(**client.result()))
+
+
+def daemon_that_reads(path: Path, options: argparse.Namespace) -> Client:
+    """The daemon that serves a state which this user may not read. Raises StateError if there is none."""
+    from edgecl.runtime.client import Client, NoDaemon
+
     try:
-        client = Client(socket_path(options))
+        return Client(socket_path(options))
     except NoDaemon:
         raise StateError(f"{path} can't be read by this user", "run it as the owner of the state, or start the daemon "
                          "and name this user in control_users") from None
-    with client:
-        about = client.ask("backup")
-        yield _Found(about["size"], client.blocks(about["tar_bytes"]), lambda: Copied(**client.result()))
 
 
 def readable(path: Path) -> bool:

@@ -5,10 +5,10 @@ import argparse
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgecl.commands import opened, print_json, socket_path, state_path
-from edgecl.commands.backup import readable
+from edgecl.commands import opened, print_json, state_path
+from edgecl.commands.backup import daemon_that_reads, readable
 from edgecl.commands.learned import tell
-from edgecl.errors import BadInput, StateError
+from edgecl.errors import BadInput
 from edgecl.learning.sample_export import check_folder, write_folder
 from edgecl.samples import check_new_name
 from edgecl.settings import counted, format_size
@@ -56,7 +56,6 @@ def _export(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Itera
     from dataclasses import asdict
 
     from edgecl.learning.sample_export import export_samples
-    from edgecl.runtime.client import Client, NoDaemon
 
     path = state_path(options)
     if readable(path):
@@ -64,12 +63,7 @@ def _export(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Itera
             about, files = export_samples(learner.repository, options.label)
             yield asdict(about), files
         return
-    try:
-        client = Client(socket_path(options))
-    except NoDaemon:
-        raise StateError(f"{path} can't be read by this user", "run it as the owner of the state, or start the daemon "
-                         "and name this user in control_users") from None
-    with client:
+    with daemon_that_reads(path, options) as client:
         found = client.ask("export_samples", label=options.label)
         yield found["about"], _files(client.blocks(found["tar_bytes"]))
 

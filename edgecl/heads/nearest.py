@@ -1,4 +1,4 @@
-"""The stored samples that a sample is nearest to, in the metric in which strangers are told: one product of 8-bit
+"""The stored samples that a sample is nearest to, in the metric that finds strangers: one product of 8-bit
 integers with each of them, as ONNX.
 
 Photos are compared by their direction alone; anything else in units of the deviation within classes. If there are more

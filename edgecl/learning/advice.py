@@ -39,8 +39,8 @@ GOOD = 0.9              # of a class: right enough
 
 
 class GainLimits(NamedTuple):
-    """What is told of a gain: from `worth` on more samples help, as told by `few` judging samples or more; they hardly
-    do if it is surely below `bound`, as told by `many`."""
+    """What is said of a gain: from `worth` on more samples help, judged by `few` samples or more; they hardly
+    do if it is surely below `bound`, judged by `many`."""
 
     worth: float
     few: int

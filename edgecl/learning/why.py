@@ -31,7 +31,7 @@ NONE_STORED = "no sample is stored"
 
 
 class Row(NamedTuple):
-    """What is told of a stored sample."""
+    """What an answer says of a stored sample."""
 
     id: int
     label: str
